@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a run with 20 million stored samples takes to load and summarise, and in what memory.
+
+Aim: under 10 s and 1 GiB. Prints figures, asserts nothing. The run is made up (synthetic_run),
+and reading is measured in a process of its own, so that its peak memory is the reader's alone.
+
+    python benchmarks/bench_summary.py [SAMPLES]
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+N_CASES = 8
+ROUNDS = 1000
+
+
+def make_run(folder: Path, n_samples: int) -> Path:
+    """A run of 8 cases, 3 processes each, with ``n_samples`` samples in all."""
+    import synthetic_run
+
+    from kickbench.results.store import RunWriter
+    from kickbench.results.tables import combine, from_worker
+
+    cases = [synthetic_run.case(n) for n in range(1, N_CASES + 1)]
+    with RunWriter.create(
+        folder, "bench", scenario={}, cases=cases, environment=synthetic_run.ENVIRONMENT
+    ) as writer:
+        for case in cases:
+            entries = synthetic_run.entries_of(case)
+            parts: dict[str, list[object]] = {}
+            for process in range(3):
+                arrays = synthetic_run.worker_arrays(case, process, shift_ns=30.0, rounds=ROUNDS)
+                samples = np.zeros(n_samples // N_CASES // 3, synthetic_run.SAMPLES)
+                rng = np.random.default_rng(process)
+                samples["round"] = np.sort(rng.integers(0, ROUNDS, len(samples)))
+                samples["entry"] = np.arange(len(samples)) * 3 // 1000 % 3
+                samples["cycles"] = rng.gamma(30, 170, len(samples))
+                arrays["exit_samples"] = samples
+                for name, array in arrays.items():
+                    table = from_worker(name, array, entries=entries, process=process)
+                    parts.setdefault(name, []).append(table)
+            tables = {name: combine(found) for name, found in parts.items()}
+            document = synthetic_run.case_document(case, rounds=ROUNDS)
+            writer.write_case(case["id"], document, tables)
+        writer.finish()
+    return writer.path
+
+
+def read_run(path: str, scan: bool) -> None:
+    """Summarise the run, or also read every sample; print seconds and the peak memory as JSON."""
+    before = time.perf_counter()
+    from kickbench.results.store import RunReader
+    from kickbench.results.summary import summarise
+
+    reader = RunReader(path)
+    summarise(reader)
+    rows = sum(reader.count_rows(record.id, "exit_samples") for record in reader.cases)
+    if scan:
+        for record in reader.cases:
+            for batch in reader.batches(record.id, "exit_samples"):
+                del batch
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - before,
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "samples": rows,
+            }
+        )
+    )
+
+
+def main() -> None:
+    """Make a run, read it in fresh processes, print what it took."""
+    if sys.argv[1:2] == ["--read"]:
+        read_run(sys.argv[2], sys.argv[3] == "scan")
+        return
+    n_samples = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_run(Path(folder), n_samples)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        for mode, what in (("summary", "summarised"), ("scan", "summarised and read whole")):
+            done = subprocess.run(
+                [sys.executable, __file__, "--read", str(path), mode],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            found = json.loads(done.stdout)
+            print(
+                f"{found['samples'] / 1e6:.1f} million samples ({size / 2**20:.0f} MiB) {what} in "
+                f"{found['seconds']:.2f} s ({found['seconds'] / 10:.2f} of the 10 s aimed at), "
+                f"peak memory {found['peak_mib']:.0f} MiB "
+                f"({found['peak_mib'] / 1024:.2f} of the 1 GiB)"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, call, print, and an exit code that scripts can use.
+
+Each subcommand is one small module beside this one; the table ``COMMANDS`` lists them. Heavy
+libraries are imported inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import kickbench
+from kickbench.cli import doctor, methods, report, run, scenario, show
+from kickbench.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_MEASUREMENT,
+    EXIT_OK,
+    EXIT_USAGE,
+    KickbenchError,
+)
+
+# Click's, wherever this version of typer keeps it.
+_Misuse: type[Any] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="kickbench",
+    help="Measures on real KVM what it costs to get a vCPU out of KVM_RUN.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "show": show.show,
+    "report": report.report,
+    "doctor": doctor.doctor,
+    "methods": methods.methods,
+}
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+app.add_typer(scenario.app, name="scenario")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kickbench {kickbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["KICKBENCH_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and leave with one of the documented exit codes."""
+    try:
+        status = app(standalone_mode=False)
+    except KickbenchError as error:
+        if os.environ.get("KICKBENCH_DEBUG"):
+            raise
+        print(f"kickbench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except _Misuse as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except typer.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        print("kickbench: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output left (kickbench show | head): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_OK)
+    except OSError as error:
+        if os.environ.get("KICKBENCH_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"kickbench: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_MEASUREMENT)
+    sys.exit(status if isinstance(status, int) else EXIT_OK)

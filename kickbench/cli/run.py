@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench run``."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
+
+
+def run(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option("--results", metavar="DIR", help="Where run folders are made.")
+    ] = Path("results"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One process a case, about 15 s in all.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="DIR", help="Finish this interrupted run.", show_default=False
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when this host cannot run every case.")
+    ] = False,
+) -> None:
+    """Measure a scenario on real KVM and store the results."""
+    if resume is not None and (scenario is not None or quick or strict):
+        raise UsageError("--resume finishes a run as it was begun: name no scenario, no --quick")
+
+    from kickbench.cli.show import show
+    from kickbench.run import runner
+    from kickbench.run.progress import observer
+    from kickbench.scenario.model import load
+    from kickbench.scenario.shipped import resolve
+
+    # Ended by a service manager: as with Ctrl-C, what is finished is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    watching, display = observer()
+    try:
+        with display:
+            if resume is not None:
+                outcome = runner.resume(resume, watching)
+            elif scenario is not None:
+                model = load(resolve(scenario))
+                outcome = runner.run(model, results, watching, quick=quick, strict=strict)
+            else:
+                raise UsageError("name a scenario to run (kickbench scenario list has some)")
+    except runner.RunInterruptedError as interrupted:
+        outcome = interrupted.outcome
+        typer.echo(
+            f"kickbench: interrupted; {outcome.finished} finished cases are kept, continue with\n"
+            f"kickbench run --resume {outcome.folder}",
+            err=True,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    show(outcome.folder)
+    if outcome.failed:
+        case_id, reason = next(iter(outcome.failed.items()))
+        raise MeasurementError(
+            f"{len(outcome.failed)} cases failed, the first is {case_id}: {reason}\n"
+            f"when that is mended: kickbench run --resume {outcome.folder}"
+        )

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench scenario``: check, describe and list scenario files. It runs nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kickbench.errors import EXIT_USAGE, ScenarioError
+
+app = typer.Typer(help="Check, describe and list scenario files.", no_args_is_help=True)
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
+
+
+@app.command()
+def validate(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Scenario files, or shipped names.")
+    ],
+) -> None:
+    """Check scenario files: ok and the number of cases, or what is wrong. Checks all of them."""
+    from kickbench.scenario.model import load
+    from kickbench.scenario.shipped import resolve
+    from kickbench.scenario.text import printable
+
+    wrong = False
+    for file in files:
+        try:
+            scenario = load(resolve(file))
+        except ScenarioError as error:
+            wrong = True
+            typer.echo(f"kickbench: {error}", err=True)
+        else:
+            typer.echo(f"{printable(file)}: ok, {_cases(scenario.case_count)}")
+    if wrong:
+        raise typer.Exit(EXIT_USAGE)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario file, for editors (taplo, Even Better TOML)."""
+    import json
+
+    from kickbench.scenario.model import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command("list")
+def list_shipped() -> None:
+    """List the shipped scenarios: name, number of cases, what each stands for."""
+    from kickbench.scenario.model import load
+    from kickbench.scenario.shipped import shipped
+    from kickbench.scenario.text import printable
+
+    scenarios = {name: load(path) for name, path in shipped().items()}
+    width = max(map(len, scenarios), default=0)
+    for name, scenario in scenarios.items():
+        summary = printable(scenario.description.strip().partition("\n")[0])
+        typer.echo(f"{name:<{width}}  {_cases(scenario.case_count):>9}  {summary}")

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ctypes face of the C engine (``src/engine.h``): loads it, feeds it, and turns what it leaves
+in memory into numpy arrays. No Python runs while a block is measured, and the GIL is not held.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kickbench.engine
+from kickbench.errors import MeasurementError
+from kickbench.guest.loader import Guest, Params
+from kickbench.guest.programs import PROGRAMS, ExitKind
+from kickbench.kvm import abi
+from kickbench.native import built_file
+
+LIBRARY = "kickbench_engine.so"
+KICK_SIGNAL = signal.SIGUSR1
+
+_EXPECTED_EXIT: dict[ExitKind, int] = {
+    "pio": abi.KVM_EXIT_IO,
+    "mmio": abi.KVM_EXIT_MMIO,
+    "hlt": abi.KVM_EXIT_HLT,
+    "none": 0,
+}
+
+
+class _VcpuConfig(ctypes.Structure):
+    _fields_ = [
+        ("fd", c_int32),
+        ("n_cpus", c_uint32),
+        ("cpus", POINTER(c_int32)),
+        ("run", c_void_p),
+        ("params", c_void_p),
+        ("ring", c_void_p),
+    ]
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [
+        ("n_vcpus", c_uint32),
+        ("n_entries", c_uint32),
+        ("signal", c_int32),
+        ("expected_exit", c_uint32),
+        ("clock_is_tsc", c_uint32),
+        ("reserved", c_uint32),
+        ("samples_capacity", c_uint64),
+        ("clock_hz", c_double),
+        ("vcpus", POINTER(_VcpuConfig)),
+    ]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [("protocol", c_void_p), ("entry", c_uint32), ("reserved", c_uint32)]
+
+
+class _BlockResult(ctypes.Structure):
+    _fields_ = [
+        ("exits", c_int64),
+        ("elapsed_cycles", c_int64),
+        ("timed_exits", c_int64),
+        ("timed_cycles", c_int64),
+        ("max_cycles", c_int64),
+        ("unsampled", c_int64),
+        ("samples_offset", c_int64),
+        ("samples_count", c_int64),
+        ("spurious_exits", c_int64),
+        ("cpu_ns", c_int64),
+        ("run_delay_ns", c_int64),
+        ("steal_ns", c_int64),
+        ("voluntary_switches", c_int32),
+        ("involuntary_switches", c_int32),
+        ("migrations", c_int32),
+        ("cpu", c_int32),
+        ("rescues", c_int32),
+        ("kicked", c_int32),
+    ]
+
+
+class _Failure(ctypes.Structure):
+    _fields_ = [
+        ("vcpu", c_int32),
+        ("error", c_int32),
+        ("exit_reason", c_uint32),
+        ("suberror", c_uint32),
+        ("detail", c_uint64),
+        ("stuck", c_int32),
+        ("entering", c_int32),
+    ]
+
+
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "vcpu_config": _VcpuConfig,
+    "config": _Config,
+    "block": _Block,
+    "block_result": _BlockResult,
+    "failure": _Failure,
+    "guest_params": Params,
+}
+
+BLOCK_RESULT = np.dtype(_BlockResult)
+"""What one vCPU did in one block; the fields are documented in ``struct kb_block_result``."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The engine's library with its functions declared. Raises UsageError when it is not built."""
+    lib = ctypes.CDLL(str(built_file(kickbench.engine.__path__, LIBRARY)), use_errno=True)
+    declarations: dict[str, tuple[Any, list[Any]]] = {
+        "kb_engine_create": (c_void_p, [POINTER(_Config)]),
+        "kb_engine_destroy": (None, [c_void_p]),
+        "kb_engine_blocks": (
+            ctypes.c_int,
+            [c_void_p, POINTER(_Block), c_uint32, c_uint64, c_uint64, c_void_p],
+        ),
+        "kb_engine_failure": (POINTER(_Failure), [c_void_p]),
+        "kb_engine_samples": (POINTER(c_uint32), [c_void_p, c_uint32]),
+        "kb_engine_histogram": (None, [c_void_p, c_uint32, c_void_p]),
+        "kb_engine_memory_locked": (ctypes.c_int, [c_void_p]),
+        "kb_histogram_edges": (None, [c_void_p]),
+        "kb_clock_calibrate": (c_double, [c_uint64]),
+        "kb_clock_stamp_cost": (c_uint64, [ctypes.c_int]),
+        "kb_clock_warp_cycles": (c_int64, [ctypes.c_int, ctypes.c_int, c_uint32]),
+        "kb_sizeof": (ctypes.c_size_t, [ctypes.c_char_p]),
+    }
+    for name, (restype, argtypes) in declarations.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = restype, argtypes
+    for name, structure in STRUCTURES.items():
+        if lib.kb_sizeof(name.encode()) != ctypes.sizeof(structure):
+            raise MeasurementError(
+                f"{LIBRARY} does not fit this version of kickbench (struct kb_{name}): "
+                "install the package again"
+            )
+    return lib
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clock of all stamps.
+
+    ``hz`` is its rate and ``stamp_cycles`` what one stamp costs at least, in its own units.
+    """
+
+    kind: str  # "tsc" or "monotonic_raw"
+    hz: float
+    stamp_cycles: int
+
+    @property
+    def is_tsc(self) -> bool:
+        """Whether stamps are TSC cycles, not nanoseconds."""
+        return self.kind == "tsc"
+
+    @classmethod
+    def choose(cls, *, tsc_usable: bool, calibrate_ns: int = 20_000_000) -> Self:
+        """The TSC when it is usable, calibrated for ``calibrate_ns``; else CLOCK_MONOTONIC_RAW."""
+        lib = library()
+        return cls(
+            kind="tsc" if tsc_usable else "monotonic_raw",
+            hz=lib.kb_clock_calibrate(calibrate_ns) if tsc_usable else 1e9,
+            stamp_cycles=lib.kb_clock_stamp_cost(tsc_usable),
+        )
+
+
+def tsc_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | None:
+    """How far the two CPUs' TSCs were ever seen to disagree, in cycles; 0 when they agree.
+
+    None when a thread can't be put on one of the CPUs.
+    """
+    warp = int(library().kb_clock_warp_cycles(cpu_a, cpu_b, rounds))
+    return None if warp < 0 else warp
+
+
+def histogram_edges() -> NDArray[np.uint64]:
+    """Edges of the histogram's bins, shape (bins + 1,), in cycles: [edge i, edge i + 1)."""
+    bins = 1 << 16
+    edges = np.zeros(bins, np.uint64)
+    library().kb_histogram_edges(edges.ctypes.data)
+    end = int(np.argmax(edges)) + 1
+    return edges[:end]
+
+
+class Engine:
+    """One VM's vCPU threads, stepping through blocks together. A context manager.
+
+    ``vcpu_cpus[i]`` are the CPUs that vCPU i's thread may run on. ``n_entries`` participants of
+    the schedule have a histogram each. ``samples_capacity`` is the room for samples per vCPU and
+    call of :meth:`blocks`. ``protocols`` are libraries with further protocols, by their name.
+    Raises MeasurementError.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        program: str,
+        clock: Clock,
+        vcpu_cpus: Sequence[Sequence[int]],
+        *,
+        n_entries: int,
+        samples_capacity: int,
+        protocols: Mapping[str, ctypes.CDLL] = MappingProxyType({}),
+    ) -> None:
+        self._lib = library()
+        self._protocols = protocols
+        self._n_vcpus = guest.n_vcpus
+        self._n_bins = len(histogram_edges()) - 1
+        cpus = [(c_int32 * len(some))(*some) for some in vcpu_cpus]
+        vcpus = (_VcpuConfig * guest.n_vcpus)(
+            *(
+                _VcpuConfig(
+                    fd=vcpu.fd,
+                    n_cpus=len(cpus[index]),
+                    cpus=cpus[index],
+                    run=vcpu.run_address,
+                    params=guest.params_address(index),
+                    ring=guest.ring_address(index),
+                )
+                for index, vcpu in enumerate(guest.vcpus)
+            )
+        )
+        config = _Config(
+            n_vcpus=guest.n_vcpus,
+            n_entries=n_entries,
+            signal=KICK_SIGNAL,
+            expected_exit=_EXPECTED_EXIT[PROGRAMS[program].exits],
+            clock_is_tsc=clock.is_tsc,
+            samples_capacity=samples_capacity,
+            clock_hz=clock.hz,
+            vcpus=vcpus,
+        )
+        self._engine = self._lib.kb_engine_create(ctypes.byref(config))
+        if not self._engine:
+            number = ctypes.get_errno()
+            hint = ": fewer vCPUs, or a higher limit (ulimit -u)" if number == errno.EAGAIN else ""
+            raise MeasurementError(
+                f"could not start {guest.n_vcpus} vCPU threads: {os.strerror(number)}{hint}"
+            )
+
+    @property
+    def memory_locked(self) -> bool:
+        """Whether all sample buffers are locked in memory (RLIMIT_MEMLOCK allows it)."""
+        return bool(self._lib.kb_engine_memory_locked(self._engine))
+
+    def blocks(
+        self, schedule: Sequence[tuple[str, int]], *, warmup_ns: int, block_ns: int
+    ) -> NDArray[Any]:
+        """Run one block after another: (protocol id, entry) each, all vCPUs together.
+
+        Returns BLOCK_RESULT records of shape (blocks, vCPUs). Raises MeasurementError when a
+        guest left in a way that its program does not, or a vCPU could not be kicked.
+        """
+        blocks = (_Block * len(schedule))(
+            *(_Block(self._protocol(method), entry) for method, entry in schedule)
+        )
+        results = np.zeros((len(schedule), self._n_vcpus), BLOCK_RESULT)
+        status = self._lib.kb_engine_blocks(
+            self._engine, blocks, len(schedule), warmup_ns, block_ns, results.ctypes.data
+        )
+        if status:
+            raise MeasurementError(_describe(self._lib.kb_engine_failure(self._engine).contents))
+        return results
+
+    def samples(self, vcpu: int, offset: int, count: int) -> NDArray[np.uint32]:
+        """A copy of ``count`` samples of the last call of :meth:`blocks`, in cycles."""
+        first = self._lib.kb_engine_samples(self._engine, vcpu)
+        if not count:
+            return np.empty(0, np.uint32)
+        whole = np.ctypeslib.as_array(first, shape=(offset + count,))
+        return whole[offset:].copy()
+
+    def histogram(self, entry: int) -> NDArray[np.uint64]:
+        """Counts of all timed exits of the entry so far, shape (bins,): see histogram_edges."""
+        counts = np.zeros(self._n_bins, np.uint64)
+        self._lib.kb_engine_histogram(self._engine, entry, counts.ctypes.data)
+        return counts
+
+    def close(self) -> None:
+        """Stop the threads and free their buffers."""
+        engine, self._engine = self._engine, None
+        if engine:
+            self._lib.kb_engine_destroy(engine)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _protocol(self, method: str) -> int:
+        lib = self._protocols.get(method, self._lib)
+        return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
+
+
+def _describe(failure: _Failure) -> str:
+    """What happened to a vCPU, in the kernel's own names."""
+    who = f"vCPU {failure.vcpu}"
+    if failure.stuck:
+        return f"{who} could not be kicked out of KVM_RUN within 10 s"
+    if failure.error:
+        what = "entering the protocol" if failure.entering else "KVM_RUN"
+        name = errno.errorcode.get(failure.error, str(failure.error))
+        return f"{who}: {what} failed: {os.strerror(failure.error)} ({name})"
+    reason = abi.exit_reason_name(failure.exit_reason)
+    detail = ""
+    match failure.exit_reason:
+        case abi.KVM_EXIT_SHUTDOWN:
+            detail = " (triple fault)"
+        case abi.KVM_EXIT_INTERNAL_ERROR:
+            detail = f" ({abi.INTERNAL_ERRORS.get(failure.suberror, failure.suberror)})"
+        case abi.KVM_EXIT_FAIL_ENTRY:
+            detail = f" (hardware reason {failure.detail:#x})"
+    return f"{who}: the guest left KVM_RUN with {reason}{detail}, which its program never does"

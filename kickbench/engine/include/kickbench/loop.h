@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The hot loop, stamped out once for each protocol that includes this file (see protocol.h).
+ *
+ * Between two KVM_RUNs it makes no system call but those of the protocol, allocates nothing, and
+ * touches three cache lines of its own: the flag, the constants, the sample that it writes.
+ */
+#include <kickbench/clock.h>
+
+#ifndef KB_PROTOCOL
+#error "define KB_PROTOCOL before including <kickbench/loop.h>"
+#endif
+#define KB_PASTE_(a, b) a##b
+#define KB_PASTE(a, b)	KB_PASTE_(a, b)
+#define KB_STRING_(a)	#a
+#define KB_STRING(a)	KB_STRING_(a)
+
+static inline uint32_t kb_saturate(uint64_t cycles)
+{
+	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
+}
+
+/* Runs the vCPU until the window closes or a kick is pending. */
+static void kb_loop(struct kb_vcpu *v)
+{
+	const bool clock_is_tsc = v->clock_is_tsc;
+	const uint64_t until = v->record_until;
+	uint64_t from = v->record_from;
+	uint64_t first = 0, last = 0, exits = 0;
+	uint32_t cpu = KB_CPU_UNKNOWN, last_cpu = KB_CPU_UNKNOWN, migrations = 0;
+	bool recording = false;
+
+	for (;;) {
+		uint64_t now;
+		int error;
+
+		if (kb_before_run(v)) {
+			v->kicked = true;
+			break;
+		}
+		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
+		now = kb_stamp(clock_is_tsc, &cpu);
+
+		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit)) {
+			if (error && error != EINTR && error != EAGAIN) {
+				v->run_error = error;
+				break;
+			}
+			if (kb_after_run(v, error)) {
+				v->kicked = true;
+				break;
+			}
+			if (!error) {
+				v->unexpected_exit = true;
+				break;
+			}
+			v->spurious_exits++;
+			if (now >= until)
+				break;
+			continue;
+		}
+		if (KB_LIKELY(recording)) {
+			if (exits < v->samples_capacity)
+				v->samples[exits] = kb_saturate(now - last);
+			exits++;
+			migrations += cpu != last_cpu;
+			last = now;
+			last_cpu = cpu;
+			if (KB_UNLIKELY(now >= until))
+				break;
+		} else if (now >= from) {
+			if (now >= until)
+				break;
+			recording = true;
+			kb_window_opens(v);
+			first = last = kb_stamp(clock_is_tsc, &cpu);
+			last_cpu = cpu;
+		}
+	}
+	v->window_first = first;
+	v->window_last = last;
+	v->exits = exits;
+	v->migrations = migrations;
+}
+
+KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL);
+KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL) = {
+    .name = KB_STRING(KB_PROTOCOL),
+    .enter = kb_enter,
+    .leave = kb_leave,
+    .handler = kb_handler,
+    .kick = kb_kick,
+    .loop = kb_loop,
+};

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The clock of the stamps: its rate, what a stamp costs, and whether the CPUs agree on it. */
+#include "engine.h"
+
+#include <kickbench/clock.h>
+#include <pthread.h>
+#include <sched.h>
+
+#define STAMP_COST_TRIES 1000
+
+double kb_clock_calibrate(uint64_t ns)
+{
+	uint32_t cpu;
+	uint64_t ns_first = kb_raw_ns(), tsc_first = kb_stamp(true, &cpu), ns_last;
+
+	do
+		ns_last = kb_raw_ns();
+	while (ns_last - ns_first < ns);
+	return (double)(kb_stamp(true, &cpu) - tsc_first) / (double)(ns_last - ns_first) * 1e9;
+}
+
+uint64_t kb_clock_stamp_cost(int clock_is_tsc)
+{
+	uint64_t least = UINT64_MAX;
+	uint32_t cpu;
+
+	for (int i = 0; i < STAMP_COST_TRIES; i++) {
+		uint64_t first = kb_stamp(clock_is_tsc, &cpu);
+		uint64_t cost = kb_stamp(clock_is_tsc, &cpu) - first;
+
+		if (cost < least)
+			least = cost;
+	}
+	return least;
+}
+
+/* Two threads pass the last stamp to and fro; a stamp lower than the one received is a warp. */
+struct warp {
+	_Alignas(KB_CACHE_LINE) atomic_uint_fast64_t stamp;
+	_Alignas(KB_CACHE_LINE) atomic_uint turn;
+	uint32_t rounds;
+	int64_t worst[2];
+	int cpus[2];
+};
+
+struct warp_side {
+	struct warp *warp;
+	unsigned int side;
+};
+
+static void *warp_thread(void *arg)
+{
+	const struct warp_side *s = arg;
+	struct warp *w = s->warp;
+	uint32_t cpu;
+
+	for (uint32_t i = 0; i < w->rounds; i++) {
+		uint64_t theirs, mine;
+
+		for (unsigned int spins = 0;
+		     atomic_load_explicit(&w->turn, memory_order_acquire) != s->side; spins++)
+			if (spins % 1024 == 1023) /* the other may need this very CPU */
+				sched_yield();
+		theirs = atomic_load_explicit(&w->stamp, memory_order_relaxed);
+		mine = kb_stamp(true, &cpu);
+		if ((int64_t)(theirs - mine) > w->worst[s->side])
+			w->worst[s->side] = (int64_t)(theirs - mine);
+		atomic_store_explicit(&w->stamp, mine, memory_order_relaxed);
+		atomic_store_explicit(&w->turn, 1 - s->side, memory_order_release);
+	}
+	return NULL;
+}
+
+int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds)
+{
+	struct warp w = {.rounds = rounds, .cpus = {cpu_a, cpu_b}};
+	struct warp_side sides[2] = {{&w, 0}, {&w, 1}};
+	pthread_t threads[2];
+	unsigned int started = 0;
+
+	for (; started < 2; started++) {
+		pthread_attr_t attr;
+		cpu_set_t set;
+		int error;
+
+		CPU_ZERO(&set);
+		CPU_SET(w.cpus[started], &set);
+		pthread_attr_init(&attr);
+		pthread_attr_setaffinity_np(&attr, sizeof(set), &set);
+		error = pthread_create(&threads[started], &attr, warp_thread, &sides[started]);
+		pthread_attr_destroy(&attr);
+		if (error) {
+			/* The first waits for a turn that never comes: play the other side here. */
+			if (started == 1)
+				warp_thread(&sides[1]);
+			break;
+		}
+	}
+	for (unsigned int i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	if (started < 2)
+		return -1;
+	return w.worst[0] > w.worst[1] ? w.worst[0] : w.worst[1];
+}

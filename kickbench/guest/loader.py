@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a virtual machine around a guest program: memory, vCPUs, and a parameter block for each.
+
+It prepares and does not run: the engine does. Standard library only (the worker imports it).
+
+The guest sees one memory slot from 0: the program, a table of gaps that all vCPUs share, then for
+each vCPU a page with its parameter block (``params.h``) followed by its ring of round trips.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from ctypes import c_uint32
+from types import TracebackType
+from typing import Self
+
+import kickbench.guest
+from kickbench.kvm import Kvm, Vcpu, Vm, abi
+from kickbench.native import built_file
+
+PAGE = 4096
+ENTRY = 0x1000
+GAPS = 0x10000
+MAX_GAPS = 4096
+VCPU_BLOCKS = 0x100000
+# Where KVM on Intel keeps pages of its own when the CPU can't run real mode; as QEMU has them.
+IDENTITY_MAP = 0xFFFBC000
+TSS = 0xFFFBD000
+
+
+class Params(ctypes.Structure):
+    """``struct kb_guest_params`` of params.h; all times in cycles of the guest's TSC."""
+
+    _fields_ = [
+        ("next_low", c_uint32),
+        ("next_high", c_uint32),
+        ("gaps", c_uint32),
+        ("gap_mask", c_uint32),
+        ("gap_index", c_uint32),
+        ("ring", c_uint32),
+        ("ring_mask", c_uint32),
+        ("head", c_uint32),
+        ("late_limit", c_uint32),
+        ("late", c_uint32),
+        ("heartbeat", c_uint32),
+    ]
+
+
+class Guest:
+    """A machine whose vCPUs stand at the entry of a guest program. A context manager.
+
+    ``gaps_cycles`` (a power of two of them, at most 4096) makes the program pace itself; vCPU i
+    begins at entry ``first_gaps[i]``. ``ring_entries``, a power of two, is then the length of each
+    vCPU's ring. ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i,
+    so that the caller can pin itself to where that memory belongs.
+
+    Raises KvmError, and UsageError when the package is not built.
+    """
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        program: str,
+        n_vcpus: int,
+        *,
+        irqchip: str = "kernel",
+        gaps_cycles: Sequence[int] = (),
+        first_gaps: Sequence[int] = (),
+        ring_entries: int = 0,
+        on_node_of: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
+    ) -> None:
+        self.paced = bool(gaps_cycles)
+        if len(gaps_cycles) > MAX_GAPS or len(gaps_cycles) & (len(gaps_cycles) - 1):
+            raise ValueError("the number of gaps must be a power of two, at most 4096")
+        if ring_entries & (ring_entries - 1):
+            raise ValueError("ring_entries must be a power of two")
+        self.n_vcpus = n_vcpus
+        self.ring_entries = ring_entries if self.paced else 0
+        self._stride = PAGE + -(-self.ring_entries * 4 // PAGE) * PAGE
+        self._stack = ExitStack()
+        try:
+            self._allocate(VCPU_BLOCKS + n_vcpus * self._stride)
+            self._write(ENTRY, image(program, paced=self.paced))
+            self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
+            self.vm: Vm = self._stack.enter_context(kvm.create_vm())
+            self.vm.set_memory(0, 0, self._size, self._address)
+            self._add_irqchip(irqchip)
+            self.vcpus: list[Vcpu] = []
+            for index in range(n_vcpus):
+                with on_node_of(index):
+                    self._init_params(index, gaps_cycles, first_gaps[index] if self.paced else 0)
+                    self.vcpus.append(self._add_vcpu(index, irqchip))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def params_address(self, index: int) -> int:
+        """Host address of vCPU ``index``'s parameter block."""
+        return self._address + self._params_gpa(index)
+
+    def ring_address(self, index: int) -> int | None:
+        """Host address of vCPU ``index``'s ring; None when the guest is not paced."""
+        return self.params_address(index) + PAGE if self.paced else None
+
+    def params(self, index: int) -> Params:
+        """A live view of vCPU ``index``'s parameter block, valid while the machine is open."""
+        return Params.from_address(self.params_address(index))
+
+    def close(self) -> None:
+        """Close the machine, then free its memory."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _allocate(self, size: int) -> None:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # A huge page would hold the blocks of many vCPUs, on the node of whoever came first.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        view = (ctypes.c_char * size).from_buffer(memory)
+        self._size = size
+        self._address = ctypes.addressof(view)
+
+        def free() -> None:
+            nonlocal view
+            del view
+            memory.close()
+
+        self._stack.callback(free)
+
+    def _write(self, gpa: int, data: bytes | ctypes.Array[c_uint32]) -> None:
+        ctypes.memmove(self._address + gpa, bytes(data), len(bytes(data)))
+
+    def _params_gpa(self, index: int) -> int:
+        return VCPU_BLOCKS + index * self._stride
+
+    def _init_params(self, index: int, gaps_cycles: Sequence[int], first_gap: int) -> None:
+        # Writing all of it is also what puts the pages on this thread's node.
+        ctypes.memset(self.params_address(index), 0, self._stride)
+        if not self.paced:
+            return
+        mean_gap = sum(gaps_cycles) // len(gaps_cycles)
+        params = self.params(index)
+        params.gaps = GAPS
+        params.gap_mask = len(gaps_cycles) - 1
+        params.gap_index = first_gap & params.gap_mask
+        params.ring = self._params_gpa(index) + PAGE
+        params.ring_mask = self.ring_entries - 1
+        params.late_limit = min(4 * mean_gap, 2**32 - 1)
+
+    def _add_irqchip(self, irqchip: str) -> None:
+        if self.vm.check_extension(abi.KVM_CAP_SET_IDENTITY_MAP_ADDR):
+            self.vm.set_identity_map_addr(IDENTITY_MAP)
+        if self.vm.check_extension(abi.KVM_CAP_SET_TSS_ADDR):
+            self.vm.set_tss_addr(TSS)
+        if irqchip == "kernel":
+            self.vm.create_irqchip()
+        elif irqchip == "split":
+            self.vm.enable_split_irqchip()
+
+    def _add_vcpu(self, index: int, irqchip: str) -> Vcpu:
+        vcpu = self.vm.create_vcpu(index)
+        sregs = vcpu.get_sregs()
+        flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "db": 1, "g": 1}
+        sregs.cs = abi.kvm_segment(selector=0x08, type=0b1011, **flat)
+        data = abi.kvm_segment(selector=0x10, type=0b0011, **flat)
+        sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
+        sregs.cr0 |= 1  # protected mode, no paging
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(abi.kvm_regs(rip=ENTRY, rflags=0b10, rsi=self._params_gpa(index)))
+        if irqchip != "none":
+            vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE)
+        return vcpu
+
+
+def image(program: str, *, paced: bool) -> bytes:
+    """The program's machine code. Raises UsageError when the package is not built."""
+    variant = "paced" if paced else "max"
+    path = built_file(kickbench.guest.__path__, f"images/{program}.{variant}.bin")
+    return path.read_bytes()

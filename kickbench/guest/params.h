@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parameter block of one vCPU: what a guest program reads, and where it puts its own stamps.
+ * Shared by the assembly sources, the engine and the loader (kickbench/guest/loader.py).
+ */
+#ifndef KICKBENCH_GUEST_PARAMS_H
+#define KICKBENCH_GUEST_PARAMS_H
+
+#define KB_GUEST_NEXT_LOW   0x00 /* TSC at which the next exit is due */
+#define KB_GUEST_NEXT_HIGH  0x04
+#define KB_GUEST_GAPS	    0x08 /* guest address of the table of gaps, in cycles */
+#define KB_GUEST_GAP_MASK   0x0c /* its length - 1; a power of two */
+#define KB_GUEST_GAP_INDEX  0x10
+#define KB_GUEST_RING	    0x14 /* guest address of the ring of round trips, in cycles */
+#define KB_GUEST_RING_MASK  0x18 /* its length - 1; a power of two */
+#define KB_GUEST_HEAD	    0x1c /* round trips made so far, modulo 2^32 */
+#define KB_GUEST_LATE_LIMIT 0x20 /* cycles behind schedule at which the schedule is dropped */
+#define KB_GUEST_LATE	    0x24 /* how often it was */
+#define KB_GUEST_HEARTBEAT  0x28 /* the spinning program counts here */
+
+#ifndef __ASSEMBLER__
+#include <stddef.h>
+#include <stdint.h>
+
+struct kb_guest_params {
+	uint32_t next_low, next_high;
+	uint32_t gaps, gap_mask, gap_index;
+	uint32_t ring, ring_mask, head;
+	uint32_t late_limit, late;
+	uint32_t heartbeat;
+};
+
+_Static_assert(offsetof(struct kb_guest_params, gaps) == KB_GUEST_GAPS, "layout");
+_Static_assert(offsetof(struct kb_guest_params, ring) == KB_GUEST_RING, "layout");
+_Static_assert(offsetof(struct kb_guest_params, head) == KB_GUEST_HEAD, "layout");
+_Static_assert(offsetof(struct kb_guest_params, late) == KB_GUEST_LATE, "layout");
+_Static_assert(offsetof(struct kb_guest_params, heartbeat) == KB_GUEST_HEARTBEAT, "layout");
+#endif
+#endif

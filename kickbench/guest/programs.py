@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of guest programs, each with its assembly source beside it in ``programs/<name>.S``.
+
+It says what a program does and how KVM_RUN returns from it; :mod:`kickbench.guest.loader` puts a
+program into guest memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ExitKind = Literal["pio", "mmio", "hlt", "none"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One guest program.
+
+    ``exits`` names the exit that each iteration takes to user space ("none": the program never
+    leaves by itself). ``paced`` says whether a variant exists that paces itself by TSC and stamps
+    its own round trips.
+    """
+
+    name: str
+    doc: str
+    exits: ExitKind
+    paced: bool
+
+
+PROGRAMS: dict[str, Program] = {
+    program.name: program
+    for program in (
+        Program("pm_timer", "reads the ACPI PM timer, in eax, dx on port 0x608", "pio", True),
+        Program("pio_out", "writes one byte to port 0x80, out dx, al", "pio", True),
+        Program("mmio", "reads four bytes of an address that has no memory", "mmio", True),
+        Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
+        Program("spin", "counts in its parameter block and never exits by itself", "none", False),
+    )
+}

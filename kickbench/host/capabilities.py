@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What KVM on this host can do, found out by doing it.
+
+A scratch machine is created, a one-instruction guest is run and ``immediate_exit`` is tried:
+capability numbers and CPU flags are not trusted, because KVM can be there without vmx or svm in
+/proc/cpuinfo. Nothing is left behind, and :func:`probe` never raises.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vm, abi
+from kickbench.methods import Method
+
+HLT = b"\xf4"
+LOAD_ADDRESS = 0x1000
+
+REQUIREMENTS = {"immediate_exit": "immediate_exit (KVM_CAP_IMMEDIATE_EXIT, Linux 4.11)"}
+"""What a method's ``needs`` is called in a message, where the field's name does not say it."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """``usable``: a guest ran. ``reason``: why not and what to do, or None; it ends with ``advice``
+    where there is any. The numbers are None when unknown.
+
+    ``nr_vcpus`` is what KVM recommends, ``max_vcpus`` what it allows in one machine. ``irqchip``,
+    ``split_irqchip`` and ``immediate_exit`` were tried; ``tsc_khz`` is the guest's TSC in kHz.
+    """
+
+    path: str
+    present: bool = False
+    usable: bool = False
+    reason: str | None = None
+    advice: str | None = None
+    api_version: int | None = None
+    nr_vcpus: int | None = None
+    max_vcpus: int | None = None
+    max_vcpu_id: int | None = None
+    immediate_exit: bool = False
+    irqchip: bool = False
+    split_irqchip: bool = False
+    mp_state: bool = False
+    tsc_control: bool = False
+    nested_state: bool = False
+    tsc_khz: int | None = None
+
+
+def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
+    """Try KVM out; takes some ten milliseconds. Never raises: see ``usable`` and ``reason``."""
+    path = str(kvm_path)
+    found = Capabilities(path=path, present=os.path.lexists(path))
+    if os.uname().machine != "x86_64":
+        return replace(
+            found, reason=f"kickbench measures x86-64 hosts, this is {os.uname().machine}"
+        )
+    try:
+        with Kvm(path) as kvm:
+            for step in (_ask, _run_a_guest, _try_irqchips):
+                found = step(kvm, found)
+            return replace(found, usable=True)
+    except KvmUnavailableError as error:
+        return replace(found, reason=str(error), advice=error.advice)
+    except KvmError as error:
+        advice = _advice(error)
+        return replace(found, reason=f"{path}: {error}: {advice}", advice=advice)
+    except (OSError, ValueError) as error:
+        return replace(found, reason=f"{path}: {error}")
+
+
+def supports(method: Method, capabilities: Capabilities) -> str | None:
+    """None when this host can measure ``method``, else the reason in a line or two."""
+    if not capabilities.usable:
+        return capabilities.reason or "KVM is not usable"
+    if method.needs is not None and not getattr(capabilities, method.needs):
+        return f"this KVM does not have {REQUIREMENTS.get(method.needs, method.needs)}"
+    return None
+
+
+def supports_machine(vcpus: int, irqchip: str, capabilities: Capabilities) -> str | None:
+    """None when this host can make a machine with ``vcpus`` and ``irqchip`` (none, split or
+    kernel), else the reason."""
+    if not capabilities.usable:
+        return capabilities.reason or "KVM is not usable"
+    if capabilities.max_vcpus is not None and vcpus > capabilities.max_vcpus:
+        return f"KVM allows {capabilities.max_vcpus} vCPUs in a machine on this host, not {vcpus}"
+    if irqchip == "kernel" and not capabilities.irqchip:
+        return "this KVM cannot create an in-kernel irqchip"
+    if irqchip == "split" and not capabilities.split_irqchip:
+        return "this KVM cannot create a split irqchip"
+    return None
+
+
+def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
+    """What only KVM_CHECK_EXTENSION can tell, with the fallbacks of api.rst, section 4.7."""
+    nr_vcpus = kvm.check_extension(abi.KVM_CAP_NR_VCPUS) or 4
+    max_vcpus = kvm.check_extension(abi.KVM_CAP_MAX_VCPUS) or nr_vcpus
+    return replace(
+        found,
+        api_version=kvm.api_version(),
+        nr_vcpus=nr_vcpus,
+        max_vcpus=max_vcpus,
+        max_vcpu_id=kvm.check_extension(abi.KVM_CAP_MAX_VCPU_ID) or max_vcpus,
+        mp_state=bool(kvm.check_extension(abi.KVM_CAP_MP_STATE)),
+        tsc_control=bool(kvm.check_extension(abi.KVM_CAP_TSC_CONTROL)),
+        nested_state=bool(kvm.check_extension(abi.KVM_CAP_NESTED_STATE)),
+    )
+
+
+def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
+    """Run one HLT in a scratch machine, then again with immediate_exit set."""
+    start = abi.kvm_regs(rip=LOAD_ADDRESS, rflags=2)
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    memory[: len(HLT)] = HLT
+    with memory, kvm.create_vm() as vm:
+        page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        vm.set_memory(0, LOAD_ADDRESS, mmap.PAGESIZE, page)
+        vcpu = vm.create_vcpu(0)
+        sregs = vcpu.get_sregs()
+        sregs.cs.base, sregs.cs.selector = 0, 0
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(start)
+        exit_reason = abi.KVM_EXIT_INTR
+        while exit_reason == abi.KVM_EXIT_INTR:  # a signal that is no business of ours
+            exit_reason = vcpu.run_once()
+        if exit_reason != abi.KVM_EXIT_HLT:
+            raise KvmUnavailableError(
+                f"{found.path} does not run guests: a HLT in real mode ended with "
+                f"{abi.exit_reason_name(exit_reason)}",
+                "see dmesg for KVM's own message",
+            )
+        immediate_exit = False
+        if kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT):
+            vcpu.set_regs(start)
+            vcpu.run.immediate_exit = 1
+            immediate_exit = vcpu.run_once() == abi.KVM_EXIT_INTR
+        tsc_khz = vcpu.tsc_khz() if kvm.check_extension(abi.KVM_CAP_GET_TSC_KHZ) else 0
+    return replace(found, immediate_exit=immediate_exit, tsc_khz=tsc_khz or None)
+
+
+def _try_irqchips(kvm: Kvm, found: Capabilities) -> Capabilities:
+    return replace(
+        found,
+        irqchip=_can(kvm, Vm.create_irqchip),
+        split_irqchip=_can(kvm, Vm.enable_split_irqchip),
+    )
+
+
+def _can(kvm: Kvm, action: Callable[[Vm], None]) -> bool:
+    """Whether ``action`` works on a fresh machine."""
+    with kvm.create_vm() as vm:
+        try:
+            action(vm)
+        except KvmError:
+            return False
+        return True
+
+
+def _advice(error: KvmError) -> str:
+    if error.ioctl == "KVM_CREATE_VM" and error.errno == errno.EBUSY:
+        return "another hypervisor (VirtualBox, VMware) owns the CPUs; stop it"
+    if error.errno == errno.ENOMEM:
+        return "free memory, or raise the cgroup's memory limit"
+    return "see dmesg for KVM's own message"

@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What on this host forbids or disturbs a measurement, and what to do about it.
+
+``CHECKS`` is the table: one line per check, its function below. A check that fails means that
+kickbench cannot measure here; a warning means that it can, with more noise or with cases left
+out. Nothing is changed on the host, and nothing here takes part in a measurement.
+"""
+
+from __future__ import annotations
+
+import gzip
+import resource
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kickbench.host import cgroups, environment
+from kickbench.host.capabilities import Capabilities, probe
+from kickbench.host.files import chosen, read_fields, read_int, read_text
+from kickbench.host.topology import Topology, format_cpu_list
+from kickbench.kvm import DEVICE
+
+Status = Literal["ok", "warn", "fail"]
+
+SAMPLE_SECONDS = 0.2
+STEAL_SINCE_BOOT_WARN = 0.005
+BUSY_WARN = 0.05
+MEMLOCK_WANTED_BYTES = 64 << 20
+"""Sample buffers of some vCPUs, with room."""
+MAX_VCPUS = 1024
+FDS_WANTED = 2 * MAX_VCPUS + 64
+"""Two per vCPU (the vCPU and its mapping), and what a process has anyway."""
+SHIPPED_VCPUS = 8
+"""The largest sweep of the shipped scenarios."""
+CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
+
+DEBUG_OPTIONS = (
+    "DEBUG_KMEMLEAK",
+    "DEBUG_LOCK_ALLOC",
+    "DEBUG_MUTEXES",
+    "DEBUG_OBJECTS",
+    "DEBUG_PAGEALLOC_ENABLE_DEFAULT",
+    "DEBUG_PREEMPT",
+    "DEBUG_SPINLOCK",
+    "GCOV_KERNEL",
+    "KASAN",
+    "KCOV",
+    "KCSAN",
+    "KMSAN",
+    "LOCK_STAT",
+    "PROVE_LOCKING",
+    "PROVE_RCU",
+    "SLUB_DEBUG_ON",
+    "UBSAN",
+)
+"""Kernel options that put work into the paths that kickbench measures."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check. ``why`` it matters is the same whatever the outcome; ``advice``
+    is None when there is nothing to do."""
+
+    id: str
+    title: str
+    status: Status
+    detail: str
+    why: str
+    advice: str | None = None
+
+
+def _measure_warp(cpu_a: int, cpu_b: int) -> int | None:
+    # Imported here: the engine is a library that has to be built, the other checks are not.
+    from kickbench.engine.engine import tsc_warp_cycles
+
+    return tsc_warp_cycles(cpu_a, cpu_b)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the checks look at: the files below ``root``, KVM, the CPUs, two /proc/stat samples,
+    and a measurement of how far the TSCs of two CPUs differ (in cycles, None when impossible)."""
+
+    root: Path
+    capabilities: Capabilities
+    topology: Topology
+    stat_before: str
+    stat_after: str
+    tsc_warp_cycles: Callable[[int, int], int | None] = _measure_warp
+
+    @classmethod
+    def read(cls, root: str | Path = "/", kvm_path: str | Path = DEVICE) -> Host:
+        """Look at this host; takes SAMPLE_SECONDS, during which this process only sleeps."""
+        before = read_text(root, "/proc/stat") or ""
+        time.sleep(SAMPLE_SECONDS)
+        after = read_text(root, "/proc/stat") or ""
+        return cls(Path(root), probe(kvm_path), Topology.read(root), before, after)
+
+
+MAX_TSC_PAIRS = 64
+
+Outcome = tuple[Status, str, str | None]
+"""Status, detail, advice."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table."""
+
+    id: str
+    title: str
+    run: Callable[[Host], Outcome]
+    why: str
+
+
+def examine(host: Host | None = None) -> list[Finding]:
+    """All checks in the order of the table. Never raises for what the host lacks."""
+    host = host or Host.read()
+    findings = []
+    for check in CHECKS:
+        try:
+            status, detail, advice = check.run(host)
+        except (OSError, ValueError) as error:
+            status, detail, advice = "warn", f"could not be checked: {error}", None
+        findings.append(Finding(check.id, check.title, status, detail, check.why, advice))
+    return findings
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether the main job, measuring on this host's KVM, can run at all."""
+    return not any(finding.status == "fail" for finding in findings)
+
+
+def check_kvm(host: Host) -> Outcome:
+    kvm = host.capabilities
+    if kvm.usable:
+        return "ok", f"{kvm.path} works: a guest ran (API version {kvm.api_version})", None
+    reason = kvm.reason or f"{kvm.path} does not work"
+    return "fail", reason.removesuffix(f": {kvm.advice}"), kvm.advice or "see dmesg"
+
+
+def check_capabilities(host: Host) -> Outcome:
+    kvm = host.capabilities
+    if not kvm.usable:
+        return "warn", "unknown until KVM works", None
+    missing = [
+        what
+        for there, what in (
+            (kvm.immediate_exit, "immediate_exit (method immediate_exit is skipped)"),
+            (kvm.irqchip, "an in-kernel irqchip (cases with irqchip = kernel are skipped)"),
+            (kvm.split_irqchip, "a split irqchip (cases with irqchip = split are skipped)"),
+        )
+        if not there
+    ]
+    if missing:
+        return "warn", "KVM lacks " + ", ".join(missing), "run a kernel of 4.11 or later"
+    return "ok", f"immediate_exit, irqchips; up to {kvm.max_vcpus} vCPUs in a machine", None
+
+
+def check_cpus(host: Host) -> Outcome:
+    cpus = host.topology.affinity
+    here = f"{_count(len(cpus), 'CPU')} ({format_cpu_list(cpus)})"
+    if len(cpus) >= SHIPPED_VCPUS:
+        return "ok", here, None
+    advice = (
+        f"cases of more than {_count(len(cpus), 'vCPU')} are marked oversubscribed: read them so"
+    )
+    if len(cpus) < len(host.topology.online):
+        online = len(host.topology.online)
+        advice += (
+            f"; this process is kept from {_count(online - len(cpus), 'CPU')} (taskset, cpuset)"
+        )
+    return "warn", f"{here}; the shipped scenarios go to {SHIPPED_VCPUS} vCPUs", advice
+
+
+def check_nodes(host: Host) -> Outcome:
+    nodes = host.topology.nodes
+    text = "; ".join(
+        f"node {node}: " + (f"CPUs {format_cpu_list(cpus)}" if cpus else "memory only")
+        for node, cpus in nodes.items()
+    )
+    if sum(1 for cpus in nodes.values() if cpus) > 1:
+        return "ok", text, None
+    advice = "placements on node:1 are skipped; measure those on a host with two sockets"
+    return "warn", f"one node with CPUs ({text})", advice
+
+
+def check_tsc(host: Host) -> Outcome:
+    flags = environment.cpu_flags(host.root)
+    missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
+    khz = host.capabilities.tsc_khz
+    speed = f", {khz / 1e3:.0f} MHz" if khz else ""
+    if not missing:
+        return "ok", f"constant_tsc, nonstop_tsc{speed}", None
+    advice = "in a VM, pass the host's CPU through (-cpu host,+invtsc)"
+    return "warn", f"the TSC lacks {' and '.join(missing)}", advice
+
+
+def check_clocksource(host: Host) -> Outcome:
+    current = read_text(host.root, f"{environment.CLOCK}/current_clocksource")
+    available = (read_text(host.root, f"{environment.CLOCK}/available_clocksource") or "").split()
+    if current in ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page"):
+        return "ok", current, None
+    if current is None:
+        return "warn", "unknown", None
+    if "tsc" in available:
+        advice = f"echo tsc | sudo tee {environment.CLOCK}/current_clocksource"
+        return "warn", f"{current}, though the TSC is available", advice
+    return "warn", f"{current}: the kernel found the TSC unstable", "dmesg | grep -i tsc says why"
+
+
+def check_tsc_agreement(host: Host) -> Outcome:
+    first, *others = host.topology.affinity
+    if not others:
+        return "ok", "one CPU", None
+    warps = {cpu: host.tsc_warp_cycles(first, cpu) for cpu in others[:MAX_TSC_PAIRS]}
+    if None in warps.values():
+        return "warn", "could not be measured on every CPU", None
+    worst = max(warps, key=lambda cpu: warps[cpu] or 0)
+    if warps[worst]:
+        detail = f"CPU {first} and CPU {worst} differ by {warps[worst]} cycles"
+        return "warn", detail, "stamps fall back to CLOCK_MONOTONIC_RAW, which costs more"
+    return "ok", f"{len(warps) + 1} CPUs agree", None
+
+
+def check_governor(host: Host) -> Outcome:
+    found = environment.governors(host.root)
+    if not found:
+        return "ok", "no frequency scaling visible", None
+    if found == ["performance"]:
+        return "ok", "performance", None
+    return "warn", ", ".join(found), "sudo cpupower frequency-set -g performance"
+
+
+def check_turbo(host: Host) -> Outcome:
+    on = environment.turbo(host.root)
+    if on is None:
+        return "ok", "no switch visible", None
+    if not on:
+        return "ok", "off", None
+    folder = environment.CPU
+    if read_text(host.root, f"{folder}/intel_pstate/no_turbo") is not None:
+        return "warn", "on", f"echo 1 | sudo tee {folder}/intel_pstate/no_turbo"
+    return "warn", "on", f"echo 0 | sudo tee {folder}/cpufreq/boost"
+
+
+def check_smt(host: Host) -> Outcome:
+    cores = set(host.topology.siblings.values())
+    shared = [core for core in cores if len(core) > 1]
+    if not shared:
+        return "ok", "no two online CPUs share a core", None
+    advice = (
+        f"use at most {_count(len(cores), 'vCPU')}, or echo off | sudo tee "
+        f"{environment.CPU}/smt/control"
+    )
+    return "warn", f"{len(shared)} of {_count(len(cores), 'core')} run several threads", advice
+
+
+def check_isolated(host: Host) -> Outcome:
+    isolated, online = host.topology.isolated, host.topology.online
+    if isolated:
+        cpus = format_cpu_list(isolated)
+        return "ok", f"CPUs {cpus}; a placement uses them when it says cpu:{cpus}", None
+    if len(online) < 4:
+        return "ok", "none, and too few CPUs to set some aside", None
+    rest = format_cpu_list(online[len(online) // 2 :])
+    advice = f"boot with isolcpus={rest} nohz_full={rest}, then place vCPUs on cpu:{rest}"
+    return "warn", "none: other work may be scheduled next to the vCPUs", advice
+
+
+def check_steal(host: Host) -> Outcome:
+    sample = _cpu_time_shares(host.stat_before, host.stat_after)
+    since_boot = _cpu_time_shares("", host.stat_after)
+    if sample is None or since_boot is None:
+        return "warn", "/proc/stat does not say", None
+    detail = f"{sample.steal:.1%} now, {since_boot.steal:.2%} since boot"
+    if sample.steal > 0 or since_boot.steal > STEAL_SINCE_BOOT_WARN:
+        advice = "use a machine with dedicated CPUs, or look at steal_ns of the results' blocks"
+        return "warn", detail, advice
+    return "ok", detail, None
+
+
+def check_load(host: Host) -> Outcome:
+    sample = _cpu_time_shares(host.stat_before, host.stat_after)
+    average = (read_text(host.root, "/proc/loadavg") or "unknown").split()[0]
+    if sample is None:
+        return "warn", f"/proc/stat does not say; load average {average}", None
+    detail = f"CPUs {sample.busy:.0%} busy now; load average {average}"
+    if sample.busy > BUSY_WARN:
+        return "warn", detail, "stop other work (top shows it), then measure"
+    return "ok", detail, None
+
+
+def check_memlock(host: Host) -> Outcome:
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    capabilities = read_fields(host.root, "/proc/self/status").get("CapEff", "0")
+    if int(capabilities, 16) >> CAP_IPC_LOCK & 1:
+        return "ok", "no limit (CAP_IPC_LOCK)", None
+    # A process may raise its soft limit to the hard one, and the worker does.
+    if resource.RLIM_INFINITY in (soft, hard):
+        return "ok", "no limit", None
+    detail = f"{max(soft, hard) / 2**20:.0f} MiB"
+    if max(soft, hard) >= MEMLOCK_WANTED_BYTES:
+        return "ok", detail, None
+    kib = MEMLOCK_WANTED_BYTES >> 10
+    advice = f"raise it (ulimit -l {kib}, or memlock in /etc/security/limits.conf)"
+    return "warn", detail, advice
+
+
+def check_open_files(_: Host) -> Outcome:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= FDS_WANTED:
+        return "ok", f"enough for {MAX_VCPUS} vCPUs", None
+    advice = f"raise the hard limit (ulimit -Hn {FDS_WANTED}, or nofile in limits.conf)"
+    return "warn", f"{hard}, enough for {max(0, (hard - 64) // 2)} vCPUs", advice
+
+
+def check_quota(host: Host) -> Outcome:
+    quota = cgroups.cpu_quota(host.root)
+    if quota is None:
+        return "ok", "none", None
+    advice = "run outside of it, or raise it (cpu.max of the cgroup, --cpus of the container)"
+    return "warn", f"the cgroup is throttled beyond {quota:g} CPUs' worth of time", advice
+
+
+def check_thp(host: Host) -> Outcome:
+    mode = chosen(read_text(host.root, f"{environment.THP}/enabled"))
+    if mode == "always":
+        return "warn", mode, f"echo madvise | sudo tee {environment.THP}/enabled"
+    return "ok", mode or "not in this kernel", None
+
+
+def check_kernel(host: Host) -> Outcome:
+    version = read_text(host.root, "/proc/sys/kernel/version") or ""
+    if read_int(host.root, "/sys/kernel/realtime") == 1 or "PREEMPT_RT" in version:
+        advice = "boot a kernel without PREEMPT_RT, unless that is what you compare"
+        return "warn", "PREEMPT_RT: siglock is a sleeping lock here", advice
+    config = kernel_config(host.root)
+    if config is None:
+        return "ok", "no PREEMPT_RT; its configuration cannot be read", None
+    enabled = [option for option in DEBUG_OPTIONS if f"CONFIG_{option}=y" in config]
+    if enabled:
+        return "warn", "built with " + ", ".join(enabled), "boot a kernel without these options"
+    return "ok", "no PREEMPT_RT, no debugging options in its configuration", None
+
+
+def check_hypervisor(host: Host) -> Outcome:
+    name = environment.hypervisor(host.root)
+    if name is None:
+        return "ok", "bare metal", None
+    named = f" ({name})" if name != "unknown" else ""
+    advice = "trust differences between methods; for absolute times measure on bare metal"
+    return "warn", f"this host is itself a virtual machine{named}", advice
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("kvm", "KVM", check_kvm, "everything is measured on its vCPUs"),
+    Check("capabilities", "KVM's offer", check_capabilities, "methods and cases depend on it"),
+    Check(
+        "cpus",
+        "CPUs",
+        check_cpus,
+        "with more vCPUs than CPUs, the figures are the scheduler's as well as KVM's",
+    ),
+    Check(
+        "nodes",
+        "NUMA nodes",
+        check_nodes,
+        "siglock is dear when its memory is on another node, which takes two to see",
+    ),
+    Check("tsc", "TSC", check_tsc, "it stamps every exit; it must tick evenly in all states"),
+    Check(
+        "clocksource",
+        "clock source",
+        check_clocksource,
+        "one other than the TSC means that the kernel does not trust the TSC",
+    ),
+    Check(
+        "tsc_agreement",
+        "TSC across CPUs",
+        check_tsc_agreement,
+        "blocks begin and end by the TSC on all vCPUs together",
+    ),
+    Check("governor", "governor", check_governor, "a changing frequency changes every cost"),
+    Check(
+        "turbo",
+        "turbo",
+        check_turbo,
+        "the frequency then depends on temperature and on how many CPUs are busy",
+    ),
+    Check("smt", "SMT siblings", check_smt, "two vCPUs on one core slow each other down"),
+    Check("isolated", "isolated CPUs", check_isolated, "on them nothing else is scheduled"),
+    Check("steal", "steal", check_steal, "time that the outer host took away looks like cost"),
+    Check("load", "load", check_load, "other work preempts vCPU threads and fills caches"),
+    Check("memlock", "locked memory", check_memlock, "buffers must be locked: no page faults"),
+    Check("open_files", "open files", check_open_files, "every vCPU takes two descriptors"),
+    Check("quota", "CPU quota", check_quota, "throttling stops all vCPUs for milliseconds"),
+    Check(
+        "thp",
+        "huge pages",
+        check_thp,
+        "transparent huge pages for some processes and not for others differ between runs",
+    ),
+    Check("kernel", "kernel", check_kernel, "debugging code is in the paths that are measured"),
+    Check(
+        "hypervisor",
+        "hypervisor",
+        check_hypervisor,
+        "absolute times then contain the outer host's exits",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class CpuTimeShares:
+    """Shares of all CPUs' time, 0 to 1."""
+
+    busy: float
+    steal: float
+
+
+def _cpu_time_shares(before: str, after: str) -> CpuTimeShares | None:
+    """Shares between two texts of /proc/stat (proc_stat(5)); since boot when ``before`` is ""."""
+    first, last = _cpu_ticks(before), _cpu_ticks(after)
+    if last is None:
+        return None
+    ticks = [b - a for a, b in zip(first or [0] * 8, last, strict=True)]
+    total = sum(ticks)
+    if total <= 0:
+        return CpuTimeShares(0.0, 0.0)
+    _user, _nice, _system, idle, iowait, _irq, _softirq, steal = ticks
+    # iowait may go backwards, see proc_stat(5).
+    busy = (total - idle - iowait - steal) / total
+    return CpuTimeShares(min(1.0, max(0.0, busy)), min(1.0, max(0.0, steal / total)))
+
+
+def _cpu_ticks(stat: str) -> list[int] | None:
+    words = stat.partition("\n")[0].split()
+    if len(words) < 9 or words[0] != "cpu" or not all(word.isdigit() for word in words[1:9]):
+        return None
+    return [int(word) for word in words[1:9]]
+
+
+def kernel_config(root: str | Path = "/") -> frozenset[str] | None:
+    """The lines of the running kernel's configuration; None when it is not there to read."""
+    try:
+        packed = (Path(root) / "proc/config.gz").read_bytes()
+        return frozenset(gzip.decompress(packed).decode(errors="replace").splitlines())
+    except (OSError, EOFError, zlib.error):
+        pass
+    release = read_text(root, "/proc/sys/kernel/osrelease")
+    for path in (f"/boot/config-{release}", f"/lib/modules/{release}/config"):
+        text = read_text(root, path)
+        if text is not None:
+            return frozenset(text.splitlines())
+    return None
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of a run: what a reader of the results must know about the host.
+
+Facts only, as JSON; what is wrong with them is :mod:`kickbench.host.doctor`'s to say. A fact that
+this host does not tell is null. No serial numbers, no user names, no values of kernel parameters
+that look private.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+import kickbench
+from kickbench.host import cgroups
+from kickbench.host.files import chosen, numbered, read_fields, read_int, read_text
+from kickbench.host.topology import Topology, format_cpu_list
+
+LIBRARIES = ("numpy", "pandas", "pyarrow", "pydantic", "pyperf", "scipy")
+PRIVATE = re.compile(
+    r"pass|secret|token|key|auth|cred|uuid|luks|url|^(rd)?init$|^(nfs)?root$|^ip$", re.IGNORECASE
+)
+"""Names of kernel parameters whose values do not belong into results that are passed around."""
+
+CPU = "/sys/devices/system/cpu"
+NODE = "/sys/devices/system/node"
+CLOCK = "/sys/devices/system/clocksource/clocksource0"
+THP = "/sys/kernel/mm/transparent_hugepage"
+DMI = "/sys/class/dmi/id"
+
+
+def collect(root: str | Path = "/", topology: Topology | None = None) -> dict[str, Any]:
+    """All facts, JSON-able: frequencies in kHz, memory in KiB, times in seconds.
+
+    Reads some tens of small files and never raises for one that is missing.
+    """
+    topology = topology or Topology.read(root)
+    return {
+        "hostname": read_text(root, "/proc/sys/kernel/hostname"),
+        "kernel": _kernel(root),
+        "cpu": _cpu(root, topology),
+        "frequency": _frequency(root),
+        "nodes": _nodes(root, topology),
+        "mitigations": _mitigations(root),
+        "virtualization": _virtualization(root),
+        "kvm_modules": _kvm_modules(root),
+        "clocksource": {
+            "current": read_text(root, f"{CLOCK}/current_clocksource"),
+            "available": (read_text(root, f"{CLOCK}/available_clocksource") or "").split(),
+        },
+        "memory": _memory(root),
+        "load": _load(root),
+        "limits": {
+            "memlock_bytes": _limit(resource.RLIMIT_MEMLOCK),
+            "open_files": _limit(resource.RLIMIT_NOFILE),
+            "cpu_quota_cpus": cgroups.cpu_quota(root),
+        },
+        "software": _software(),
+    }
+
+
+def safe_command_line(text: str | None) -> str | None:
+    """The kernel's parameters without init's arguments and with what looks private masked."""
+    if text is None:
+        return None
+    words = []
+    for word in text.split():
+        if word == "--":
+            break
+        name, equals, _ = word.partition("=")
+        words.append(f"{name}=***" if equals and PRIVATE.search(name) else word)
+    return " ".join(words)
+
+
+def cpu_flags(root: str | Path = "/") -> frozenset[str]:
+    """The flags line of the first CPU in /proc/cpuinfo."""
+    return frozenset(read_fields(root, "/proc/cpuinfo").get("flags", "").split())
+
+
+def turbo(root: str | Path = "/") -> bool | None:
+    """Whether the CPUs may exceed their base frequency; None when the host does not tell."""
+    no_turbo = read_int(root, f"{CPU}/intel_pstate/no_turbo")
+    if no_turbo is not None:
+        return no_turbo == 0
+    boost = read_int(root, f"{CPU}/cpufreq/boost")
+    return None if boost is None else boost == 1
+
+
+def governors(root: str | Path = "/") -> list[str]:
+    """The different frequency governors in use; [] when the host does not tell."""
+    found = {
+        read_text(policy, "scaling_governor")
+        for policy in numbered(root, f"{CPU}/cpufreq", "policy").values()
+    }
+    return sorted(governor for governor in found if governor)
+
+
+def hypervisor(root: str | Path = "/") -> str | None:
+    """Who this host is a guest of ("unknown" when it does not say); None on bare metal."""
+    if kind := read_text(root, "/sys/hypervisor/type"):
+        return kind
+    if "hypervisor" not in cpu_flags(root):
+        return None
+    names = (read_text(root, f"{DMI}/{name}") for name in ("sys_vendor", "product_name"))
+    return " ".join(name for name in names if name) or "unknown"
+
+
+def _kernel(root: str | Path) -> dict[str, Any]:
+    return {
+        "release": read_text(root, "/proc/sys/kernel/osrelease"),
+        "version": read_text(root, "/proc/sys/kernel/version"),
+        "machine": os.uname().machine,
+        "cmdline": safe_command_line(read_text(root, "/proc/cmdline")),
+        "preempt": chosen(read_text(root, "/sys/kernel/debug/sched/preempt")),
+        "realtime": read_int(root, "/sys/kernel/realtime") == 1,
+        "lockdown": chosen(read_text(root, "/sys/kernel/security/lockdown")),
+    }
+
+
+def _cpu(root: str | Path, topology: Topology) -> dict[str, Any]:
+    first = read_fields(root, "/proc/cpuinfo")
+    flags = cpu_flags(root)
+    return {
+        "model": first.get("model name"),
+        "vendor": first.get("vendor_id"),
+        "family": first.get("cpu family"),
+        "model_number": first.get("model"),
+        "stepping": first.get("stepping"),
+        "microcode": first.get("microcode"),
+        "constant_tsc": "constant_tsc" in flags,
+        "nonstop_tsc": "nonstop_tsc" in flags,
+        "online": format_cpu_list(topology.online),
+        "affinity": format_cpu_list(topology.affinity),
+        "isolated": format_cpu_list(topology.isolated),
+        "nohz_full": _nohz_full(root),
+        "cores": len(set(topology.siblings.values())),
+        "smt": read_text(root, f"{CPU}/smt/control"),
+        "smt_active": any(len(threads) > 1 for threads in topology.siblings.values()),
+    }
+
+
+def _nohz_full(root: str | Path) -> str | None:
+    text = read_text(root, f"{CPU}/nohz_full")
+    return "" if text == "(null)" else text  # what some kernels print for an empty mask
+
+
+def _frequency(root: str | Path) -> dict[str, Any]:
+    policies = numbered(root, f"{CPU}/cpufreq", "policy").values()
+    policy = next(iter(policies), Path(root) / "nowhere")
+    return {
+        "driver": read_text(policy, "scaling_driver"),
+        "governors": governors(root),
+        "energy_performance_preference": read_text(policy, "energy_performance_preference"),
+        "min_khz": read_int(policy, "scaling_min_freq"),
+        "max_khz": read_int(policy, "scaling_max_freq"),
+        "turbo": turbo(root),
+        "idle_driver": read_text(root, f"{CPU}/cpuidle/current_driver"),
+        "idle_governor": read_text(root, f"{CPU}/cpuidle/current_governor_ro")
+        or read_text(root, f"{CPU}/cpuidle/current_governor"),
+    }
+
+
+def _nodes(root: str | Path, topology: Topology) -> dict[str, Any]:
+    nodes = {}
+    for node, cpus in topology.nodes.items():
+        meminfo = read_text(root, f"{NODE}/node{node}/meminfo") or ""
+        total = re.search(r"MemTotal:\s*([0-9]+) kB", meminfo)
+        distances = (read_text(root, f"{NODE}/node{node}/distance") or "").split()
+        nodes[str(node)] = {
+            "cpus": format_cpu_list(cpus),
+            "memory_kib": int(total[1]) if total else None,
+            "distances": [int(distance) for distance in distances if distance.isdigit()],
+        }
+    return nodes
+
+
+def _mitigations(root: str | Path) -> dict[str, str]:
+    folder = Path(root) / CPU.lstrip("/") / "vulnerabilities"
+    texts = {entry.name: read_text(folder, entry.name) for entry in sorted(folder.glob("*"))}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _virtualization(root: str | Path) -> dict[str, Any]:
+    name = hypervisor(root)
+    marks = ("/.dockerenv", "/run/.containerenv")
+    return {
+        "hypervisor": name,
+        "nested": name is not None,
+        "container": any((Path(root) / mark.lstrip("/")).exists() for mark in marks),
+    }
+
+
+def _kvm_modules(root: str | Path) -> dict[str, dict[str, str]]:
+    modules = {}
+    for folder in sorted((Path(root) / "sys/module").glob("kvm*")):
+        names = sorted(entry.name for entry in folder.glob("parameters/*"))
+        values = {name: read_text(folder / "parameters", name) for name in names}
+        modules[folder.name] = {name: value for name, value in values.items() if value is not None}
+    return modules
+
+
+def _memory(root: str | Path) -> dict[str, Any]:
+    info = read_fields(root, "/proc/meminfo")
+
+    def kib(key: str) -> int | None:
+        number = info.get(key, "").removesuffix(" kB")
+        return int(number) if number.isdigit() else None
+
+    return {
+        "total_kib": kib("MemTotal"),
+        "available_kib": kib("MemAvailable"),
+        "swap_kib": kib("SwapTotal"),
+        "hugepages": kib("HugePages_Total"),
+        "transparent_hugepages": chosen(read_text(root, f"{THP}/enabled")),
+        "ksm": read_int(root, "/sys/kernel/mm/ksm/run"),
+        "numa_balancing": read_int(root, "/proc/sys/kernel/numa_balancing"),
+    }
+
+
+def _load(root: str | Path) -> list[float] | None:
+    words = (read_text(root, "/proc/loadavg") or "").split()[:3]
+    try:
+        return [float(word) for word in words] or None
+    except ValueError:
+        return None
+
+
+def _limit(which: int) -> int | None:
+    """The soft limit; None when there is none."""
+    soft, _ = resource.getrlimit(which)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _software() -> dict[str, Any]:
+    return {
+        "kickbench": kickbench.__version__,
+        "python": platform.python_version(),
+        "libc": " ".join(part for part in platform.libc_ver() if part) or None,
+        "libraries": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

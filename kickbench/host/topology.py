@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPUs, nodes and siblings of this host, and which CPUs a placement means.
+
+It reads sysfs and this process's limits; it does not pin anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kickbench.errors import HostError
+from kickbench.host import cgroups
+from kickbench.host.files import numbered, read_text
+
+MAX_CPU = 65535
+"""Largest CPU number accepted in a list; Linux on x86 stops at 8191 (NR_CPUS)."""
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """The CPUs of a list such as ``"0-3,8"``, ascending, each once; ``""`` is no CPU.
+
+    Format: "cpu lists" in the kernel's Documentation/admin-guide/kernel-parameters.rst, without
+    the ``N-M:used/group`` form. Raises ValueError that names the wrong part.
+    """
+    cpus: set[int] = set()
+    if not text.strip():
+        return ()
+    for part in text.strip().split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,5})(?:-([0-9]{1,5}))?\s*", part)
+        if match is None:
+            raise ValueError(
+                f"{part.strip()!r} in the CPU list {_short(text)} is neither a CPU number nor a "
+                "range such as 0-3"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"the range {part.strip()!r} in a CPU list runs backwards")
+        if last > MAX_CPU:
+            raise ValueError(f"CPU {last} in a CPU list is larger than {MAX_CPU}")
+        cpus.update(range(first, last + 1))
+    return tuple(sorted(cpus))
+
+
+def format_cpu_list(cpus: Iterable[int]) -> str:
+    """The shortest list that :func:`parse_cpu_list` reads back: ``(0, 1, 2, 8)`` -> ``"0-2,8"``."""
+    ranges: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if ranges and cpu == ranges[-1][1] + 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The host's CPUs as this process may use them.
+
+    ``nodes`` has the online CPUs of every node, () for a node that has only memory. ``siblings``
+    has, for every online CPU, the online threads of its core. ``isolated`` CPUs (isolcpus=, or an
+    isolated cpuset partition) are outside the scheduler's balancing and hence outside the usual
+    affinity. ``affinity`` is where this process runs if nobody pins it; ``allowed`` adds the
+    isolated CPUs of its cpuset, where it runs when pinned there.
+    """
+
+    online: tuple[int, ...]
+    nodes: Mapping[int, tuple[int, ...]]
+    siblings: Mapping[int, tuple[int, ...]]
+    isolated: tuple[int, ...]
+    affinity: tuple[int, ...]
+    allowed: tuple[int, ...]
+
+    @classmethod
+    def read(cls, root: str | Path = "/", affinity: Iterable[int] | None = None) -> Topology:
+        """Read sysfs below ``root``; ``affinity`` replaces this process's own in tests."""
+        mine = tuple(sorted(os.sched_getaffinity(0) if affinity is None else affinity))
+        online = _cpus(root, "/sys/devices/system/cpu/online") or mine
+        nodes = {
+            node: _intersect(_cpus(root, f"/sys/devices/system/node/node{node}/cpulist"), online)
+            for node in numbered(root, "/sys/devices/system/node", "node")
+        }
+        cpuset = _parse_or_nothing(cgroups.cpuset(root)) or online
+        isolated = _intersect(_cpus(root, "/sys/devices/system/cpu/isolated"), online)
+        return cls(
+            online=online,
+            nodes=nodes or {0: online},
+            siblings={cpu: _siblings(root, cpu, online) for cpu in online},
+            isolated=isolated,
+            affinity=_intersect(mine, online),
+            allowed=tuple(
+                cpu for cpu in online if cpu in mine or (cpu in isolated and cpu in cpuset)
+            ),
+        )
+
+    def cores_first(self, cpus: Iterable[int]) -> tuple[int, ...]:
+        """``cpus`` in the order in which to use them: one thread of each core, then the rest."""
+        chosen = sorted(set(cpus))
+
+        def rank(cpu: int) -> tuple[int, int]:
+            core = [thread for thread in self.siblings.get(cpu, (cpu,)) if thread in chosen]
+            return core.index(cpu), cpu
+
+        return tuple(sorted(chosen, key=rank))
+
+
+def resolve(spec: str, topology: Topology) -> tuple[int, ...]:
+    """The CPUs that a placement means on this host, in the order in which to use them.
+
+    ``node:N``: the node's CPUs of this process's affinity, one thread of each core first;
+    ``any``: the same for all nodes; ``cpu:LIST``: exactly those, ascending, and isolated ones may
+    be among them. Never empty. Raises HostError that says what the host has instead.
+    """
+    kind, _, value = spec.partition(":")
+    if spec == "any" and topology.affinity:
+        return topology.cores_first(topology.affinity)
+    if kind == "node" and re.fullmatch("[0-9]+", value):
+        return _resolve_node(int(value), topology)
+    if kind == "cpu":
+        try:
+            cpus = parse_cpu_list(value)
+        except ValueError as error:
+            raise HostError(f"placement {spec!r}: {error}") from error
+        if cpus:
+            return _resolve_cpus(spec, cpus, topology)
+    raise HostError(
+        f"placement {_short(spec)}: expected node:N, cpu:LIST (such as cpu:0-3,8) or any"
+    )
+
+
+def _resolve_node(node: int, topology: Topology) -> tuple[int, ...]:
+    if node not in topology.nodes:
+        nodes = ", ".join(map(str, topology.nodes))
+        raise HostError(
+            f"this host has no node {node}; it has {_plural('node', topology.nodes)} {nodes}"
+        )
+    online = topology.nodes[node]
+    if not online:
+        raise HostError(f"node {node} has memory but no online CPU")
+    cpus = _intersect(online, topology.affinity)
+    if not cpus and _intersect(online, topology.allowed):
+        raise HostError(
+            f"all CPUs of node {node} are isolated: name them, cpu:{format_cpu_list(online)}"
+        )
+    if not cpus:
+        raise HostError(
+            f"this process may not run on node {node} (CPUs {format_cpu_list(online)}), only on "
+            f"CPUs {format_cpu_list(topology.allowed)}: see taskset and the cgroup's cpuset"
+        )
+    return topology.cores_first(cpus)
+
+
+def _resolve_cpus(spec: str, cpus: tuple[int, ...], topology: Topology) -> tuple[int, ...]:
+    offline = [cpu for cpu in cpus if cpu not in topology.online]
+    if offline:
+        raise HostError(
+            f"placement {spec!r}: no CPU {format_cpu_list(offline)} on this host; online are "
+            f"{format_cpu_list(topology.online)}"
+        )
+    forbidden = [cpu for cpu in cpus if cpu not in topology.allowed]
+    if forbidden:
+        raise HostError(
+            f"placement {spec!r}: this process may not run on CPU {format_cpu_list(forbidden)}, "
+            f"only on {format_cpu_list(topology.allowed)}: see taskset and the cgroup's cpuset"
+        )
+    return cpus
+
+
+def _cpus(root: str | Path, path: str) -> tuple[int, ...]:
+    return _parse_or_nothing(read_text(root, path))
+
+
+def _parse_or_nothing(text: str | None) -> tuple[int, ...]:
+    try:
+        return parse_cpu_list(text or "")
+    except ValueError:
+        return ()
+
+
+def _siblings(root: str | Path, cpu: int, online: tuple[int, ...]) -> tuple[int, ...]:
+    folder = f"/sys/devices/system/cpu/cpu{cpu}/topology"
+    threads = _cpus(root, f"{folder}/core_cpus_list") or _cpus(
+        root, f"{folder}/thread_siblings_list"
+    )
+    return _intersect(threads, online) or (cpu,)
+
+
+def _intersect(some: Iterable[int], others: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(some) & set(others)))
+
+
+def _plural(word: str, things: Mapping[int, object]) -> str:
+    return word if len(things) == 1 else word + "s"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KVM ABI that kickbench uses, under the kernel's own names: constants, ioctl numbers, structs.
+
+Source: ``include/uapi/linux/kvm.h`` and ``arch/x86/include/uapi/asm/kvm.h``; the meaning is in
+``Documentation/virt/kvm/api.rst``. A test compares every name of this module with the installed
+headers. Nothing here opens or calls anything, and only x86-64 is described.
+
+Public names that begin with ``KVM_`` or ``kvm_`` are the kernel's; classes with a leading
+underscore stand for structs and unions that have no name in C.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
+
+# --- structs ---------------------------------------------------------------------------------
+
+
+class kvm_regs(ctypes.Structure):
+    """General purpose registers of a vCPU."""
+
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
+            *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+            *("rip", "rflags"),
+        )
+    ]
+
+
+class kvm_segment(ctypes.Structure):
+    """A segment register with its hidden part."""
+
+    _fields_ = [
+        ("base", c_uint64),
+        ("limit", c_uint32),
+        ("selector", c_uint16),
+        ("type", c_uint8),
+        ("present", c_uint8),
+        ("dpl", c_uint8),
+        ("db", c_uint8),
+        ("s", c_uint8),
+        ("l", c_uint8),
+        ("g", c_uint8),
+        ("avl", c_uint8),
+        ("unusable", c_uint8),
+        ("padding", c_uint8),
+    ]
+
+
+class kvm_dtable(ctypes.Structure):
+    """GDTR or IDTR."""
+
+    _fields_ = [("base", c_uint64), ("limit", c_uint16), ("padding", c_uint16 * 3)]
+
+
+class kvm_sregs(ctypes.Structure):
+    """Segment and control registers of a vCPU."""
+
+    _fields_ = [
+        ("cs", kvm_segment),
+        ("ds", kvm_segment),
+        ("es", kvm_segment),
+        ("fs", kvm_segment),
+        ("gs", kvm_segment),
+        ("ss", kvm_segment),
+        ("tr", kvm_segment),
+        ("ldt", kvm_segment),
+        ("gdt", kvm_dtable),
+        ("idt", kvm_dtable),
+        ("cr0", c_uint64),
+        ("cr2", c_uint64),
+        ("cr3", c_uint64),
+        ("cr4", c_uint64),
+        ("cr8", c_uint64),
+        ("efer", c_uint64),
+        ("apic_base", c_uint64),
+        ("interrupt_bitmap", c_uint64 * 4),
+    ]
+
+
+class kvm_userspace_memory_region(ctypes.Structure):
+    """Argument of KVM_SET_USER_MEMORY_REGION; a size of 0 deletes the slot."""
+
+    _fields_ = [
+        ("slot", c_uint32),
+        ("flags", c_uint32),
+        ("guest_phys_addr", c_uint64),
+        ("memory_size", c_uint64),
+        ("userspace_addr", c_uint64),
+    ]
+
+
+class kvm_signal_mask(ctypes.Structure):
+    """Argument of KVM_SET_SIGNAL_MASK: ``len`` bytes of the kernel's sigset_t follow (8 on x86)."""
+
+    _fields_ = [("len", c_uint32), ("sigset", c_uint8 * 0)]
+
+
+class kvm_mp_state(ctypes.Structure):
+    """Argument of KVM_GET_MP_STATE and KVM_SET_MP_STATE."""
+
+    _fields_ = [("mp_state", c_uint32)]
+
+
+class kvm_enable_cap(ctypes.Structure):
+    """Argument of KVM_ENABLE_CAP."""
+
+    _fields_ = [
+        ("cap", c_uint32),
+        ("flags", c_uint32),
+        ("args", c_uint64 * 4),
+        ("pad", c_uint8 * 64),
+    ]
+
+
+class _run_hw(ctypes.Structure):
+    _fields_ = [("hardware_exit_reason", c_uint64)]
+
+
+class _run_fail_entry(ctypes.Structure):
+    _fields_ = [("hardware_entry_failure_reason", c_uint64), ("cpu", c_uint32)]
+
+
+class _run_io(ctypes.Structure):
+    _fields_ = [
+        ("direction", c_uint8),
+        ("size", c_uint8),
+        ("port", c_uint16),
+        ("count", c_uint32),
+        ("data_offset", c_uint64),
+    ]
+
+
+class _run_mmio(ctypes.Structure):
+    _fields_ = [
+        ("phys_addr", c_uint64),
+        ("data", c_uint8 * 8),
+        ("len", c_uint32),
+        ("is_write", c_uint8),
+    ]
+
+
+class _run_internal(ctypes.Structure):
+    _fields_ = [("suberror", c_uint32), ("ndata", c_uint32), ("data", c_uint64 * 16)]
+
+
+class _run_system_event(ctypes.Structure):
+    _fields_ = [("type", c_uint32), ("ndata", c_uint32), ("data", c_uint64 * 16)]
+
+
+class _run_exit(ctypes.Union):
+    _fields_ = [
+        ("hw", _run_hw),
+        ("fail_entry", _run_fail_entry),
+        ("io", _run_io),
+        ("mmio", _run_mmio),
+        ("internal", _run_internal),
+        ("system_event", _run_system_event),
+        ("padding", c_uint8 * 256),
+    ]
+
+
+class _run_sync_regs(ctypes.Union):
+    _fields_ = [("padding", c_uint8 * 2048)]
+
+
+class kvm_run(ctypes.Structure):
+    """The page that a vCPU's fd maps: what user space and KVM_RUN tell each other."""
+
+    _anonymous_ = ("_exit",)
+    _fields_ = [
+        ("request_interrupt_window", c_uint8),
+        ("immediate_exit", c_uint8),
+        ("padding1", c_uint8 * 6),
+        ("exit_reason", c_uint32),
+        ("ready_for_interrupt_injection", c_uint8),
+        ("if_flag", c_uint8),
+        ("flags", c_uint16),
+        ("cr8", c_uint64),
+        ("apic_base", c_uint64),
+        ("_exit", _run_exit),
+        ("kvm_valid_regs", c_uint64),
+        ("kvm_dirty_regs", c_uint64),
+        ("s", _run_sync_regs),
+    ]
+
+
+# --- ioctl numbers (include/uapi/asm-generic/ioctl.h) -------------------------------------------
+
+KVMIO = 0xAE
+
+_WRITE = 1
+_READ = 2
+
+
+def _IOC(direction: int, number: int, size: int) -> int:  # noqa: N802 (the kernel's macro)
+    return direction << 30 | size << 16 | KVMIO << 8 | number
+
+
+def _IO(number: int) -> int:  # noqa: N802
+    return _IOC(0, number, 0)
+
+
+def _IOR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
+    return _IOC(_READ, number, ctypes.sizeof(argument))
+
+
+def _IOW(  # noqa: N802
+    number: int, argument: type[ctypes.Structure] | type[c_uint64]
+) -> int:
+    return _IOC(_WRITE, number, ctypes.sizeof(argument))
+
+
+# On /dev/kvm.
+KVM_GET_API_VERSION = _IO(0x00)
+KVM_CREATE_VM = _IO(0x01)
+KVM_CHECK_EXTENSION = _IO(0x03)  # also on a VM
+KVM_GET_VCPU_MMAP_SIZE = _IO(0x04)
+# On a VM.
+KVM_CREATE_VCPU = _IO(0x41)
+KVM_SET_USER_MEMORY_REGION = _IOW(0x46, kvm_userspace_memory_region)
+KVM_SET_TSS_ADDR = _IO(0x47)
+KVM_SET_IDENTITY_MAP_ADDR = _IOW(0x48, c_uint64)
+KVM_CREATE_IRQCHIP = _IO(0x60)
+KVM_ENABLE_CAP = _IOW(0xA3, kvm_enable_cap)
+# On a vCPU.
+KVM_RUN = _IO(0x80)
+KVM_GET_REGS = _IOR(0x81, kvm_regs)
+KVM_SET_REGS = _IOW(0x82, kvm_regs)
+KVM_GET_SREGS = _IOR(0x83, kvm_sregs)
+KVM_SET_SREGS = _IOW(0x84, kvm_sregs)
+KVM_SET_SIGNAL_MASK = _IOW(0x8B, kvm_signal_mask)
+KVM_GET_MP_STATE = _IOR(0x98, kvm_mp_state)
+KVM_SET_MP_STATE = _IOW(0x99, kvm_mp_state)
+KVM_GET_TSC_KHZ = _IO(0xA3)
+
+# --- constants --------------------------------------------------------------------------------
+
+KVM_API_VERSION = 12
+
+KVM_CAP_IRQCHIP = 0
+KVM_CAP_USER_MEMORY = 3
+KVM_CAP_SET_TSS_ADDR = 4
+KVM_CAP_NR_VCPUS = 9
+KVM_CAP_MP_STATE = 14
+KVM_CAP_SET_IDENTITY_MAP_ADDR = 37
+KVM_CAP_TSC_CONTROL = 60
+KVM_CAP_GET_TSC_KHZ = 61
+KVM_CAP_MAX_VCPUS = 66
+KVM_CAP_SPLIT_IRQCHIP = 121
+KVM_CAP_MAX_VCPU_ID = 128
+KVM_CAP_X2APIC_API = 129
+KVM_CAP_IMMEDIATE_EXIT = 136
+KVM_CAP_NESTED_STATE = 157
+
+KVM_X2APIC_API_USE_32BIT_IDS = 1
+KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 2
+
+KVM_EXIT_UNKNOWN = 0
+KVM_EXIT_EXCEPTION = 1
+KVM_EXIT_IO = 2
+KVM_EXIT_HYPERCALL = 3
+KVM_EXIT_DEBUG = 4
+KVM_EXIT_HLT = 5
+KVM_EXIT_MMIO = 6
+KVM_EXIT_IRQ_WINDOW_OPEN = 7
+KVM_EXIT_SHUTDOWN = 8
+KVM_EXIT_FAIL_ENTRY = 9
+KVM_EXIT_INTR = 10
+KVM_EXIT_SET_TPR = 11
+KVM_EXIT_TPR_ACCESS = 12
+KVM_EXIT_NMI = 16
+KVM_EXIT_INTERNAL_ERROR = 17
+KVM_EXIT_WATCHDOG = 21
+KVM_EXIT_SYSTEM_EVENT = 24
+KVM_EXIT_IOAPIC_EOI = 26
+KVM_EXIT_HYPERV = 27
+KVM_EXIT_X86_RDMSR = 29
+KVM_EXIT_X86_WRMSR = 30
+KVM_EXIT_DIRTY_RING_FULL = 31
+KVM_EXIT_AP_RESET_HOLD = 32
+KVM_EXIT_X86_BUS_LOCK = 33
+KVM_EXIT_XEN = 34
+KVM_EXIT_NOTIFY = 37
+
+KVM_EXIT_IO_IN = 0
+KVM_EXIT_IO_OUT = 1
+
+KVM_INTERNAL_ERROR_EMULATION = 1
+KVM_INTERNAL_ERROR_SIMUL_EX = 2
+KVM_INTERNAL_ERROR_DELIVERY_EV = 3
+KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4
+
+KVM_MP_STATE_RUNNABLE = 0
+KVM_MP_STATE_UNINITIALIZED = 1
+KVM_MP_STATE_INIT_RECEIVED = 2
+KVM_MP_STATE_HALTED = 3
+KVM_MP_STATE_SIPI_RECEIVED = 4
+
+# --- names for messages -----------------------------------------------------------------------
+
+
+def _names(prefix: str, *, without: tuple[str, ...] = ()) -> dict[int, str]:
+    return {
+        value: name
+        for name, value in globals().items()
+        if name.startswith(prefix) and name not in without
+    }
+
+
+EXIT_REASONS = _names("KVM_EXIT_", without=("KVM_EXIT_IO_IN", "KVM_EXIT_IO_OUT"))
+INTERNAL_ERRORS = _names("KVM_INTERNAL_ERROR_")
+IOCTL_NAMES = {value: name for value, name in _names("KVM_").items() if value >> 8 & 0xFF == KVMIO}
+
+
+def exit_reason_name(reason: int) -> str:
+    """The kernel's name of an exit reason; ``"KVM_EXIT_<number>"`` for one unknown here."""
+    return EXIT_REASONS.get(reason, f"KVM_EXIT_{reason}")
+
+
+def ioctl_name(request: int) -> str:
+    """The kernel's name of an ioctl of this module; ``"ioctl 0x<number>"`` for any other."""
+    return IOCTL_NAMES.get(request, f"ioctl {request:#x}")

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kvm, Vm and Vcpu: the three file descriptors of the KVM API, each a context manager.
+
+The kernel opens all of them close-on-exec. They do what setting up a measurement needs and no
+more: they do not allocate guest memory, do not load programs and do not run the measured loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+from types import TracebackType
+from typing import Self
+
+from kickbench.errors import HostError
+from kickbench.kvm import abi, ioctl
+from kickbench.kvm.ioctl import KvmError
+
+DEVICE = "/dev/kvm"
+
+
+class KvmUnavailableError(HostError):
+    """KVM cannot be used on this host: ``problem`` says why not, ``advice`` what to do."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}: {advice}")
+        self.problem = problem
+        self.advice = advice
+
+
+class _Descriptor:
+    """A file descriptor with an owner: closed once, at the end of the ``with`` block at latest."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor. Raises ValueError after :meth:`close`."""
+        if self._fd < 0:
+            raise ValueError(f"this {type(self).__name__} is closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Kvm(_Descriptor):
+    """The KVM device. Raises KvmUnavailableError, with what to do, when it cannot be used."""
+
+    def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
+        super().__init__(-1)  # so that close() is safe when open fails
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise _why_not_opened(os.fspath(path), error) from error
+        try:
+            version = self.api_version()
+        except KvmError as error:
+            self.close()
+            if error.errno in (errno.ENOTTY, errno.EINVAL):
+                raise KvmUnavailableError(
+                    f"{os.fspath(path)} is not a KVM device",
+                    f"remove it and let udev make {DEVICE}",
+                ) from error
+            raise
+        if version != abi.KVM_API_VERSION:
+            self.close()
+            raise KvmUnavailableError(
+                f"{os.fspath(path)} speaks KVM API version {version}, "
+                f"kickbench needs {abi.KVM_API_VERSION}",
+                "update the kernel to 2.6.22 or later",
+            )
+
+    def api_version(self) -> int:
+        """KVM_GET_API_VERSION: 12 since Linux 2.6.22."""
+        return ioctl.call(self.fd, abi.KVM_GET_API_VERSION)
+
+    def check_extension(self, cap: int) -> int:
+        """KVM_CHECK_EXTENSION: 0 when KVM does not have it, else 1 or the extension's value."""
+        return ioctl.call(self.fd, abi.KVM_CHECK_EXTENSION, cap)
+
+    def vcpu_mmap_size(self) -> int:
+        """Bytes that a vCPU's fd maps, struct kvm_run first."""
+        return ioctl.call(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE)
+
+    def create_vm(self) -> Vm:
+        """KVM_CREATE_VM with the default machine type. Raises KvmError."""
+        mmap_size = self.vcpu_mmap_size()
+        return Vm(ioctl.call(self.fd, abi.KVM_CREATE_VM, 0), mmap_size)
+
+
+class Vm(_Descriptor):
+    """A virtual machine without memory, devices or vCPUs until they are added.
+
+    Closing it closes its vCPUs too. Every method raises KvmError.
+    """
+
+    def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
+        super().__init__(fd)
+        self._vcpu_mmap_size = vcpu_mmap_size
+        self._vcpus: list[Vcpu] = []
+
+    def check_extension(self, cap: int) -> int:
+        """As :meth:`Kvm.check_extension`, for this machine (KVM_CAP_CHECK_EXTENSION_VM)."""
+        return ioctl.call(self.fd, abi.KVM_CHECK_EXTENSION, cap)
+
+    def set_memory(self, slot: int, guest_address: int, size: int, host_address: int) -> None:
+        """Back ``size`` bytes of guest-physical memory with this process's memory.
+
+        All three of address, size and host address are multiples of the page size; a size of 0
+        deletes the slot. The memory must outlive the machine.
+        """
+        region = abi.kvm_userspace_memory_region(
+            slot=slot,
+            guest_phys_addr=guest_address,
+            memory_size=size,
+            userspace_addr=host_address,
+        )
+        ioctl.call(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
+
+    def set_tss_addr(self, guest_address: int) -> None:
+        """Where KVM on Intel may keep three pages of its own, below 4 GiB and outside all slots."""
+        ioctl.call(self.fd, abi.KVM_SET_TSS_ADDR, guest_address)
+
+    def set_identity_map_addr(self, guest_address: int) -> None:
+        """Where KVM on Intel may keep one more page; must come before the first vCPU."""
+        ioctl.call(self.fd, abi.KVM_SET_IDENTITY_MAP_ADDR, ctypes.c_uint64(guest_address))
+
+    def create_irqchip(self) -> None:
+        """The in-kernel PIC, IOAPIC and local APICs; must come before the first vCPU."""
+        ioctl.call(self.fd, abi.KVM_CREATE_IRQCHIP)
+
+    def enable_cap(self, cap: int, *args: int) -> None:
+        """KVM_ENABLE_CAP with up to four arguments."""
+        request = abi.kvm_enable_cap(cap=cap)
+        for index, value in enumerate(args):
+            request.args[index] = value
+        ioctl.call(self.fd, abi.KVM_ENABLE_CAP, request)
+
+    def enable_split_irqchip(self, pins: int = 24) -> None:
+        """In-kernel local APICs only, ``pins`` IOAPIC pins in user space; before the first vCPU."""
+        self.enable_cap(abi.KVM_CAP_SPLIT_IRQCHIP, pins)
+
+    def create_vcpu(self, vcpu_id: int) -> Vcpu:
+        """KVM_CREATE_VCPU. With an in-kernel irqchip every vCPU but 0 waits for INIT and SIPI:
+        see :meth:`Vcpu.set_mp_state`."""
+        vcpu = Vcpu(ioctl.call(self.fd, abi.KVM_CREATE_VCPU, vcpu_id), self._vcpu_mmap_size)
+        self._vcpus.append(vcpu)
+        return vcpu
+
+    def close(self) -> None:
+        """Close the vCPUs, then the machine."""
+        for vcpu in self._vcpus:
+            vcpu.close()
+        self._vcpus.clear()
+        super().close()
+
+
+class Vcpu(_Descriptor):
+    """One vCPU and the page it shares with the kernel. Every method raises KvmError.
+
+    The mapping holds a second descriptor, so a vCPU takes two of the process's RLIMIT_NOFILE.
+    """
+
+    def __init__(self, fd: int, mmap_size: int) -> None:
+        super().__init__(fd)
+        self._mmap: mmap.mmap | None = None
+        try:
+            self._mmap = mmap.mmap(fd, mmap_size)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def run(self) -> abi.kvm_run:
+        """A view of struct kvm_run. It keeps the page mapped even after :meth:`close`."""
+        if self._mmap is None:
+            raise ValueError("this Vcpu is closed")
+        return abi.kvm_run.from_buffer(self._mmap)
+
+    @property
+    def run_address(self) -> int:
+        """Address of struct kvm_run, valid until :meth:`close`; what the C loops are given."""
+        return ctypes.addressof(self.run)
+
+    def get_regs(self) -> abi.kvm_regs:
+        """KVM_GET_REGS."""
+        regs = abi.kvm_regs()
+        ioctl.call(self.fd, abi.KVM_GET_REGS, regs)
+        return regs
+
+    def set_regs(self, regs: abi.kvm_regs) -> None:
+        """KVM_SET_REGS. Bit 1 of ``rflags`` must be set."""
+        ioctl.call(self.fd, abi.KVM_SET_REGS, regs)
+
+    def get_sregs(self) -> abi.kvm_sregs:
+        """KVM_GET_SREGS."""
+        sregs = abi.kvm_sregs()
+        ioctl.call(self.fd, abi.KVM_GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: abi.kvm_sregs) -> None:
+        """KVM_SET_SREGS."""
+        ioctl.call(self.fd, abi.KVM_SET_SREGS, sregs)
+
+    def get_mp_state(self) -> int:
+        """KVM_GET_MP_STATE: one of KVM_MP_STATE_*."""
+        state = abi.kvm_mp_state()
+        ioctl.call(self.fd, abi.KVM_GET_MP_STATE, state)
+        return int(state.mp_state)
+
+    def set_mp_state(self, state: int) -> None:
+        """KVM_SET_MP_STATE: RUNNABLE starts a vCPU that would wait for INIT and SIPI."""
+        ioctl.call(self.fd, abi.KVM_SET_MP_STATE, abi.kvm_mp_state(mp_state=state))
+
+    def tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ: the guest's TSC frequency in kHz; 0 when KVM does not know it."""
+        return ioctl.call(self.fd, abi.KVM_GET_TSC_KHZ)
+
+    def set_signal_mask(self, sigset: bytes | None) -> None:
+        """The signals blocked while in KVM_RUN, as the kernel's sigset_t (8 bytes on x86-64,
+        signal n is bit n-1, little-endian); None: leave the thread's mask alone in KVM_RUN."""
+        if sigset is None:
+            ioctl.call(self.fd, abi.KVM_SET_SIGNAL_MASK)
+            return
+        header = bytes(abi.kvm_signal_mask(len=len(sigset)))
+        argument = ctypes.create_string_buffer(header + sigset, len(header) + len(sigset))
+        ioctl.call(self.fd, abi.KVM_SET_SIGNAL_MASK, argument)
+
+    def run_once(self) -> int:
+        """One KVM_RUN; returns the exit reason, KVM_EXIT_INTR when it failed with EINTR.
+
+        For tests and probes: nothing here is fit for timing.
+        """
+        try:
+            ioctl.call(self.fd, abi.KVM_RUN)
+        except KvmError as error:
+            if error.errno == errno.EINTR:
+                return abi.KVM_EXIT_INTR
+            raise
+        return int(self.run.exit_reason)
+
+    def close(self) -> None:
+        """Unmap the page and close the descriptor."""
+        mapping, self._mmap = self._mmap, None
+        if mapping is not None:
+            # Somebody may still hold a view; then the page goes when that view goes.
+            with contextlib.suppress(BufferError):
+                mapping.close()
+        super().close()
+
+
+def _why_not_opened(path: str, error: OSError) -> KvmUnavailableError:
+    in_container = f"in a container, pass the device in (--device {path})"
+    load = (
+        "load KVM (modprobe kvm_intel or modprobe kvm_amd; "
+        "virtualization must be on in the firmware)"
+    )
+    match error.errno:
+        case errno.ENOENT:
+            return KvmUnavailableError(f"{path} does not exist", f"{load};\n{in_container}")
+        case errno.ENODEV | errno.ENXIO:
+            return KvmUnavailableError(f"{path} is there but no driver is behind it", load)
+        case errno.EACCES:
+            join = "join its group (sudo usermod -aG kvm $USER, then log in again)"
+            return KvmUnavailableError(f"no permission to open {path}", f"{join};\n{in_container}")
+        case errno.EPERM:
+            return KvmUnavailableError(f"this sandbox may not open {path}", in_container)
+        case _:
+            return KvmUnavailableError(f"cannot open {path}", f"{error.strerror}")

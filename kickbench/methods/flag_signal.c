@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * flag_signal: a flag, and a signal whose handler does nothing.
+ *
+ * A signal that lands after the flag was read and before KVM_RUN is entered has no effect on
+ * KVM_RUN, and the flag is not read again until the guest exits by itself: the kick is lost. It is
+ * the race that KVM_SET_SIGNAL_MASK and immediate_exit were made for; kept as negative control.
+ */
+#include <kickbench/protocol.h>
+
+static int kb_enter(struct kb_vcpu *v)
+{
+	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+	return 0;
+}
+
+static void kb_leave(struct kb_vcpu *v)
+{
+	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+}
+
+static inline bool kb_before_run(struct kb_vcpu *v)
+{
+	return kb_kick_requested(v);
+}
+
+static inline bool kb_after_run(struct kb_vcpu *v, int error)
+{
+	return error && kb_kick_requested(v);
+}
+
+static void kb_handler(struct kb_vcpu *v)
+{
+	(void)v;
+}
+
+static int kb_kick(struct kb_vcpu *v)
+{
+	kb_request_kick(v);
+	return kb_send_signal(v);
+}
+
+#define KB_PROTOCOL flag_signal
+#include <kickbench/loop.h>

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the built parts of the package are: the engine's library and the guests' images.
+
+They are not in the source tree: the build puts them into the installed package, which in an
+editable install is a second folder of the same package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from kickbench.errors import UsageError
+
+
+def built_file(package_path: Iterable[str], name: str) -> Path:
+    """The file ``name`` of the package with this ``__path__``.
+
+    Raises UsageError when it was not built, which is what running from a bare checkout does.
+    """
+    for folder in package_path:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    raise UsageError(
+        f"{name} is not built: install the package (pip install .) and run kickbench from there,\n"
+        "not `python -m kickbench` from a bare checkout"
+    )

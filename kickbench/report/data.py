@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as the reports need it: its checked folder, its summary, and the curves behind that.
+
+The summary is computed from the tables, so that a page never shows a figure that its tables do not
+have, and so that an unfinished run reads like a finished one. Nothing is drawn or worded here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.summary import histogram_quantiles, summarise
+
+Floats = NDArray[np.float64]
+Summary = dict[str, Any]
+"""A ``summary.json``, or one of its cases; see docs/results.md."""
+
+MOST = 0.99999
+"""The last percentile that is shown. It needs 100,000 exits to exist."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Every timed exit of one method in one case: at ``probability[i]`` lies ``ns[i]``.
+
+    Both rise; ``exits`` says how many there were. ``probability`` ends where fewer than one exit
+    lies above, at the latest at :data:`MOST`.
+    """
+
+    probability: Floats
+    ns: Floats
+    exits: int
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run. ``oversubscribed`` has the ids of cases with more vCPUs than CPUs."""
+
+    reader: RunReader
+    summary: Summary
+    oversubscribed: frozenset[str]
+
+    @classmethod
+    def load(cls, run: Path | str) -> RunData:
+        """Read a run folder. Raises ResultsError, in one line, when it is not a sound one."""
+        reader = RunReader(run)
+        return cls(reader, summarise(reader), _oversubscribed(reader.cases))
+
+    @property
+    def finished(self) -> list[Summary]:
+        """The cases that have figures, in the order of the scenario."""
+        return [case for case in self.summary["cases"] if case["status"] == "ok"]
+
+    def distributions(self, case_id: str) -> dict[str, Distribution]:
+        """By method, the distribution of ns per exit over all processes; no control, none empty."""
+        document = self.reader.case(case_id).document
+        if document is None:
+            return {}
+        table = self.reader.table(case_id, "exit_histograms").combine_chunks()
+        scale = np.full(2**15, np.nan)
+        for process in document["processes"]:
+            scale[process["index"]] = 1e9 / process["clock"]["hz"]
+        ns_per_cycle = scale[table.column("process").to_numpy()]
+        low = table.column("low_cycles").to_numpy() * ns_per_cycle
+        high = table.column("high_cycles").to_numpy() * ns_per_cycle
+        count = table.column("count").to_numpy()
+        usable = (count > 0) & (high > low) & ~np.asarray(table.column("control").to_numpy(), bool)
+        method = np.asarray(table.column("method").to_pylist(), dtype=object)
+        found = {}
+        for name in document["case"]["methods"]:
+            chosen = usable & (method == name)
+            if chosen.any():
+                longest = self._longest(case_id, name)
+                found[name] = _distribution(low[chosen], high[chosen], count[chosen], longest)
+        return found
+
+    def _longest(self, case_id: str, method: str) -> float:
+        for case in self.summary["cases"]:
+            if case["id"] == case_id and method in case["methods"]:
+                longest = case["methods"][method]["ns_per_exit"]["max"]
+                return float("inf") if longest is None else float(longest)
+        return float("inf")
+
+
+def _oversubscribed(cases: tuple[CaseRecord, ...]) -> frozenset[str]:
+    return frozenset(
+        record.id
+        for record in cases
+        if record.document is not None
+        and any(process["oversubscribed"] for process in record.document["processes"])
+    )
+
+
+def _distribution(low: Floats, high: Floats, count: Floats, longest: float) -> Distribution:
+    exits = int(count.sum(dtype=np.float64))
+    last = min(MOST, 1 - 1 / max(exits, 2))
+    # Evenly over the bulk, and then the same number of points for each nine of the tail.
+    nines = 1 - np.geomspace(0.1, 1 - MOST, 41)
+    levels = np.concatenate([np.linspace(0, 0.9, 91)[:-1], nines, [last]])
+    levels = np.unique(levels[levels <= last])
+    values = histogram_quantiles(low, high, count.astype(np.float64), levels.tolist())
+    # A bin's upper part can lie above the longest exit there was.
+    return Distribution(levels, np.minimum(values, longest), exits)

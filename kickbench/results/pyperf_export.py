@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyperf.json: the run as a pyperf suite, for ``python -m pyperf show|stats|hist|compare_to``.
+
+One benchmark per case and method, named "<case id>/<method>"; one pyperf run per worker process;
+one value per round: the method's mean seconds per exit in that round. pyperf compares such values
+unpaired, so it resolves far less than the contrasts in summary.json; the file is for its tools and
+for archives. Format: pyperf's documentation, "pyperf JSON" and "Metadata".
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyperf
+
+from kickbench.results.schema import one_line
+from kickbench.results.store import PYPERF, CaseRecord, RunReader, replace_file
+from kickbench.results.summary import describe, read_rounds
+
+# pyperf's names for what kickbench.host.environment knows.
+_ENVIRONMENT = {
+    "hostname": "hostname",
+    "cpu_model_name": "cpu.model",
+    "cpu_affinity": "cpu.affinity",
+    "cpu_governor": "frequency.governors",
+    "platform": "kernel.release",
+    "kernel_version": "kernel.version",
+    "clocksource": "clocksource.current",
+    "hypervisor": "virtualization.hypervisor",
+    "kickbench_version": "software.kickbench",
+}
+
+
+def export(reader: RunReader) -> pyperf.BenchmarkSuite | None:
+    """The suite of a run; None when no exit was timed, for pyperf has no empty suites."""
+    common = _run_metadata(reader)
+    benchmarks = [
+        benchmark
+        for record in reader.cases
+        if record.document is not None and record.parameters["kind"] == "exits"
+        for benchmark in _benchmarks(reader, record, common)
+    ]
+    return pyperf.BenchmarkSuite(benchmarks) if benchmarks else None
+
+
+def write_pyperf(run: Path | str) -> Path | None:
+    """Write ``pyperf.json`` of a run folder, atomically; None when there is nothing to write."""
+    reader = RunReader(run)
+    suite = export(reader)
+    if suite is None:
+        return None
+    text = io.StringIO()
+    suite.dump(text)
+    path = reader.path / PYPERF
+    replace_file(path, text.getvalue().encode("utf-8", "replace"))
+    return path
+
+
+def _benchmarks(
+    reader: RunReader, record: CaseRecord, common: dict[str, Any]
+) -> list[pyperf.Benchmark]:
+    rounds = read_rounds(reader, record.id)
+    case = _case_metadata(record)
+    benchmarks = []
+    for index, method in enumerate(record.parameters["methods"]):
+        seconds = rounds.ns_per_exit[:, index] / 1e9
+        usable = seconds > 0  # false for NaN: pyperf takes positive values only
+        if not usable.any():
+            continue
+        metadata = {
+            **common,
+            **case,
+            "name": f"{record.id}/{method}",
+            "unit": "second",
+            "kickbench_method": method,
+            # A value is the mean over so many exits: the median round's.
+            "loops": max(1, int(np.median(rounds.exits[usable, index]))),
+        }
+        runs = []
+        for process in np.unique(rounds.process[usable]):
+            chosen = usable & (rounds.process == process)
+            raw = seconds[chosen] * rounds.exits[chosen, index]
+            runs.append(
+                pyperf.Run(
+                    seconds[chosen].tolist(),
+                    metadata={**metadata, "duration": float(raw.sum())},
+                    collect_metadata=False,
+                )
+            )
+        benchmarks.append(pyperf.Benchmark(runs))
+    return benchmarks
+
+
+def _run_metadata(reader: RunReader) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "kickbench_run_id": reader.run_id,
+        "kickbench_scenario": reader.scenario_name,
+        # pyperf's dates have no zone; this one is UTC.
+        "date": reader.manifest["created_utc"].removesuffix("Z").replace("T", " "),
+    }
+    if reader.manifest["emulated"]:
+        found["kickbench_emulated_by"] = reader.manifest["emulated_by"] or "unknown"
+    for name, place in _ENVIRONMENT.items():
+        found[name] = _look_up(reader.environment, place)
+    return _plain(found)
+
+
+def _case_metadata(record: CaseRecord) -> dict[str, Any]:
+    parameters = record.parameters
+    rate = parameters["exit_rate_hz"]
+    return _plain(
+        {
+            "description": describe(parameters),
+            "kickbench_vcpus": parameters["vcpus"],
+            "kickbench_placement": parameters["placement"]["name"],
+            "kickbench_program": parameters.get("program"),
+            "kickbench_exit_rate_hz": "max" if rate is None else rate,
+        }
+    )
+
+
+def _look_up(environment: dict[str, Any], place: str) -> Any:
+    value: Any = environment
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """What pyperf takes: numbers, and strings that are one line and not empty."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            value = ", ".join(str(item) for item in value)
+        clean = one_line(value) if isinstance(value, str) else value
+        if clean is not None and clean != "" and isinstance(clean, int | float | str):
+            plain[name] = clean
+    return plain

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: Apache-2.0
+"""summary.json: what a run found, as the contract that scripts, ``show`` and the report rely on.
+
+Everything is computed from the blocks and the histograms, which cover every exit; the raw samples
+are not read, so a run's summary costs the same however many of them are stored. A number that does
+not exist (no exit happened, one round only) is null. The estimates themselves are those of
+:mod:`kickbench.stats.contrasts`; nothing here decides what is worth showing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.schema import SCHEMA, dump_json
+from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
+from kickbench.stats.contrasts import (
+    Interval,
+    family_confidence,
+    paired_contrast,
+    running_interval,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CONFIDENCE = 0.95
+
+# The columns of blocks that say what disturbed a measurement, summed per method.
+DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Per-round values of one case of the kind exits, one row per round in time order.
+
+    Columns are the case's methods in order, then the A/A control. ``process`` has the process of
+    each row; values are NaN where no exit happened. ``exits`` counts timed exits.
+    """
+
+    process: Ints
+    ns_per_exit: Floats
+    cpu_ns_per_exit: Floats
+    exits: Floats
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks table as arrays; ``entry`` is the method's index, or the control's, or -1."""
+
+    entry: Ints
+    ns_per_cycle: Floats
+    columns: dict[str, Ints]
+
+
+def summarise(reader: RunReader) -> dict[str, Any]:
+    """The summary of a run, in the shape of ``summary.json`` (see docs/results.md)."""
+    cases = [_summarise_case(reader, record) for record in reader.cases]
+    _judge_controls([case for case, _ in cases], [control for _, control in cases])
+    return {
+        "schema": SCHEMA,
+        "run_id": reader.run_id,
+        "scenario": reader.scenario_name,
+        "created_utc": reader.manifest["created_utc"],
+        "complete": reader.complete,
+        "emulated": reader.manifest["emulated"],
+        "emulated_by": reader.manifest["emulated_by"],
+        "environment": reader.environment,
+        "cases": [case for case, _ in cases],
+    }
+
+
+def write_summary(run: Path | str) -> dict[str, Any]:
+    """Write ``summary.json`` of a run folder, atomically, and return it."""
+    reader = RunReader(run)
+    summary = summarise(reader)
+    replace_file(reader.path / SUMMARY, dump_json(summary))
+    return summary
+
+
+def read_rounds(reader: RunReader, case_id: str) -> Rounds:
+    """The per-round times of a finished case of the kind exits, for plots and exports."""
+    record = reader.case(case_id)
+    columns = ["process", "round", "method", "control"]
+    columns += ["exits", "timed_exits", "timed_cycles", "cpu_ns"]
+    return _rounds(_read_blocks(reader, record, columns), len(record.parameters["methods"]))
+
+
+# --- one case ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Control:
+    """What is kept of a case's A/A control until the number of all controls is known."""
+
+    differences: list[Floats]
+
+
+def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], _Control]:
+    parameters = record.parameters
+    document = record.document or {}
+    summary: dict[str, Any] = {
+        "id": record.id,
+        "title": describe(parameters),
+        "kind": parameters["kind"],
+        "status": record.status,
+        "reason": record.reason,
+        "vcpus": parameters["vcpus"],
+        "placement": parameters["placement"]["name"],
+        "placement_spec": parameters["placement"],
+        "exit_rate_hz": parameters["exit_rate_hz"],
+        "program": parameters.get("program"),
+        "irqchip": parameters.get("irqchip"),
+        "arrival": parameters.get("arrival"),
+        "baseline": parameters["baseline"],
+        "seconds": document.get("seconds"),
+        "stopped_by": document.get("stopped_by"),
+        "warnings": _collect_warnings(document),
+        "precision": parameters.get("precision"),
+        "relative_half_width": None,
+        "precision_reached": None,
+        "methods": {},
+        "contrasts": [],
+        "control": {"diff": None, "ci95": None, "ci_family": None, "ok": None, "rounds": 0},
+    }
+    control = _Control([])
+    if record.document is not None:
+        fill, control = _SUMMARISERS[parameters["kind"]](reader, record)
+        summary |= fill
+    return summary, control
+
+
+def describe(parameters: dict[str, Any]) -> str:
+    """A case in a few words, e.g. "pm_timer, 2 vCPUs, local, full speed"."""
+    vcpus, rate = parameters["vcpus"], parameters["exit_rate_hz"]
+    speed = "full speed"
+    if rate is not None:
+        speed = f"{rate:,.10g} exits/s per vCPU"
+        if parameters.get("arrival"):
+            speed += f", {parameters['arrival']}"
+    words = [
+        parameters.get("program"),
+        f"{vcpus} vCPU" + ("" if vcpus == 1 else "s"),
+        parameters["placement"]["name"],
+        speed,
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def _collect_warnings(document: dict[str, Any]) -> list[str]:
+    found: dict[str, None] = {}
+    for process in document.get("processes", ()):
+        found.update(dict.fromkeys(process["warnings"]))
+    return list(found)
+
+
+def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], _Control]:
+    parameters = record.parameters
+    methods: list[str] = parameters["methods"]
+    baseline = methods.index(parameters["baseline"])
+    seed = int(parameters.get("seed", 0))
+    blocks = _read_blocks(reader, record)
+    rounds = _rounds(blocks, len(methods))
+    quantiles = _read_quantiles(reader, record)
+    statistics = {
+        method: _method_statistics(blocks, index, quantiles[index])
+        for index, method in enumerate(methods)
+    }
+    contrasts: list[dict[str, Any]] = []
+    for index, method in enumerate(methods):
+        if index == baseline:
+            continue
+        for metric, values in (
+            ("ns_per_exit", rounds.ns_per_exit),
+            ("cpu_ns_per_exit", rounds.cpu_ns_per_exit),
+        ):
+            differences = _differences(rounds.process, values, index, baseline)
+            contrasts.append(
+                {
+                    "method": method,
+                    "baseline": methods[baseline],
+                    "metric": metric,
+                    **_contrast(
+                        differences,
+                        paired_contrast(differences, confidence=CONFIDENCE, seed=seed)
+                        if differences
+                        else None,
+                        len(rounds.process),
+                    ),
+                }
+            )
+    differences = _differences(rounds.process, rounds.ns_per_exit, len(methods), baseline)
+    control = _contrast(
+        differences, _control_interval(differences, CONFIDENCE), len(rounds.process)
+    )
+    width = _relative_half_width(contrasts, statistics[methods[baseline]]["ns_per_exit"]["mean"])
+    target = parameters.get("precision")
+    return {
+        "methods": statistics,
+        "contrasts": contrasts,
+        "control": {**control, "ci_family": None, "ok": None},
+        "relative_half_width": width,
+        "precision_reached": None if width is None or target is None else width <= target,
+    }, _Control(differences)
+
+
+# The table of kinds: each fills in "methods", "contrasts", "control" and the precision keys.
+_SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], _Control]]] = {
+    "exits": _summarise_exits,
+}
+
+
+# --- blocks and rounds -------------------------------------------------------------------------
+
+
+def _read_blocks(
+    reader: RunReader, record: CaseRecord, columns: Sequence[str] | None = None
+) -> _Blocks:
+    methods: list[str] = record.parameters["methods"]
+    document = record.document or {}
+    table = reader.table(record.id, "blocks", columns).combine_chunks()
+    arrays = {
+        name: table.column(name).to_numpy().astype(np.int64)
+        for name in table.column_names
+        if name not in ("method", "control")
+    }
+    entry = _entries(
+        table.column("method"), table.column("control"), methods, record.parameters["baseline"]
+    )
+    return _Blocks(entry, _ns_per_cycle(document, arrays["process"]), arrays)
+
+
+def _entries(method: Any, control: Any, methods: list[str], baseline: str) -> Ints:
+    """Per row the index of the method, ``len(methods)`` for the control, -1 for neither."""
+    is_control = np.asarray(control.to_numpy(), np.bool_)
+    chunks = method.chunks
+    if not chunks:
+        return np.empty(0, np.int64)
+    names = chunks[0].dictionary.to_pylist()  # one dictionary: the reader has unified them
+    index_of = np.array([methods.index(name) for name in names], np.int64)
+    entry = np.concatenate([index_of[chunk.indices.to_numpy()] for chunk in chunks])
+    as_control = np.where(entry == methods.index(baseline), len(methods), -1)
+    return np.where(is_control, as_control, entry)
+
+
+def _ns_per_cycle(document: dict[str, Any], process: Ints) -> Floats:
+    """Nanoseconds per cycle for every row, each by the clock of its own process."""
+    scale = np.full(2**15, np.nan)
+    for item in document["processes"]:
+        scale[item["index"]] = 1e9 / item["clock"]["hz"]
+    return scale[process]
+
+
+def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
+    columns = blocks.columns
+    width = n_methods + 1
+    keys, row = np.unique(columns["process"] * 2**32 + columns["round"], return_inverse=True)
+    known = blocks.entry >= 0
+    cell = row[known] * width + blocks.entry[known]
+
+    def total(values: Floats | Ints) -> Floats:
+        weights = values[known].astype(np.float64)
+        sums: Floats = np.bincount(cell, weights, len(keys) * width).astype(np.float64)
+        return sums.reshape(len(keys), width)
+
+    cpu_ns = columns["cpu_ns"]
+    exits = total(columns["timed_exits"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Sums of integers before the division: exact, in whatever order the rows are.
+        scale = _first_of_rows(blocks.ns_per_cycle, row, len(keys))[:, np.newaxis]
+        ns_per_exit = np.where(exits > 0, total(columns["timed_cycles"]) / exits * scale, np.nan)
+        all_exits = total(columns["exits"])
+        unknown = total((cpu_ns < 0).astype(np.int64)) > 0
+        cpu_ns_per_exit = np.where(
+            (all_exits > 0) & ~unknown, total(np.maximum(cpu_ns, 0)) / all_exits, np.nan
+        )
+    return Rounds(keys >> 32, ns_per_exit, cpu_ns_per_exit, exits)
+
+
+def _first_of_rows(values: Floats, row: NDArray[np.intp], n_rows: int) -> Floats:
+    result = np.full(n_rows, np.nan)
+    result[row] = values
+    return result
+
+
+def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> list[Floats]:
+    """Per process, the differences of the rounds in which both had exits.
+
+    A process with only one such round is left out: a single value has no spread.
+    """
+    difference = values[:, entry] - values[:, baseline]
+    usable = np.isfinite(difference)
+    difference, process = difference[usable], process[usable]
+    starts = np.flatnonzero(np.diff(process)) + 1
+    return [part for part in np.split(difference, starts) if len(part) > 1]
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+def _number(value: float) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return _number(numerator / denominator) if denominator > 0 else None
+
+
+def _control_interval(differences: list[Floats], confidence: float) -> Interval | None:
+    """The A/A control's interval: both entries are one method, so that processes cannot differ."""
+    return running_interval(differences, confidence=confidence) if differences else None
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return None
+    return [float(interval.low), float(interval.high)]
+
+
+def _contrast(
+    differences: list[Floats], interval: Interval | None, n_rounds: int
+) -> dict[str, Any]:
+    used = sum(len(part) for part in differences)
+    return {
+        "diff": None if interval is None else _number(interval.estimate),
+        "ci95": _bounds(interval),
+        "rounds": used,
+        "rounds_without_exits": n_rounds - used,
+    }
+
+
+def _relative_half_width(contrasts: list[dict[str, Any]], baseline: float | None) -> float | None:
+    """Half the width of the widest interval of ns_per_exit, relative to the baseline's mean."""
+    widths = [c["ci95"] for c in contrasts if c["metric"] == "ns_per_exit"]
+    if not widths or not baseline or any(ci is None for ci in widths):
+        return None
+    return _number(max((high - low) / 2 for low, high in widths) / baseline)
+
+
+def _judge_controls(cases: list[dict[str, Any]], controls: list[_Control]) -> None:
+    """Fill in "ok" and "ci_family" of every case that has a control.
+
+    With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
+    (Šidák) so that over all of the run together a false alarm happens in 5 % of runs.
+    """
+    family = [i for i, case in enumerate(cases) if case["control"]["ci95"] is not None]
+    for index in family:
+        confidence = family_confidence(CONFIDENCE, len(family))
+        bounds = _bounds(_control_interval(controls[index].differences, confidence))
+        cases[index]["control"]["ci_family"] = bounds
+        if bounds is not None:
+            cases[index]["control"]["ok"] = bounds[0] <= 0 <= bounds[1]
+
+
+def _method_statistics(
+    blocks: _Blocks, entry: int, quantiles: dict[str, float | None]
+) -> dict[str, Any]:
+    """The figures of one method over all its blocks; the control's blocks are not among them."""
+    chosen = blocks.entry == entry
+    columns = {name: values[chosen] for name, values in blocks.columns.items()}
+    scale = blocks.ns_per_cycle[chosen]
+    exits = float(columns["exits"].sum(dtype=np.float64))
+    timed = float(columns["timed_exits"].sum(dtype=np.float64))
+    n_vcpus = len(np.unique(columns["vcpu"]))
+    elapsed_s = float((columns["elapsed_cycles"] * scale).sum()) / 1e9
+    longest = (columns["max_cycles"] * scale)[columns["timed_exits"] > 0]
+    maximum = _number(longest.max()) if len(longest) else None
+    cpu_ns = columns["cpu_ns"]
+    return {
+        # The sum over the vCPUs of exits, by the mean over the vCPUs of time.
+        "exits_per_second": _ratio(exits * n_vcpus, elapsed_s),
+        "ns_per_exit": {
+            # A bin's upper part can lie above the largest value there was.
+            **{
+                name: value if value is None or maximum is None else min(value, maximum)
+                for name, value in quantiles.items()
+            },
+            "max": maximum,
+            "mean": _ratio(float((columns["timed_cycles"] * scale).sum()), timed),
+        },
+        "cpu_ns_per_exit": None
+        if (cpu_ns < 0).any()
+        else _ratio(float(cpu_ns.sum(dtype=np.float64)), exits),
+        "n": int(timed),
+        "disturbances": {name: _total(columns[name]) for name in DISTURBANCES},
+    }
+
+
+def _total(values: Ints) -> int | None:
+    """The sum, null when -1 says that a value is not known."""
+    return None if (values < 0).any() else int(values.sum(dtype=np.float64))
+
+
+# --- histograms --------------------------------------------------------------------------------
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, float | None]]:
+    """Per method (not the control) the quantiles of ns per exit over all processes."""
+    methods: list[str] = record.parameters["methods"]
+    table = reader.table(record.id, "exit_histograms").combine_chunks()
+    process = table.column("process").to_numpy().astype(np.int64)
+    scale = _ns_per_cycle(record.document or {}, process)
+    entry = _entries(
+        table.column("method"), table.column("control"), methods, record.parameters["baseline"]
+    )
+    low = table.column("low_cycles").to_numpy() * scale
+    high = table.column("high_cycles").to_numpy() * scale
+    count = table.column("count").to_numpy().astype(np.float64)
+    result = []
+    for index in range(len(methods)):
+        chosen = (entry == index) & (count > 0) & (high > low)
+        values = histogram_quantiles(
+            low[chosen], high[chosen], count[chosen], list(QUANTILES.values())
+        )
+        result.append({name: _number(value) for name, value in zip(QUANTILES, values, strict=True)})
+    return result
+
+
+def histogram_quantiles(
+    low: Floats, high: Floats, count: Floats, levels: Sequence[float]
+) -> Floats:
+    """Quantiles of a histogram, its values spread evenly within each bin.
+
+    Bins [low, high) may overlap (those of processes with different clocks do). NaN for all when
+    there are no counts.
+    """
+    if not len(low):
+        return np.full(len(levels), np.nan)
+    # The distribution function is piecewise linear: its slope rises at each lower edge and falls
+    # at each upper one.
+    slope = count / (high - low)
+    edges, place = np.unique(np.concatenate([low, high]), return_inverse=True)
+    slopes = np.cumsum(
+        np.bincount(place, weights=np.concatenate([slope, -slope]), minlength=len(edges))
+    )
+    rising = np.maximum(slopes[:-1], 0) * np.diff(edges)
+    cumulative = np.concatenate([[0.0], np.cumsum(rising)])
+    wanted = np.asarray(levels) * cumulative[-1]
+    return np.asarray(np.interp(wanted, cumulative, edges), np.float64)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Parquet tables of a results folder: every column with its type, unit and meaning.
+
+:data:`TABLES` is the one place that defines them. A new table is one entry there and its name in
+the kinds that write it; the store, the reader's checks and the reference in ``docs/results.md``
+(which a test compares) follow. This module also turns the worker's plain numpy arrays into those
+tables. It does not touch the disk, except for reading one worker's ``.npy`` file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kickbench.errors import MeasurementError
+
+# Parquet gives dictionary indices back as int32, whatever was written.
+METHOD_TYPE = pa.dictionary(pa.int32(), pa.string())
+
+# The largest number that a float64 holds exactly; sums are taken in float64.
+LARGEST = 2**53
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown")."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    doc: str
+    minimum: int = 0
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field, not nullable, with unit and doc as its metadata."""
+        metadata = {"unit": self.unit, "doc": self.doc}
+        return pa.field(self.name, self.type, nullable=False, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Parquet table. ``max_rows`` bounds what a reader accepts from a stranger's folder."""
+
+    name: str
+    doc: str
+    kinds: tuple[str, ...]
+    max_rows: int
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema; units and docs are in the metadata of its fields."""
+        return pa.schema(
+            [column.field for column in self.columns], metadata={"doc": self.doc, "schema": "1"}
+        )
+
+
+_PROCESS = Column("process", pa.int16(), "", "index of the worker process within the case")
+_ROUND = Column("round", pa.int32(), "", "index of the round within the process")
+_METHOD = Column("method", METHOD_TYPE, "", "id of the kick protocol")
+_CONTROL = Column(
+    "control", pa.bool_(), "", "true for the baseline's second entry, the A/A control"
+)
+_VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        Table(
+            name="blocks",
+            doc="one row per process, round, position in the round, and vCPU",
+            kinds=("exits",),
+            max_rows=2**25,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                Column("position", pa.int16(), "", "place of the block within its round"),
+                _METHOD,
+                _CONTROL,
+                _VCPU,
+                Column("cpu", pa.int32(), "", "CPU at the end of the block; -1 unknown", -1),
+                Column("exits", pa.int64(), "exits", "returns of KVM_RUN in the block"),
+                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+                Column("timed_exits", pa.int64(), "exits", "exits that have a time"),
+                Column(
+                    "timed_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "sum of their times: from return to return of KVM_RUN at full speed, "
+                    "the guest's own round trips when paced",
+                ),
+                Column("max_cycles", pa.int64(), "cycles", "the longest of them"),
+                Column("cpu_ns", pa.int64(), "ns", "CPU time of the vCPU thread; -1 unknown", -1),
+                Column(
+                    "run_delay_ns",
+                    pa.int64(),
+                    "ns",
+                    "time the thread was runnable but waited for a CPU; -1 unknown",
+                    -1,
+                ),
+                Column("voluntary_switches", pa.int32(), "", "context switches: it slept"),
+                Column("involuntary_switches", pa.int32(), "", "context switches: preempted"),
+                Column("migrations", pa.int32(), "", "moves to another CPU; -1 unknown", -1),
+                Column("steal_ns", pa.int64(), "ns", "steal time of its CPU; -1 unknown", -1),
+                Column("rescues", pa.int32(), "", "kicks that had to be repeated to end the block"),
+                Column("unsampled", pa.int64(), "exits", "exits that did not fit the raw buffer"),
+            ),
+        ),
+        Table(
+            name="exit_histograms",
+            doc="distribution of every timed exit, one row per process, method and bin that is "
+            "not empty",
+            kinds=("exits",),
+            max_rows=2**24,
+            columns=(
+                _PROCESS,
+                _METHOD,
+                _CONTROL,
+                Column("low_cycles", pa.uint32(), "cycles", "lower edge of the bin, inclusive"),
+                Column("high_cycles", pa.uint64(), "cycles", "upper edge of the bin, exclusive"),
+                Column("count", pa.int64(), "exits", "timed exits in the bin"),
+            ),
+        ),
+        Table(
+            name="exit_samples",
+            doc="raw times of single exits, of whole rounds, evenly decimated to the sample budget",
+            kinds=("exits",),
+            max_rows=2**31,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _METHOD,
+                _CONTROL,
+                _VCPU,
+                Column("cycles", pa.uint32(), "cycles", "time of one exit, in order of happening"),
+            ),
+        ),
+    )
+}
+
+
+def tables_of(kind: str) -> tuple[Table, ...]:
+    """The tables that a finished case of ``kind`` has; empty for a kind that is not known."""
+    return tuple(table for table in TABLES.values() if kind in table.kinds)
+
+
+def from_worker(
+    name: str,
+    array: NDArray[np.void],
+    *,
+    entries: Sequence[Mapping[str, Any]],
+    process: int,
+) -> pa.Table:
+    """Turn one worker's structured array into the Arrow table ``name``.
+
+    The array has the table's columns, but ``entry`` (an index into ``entries``, each with "method"
+    and "control") in place of ``method`` and ``control``, and no ``process``. Further fields are
+    ignored. Raises MeasurementError when a field is missing or a value does not fit.
+    """
+    table = TABLES[name]
+    fields = array.dtype.names or ()
+    wanted = {c.name for c in table.columns} - {"process", "method", "control"} | {"entry"}
+    missing = sorted(wanted - set(fields))
+    if missing or array.ndim != 1:
+        what = f"without {', '.join(missing)}" if missing else f"of {array.ndim} dimensions"
+        raise MeasurementError(f"worker {process} returned the table {name} {what}")
+    entry = np.ascontiguousarray(array["entry"]).astype(np.int64)
+    if len(entry) and not 0 <= entry.min() <= entry.max() < len(entries):
+        raise MeasurementError(
+            f"worker {process} returned the table {name} with an entry outside its schedule"
+        )
+    methods = list(dict.fromkeys(str(item["method"]) for item in entries))
+    method_of = np.array([methods.index(str(item["method"])) for item in entries], np.int32)
+    control_of = np.array([bool(item["control"]) for item in entries], np.bool_)
+
+    def column(spec: Column) -> pa.Array:
+        if spec.name == "process":
+            return pa.array(np.full(len(array), process, np.int16))
+        if spec.name == "method":
+            return pa.DictionaryArray.from_arrays(pa.array(method_of[entry]), pa.array(methods))
+        if spec.name == "control":
+            return pa.array(control_of[entry])
+        try:
+            return pa.array(np.ascontiguousarray(array[spec.name])).cast(spec.type)
+        except pa.ArrowException as error:
+            raise MeasurementError(
+                f"worker {process} returned the table {name} with a bad {spec.name}: {error}"
+            ) from None
+
+    return pa.Table.from_arrays([column(spec) for spec in table.columns], schema=table.schema)
+
+
+def combine(tables: Sequence[pa.Table]) -> pa.Table:
+    """Put the same table of several processes one below the other (at least one)."""
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def load_worker_array(path: Path) -> NDArray[np.void]:
+    """Read a worker's ``.npy`` file, never a pickle. Raises MeasurementError when it is damaged."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MeasurementError(f"cannot read the worker's result {path}: {error}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.names is None:
+        raise MeasurementError(f"the worker's result {path} is not a structured array")
+    return array

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process, as the runner holds it: started on the right CPU, heard, stopped, never lost.
+
+What the worker does is :mod:`kickbench.run.worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from kickbench.errors import MeasurementError, StorageError
+
+# The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
+# stuck take their time, a worker that is silent for longer hangs.
+SILENCE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def _running_on(cpus: Collection[int] | None) -> Iterator[None]:
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class WorkerProcess:
+    """Runs one order (text, one line) in a process of its own. A context manager: none is left.
+
+    ``creator_cpus`` is where this process stands while it creates the worker: that decides the
+    node of the worker's ``sighand_struct``, and with it of siglock (kernel/fork.c, copy_sighand).
+    Raises MeasurementError when the worker dies, hangs or says that it failed, StorageError when
+    it could not write.
+    """
+
+    def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
+        with _running_on(creator_cpus):
+            # -P: a folder named kickbench in the current directory is not the installed package.
+            # A session of its own: Ctrl-C on the terminal is for the runner to act on.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "kickbench.run.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+        self._tail = b""
+        self._send(order + "\n")
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def messages(self, silence_seconds: float = SILENCE_SECONDS) -> Iterator[dict[str, Any]]:
+        """What the worker says, as it says it, until it is done."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            heard = time.monotonic()
+            while True:
+                left = heard + silence_seconds - time.monotonic()
+                if left <= 0:
+                    raise MeasurementError(
+                        f"the worker process did not answer for {silence_seconds:.0f} s "
+                        "and was killed"
+                    )
+                if not selector.select(left):
+                    continue
+                data = os.read(descriptor, 1 << 16)
+                if not data:
+                    self._check_end()
+                    return
+                heard = time.monotonic()
+                *lines, self._tail = (self._tail + data).split(b"\n")
+                for line in lines:
+                    message: dict[str, Any] = json.loads(line)
+                    if message["event"] == "failed":
+                        error = StorageError if message.get("storage") else MeasurementError
+                        raise error(message["reason"])
+                    yield message
+
+    def ask_to_stop(self) -> None:
+        """Let the worker end after its current round."""
+        self._send("stop\n")
+
+    def close(self) -> None:
+        """Kill the worker if it still runs, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                # What the worker had not read before it ended goes nowhere.
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, text: str) -> None:
+        assert self._process.stdin is not None
+        # When it has ended, messages() says how.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(text.encode())
+            self._process.stdin.flush()
+
+    def _check_end(self) -> None:
+        code = self._process.wait()
+        if code == 0:
+            return
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        else:
+            self._stderr.seek(0)
+            last = self._stderr.read()[-4000:].strip().rpartition("\n")[2]
+            how = f"ended with status {code}" + (f": {last}" if last else "")
+        raise MeasurementError(f"the worker process {how}")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user sees while a run goes: a live display on a terminal, plain lines elsewhere.
+
+Both go to standard error, so that standard output has the answer alone. They redraw rarely: the
+display runs on a CPU of the host that is being measured.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kickbench.run.plan import Planned
+from kickbench.run.runner import Estimate, Observer
+from kickbench.scenario.cases import Case
+
+# Starting a worker, building its VM, storing the case: what a process costs beside its measuring.
+PROCESS_SECONDS = 0.7
+REFRESH_HZ = 2
+PLAIN_SECONDS = 10.0
+
+
+def describe(estimates: Sequence[Estimate]) -> str:
+    """The running estimate in words: ``sigmask - immediate_exit +121 ± 8 ns per exit``."""
+    return ", ".join(
+        f"{e.method} - {e.baseline} {e.interval.estimate:+.0f} ± {e.interval.half_width:.0f} ns"
+        for e in estimates
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: ``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class _Times:
+    """At most how long a run still takes: every case may use up its max_seconds."""
+
+    def __init__(self, todo: Sequence[Case]) -> None:
+        self._cost = {case.id: case.max_seconds + case.processes * PROCESS_SECONDS for case in todo}
+        self.total = sum(self._cost.values())
+        self._case_spent = 0.0
+
+    def advance(self, case: Case, spent_seconds: float) -> None:
+        self._case_spent = min(spent_seconds, self._cost[case.id])
+
+    def end(self, case: Case) -> None:
+        del self._cost[case.id]
+        self._case_spent = 0.0
+
+    @property
+    def left(self) -> float:
+        return sum(self._cost.values()) - self._case_spent
+
+
+def _begin(folder: Path, cases: Sequence[Planned], todo: Sequence[Case], left: float) -> str:
+    skipped = sum(item.skip is not None for item in cases)
+    aside = f", {skipped} skipped" if skipped else ""
+    return f"{len(todo)} cases to measure{aside}, at most {duration(left)}; results go to {folder}"
+
+
+class PlainProgress:
+    """One line when a case begins and ends, and one in a while."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._number = 0
+
+    def planned(self, folder: Path, cases: Sequence[Planned], todo: Sequence[Case]) -> None:
+        self._times = _Times(todo)
+        self._count = len(todo)
+        self._print(_begin(folder, cases, todo, self._times.left))
+
+    def case_begins(self, case: Case) -> None:
+        self._number += 1
+        self._estimates: Sequence[Estimate] = ()
+        self._rounds = 0
+        self._last = time.monotonic()
+        left = duration(self._times.left)
+        self._print(f"[{self._number}/{self._count}] {case.id}: at most {left} left")
+
+    def case_advances(
+        self, case: Case, spent_seconds: float, rounds: int, estimates: Sequence[Estimate]
+    ) -> None:
+        self._times.advance(case, spent_seconds)
+        self._estimates, self._rounds = estimates, rounds
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self._print(f"  {rounds} rounds: {describe(estimates)}")
+
+    def case_ends(self, case: Case, status: str, reason: str | None) -> None:
+        self._times.end(case)
+        result = describe(self._estimates) if status == "ok" else reason
+        self._print(f"  {status}, {self._rounds} rounds: {result}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """A bar over the whole run, and below it the case at hand with its running estimate."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def planned(self, folder: Path, cases: Sequence[Planned], todo: Sequence[Case]) -> None:
+        self._times = _Times(todo)
+        self._progress.console.print(escape(_begin(folder, cases, todo, self._times.left)))
+        self._bar = self._progress.add_task("", total=self._times.total, left="")
+        self._count = len(todo)
+        self._number = 0
+
+    def case_begins(self, case: Case) -> None:
+        self._number += 1
+        self._show(case, 0, ())
+
+    def case_advances(
+        self, case: Case, spent_seconds: float, rounds: int, estimates: Sequence[Estimate]
+    ) -> None:
+        self._times.advance(case, spent_seconds)
+        self._last = describe(estimates)
+        self._show(case, rounds, estimates)
+
+    def case_ends(self, case: Case, status: str, reason: str | None) -> None:
+        self._times.end(case)
+        self._progress.update(self._bar, completed=self._times.total - self._times.left)
+        result = self._last if status == "ok" else f"{status}: {reason}"
+        self._progress.console.print(escape(f"{case.id}: {result}"))
+
+    def _show(self, case: Case, rounds: int, estimates: Sequence[Estimate]) -> None:
+        text = f"{self._number}/{self._count} {case.id}, {rounds} rounds\n{describe(estimates)}"
+        self._progress.update(
+            self._bar,
+            description=escape(text),
+            completed=self._times.total - self._times.left,
+            left=f"at most {duration(self._times.left)} left",
+        )
+
+    _last = ""
+
+
+def observer() -> tuple[Observer, AbstractContextManager[object]]:
+    """The display that fits standard error, and the context in which it is shown."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return PlainProgress(), nullcontext()
+    progress = Progress(
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}"),
+        console=console,
+        refresh_per_second=REFRESH_HZ,
+        transient=True,
+    )
+    return LiveProgress(progress), progress

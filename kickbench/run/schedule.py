@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who runs when: the participants of a round, their order, and how long a block is.
+
+Pure computation on a case; standard library and numpy only (the worker imports it).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kickbench.guest.loader import MAX_GAPS
+from kickbench.scenario.cases import Case
+
+MIN_BLOCK_NS = 4_000_000
+MAX_BLOCK_NS = 250_000_000
+MIN_WARMUP_NS = 300_000
+# One turn of CPU time for a thread that shares its CPU: a scheduler slice, rounded up.
+SLICE_NS = 4_000_000
+# What a paced guest should get done in a block, and before it is recorded.
+PACED_EXITS_PER_BLOCK = 200
+PACED_EXITS_OF_WARMUP = 10
+# Room for samples is laid out for this rate on each CPU, some times what hardware can do.
+MAX_EXITS_PER_CPU_HZ = 4_000_000
+MIN_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A participant of the schedule: a method, or the baseline's second self (the A/A control)."""
+
+    method: str
+    control: bool
+
+
+def entries(case: Case) -> list[Entry]:
+    """The participants: each method once, and the baseline once more as the A/A control."""
+    return [*(Entry(method, False) for method in case.methods), Entry(case.baseline, True)]
+
+
+def generator(case: Case, process: int) -> np.random.Generator:
+    """The random stream of one process of one case; the same for the same scenario and seed."""
+    return np.random.default_rng([case.seed, zlib.crc32(case.id.encode()), process])
+
+
+def round_order(n_entries: int, rng: np.random.Generator) -> list[int]:
+    """The entries in random order, then in the reverse of it.
+
+    Each entry's two positions have the same mean, so a drift that is linear over the round adds
+    the same to all of them (ABBA, for any number of entries).
+    """
+    order = [int(entry) for entry in rng.permutation(n_entries)]
+    return order + order[::-1]
+
+
+def threads_per_cpu(vcpu_cpus: list[list[int]]) -> float:
+    """vCPU threads to one CPU: above 1 they take turns."""
+    return len(vcpu_cpus) / len({cpu for cpus in vcpu_cpus for cpu in cpus})
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a case is cut into blocks. ``samples_capacity`` is per vCPU and round."""
+
+    warmup_ns: int
+    block_ns: int
+    samples_capacity: int
+
+    @classmethod
+    def of(cls, case: Case, vcpu_cpus: list[list[int]]) -> Timing:
+        """Blocks as short as they can be (drift hurts less), and long enough to mean something.
+
+        That is: some turns for each thread where threads share CPUs, and some exits where the
+        guest paces itself.
+        """
+        crowd = max(1.0, threads_per_cpu(vcpu_cpus))
+        sharing = crowd > 1
+        warmup_ns = MIN_WARMUP_NS + (SLICE_NS if sharing else 0)
+        block_ns = MIN_BLOCK_NS + (int(3 * crowd * SLICE_NS) if sharing else 0)
+        if case.exit_rate_hz is not None:
+            warmup_ns = max(warmup_ns, int(PACED_EXITS_OF_WARMUP / case.exit_rate_hz * 1e9))
+            block_ns = max(block_ns, int(PACED_EXITS_PER_BLOCK / case.exit_rate_hz * 1e9))
+        block_ns = min(block_ns, MAX_BLOCK_NS)
+        if case.block_ms is not None:
+            block_ns = int(case.block_ms * 1e6)
+        blocks = 2 * len(entries(case))
+        capacity = int(blocks * block_ns / 1e9 * MAX_EXITS_PER_CPU_HZ / crowd)
+        return cls(min(warmup_ns, MAX_BLOCK_NS), block_ns, max(capacity, MIN_SAMPLES))
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """What a guest needs to pace itself; see :class:`kickbench.guest.loader.Guest`."""
+
+    gaps_cycles: list[int]
+    first_gaps: list[int]
+    ring_entries: int
+
+    @classmethod
+    def of(cls, case: Case, timing: Timing, tsc_hz: float, rng: np.random.Generator) -> Pacing:
+        """The gaps of the case's rate and arrival. A rate of None gives none at all.
+
+        Poisson arrivals are one table of exponential gaps, in which each vCPU begins elsewhere.
+        """
+        if case.exit_rate_hz is None:
+            return cls([], [0] * case.vcpus, 0)
+        mean_cycles = tsc_hz / case.exit_rate_hz
+        if case.arrival == "poisson":
+            gaps: Any = rng.exponential(mean_cycles, MAX_GAPS)
+            gaps *= mean_cycles / gaps.mean()
+        else:
+            gaps = np.array([mean_cycles])
+        per_block = case.exit_rate_hz * timing.block_ns / 1e9
+        return cls(
+            gaps_cycles=[int(gap) for gap in np.clip(np.rint(gaps), 1, 2**32 - 1)],
+            first_gaps=[int(first) for first in rng.integers(0, MAX_GAPS, case.vcpus)],
+            ring_entries=1 << max(10, math.ceil(math.log2(4 * per_block + 1))),
+        )

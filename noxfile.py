@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's jobs: ``nox -s bench|tests|lint|benchmark``. Each builds its own environment."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.3"
+nox.options.sessions = ["tests", "lint"]
+nox.options.reuse_existing_virtualenvs = True
+
+C_SOURCES = [
+    str(path)
+    for folder in ("kickbench", "tests", "benchmarks")
+    for pattern in ("*.c", "*.h")
+    for path in sorted(Path(folder).rglob(pattern))
+]
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure a scenario on this host, then write its report: nox -s bench -- SCENARIO."""
+    session.install(".")
+    session.run("kickbench", "run", *(session.posargs or ["scenarios/smp_windows_like.toml"]))
+    session.run("kickbench", "report", "results", "-o", "reports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests against the installed package: nox -s tests -- PYTEST_ARGS."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, and that the C compiles without a warning."""
+    session.install(".[test,lint]", "nox", "cmake", "ninja")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("clang-format", "--dry-run", "-Werror", *C_SOURCES)
+    build = Path(session.create_tmp()).resolve() / "werror"
+    shutil.rmtree(build, ignore_errors=True)
+    session.run("cmake", "-G", "Ninja", "-S", ".", "-B", str(build), "-DKICKBENCH_WERROR=ON")
+    session.run("cmake", "--build", str(build))
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Measure kickbench itself, as ratios in one run: nox -s benchmark -- [NAME...]."""
+    session.install(".[test]")
+    wanted = session.posargs or [p.stem for p in sorted(Path("benchmarks").glob("bench_*.py"))]
+    for name in wanted:
+        session.run("python", "-P", f"benchmarks/{name}.py")

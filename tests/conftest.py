@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: tests marked ``kvm`` run on the real /dev/kvm, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+from kickbench.host.capabilities import probe
+
+# Shared machines are slow at times; an example that takes long is not a fault.
+settings.register_profile("kickbench", deadline=None)
+settings.load_profile("kickbench")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    wants_kvm = [item for item in items if item.get_closest_marker("kvm")]
+    if not wants_kvm:
+        return
+    capabilities = probe()
+    if capabilities.usable:
+        return
+    if os.environ.get("KICKBENCH_REQUIRE_KVM"):
+        pytest.exit(f"the tests on real KVM must run here, but: {capabilities.reason}", 1)
+    for item in wants_kvm:
+        item.add_marker(pytest.mark.skip(reason=f"no usable KVM: {capabilities.reason}"))

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds realistic run folders through the real store, for the tests of results and reports.
+
+The numbers imitate a host: noise that is autocorrelated over the rounds and shared by the methods
+of a round, a cost of siglock that grows with the vCPUs, outliers, a histogram of every exit and raw
+samples. The same arguments give the same numbers. Nothing here measures anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.store import RunWriter
+from kickbench.results.tables import combine, from_worker
+
+NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
+BASE_NS = 2000.0
+HZ = 2.5e9
+
+BLOCKS = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("vcpu", "i2"),
+        ("cpu", "i4"),
+        ("exits", "i8"),
+        ("elapsed_cycles", "i8"),
+        ("timed_exits", "i8"),
+        ("timed_cycles", "i8"),
+        ("max_cycles", "i8"),
+        ("cpu_ns", "i8"),
+        ("run_delay_ns", "i8"),
+        ("voluntary_switches", "i4"),
+        ("involuntary_switches", "i4"),
+        ("migrations", "i4"),
+        ("steal_ns", "i8"),
+        ("rescues", "i4"),
+        ("unsampled", "i8"),
+    ]
+)
+HISTOGRAMS = np.dtype(
+    [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
+)
+SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
+
+PLACEMENTS = (
+    {"name": "local", "creator": "node:0", "vcpus": "node:0", "kicker": "node:0"},
+    {"name": "remote_siglock", "creator": "node:0", "vcpus": "node:1", "kicker": "node:0"},
+)
+
+# The shape of kickbench.host.environment.collect(), abridged.
+ENVIRONMENT: dict[str, Any] = {
+    "hostname": "testhost",
+    "kernel": {
+        "release": "6.12.0-test",
+        "version": "#1 SMP PREEMPT_DYNAMIC",
+        "machine": "x86_64",
+        "cmdline": "ro quiet mitigations=auto",
+        "preempt": "voluntary",
+    },
+    "cpu": {
+        "model": "Imaginary CPU 3000",
+        "vendor": "GenuineImaginary",
+        "microcode": "0x1",
+        "constant_tsc": True,
+        "nonstop_tsc": True,
+        "online": "0-15",
+        "affinity": "0-15",
+        "isolated": "",
+        "cores": 16,
+        "smt": "off",
+        "smt_active": False,
+    },
+    "frequency": {"driver": "none", "governors": ["performance"], "turbo": False},
+    "nodes": {
+        "0": {"cpus": "0-7", "memory_kib": 33554432, "distances": [10, 21]},
+        "1": {"cpus": "8-15", "memory_kib": 33554432, "distances": [21, 10]},
+    },
+    "mitigations": {"spectre_v2": "Mitigation: Enhanced IBRS", "meltdown": "Not affected"},
+    "virtualization": {"hypervisor": None, "nested": False, "container": False},
+    "kvm_modules": {"kvm": {"halt_poll_ns": "200000"}},
+    "clocksource": {"current": "tsc", "available": ["tsc", "hpet"]},
+    "memory": {"total_kib": 67108864, "transparent_hugepages": "madvise"},
+    "load": [0.05, 0.03, 0.01],
+    "software": {"kickbench": "0.1.0", "python": "3.11.7", "libraries": {"numpy": "2.0.0"}},
+}
+
+
+def case(
+    vcpus: int = 2,
+    *,
+    placement: Mapping[str, str] = PLACEMENTS[0],
+    rate: float | None = None,
+    methods: Sequence[str] = ("sigmask", "immediate_exit"),
+    **other: Any,
+) -> dict[str, Any]:
+    """The JSON form of one case of the kind exits; ``other`` replaces single fields."""
+    speed = "max" if rate is None else f"{rate:g}hz"
+    return {
+        "id": f"exits-pm_timer-{vcpus}vcpu-{speed}-{placement['name']}",
+        "kind": "exits",
+        "program": "pm_timer",
+        "irqchip": "kernel",
+        "vcpus": vcpus,
+        "exit_rate_hz": rate,
+        "arrival": "periodic",
+        "placement": dict(placement),
+        "methods": list(methods),
+        "baseline": "immediate_exit",
+        "processes": 3,
+        "precision": 0.001,
+        "max_seconds": 60.0,
+        "block_ms": None,
+        "sample_budget": 1000,
+        "seed": 1,
+        **other,
+    }
+
+
+def sweep() -> list[dict[str, Any]]:
+    """2 placements x 1, 2, 4, 8 vCPUs, and one paced case that this host cannot run."""
+    cases = [case(n, placement=p) for p in PLACEMENTS for n in (1, 2, 4, 8)]
+    return [*cases, case(8, placement=PLACEMENTS[1], rate=20000.0)]
+
+
+def siglock_ns(parameters: Mapping[str, Any]) -> float:
+    """The default ``shift_ns``: what sigmask costs more per exit than the baseline."""
+    remote = 2.5 if parameters["placement"]["name"] == "remote_siglock" else 1.0
+    return 30.0 * remote * float(parameters["vcpus"]) ** 0.8
+
+
+def entries_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The schedule's participants: each method, then the baseline again as the A/A control."""
+    entries = [{"method": method, "control": False} for method in parameters["methods"]]
+    return [*entries, {"method": parameters["baseline"], "control": True}]
+
+
+def worker_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float,
+    control_shift_ns: float = 0.0,
+    rounds: int = 40,
+    exits: int = 500,
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case: structured arrays by table name.
+
+    ``shift_ns`` is added per exit to every method but the baseline, ``control_shift_ns`` to the
+    control. ``noise`` is relative: of a round (shared by its blocks, autocorrelated); a block has
+    an eighth of it.
+    """
+    rng = np.random.default_rng([seed, process, zlib.crc32(parameters["id"].encode())])
+    entries = entries_of(parameters)
+    n_entries, vcpus = len(entries), int(parameters["vcpus"])
+    # A round is a random order and its mirror image: ABBA for any number of methods.
+    order = np.argsort(rng.random((rounds, n_entries)), axis=1)
+    order = np.concatenate([order, order[:, ::-1]], axis=1)
+    drift = np.zeros(rounds)
+    for i in range(1, rounds):
+        drift[i] = 0.8 * drift[i - 1] + noise * rng.standard_normal()
+    blocks = np.zeros(rounds * 2 * n_entries * vcpus, BLOCKS)
+    shape = (rounds, 2 * n_entries, vcpus)
+    grid = np.indices(shape).reshape(3, -1)
+    blocks["round"], blocks["position"], blocks["vcpu"] = grid
+    blocks["cpu"] = grid[2]
+    blocks["entry"] = order[grid[0], grid[1]]
+    shift = np.array(
+        [
+            control_shift_ns if e["control"] else shift_ns * (e["method"] != parameters["baseline"])
+            for e in entries
+        ]
+    )
+    block_noise = noise / 8 * rng.standard_normal(len(blocks))
+    ns = BASE_NS * (1 + drift[grid[0]] + block_noise) + shift[blocks["entry"]]
+    count = rng.integers(exits - exits // 20, exits + exits // 20 + 1, len(blocks))
+    outlier = rng.random(len(blocks)) < 0.002  # a preempted block: one exit took 50 µs
+    blocks["exits"] = blocks["timed_exits"] = count
+    blocks["timed_cycles"] = np.rint((ns * count + 50_000 * outlier) * hz / 1e9)
+    blocks["elapsed_cycles"] = blocks["timed_cycles"] + 2000
+    blocks["max_cycles"] = np.rint((ns * 1.4 + 50_000 * outlier) * hz / 1e9)
+    blocks["cpu_ns"] = np.rint(ns * count * 0.99)
+    blocks["involuntary_switches"] = outlier
+    blocks["run_delay_ns"] = 50_000 * outlier
+    return {
+        "blocks": blocks,
+        "exit_histograms": _histograms(blocks, n_entries),
+        "exit_samples": _samples(blocks, rng, int(parameters["sample_budget"])),
+    }
+
+
+def _histograms(blocks: NDArray[Any], n_entries: int) -> NDArray[Any]:
+    edges = np.unique(np.geomspace(1000, 1_000_000, 400).astype(np.int64))
+    mean = blocks["timed_cycles"] / np.maximum(blocks["timed_exits"], 1)
+    parts = []
+    for entry in range(n_entries):
+        chosen = blocks["entry"] == entry
+        # Each block's exits: most near its mean, some later.
+        values = np.concatenate([mean[chosen] * factor for factor in (0.97, 0.99, 1.0, 1.04)])
+        weights = np.tile(blocks["timed_exits"][chosen], 4) // 4
+        counts, _ = np.histogram(values, edges, weights=weights)
+        used = np.flatnonzero(counts)
+        part = np.zeros(len(used), HISTOGRAMS)
+        part["entry"], part["count"] = entry, counts[used]
+        part["low_cycles"], part["high_cycles"] = edges[used], edges[used + 1]
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def _samples(blocks: NDArray[Any], rng: np.random.Generator, budget: int) -> NDArray[Any]:
+    chosen = blocks[:: max(1, len(blocks) // max(1, budget // 8))]
+    samples = np.zeros(8 * len(chosen), SAMPLES)
+    for name in ("round", "entry", "vcpu"):
+        samples[name] = np.repeat(chosen[name], 8)
+    mean = np.repeat(chosen["timed_cycles"] / np.maximum(chosen["timed_exits"], 1), 8)
+    samples["cycles"] = np.rint(mean * (0.96 + rng.gamma(2, 0.02, len(samples))))
+    return samples
+
+
+def case_document(
+    parameters: Mapping[str, Any], *, rounds: int = 40, hz: float = HZ, **other: Any
+) -> dict[str, Any]:
+    """A case.json for :func:`worker_arrays`; ``other`` replaces single fields."""
+    return {
+        "case": dict(parameters),
+        "seconds": 12.5,
+        "stopped_by": "precision",
+        "processes": [
+            {
+                "index": index,
+                "clock": {"kind": "tsc", "hz": hz, "stamp_cycles": 25.0},
+                "warnings": [],
+                "rounds": rounds,
+                "oversubscribed": False,
+            }
+            for index in range(parameters["processes"])
+        ],
+        **other,
+    }
+
+
+def case_tables(parameters: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
+    """The Arrow tables of a finished case; the arguments are those of :func:`worker_arrays`."""
+    entries = entries_of(parameters)
+    workers = [
+        worker_arrays(parameters, process, **arguments)
+        for process in range(parameters["processes"])
+    ]
+    return {
+        name: combine(
+            [
+                from_worker(name, arrays[name], entries=entries, process=process)
+                for process, arrays in enumerate(workers)
+            ]
+        )
+        for name in workers[0]
+    }
+
+
+def build(
+    path: Path,
+    *,
+    cases: Sequence[Mapping[str, Any]] | None = None,
+    shift_ns: float | Callable[[Mapping[str, Any]], float] = siglock_ns,
+    control_shift_ns: float = 0.0,
+    rounds: int = 40,
+    noise: float = 0.004,
+    seed: int = 1,
+    scenario_name: str = "synthetic",
+    host: str = "testhost",
+    now: datetime.datetime = NOW,
+    environment: Mapping[str, Any] = ENVIRONMENT,
+    emulated: bool = False,
+    finish: bool = True,
+) -> Path:
+    """Write a run into the results folder ``path`` and return the run's folder.
+
+    ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped. ``shift_ns``
+    is what every method costs more per exit than the baseline, a number or a function of the case.
+    """
+    parameters = [dict(item) for item in (sweep() if cases is None else cases)]
+    with RunWriter.create(
+        path,
+        scenario_name,
+        scenario={"name": scenario_name, "description": "made up, for tests"},
+        cases=parameters,
+        environment=environment,
+        command=["kickbench", "run", "synthetic.toml"],
+        emulated=emulated,
+        emulated_by="QEMU TCG" if emulated else None,
+        host=host,
+        now=now,
+    ) as writer:
+        for item in parameters:
+            if item["exit_rate_hz"] is not None:
+                writer.mark(item["id"], "skipped", "this host has no node 1")
+                continue
+            tables = case_tables(
+                item,
+                shift_ns=shift_ns(item) if callable(shift_ns) else shift_ns,
+                control_shift_ns=control_shift_ns,
+                rounds=rounds,
+                noise=noise,
+                seed=seed,
+            )
+            writer.write_case(item["id"], case_document(item, rounds=rounds), tables)
+        if finish:
+            writer.finish()
+    return writer.path

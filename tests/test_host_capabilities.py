@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the probe concludes, on real KVM and on kernels that we play through the ioctl layer."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from kickbench.host.capabilities import Capabilities, probe, supports, supports_machine
+from kickbench.kvm import KvmError, abi, ioctl
+from kickbench.methods import CATALOGUE
+
+USABLE = Capabilities(
+    path="/dev/kvm",
+    present=True,
+    usable=True,
+    immediate_exit=True,
+    irqchip=True,
+    split_irqchip=True,
+    max_vcpus=288,
+)
+
+
+def open_fds() -> set[str]:
+    gc.collect()  # so that nothing of an earlier test goes away in between
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+# --- real KVM ---------------------------------------------------------------------------------
+
+
+@pytest.mark.kvm
+def test_a_host_with_kvm_is_usable() -> None:
+    found = probe()
+    assert (found.present, found.usable, found.reason, found.api_version) == (True, True, None, 12)
+    assert found.max_vcpus is not None
+    assert found.max_vcpus >= 1
+    assert all(supports(method, found) is None for method in CATALOGUE.values() if not method.needs)
+
+
+@pytest.mark.kvm
+def test_the_probe_leaves_nothing_open() -> None:
+    before = open_fds()
+    probe()
+    assert open_fds() == before
+
+
+def test_no_device_is_absent_with_advice(tmp_path: Path) -> None:
+    found = probe(tmp_path / "kvm")
+    assert (found.present, found.usable) == (False, False)
+    assert "does not exist: load KVM" in (found.reason or "")
+    assert "modprobe" in (found.advice or "")
+
+
+def test_a_directory_or_a_plain_file_is_present_but_unusable(tmp_path: Path) -> None:
+    (tmp_path / "kvm").touch()
+    for path in (tmp_path, tmp_path / "kvm"):
+        found = probe(path)
+        assert (found.present, found.usable) == (True, False)
+        assert str(path) in (found.reason or "")
+
+
+# --- a kernel that we play --------------------------------------------------------------------
+
+
+class PlayedKernel:
+    """A KVM that can do everything, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.extensions = {abi.KVM_CAP_IMMEDIATE_EXIT: 1, abi.KVM_CAP_GET_TSC_KHZ: 1}
+        self.answers: dict[int, Callable[[], int]] = {
+            abi.KVM_GET_API_VERSION: lambda: 12,
+            abi.KVM_GET_VCPU_MMAP_SIZE: lambda: mmap.PAGESIZE,
+            abi.KVM_GET_TSC_KHZ: lambda: 2_000_000,
+            abi.KVM_CREATE_VM: self.new_fd,
+            abi.KVM_CREATE_VCPU: self.new_vcpu,
+            abi.KVM_RUN: self.run,
+        }
+        self.run_page: mmap.mmap | None = None
+        self.exit_reason = abi.KVM_EXIT_HLT
+        self.honours_immediate_exit = True
+
+    def new_fd(self) -> int:
+        fd = os.memfd_create("played")
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return fd
+
+    def new_vcpu(self) -> int:
+        fd = self.new_fd()
+        self.run_page = mmap.mmap(fd, mmap.PAGESIZE)
+        return fd
+
+    def run(self) -> int:
+        assert self.run_page is not None
+        run = abi.kvm_run.from_buffer(self.run_page)
+        if run.immediate_exit and self.honours_immediate_exit:
+            raise KvmError(errno.EINTR, "KVM_RUN")
+        run.exit_reason = self.exit_reason
+        return 0
+
+    def fail(self, request: int, number: int) -> None:
+        def answer() -> int:
+            raise KvmError(number, abi.ioctl_name(request))
+
+        self.answers[request] = answer
+
+    def call(self, _fd: int, request: int, arg: ioctl.Argument = None) -> int:
+        if request == abi.KVM_CHECK_EXTENSION:
+            assert isinstance(arg, int)
+            return self.extensions.get(arg, 0)
+        return self.answers.get(request, lambda: 0)()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
+    played = PlayedKernel()
+    monkeypatch.setattr(ioctl, "call", played.call)
+    return played
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    (tmp_path / "kvm").touch()
+    return tmp_path / "kvm"
+
+
+def test_a_kernel_that_does_everything(kernel: PlayedKernel, device: Path) -> None:
+    found = probe(device)
+    assert found.usable
+    assert found.reason is None
+    assert found.immediate_exit
+    assert found.irqchip
+    assert found.split_irqchip
+    assert found.tsc_khz == 2_000_000
+
+
+def test_an_old_kernel_does_not_say_how_many_vcpus(kernel: PlayedKernel, device: Path) -> None:
+    found = probe(device)
+    assert (found.nr_vcpus, found.max_vcpus, found.max_vcpu_id) == (4, 4, 4)
+
+
+def test_too_old_for_immediate_exit_only_that_method_is_missing(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    del kernel.extensions[abi.KVM_CAP_IMMEDIATE_EXIT]
+    found = probe(device)
+    assert found.usable
+    reasons = {method.id: supports(method, found) for method in CATALOGUE.values()}
+    assert reasons["sigmask"] is None
+    assert reasons["flag_signal"] is None
+    assert "KVM_CAP_IMMEDIATE_EXIT" in (reasons["immediate_exit"] or "")
+
+
+def test_a_capability_without_the_behaviour_does_not_count(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.honours_immediate_exit = False
+    found = probe(device)
+    assert found.usable
+    assert not found.immediate_exit
+
+
+def test_an_irqchip_that_cannot_be_created_is_not_there(kernel: PlayedKernel, device: Path) -> None:
+    kernel.fail(abi.KVM_CREATE_IRQCHIP, errno.ENOTTY)
+    kernel.fail(abi.KVM_ENABLE_CAP, errno.EINVAL)
+    found = probe(device)
+    assert found.usable
+    assert (found.irqchip, found.split_irqchip) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"),
+    [
+        (abi.KVM_EXIT_FAIL_ENTRY, "KVM_EXIT_FAIL_ENTRY"),
+        (abi.KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR"),
+        (abi.KVM_EXIT_SHUTDOWN, "KVM_EXIT_SHUTDOWN"),
+        (99, "KVM_EXIT_99"),
+    ],
+)
+def test_a_kvm_that_does_not_run_guests_is_not_usable(
+    reason: int, name: str, kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.exit_reason = reason
+    found = probe(device)
+    assert not found.usable
+    assert name in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "number", "words"),
+    [
+        (abi.KVM_CREATE_VM, errno.EBUSY, "another hypervisor"),
+        (abi.KVM_CREATE_VM, errno.ENOMEM, "free memory"),
+        (abi.KVM_CREATE_VCPU, errno.EINVAL, "KVM_CREATE_VCPU failed: Invalid argument"),
+        (abi.KVM_SET_USER_MEMORY_REGION, errno.EINVAL, "KVM_SET_USER_MEMORY_REGION"),
+        (abi.KVM_RUN, errno.EFAULT, "KVM_RUN failed"),
+        (abi.KVM_GET_API_VERSION, errno.EIO, "KVM_GET_API_VERSION"),
+    ],
+)
+def test_any_failing_ioctl_is_a_reason_and_leaves_nothing_open(
+    request_: int, number: int, words: str, kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.fail(request_, number)
+    before = open_fds()
+    found = probe(device)
+    kernel.run_page = None  # our own second descriptor
+    assert not found.usable
+    assert words in (found.reason or "")
+    assert found.advice
+    assert open_fds() == before
+
+
+def test_another_api_version_is_not_usable(kernel: PlayedKernel, device: Path) -> None:
+    kernel.answers[abi.KVM_GET_API_VERSION] = lambda: 10
+    assert "API version 10" in (probe(device).reason or "")
+
+
+# --- what follows from it ---------------------------------------------------------------------
+
+
+def test_every_need_of_the_catalogue_is_a_capability() -> None:
+    known = {field.name for field in fields(Capabilities)}
+    assert {method.needs for method in CATALOGUE.values() if method.needs} <= known
+
+
+def test_without_kvm_no_method_is_supported_and_all_say_why() -> None:
+    nothing = Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist: load KVM")
+    for method in CATALOGUE.values():
+        assert supports(method, nothing) == "/dev/kvm does not exist: load KVM"
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "irqchip", "capabilities", "words"),
+    [
+        (288, "kernel", USABLE, None),
+        (289, "none", USABLE, "288 vCPUs"),
+        (1, "kernel", replace(USABLE, irqchip=False), "in-kernel irqchip"),
+        (1, "split", replace(USABLE, split_irqchip=False), "split irqchip"),
+        (1, "none", replace(USABLE, irqchip=False, split_irqchip=False), None),
+        (1, "none", Capabilities(path="/dev/kvm", reason="because"), "because"),
+    ],
+)
+def test_which_machines_a_host_can_make(
+    vcpus: int, irqchip: str, capabilities: Capabilities, words: str | None
+) -> None:
+    reason = supports_machine(vcpus, irqchip, capabilities)
+    assert reason is None if words is None else words in (reason or "")

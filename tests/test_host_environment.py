@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment: complete JSON on any host, whatever is missing there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kickbench
+from kickbench.host import environment
+from kickbench.host.files import chosen, read_fields, read_int, read_text
+
+CPUINFO = """\
+processor	: 0
+vendor_id	: GenuineIntel
+cpu family	: 6
+model		: 106
+model name	: Intel(R) Xeon(R) Platinum 8380 CPU @ 2.30GHz
+stepping	: 6
+microcode	: 0xd0003a5
+flags		: fpu tsc constant_tsc nonstop_tsc{more}
+
+processor	: 1
+model name	: something else
+"""
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    return root
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    return write(
+        tmp_path,
+        {
+            "proc/cpuinfo": CPUINFO.format(more=""),
+            "proc/cmdline": "root=UUID=1 isolcpus=2-3 rd.luks.key=/k api_token=abc quiet -- --x y",
+            "proc/loadavg": "0.50 1.00 2.25 1/100 1234",
+            "proc/meminfo": "MemTotal:  1000 kB\nMemAvailable: 600 kB\nHugePages_Total:  8",
+            "proc/sys/kernel/osrelease": "6.12.0",
+            "sys/devices/system/cpu/online": "0-3",
+            "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "performance",
+            "sys/devices/system/cpu/cpufreq/policy10/scaling_governor": "powersave",
+            "sys/devices/system/cpu/intel_pstate/no_turbo": "0",
+            "sys/devices/system/cpu/nohz_full": "(null)",
+            "sys/devices/system/cpu/vulnerabilities/mds": "Mitigation: Clear CPU buffers",
+            "sys/devices/system/node/node0/cpulist": "0-3",
+            "sys/devices/system/node/node0/meminfo": "Node 0 MemTotal:       900 kB",
+            "sys/devices/system/node/node0/distance": "10 21",
+            "sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
+            "sys/module/kvm/parameters/halt_poll_ns": "200000",
+            "sys/module/kvm_intel/parameters/ept": "Y",
+        },
+    )
+
+
+def test_a_server_is_described(server: Path) -> None:
+    found = environment.collect(server)
+    assert found["kernel"]["release"] == "6.12.0"
+    assert found["cpu"]["model"] == "Intel(R) Xeon(R) Platinum 8380 CPU @ 2.30GHz"
+    assert found["cpu"]["microcode"] == "0xd0003a5"
+    assert found["cpu"]["nohz_full"] == ""
+    assert found["frequency"]["governors"] == ["performance", "powersave"]
+    assert found["frequency"]["turbo"] is True
+    assert found["mitigations"] == {"mds": "Mitigation: Clear CPU buffers"}
+    assert found["nodes"] == {"0": {"cpus": "0-3", "memory_kib": 900, "distances": [10, 21]}}
+    assert found["memory"]["transparent_hugepages"] == "always"
+    assert found["memory"]["hugepages"] == 8
+    assert found["kvm_modules"] == {"kvm": {"halt_poll_ns": "200000"}, "kvm_intel": {"ept": "Y"}}
+    assert found["load"] == [0.5, 1.0, 2.25]
+    assert found["software"]["kickbench"] == kickbench.__version__
+
+
+def test_private_kernel_parameters_stay_here(server: Path) -> None:
+    line = environment.collect(server)["kernel"]["cmdline"]
+    assert line == "root=*** isolcpus=2-3 rd.luks.key=*** api_token=*** quiet"
+
+
+def test_an_empty_root_gives_nulls_and_no_error(tmp_path: Path) -> None:
+    found = environment.collect(tmp_path)
+    assert found["hostname"] is None
+    assert found["kernel"]["cmdline"] is None
+    assert found["cpu"]["model"] is None
+    assert found["frequency"]["turbo"] is None
+    assert found["load"] is None
+    assert found["kvm_modules"] == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"garbage: [", b":\n\n:"])
+def test_garbage_in_every_file_is_no_error(server: Path, content: bytes) -> None:
+    for path in server.rglob("*"):
+        if path.is_file():
+            path.write_bytes(content)
+    json.dumps(environment.collect(server), allow_nan=False)
+
+
+def test_every_file_may_be_a_directory(server: Path) -> None:
+    for path in [path for path in server.rglob("*") if path.is_file()]:
+        path.unlink()
+        path.mkdir()
+    json.dumps(environment.collect(server), allow_nan=False)
+
+
+def test_this_host_is_json_without_loss() -> None:
+    found = environment.collect()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["kernel"]["release"]
+
+
+def test_turbo_through_the_boost_switch(tmp_path: Path) -> None:
+    boost = "sys/devices/system/cpu/cpufreq/boost"
+    assert environment.turbo(write(tmp_path, {boost: "0"})) is False
+    assert environment.turbo(write(tmp_path, {boost: "1"})) is True
+
+
+def test_who_a_virtual_machine_runs_under(tmp_path: Path) -> None:
+    assert environment.hypervisor(tmp_path) is None
+    write(tmp_path, {"proc/cpuinfo": CPUINFO.format(more=" hypervisor")})
+    assert environment.hypervisor(tmp_path) == "unknown"
+    write(tmp_path, {"sys/class/dmi/id/sys_vendor": "QEMU", "sys/class/dmi/id/product_name": "PC"})
+    assert environment.hypervisor(tmp_path) == "QEMU PC"
+    write(tmp_path, {"sys/hypervisor/type": "xen"})
+    assert environment.hypervisor(tmp_path) == "xen"
+
+
+@given(st.text())
+def test_no_value_of_a_private_parameter_survives(value: str) -> None:
+    word = "".join(value.split())
+    line = environment.safe_command_line(f"quiet password={word} isolcpus=1 -- {word}")
+    assert line == "quiet password=*** isolcpus=1"
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("always [madvise] never", "madvise"),
+        ("none voluntary (full) lazy", "full"),
+        ("performance", "performance"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_marked_choice_of_a_switch(text: str | None, choice: str | None) -> None:
+    assert chosen(text) == choice
+
+
+def test_unreadable_files_are_none(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("many words\n")
+    assert read_text(tmp_path, "/missing") is None
+    assert read_text(tmp_path, "/") is None
+    assert read_int(tmp_path, "/missing") is None
+    assert read_int(tmp_path, "/text") is None
+    assert read_fields(tmp_path, "/missing") == {}

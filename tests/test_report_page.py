@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTML report: one file that needs nothing else, says what the summary says, trusts nobody."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_run
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from kickbench.cli import app
+from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
+from kickbench.report import toml
+from kickbench.report.build import file_name, page, write
+from kickbench.report.data import MOST, RunData
+from kickbench.report.figures import FIGURES, METHOD_STYLES
+from kickbench.report.numbers import whole
+from kickbench.report.svg import inline, standalone
+from kickbench.report.words import verdict
+from kickbench.results.summary import write_summary
+from kickbench.scenario.model import Scenario, load
+from kickbench.scenario.shipped import shipped
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{ {{7*7}} &amp; 漢"
+
+
+class Page(HTMLParser):
+    """The elements, ids and text of a document; fails when a tag is not closed properly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    return RunData.load(synthetic_run.build(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="module")
+def html(data: RunData) -> str:
+    return page(data)
+
+
+def emulated(folder: Path) -> RunData:
+    cases = [synthetic_run.case(n) for n in (1, 2)]
+    return RunData.load(synthetic_run.build(folder, cases=cases, emulated=True))
+
+
+def edit_manifest(run: Path, **changes: Any) -> Path:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return run
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_is_well_formed_and_every_id_is_there_once(html: str) -> None:
+    tags = Page(html).tags
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) > 0
+    for _, attrs in tags:
+        targets = re.findall(r"url\(#([^)]*)\)", " ".join(v or "" for v in attrs.values()))
+        targets += [(attrs.get("href") or "#").removeprefix("#")]
+        targets += (attrs.get("aria-labelledby") or "").split()
+        assert {target for target in targets if target} <= set(ids)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(html: str) -> None:
+    parsed = Page(html)
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert parsed.count("script") == parsed.count("link") == parsed.count("img") == 0
+    for _, attrs in parsed.tags:
+        assert "src" not in attrs
+        assert (attrs.get("href") or "#").startswith("#")
+        assert not [name for name in attrs if name.startswith("on")]
+
+
+def test_the_page_is_small_and_the_same_every_time(data: RunData, html: str) -> None:
+    assert len(html.encode()) < 3_000_000
+    assert page(data) == html
+
+
+def test_a_run_of_many_placements_stays_small(tmp_path: Path) -> None:
+    cases = [
+        synthetic_run.case(n, placement=place)
+        | {"exit_rate_hz": None, "id": f"{n}-{i}", "placement": {**place, "name": f"p{i}"}}
+        for i in range(20)
+        for place in synthetic_run.PLACEMENTS[:1]
+        for n in (1, 2)
+    ]
+    run = synthetic_run.build(tmp_path, cases=cases, rounds=4)
+    assert len(page(RunData.load(run)).encode()) < 3_000_000
+
+
+def test_the_page_says_the_verdict_word_for_word(data: RunData, html: str) -> None:
+    text = Page(html).text
+    for line in verdict(data.summary).lines:
+        assert line in text
+
+
+def test_the_page_has_the_numbers_of_the_summary_file(data: RunData, html: str) -> None:
+    summary = write_summary(data.reader.path)
+    text = Page(html).text
+    for case in summary["cases"]:
+        for figures in case["methods"].values():
+            assert whole(figures["exits_per_second"]) in text
+            assert whole(figures["n"]) in text
+
+
+def test_the_page_has_every_case_the_host_and_how_to_repeat_it(data: RunData, html: str) -> None:
+    text = Page(html).text
+    assert "this host has no node 1" in text
+    assert "exits-pm_timer-8vcpu-20000hz-remote_siglock" in text
+    assert "6.12.0-test" in text
+    assert "Imaginary CPU 3000" in text
+    assert "kickbench run synthetic.toml" in text
+    assert data.reader.run_id in text
+
+
+def test_what_can_be_scrolled_can_be_reached_with_the_keyboard(html: str) -> None:
+    for tag, attrs in Page(html).tags:
+        if attrs.get("class") == "scroll" or tag == "pre":
+            assert attrs.get("tabindex") == "0"
+            assert attrs.get("aria-label") or attrs.get("aria-labelledby")
+
+
+# --- whose run it is ---------------------------------------------------------------------------
+
+
+def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
+    place = {**synthetic_run.PLACEMENTS[0], "name": f"_{HOSTILE}"}
+    cases = [
+        synthetic_run.case(n, placement=place, program=HOSTILE, id=f"case-{n}") for n in (1, 2)
+    ]
+    skipped = synthetic_run.case(2, rate=5.0, placement=place, id="skipped")
+    environment = {"hostname": HOSTILE, HOSTILE: {"a\x00\x1b]0;x\x07": ["\u202e" + HOSTILE]}}
+    run = synthetic_run.build(
+        tmp_path,
+        cases=[*cases, skipped],
+        scenario_name=HOSTILE,
+        host=HOSTILE,
+        environment=environment,
+    )
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["cases"][-1]["reason"] = HOSTILE
+    manifest["scenario"]["description"] = HOSTILE
+    manifest |= {"command": ["kickbench", HOSTILE], "emulated": True, "emulated_by": HOSTILE}
+    edit_manifest(run, **manifest)
+    path, data = write(run, tmp_path / "out")
+    html = path.read_text()
+    parsed = Page(html)
+    assert parsed.count("script") == parsed.count("img") == 0
+    assert parsed.text.count(HOSTILE) > 10
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
+    assert path.parent == tmp_path / "out"
+    assert re.fullmatch(r"[A-Za-z0-9._+-]+\.html", file_name(data))
+
+
+def test_long_values_and_deep_nesting_are_bounded(tmp_path: Path) -> None:
+    deep: Any = "end"
+    for _ in range(200):
+        deep = {"x": deep}
+    environment = {"deep": deep, "long": "y" * 100_000, "many": {str(i): i for i in range(5000)}}
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], environment=environment)
+    assert len(page(RunData.load(run))) < 1_000_000
+
+
+def test_an_emulated_run_says_so_everywhere(tmp_path: Path) -> None:
+    data = emulated(tmp_path)
+    html = page(data)
+    text = Page(html).text
+    assert "<title>Emulated (QEMU TCG): " in html
+    assert "no figure of this run is a time on hardware" in text
+    for figure in FIGURES:
+        assert f"Emulated (QEMU TCG): {figure.title}" in text
+        for plot in figure.draw(data):
+            assert plot.title.startswith("Emulated (QEMU TCG): ")
+            assert plot.title.split(":")[0] in inline(plot, "x")
+    assert " ns " not in text.replace("emulated ns", "")
+
+
+def test_an_unfinished_run_is_reported_as_partial(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path, finish=False)
+    assert (
+        "Partial: the run did not come to its end, 8 of 9 cases"
+        in Page(page(RunData.load(run))).text
+    )
+
+
+def test_a_run_cut_off_in_the_middle_is_reported(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path, finish=False)
+    manifest = json.loads((run / "manifest.json").read_text())
+    for entry in manifest["cases"][3:]:
+        shutil.rmtree(run / "cases" / entry["id"], ignore_errors=True)
+        entry |= {"status": "pending", "reason": None}
+    edit_manifest(run, **manifest)
+    text = Page(page(RunData.load(run))).text
+    assert "3 of 9 cases finished" in text
+    assert "6 not run yet" in text
+
+
+def test_a_run_of_one_vcpu_has_no_scaling_figure(tmp_path: Path) -> None:
+    html = page(RunData.load(synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)])))
+    assert 'id="figure-cost"' in html
+    assert 'id="figure-throughput"' not in html
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def test_every_figure_has_its_own_name_and_says_what_it_shows(data: RunData) -> None:
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
+    for figure in FIGURES:
+        plots = figure.draw(data)
+        assert plots
+        for plot in plots:
+            assert re.search(r"\d", plot.finding)
+            tags = Page(inline(plot, "plot")).tags
+            assert tags[0][1]["role"] == "img"
+            assert tags[0][1]["aria-labelledby"] == "plot-title plot-desc"
+
+
+def test_every_axis_has_a_unit(data: RunData) -> None:
+    for figure in FIGURES:
+        for plot in figure.draw(data):
+            (axes,) = plot.canvas.axes
+            for label in (axes.get_xlabel(), axes.get_ylabel()):
+                assert re.search(r"\[.+\]|vCPUs|per second", label)
+
+
+def test_a_method_has_one_colour_in_all_figures(data: RunData) -> None:
+    for figure in FIGURES:
+        for plot in figure.draw(data):
+            assert METHOD_STYLES["sigmask"][0] in inline(plot, "x")
+    assert len({colour for colour, _ in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_the_cost_figure_draws_the_differences_of_the_summary(data: RunData) -> None:
+    (plot,) = FIGURES[0].draw(data)
+    drawn = [list(line.get_ydata()) for line in plot.canvas.axes[0].lines]
+    for placement in ("local", "remote_siglock"):
+        cases = [c for c in data.finished if c["placement"] == placement]
+        assert [case["contrasts"][0]["diff"] for case in cases] in drawn
+
+
+def test_a_plot_is_the_same_file_every_time(data: RunData) -> None:
+    first, second = (standalone(FIGURES[0].draw(data)[0], "name") for _ in range(2))
+    assert first == second
+    assert b"<dc:date>" not in first
+
+
+def test_text_in_a_plot_stays_text(data: RunData) -> None:
+    assert ">remote_siglock<" in inline(FIGURES[0].draw(data)[0], "x")
+
+
+def test_a_distribution_rises_and_ends_where_exits_end(data: RunData) -> None:
+    case = data.finished[0]
+    found = data.distributions(case["id"])
+    assert list(found) == list(case["methods"])
+    for method, distribution in found.items():
+        times = case["methods"][method]["ns_per_exit"]
+        assert (distribution.ns[1:] >= distribution.ns[:-1]).all()
+        assert distribution.ns[-1] <= times["max"]
+        assert distribution.probability[-1] <= min(MOST, 1 - 1 / distribution.exits)
+        (middle,) = distribution.ns[abs(distribution.probability - 0.5) < 1e-9]
+        assert middle == pytest.approx(times["p50"])
+
+
+# --- the scenario as a file --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_reported_scenario_can_be_run_again(name: str) -> None:
+    scenario = load(shipped()[name])
+    again = tomllib.loads(toml.dump(scenario.to_dict()))
+    assert Scenario.from_dict(again) == scenario
+
+
+_KEYS = st.text(st.characters(exclude_categories=["Cs"]))
+_PLAIN = (
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _KEYS
+)
+_JSON = st.recursive(
+    _PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(_KEYS, _JSON, max_size=4))
+def test_any_scenario_survives_as_toml(data: dict[str, Any]) -> None:
+    assert tomllib.loads(toml.dump(data)) == data
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def run_cli(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_prints_only_the_paths(data: RunData, tmp_path: Path) -> None:
+    result = run_cli("report", data.reader.path, data.reader.path.parent, "-o", tmp_path / "a/b")
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
+    assert first == second == str(tmp_path / "a/b" / f"synthetic-{data.reader.run_id}.html")
+    assert Path(first).read_text().startswith("<!DOCTYPE html>")
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == [Path(first).name]
+
+
+def test_no_finished_case_is_a_report_and_a_warning(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(2, rate=5.0)]
+    run = synthetic_run.build(tmp_path / "results", cases=cases)
+    result = run_cli("report", run, "-o", tmp_path)
+    assert result.exit_code == 0
+    assert "no case finished" in result.stderr
+    text = Page(Path(result.stdout.strip()).read_text()).text
+    assert "No case finished, so that there is no answer." in text
+    assert "this host has no node 1" in text
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        error = run_cli("report", path, "-o", tmp_path / "out").exception
+        assert isinstance(error, ResultsError)
+        assert error.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(data: RunData, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder, kind in (
+        (tmp_path / "file", UsageError),
+        (tmp_path / "file" / "below", UsageError),
+        (Path("/proc/self/fdinfo"), MeasurementError),
+    ):
+        with pytest.raises(kind) as caught:
+            write(data.reader.path, folder)
+        assert isinstance(caught.value, KickbenchError)
+        assert "\n" not in str(caught.value)
+        assert str(folder) in str(caught.value)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run is said in words: the answer first, its numbers those of the summary."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.report.data import RunData
+from kickbench.report.numbers import decimals, fixed, listed, measured, plural, significant
+from kickbench.report.words import cost, left_out, notes, verdict
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return RunData.load(synthetic_run.build(tmp_path_factory.mktemp("runs"))).summary
+
+
+@pytest.fixture
+def changed(summary: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(summary)
+
+
+def contrast(low: float, diff: float, high: float) -> dict[str, Any]:
+    return {
+        "method": "sigmask",
+        "baseline": "immediate_exit",
+        "metric": "ns_per_exit",
+        "diff": diff,
+        "ci95": [low, high],
+        "rounds": 10,
+    }
+
+
+def one_case(summary: dict[str, Any], vcpus: int = 2) -> dict[str, Any]:
+    cases = [c for c in summary["cases"] if c["vcpus"] == vcpus and c["status"] == "ok"]
+    return {**summary, "cases": cases[:1]}
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "ci", "expected"),
+    [
+        (31.27, (29.1, 73.4), ("31", "29", "73")),
+        (31.27, (29.1, 33.4), ("31.3", "29.1", "33.4")),
+        (31.27, (-250.0, 312.0), ("31", "-250", "312")),
+        (0.01234, (0.0119, 0.0128), ("0.01234", "0.01190", "0.01280")),
+        (123456.0, (100000.0, 150000.0), ("123,000", "100,000", "150,000")),
+        (5.0, (5.0, 5.0), ("5.0", "5.0", "5.0")),
+    ],
+)
+def test_numbers_are_rounded_by_the_width_of_their_interval(
+    value: float, ci: tuple[float, float], expected: tuple[str, str, str]
+) -> None:
+    assert measured(value, ci) == expected
+
+
+@given(st.floats(-1e12, 1e12), st.floats(1e-4, 1e6))
+def test_rounding_moves_a_number_by_little_of_the_width(value: float, width: float) -> None:
+    shown = float(fixed(value, decimals(width)).replace(",", ""))
+    assert abs(shown - value) <= 0.051 * width + 1e-9 * abs(value)
+
+
+@given(st.floats(-1e-3, 0, exclude_max=True))
+def test_there_is_no_minus_zero(value: float) -> None:
+    assert fixed(value, 1) == "0.0"
+
+
+@given(st.none() | st.floats())
+def test_any_number_has_words(value: float | None) -> None:
+    assert "nan" not in significant(value)
+    assert "inf" not in significant(value)
+
+
+def test_counts_and_lists_read_like_english() -> None:
+    assert [plural(1, "vCPU"), plural(2, "vCPU")] == ["1 vCPU", "2 vCPUs"]
+    assert [listed(list("a")), listed(list("ab")), listed(list("abc"))] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+# --- one difference ----------------------------------------------------------------------------
+
+
+def test_a_cost_is_said_with_its_interval() -> None:
+    assert cost(contrast(29, 31, 33.4), "ns") == (
+        "sigmask costs 31.0 ns more per exit than immediate_exit (95 % CI 29.0 to 33.4)"
+    )
+
+
+def test_a_gain_is_said_as_less() -> None:
+    assert cost(contrast(-73, -31, -29), "ns") == (
+        "sigmask costs 31 ns less per exit than immediate_exit (95 % CI 29 to 73)"
+    )
+
+
+def test_an_interval_with_0_is_no_difference() -> None:
+    assert cost(contrast(-13, 1, 15), "ns") == (
+        "no difference seen between sigmask and immediate_exit (95 % CI -13 to 15 ns per exit)"
+    )
+
+
+# --- the verdict -------------------------------------------------------------------------------
+
+
+def test_the_answer_comes_first_and_has_the_numbers_of_the_summary(summary: dict[str, Any]) -> None:
+    (case,) = [
+        c
+        for c in summary["cases"]
+        if (c["vcpus"], c["placement"], c["status"]) == (8, "local", "ok")
+    ]
+    found = case["contrasts"][0]
+    value, low, high = measured(found["diff"], found["ci95"])
+    assert verdict(summary).lines[0] == (
+        f"sigmask costs {value} ns more per exit than immediate_exit "
+        f"(95 % CI {low} to {high}), 8 vCPUs, local, full speed."
+    )
+    assert abs(float(value) - 158.3) < 1  # what the synthetic run was made with
+
+
+def test_a_single_case_is_said_without_what_goes_without_saying(summary: dict[str, Any]) -> None:
+    said = verdict(one_case(summary))
+    assert said.answer.endswith(", 2 vCPUs, local.")
+    assert said.trusted is True
+
+
+def test_the_growth_with_vcpus_and_with_the_creators_node_is_said(summary: dict[str, Any]) -> None:
+    more = "\n".join(verdict(summary).more)
+    assert "It grows with the vCPUs: " in more
+    assert " at 1, " in more
+    assert "With the creator on another node than the vCPUs (remote_siglock) it is 39" in more
+    assert "2.5 times the 158" in more
+
+
+def test_no_growth_is_not_called_growth(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(n) for n in (1, 2, 4)]
+    run = synthetic_run.build(tmp_path, cases=cases, shift_ns=0, noise=0.02)
+    said = verdict(RunData.load(run).summary)
+    assert said.answer.startswith("no difference seen between sigmask and immediate_exit")
+    assert not any("grows" in line for line in said.lines)
+
+
+def test_a_bad_control_is_in_the_first_line(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(n) for n in (1, 2)]
+    run = synthetic_run.build(tmp_path, cases=cases, control_shift_ns=20)
+    said = verdict(RunData.load(run).summary)
+    assert said.trusted is False
+    assert said.lines[0].startswith("This run cannot be trusted: the A/A control found ")
+    assert "immediate_exit to differ from itself by " in said.lines[0]
+    assert said.lines[0].endswith("2 of 2 cases.")
+    assert said.lines[1].startswith("sigmask costs")
+
+
+def test_a_missing_control_is_said(changed: dict[str, Any]) -> None:
+    for case in changed["cases"]:
+        case["control"] = {"diff": None, "ci95": None, "ci_family": None, "ok": None, "rounds": 0}
+    said = verdict(changed)
+    assert said.trusted is None
+    assert any("control gave no interval" in line for line in said.more)
+
+
+def test_emulation_is_said_first_and_in_every_unit(changed: dict[str, Any]) -> None:
+    changed |= {"emulated": True, "emulated_by": "QEMU TCG"}
+    said = verdict(changed)
+    assert said.lines[0].startswith("Emulated (QEMU TCG): ")
+    text = " ".join(said.lines)
+    assert text.count(" ns ") == text.count(" emulated ns ") > 0
+
+
+def test_an_unfinished_run_is_called_partial(changed: dict[str, Any]) -> None:
+    changed["complete"] = False
+    assert verdict(changed).lines[0].startswith("Partial: the run did not come to its end, 8 of 9")
+
+
+def test_a_run_without_finished_cases_has_no_answer(changed: dict[str, Any]) -> None:
+    for case in changed["cases"]:
+        case |= {"status": "failed", "reason": "worker 0 died", "methods": {}, "contrasts": []}
+    said = verdict(changed)
+    assert said.answer == "No case finished, so that there is no answer."
+    assert said.trusted is None
+    (group,) = left_out(changed)
+    assert (group.status, group.reason, len(group.cases)) == ("failed", "worker 0 died", 9)
+
+
+def test_cases_short_of_cpus_are_named_and_do_not_make_the_answer(summary: dict[str, Any]) -> None:
+    crowded = {case["id"] for case in summary["cases"] if case["vcpus"] > 2}
+    said = verdict(summary, crowded)
+    assert ", 2 vCPUs, local" in said.answer
+    assert any(line.startswith("Oversubscribed: 4 and 8 vCPUs") for line in said.more)
+    alone = verdict(one_case(summary, 8), crowded)
+    assert "8 vCPUs, local, more vCPUs than CPUs" in alone.answer
+
+
+def test_missing_numbers_are_no_error(changed: dict[str, Any]) -> None:
+    for case in changed["cases"]:
+        for found in case["contrasts"]:
+            found |= {"diff": None, "ci95": None}
+    assert "too few rounds" in verdict(changed).answer
+
+
+def test_every_method_is_answered_for(tmp_path: Path) -> None:
+    methods = ("flag_signal", "sigmask", "immediate_exit")
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(2, methods=methods)], shift_ns=50)
+    text = " ".join(verdict(RunData.load(run).summary).lines)
+    assert "flag_signal costs" in text
+    assert "sigmask costs" in text
+
+
+# --- notes and what was left out ---------------------------------------------------------------
+
+
+def test_no_disturbance_is_dropped_and_each_says_what_to_do(changed: dict[str, Any]) -> None:
+    figures = changed["cases"][0]["methods"]["sigmask"]["disturbances"]
+    figures |= {"migrations": 3, "steal_ns": 2_500_000, "rescues": 1, "run_delay_ns": None}
+    changed["cases"][1] |= {"precision_reached": False, "warnings": ["the clock is odd"]}
+    found = notes(changed)
+    text = "\n".join(note.text for note in found)
+    for part in (
+        ": 3 (",
+        "steal time: 2.50 ms",
+        "a block: 1 (",
+        "invol",
+        "of 0.1 %",
+        "clock is odd",
+    ):
+        assert part in text
+    assert all(note.advice for note in found if "clock" not in note.text)
+
+
+def test_skipped_cases_share_their_reason(changed: dict[str, Any]) -> None:
+    for case in changed["cases"][:4]:
+        case |= {"status": "skipped", "reason": "this host has no node 1"}
+    changed["cases"][4] |= {"status": "failed", "reason": None}
+    failed, skipped = left_out(changed)
+    assert (failed.status, failed.reason, len(failed.cases)) == ("failed", "no reason given", 1)
+    assert (skipped.status, len(skipped.cases)) == ("skipped", 5)

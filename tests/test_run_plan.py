@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is run on a host and what is skipped, and how a case is cut into blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.errors import HostError
+from kickbench.host.capabilities import Capabilities
+from kickbench.host.topology import Topology
+from kickbench.run.plan import QUICK_SECONDS, Seats, plan, quicken
+from kickbench.run.schedule import (
+    MAX_BLOCK_NS,
+    Pacing,
+    Timing,
+    entries,
+    generator,
+    round_order,
+)
+from kickbench.scenario.cases import Case, PlacementSpec
+
+CAPABLE = Capabilities(
+    path="/dev/kvm",
+    present=True,
+    usable=True,
+    max_vcpus=256,
+    immediate_exit=True,
+    irqchip=True,
+    split_irqchip=True,
+)
+TWO_NODES = Topology(
+    online=tuple(range(8)),
+    nodes={0: (0, 1, 2, 3), 1: (4, 5, 6, 7)},
+    siblings={cpu: (cpu,) for cpu in range(8)},
+    isolated=(),
+    affinity=tuple(range(8)),
+    allowed=tuple(range(8)),
+)
+
+
+def case(**changes: Any) -> Case:
+    base = Case(
+        id="exits-pm_timer-2vcpu-max-any",
+        kind="exits",
+        program="pm_timer",
+        irqchip="kernel",
+        vcpus=2,
+        exit_rate_hz=None,
+        arrival="periodic",
+        placement=PlacementSpec("any", "any", "any", "any"),
+        methods=("sigmask", "immediate_exit"),
+        baseline="immediate_exit",
+        processes=3,
+        precision=0.001,
+        max_seconds=60.0,
+        block_ms=None,
+        sample_budget=1000,
+        seed=1,
+    )
+    return replace(base, **changes)
+
+
+def planned(changed: Case, capabilities: Capabilities = CAPABLE) -> Any:
+    (item,) = plan([changed], TWO_NODES, capabilities)
+    return item
+
+
+def test_a_method_that_the_kernel_lacks_is_left_out_and_the_case_still_runs() -> None:
+    item = planned(case(), replace(CAPABLE, immediate_exit=False))
+    assert item.skip is None
+    assert item.case.methods == ("sigmask",)
+    assert item.case.baseline == "sigmask"
+    assert any("immediate_exit is left out" in note for note in item.notes)
+
+
+def test_a_case_with_no_method_left_is_skipped_with_the_reason() -> None:
+    item = planned(case(methods=("immediate_exit",)), replace(CAPABLE, immediate_exit=False))
+    assert "KVM_CAP_IMMEDIATE_EXIT" in item.skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "capabilities", "reason"),
+    [
+        ({"vcpus": 300}, CAPABLE, "256 vCPUs"),
+        ({"program": "hlt"}, CAPABLE, 'irqchip = "none"'),
+        ({"program": "spin", "exit_rate_hz": 100.0}, CAPABLE, "never exits"),
+        ({"irqchip": "split"}, replace(CAPABLE, split_irqchip=False), "split irqchip"),
+        ({"placement": PlacementSpec("far", "node:0", "node:7", "any")}, CAPABLE, "no node 7"),
+        ({"placement": PlacementSpec("far", "any", "any", "cpu:99")}, CAPABLE, "99"),
+        ({}, Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist"), "does not exist"),
+    ],
+)
+def test_what_the_host_cannot_do_is_skipped_with_the_reason(
+    changes: dict[str, Any], capabilities: Capabilities, reason: str
+) -> None:
+    assert reason in planned(case(**changes), capabilities).skip
+
+
+def test_vcpus_take_the_cpus_of_their_node_in_turn() -> None:
+    remote = case(vcpus=6, placement=PlacementSpec("remote", "node:0", "node:1", "cpu:3"))
+    seats = Seats.of(remote, TWO_NODES)
+    assert seats.vcpus == [[4], [5], [6], [7], [4], [5]]
+    assert seats.creator == (0, 1, 2, 3)
+    assert seats.kicker == [3]
+
+
+def test_any_leaves_threads_to_the_scheduler() -> None:
+    seats = Seats.of(case(), TWO_NODES)
+    assert seats.creator is None
+    assert seats.vcpus == [list(range(8))] * 2
+
+
+def test_a_missing_node_is_an_error_of_the_host() -> None:
+    with pytest.raises(HostError, match="no node 2"):
+        Seats.of(case(placement=PlacementSpec("x", "node:2", "any", "any")), TWO_NODES)
+
+
+def test_quick_shares_out_its_seconds_and_never_lengthens_a_case() -> None:
+    items = plan([case(), case(max_seconds=0.1), case(vcpus=999)], TWO_NODES, CAPABLE)
+    quick = quicken(items)
+    assert [item.case.processes for item in quick] == [1, 1, 1]
+    assert quick[1].case.max_seconds == 0.1
+    assert quick[0].case.max_seconds < QUICK_SECONDS / 2
+    assert quick[2].skip == items[2].skip
+
+
+def test_the_baseline_plays_twice() -> None:
+    who = entries(case(methods=("flag_signal", "sigmask", "immediate_exit")))
+    assert [(e.method, e.control) for e in who] == [
+        ("flag_signal", False),
+        ("sigmask", False),
+        ("immediate_exit", False),
+        ("immediate_exit", True),
+    ]
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32))
+def test_a_linear_drift_adds_the_same_to_every_entry(n: int, seed: int) -> None:
+    order = round_order(n, np.random.default_rng(seed))
+    assert sorted(order) == sorted([*range(n)] * 2)
+    sums = {entry: sum(i for i, e in enumerate(order) if e == entry) for entry in range(n)}
+    assert set(sums.values()) == {2 * n - 1}
+
+
+def test_all_orders_come_up_equally_often() -> None:
+    rng = generator(case(), 0)
+    firsts = [round_order(3, rng)[0] for _ in range(3000)]
+    assert min(firsts.count(entry) for entry in range(3)) > 850
+
+
+def test_the_random_stream_is_of_the_seed_the_case_and_the_process() -> None:
+    def stream(some: Case, process: int) -> list[int]:
+        return generator(some, process).integers(0, 2**32, 8).tolist()
+
+    assert stream(case(), 0) == stream(case(), 0)
+    others = [
+        stream(case(), 1),
+        stream(case(seed=2), 0),
+        stream(case(id="exits-pm_timer-1vcpu-max-any"), 0),
+    ]
+    assert all(other != stream(case(), 0) for other in others)
+
+
+@given(
+    vcpus=st.integers(1, 1024),
+    cpus=st.integers(1, 64),
+    rate=st.none() | st.floats(0.001, 1e9),
+)
+def test_blocks_are_bounded_and_buffers_fit(vcpus: int, cpus: int, rate: float | None) -> None:
+    seats = [[index % cpus] for index in range(vcpus)]
+    timing = Timing.of(case(vcpus=vcpus, exit_rate_hz=rate), seats)
+    assert 0 < timing.warmup_ns <= MAX_BLOCK_NS
+    assert 0 < timing.block_ns <= MAX_BLOCK_NS
+    assert timing.samples_capacity * 4 * vcpus < 4 << 30
+    some = case(vcpus=vcpus, exit_rate_hz=rate, arrival="poisson")
+    pacing = Pacing.of(some, timing, 3e9, np.random.default_rng(1))
+    if rate is None:
+        assert pacing.gaps_cycles == []
+        return
+    assert pacing.ring_entries & (pacing.ring_entries - 1) == 0
+    assert pacing.ring_entries >= rate * timing.block_ns / 1e9
+    assert all(0 < gap < 2**32 for gap in pacing.gaps_cycles)
+
+
+def test_poisson_gaps_have_the_mean_and_the_scatter_of_an_exponential() -> None:
+    some = case(exit_rate_hz=20000.0, arrival="poisson")
+    timing = Timing.of(some, [[0]])
+    gaps = np.array(Pacing.of(some, timing, 2.5e9, np.random.default_rng(1)).gaps_cycles)
+    assert gaps.mean() == pytest.approx(125000, rel=0.001)
+    assert gaps.std() == pytest.approx(125000, rel=0.05)
+
+
+def test_block_ms_is_taken_as_it_is() -> None:
+    assert Timing.of(case(block_ms=7.5), [[0]]).block_ns == 7_500_000

@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scenario file says what it may say, and anything else is one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kickbench.errors import EXIT_USAGE, ScenarioError
+from kickbench.guest.programs import PROGRAMS
+from kickbench.methods import CATALOGUE
+from kickbench.scenario.kinds import KINDS
+from kickbench.scenario.model import (
+    MAX_BYTES,
+    Guest,
+    Measure,
+    Placement,
+    Scenario,
+    Vm,
+    load,
+)
+
+# A busy machine is no failure: nothing here depends on how long an example takes.
+RELAXED = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+MINIMAL = """\
+name = "tiny"
+[vm]
+vcpus = 1
+[guest]
+program = "pm_timer"
+"""
+
+
+def scenario(**tables: Any) -> dict[str, Any]:
+    """A valid scenario as parsed, with ``tables`` replacing or adding top-level keys."""
+    return {"name": "tiny", "vm": {"vcpus": 1}, "guest": {"program": "pm_timer"}, **tables}
+
+
+def error_of(data: object) -> str:
+    with pytest.raises(ScenarioError) as caught:
+        Scenario.from_dict(data, "bad.toml")
+    return one_message(caught.value)
+
+
+def error_of_file(path: Path | str) -> str:
+    with pytest.raises(ScenarioError) as caught:
+        load(path)
+    return one_message(caught.value)
+
+
+def one_message(error: ScenarioError) -> str:
+    message = str(error)
+    assert error.exit_code == EXIT_USAGE
+    assert 1 <= len(message.split("\n")) <= 2
+    assert all(line.isprintable() for line in message.split("\n"))
+    return message
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def to_file(text: str | bytes) -> Path:
+        path = tmp_path / "bad.toml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return to_file
+
+
+# --- What a file may leave out, and how it may say things ------------------------------------
+
+
+def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
+    assert load(write(MINIMAL)).to_dict() == {
+        "name": "tiny",
+        "description": "",
+        "vm": {"vcpus": [1], "irqchip": "kernel"},
+        "guest": {"program": ["pm_timer"], "exit_rate_hz": ["max"], "arrival": "periodic"},
+        "placement": [{"name": "any", "creator": "any", "vcpus": "any", "kicker": "any"}],
+        "measure": {
+            "kinds": ["exits"],
+            "methods": ["sigmask", "immediate_exit"],
+            "baseline": "immediate_exit",
+            "processes": 5,
+            "precision": 0.001,
+            "max_seconds": 60.0,
+            "seed": 1,
+            "block_ms": None,
+            "sample_budget": 2_000_000,
+        },
+    }
+
+
+def test_a_single_value_stands_for_a_list_of_one() -> None:
+    one = scenario(vm={"vcpus": 2}, guest={"program": "mmio", "exit_rate_hz": 500})
+    many = scenario(vm={"vcpus": [2]}, guest={"program": ["mmio"], "exit_rate_hz": [500.0]})
+    assert Scenario.from_dict(one) == Scenario.from_dict(many)
+
+
+def test_the_baseline_is_the_first_method_when_immediate_exit_is_not_measured() -> None:
+    measure = {"methods": ["flag_signal", "sigmask"]}
+    assert Scenario.from_dict(scenario(measure=measure)).measure.baseline == "flag_signal"
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(write: Any) -> None:
+    text = b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode()
+    assert load(write(text)) == Scenario.from_dict(scenario())
+
+
+@pytest.mark.parametrize("where", ["any", "node:0", "node:12", "cpu:0", "cpu:0-3,8", "cpu:4-4"])
+def test_these_say_where_a_thread_runs(where: str) -> None:
+    placement = [{"name": "p", "creator": where, "vcpus": where, "kicker": where}]
+    assert Scenario.from_dict(scenario(placement=placement)).placement[0].vcpus == where
+
+
+@pytest.mark.parametrize("vcpus", [1, 1024])
+def test_1_and_1024_vcpus_are_allowed(vcpus: int) -> None:
+    assert Scenario.from_dict(scenario(vm={"vcpus": vcpus})).vm.vcpus == (vcpus,)
+
+
+def test_a_description_is_free_text_of_several_lines() -> None:
+    text = "Größe <b>&amp;</b>\n\tsecond line, 100 %"
+    assert Scenario.from_dict(scenario(description=text)).description == text
+
+
+def test_every_name_in_the_tables_can_be_used() -> None:
+    every = Scenario.from_dict(
+        scenario(
+            guest={"program": list(PROGRAMS)},
+            measure={"kinds": list(KINDS), "methods": list(CATALOGUE)},
+        )
+    )
+    assert every.guest.program == tuple(PROGRAMS)
+    assert every.measure.methods == tuple(CATALOGUE)
+
+
+# --- Bad input: the file, the key, what was expected, what was found -------------------------
+
+COUNT = "expected a whole number from 1 to 1024"
+RATE = 'expected "max" or a number of exits per second from 0.001 to 1e9'
+NAME = "expected 1 to 64 letters, digits, '_', '-' or '.' that begin with a letter or digit"
+WHERE = "expected any, node:N (as in node:0) or cpu:LIST (as in cpu:0-3,8)"
+FRACTION = "expected a number above 0 and at most 1 (0.001 is 0.1 %)"
+SECONDS = "expected a number of seconds above 0 and at most 86400"
+PROCESSES = "expected a whole number from 1 to 100"
+PROGRAM = "expected one of pm_timer, pio_out, mmio, hlt, spin"
+METHOD = "expected one of flag_signal, sigmask, immediate_exit"
+
+
+def vm(**keys: Any) -> dict[str, Any]:
+    return scenario(vm={"vcpus": 1, **keys})
+
+
+def guest(**keys: Any) -> dict[str, Any]:
+    return scenario(guest={"program": "pm_timer", **keys})
+
+
+def measure(**keys: Any) -> dict[str, Any]:
+    return scenario(measure=keys)
+
+
+def placed(*placements: Any) -> dict[str, Any]:
+    return scenario(placement=list(placements))
+
+
+BAD = {
+    # wrong type or out of range
+    "no vCPU": (vm(vcpus=0), f"vm.vcpus: {COUNT}, found 0"),
+    "5000 vCPUs": (vm(vcpus=[1, 2, 5000]), f"vm.vcpus[2]: {COUNT}, found 5000"),
+    "vCPUs as bool": (vm(vcpus=[True]), f"vm.vcpus[0]: {COUNT}, found true"),
+    "vCPUs as text": (vm(vcpus="2"), f'vm.vcpus: {COUNT}, found "2"'),
+    "vCPUs as float": (vm(vcpus=2.0), f"vm.vcpus: {COUNT}, found 2.0"),
+    "vCPUs as table": (vm(vcpus={"n": 1}), f"vm.vcpus: {COUNT}, found a table"),
+    "vCPUs nested": (vm(vcpus=[[1]]), f"vm.vcpus[0]: {COUNT}, found a list of 1"),
+    "vCPUs huge": (vm(vcpus=16**9000), f"vm.vcpus: {COUNT}, found a number of more than 38 d"),
+    "vm no table": (scenario(vm=3), "vm: expected a table, found 3"),
+    "two vm": (scenario(vm=[{"vcpus": 1}]), "vm: expected a table, found a list of 1"),
+    "top is a list": ([], "bad.toml: expected a table, found an empty list"),
+    "rate negative": (guest(exit_rate_hz=-1), f"guest.exit_rate_hz: {RATE}, found -1"),
+    "rate zero": (guest(exit_rate_hz=["max", 0]), f"guest.exit_rate_hz[1]: {RATE}, found 0"),
+    "rate NaN": (guest(exit_rate_hz=math.nan), f"guest.exit_rate_hz: {RATE}, found nan"),
+    "rate inf": (guest(exit_rate_hz=math.inf), f"guest.exit_rate_hz: {RATE}, found inf"),
+    "rate bool": (guest(exit_rate_hz=True), f"guest.exit_rate_hz: {RATE}, found true"),
+    "rate huge": (guest(exit_rate_hz=10**400), f"guest.exit_rate_hz: {RATE}, found a number of"),
+    "rate word": (guest(exit_rate_hz="full"), f'guest.exit_rate_hz: {RATE}, found "full"'),
+    "rate date": (guest(exit_rate_hz=datetime.date(2020, 1, 2)), "found 2020-01-02"),
+    "spin paced": (
+        guest(program=["hlt", "spin"], exit_rate_hz=["max", 9]),
+        'guest.exit_rate_hz: expected "max", because the program spin cannot be paced, found a',
+    ),
+    "precision 0": (measure(precision=0), f"measure.precision: {FRACTION}, found 0"),
+    "precision < 0": (measure(precision=-0.1), f"measure.precision: {FRACTION}, found -0.1"),
+    "precision NaN": (measure(precision=math.nan), f"measure.precision: {FRACTION}, found nan"),
+    "max_seconds 0": (measure(max_seconds=0), f"measure.max_seconds: {SECONDS}, found 0"),
+    "max_seconds inf": (measure(max_seconds=math.inf), f"{SECONDS}, found inf"),
+    "max_seconds bool": (measure(max_seconds=True), f"{SECONDS}, found true"),
+    "processes 0": (measure(processes=0), f"measure.processes: {PROCESSES}, found 0"),
+    "processes 101": (measure(processes=101), f"measure.processes: {PROCESSES}, found 101"),
+    "seed negative": (measure(seed=-1), "measure.seed: expected a whole number from 0 to 2^63"),
+    "block_ms 0": (measure(block_ms=0), "measure.block_ms: expected a number of milliseconds"),
+    "budget negative": (measure(sample_budget=-1), "measure.sample_budget: expected a whole num"),
+    # names from the tables
+    "program typo": (
+        guest(program="pm_timr"),
+        f'guest.program: {PROGRAM}, found "pm_timr"; did you mean "pm_timer"?',
+    ),
+    "program unknown": (guest(program="doom"), f'guest.program: {PROGRAM}, found "doom"'),
+    "method typo": (
+        measure(methods=["sigmask", "imediate_exit"]),
+        f'measure.methods[1]: {METHOD}, found "imediate_exit"; did you mean "immediate_exit"?',
+    ),
+    "kind typo": (
+        measure(kinds=["exit"]),
+        'measure.kinds[0]: expected exits, found "exit"; did you mean "exits"?',
+    ),
+    "irqchip": (
+        vm(irqchip="kernal"),
+        'vm.irqchip: expected one of none, split, kernel, found "kernal"; did you mean "kernel"?',
+    ),
+    "arrival": (guest(arrival=1), "guest.arrival: expected one of periodic, poisson, found 1"),
+    "baseline not measured": (
+        measure(methods=["sigmask"], baseline="immediate_exit"),
+        'measure.baseline: expected one of measure.methods (sigmask), found "immediate_exit"',
+    ),
+    "baseline unknown": (measure(baseline="sigmsk"), 'did you mean "sigmask"?'),
+    # axes
+    "empty sweep": (vm(vcpus=[]), "vm.vcpus: expected a value or a list of values, found an em"),
+    "no rate": (guest(exit_rate_hz=[]), "guest.exit_rate_hz: expected a value or a list"),
+    "no method": (measure(methods=[]), "measure.methods: expected a value or a list of values"),
+    "no kind": (measure(kinds=[]), "measure.kinds: expected a value or a list of values"),
+    "vCPUs twice": (vm(vcpus=[1, 2, 1]), "vm.vcpus: 1 is listed twice; list each value once"),
+    "rate twice": (guest(exit_rate_hz=[5, 5.0]), "guest.exit_rate_hz: 5.0 is listed twice"),
+    "method twice": (measure(methods=["sigmask"] * 2), 'measure.methods: "sigmask" is listed tw'),
+    "too many cases": (
+        scenario(
+            vm={"vcpus": list(range(1, 1025))},
+            guest={"program": "mmio", "exit_rate_hz": list(range(1, 11))},
+        ),
+        "bad.toml: the sweep has 10240 cases, at most 10000 can be run; shorten one of its lists",
+    ),
+    # keys
+    "unknown key": (vm(irq_chip="none"), 'vm.irq_chip: unknown key; did you mean "irqchip"?'),
+    "unknown table": (scenario(mesure={}), 'mesure: unknown key; did you mean "measure"?'),
+    "key of another table": (
+        vm(exit_rate_hz=5),
+        'vm.exit_rate_hz: unknown key; did you mean "guest.exit_rate_hz"?',
+    ),
+    "key like no other": (vm(zzz=1), "vm.zzz: unknown key; the keys here are vcpus, irqchip"),
+    "no name": (
+        {"vm": {"vcpus": 1}, "guest": {"program": "hlt"}},
+        "bad.toml: name: missing, and required: Name of the scenario",
+    ),
+    "no vm": ({"name": "x", "guest": {"program": "hlt"}}, "vm: missing, and required: The virt"),
+    "no vcpus": (scenario(vm={}), "vm.vcpus: missing, and required: Number of vCPUs"),
+    # placements
+    "placement twice": (
+        placed({"name": "a"}, {"name": "b"}, {"name": "a"}),
+        'placement: the name "a" is used twice, by placement[0] and placement[2]',
+    ),
+    "placement as table": (
+        scenario(placement={"name": "a"}),
+        "placement: expected one or more [[placement]] tables (two brackets on each side), found",
+    ),
+    "no placement": (scenario(placement=[]), "placement: expected one or more [[placement]]"),
+    "placement unnamed": (placed({}), "placement[0].name: missing, and required"),
+    "placement name": (placed({"name": "a/b"}), f'placement[0].name: {NAME}, found "a/b"'),
+    "placement key": (
+        placed({"name": "a", "vcpu": "any"}),
+        'placement[0].vcpu: unknown key; did you mean "vcpus"?',
+    ),
+    "node without number": (
+        placed({"name": "a"}, {"name": "b", "creator": "node:"}),
+        f'placement[1].creator: {WHERE}, found "node:"',
+    ),
+    # names that would leave the results folder or end up in a page
+    "name climbs": (scenario(name="../../etc"), f'name: {NAME}, found "../../etc"'),
+    "name is dots": (scenario(name=".."), f'name: {NAME}, found ".."'),
+    "name is hidden": (scenario(name=".git"), f'name: {NAME}, found ".git"'),
+    "name is markup": (
+        scenario(name="<script>alert(1)</script>"),
+        f'name: {NAME}, found "<script>alert(1)</script>"',
+    ),
+    "name is empty": (scenario(name=""), f'name: {NAME}, found ""'),
+    "name ends in a line break": (scenario(name="a\n"), f'name: {NAME}, found "a\\n"'),
+    "name is long": (scenario(name="a" * 65), f"name: {NAME}, found"),
+    "description is long": (scenario(description="a" * 2001), "description: expected at most 20"),
+    "description moves the cursor": (
+        scenario(description="\x1b[2J"),
+        'of text without control characters, found "\\x1b[2J"',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "expected"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_clear_line(data: object, expected: str) -> None:
+    message = error_of(data)
+    assert message.startswith("bad.toml: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["", "node", "node:-1", "node:0,1", "cpu:", "cpu:3-1", "cpu:1,", "cpu:a", "Any", "cpu:0-", "0"],
+)
+def test_these_do_not_say_where_a_thread_runs(where: str) -> None:
+    assert f"placement[0].vcpus: {WHERE}" in error_of(placed({"name": "a", "vcpus": where}))
+
+
+def test_a_second_line_says_where_the_other_mistakes_are() -> None:
+    message = error_of(scenario(name=1, vm={"vcpus": [0, 1, 0]}, measure={"seed": "x", "a": 1}))
+    assert message.split("\n") == [
+        f"bad.toml: name: {NAME}, found 1",
+        "4 more in this file: vm.vcpus[0], vm.vcpus[2], measure.seed ...",
+    ]
+
+
+def test_wrong_methods_are_not_blamed_on_the_baseline() -> None:
+    assert "baseline" not in error_of(measure(methods=["nope"]))
+
+
+def test_control_characters_of_the_file_never_reach_the_terminal_raw() -> None:
+    hostile = "\x1b]0;owned\x07\u202e\r\n"
+    message = error_of(
+        scenario(**{hostile: 1}, name=hostile, vm={hostile: hostile, "vcpus": hostile})
+    )
+    assert "\\x1b]0;owned" in message
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", message)
+
+
+# --- Bad files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name = "x"\nvm = = 3\n', ":2:6: TOML syntax error: Invalid value"),
+        ('name = "x"\n[vm\n', ":2:4: TOML syntax error: Expected ']' at the end of a table decl"),
+        ('name = "x"\nname = "y"\n', ":2:11: TOML syntax error: Cannot overwrite a value"),
+        ("a = 1; b = 2\n", ":1:6: TOML syntax error: Expected newline or end of document"),
+        ("x = [", ":1:6: TOML syntax error: "),
+        ("a = \x1b[2J", ":1:5: TOML syntax error: Invalid value"),
+        ("a = " + "[" * 100_000, ": TOML syntax error: nested too deeply"),
+        ("a = " + "9" * 5000, ": TOML syntax error: a number is too long"),
+    ],
+)
+def test_a_syntax_error_names_its_line_and_column(write: Any, text: str, expected: str) -> None:
+    path = write(text)
+    assert error_of_file(path).startswith(f"{path}{expected}")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    assert error_of_file(path) == f"{path}: cannot be read: No such file or directory"
+
+
+def test_an_unreadable_file_is_named(write: Any, monkeypatch: Any) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(MINIMAL)
+    path.chmod(0)
+    if os.geteuid() == 0:  # root may read every file
+        monkeypatch.setattr(Path, "open", refuse)
+    assert error_of_file(path) == f"{path}: cannot be read: Permission denied"
+
+
+def test_a_directory_is_no_scenario(tmp_path: Path) -> None:
+    assert error_of_file(tmp_path).endswith("expected a scenario file (TOML), this is a directory")
+
+
+def test_devices_and_pipes_are_not_opened(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in ("/dev/zero", fifo):
+        assert "this is not a regular file" in error_of_file(path)
+
+
+def test_100_mb_of_garbage_are_refused_unread(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "garbage.toml"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    monkeypatch.setattr(Path, "open", None)
+    assert "of at most 1 MiB, this has 100,000,000 bytes" in error_of_file(path)
+
+
+def test_the_largest_file_allowed_is_read(write: Any) -> None:
+    padding = "#" * (MAX_BYTES - len(MINIMAL))
+    assert load(write(MINIMAL + padding)).name == "tiny"
+    assert "at most 1 MiB" in error_of_file(write(MINIMAL + padding + "#"))
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(write: Any) -> None:
+    path = write(b'name = "x"\ndescription = "\xff"\n')
+    assert error_of_file(path) == f"{path}:2: expected UTF-8 text, found the byte 0xff"
+
+
+def test_a_name_with_a_nul_or_control_characters_is_printed_escaped(tmp_path: Path) -> None:
+    assert error_of_file("a\0b.toml").startswith("a\\x00b.toml: cannot be read: ")
+    assert "\\x1b[2J.toml: cannot be read" in error_of_file(tmp_path / "\x1b[2J.toml")
+
+
+# --- Whatever the file holds ----------------------------------------------------------------
+
+KEYS = st.text(max_size=5) | st.sampled_from(
+    [key for table in (Scenario, Vm, Guest, Placement, Measure) for key in table.model_fields]
+)
+SCALARS = (
+    st.booleans()
+    | st.integers()
+    | st.integers(-2, 1100)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["max", "any", "node:0", "exits", "hlt", "sigmask", "poisson", "kernel"])
+    | st.datetimes()
+    | st.dates()
+    | st.times()
+)
+TOML = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6),
+    max_leaves=30,
+)
+WHERES = st.sampled_from(["any", "node:0", "node:17", "cpu:0-3,8"])
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
+METHODS = st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True)
+VALID = st.fixed_dictionaries(
+    {
+        "name": NAMES,
+        "vm": st.fixed_dictionaries(
+            {"vcpus": st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)},
+            optional={"irqchip": st.sampled_from(["none", "split", "kernel"])},
+        ),
+        "guest": st.fixed_dictionaries(
+            {"program": st.sampled_from([p.name for p in PROGRAMS.values() if p.paced])},
+            optional={
+                "exit_rate_hz": st.lists(
+                    st.just("max") | st.floats(0.001, 1e9), min_size=1, max_size=4, unique=True
+                ),
+                "arrival": st.sampled_from(["periodic", "poisson"]),
+            },
+        ),
+    },
+    optional={
+        "description": st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"])),
+        "placement": st.lists(
+            st.fixed_dictionaries(
+                {"name": NAMES}, optional={"creator": WHERES, "vcpus": WHERES, "kicker": WHERES}
+            ),
+            min_size=1,
+            max_size=4,
+            unique_by=lambda placement: placement["name"],
+        ),
+        "measure": st.fixed_dictionaries(
+            {},
+            optional={
+                "methods": METHODS,
+                "processes": st.integers(1, 100),
+                "precision": st.floats(1e-9, 1),
+                "max_seconds": st.floats(0.01, 86_400),
+                "seed": st.integers(0, 2**63 - 1),
+                "block_ms": st.floats(0.1, 10_000),
+                "sample_budget": st.integers(0, 10**9),
+            },
+        ),
+    },
+)
+
+
+def valid_or_scenario_error(data: object) -> None:
+    with contextlib.suppress(ScenarioError):
+        Scenario.from_dict(data, "bad.toml")
+        return
+    assert error_of(data).startswith("bad.toml: ")
+
+
+@RELAXED
+@given(TOML | st.dictionaries(KEYS, TOML))
+def test_anything_but_a_scenario_is_a_scenario_error(data: object) -> None:
+    valid_or_scenario_error(data)
+
+
+@RELAXED
+@given(VALID, st.data())
+def test_one_wrong_value_is_found_or_harmless(valid: dict[str, Any], data: st.DataObject) -> None:
+    table = data.draw(st.sampled_from([valid, *(v for v in valid.values() if type(v) is dict)]))
+    table[data.draw(KEYS)] = data.draw(TOML)
+    valid_or_scenario_error(valid)
+
+
+@RELAXED
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_read_without_a_traceback(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any.toml"
+    path.write_bytes(content)
+    error_of_file(path)
+
+
+@RELAXED
+@given(VALID)
+def test_the_resolved_form_loads_back_to_the_same_scenario(valid: dict[str, Any]) -> None:
+    resolved = Scenario.from_dict(valid)
+    through_json = json.loads(json.dumps(resolved.to_dict(), allow_nan=False))
+    assert Scenario.from_dict(through_json) == resolved
+    assert Scenario.from_dict(through_json).to_dict() == resolved.to_dict()
