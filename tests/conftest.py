@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,10 @@ from kickbench.host.capabilities import probe
 # Shared machines are slow at times; an example that takes long is not a fault.
 settings.register_profile("kickbench", deadline=None)
 settings.load_profile("kickbench")
+
+# A job in the background of a shell is started with SIGINT ignored, and so would be the runs that
+# these tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -180,6 +180,8 @@ def set_both_ids(value):
         lambda m: m.update(emulated=None),
         lambda m: m.update(environment=[]),
         lambda m: m.update(command="rm -rf /"),
+        lambda m: m["environment"].update(load=float("nan")),
+        lambda m: m["environment"].update(load=float("inf")),
         set_case(status="great"),
         set_case(reason=3),
         set_case(id="other"),
@@ -321,12 +323,15 @@ def test_damaged_tables_are_refused_or_harmless(pristine, data):
             assert str(error).isprintable()  # noqa: PT017
 
 
-def test_damage_inside_a_page_is_found_by_its_checksum(run):
+def test_a_flipped_bit_in_the_samples_is_found_by_the_page_checksum(run):
     path = run / "cases" / ID / "exit_samples.parquet"
+    options = {"compression": "none", "use_dictionary": ["method"], "write_page_checksum": True}
+    pq.write_table(pq.read_table(path), path, **options)
+    use(run)
     where = pq.ParquetFile(path).metadata.row_group(0).column(5)
     assert where.path_in_schema == "cycles"
     data = bytearray(path.read_bytes())
-    data[where.data_page_offset + where.total_compressed_size - 1] ^= 1
+    data[where.data_page_offset + where.total_compressed_size - 4] ^= 1
     path.write_bytes(data)
     refuse(run, "exit_samples.parquet", "damaged")
 

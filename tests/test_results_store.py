@@ -179,6 +179,12 @@ def test_any_reason_and_any_environment_reads_back(text):
         assert "\n" not in reader.case(ONE["id"]).reason
 
 
+def test_a_command_line_that_is_not_unicode_reads_back(tmp_path):
+    with create(tmp_path, command=["kickbench", "run", "caf\udce9.toml"]) as run:
+        pass
+    assert RunReader(run.path).manifest["command"][2] == "caf?.toml"
+
+
 def test_an_impossible_results_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot make a folder there"):

@@ -95,8 +95,8 @@ def test_method_figures_by_hand(tmp_path):
     assert sigmask["n"] == 400
     assert sigmask["ns_per_exit"]["mean"] == 120_000 / 2 / 400
     assert sigmask["ns_per_exit"]["max"] == 450.0
-    # 400 exits in the vCPUs' mean time of (20 µs + 40 µs) / 2.
-    assert sigmask["exits_per_second"] == pytest.approx(400 / 30e-6)
+    # 400 exits while the longer window was open: 40 µs.
+    assert sigmask["exits_per_second"] == pytest.approx(400 / 40e-6)
     assert sigmask["cpu_ns_per_exit"] == 58_000 / 400
     assert sigmask["disturbances"] == {
         "involuntary_switches": 0,
@@ -131,7 +131,7 @@ def test_contrasts_are_of_per_round_ratios_of_sums(tmp_path):
         expected.append(differences)
         control.append(controls)
     case = case_of(write_run(tmp_path, workers))
-    interval = paired_contrast(expected, seed=1)
+    interval = paired_contrast(expected)
     for metric in ("ns_per_exit", "cpu_ns_per_exit"):  # the same numbers, by construction
         found = contrast(case, metric)
         assert found["baseline"] == "immediate_exit"
@@ -247,6 +247,14 @@ def test_a_known_shift_is_found(sweep):
         ns = case["methods"]["sigmask"]["ns_per_exit"]
         assert ns["p50"] < ns["p90"] < ns["p99"] <= ns["max"]
         assert ns["p50"] == pytest.approx(ns["mean"], rel=0.05)
+
+
+@pytest.mark.parametrize(("precision", "reached"), [(1e-6, False), (0.5, True)])
+def test_precision_is_reached_or_not(tmp_path, precision, reached):
+    cases = [synthetic_run.case(2, precision=precision)]
+    case = case_of(RunReader(synthetic_run.build(tmp_path, cases=cases)))
+    assert case["precision"] == precision
+    assert case["precision_reached"] is reached
 
 
 def test_the_summary_keeps_its_contract(sweep):

@@ -164,7 +164,6 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     parameters = record.parameters
     methods: list[str] = parameters["methods"]
     baseline = methods.index(parameters["baseline"])
-    seed = int(parameters.get("seed", 0))
     blocks = _read_blocks(reader, record)
     rounds = _rounds(blocks, len(methods))
     quantiles = _read_quantiles(reader, record)
@@ -188,7 +187,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
                     "metric": metric,
                     **_contrast(
                         differences,
-                        paired_contrast(differences, confidence=CONFIDENCE, seed=seed)
+                        paired_contrast(differences, confidence=CONFIDENCE)
                         if differences
                         else None,
                         len(rounds.process),
@@ -368,14 +367,12 @@ def _method_statistics(
     scale = blocks.ns_per_cycle[chosen]
     exits = float(columns["exits"].sum(dtype=np.float64))
     timed = float(columns["timed_exits"].sum(dtype=np.float64))
-    n_vcpus = len(np.unique(columns["vcpu"]))
-    elapsed_s = float((columns["elapsed_cycles"] * scale).sum()) / 1e9
+    elapsed_s = _block_seconds(columns, columns["elapsed_cycles"] * scale)
     longest = (columns["max_cycles"] * scale)[columns["timed_exits"] > 0]
     maximum = _number(longest.max()) if len(longest) else None
     cpu_ns = columns["cpu_ns"]
     return {
-        # The sum over the vCPUs of exits, by the mean over the vCPUs of time.
-        "exits_per_second": _ratio(exits * n_vcpus, elapsed_s),
+        "exits_per_second": _ratio(exits, elapsed_s),
         "ns_per_exit": {
             # A bin's upper part can lie above the largest value there was.
             **{
@@ -391,6 +388,20 @@ def _method_statistics(
         "n": int(timed),
         "disturbances": {name: _total(columns[name]) for name in DISTURBANCES},
     }
+
+
+def _block_seconds(columns: dict[str, Ints], elapsed_ns: Floats) -> float:
+    """How long the blocks were, in all: each as long as its longest vCPU's window.
+
+    vCPUs that share a CPU come to their turn late, and have shorter windows than the block.
+    """
+    if not len(elapsed_ns):
+        return 0.0
+    blocks = np.stack([columns["process"], columns["round"], columns["position"]])
+    _, block = np.unique(blocks, axis=1, return_inverse=True)
+    longest = np.zeros(block.max() + 1)
+    np.maximum.at(longest, block.ravel(), elapsed_ns)
+    return float(longest.sum()) / 1e9
 
 
 def _total(values: Ints) -> int | None:

@@ -48,9 +48,7 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def paired_contrast(
-    differences: Sequence[ArrayLike], *, confidence: float = 0.95, seed: int | None = None
-) -> Interval:
+def paired_contrast(differences: Sequence[ArrayLike], *, confidence: float = 0.95) -> Interval:
     """The contrast over all processes, for a process started anew.
 
     `differences` holds one 1-D array per process: the per-round differences in time order. The
@@ -59,13 +57,9 @@ def paired_contrast(
     than `FLOOR` times `running_interval`. One process cannot tell how processes differ, so that its
     interval is `running_interval` and holds for that process only.
 
-    `seed` is taken so that every interval of this package is called alike; this one has a closed
-    form and draws no random numbers.
-
     Raises ValueError for no process, a process of fewer than 2 rounds, a value that is not finite,
     or a confidence outside (0, 1).
     """
-    del seed
     within, estimates = _from_rounds(differences, confidence)
     low, high = widen(within.estimate, within.low, within.high, estimates, confidence)
     return replace(within, low=low, high=high)
