@@ -43,6 +43,8 @@ BLOCKS = np.dtype(
         ("migrations", "i4"),
         ("steal_ns", "i8"),
         ("rescues", "i4"),
+        ("kicked", "i4"),
+        ("spurious_exits", "i8"),
         ("unsampled", "i8"),
     ]
 )

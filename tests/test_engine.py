@@ -138,7 +138,7 @@ def test_without_a_trusted_tsc_stamps_are_nanoseconds() -> None:
         (result,) = engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=20 * MS)[0]
     assert result["exits"] > 0
     assert result["elapsed_cycles"] > 0
-    assert result["migrations"] == 0
+    assert result["migrations"] == -1  # only RDTSCP tells
 
 
 def _image(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     help="Measures on real KVM what it costs to get a vCPU out of KVM_RUN.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -71,13 +73,16 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit codes."""
+    command = typer.main.get_command(app)
     try:
-        status = app(standalone_mode=False)
+        # Not command.main(): that has exit codes of its own for Ctrl-C and a closed pipe.
+        with command.make_context("kickbench", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
     except KickbenchError as error:
-        if os.environ.get("KICKBENCH_DEBUG"):
-            raise
-        print(f"kickbench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except _Misuse as error:
         error.show()
         sys.exit(EXIT_USAGE)
@@ -91,9 +96,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_OK)
     except OSError as error:
-        if os.environ.get("KICKBENCH_DEBUG"):
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"kickbench: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(EXIT_MEASUREMENT)
-    sys.exit(status if isinstance(status, int) else EXIT_OK)
+        _fail(f"{where}{error.strerror or error}", EXIT_MEASUREMENT)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """End with the message, and with the traceback of the error at hand if --debug asks for it."""
+    if os.environ.get("KICKBENCH_DEBUG"):
+        traceback.print_exc()
+    print(f"kickbench: {message}", file=sys.stderr)
+    sys.exit(code)

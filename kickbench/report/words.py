@@ -250,13 +250,13 @@ def _control(summary: Summary, finished: Sequence[Summary]) -> tuple[bool | None
             "The A/A control gave no interval (too few rounds), so that nothing says whether the "
             "differences are real."
         )
-    largest = max(abs(float(case["control"]["diff"])) for case in judged)
-    widest = max(case["control"]["ci95"][1] - case["control"]["ci95"][0] for case in judged)
-    where = "its only case" if len(judged) == 1 else f"all {len(judged)} cases"
+    worst = max(judged, key=lambda case: abs(float(case["control"]["diff"])))["control"]
+    largest = fixed(abs(worst["diff"]), decimals(worst["ci95"][1] - worst["ci95"][0]))
+    where = {1: "its only case", 2: "both cases"}.get(len(judged), f"all {len(judged)} cases")
     missing = len(finished) - len(judged)
     return True, (
         f"The A/A control is good in {where}: {listed(_baselines(judged))} against itself differs "
-        f"by at most {fixed(largest, decimals(widest))} {unit} per exit, within the noise."
+        f"by at most {largest} {unit} per exit, within the noise."
         + (f" In {plural(missing, 'case')} it gave no interval." if missing else "")
     )
 
@@ -329,7 +329,7 @@ def _growth(series: Series, method: str, unit: str, oversubscribed: Collection[s
     words = {1: "It grows with the vCPUs", -1: "It falls with the vCPUs"}
     how = words.get(differ(points[0], points[-1]), "It was not seen to change with the vCPUs")
     shown = [
-        f"{significant(point['diff'], 3)} {unit} at {case['vcpus']}"
+        f"{amount(point, unit)} at {case['vcpus']}"
         for case, point in zip(cases, points, strict=True)
     ]
     return [f"{how}: {listed(shown)} ({series.placement})."]
@@ -458,7 +458,7 @@ _DISTURBANCES = (
     _Disturbance(
         "rescues",
         "kicks repeated to end a block",
-        "a vCPU did not leave KVM_RUN when kicked; expect this of flag_signal only",
+        "a vCPU's thread had to wait for a CPU, or a kick was lost (of flag_signal, expect that)",
     ),
 )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from kickbench.errors import ResultsError
@@ -17,9 +18,13 @@ def find_run(path: Path | str) -> Path:
     ResultsError when there is none, and says which unfinished run there is.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
         fail(path, "does not exist")
-    if not path.is_dir():
+    except (OSError, ValueError) as error:
+        fail(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    if not stat.S_ISDIR(mode):
         fail(path, "is not a results folder (it is a file)")
     if (path / MANIFEST).exists():
         return path

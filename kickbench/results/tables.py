@@ -111,6 +111,10 @@ TABLES: dict[str, Table] = {
                 Column("migrations", pa.int32(), "", "moves to another CPU; -1 unknown", -1),
                 Column("steal_ns", pa.int64(), "ns", "steal time of its CPU; -1 unknown", -1),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated to end the block"),
+                Column("kicked", pa.int32(), "", "1: a kick ended the block; 0: the clock did"),
+                Column(
+                    "spurious_exits", pa.int64(), "exits", "KVM_RUN gave up with no kick pending"
+                ),
                 Column("unsampled", pa.int64(), "exits", "exits that did not fit the raw buffer"),
             ),
         ),

@@ -52,6 +52,8 @@ KEPT = (
     "migrations",
     "steal_ns",
     "rescues",
+    "kicked",
+    "spurious_exits",
     "unsampled",
     "cpu",
 )
@@ -248,7 +250,8 @@ def measure(order: Order) -> None:
     participants = schedule.entries(case)
     timing = schedule.Timing.of(case, order.vcpu_cpus)
     rng = schedule.generator(case, order.process)
-    clock = _choose_clock(order, sorted({c for cpus in order.vcpu_cpus for c in cpus}), warnings)
+    seats = {cpu for cpus in [*order.vcpu_cpus, order.kicker_cpus] for cpu in cpus}
+    clock = _choose_clock(order, sorted(seats), warnings)
     pacing = schedule.Pacing.of(case, timing, clock.hz, rng)
     with (
         Kvm() as kvm,

@@ -23,6 +23,7 @@
 #define NS_PER_S	   1000000000ll
 #define THREAD_STACK_BYTES (256u << 10)
 #define PROC_STAT_BYTES	   (1u << 20)
+#define UNKNOWN		   (-1)	     /* a counter that this kernel or clock does not have */
 #define KICK_GRACE_NS	   1000000ll /* a vCPU that exits anyway ends its block by itself */
 #define KICK_PERIOD_NS	   5000000ll /* then kick, and kick again: the rescue */
 #define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
@@ -146,9 +147,9 @@ static int64_t read_run_delay_ns(int fd)
 	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
 
 	if (n <= 0)
-		return 0;
+		return UNKNOWN;
 	text[n] = '\0';
-	return sscanf(text, "%lld %lld", &on_cpu, &delay) == 2 ? delay : 0;
+	return sscanf(text, "%lld %lld", &on_cpu, &delay) == 2 ? delay : UNKNOWN;
 }
 
 static struct counters read_counters(const struct worker *w)
@@ -172,8 +173,9 @@ void kb_window_opens(struct kb_vcpu *v)
 
 	w->window_opened = true;
 	w->opened = read_counters(w);
+	/* The round trip that is under way contains this very function: begin with the next. */
 	if (w->ring)
-		w->guest_head = *(const volatile uint32_t *)&w->params->head;
+		w->guest_head = *(const volatile uint32_t *)&w->params->head + 1;
 }
 
 /* Steal of each CPU since boot, in ns, into steal[CPU]; /proc/stat counts it in USER_HZ. */
@@ -247,7 +249,8 @@ static void take_guest_samples(struct worker *w, struct kb_block_result *r)
 {
 	const uint32_t head = *(const volatile uint32_t *)&w->params->head;
 	const uint32_t mask = w->params->ring_mask;
-	uint32_t count = w->window_opened ? head - w->guest_head : 0;
+	const int32_t made = w->window_opened ? (int32_t)(head - w->guest_head) : 0;
+	uint32_t count = made > 0 ? (uint32_t)made : 0;
 	uint64_t room =
 	    w->v.samples_capacity < (uint64_t)mask + 1 ? w->v.samples_capacity : mask + 1;
 
@@ -271,7 +274,9 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 		struct counters now = read_counters(w);
 
 		r->cpu_ns = now.cpu_ns - w->opened.cpu_ns;
-		r->run_delay_ns = now.run_delay_ns - w->opened.run_delay_ns;
+		r->run_delay_ns = now.run_delay_ns == UNKNOWN
+				      ? UNKNOWN
+				      : now.run_delay_ns - w->opened.run_delay_ns;
 		r->voluntary_switches =
 		    (int32_t)(now.voluntary_switches - w->opened.voluntary_switches);
 		r->involuntary_switches =
@@ -280,7 +285,7 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 	r->exits = v->exits;
 	r->elapsed_cycles = v->window_last - v->window_first;
 	r->spurious_exits = v->spurious_exits;
-	r->migrations = (int32_t)v->migrations;
+	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
 	r->cpu = sched_getcpu();
 	r->kicked = v->kicked;
 	r->samples_offset = (uint64_t)(v->samples - w->samples);
@@ -471,12 +476,16 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 	return e->failure.vcpu < 0;
 }
 
+/* The steal of the CPU that each vCPU's thread ended the block on. */
 static void share_out_steal(struct kb_engine *e, const int64_t *before, const int64_t *after)
 {
-	for (uint32_t i = 0; i < e->n_vcpus; i++)
-		for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-			if (CPU_ISSET(cpu, &e->workers[i].cpus))
-				e->results[i].steal_ns += after[cpu] - before[cpu];
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		struct kb_block_result *r = &e->results[i];
+
+		r->steal_ns = UNKNOWN;
+		if (e->proc_stat_fd >= 0 && r->cpu >= 0 && r->cpu < CPU_SETSIZE)
+			r->steal_ns = after[r->cpu] - before[r->cpu];
+	}
 }
 
 int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_t n_blocks,

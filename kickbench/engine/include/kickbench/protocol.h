@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /*
  * What a kick protocol sees of the engine, and the hooks it fills in.
  *
@@ -18,9 +19,10 @@
  *	                                      KVM_RUN failed with `error` (EINTR), or returned for a
  *	                                      reason (error 0) that is not the guest's own exit;
  *	                                      true: a kick was pending
- *	void kb_handler(struct kb_vcpu *)     in the handler of the kick signal, in the vCPU's
- * thread int  kb_kick(struct kb_vcpu *)        in the kicker's thread; 0 or -errno
+ *	void kb_handler(struct kb_vcpu *)     in the handler of the kick signal, in the vCPU's thread
+ *	int  kb_kick(struct kb_vcpu *)        in the kicker's thread; 0 or -errno
  */
+/* clang-format on */
 #ifndef KICKBENCH_PROTOCOL_H
 #define KICKBENCH_PROTOCOL_H
 

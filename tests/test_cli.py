@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a script sees it: exit codes, and errors of one or two lines that help."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kickbench
+from kickbench.cli import COMMANDS
+
+KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
+SUBCOMMANDS = [*COMMANDS, "scenario"]
+# What the tests mean to see must not depend on the terminal or the settings of who runs them.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("KICKBENCH_DEBUG", "PYTHONPATH", "PYTHONSAFEPATH", "FORCE_COLOR")
+} | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=ENVIRONMENT,
+        **options,
+    )
+
+
+def cli(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run([*KICKBENCH, *map(str, arguments)], **options)
+
+
+def is_helpful(stderr: str) -> bool:
+    """One or two lines that begin with the program's name, and no traceback."""
+    lines = stderr.splitlines()
+    return 1 <= len(lines) <= 2 and lines[0].startswith("kickbench: ") and "Traceback" not in stderr
+
+
+# --- usage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["run", "--nonsense"],
+        ["run", "quick", "one-too-many"],
+        ["run", "--results"],
+        ["methods", "--nonsense"],
+        ["doctor", "superfluous"],
+        ["report"],
+        ["scenario", "nonsense"],
+        ["scenario", "validate"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], tmp_path: Path) -> None:
+    done = cli(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_command_shows_the_help_and_is_2() -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "Usage: " in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in SUBCOMMANDS)], ids=" ".join)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_0_and_goes_to_standard_output(command: list[str], option: str) -> None:
+    done = cli(*command, option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout
+
+
+def test_version() -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"kickbench {kickbench.__version__}\n",
+        "",
+    )
+
+
+def test_run_without_a_scenario_is_2() -> None:
+    done = cli("run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_helpful(done.stderr)
+    assert "kickbench scenario list" in done.stderr
+
+
+@pytest.mark.parametrize("more", [["quick"], ["--quick"], ["--strict"]], ids=" ".join)
+def test_resume_takes_neither_a_scenario_nor_its_options(more: list[str], tmp_path: Path) -> None:
+    done = cli("run", "--resume", tmp_path, *more)
+    assert done.returncode == 2
+    assert is_helpful(done.stderr)
+
+
+@pytest.mark.parametrize("command", [["show"], ["report"], ["run", "--resume"]], ids=" ".join)
+@pytest.mark.parametrize("kind", ["a folder", "a file", "nothing"])
+def test_what_is_no_results_folder_is_2(command: list[str], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    if kind == "a folder":
+        path.mkdir()
+        (path / "unrelated.txt").write_text("hello\n")
+    elif kind == "a file":
+        path.write_text("hello\n")
+    if command[0] == "run" and not usable_kvm():
+        pytest.skip("resuming looks at the host first, and KVM is not usable")
+    done = cli(*command, path, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_helpful(done.stderr)
+    assert str(path) in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_name_longer_than_any_file_is_2() -> None:
+    for command in ("run", "show", "report"):
+        done = cli(command, "x" * 300)
+        assert done.returncode == 2, command
+        assert is_helpful(done.stderr)
+
+
+def usable_kvm() -> bool:
+    from kickbench.host.capabilities import probe
+
+    return probe().usable
+
+
+# --- bad scenarios -----------------------------------------------------------------------------
+
+HEAD = 'name = "bad"\n'
+VM = "[vm]\nvcpus = 1\n"
+GUEST = '[guest]\nprogram = "pm_timer"\n'
+PLACEMENT = '[[placement]]\nname = "here"\n'
+
+# Name: the file, and the key, place or word that the message must name.
+BAD_SCENARIOS: dict[str, tuple[str | bytes, str]] = {
+    "unknown key": (HEAD + VM + "vcpu = 2\n" + GUEST, "vm.vcpu: unknown key"),
+    "unknown table": (HEAD + VM + GUEST + "[guests]\n", "guests"),
+    "wrong type": (HEAD + "[vm]\nvcpus = 'two'\n" + GUEST, "vm.vcpus"),
+    "table instead of value": (HEAD + VM + "[guest]\nprogram = {a = 1}\n", "guest.program"),
+    "value instead of table": (HEAD + "vm = 1\n" + GUEST, "vm: expected a table"),
+    "missing key": (HEAD + "[vm]\n" + GUEST, "vm.vcpus"),
+    "missing name": (VM + GUEST, "name: missing"),
+    "unknown program": (HEAD + VM + '[guest]\nprogram = "pm_timers"\n', "pm_timer"),
+    "unknown method": (HEAD + VM + GUEST + '[measure]\nmethods = "sigmsk"\n', "sigmask"),
+    "unknown kind": (HEAD + VM + GUEST + '[measure]\nkinds = "exit"\n', "measure.kinds"),
+    "unknown irqchip": (HEAD + VM + 'irqchip = "apic"\n' + GUEST, "vm.irqchip"),
+    "empty sweep": (HEAD + "[vm]\nvcpus = []\n" + GUEST, "vm.vcpus"),
+    "duplicate in a sweep": (HEAD + "[vm]\nvcpus = [2, 2]\n" + GUEST, "vm.vcpus"),
+    "too large a sweep": (
+        HEAD + f"[vm]\nvcpus = {list(range(1, 1025))}\n" + GUEST + f"exit_rate_hz = "
+        f"{list(range(1, 12))}\n",
+        "cases",
+    ),
+    "0 vCPUs": (HEAD + "[vm]\nvcpus = 0\n" + GUEST, "vm.vcpus"),
+    "5000 vCPUs": (HEAD + "[vm]\nvcpus = [1, 5000]\n" + GUEST, "vm.vcpus[1]"),
+    "negative rate": (HEAD + VM + GUEST + "exit_rate_hz = -1\n", "guest.exit_rate_hz"),
+    "rate of 0": (HEAD + VM + GUEST + "exit_rate_hz = 0\n", "guest.exit_rate_hz"),
+    "rate not a number": (HEAD + VM + GUEST + "exit_rate_hz = nan\n", "guest.exit_rate_hz"),
+    "infinite rate": (HEAD + VM + GUEST + "exit_rate_hz = inf\n", "guest.exit_rate_hz"),
+    "precision not a number": (HEAD + VM + GUEST + "[measure]\nprecision = nan\n", "precision"),
+    "0 processes": (HEAD + VM + GUEST + "[measure]\nprocesses = 0\n", "measure.processes"),
+    "paced spin": (HEAD + VM + '[guest]\nprogram = "spin"\nexit_rate_hz = 10\n', "spin"),
+    "baseline not measured": (
+        HEAD + VM + GUEST + '[measure]\nmethods = "sigmask"\nbaseline = "immediate_exit"\n',
+        "measure.baseline",
+    ),
+    "placements of one name": (HEAD + VM + GUEST + 2 * PLACEMENT, "here"),
+    "placement in words": (HEAD + VM + GUEST + PLACEMENT + 'vcpus = "node one"\n', "placement"),
+    "backward CPU range": (HEAD + VM + GUEST + PLACEMENT + 'vcpus = "cpu:3-1"\n', "placement"),
+    "name that leaves the folder": ('name = "../../evil"\n' + VM + GUEST, "name"),
+    "name with markup": ('name = "<script>"\n' + VM + GUEST, "name"),
+    "description with an escape": (
+        HEAD + 'description = "\\u001b[31m"\n' + VM + GUEST,
+        "description",
+    ),
+    "syntax error": (HEAD + "[vm\n", "TOML syntax error"),
+    "key twice": (HEAD + HEAD + VM + GUEST, "TOML syntax error"),
+    "nested too deeply": (HEAD + "a = " + "[" * 100_000, "nested too deeply"),
+    "empty file": ("", "name: missing"),
+    "not UTF-8": (b'name = "\xff"\n', "UTF-8"),
+    "binary": (b"\x7fELF\x02\x01\x01\x00" + bytes(range(256)), "bad.toml"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SCENARIOS)
+def test_a_bad_scenario_is_2_in_a_line_or_two_and_leaves_nothing(case: str, tmp_path: Path) -> None:
+    content, culprit = BAD_SCENARIOS[case]
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = cli("run", file.name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_helpful(done.stderr)
+    assert "bad.toml" in done.stderr
+    assert culprit in done.stderr
+    assert "\x1b" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
+
+
+def test_100_mb_of_garbage_are_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    with file.open("wb") as garbage:
+        garbage.truncate(100 << 20)
+    done = cli("run", file)
+    assert done.returncode == 2
+    assert is_helpful(done.stderr)
+    assert "1 MiB" in done.stderr
+
+
+def test_a_scenario_that_is_not_there_is_2_and_names_those_there_are(tmp_path: Path) -> None:
+    done = cli("run", "quik", cwd=tmp_path)
+    assert done.returncode == 2
+    assert is_helpful(done.stderr)
+    assert 'did you mean "quick"' in done.stderr
+    assert "smp_windows_like" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a pipe", "/dev/null"])
+def test_what_is_no_regular_file_is_no_scenario(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.toml"
+    if kind == "a directory":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path = Path(kind)
+    done = cli("run", path)
+    assert done.returncode == 2
+    assert is_helpful(done.stderr)
+    assert str(path) in done.stderr
+
+
+# --- --debug -----------------------------------------------------------------------------------
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code() -> None:
+    done = cli("--debug", "run", "no_such_scenario")
+    assert "Traceback (most recent call last):" in done.stderr
+    assert "ScenarioError" in done.stderr
+    # Not Python's 1 for an exception: that says "a regression was found".
+    assert done.returncode == 2
+
+
+# --- a reader that leaves ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["methods"], ["doctor"], ["scenario", "schema"], ["scenario", "list"], ["--help"]],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    """As in ``kickbench methods | true``: the pipe is closed before the first line is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [*KICKBENCH, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+            env=ENVIRONMENT,
+        )
+    assert done.stderr == ""
+    # Not Click's 1: that says "a regression was found". 3 is what doctor says of the host.
+    assert done.returncode in (0, 3)
+
+
+# --- imports -----------------------------------------------------------------------------------
+
+DECOY = "raise SystemExit('the wrong kickbench was imported')\n"
+
+
+def test_a_folder_named_kickbench_in_the_current_directory_is_not_taken(tmp_path: Path) -> None:
+    for name in ("kickbench", "numpy", "typer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(DECOY)
+    done = cli("scenario", "list", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = shutil.which("kickbench", path=str(Path(sys.executable).parent))
+    if script is not None:
+        done = run([script, "scenario", "list"], cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.kvm
+def test_the_worker_is_not_taken_from_the_current_directory_either(tmp_path: Path) -> None:
+    (tmp_path / "kickbench").mkdir()
+    (tmp_path / "kickbench" / "__init__.py").write_text(DECOY)
+    (tmp_path / "short.toml").write_text(
+        HEAD + VM + GUEST + "[measure]\nprocesses = 1\nmax_seconds = 0.2\n"
+    )
+    done = cli("run", "short.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results").glob("*/*/summary.json"))) == 1
+
+
+HEAVY = {"jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pyperf", "scipy"}
+
+
+def imported(*arguments: str) -> set[str]:
+    """The top-level packages that a command imports, as ``python -X importtime`` lists them."""
+    done = run([sys.executable, "-P", "-X", "importtime", "-m", "kickbench", *arguments])
+    names = re.findall(r"^import time:[^|]*\|[^|]*\|\s*(\S+)$", done.stderr, re.MULTILINE)
+    assert "kickbench" in names
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_imports_no_heavy_library(option: str) -> None:
+    assert not imported(option) & (HEAVY | {"pydantic"})
+
+
+# Here typer itself may import pydantic, where it is installed.
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--help"], ["show", "--help"], ["methods"], ["x"]],
+    ids=" ".join,
+)
+def test_what_computes_nothing_imports_no_heavy_library(arguments: list[str]) -> None:
+    assert not imported(*arguments) & HEAVY
+
+
+# --- a host that cannot ------------------------------------------------------------------------
+
+# Inside a mount namespace of its own, so that nobody else's /dev/kvm is touched.
+NAMESPACE = r"""
+set -e
+work=$1 how=$2
+shift 2
+case $how in
+missing)
+    mkdir -p "$work/dev"
+    mount --rbind /dev "$work/dev"
+    mount -t tmpfs tmpfs /dev
+    for device in null zero random urandom; do
+        : > "/dev/$device"
+        mount --bind "$work/dev/$device" "/dev/$device"
+    done
+    mkdir /dev/shm
+    ;;
+other | forbidden)
+    : > "$work/kvm"
+    chmod 000 "$work/kvm"
+    if [ ! -e /dev/kvm ]; then mount -t tmpfs tmpfs /dev; : > /dev/kvm; : > /dev/null; fi
+    mount --bind "$work/kvm" /dev/kvm
+    ;;
+esac
+if [ "$how" = forbidden ]; then
+    # The owner's permissions, none, count for a root that has no capabilities.
+    set -- setpriv --inh-caps=-all --bounding-set=-all "$@"
+fi
+exec "$@"
+"""
+
+
+@pytest.fixture(params=["missing", "other", "forbidden"])
+def broken_kvm(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Command]:
+    """What is wrong with /dev/kvm, and a function that runs kickbench where it is so."""
+    if shutil.which("unshare") is None or shutil.which("setpriv") is None:
+        pytest.skip("needs unshare and setpriv (util-linux)")
+    namespace = ["unshare", "--mount", "--propagation", "private"]
+    if os.geteuid() != 0:
+        namespace.append("--map-root-user")
+    namespace += ["sh", "-c", NAMESPACE, "sh", str(tmp_path), request.param]
+    tried = run([*namespace, sys.executable, "-c", "import os; os.stat('/dev/null')"])
+    if tried.returncode != 0:
+        reason = tried.stderr.strip().rpartition("\n")[2]
+        pytest.skip(f"no mount namespace may be made here: {reason}")
+
+    def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return run([*namespace, *KICKBENCH, *arguments], **options)
+
+    return request.param, command
+
+
+ADVICE = {
+    "missing": ("/dev/kvm does not exist", "modprobe"),
+    "other": ("/dev/kvm is not a KVM device", "udev"),
+    "forbidden": ("no permission to open /dev/kvm", "usermod -aG kvm"),
+}
+
+
+def test_run_without_kvm_is_3_and_says_what_to_do(
+    broken_kvm: tuple[str, Command], tmp_path: Path
+) -> None:
+    how, command = broken_kvm
+    results = tmp_path / "results"
+    done = command("run", "quick", "--results", str(results))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert is_helpful(done.stderr)
+    assert all(words in done.stderr for words in ADVICE[how])
+    assert not results.exists()
+
+
+def test_doctor_without_kvm_is_3_and_says_so_first(broken_kvm: tuple[str, Command]) -> None:
+    how, command = broken_kvm
+    done = command("doctor")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("This host cannot run kickbench")
+    assert all(words in " ".join(done.stdout.split()) for words in ADVICE[how])
+
+
+def test_methods_without_kvm_still_prints_the_catalogue(broken_kvm: tuple[str, Command]) -> None:
+    how, command = broken_kvm
+    done = command("methods")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ADVICE[how][0] in done.stdout
+    assert "immediate_exit" in done.stdout
+
+
+@pytest.mark.kvm
+def test_a_scenario_of_which_no_case_can_run_is_3(tmp_path: Path) -> None:
+    for where in ("node:999", "cpu:9999"):
+        file = tmp_path / "elsewhere.toml"
+        file.write_text(HEAD + VM + GUEST + PLACEMENT + f'vcpus = "{where}"\n')
+        done = cli("run", file, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert is_helpful(done.stderr)
+        assert where.partition(":")[2] in done.stderr
+        assert not (tmp_path / "results").exists()
