@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import nox
@@ -25,7 +26,7 @@ def bench(session: nox.Session) -> None:
     """Measure a scenario on this host, then write its report: nox -s bench -- SCENARIO."""
     session.install(".")
     arguments = session.posargs or ["scenarios/smp_windows_like.toml"]
-    results = dict(zip(arguments, arguments[1:], strict=False)).get("--results", "results")
+    results = dict(pairwise(arguments)).get("--results", "results")
     # 4: some cases failed. The others are worth a report all the same.
     session.run("kickbench", "run", *arguments, success_codes=[0, 4])
     session.run("kickbench", "report", results, "-o", "reports")
