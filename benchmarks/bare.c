@@ -14,6 +14,13 @@ static int bare_enter(struct kb_vcpu *v)
 	return 0;
 }
 
+static int bare_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{
+	(void)v;
+	(void)k;
+	return 0;
+}
+
 static void bare_nothing(struct kb_vcpu *v)
 {
 	(void)v;
@@ -37,10 +44,13 @@ static void bare_loop(struct kb_vcpu *v)
 
 KB_EXPORT const struct kb_protocol kb_protocol_bare;
 KB_EXPORT const struct kb_protocol kb_protocol_bare = {
+    .abi = KB_PROTOCOL_ABI,
+    .vcpu_size = sizeof(struct kb_vcpu),
     .name = "bare",
     .enter = bare_enter,
     .leave = bare_nothing,
     .handler = bare_nothing,
-    .kick = bare_enter,
-    .loop = bare_loop,
+    .kick = bare_kick,
+    .exit_loop = bare_loop,
+    .kick_loop = bare_nothing,
 };

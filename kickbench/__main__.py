@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m kickbench`` is the ``kickbench`` command."""
 
-from kickbench.cli import main
+from kickbench.entry import main
 
 main()

@@ -3,7 +3,8 @@
 
 The numbers imitate a host: noise that is autocorrelated over the rounds and shared by the methods
 of a round, a cost of siglock that grows with the vCPUs, outliers, a histogram of every exit and raw
-samples. The same arguments give the same numbers. Nothing here measures anything.
+samples; kicks of skewed latency, of which flag_signal loses some. The same arguments give the same
+numbers. Nothing here measures anything.
 """
 
 from __future__ import annotations
@@ -52,6 +53,74 @@ HISTOGRAMS = np.dtype(
     [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
 )
 SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
+KICKS = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("vcpu", "i2"),
+        ("kicker", "i2"),
+        ("met", "?"),
+        ("lost", "?"),
+        ("at_cycles", "i8"),
+        ("send_cycles", "u4"),
+        ("delivery_cycles", "u4"),
+        ("latency_cycles", "u4"),
+    ]
+)
+KICK_BLOCKS = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("sent", "i8"),
+        ("met", "i8"),
+        ("lost", "i8"),
+        ("spurious", "i8"),
+        ("elapsed_cycles", "i8"),
+    ]
+)
+PAUSES = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("at_cycles", "i8"),
+        ("send_cycles", "i8"),
+        ("first_cycles", "i8"),
+        ("median_cycles", "i8"),
+        ("last_cycles", "i8"),
+        ("rescues", "i4"),
+    ]
+)
+RACES = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("sent", "i8"),
+        ("aimed", "i8"),
+        ("lost", "i8"),
+        ("spurious", "i8"),
+        ("rescues", "i8"),
+        ("timeout_cycles", "i8"),
+        ("elapsed_cycles", "i8"),
+        ("latency_max_cycles", "i8"),
+    ]
+)
+
+# What the catalogue claims: is the protocol free of races?
+CLAIMS: dict[str, bool | None] = {
+    "flag_signal": False,
+    "sigmask": True,
+    "immediate_exit": True,
+    "immediate_exit_remote": True,
+    "immediate_exit_remote_flag_first": False,
+}
+STATES = ("guest", "halted", "userspace", "storm")
+# The median latency of the baseline's kick by the state of the vCPU.
+KICK_NS = {"guest": 9000.0, "halted": 15000.0, "userspace": 1200.0, "storm": 4000.0}
+TIMEOUT_NS = 20e6
 
 PLACEMENTS = (
     {"name": "local", "creator": "node:0", "vcpus": "node:0", "kicker": "node:0"},
@@ -133,6 +202,44 @@ def sweep() -> list[dict[str, Any]]:
     return [*cases, case(8, placement=PLACEMENTS[1], rate=20000.0)]
 
 
+def kick_case(state: str = "guest", vcpus: int = 2, **other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind kick; ``other`` replaces single fields."""
+    program = {"guest": "spin", "halted": "hlt"}.get(state, "pm_timer")
+    return _kicking_case("kick", f"kick-{state}-{vcpus}vcpu-local", vcpus, program) | {
+        "state": state,
+        **other,
+    }
+
+
+def pause_case(vcpus: int = 16, **other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind pause_all; ``other`` replaces single fields."""
+    return _kicking_case("pause_all", f"pause_all-{vcpus}vcpu-local", vcpus, "pm_timer") | other
+
+
+def race_case(window_ns: float = 0.0, vcpus: int = 2, **other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind race; ``other`` replaces single fields."""
+    name = f"race-{vcpus}vcpu-window{window_ns:g}ns-local"
+    return _kicking_case("race", name, vcpus, "spin") | {
+        "window_ns": window_ns,
+        "kicks": 10_000,
+        "methods": ["flag_signal", "sigmask", "immediate_exit"],
+        **other,
+    }
+
+
+def _kicking_case(kind: str, name: str, vcpus: int, program: str) -> dict[str, Any]:
+    later = {"transport": "tgkill", "state": None, "kickers": 1, "kick_rate_hz": None}
+    later |= {"window_ns": None, "kicks": None}
+    return case(vcpus, id=name, kind=kind, program=program, precision=0.01, **later)
+
+
+def kick_sweep() -> list[dict[str, Any]]:
+    """Kicks in every state, pauses of 2 and 16 vCPUs, two windows, and exits while kicked."""
+    kicked = case(2, id="exits-pm_timer-2vcpu-max-1000kicks-local", kick_rate_hz=1000.0)
+    cases = [kick_case(state) for state in STATES]
+    return [*cases, pause_case(2), pause_case(16), race_case(), race_case(50_000.0), kicked]
+
+
 def siglock_ns(parameters: Mapping[str, Any]) -> float:
     """The default ``shift_ns``: what sigmask costs more per exit than the baseline."""
     remote = 2.5 if parameters["placement"]["name"] == "remote_siglock" else 1.0
@@ -143,6 +250,41 @@ def entries_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The schedule's participants: each method, then the baseline again as the A/A control."""
     entries = [{"method": method, "control": False} for method in parameters["methods"]]
     return [*entries, {"method": parameters["baseline"], "control": True}]
+
+
+def _order(rng: np.random.Generator, rounds: int, n_entries: int) -> NDArray[Any]:
+    """Rounds x positions: a random order and its mirror image, ABBA for any number of methods."""
+    order = np.argsort(rng.random((rounds, n_entries)), axis=1)
+    return np.concatenate([order, order[:, ::-1]], axis=1)
+
+
+def _drift(rng: np.random.Generator, rounds: int, noise: float) -> NDArray[np.float64]:
+    """What the methods of a round share: relative noise that is autocorrelated over the rounds."""
+    drift = np.zeros(rounds)
+    for i in range(1, rounds):
+        drift[i] = 0.8 * drift[i - 1] + noise * rng.standard_normal()
+    return drift
+
+
+def _rng(parameters: Mapping[str, Any], process: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, process, zlib.crc32(parameters["id"].encode())])
+
+
+def _shifts(
+    parameters: Mapping[str, Any], shift_ns: float, control_shift_ns: float
+) -> NDArray[np.float64]:
+    """What each entry costs more than the baseline."""
+    return np.array(
+        [
+            control_shift_ns if e["control"] else shift_ns * (e["method"] != parameters["baseline"])
+            for e in entries_of(parameters)
+        ]
+    )
+
+
+def _shares(parameters: Mapping[str, Any], shares: Mapping[str, float]) -> NDArray[np.float64]:
+    """A share by method as a share by entry; 0 for methods without one."""
+    return np.array([shares.get(e["method"], 0.0) for e in entries_of(parameters)])
 
 
 def worker_arrays(
@@ -163,27 +305,17 @@ def worker_arrays(
     control. ``noise`` is relative: of a round (shared by its blocks, autocorrelated); a block has
     an eighth of it.
     """
-    rng = np.random.default_rng([seed, process, zlib.crc32(parameters["id"].encode())])
-    entries = entries_of(parameters)
-    n_entries, vcpus = len(entries), int(parameters["vcpus"])
-    # A round is a random order and its mirror image: ABBA for any number of methods.
-    order = np.argsort(rng.random((rounds, n_entries)), axis=1)
-    order = np.concatenate([order, order[:, ::-1]], axis=1)
-    drift = np.zeros(rounds)
-    for i in range(1, rounds):
-        drift[i] = 0.8 * drift[i - 1] + noise * rng.standard_normal()
+    rng = _rng(parameters, process, seed)
+    n_entries, vcpus = len(entries_of(parameters)), int(parameters["vcpus"])
+    order = _order(rng, rounds, n_entries)
+    drift = _drift(rng, rounds, noise)
     blocks = np.zeros(rounds * 2 * n_entries * vcpus, BLOCKS)
     shape = (rounds, 2 * n_entries, vcpus)
     grid = np.indices(shape).reshape(3, -1)
     blocks["round"], blocks["position"], blocks["vcpu"] = grid
     blocks["cpu"] = grid[2]
     blocks["entry"] = order[grid[0], grid[1]]
-    shift = np.array(
-        [
-            control_shift_ns if e["control"] else shift_ns * (e["method"] != parameters["baseline"])
-            for e in entries
-        ]
-    )
+    shift = _shifts(parameters, shift_ns, control_shift_ns)
     block_noise = noise / 8 * rng.standard_normal(len(blocks))
     ns = BASE_NS * (1 + drift[grid[0]] + block_noise) + shift[blocks["entry"]]
     count = rng.integers(exits - exits // 20, exits + exits // 20 + 1, len(blocks))
@@ -195,11 +327,159 @@ def worker_arrays(
     blocks["cpu_ns"] = np.rint(ns * count * 0.99)
     blocks["involuntary_switches"] = outlier
     blocks["run_delay_ns"] = 50_000 * outlier
-    return {
+    arrays = {
         "blocks": blocks,
         "exit_histograms": _histograms(blocks, n_entries),
         "exit_samples": _samples(blocks, rng, int(parameters["sample_budget"])),
     }
+    if parameters.get("kick_rate_hz") is not None:
+        # As with flag_signal and a natural window: some in a thousand are lost.
+        arrays["kick_blocks"] = counts = np.zeros(order.size, KICK_BLOCKS)
+        _place(counts, order)
+        counts["sent"] = counts["met"] = rng.poisson(200, len(counts))
+        lost = _shares(parameters, {"flag_signal": 0.003})[counts["entry"]]
+        counts["lost"] = rng.binomial(counts["sent"], lost)
+        seconds = 200 / (float(parameters["kick_rate_hz"]) * vcpus)
+        counts["elapsed_cycles"] = round(seconds * hz)
+    return arrays
+
+
+def _place(rows: NDArray[Any], order: NDArray[Any], per_block: int = 1) -> NDArray[np.int64]:
+    """Fill in round, position and entry, ``per_block`` rows for a block; the round of each row."""
+    rounds, position = np.repeat(np.indices(order.shape).reshape(2, -1), per_block, axis=1)
+    rows["round"], rows["position"] = rounds, position
+    rows["entry"] = order[rounds, position]
+    return np.asarray(rounds)
+
+
+def kick_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float,
+    control_shift_ns: float = 0.0,
+    rounds: int = 40,
+    kicks: int = 12,
+    unmet: float = 0.02,
+    lost: Mapping[str, float] = {"flag_signal": 0.01},
+    spread: float = 0.3,
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind kick.
+
+    A block has ``kicks`` kicks, a round two blocks of each entry. Latencies are log-normal (with
+    the standard deviation ``spread``) around the state's median; every quantile of every method but
+    the baseline is ``shift_ns`` above the baseline's. The share ``unmet`` meets another state,
+    where a kick takes twice as long. A method's share ``lost`` waits for the time-out. sigmask has
+    no handler, and so no delivery.
+    """
+    rng = _rng(parameters, process, seed)
+    entries = entries_of(parameters)
+    order = _order(rng, rounds, len(entries))
+    drift = _drift(rng, rounds, noise)
+    rows = np.zeros(order.size * kicks, KICKS)
+    round_ = _place(rows, order, kicks)
+    rows["vcpu"] = rng.integers(0, parameters["vcpus"], len(rows))
+    rows["kicker"] = rng.integers(0, parameters["kickers"], len(rows))
+    shift = _shifts(parameters, shift_ns, control_shift_ns)[rows["entry"]]
+    base = KICK_NS[parameters["state"]] * (1 + drift[round_])
+    ns = base * np.exp(spread * rng.standard_normal(len(rows))) + shift
+    rows["met"] = rng.random(len(rows)) >= unmet
+    rows["lost"] = rng.random(len(rows)) < _shares(parameters, lost)[rows["entry"]]
+    ns = np.where(rows["met"], ns, 2 * ns)
+    ns = np.where(rows["lost"], TIMEOUT_NS, ns)
+    rows["latency_cycles"] = np.rint(ns * hz / 1e9)
+    rows["send_cycles"] = np.rint(0.2 * base * hz / 1e9)
+    handled = np.array([e["method"] != "sigmask" for e in entries])[rows["entry"]]
+    rows["delivery_cycles"] = np.where(handled & ~rows["lost"], 0.6 * ns * hz / 1e9, 0)
+    rows["at_cycles"] = np.tile(np.arange(kicks) * round(1e-4 * hz), order.size)
+    blocks = np.zeros(order.size, KICK_BLOCKS)
+    _place(blocks, order)
+    blocks["sent"] = kicks
+    blocks["met"] = rows["met"].reshape(-1, kicks).sum(axis=1)
+    blocks["lost"] = rows["lost"].reshape(-1, kicks).sum(axis=1)
+    blocks["elapsed_cycles"] = round(kicks * 1e-4 * hz)
+    return {"kicks": rows, "kick_blocks": blocks}
+
+
+def pause_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float,
+    control_shift_ns: float = 0.0,
+    rounds: int = 40,
+    pauses: int = 2,
+    rescued: Mapping[str, float] = {"flag_signal": 0.01},
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind pause_all.
+
+    The last vCPU acknowledges after 2 µs a vCPU, and ``shift_ns`` later with any method but the
+    baseline; in the share ``rescued`` of a method's pauses a vCPU needed a rescue.
+    """
+    rng = _rng(parameters, process, seed)
+    order = _order(rng, rounds, len(entries_of(parameters)))
+    drift = _drift(rng, rounds, noise)
+    rows = np.zeros(order.size * pauses, PAUSES)
+    round_ = _place(rows, order, pauses)
+    shift = _shifts(parameters, shift_ns, control_shift_ns)[rows["entry"]]
+    base = (1 + drift[round_]) * np.exp(0.05 * rng.standard_normal(len(rows)))
+    last = 5000.0 + 2000.0 * parameters["vcpus"] * base + shift
+    rows["rescues"] = rng.random(len(rows)) < _shares(parameters, rescued)[rows["entry"]]
+    rows["send_cycles"] = np.rint(0.5 * last * hz / 1e9)
+    rows["first_cycles"] = np.rint(5000.0 * hz / 1e9)
+    rows["median_cycles"] = np.rint((2500.0 + 0.5 * last) * hz / 1e9)
+    rows["last_cycles"] = np.rint(np.where(rows["rescues"] > 0, TIMEOUT_NS, last) * hz / 1e9)
+    return {"pauses": rows}
+
+
+def race_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float = 0.0,
+    control_shift_ns: float = 0.0,
+    rounds: int = 10,
+    kicks: int = 500,
+    lost: Mapping[str, float] | None = None,
+    spurious: Mapping[str, float] = {},
+    hz: float = HZ,
+    noise: float = 0.0,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind race.
+
+    A block has ``kicks`` kicks, nine of ten in the window. Of those a method's share ``lost`` is
+    lost: by default flag_signal loses 0.2 % at the natural window and 98 % at a wider one.
+    """
+    rng = _rng(parameters, process, seed)
+    order = _order(rng, rounds, len(entries_of(parameters)))
+    if lost is None:
+        lost = {"flag_signal": 0.98 if parameters["window_ns"] else 0.002}
+    rows = np.zeros(order.size, RACES)
+    _place(rows, order)
+    rows["sent"] = kicks
+    rows["aimed"] = kicks * 9 // 10
+    rows["lost"] = rng.binomial(rows["aimed"], _shares(parameters, lost)[rows["entry"]])
+    rows["rescues"] = rows["lost"]
+    rows["spurious"] = rng.binomial(kicks, _shares(parameters, spurious)[rows["entry"]])
+    rows["timeout_cycles"] = round(TIMEOUT_NS * hz / 1e9)
+    rows["elapsed_cycles"] = rows["lost"] * rows["timeout_cycles"] + round(kicks * 2e-5 * hz)
+    rows["latency_max_cycles"] = np.rint(30_000 * (1 + rng.random(len(rows))) * hz / 1e9)
+    return {"races": rows}
+
+
+ARRAYS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
+    "exits": worker_arrays,
+    "kick": kick_arrays,
+    "pause_all": pause_arrays,
+    "race": race_arrays,
+}
 
 
 def _histograms(blocks: NDArray[Any], n_entries: int) -> NDArray[Any]:
@@ -233,7 +513,8 @@ def _samples(blocks: NDArray[Any], rng: np.random.Generator, budget: int) -> NDA
 def case_document(
     parameters: Mapping[str, Any], *, rounds: int = 40, hz: float = HZ, **other: Any
 ) -> dict[str, Any]:
-    """A case.json for :func:`worker_arrays`; ``other`` replaces single fields."""
+    """A case.json for :func:`case_tables`; ``other`` replaces single fields."""
+    timeout = {"lost_timeout_ns": TIMEOUT_NS} if parameters["kind"] in ("kick", "race") else {}
     return {
         "case": dict(parameters),
         "seconds": 12.5,
@@ -245,18 +526,20 @@ def case_document(
                 "warnings": [],
                 "rounds": rounds,
                 "oversubscribed": False,
+                **timeout,
             }
             for index in range(parameters["processes"])
         ],
+        "claims": {method: CLAIMS.get(method) for method in parameters["methods"]},
         **other,
     }
 
 
 def case_tables(parameters: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    """The Arrow tables of a finished case; the arguments are those of :func:`worker_arrays`."""
+    """The Arrow tables of a finished case; the arguments are those of its kind's arrays above."""
     entries = entries_of(parameters)
     workers = [
-        worker_arrays(parameters, process, **arguments)
+        ARRAYS[parameters["kind"]](parameters, process, **arguments)
         for process in range(parameters["processes"])
     ]
     return {

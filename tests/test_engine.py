@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.engine.engine import (
+    AIMED,
+    LOST,
+    MET,
     STRUCTURES,
+    TRANSPORTS,
     Clock,
     Engine,
+    Kickers,
+    Plan,
     histogram_edges,
     library,
     tsc_warp_cycles,
@@ -29,6 +35,7 @@ from kickbench.errors import MeasurementError, UsageError
 from kickbench.guest import loader
 from kickbench.guest.loader import Guest
 from kickbench.guest.programs import PROGRAMS
+from kickbench.host.capabilities import probe, supports, supports_transport
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.methods import CATALOGUE
@@ -37,6 +44,19 @@ from kickbench.native import built_file
 MS = 1_000_000
 CPUS = Topology.read().affinity
 EXITING = [name for name, program in PROGRAMS.items() if program.exits != "none"]
+HOST = probe()
+
+
+def here(names: Iterable[str], why_not: Callable[[str], str | None]) -> list[Any]:
+    """Names as parameters of a test; those that this host does not support are skipped."""
+    return [
+        pytest.param(name, marks=pytest.mark.skip(reason) if (reason := why_not(name)) else ())
+        for name in names
+    ]
+
+
+METHODS = here(CATALOGUE, lambda name: supports(CATALOGUE[name], HOST))
+SENT_BY = here(TRANSPORTS, lambda name: supports_transport(name, HOST))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +66,13 @@ def clock() -> Clock:
 
 @contextmanager
 def running(
-    clock: Clock, program: str, n_vcpus: int = 1, *, rate_hz: float | None = None, **engine: Any
+    clock: Clock,
+    program: str,
+    n_vcpus: int = 1,
+    *,
+    rate_hz: float | None = None,
+    irqchip: str | None = None,
+    **engine: Any,
 ) -> Iterator[tuple[Guest, Engine]]:
     pacing: dict[str, Any] = {}
     if rate_hz is not None:
@@ -55,7 +81,7 @@ def running(
             "first_gaps": [0] * n_vcpus,
             "ring_entries": 1024,
         }
-    irqchip = "none" if program == "hlt" else "kernel"
+    irqchip = irqchip or ("none" if program == "hlt" else "kernel")
     options = {"n_entries": 1, "samples_capacity": 1 << 16, **engine}
     seats = [[CPUS[index % len(CPUS)]] for index in range(n_vcpus)]
     with (
@@ -67,7 +93,7 @@ def running(
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("method", CATALOGUE)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("program", EXITING)
 def test_every_program_exits_under_every_method(clock: Clock, program: str, method: str) -> None:
     with running(clock, program) as (_, engine):
@@ -81,20 +107,21 @@ def test_every_program_exits_under_every_method(clock: Clock, program: str, meth
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("method", CATALOGUE)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_guest_that_never_exits_is_kicked_at_the_end_of_a_block(
     clock: Clock, method: str
 ) -> None:
     with running(clock, "spin", 2) as (guest, engine):
         results = engine.blocks([(method, 0)] * 3, warmup_ns=MS, block_ns=2 * MS)
         assert all(guest.params(vcpu).heartbeat > 0 for vcpu in range(2))
-    assert results["kicked"].all()
+    # One looks at its flag only when it comes round: by then the clock has ended the block.
+    assert results["kicked"].all() or method == "immediate_exit_remote_flag_first"
     assert not results["exits"].any()
 
 
 @pytest.mark.kvm
 def test_vcpus_switch_methods_together_and_samples_of_blocks_do_not_mix(clock: Clock) -> None:
-    methods = list(CATALOGUE)
+    methods = [name for name, method in CATALOGUE.items() if supports(method, HOST) is None]
     schedule = [(methods[i], i) for i in (0, 1, 2, 2, 1, 0)]
     with running(clock, "pm_timer", 3, n_entries=3) as (_, engine):
         results = engine.blocks(schedule, warmup_ns=MS, block_ns=15 * MS)
@@ -266,6 +293,242 @@ def test_a_machine_of_many_vcpus_runs_with_every_irqchip(clock: Clock, irqchip: 
         blocks = {guest.params_address(i) for i in range(n)}
     assert results["exits"].sum() > n
     assert len(blocks) == n
+
+
+# --- kicks -------------------------------------------------------------------------------------
+
+GUESTS = {"guest": "spin", "halted": "hlt", "userspace": "pm_timer", "storm": "pm_timer"}
+ONE = Kickers(count=1, cpus=[CPUS[-1]])
+
+
+def kicked(
+    clock: Clock,
+    method: str,
+    *,
+    n_vcpus: int = 1,
+    kickers: Kickers = ONE,
+    ms: int = 100,
+    program: str = "spin",
+    n_blocks: int = 1,
+    **plan: Any,
+) -> tuple[Any, Any]:
+    """Block results and kicks of blocks of one method, by default in volleys about 1 ms apart."""
+    chosen = Plan(**{"loop": "kick", "kicking": "volleys", "gap_ns": MS, **plan})
+    with running(clock, program, n_vcpus, irqchip="kernel", kickers=kickers) as (_, engine):
+        results = engine.blocks(
+            [(method, 0)] * n_blocks, warmup_ns=MS, block_ns=ms * MS, plan=chosen
+        )
+        return results, engine.kicks()
+
+
+def lost(kicks: Any) -> int:
+    return int(np.count_nonzero(kicks["flags"] & LOST))
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("state", GUESTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, state: str) -> None:
+    in_userspace_ns = 200_000 if state == "userspace" else 0
+    results, kicks = kicked(
+        clock, method, program=GUESTS[state], state=state, userspace_ns=in_userspace_ns
+    )
+    assert len(kicks) > 0
+    assert results["kicked"].all()
+    if CATALOGUE[method].race_free:
+        assert lost(kicks) == 0
+        assert not kicks["rescues"].any()
+    assert (kicks["flags"] & MET).any()
+    assert not (kicks["flags"] & ~np.uint8(MET | LOST | AIMED)).any()
+    assert (kicks["latency"] > 0).all()
+    assert (kicks["send"] > 0).all()
+    assert (kicks["delivery"] <= kicks["latency"]).all()
+    assert (np.diff(kicks["at"]) > 0).all()
+    assert set(kicks["vcpu"]) == set(kicks["kicker"]) == set(kicks["block"]) == {0}
+    assert bool(results["exits"].any()) is (state in ("userspace", "storm"))
+
+
+@pytest.mark.kvm
+def test_the_handler_is_seen_where_there_is_one(clock: Clock) -> None:
+    _, by_handler = kicked(clock, "immediate_exit", state="guest")
+    assert (by_handler["delivery"] > 0).any()
+    _, by_mask = kicked(clock, "sigmask", state="guest")
+    assert not by_mask["delivery"].any()
+
+
+@pytest.mark.kvm
+def test_a_state_that_the_vcpu_is_not_in_is_not_met(clock: Clock) -> None:
+    _, kicks = kicked(clock, "immediate_exit", program="spin", state="storm")
+    assert len(kicks) > 0
+    assert not (kicks["flags"] & MET).any()
+    _, kicks = kicked(clock, "immediate_exit", program="hlt", state="guest")
+    assert len(kicks) > 0
+    assert not (kicks["flags"] & MET).any()
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("transport", SENT_BY)
+@pytest.mark.parametrize("method", ["sigmask", "immediate_exit"])
+def test_every_transport_delivers_kicks(clock: Clock, method: str, transport: str) -> None:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], transport=transport)
+    _, kicks = kicked(clock, method, kickers=kickers, n_vcpus=2)
+    assert set(kicks["vcpu"]) == {0, 1}
+    assert lost(kicks) == 0
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("method", ["sigmask", "immediate_exit", "immediate_exit_remote"])
+def test_several_kickers_kick_at_once_and_each_is_answered(clock: Clock, method: str) -> None:
+    kickers = Kickers(count=3, cpus=[CPUS[-1]])
+    _, kicks = kicked(clock, method, kickers=kickers, n_blocks=2)
+    assert lost(kicks) == 0
+    for kicker in range(3):
+        mine = kicks[kicks["kicker"] == kicker]
+        assert set(mine["block"]) == {0, 1}
+        assert all((np.diff(mine["at"][mine["block"] == block]) > 0).all() for block in (0, 1))
+
+
+@pytest.mark.kvm
+def test_the_most_kickers_that_are_allowed_kick(clock: Clock) -> None:
+    kickers = Kickers(count=31, cpus=[CPUS[-1]])
+    results, kicks = kicked(clock, "immediate_exit", kickers=kickers, gap_ns=20 * MS, ms=200)
+    assert lost(kicks) == 0
+    assert len(set(kicks["kicker"])) > 1
+    assert results["kicked"].all()
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("window_ns", [0, 50_000])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_race_free_method_loses_an_aimed_kick(clock: Clock, method: str, window_ns: int) -> None:
+    results, kicks = kicked(
+        clock,
+        method,
+        kicking="aimed",
+        userspace_ns=3000,
+        window_ns=window_ns,
+        lost_after_ns=5 * MS,
+        ms=200,
+    )
+    assert len(kicks) > 0
+    assert (kicks["flags"] & AIMED).any()
+    if CATALOGUE[method].race_free:
+        assert lost(kicks) == 0
+        assert results["spurious_exits"].sum() <= 2 * len(kicks)
+    elif method == "flag_signal" and window_ns:
+        aimed = np.count_nonzero(kicks["flags"] & AIMED)
+        assert 2 * lost(kicks) > aimed
+    assert (kicks["rescues"][kicks["flags"] & LOST != 0] > 0).all()
+
+
+@pytest.mark.kvm
+def test_each_vcpu_of_a_race_has_a_kicker_of_its_own(clock: Clock) -> None:
+    kickers = Kickers(count=2, cpus=[CPUS[-1]])
+    aimed: dict[str, Any] = {"kicking": "aimed", "userspace_ns": 3000, "window_ns": 50_000}
+    _, kicks = kicked(clock, "immediate_exit", n_vcpus=2, kickers=kickers, **aimed)
+    assert set(zip(kicks["vcpu"].tolist(), kicks["kicker"].tolist(), strict=True)) == {
+        (0, 0),
+        (1, 1),
+    }
+    assert lost(kicks) == 0
+
+
+@pytest.mark.kvm
+def test_exits_go_on_while_kicks_arrive(clock: Clock) -> None:
+    results, kicks = kicked(clock, "immediate_exit", program="pm_timer", loop="exit")
+    assert results["exits"].sum() == results["timed_exits"].sum() > len(kicks) > 0
+    assert lost(kicks) == 0
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_vcpus", [1, 3])
+def test_pausing_all_waits_for_the_last(clock: Clock, n_vcpus: int, method: str) -> None:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1000)
+    plan = Plan(loop="kick", kicking="pauses", gap_ns=MS, lost_after_ns=50 * MS)
+    with running(clock, "spin", n_vcpus, kickers=kickers) as (guest, engine):
+        results = engine.blocks([(method, 0)] * 2, warmup_ns=MS, block_ns=100 * MS, plan=plan)
+        pauses = engine.pauses()
+        assert all(guest.params(vcpu).heartbeat > 0 for vcpu in range(n_vcpus))
+        assert len(engine.kicks()) == 0
+    assert set(pauses["block"]) == {0, 1}
+    assert (pauses["first"] > 0).all()
+    assert (pauses["first"] <= pauses["median"]).all()
+    assert (pauses["median"] <= pauses["last"]).all()
+    assert (pauses["send"] > 0).all()
+    if n_vcpus == 1:
+        assert (pauses["first"] == pauses["last"]).all()
+    if CATALOGUE[method].race_free:
+        assert not pauses["rescues"].any()
+    assert results["kicked"].all()
+
+
+@pytest.mark.kvm
+def test_pausing_256_vcpus_on_few_cpus_works(clock: Clock) -> None:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1)
+    plan = Plan(loop="kick", kicking="pauses", gap_ns=MS, lost_after_ns=10_000 * MS)
+    with running(clock, "pm_timer", 256, samples_capacity=1, kickers=kickers) as (_, engine):
+        engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=8000 * MS, plan=plan)
+        (pause,) = engine.pauses()
+    assert 0 < pause["first"] <= pause["median"] <= pause["last"]
+    assert pause["rescues"] == 0
+
+
+@pytest.mark.kvm
+def test_full_buffers_end_the_kicking_and_not_the_block(clock: Clock) -> None:
+    kickers = Kickers(count=2, cpus=[CPUS[-1]], kicks_capacity=3)
+    results, kicks = kicked(clock, "immediate_exit", kickers=kickers, n_blocks=2)
+    assert len(kicks) == 6
+    assert set(kicks["block"]) == {0}
+    assert results["kicked"].all()
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=2)
+    plan = Plan(loop="kick", kicking="pauses", gap_ns=MS)
+    with running(clock, "spin", kickers=kickers) as (_, engine):
+        for _ in range(2):
+            engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=50 * MS, plan=plan)
+            assert len(engine.pauses()) == 2
+
+
+@pytest.mark.kvm
+def test_kicks_of_one_call_are_gone_in_the_next(clock: Clock) -> None:
+    with running(clock, "spin", kickers=ONE) as (_, engine):
+        plan = Plan(loop="kick", kicking="volleys", gap_ns=MS)
+        engine.blocks([("sigmask", 0)], warmup_ns=MS, block_ns=50 * MS, plan=plan)
+        assert len(engine.kicks()) > 0
+        engine.blocks([("sigmask", 0)], warmup_ns=MS, block_ns=5 * MS)
+        assert len(engine.kicks()) == 0
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(not HOST.pidfd_thread, reason="this kernel has no pidfds of threads")
+def test_a_kick_that_fails_is_reported_by_name(clock: Clock) -> None:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], transport="pidfd")
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=MS)
+    with running(clock, "spin", kickers=kickers) as (_, engine), Path(os.devnull).open() as null:
+        links = {
+            fd: str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()
+        }
+        pidfds = [int(fd.name) for fd, link in links.items() if "pidfd" in link]
+        assert pidfds
+        for pidfd in pidfds:
+            os.dup2(null.fileno(), pidfd)
+        with pytest.raises(MeasurementError, match=r"vCPU 0: a kick failed: .* \(EBADF\)"):
+            engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=50 * MS, plan=plan)
+
+
+@pytest.mark.kvm
+def test_a_method_that_the_kernel_lacks_fails_by_name(clock: Clock) -> None:
+    """The product skips it; this is what its C says when it is used all the same."""
+    if HOST.exitfd:
+        pytest.skip("this kernel is patched")
+    with (
+        running(clock, "pm_timer") as (_, engine),
+        pytest.raises(MeasurementError, match="vCPU 0: entering the protocol failed"),
+    ):
+        engine.blocks([("exitfd", 0)], warmup_ns=MS, block_ns=MS)
+
+
+# --- the binding -------------------------------------------------------------------------------
 
 
 def test_structures_have_the_sizes_of_the_c_side() -> None:

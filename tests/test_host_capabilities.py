@@ -7,14 +7,23 @@ import errno
 import gc
 import mmap
 import os
-from collections.abc import Callable
+import select
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from kickbench.host.capabilities import Capabilities, probe, supports, supports_machine
-from kickbench.kvm import KvmError, abi, ioctl
+from kickbench.host import capabilities as probing
+from kickbench.host.capabilities import (
+    Capabilities,
+    probe,
+    supports,
+    supports_machine,
+    supports_transport,
+)
+from kickbench.kvm import KvmError, abi, ioctl, proposed
 from kickbench.methods import CATALOGUE
 
 USABLE = Capabilities(
@@ -52,6 +61,28 @@ def test_the_probe_leaves_nothing_open() -> None:
     assert open_fds() == before
 
 
+@pytest.mark.kvm
+@pytest.mark.parametrize("need", ["user_exit", "exitfd"])
+def test_a_released_kernel_lacks_what_was_proposed_and_says_so(need: str) -> None:
+    found = probe()
+    if getattr(found, need):
+        pytest.skip("this kernel is patched")
+    reason = supports(CATALOGUE[need], found) or ""
+    assert "proposed in 2015, in no released kernel; the lab's kernel will have it" in reason
+    assert reason.startswith("this kernel does not have KVM_")
+
+
+def test_pidfds_of_threads_are_found_as_python_finds_them() -> None:
+    try:
+        pidfd = os.pidfd_open(threading.get_native_id(), os.O_EXCL)
+    except OSError:
+        there = False
+    else:
+        there = True
+        os.close(pidfd)
+    assert probe().pidfd_thread is there
+
+
 def test_no_device_is_absent_with_advice(tmp_path: Path) -> None:
     found = probe(tmp_path / "kvm")
     assert (found.present, found.usable) == (False, False)
@@ -82,10 +113,17 @@ class PlayedKernel:
             abi.KVM_CREATE_VM: self.new_fd,
             abi.KVM_CREATE_VCPU: self.new_vcpu,
             abi.KVM_RUN: self.run,
+            proposed.KVM_USER_EXIT: self.request_exit,
+            proposed.KVM_VCPU_MAKE_EXITFD: self.make_exitfd,
         }
         self.run_page: mmap.mmap | None = None
         self.exit_reason = abi.KVM_EXIT_HLT
         self.honours_immediate_exit = True
+        self.honours_requests = True
+        self.forgets_requests = True
+        self.requested = False
+        self.exitfd: int | None = None  # ours, of the same eventfd
+        self.user_exit_argument = b""
 
     def new_fd(self) -> int:
         fd = os.memfd_create("played")
@@ -97,12 +135,27 @@ class PlayedKernel:
         self.run_page = mmap.mmap(fd, mmap.PAGESIZE)
         return fd
 
+    def request_exit(self) -> int:
+        self.requested = True
+        return 0
+
+    def make_exitfd(self) -> int:
+        theirs = os.eventfd(0)  # the lowest number that is free, as the kernel would
+        self.exitfd = os.dup(theirs)
+        return theirs
+
     def run(self) -> int:
         assert self.run_page is not None
         run = abi.kvm_run.from_buffer(self.run_page)
         if run.immediate_exit and self.honours_immediate_exit:
             raise KvmError(errno.EINTR, "KVM_RUN")
+        if self.exitfd is not None and select.select([self.exitfd], [], [], 0)[0]:
+            os.eventfd_read(self.exitfd)
+            self.requested = True
         run.exit_reason = self.exit_reason
+        if self.requested and self.honours_requests:
+            run.exit_reason = proposed.KVM_EXIT_REQUEST
+            self.requested = not self.forgets_requests
         return 0
 
     def fail(self, request: int, number: int) -> None:
@@ -112,17 +165,29 @@ class PlayedKernel:
         self.answers[request] = answer
 
     def call(self, _fd: int, request: int, arg: ioctl.Argument = None) -> int:
+        if request == abi.KVM_CREATE_VCPU:  # nothing is pending on a new one
+            self.requested = False
+            self.close()
+        if request == proposed.KVM_USER_EXIT:
+            assert isinstance(arg, proposed.kvm_user_exit)
+            self.user_exit_argument = bytes(arg)
         if request == abi.KVM_CHECK_EXTENSION:
             assert isinstance(arg, int)
             return self.extensions.get(arg, 0)
         return self.answers.get(request, lambda: 0)()
 
+    def close(self) -> None:
+        fd, self.exitfd = self.exitfd, None
+        if fd is not None:
+            os.close(fd)
+
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedKernel]:
     played = PlayedKernel()
     monkeypatch.setattr(ioctl, "call", played.call)
-    return played
+    yield played
+    played.close()
 
 
 @pytest.fixture
@@ -136,6 +201,8 @@ def test_a_kernel_that_does_everything(kernel: PlayedKernel, device: Path) -> No
     assert found.usable
     assert found.reason is None
     assert found.immediate_exit
+    assert found.user_exit
+    assert found.exitfd
     assert found.irqchip
     assert found.split_irqchip
     assert found.tsc_khz == 2_000_000
@@ -165,6 +232,101 @@ def test_a_capability_without_the_behaviour_does_not_count(
     found = probe(device)
     assert found.usable
     assert not found.immediate_exit
+
+
+@pytest.mark.parametrize("number", [errno.ENOTTY, errno.EINVAL, errno.EPERM])
+def test_without_the_ioctl_there_is_no_user_exit_and_no_exitfd(
+    number: int, kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.fail(proposed.KVM_USER_EXIT, number)
+    kernel.fail(proposed.KVM_VCPU_MAKE_EXITFD, number)
+    found = probe(device)
+    assert found.usable
+    assert (found.user_exit, found.exitfd) == (False, False)
+
+
+def test_each_of_the_two_can_be_there_alone(kernel: PlayedKernel, device: Path) -> None:
+    kernel.fail(proposed.KVM_USER_EXIT, errno.ENOTTY)
+    found = probe(device)
+    assert (found.user_exit, found.exitfd) == (False, True)
+    del kernel.answers[proposed.KVM_USER_EXIT]
+    kernel.answers[proposed.KVM_USER_EXIT] = kernel.request_exit
+    kernel.fail(proposed.KVM_VCPU_MAKE_EXITFD, errno.ENOTTY)
+    found = probe(device)
+    assert (found.user_exit, found.exitfd) == (True, False)
+
+
+def test_user_exit_is_asked_for_with_32_zero_bytes(kernel: PlayedKernel, device: Path) -> None:
+    probe(device)
+    assert kernel.user_exit_argument == bytes(32)
+
+
+def test_an_ioctl_that_is_accepted_but_does_not_kick_does_not_count(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.honours_requests = False
+    found = probe(device)
+    assert found.usable
+    assert (found.user_exit, found.exitfd) == (False, False)
+
+
+def test_a_vcpu_that_never_runs_again_after_the_kick_does_not_count(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.forgets_requests = False
+    found = probe(device)
+    assert found.usable
+    assert (found.user_exit, found.exitfd) == (False, False)
+
+
+@pytest.mark.parametrize("what", ["a success of something else", "read only", "not a descriptor"])
+def test_what_is_no_new_descriptor_that_takes_a_write_is_no_exitfd(
+    what: str, kernel: PlayedKernel, device: Path, tmp_path: Path
+) -> None:
+    """Above all our own descriptors are left alone: 0 is a success, and standard input."""
+    ours = os.open(tmp_path / "ours", os.O_RDWR | os.O_CREAT)
+
+    def answer() -> int:
+        match what:
+            case "a success of something else":
+                return ours
+            case "read only":
+                return os.open(os.devnull, os.O_RDONLY)
+            case _:
+                return 1 << 20
+
+    kernel.answers[proposed.KVM_VCPU_MAKE_EXITFD] = answer
+    before = open_fds()
+    found = probe(device)
+    kernel.run_page = None
+    assert (found.user_exit, found.exitfd) == (True, False)
+    assert open_fds() == before
+    os.close(ours)
+    assert (tmp_path / "ours").read_bytes() == b""
+
+
+def test_a_kvm_run_that_is_interrupted_for_ever_ends_the_probe(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.fail(abi.KVM_RUN, errno.EINTR)
+    assert "KVM_EXIT_INTR" in (probe(device).reason or "")
+
+
+@pytest.mark.parametrize("missing", [probing.SYS_PIDFD_OPEN, probing.SYS_PIDFD_SEND_SIGNAL])
+def test_a_kernel_that_knows_half_of_the_pidfds_has_none_of_threads(
+    missing: int, kernel: PlayedKernel, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def syscall(number: int, *_: int | None) -> int:
+        if number == missing:
+            return -1
+        return kernel.new_fd() if number == probing.SYS_PIDFD_OPEN else 0
+
+    monkeypatch.setattr(probing, "_syscall", syscall)
+    before = open_fds()
+    assert not probe(device).pidfd_thread
+    kernel.run_page = None
+    kernel.close()
+    assert open_fds() == before
 
 
 def test_an_irqchip_that_cannot_be_created_is_not_there(kernel: PlayedKernel, device: Path) -> None:
@@ -210,7 +372,8 @@ def test_any_failing_ioctl_is_a_reason_and_leaves_nothing_open(
     kernel.fail(request_, number)
     before = open_fds()
     found = probe(device)
-    kernel.run_page = None  # our own second descriptor
+    kernel.run_page = None  # our own second descriptors
+    kernel.close()
     assert not found.usable
     assert words in (found.reason or "")
     assert found.advice
@@ -234,6 +397,13 @@ def test_without_kvm_no_method_is_supported_and_all_say_why() -> None:
     nothing = Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist: load KVM")
     for method in CATALOGUE.values():
         assert supports(method, nothing) == "/dev/kvm does not exist: load KVM"
+
+
+def test_a_transport_is_supported_where_the_kernel_has_it() -> None:
+    assert "Linux 6.9" in (supports_transport("pidfd", USABLE) or "")
+    assert supports_transport("pidfd", replace(USABLE, pidfd_thread=True)) is None
+    assert supports_transport("tgkill", USABLE) is None
+    assert supports_transport("timer", USABLE) is None
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from kickbench.host import capabilities, doctor
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import CHECKS, Finding, Host, can_run, examine
 from kickbench.host.topology import Topology
+from kickbench.methods import CATALOGUE
+from kickbench.scenario.kinds import TRANSPORTS
 
 CPU = "sys/devices/system/cpu"
 CLOCK = "sys/devices/system/clocksource/clocksource0"
@@ -305,9 +307,27 @@ def test_locked_memory_needs_the_limit_or_the_capability(
 
 
 def test_few_descriptors_limit_the_vcpus(quiet: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
-    found = finding(quiet, "open_files")
-    assert (found.status, found.detail) == ("warn", "1024, enough for 480 vCPUs")
+    for hard, detail in (
+        (1024, "at most 1024, enough for 164 vCPUs"),
+        (50, "at most 50, enough for 1 vCPU"),
+        (20, "at most 20, too few for a single vCPU"),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, hard=hard: (20, hard))
+        found = finding(quiet, "open_files")
+        assert (found.status, found.detail) == ("warn", detail)
+
+
+def test_the_hard_limit_of_descriptors_counts(quiet: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 6 * 1024 + 40))
+    assert finding(quiet, "open_files").status == "ok"
+
+
+def test_little_locked_memory_is_not_shown_as_none(
+    quiet: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64 << 10, 64 << 10))
+    write(quiet.root, {"proc/self/status": "CapEff: 0000000000000000"})
+    assert finding(quiet, "memlock").detail == "64 KiB"
 
 
 # --- kickbench doctor -------------------------------------------------------------------------
@@ -396,11 +416,50 @@ def test_methods_on_a_kernel_without_immediate_exit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(capabilities, "probe", lambda: replace(KVM, immediate_exit=False))
     result = CliRunner().invoke(app, ["methods", "--json"])
     assert result.exit_code == 0
-    rows = {row["id"]: row for row in json.loads(result.stdout)}
+    rows = {row["id"]: row for row in json.loads(result.stdout)["methods"]}
     assert (rows["sigmask"]["supported"], rows["sigmask"]["reason"]) == (True, None)
     assert rows["immediate_exit"]["supported"] is False
     assert "KVM_CAP_IMMEDIATE_EXIT" in rows["immediate_exit"]["reason"]
     assert rows["flag_signal"]["race_free"] is False
+    assert rows["user_exit"]["handler"] is None
+    assert "no released kernel" in rows["user_exit"]["reason"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_methods_says_which_transports_the_kernel_has(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capabilities, "probe", lambda: replace(KVM, pidfd_thread=there))
+    result = CliRunner().invoke(app, ["methods", "--json"])
+    rows = {row["id"]: row for row in json.loads(result.stdout)["transports"]}
+    assert list(rows) == list(TRANSPORTS)
+    assert {name for name, row in rows.items() if not row["supported"]} == (
+        set() if there else {"pidfd"}
+    )
+    assert ("Linux 6.9" in (rows["pidfd"]["reason"] or "")) is not there
+
+
+def test_methods_prints_every_column_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "probe", lambda: KVM)
+    lines = [
+        line.strip()
+        for line in CliRunner().invoke(app, ["methods"]).stdout.splitlines()
+        if line.strip()
+    ]
+    for method in CATALOGUE.values():
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{method.id}: "))
+        entry = dict(re.split(r"  +", line, maxsplit=1) for line in lines[at + 1 : at + 8])
+        no_signal = "none: there is no signal"
+        assert entry["kicker"] == method.kicker
+        assert entry["vCPU thread"] == method.vcpu_thread
+        assert entry["handler"] == (method.handler or no_signal)
+        assert entry["mask"] == (method.mask or no_signal)
+        assert entry["claim"] == ("race-free" if method.race_free else "loses kicks")
+        assert entry["used by"] == method.used_by
+        assert bool(method.needs) is (entry["needs"] != "any KVM")
+    for name, doc in TRANSPORTS.items():
+        assert any(line.startswith(name) for line in lines)
+        assert doc in lines
 
 
 @pytest.mark.kvm

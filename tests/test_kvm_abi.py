@@ -8,13 +8,16 @@ that is added there is compared without anybody remembering to.
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kickbench.kvm import abi
+from kickbench.engine.protocols import include_folder
+from kickbench.kvm import abi, proposed
 
 CONSTANTS = sorted(name for name in vars(abi) if name.startswith("KVM"))
 STRUCTS = sorted(
@@ -108,3 +111,43 @@ def test_every_exit_reason_and_ioctl_has_its_name() -> None:
     assert abi.ioctl_name(abi.KVM_RUN) == "KVM_RUN"
     assert abi.ioctl_name(abi.KVM_SET_SIGNAL_MASK) == "KVM_SET_SIGNAL_MASK"
     assert abi.ioctl_name(0x5401) == "ioctl 0x5401"
+
+
+# --- the proposed interface, which is in no kernel header: protocol.h is the authority -----------
+
+PROPOSED = {
+    "KB_USER_EXIT": proposed.KVM_USER_EXIT,
+    "KB_VCPU_MAKE_EXITFD": proposed.KVM_VCPU_MAKE_EXITFD,
+    "KB_EXIT_REQUEST": proposed.KVM_EXIT_REQUEST,
+    "sizeof(struct kb_user_exit)": ctypes.sizeof(proposed.kvm_user_exit),
+}
+
+
+def test_the_proposed_interface_is_that_of_the_engine(tmp_path: Path) -> None:
+    lines = ["#include <stdio.h>", "#include <kickbench/protocol.h>", "int main(void)", "{"]
+    lines += [f'printf("{name}=%llu\\n", (unsigned long long)({name}));' for name in PROPOSED]
+    lines += ["return 0;", "}", ""]
+    source, program = tmp_path / "proposed.c", tmp_path / "proposed"
+    source.write_text("\n".join(lines))
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-c", f"-I{include_folder()}"]
+    subprocess.run(["cc", *flags, "-o", f"{program}.o", str(source)], check=True)
+    subprocess.run(["cc", "-o", str(program), f"{program}.o"], check=True)
+    output = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
+    assert dict(line.split("=") for line in output.splitlines()) == {
+        name: str(value) for name, value in PROPOSED.items()
+    }
+
+
+def test_the_proposed_numbers_are_free_in_the_kernels_header() -> None:
+    macros = subprocess.run(
+        ["cc", "-dM", "-E", "-include", "linux/kvm.h", "-x", "c", "/dev/null"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    reasons = {int(n) for n in re.findall(r"#define KVM_EXIT_\w+ +(\d+)$", macros, re.MULTILINE)}
+    assert abi.KVM_EXIT_HLT in reasons
+    assert proposed.KVM_EXIT_REQUEST not in reasons
+    ioctls = {int(n, 16) for n in re.findall(r"_IO[WR]*\(KVMIO, *0x([0-9a-f]+)", macros)}
+    assert abi.KVM_RUN & 0xFF in ioctls
+    assert not {proposed.KVM_USER_EXIT & 0xFF, proposed.KVM_VCPU_MAKE_EXITFD & 0xFF} & ioctls

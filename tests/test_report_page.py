@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import synthetic_run
 from hypothesis import given
@@ -19,11 +25,13 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
-from kickbench.report import toml
+from kickbench.report import tables, toml
 from kickbench.report.build import file_name, page, write
-from kickbench.report.data import MOST, RunData
-from kickbench.report.figures import FIGURES, METHOD_STYLES
+from kickbench.report.data import MOST, Distribution, RunData
+from kickbench.report.exit_figures import _ecdf_plot
+from kickbench.report.figures import FIGURES
 from kickbench.report.numbers import whole
+from kickbench.report.plots import METHOD_STYLES, Plot, log_ticks, new_plot, tick_time
 from kickbench.report.svg import inline, standalone
 from kickbench.report.words import verdict
 from kickbench.results.summary import write_summary
@@ -76,8 +84,15 @@ def html(data: RunData) -> str:
     return page(data)
 
 
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    """A run that has something for each figure."""
+    cases = [*synthetic_run.sweep(), *synthetic_run.kick_sweep()]
+    return RunData.load(synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases))
+
+
 def emulated(folder: Path) -> RunData:
-    cases = [synthetic_run.case(n) for n in (1, 2)]
+    cases = [*(synthetic_run.case(n) for n in (1, 2)), *synthetic_run.kick_sweep()]
     return RunData.load(synthetic_run.build(folder, cases=cases, emulated=True))
 
 
@@ -135,6 +150,22 @@ def test_the_page_says_the_verdict_word_for_word(data: RunData, html: str) -> No
     text = Page(html).text
     for line in verdict(data.summary).lines:
         assert line in text
+
+
+def test_numbers_stay_with_their_units_and_intervals_together(data: RunData) -> None:
+    html = page(with_noise(data))
+    assert re.search(r"\d\N{NO-BREAK SPACE}ns more per exit", html)
+    assert "(95\N{NO-BREAK SPACE}% CI " in html
+    assert re.search(r">\+\d+\.\d+ \(\d+\.\d+\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}\d+", html)
+    assert r"\xa0" not in html
+
+
+def test_the_control_of_a_case_is_shown_once(data: RunData) -> None:
+    rows = tables.rows_of(data.finished)
+    (column,) = [c for c in tables.TABLES["exits"].columns if c.name.startswith("difference")]
+    shown = [row for row in rows if column.cell(row).startswith("A/A ok: ")]
+    assert [row.case["id"] for row in shown] == [case["id"] for case in data.finished]
+    assert {row.method for row in shown} == {"immediate_exit"}
 
 
 def test_the_page_has_the_numbers_of_the_summary_file(data: RunData, html: str) -> None:
@@ -247,10 +278,10 @@ def test_a_run_of_one_vcpu_has_no_scaling_figure(tmp_path: Path) -> None:
 # --- figures -----------------------------------------------------------------------------------
 
 
-def test_every_figure_has_its_own_name_and_says_what_it_shows(data: RunData) -> None:
+def test_every_figure_has_its_own_name_and_says_what_it_shows(every: RunData) -> None:
     assert len({figure.name for figure in FIGURES}) == len(FIGURES)
     for figure in FIGURES:
-        plots = figure.draw(data)
+        plots = figure.draw(every)
         assert plots
         for plot in plots:
             assert re.search(r"\d", plot.finding)
@@ -259,17 +290,17 @@ def test_every_figure_has_its_own_name_and_says_what_it_shows(data: RunData) -> 
             assert tags[0][1]["aria-labelledby"] == "plot-title plot-desc"
 
 
-def test_every_axis_has_a_unit(data: RunData) -> None:
+def test_every_axis_has_a_unit(every: RunData) -> None:
     for figure in FIGURES:
-        for plot in figure.draw(data):
+        for plot in figure.draw(every):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
-                assert re.search(r"\[.+\]|vCPUs|per second", label)
+                assert re.search(r"\[.+\]|vCPUs|per second|state", label)
 
 
-def test_a_method_has_one_colour_in_all_figures(data: RunData) -> None:
+def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:
     for figure in FIGURES:
-        for plot in figure.draw(data):
+        for plot in figure.draw(every):
             assert METHOD_STYLES["sigmask"][0] in inline(plot, "x")
     assert len({colour for colour, _ in METHOD_STYLES.values()}) == len(METHOD_STYLES)
 
@@ -280,6 +311,74 @@ def test_the_cost_figure_draws_the_differences_of_the_summary(data: RunData) -> 
     for placement in ("local", "remote_siglock"):
         cases = [c for c in data.finished if c["placement"] == placement]
         assert [case["contrasts"][0]["diff"] for case in cases] in drawn
+
+
+def with_noise(data: RunData) -> RunData:
+    """As if the cases of 8 vCPUs had had too few CPUs, and so huge differences and intervals."""
+    summary = copy.deepcopy(data.summary)
+    crowded = [case for case in summary["cases"] if case["vcpus"] == 8 and case["methods"]]
+    for case in crowded:
+        case["contrasts"][0] |= {"diff": 40_000.0, "ci95": [-1e6, 1e6]}
+        case["control"] |= {"ci95": [-2e6, 2e6]}
+    return RunData(data.reader, summary, frozenset(case["id"] for case in crowded))
+
+
+def test_cases_short_of_cpus_do_not_stretch_the_cost_figure(data: RunData) -> None:
+    (plot,) = FIGURES[0].draw(with_noise(data))
+    low, high = plot.canvas.axes[0].get_ylim()
+    assert -100 < low < 0 < high < 400
+    assert (
+        "The axis ends where the cases with enough CPUs do; 8 vCPUs reach beyond it."
+        in plot.finding
+    )
+    arrows = [line for line in plot.canvas.axes[0].lines if line.get_marker() == "^"]
+    assert {tuple(np.atleast_1d(line.get_ydata())) for line in arrows} == {(high,)}
+    (plain,) = FIGURES[0].draw(data)
+    assert "The axis ends" not in plain.finding
+
+
+def test_numbers_at_the_axis_of_cost_have_their_thousands_apart(data: RunData) -> None:
+    every = frozenset(case["id"] for case in data.finished)
+    (plot,) = FIGURES[0].draw(replace(with_noise(data), oversubscribed=every))
+    assert ">1,000,000<" in inline(plot, "x")
+
+
+def drawn_ecdf(data: RunData, share: float) -> Plot:
+    """The distribution of two methods 1.5 % apart, where a share of the exits took 4 ms."""
+    levels = np.unique(np.concatenate([np.linspace(0, 0.999, 1000), [0.9999, MOST]]))
+    bulk = 1000 * (0.97 + 0.06 * levels)
+    found = {
+        method: Distribution(levels, np.where(levels > 1 - share, 4e6, bulk * factor), 10**6)
+        for method, factor in (("sigmask", 1.015), ("immediate_exit", 1.0))
+    }
+    return _ecdf_plot(data, data.finished[0], found)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.004, 0.03])
+def test_a_preemption_does_not_stretch_the_distribution(data: RunData, share: float) -> None:
+    plot = drawn_ecdf(data, share)
+    low, high = plot.canvas.axes[0].get_xlim()
+    assert low > 900
+    assert high < 1200
+    # 1.5 % are a good part of the axis.
+    assert np.log(1.015) > 0.1 * np.log(high / low)
+    assert "Beyond the axis are " in plot.finding
+    assert " % of sigmask and " in plot.finding
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1000, 1000), (980, 1030), (7000, 9500), (500, 5000), (500, 4e6), (1e6, 1.3e6), (0, 1e9)],
+)
+def test_ticks_have_room(low: float, high: float) -> None:
+    _, axes = new_plot("x")
+    for which, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        log_ticks(axes, [low, high], which, tick_time)
+        ends = axes.get_xlim() if which == "x" else axes.get_ylim()
+        ticks = [tick for tick in axis.get_majorticklocs() if ends[0] <= tick <= ends[1]]
+        assert 2 <= len(ticks) <= 9
+        if which == "x":
+            assert sum(len(tick_time(tick)) + 2 for tick in ticks) <= 48
 
 
 def test_a_plot_is_the_same_file_every_time(data: RunData) -> None:
@@ -348,6 +447,34 @@ def test_the_command_prints_only_the_paths(data: RunData, tmp_path: Path) -> Non
     assert first == second == str(tmp_path / "a/b" / f"synthetic-{data.reader.run_id}.html")
     assert Path(first).read_text().startswith("<!DOCTYPE html>")
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == [Path(first).name]
+
+
+def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-P", "-m", "kickbench", *map(str, arguments)]
+    kept = {key: value for key, value in os.environ.items() if key != "MPLCONFIGDIR"}
+    return subprocess.run(command, capture_output=True, env=kept | environment, check=False)
+
+
+def test_nothing_is_said_of_a_home_that_cannot_be_written(data: RunData, tmp_path: Path) -> None:
+    result = in_a_process("report", data.reader.path, "-o", tmp_path, HOME="/proc/nohome")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_paths_that_are_not_utf8_are_read_and_written(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/res\xff"))
+    run = synthetic_run.build(odd, cases=[synthetic_run.case(1)], rounds=4)
+    result = in_a_process("report", run, "-o", odd / "out")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert Path(os.fsdecode(result.stdout.rstrip(b"\n"))).is_file()
+    shown = in_a_process("show", odd)
+    assert shown.returncode == 0
+    assert b"res\\udcff" in shown.stdout
+    shutil.rmtree(run / "cases")
+    for command in ("show", "report"):
+        result = in_a_process(command, run)
+        assert result.returncode == 2
+        assert b"is missing" in result.stderr
 
 
 def test_no_finished_case_is_a_report_and_a_warning(tmp_path: Path) -> None:

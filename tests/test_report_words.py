@@ -13,8 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.report.data import RunData
-from kickbench.report.numbers import decimals, fixed, listed, measured, plural, significant
-from kickbench.report.words import cost, left_out, notes, verdict
+from kickbench.report.names import cost
+from kickbench.report.numbers import (
+    ceiling,
+    decimals,
+    fixed,
+    listed,
+    measured,
+    plural,
+    significant,
+)
+from kickbench.report.tables import difference
+from kickbench.report.words import left_out, notes, verdict
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +156,85 @@ def test_no_growth_is_not_called_growth(tmp_path: Path) -> None:
     cases = [synthetic_run.case(n) for n in (1, 2, 4)]
     run = synthetic_run.build(tmp_path, cases=cases, shift_ns=0, noise=0.02)
     said = verdict(RunData.load(run).summary)
-    assert said.answer.startswith("no difference seen between sigmask and immediate_exit")
+    assert said.answer.startswith("No difference seen between sigmask and immediate_exit")
     assert not any("grows" in line for line in said.lines)
+
+
+def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    case = synthetic_run.case(2, methods=("sigmask",), baseline="sigmask")
+    said = verdict(RunData.load(synthetic_run.build(tmp_path, cases=[case])).summary)
+    assert said.answer == "Only sigmask was measured: there is nothing to compare with."
+
+
+def test_the_noise_of_the_control_is_told_of_cases_with_enough_cpus(
+    changed: dict[str, Any],
+) -> None:
+    control = {"ci_family": [-1e7, 1e7], "ok": True, "metric": "ns_per_exit", "rounds": 40}
+    for case in changed["cases"]:
+        huge = case["vcpus"] > 2
+        ends = {"diff": 6000.0, "ci95": [-1e6, 1e6]} if huge else {"diff": 0.3, "ci95": [-1, 2]}
+        case["control"] = {**control, **ends}
+    changed["cases"].pop()
+    crowded = {case["id"] for case in changed["cases"] if case["vcpus"] > 2}
+    assert verdict(changed, crowded).more[-1] == (
+        "The A/A control is good in all 8 cases: in the 4 cases with enough CPUs, immediate_exit "
+        "against itself differs by at most 0.30 ns per exit, within the noise."
+    )
+    every = {case["id"] for case in changed["cases"]}
+    assert (
+        "8 cases: immediate_exit against itself differs by at most 6,000 ns"
+        in (verdict(changed, every).more[-1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "expected"),
+    [(41.2, 2e6, "42"), (0.31, 3.0, "0.31"), (0.004, 300.0, "0.0040"), (5.0, 0.5, "5.00")],
+)
+def test_a_bound_is_rounded_up_and_never_to_nothing(
+    value: float, width: float, expected: str
+) -> None:
+    assert ceiling(value, width) == expected
+
+
+@given(st.floats(1e-4, 1e9), st.floats(1e-4, 1e9))
+def test_a_bound_is_no_less_than_what_it_bounds(value: float, width: float) -> None:
+    shown = float(ceiling(value, width).replace(",", ""))
+    assert value * (1 - 1e-9) <= shown + 1e-8 * value
+    assert shown <= 1.11 * value
+
+
+def test_a_difference_of_some_size_is_not_rounded_to_nothing() -> None:
+    assert measured(413.0, (-1e6, 1e6))[0] == "400"
+    assert difference(contrast(-1e6, -37.0, 1e6)) == "-40 (-1,000,000 to 1,000,000)"
+
+
+def test_a_difference_from_few_rounds_is_marked() -> None:
+    few = {**contrast(29, 31, 33.4), "rounds": 9}
+    assert "few" not in cost(contrast(29, 31, 33.4), "ns") + difference(contrast(29, 31, 33.4))
+    assert cost(few, "ns").endswith("(95 % CI 29.0 to 33.4, few rounds)")
+    assert difference(few) == "+31.0 (29.0 to 33.4, few rounds)"
+    assert cost({**contrast(-13, 1, 15), "rounds": 4}, "ns").endswith("per exit, few rounds)")
+
+
+def test_where_reasons_are_is_said_only_when_there_are_any(changed: dict[str, Any]) -> None:
+    assert verdict(changed).more[-1] == "1 case skipped; the reasons are below."
+    changed["cases"][-1] |= {"status": "pending", "reason": None}
+    assert verdict(changed).more[-1] == "1 case not run yet; the list is below."
+
+
+def test_a_warning_with_counts_is_said_once_for_all_cases(changed: dict[str, Any]) -> None:
+    text = "the guest could not keep its exit rate: {} of 1000 exits dropped the schedule"
+    changed["cases"][0]["warnings"] = [text.format(100), text.format(200), "odd {} clock"]
+    changed["cases"][1]["warnings"] = [text.format(300), "4 vCPUs share 2 CPUs"]
+    changed["cases"][2]["warnings"] = ["8 vCPUs share 2 CPUs"]
+    found = [note.text for note in notes(changed)]
+    expected = (
+        "the guest could not keep its exit rate: 600 of 3,000 exits dropped the schedule "
+        "(2 of 8 cases)"
+    )
+    assert [text for text in found if "exit rate" in text] == [expected]
+    assert {"odd {} clock (1 of 8 cases)", "8 vCPUs share 2 CPUs (1 of 8 cases)"} <= set(found)
 
 
 def test_a_bad_control_is_in_the_first_line(tmp_path: Path) -> None:

@@ -275,6 +275,14 @@ def test_resume_does_not_clean_up_behind_a_symlink(run, tmp_path):
     assert precious.exists()
 
 
+def test_a_folder_whose_name_is_not_utf8_is_read(run, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/res\xff"))
+    shutil.move(run, odd)
+    assert [case["status"] for case in use(odd)["cases"]] == ["ok", "skipped"]
+    (odd / "cases" / ID / "blocks.parquet").write_bytes(b"")
+    refuse(odd, "blocks.parquet", "damaged")
+
+
 def test_a_run_folder_reached_through_a_symlink_is_fine(run, tmp_path):
     (tmp_path / "latest").symlink_to(run)
     assert use(tmp_path / "latest")["cases"][0]["status"] == "ok"
@@ -366,6 +374,11 @@ def set_column(name, values):
             "blocks",
             set_column("process", lambda t: pa.array([7] * len(t), "int16")),
             "unknown process 7",
+        ),
+        (
+            "blocks",
+            set_column("vcpu", lambda t: pa.array([2] * len(t), "int16")),
+            "has the vCPU 2 of 2",
         ),
         (
             "exit_histograms",

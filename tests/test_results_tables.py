@@ -27,6 +27,10 @@ DTYPES = {
     "blocks": synthetic_run.BLOCKS,
     "exit_histograms": synthetic_run.HISTOGRAMS,
     "exit_samples": synthetic_run.SAMPLES,
+    "kicks": synthetic_run.KICKS,
+    "kick_blocks": synthetic_run.KICK_BLOCKS,
+    "pauses": synthetic_run.PAUSES,
+    "races": synthetic_run.RACES,
 }
 
 
@@ -35,6 +39,8 @@ def elements(dtype: np.dtype) -> st.SearchStrategy:
         *(
             st.integers(0, len(ENTRIES) - 1)
             if name == "entry"
+            else st.booleans()
+            if dtype[name] == np.bool_
             else st.integers(0, int(min(np.iinfo(dtype[name]).max, 2**53)))
             for name in dtype.names
         )
@@ -80,6 +86,10 @@ def test_every_field_carries_its_meaning():
 
 def test_a_kind_knows_its_tables():
     assert [t.name for t in tables_of("exits")] == ["blocks", "exit_histograms", "exit_samples"]
+    assert [t.name for t in tables_of("exits", kicks=True)][3:] == ["kick_blocks"]
+    assert [t.name for t in tables_of("kick")] == ["kicks", "kick_blocks"]
+    assert [t.name for t in tables_of("pause_all")] == ["pauses"]
+    assert [t.name for t in tables_of("race")] == ["races"]
     assert tables_of("telepathy") == ()
 
 

@@ -14,16 +14,27 @@ from hypothesis import strategies as st
 from kickbench.errors import HostError
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
-from kickbench.run.plan import QUICK_SECONDS, Seats, plan, quicken
+from kickbench.methods import CATALOGUE
+from kickbench.run.plan import (
+    QUICK_CASE_OVERHEAD_SECONDS,
+    QUICK_KICKS,
+    QUICK_SECONDS,
+    Seats,
+    plan,
+    quicken,
+)
 from kickbench.run.schedule import (
     MAX_BLOCK_NS,
+    MAX_EXITS_PER_CPU_HZ,
     Pacing,
     Timing,
     entries,
     generator,
     round_order,
 )
-from kickbench.scenario.cases import Case, PlacementSpec
+from kickbench.scenario.cases import Case, PlacementSpec, expand
+from kickbench.scenario.model import load
+from kickbench.scenario.shipped import shipped
 
 CAPABLE = Capabilities(
     path="/dev/kvm",
@@ -93,13 +104,82 @@ def test_a_case_with_no_method_left_is_skipped_with_the_reason() -> None:
         ({"irqchip": "split"}, replace(CAPABLE, split_irqchip=False), "split irqchip"),
         ({"placement": PlacementSpec("far", "node:0", "node:7", "any")}, CAPABLE, "no node 7"),
         ({"placement": PlacementSpec("far", "any", "any", "cpu:99")}, CAPABLE, "99"),
+        ({"kind": "kick", "state": "halted", "irqchip": "none"}, CAPABLE, "local APIC"),
+        ({"kind": "kick", "state": "guest", "kickers": 32}, CAPABLE, "at most 31 kicking threads"),
+        ({"methods": ("no_such",), "baseline": "no_such"}, CAPABLE, "has no method no_such"),
         ({}, Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist"), "does not exist"),
+        (
+            {"methods": ("/p/my.c",), "baseline": "/p/my.c"},
+            Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist"),
+            "does not exist",
+        ),
     ],
 )
 def test_what_the_host_cannot_do_is_skipped_with_the_reason(
     changes: dict[str, Any], capabilities: Capabilities, reason: str
 ) -> None:
     assert reason in planned(case(**changes), capabilities).skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "kick", "state": "halted", "program": "hlt"},
+        {"kind": "kick", "state": "halted", "program": "hlt", "irqchip": "split"},
+        {"kind": "pause_all", "program": "hlt"},
+        {"kind": "race", "program": "spin", "window_ns": 0.0, "kicks": 5},
+        {"kind": "kick", "state": "guest", "program": "spin", "kickers": 31},
+        {"kick_rate_hz": 1000.0, "transport": "timer"},
+    ],
+)
+def test_what_only_exits_cannot_do_is_run(changes: dict[str, Any]) -> None:
+    item = planned(case(**changes))
+    assert item.skip is None
+    assert item.case == case(**changes)
+    assert not item.notes
+
+
+PROPOSED = replace(CAPABLE, user_exit=True, exitfd=True, pidfd_thread=True)
+
+
+@pytest.mark.parametrize("transport", ["pidfd", "timer"])
+@pytest.mark.parametrize("method", [m.id for m in CATALOGUE.values() if not m.kicks_by_signal])
+def test_a_kick_without_a_signal_has_no_transport(method: str, transport: str) -> None:
+    changes = {"kind": "kick", "state": "guest", "program": "spin", "transport": transport}
+    both = planned(case(**changes, methods=(method, "sigmask"), baseline=method), PROPOSED)
+    assert both.case.methods == ("sigmask",)
+    assert both.case.baseline == "sigmask"
+    assert both.notes == (
+        f"{method} is left out: kicks without a signal are measured with the transport tgkill only",
+        f"sigmask is the baseline instead of {method}",
+    )
+    alone = planned(case(**changes, methods=(method,), baseline=method), PROPOSED)
+    assert alone.skip == "kicks without a signal are measured with the transport tgkill only"
+    as_usual = planned(case(methods=(method, "sigmask"), baseline=method), PROPOSED)
+    assert as_usual.case.methods == (method, "sigmask")
+
+
+def test_a_kernel_without_pidfds_of_threads_skips_that_transport_only() -> None:
+    kick = case(kind="kick", state="guest", program="spin", transport="pidfd")
+    old = replace(PROPOSED, pidfd_thread=False)
+    assert "PIDFD_SIGNAL_THREAD, Linux 6.9" in planned(kick, old).skip
+    assert planned(replace(kick, transport="timer"), old).skip is None
+    assert planned(kick, PROPOSED).skip is None
+
+
+def test_a_protocol_file_is_always_tried_and_is_called_by_its_name() -> None:
+    mine = case(
+        methods=("/somewhere/my_protocol.c", "immediate_exit"),
+        transport="timer",
+        kind="race",
+        program="spin",
+        window_ns=0.0,
+        kicks=5,
+    )
+    assert planned(mine).case.methods == mine.methods
+    alone = planned(mine, replace(CAPABLE, immediate_exit=False))
+    assert alone.case.methods == alone.case.methods[:1] == (alone.case.baseline,)
+    assert "my_protocol is the baseline instead of immediate_exit" in alone.notes
 
 
 def test_vcpus_take_the_cpus_of_their_node_in_turn() -> None:
@@ -128,6 +208,23 @@ def test_quick_shares_out_its_seconds_and_never_lengthens_a_case() -> None:
     assert quick[1].case.max_seconds == 0.1
     assert quick[0].case.max_seconds < QUICK_SECONDS / 2
     assert quick[2].skip == items[2].skip
+
+
+def test_quick_races_are_for_few_kicks() -> None:
+    def race(kicks: int) -> Case:
+        return case(kind="race", program="spin", window_ns=0.0, kicks=kicks)
+
+    quick = quicken(plan([case(), race(1_000_000), race(7)], TWO_NODES, CAPABLE))
+    assert [item.case.kicks for item in quick] == [None, QUICK_KICKS, 7]
+    assert 1000 <= QUICK_KICKS < 10_000
+
+
+def test_the_shipped_windows_scenario_is_quick_on_two_nodes() -> None:
+    cases = expand(load(shipped()["smp_windows_like"]))
+    quick = quicken(plan(cases, TWO_NODES, CAPABLE))
+    assert all(item.skip is None for item in quick)
+    seconds = sum(item.case.max_seconds + QUICK_CASE_OVERHEAD_SECONDS for item in quick)
+    assert seconds < 25
 
 
 def test_the_baseline_plays_twice() -> None:
@@ -184,7 +281,8 @@ def test_blocks_are_bounded_and_buffers_fit(vcpus: int, cpus: int, rate: float |
         assert pacing.gaps_cycles == []
         return
     assert pacing.ring_entries & (pacing.ring_entries - 1) == 0
-    assert pacing.ring_entries >= rate * timing.block_ns / 1e9
+    assert pacing.ring_entries >= min(rate, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
+    assert pacing.ring_entries <= 1 << 24
     assert all(0 < gap < 2**32 for gap in pacing.gaps_cycles)
 
 

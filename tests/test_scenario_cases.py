@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.scenario.cases import Case, PlacementSpec, expand
+from kickbench.scenario.cases import Case, PlacementSpec, expand, method_label
+from kickbench.scenario.kinds import KINDS, STATES, TRANSPORTS, exiting_program
 from kickbench.scenario.model import Scenario
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
@@ -44,6 +46,58 @@ SCENARIOS = st.builds(
     axis(st.sampled_from(PACED)),
     axis(RATES),
     axis(NAMES),
+)
+
+
+def _kicking(
+    kinds: list[str],
+    vcpus: list[int],
+    programs: list[str],
+    names: list[str],
+    kick_rates: list[float],
+    transports: list[str],
+    tables: dict[str, Any],
+) -> Scenario:
+    if "exits" not in kinds:
+        kick_rates = [0]
+    if kinds == ["exits"] and kick_rates == [0]:
+        transports = ["tgkill"]
+    return Scenario.from_dict(
+        {
+            "name": "s",
+            "vm": {"vcpus": vcpus},
+            "guest": {"program": programs, "kick_rate_hz": kick_rates},
+            "placement": [{"name": name} for name in names],
+            "measure": {"kinds": kinds, "transports": transports},
+            **{kind: table for kind, table in tables.items() if kind in kinds},
+        }
+    )
+
+
+# Placements that look like a part of an id, or of what follows one.
+TRICKY = st.sampled_from(
+    ["local", "a-b", "tgkill-local", "1kicker-tgkill-local", "max_kick5hz_tgkill-local", "1vcpu"]
+)
+WITH_KICKS = st.builds(
+    _kicking,
+    axis(st.sampled_from(sorted(KINDS))),
+    axis(st.integers(1, 1024)),
+    axis(st.sampled_from(sorted(PROGRAMS))),
+    axis(TRICKY | NAMES),
+    axis(st.just(0.0) | st.floats(0.001, 1e6)),
+    axis(st.sampled_from(sorted(TRANSPORTS))),
+    st.fixed_dictionaries(
+        {
+            "kick": st.fixed_dictionaries(
+                {"states": axis(st.sampled_from(sorted(STATES)))},
+                optional={"kickers": axis(st.integers(1, 31)), "vcpus": axis(st.integers(1, 9))},
+            ),
+            "race": st.fixed_dictionaries(
+                {"window_ns": axis(st.just(0.0) | st.floats(1, 1e9))},
+                optional={"vcpus": axis(st.integers(1, 9)), "kicks": st.integers(1, 10**12)},
+            ),
+        }
+    ),
 )
 
 SWEEP = Scenario.from_dict(
@@ -103,6 +157,122 @@ def test_a_case_carries_everything_that_the_worker_needs() -> None:
     )
 
 
+KICKS = Scenario.from_dict(
+    {
+        "name": "kicks",
+        "vm": {"vcpus": [1, 2], "irqchip": "split"},
+        "guest": {"program": ["spin", "mmio"], "kick_rate_hz": [0, 1000]},
+        "placement": [{"name": "local"}],
+        "measure": {
+            "kinds": ["exits", "kick", "pause_all", "race"],
+            "transports": ["tgkill", "timer"],
+            "max_seconds": 5,
+        },
+        "kick": {"states": ["guest", "halted", "userspace", "storm"], "kickers": [1, 2]},
+        "race": {"window_ns": [0, 50000], "kicks": 9, "vcpus": 4},
+    }
+)
+
+
+def of(kind: str) -> list[Case]:
+    return [case for case in expand(KICKS) if case.kind == kind]
+
+
+def test_only_the_axes_of_a_kind_multiply_it() -> None:
+    assert [case.id for case in of("exits")] == [
+        f"exits-{program}-{vcpus}vcpu-max{kicks}-local"
+        for program in ("spin", "mmio")
+        for kicks in ("", "_kick1000hz_tgkill", "_kick1000hz_timer")
+        for vcpus in (1, 2)
+    ]
+    assert [case.id for case in of("kick")] == [
+        f"kick-{state}-{vcpus}vcpu-{kickers}kicker-{transport}-local"
+        for state in ("guest", "halted", "userspace", "storm")
+        for transport in ("tgkill", "timer")
+        for kickers in (1, 2)
+        for vcpus in (1, 2)
+    ]
+    assert [case.id for case in of("pause_all")] == [
+        f"pause_all-{program}-{vcpus}vcpu-{transport}-local"
+        for program in ("spin", "mmio")
+        for transport in ("tgkill", "timer")
+        for vcpus in (1, 2)
+    ]
+    assert [case.id for case in of("race")] == [
+        f"race-{window}ns-4vcpu-{transport}-local"
+        for window in (0, 50000)
+        for transport in ("tgkill", "timer")
+    ]
+    assert [case.kind for case in expand(KICKS)] == sorted(case.kind for case in expand(KICKS))
+
+
+def test_a_case_has_the_settings_of_its_kind_and_no_others() -> None:
+    for case in expand(KICKS):
+        assert (case.state is not None) == (case.kind == "kick")
+        assert (case.window_ns is not None) == (case.kind == "race")
+        assert case.kicks == (9 if case.kind == "race" else None)
+        assert case.kind == "kick" or case.kickers == 1
+        assert case.exit_rate_hz is None
+        assert case.irqchip == "split"
+        if case.kind == "exits":
+            assert case.kick_rate_hz in (None, 1000.0)
+            assert case.kick_rate_hz or case.transport == "tgkill"
+        else:
+            assert case.kick_rate_hz is None
+
+
+def test_the_state_of_a_kick_decides_what_the_guest_runs() -> None:
+    programs = {case.state: case.program for case in of("kick")}
+    assert programs == {"guest": "spin", "halted": "hlt", "userspace": "mmio", "storm": "mmio"}
+    assert {case.program for case in of("race")} == {"spin"}
+
+
+@pytest.mark.parametrize(
+    ("programs", "irqchip", "exiting"),
+    [
+        (("mmio", "pio_out"), "kernel", "mmio"),
+        (("spin",), "kernel", "pm_timer"),
+        (("hlt",), "kernel", "pm_timer"),
+        (("hlt", "pio_out"), "split", "pio_out"),
+        (("spin", "hlt"), "none", "hlt"),
+    ],
+)
+def test_a_storm_needs_a_program_that_exits(
+    programs: tuple[str, ...], irqchip: str, exiting: str
+) -> None:
+    assert exiting_program(programs, irqchip) == exiting
+
+
+def test_paced_exits_multiply_no_other_kind() -> None:
+    scenario = Scenario.from_dict(
+        {
+            "name": "s",
+            "vm": {"vcpus": 1},
+            "guest": {"program": "pm_timer", "exit_rate_hz": ["max", 5], "kick_rate_hz": 0.5},
+            "measure": {"kinds": ["race", "exits", "kick", "pause_all"]},
+        }
+    )
+    assert [case.id for case in expand(scenario)] == [
+        "race-0ns-1vcpu-tgkill-any",
+        "race-50000ns-1vcpu-tgkill-any",
+        "exits-pm_timer-1vcpu-max_kick0.5hz_tgkill-any",
+        "exits-pm_timer-1vcpu-5hz_kick0.5hz_tgkill-any",
+        "kick-guest-1vcpu-1kicker-tgkill-any",
+        "kick-halted-1vcpu-1kicker-tgkill-any",
+        "kick-userspace-1vcpu-1kicker-tgkill-any",
+        "kick-storm-1vcpu-1kicker-tgkill-any",
+        "pause_all-pm_timer-1vcpu-tgkill-any",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [("sigmask", "sigmask"), ("/elsewhere/my_protocol.c", "my_protocol"), ("/a.b/c_1.c", "c_1")],
+)
+def test_a_method_is_called_by_its_id_or_its_files_name(method: str, label: str) -> None:
+    assert method_label(method) == label
+
+
 def test_full_speed_is_none() -> None:
     assert [case.exit_rate_hz for case in expand(SWEEP)][:4] == [None, None, 0.5, 0.5]
 
@@ -123,7 +293,15 @@ def test_there_is_a_case_for_every_point_of_the_sweep(scenario: Scenario) -> Non
 
 
 @RELAXED
-@given(SCENARIOS)
+@given(WITH_KICKS)
+def test_the_number_of_cases_is_known_before_they_are_made(scenario: Scenario) -> None:
+    cases = expand(scenario)
+    assert scenario.case_count == len(cases)
+    assert len({dataclasses.replace(case, id="") for case in cases}) == len(cases)
+
+
+@RELAXED
+@given(SCENARIOS | WITH_KICKS)
 def test_ids_are_unique_stable_and_safe_as_file_names(scenario: Scenario) -> None:
     ids = [case.id for case in expand(scenario)]
     assert len(set(ids)) == len(ids)
@@ -134,7 +312,7 @@ def test_ids_are_unique_stable_and_safe_as_file_names(scenario: Scenario) -> Non
 
 
 @RELAXED
-@given(SCENARIOS)
+@given(SCENARIOS | WITH_KICKS)
 def test_a_case_survives_json(scenario: Scenario) -> None:
     for case in expand(scenario):
         assert Case.from_json(case.to_json()) == case
@@ -146,6 +324,10 @@ def test_a_case_of_the_resolved_scenario_is_the_same_case() -> None:
 
 
 GOOD = expand(SWEEP)[0].to_dict()
+
+
+def place(**changes: str) -> dict[str, str]:
+    return {**GOOD["placement"], **changes}
 
 
 @pytest.mark.parametrize(
@@ -164,13 +346,91 @@ GOOD = expand(SWEEP)[0].to_dict()
         ({"placement": "local"}, "case.placement: expected PlacementSpec"),
         ({"placement": {"name": "local"}}, "case.placement: expected the keys name, creator"),
         ({"extra": 1}, "case: expected the keys id, kind"),
+        ({"state": 1}, "case.state: expected str | None"),
+        ({"kickers": None}, "case.kickers: expected int"),
+        ({"kicks": 1.5}, "case.kicks: expected int | None"),
+        ({"window_ns": float("nan")}, "case.window_ns: expected float | None"),
+        ({"transport": None}, "case.transport: expected str"),
+        ({"kind": "teleport"}, "case.kind: expected one of exits, kick"),
+        ({"program": "rm"}, "case.program: expected one of pm_timer"),
+        ({"irqchip": "ioapic"}, "case.irqchip: expected one of none, split, kernel"),
+        ({"arrival": "late"}, "case.arrival: expected one of periodic, poisson"),
+        ({"transport": "pigeon"}, "case.transport: expected one of tgkill"),
+        ({"state": "asleep"}, "case.state: expected one of guest"),
+        ({"vcpus": 0}, "case.vcpus: expected a number from 1 to 1024"),
+        ({"vcpus": 1025}, "case.vcpus: expected a number from 1 to 1024"),
+        ({"processes": 0}, "case.processes: expected a number from 1 to 100"),
+        ({"processes": 10**9}, "case.processes: expected a number from 1 to 100"),
+        ({"precision": 0.0}, "case.precision: expected a number above 0 and at most 1"),
+        ({"precision": 1.5}, "case.precision: expected a number above 0 and at most 1"),
+        ({"max_seconds": 0}, "case.max_seconds: expected a number above 0 and at most 86400"),
+        ({"max_seconds": 10**400}, "case.max_seconds: expected a number above 0"),
+        ({"exit_rate_hz": -1.0}, "case.exit_rate_hz: expected a number from 0.001 to 1e9"),
+        ({"kick_rate_hz": 1e7}, "case.kick_rate_hz: expected a number from 0.001 to 1e6"),
+        ({"block_ms": 0.01}, "case.block_ms: expected a number from 0.1 to 10000"),
+        ({"sample_budget": -1}, "case.sample_budget: expected a number from 0 to 1000000000"),
+        ({"seed": -1}, "case.seed: expected a number from 0 to 2^63 - 1"),
+        ({"kickers": 0}, "case.kickers: expected a number from 1 to 31"),
+        ({"kickers": 32}, "case.kickers: expected a number from 1 to 31"),
+        ({"window_ns": -1.0}, "case.window_ns: expected 0 or a number from 1 to 1e9"),
+        ({"window_ns": 0.5}, "case.window_ns: expected 0 or a number from 1 to 1e9"),
+        ({"kicks": 0}, "case.kicks: expected a number from 1 to 10^12"),
+        ({"methods": []}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "sigmask"]}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "/a/x.c", "/b/x.c"]}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "x.c"]}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "/a\nb/x.c"]}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "/a/.c"]}, "case.methods: expected methods"),
+        ({"methods": ["sigmask", "a\x1b[31mb"]}, "case.methods: expected methods"),
+        ({"baseline": "immediate_exit"}, "case.baseline: expected one of the methods"),
+        ({"kind": "kick"}, "case.state: expected one, for the kind is kick"),
+        ({"kind": "race"}, "case.window_ns: expected one, for the kind is race"),
+        ({"kind": "race", "window_ns": 0.0}, "case.kicks: expected one, for the kind is race"),
+        ({"placement": place(name="../x")}, "case.placement.name: expected a name"),
+        ({"placement": place(creator="node:x")}, "case.placement.creator: expected any, node:N"),
+        ({"placement": place(vcpus="cpu:3-1")}, "case.placement.vcpus: expected any, node:N"),
+        ({"placement": place(kicker="cpu:")}, "case.placement.kicker: expected any, node:N"),
+        ({"placement": place(kicker="any\n")}, "case.placement.kicker: expected any, node:N"),
     ],
 )
 def test_a_tampered_case_is_refused(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         Case.from_dict({**GOOD, **change})
     assert str(caught.value).startswith(expected)
+    assert str(caught.value).endswith("; the file is damaged")
+    assert str(caught.value).isprintable()
     assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_a_method_of_another_version_is_still_a_case() -> None:
+    """Which methods there are is for the plan to say, which leaves out the others."""
+    change = {"methods": ["sigmask", "telepathy", "/elsewhere/my_protocol.c"]}
+    assert Case.from_dict({**GOOD, **change}).methods[1] == "telepathy"
+
+
+@RELAXED
+@given(st.text(max_size=12) | st.from_regex(r"(node:|cpu:|any)[0-9,-]{0,12}", fullmatch=True))
+def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
+    def accepts(check: Callable[[dict[str, Any]], object], data: dict[str, Any]) -> bool:
+        try:
+            check(data)
+        except ScenarioError:
+            return False
+        return True
+
+    scenario = {**SWEEP.to_dict(), "placement": [place(vcpus=where)]}
+    case = {**GOOD, "placement": place(vcpus=where)}
+    assert accepts(Case.from_dict, case) == accepts(Scenario.from_dict, scenario)
+
+
+def test_a_case_of_an_earlier_version_is_a_case_without_kicks() -> None:
+    later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks")
+    assert list(GOOD)[-len(later) :] == list(later)
+    earlier = {key: value for key, value in GOOD.items() if key not in later}
+    assert Case.from_dict(earlier) == Case.from_dict(GOOD)
+    del earlier["seed"]
+    with pytest.raises(ScenarioError, match="expected the keys"):
+        Case.from_dict(earlier)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, b"\xff"])

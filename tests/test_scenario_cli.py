@@ -65,5 +65,13 @@ def test_list_shows_the_shipped_scenarios() -> None:
     done = kickbench("list")
     assert (done.returncode, done.stderr) == (0, "")
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert list(lines) == ["exit_throughput", "numa_siglock", "quick", "smp_windows_like"]
-    assert "16 cases  SMP Windows guest" in lines["smp_windows_like"]
+    assert list(lines) == [
+        "exit_throughput",
+        "kick_latency",
+        "numa_siglock",
+        "pause_all",
+        "quick",
+        "race",
+        "smp_windows_like",
+    ]
+    assert "26 cases  SMP Windows guest" in lines["smp_windows_like"]

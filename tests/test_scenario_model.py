@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
-from kickbench.scenario.kinds import KINDS
+from kickbench.scenario.kinds import KINDS, STATES, TRANSPORTS
 from kickbench.scenario.model import (
     MAX_BYTES,
     Guest,
+    Kick,
     Measure,
     Placement,
+    Race,
     Scenario,
     Vm,
     load,
@@ -88,12 +90,18 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         "name": "tiny",
         "description": "",
         "vm": {"vcpus": [1], "irqchip": "kernel"},
-        "guest": {"program": ["pm_timer"], "exit_rate_hz": ["max"], "arrival": "periodic"},
+        "guest": {
+            "program": ["pm_timer"],
+            "exit_rate_hz": ["max"],
+            "arrival": "periodic",
+            "kick_rate_hz": [0.0],
+        },
         "placement": [{"name": "any", "creator": "any", "vcpus": "any", "kicker": "any"}],
         "measure": {
             "kinds": ["exits"],
             "methods": ["sigmask", "immediate_exit"],
             "baseline": "immediate_exit",
+            "transports": ["tgkill"],
             "processes": 5,
             "precision": 0.001,
             "max_seconds": 60.0,
@@ -101,7 +109,19 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
             "block_ms": None,
             "sample_budget": 2_000_000,
         },
+        "kick": None,
+        "race": None,
     }
+
+
+def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
+    resolved = Scenario.from_dict(scenario(measure={"kinds": ["kick", "race"]})).to_dict()
+    assert resolved["kick"] == {
+        "states": ["guest", "halted", "userspace", "storm"],
+        "kickers": [1],
+        "vcpus": None,
+    }
+    assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
 
 
 def test_a_single_value_stands_for_a_list_of_one() -> None:
@@ -140,7 +160,12 @@ def test_every_name_in_the_tables_can_be_used() -> None:
     every = Scenario.from_dict(
         scenario(
             guest={"program": list(PROGRAMS)},
-            measure={"kinds": list(KINDS), "methods": list(CATALOGUE)},
+            measure={
+                "kinds": list(KINDS),
+                "methods": list(CATALOGUE),
+                "transports": list(TRANSPORTS),
+            },
+            kick={"states": list(STATES)},
         )
     )
     assert every.guest.program == tuple(PROGRAMS)
@@ -157,7 +182,15 @@ FRACTION = "expected a number above 0 and at most 1 (0.001 is 0.1 %)"
 SECONDS = "expected a number of seconds above 0 and at most 86400"
 PROCESSES = "expected a whole number from 1 to 100"
 PROGRAM = "expected one of pm_timer, pio_out, mmio, hlt, spin"
-METHOD = "expected one of flag_signal, sigmask, immediate_exit"
+METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)"
+KIND = "expected one of exits, kick, pause_all, race"
+STATE = "expected one of guest, halted, userspace, storm"
+TRANSPORT = "expected one of tgkill, pidfd, timer"
+KICK_RATE = "expected 0 (no kicks) or a number of kicks per second from 0.001 to 1e6"
+KICKERS = "expected a whole number from 1 to 31"
+WINDOW = "expected 0 (the natural window) or a number of nanoseconds from 1 to 1e9"
+KICKS = "expected a whole number from 1 to 10^12"
+FILE = "expected the path of a C file whose name is a small letter"
 
 
 def vm(**keys: Any) -> dict[str, Any]:
@@ -170,6 +203,14 @@ def guest(**keys: Any) -> dict[str, Any]:
 
 def measure(**keys: Any) -> dict[str, Any]:
     return scenario(measure=keys)
+
+
+def kick(**keys: Any) -> dict[str, Any]:
+    return scenario(measure={"kinds": ["kick"]}, kick=keys)
+
+
+def race(**keys: Any) -> dict[str, Any]:
+    return scenario(measure={"kinds": ["race"]}, race=keys)
 
 
 def placed(*placements: Any) -> dict[str, Any]:
@@ -224,8 +265,19 @@ BAD = {
     ),
     "kind typo": (
         measure(kinds=["exit"]),
-        'measure.kinds[0]: expected exits, found "exit"; did you mean "exits"?',
+        f'measure.kinds[0]: {KIND}, found "exit"; did you mean "exits"?',
     ),
+    "kind unknown": (measure(kinds="resume"), f'measure.kinds: {KIND}, found "resume"'),
+    "state typo": (
+        kick(states=["guest", "halt"]),
+        f'kick.states[1]: {STATE}, found "halt"; did you mean "halted"?',
+    ),
+    "state unknown": (kick(states="asleep"), f'kick.states: {STATE}, found "asleep"'),
+    "transport typo": (
+        measure(kinds="kick", transports="tkill"),
+        f'measure.transports: {TRANSPORT}, found "tkill"; did you mean "tgkill"?',
+    ),
+    "transport unknown": (measure(transports=[1]), f"measure.transports[0]: {TRANSPORT}, found 1"),
     "irqchip": (
         vm(irqchip="kernal"),
         'vm.irqchip: expected one of none, split, kernel, found "kernal"; did you mean "kernel"?',
@@ -236,6 +288,91 @@ BAD = {
         'measure.baseline: expected one of measure.methods (sigmask), found "immediate_exit"',
     ),
     "baseline unknown": (measure(baseline="sigmsk"), 'did you mean "sigmask"?'),
+    # kicks
+    "halted without a local APIC": (
+        {**kick(states=["guest", "halted"]), "vm": {"vcpus": 1, "irqchip": "none"}},
+        'bad.toml: kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip',
+    ),
+    "halted by default without one": (
+        {**vm(irqchip="none"), "measure": {"kinds": "kick"}},
+        'kick.states: "halted" needs the local APIC in the kernel',
+    ),
+    "no kicker": (kick(kickers=0), f"kick.kickers: {KICKERS}, found 0"),
+    "32 kickers": (kick(kickers=[1, 32]), f"kick.kickers[1]: {KICKERS}, found 32"),
+    "kickers as float": (kick(kickers=1.0), f"kick.kickers: {KICKERS}, found 1.0"),
+    "kickers twice": (kick(kickers=[2, 2]), "kick.kickers: 2 is listed twice"),
+    "states twice": (kick(states=["guest"] * 2), 'kick.states: "guest" is listed twice'),
+    "no state": (kick(states=[]), "kick.states: expected a value or a list of values"),
+    "vCPUs of kick": (kick(vcpus=[1, 0]), f"kick.vcpus[1]: {COUNT}, found 0"),
+    "no vCPUs of kick": (kick(vcpus=[]), "kick.vcpus: expected a value or a list of values"),
+    "window negative": (race(window_ns=-1), f"race.window_ns: {WINDOW}, found -1"),
+    "window NaN": (race(window_ns=[0, math.nan]), f"race.window_ns[1]: {WINDOW}, found nan"),
+    "window inf": (race(window_ns=math.inf), f"race.window_ns: {WINDOW}, found inf"),
+    "window bool": (race(window_ns=False), f"race.window_ns: {WINDOW}, found false"),
+    "window below 1 ns": (race(window_ns=5e-324), f"race.window_ns: {WINDOW}, found 5e-324"),
+    "window twice": (race(window_ns=[0, 0.0]), "race.window_ns: 0.0 is listed twice"),
+    "no kicks": (race(kicks=0), f"race.kicks: {KICKS}, found 0"),
+    "kicks negative": (race(kicks=-5), f"race.kicks: {KICKS}, found -5"),
+    "kicks as float": (race(kicks=1e6), f"race.kicks: {KICKS}, found 1000000.0"),
+    "kick rate negative": (
+        guest(kick_rate_hz=[0, -1]),
+        f"guest.kick_rate_hz[1]: {KICK_RATE}, found -1",
+    ),
+    "kick rate NaN": (guest(kick_rate_hz=math.nan), f"guest.kick_rate_hz: {KICK_RATE}, found nan"),
+    "kick rate false": (guest(kick_rate_hz=False), f"{KICK_RATE}, found false"),
+    "kick table in vain": (
+        scenario(kick={"states": "guest"}),
+        'bad.toml: kick: this table is for the kind "kick"; add it to measure.kinds, or leave the',
+    ),
+    "race table in vain": (
+        scenario(measure={"kinds": ["exits", "kick"]}, race={}),
+        'bad.toml: race: this table is for the kind "race"; add it to measure.kinds, or leave the',
+    ),
+    "kick rate in vain": (
+        {**guest(kick_rate_hz=[0, 9]), "measure": {"kinds": ["kick", "race"]}},
+        'bad.toml: guest.kick_rate_hz is for the kind "exits"; add it to measure.kinds, or leave',
+    ),
+    "transports in vain": (
+        measure(transports=["tgkill", "pidfd"]),
+        "bad.toml: measure.transports is set, but nothing kicks",
+    ),
+    "kick no table": (scenario(kick=3), "kick: expected a table, found 3"),
+    "two kick": (scenario(kick=[{}]), "kick: expected a table, found a list of 1"),
+    "key of kick elsewhere": (
+        measure(kinds="kick", kickers=2),
+        'measure.kickers: unknown key; did you mean "kick.kickers"?',
+    ),
+    "key of kick typo": (kick(state="guest"), 'kick.state: unknown key; did you mean "states"?'),
+    # protocols of the user's own
+    "file capitals": (measure(methods="./My.c"), f'measure.methods: {FILE}, then at most 63 sma'),
+    "file digit": (measure(methods=["/p/1st.c"]), f"measure.methods[0]: {FILE}"),
+    "file dash": (measure(methods="./my-protocol.c"), f"measure.methods: {FILE}"),
+    "file is only .c": (measure(methods="./.c"), f'measure.methods: {FILE}'),
+    "file long": (measure(methods="/" + "a" * 65 + ".c"), f"measure.methods: {FILE}"),
+    "file with a NUL": (measure(methods="/a\0b/my.c"), f"measure.methods: {FILE}"),
+    "file with a line break": (measure(methods="/tmp/my.c\n"), f"measure.methods: {METHOD}"),
+    "file of C++": (measure(methods="./my.cc"), f'measure.methods: {METHOD}, found "./my.cc"'),
+    "file relative to nothing": (
+        measure(methods="./my.c"),
+        'measure.methods: expected an absolute path, because no scenario file says where to begin',
+    ),
+    "file named as a method": (
+        measure(methods=["sigmask", "/p/sigmask.c"]),
+        "measure.methods: sigmask.c would be sigmask in results, a name of the catalogue; rename",
+    ),
+    "file named as a method that is not measured": (
+        measure(methods=["/p/sigmask.c"]),
+        "measure.methods: sigmask.c would be sigmask in results, a name of the catalogue; rename",
+    ),
+    "two files of one name": (
+        measure(methods=["/p/my.c", "/q/my.c"]),
+        "measure.methods: two files are called my.c, and would both be my in results; rename one",
+    ),
+    "file twice": (measure(methods=["/p/my.c"] * 2), 'measure.methods: "/p/my.c" is listed twice'),
+    "baseline file not measured": (
+        measure(methods=["sigmask", "/p/my.c"], baseline="/p/mine.c"),
+        'measure.baseline: expected one of measure.methods (sigmask, my.c), found "/p/mine.c"',
+    ),
     # axes
     "empty sweep": (vm(vcpus=[]), "vm.vcpus: expected a value or a list of values, found an em"),
     "no rate": (guest(exit_rate_hz=[]), "guest.exit_rate_hz: expected a value or a list"),
@@ -254,6 +391,7 @@ BAD = {
     # keys
     "unknown key": (vm(irq_chip="none"), 'vm.irq_chip: unknown key; did you mean "irqchip"?'),
     "unknown table": (scenario(mesure={}), 'mesure: unknown key; did you mean "measure"?'),
+    "table named as a key": (scenario(kicks={}), 'kicks: unknown key; did you mean "kick"?'),
     "key of another table": (
         vm(exit_rate_hz=5),
         'vm.exit_rate_hz: unknown key; did you mean "guest.exit_rate_hz"?',
@@ -413,10 +551,89 @@ def test_a_name_with_a_nul_or_control_characters_is_printed_escaped(tmp_path: Pa
     assert "\\x1b[2J.toml: cannot be read" in error_of_file(tmp_path / "\x1b[2J.toml")
 
 
+# --- A protocol of the user's own -------------------------------------------------------------
+
+OWN = MINIMAL + '[measure]\nmethods = ["sigmask", "{}"]\n'
+
+
+@pytest.fixture
+def protocol(tmp_path: Path) -> Path:
+    path = tmp_path / "protocols" / "my_protocol.c"
+    path.parent.mkdir()
+    path.write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["protocols/my_protocol.c", "./protocols/my_protocol.c", "{folder}/my_protocol.c"]
+)
+def test_a_protocol_file_is_found_from_the_scenarios_folder(
+    write: Any, protocol: Path, tmp_path: Path, monkeypatch: Any, name: str
+) -> None:
+    scenario_file = write(OWN.format(name.format(folder=protocol.parent)))
+    monkeypatch.chdir("/")
+    assert load(scenario_file).measure.methods == ("sigmask", str(protocol))
+    monkeypatch.chdir(tmp_path)
+    assert load(scenario_file.name).measure.methods == ("sigmask", str(protocol))
+
+
+def test_a_protocol_file_can_be_the_baseline(write: Any, protocol: Path) -> None:
+    text = OWN.format("./protocols/my_protocol.c") + 'baseline = "protocols/my_protocol.c"\n'
+    assert load(write(text)).measure.baseline == str(protocol)
+
+
+def test_a_resolved_scenario_needs_no_protocol_file(write: Any, protocol: Path) -> None:
+    resolved = load(write(OWN.format("protocols/my_protocol.c")))
+    protocol.unlink()
+    assert Scenario.from_dict(resolved.to_dict()) == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("./none.c", '"./none.c" cannot be read: No such file or directory'),
+        ("bad.toml/my.c", '"bad.toml/my.c" cannot be read: Not a directory'),
+        ("d/directory.c", '"d/directory.c" is a directory; expected a C file'),
+        ("d/fifo.c", '"d/fifo.c" is not a regular file; expected a C file'),
+        ("a" * 300 + "/my.c", " cannot be read: File name too long"),
+    ],
+)
+def test_a_protocol_file_that_is_none_is_named(
+    write: Any, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "d" / "directory.c").mkdir(parents=True)
+    os.mkfifo(tmp_path / "d" / "fifo.c")
+    path = write(OWN.format(name))
+    message = error_of_file(path)
+    assert message.startswith(f"{path}: measure.methods[1]: ")
+    assert message.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("line\nbreak", "is in a folder whose name has control characters"),
+        (os.fsdecode(b"not-\xff-utf8"), "cannot be read: its folder's name is not UTF-8"),
+    ],
+)
+def test_a_folder_that_results_cannot_name_is_refused(
+    tmp_path: Path, folder: str, reason: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "my.c").touch()
+    path = tmp_path / folder / "bad.toml"
+    path.write_text(OWN.format("my.c"))
+    assert error_of_file(path).endswith(f'measure.methods[1]: "my.c" {reason}')
+
+
 # --- Whatever the file holds ----------------------------------------------------------------
 
 KEYS = st.text(max_size=5) | st.sampled_from(
-    [key for table in (Scenario, Vm, Guest, Placement, Measure) for key in table.model_fields]
+    [
+        key
+        for table in (Scenario, Vm, Guest, Placement, Measure, Kick, Race)
+        for key in table.model_fields
+    ]
 )
 SCALARS = (
     st.booleans()
@@ -425,6 +642,7 @@ SCALARS = (
     | st.floats()
     | st.text(max_size=5)
     | st.sampled_from(["max", "any", "node:0", "exits", "hlt", "sigmask", "poisson", "kernel"])
+    | st.sampled_from(["kick", "race", "halted", "storm", "tgkill", "pidfd", "./my.c", "/p/my.c"])
     | st.datetimes()
     | st.dates()
     | st.times()
@@ -436,8 +654,32 @@ TOML = st.recursive(
 )
 WHERES = st.sampled_from(["any", "node:0", "node:17", "cpu:0-3,8"])
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
-METHODS = st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True)
-VALID = st.fixed_dictionaries(
+METHODS = st.lists(
+    st.sampled_from([*sorted(CATALOGUE), "/p/my.c", "/p/q/other_1.c"]), min_size=1, unique=True
+)
+
+
+def some(*values: Any) -> st.SearchStrategy[list[Any]]:
+    return st.lists(st.sampled_from(values), min_size=1, unique=True)
+
+
+COUNTS = st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)
+
+
+def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any]) -> dict[str, Any]:
+    """``scenario`` with ``kinds`` and those of the tables and keys in ``data`` that suit them."""
+    measure = {**scenario.get("measure", {}), "kinds": kinds}
+    if kinds != ["exits"]:
+        measure["transports"] = data["transports"]
+    if "exits" in kinds:
+        scenario = {**scenario, "guest": {**scenario["guest"], "kick_rate_hz": data["rates"]}}
+    if scenario["vm"].get("irqchip") == "none":
+        data["kick"]["states"] = ["guest", "storm"]
+    tables = {kind: data[kind] for kind in ("kick", "race") if kind in kinds}
+    return {**scenario, **tables, "measure": measure}
+
+
+PLAIN = st.fixed_dictionaries(
     {
         "name": NAMES,
         "vm": st.fixed_dictionaries(
@@ -477,6 +719,35 @@ VALID = st.fixed_dictionaries(
             },
         ),
     },
+)
+
+
+VALID = PLAIN | st.builds(
+    with_kicks,
+    PLAIN,
+    some(*KINDS),
+    st.fixed_dictionaries(
+        {
+            "transports": some(*TRANSPORTS),
+            "rates": st.lists(
+                st.just(0) | st.floats(0.001, 1e6), min_size=1, max_size=3, unique=True
+            ),
+            "kick": st.fixed_dictionaries(
+                {},
+                optional={"states": some(*STATES), "kickers": some(1, 2, 31), "vcpus": COUNTS},
+            ),
+            "race": st.fixed_dictionaries(
+                {},
+                optional={
+                    "window_ns": st.lists(
+                        st.just(0) | st.floats(1, 1e9), min_size=1, max_size=3, unique=True
+                    ),
+                    "kicks": st.integers(1, 10**12),
+                    "vcpus": COUNTS,
+                },
+            ),
+        }
+    ),
 )
 
 

@@ -13,15 +13,25 @@ import pytest
 
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
+from kickbench.methods import CATALOGUE
 from kickbench.scenario import model, shipped
 from kickbench.scenario.cases import expand
+from kickbench.scenario.kinds import STATES, TRANSPORTS
 
 SHIPPED = shipped.shipped()
 SCHEMA = model.json_schema()
 
 
 def test_these_are_shipped() -> None:
-    assert list(SHIPPED) == ["exit_throughput", "numa_siglock", "quick", "smp_windows_like"]
+    assert list(SHIPPED) == [
+        "exit_throughput",
+        "kick_latency",
+        "numa_siglock",
+        "pause_all",
+        "quick",
+        "race",
+        "smp_windows_like",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -42,8 +52,32 @@ def test_smp_windows_like_is_the_blueprints() -> None:
         "local": ("node:0", "node:0", "node:0"),
         "remote_siglock": ("node:0", "node:1", "node:0"),
     }
+    assert scenario.measure.kinds == ("exits", "kick", "race")
     assert scenario.measure.methods == ("sigmask", "immediate_exit")
     assert scenario.measure.baseline == "immediate_exit"
+
+
+def test_kick_latency_covers_every_state_and_transport_in_ten_minutes() -> None:
+    scenario = model.load(SHIPPED["kick_latency"])
+    assert scenario.kick is not None
+    assert set(scenario.kick.states) == set(STATES)
+    assert set(scenario.measure.transports) == set(TRANSPORTS)
+    assert scenario.kick.kickers == (1, 2)
+    assert sum(case.max_seconds for case in expand(scenario)) < 500
+
+
+def test_pause_all_reaches_256_vcpus() -> None:
+    scenario = model.load(SHIPPED["pause_all"])
+    assert scenario.measure.kinds == ("pause_all",)
+    assert scenario.vm.vcpus == (1, 4, 16, 64, 256)
+
+
+def test_the_race_is_of_every_method_that_signals_and_a_million_kicks() -> None:
+    scenario = model.load(SHIPPED["race"])
+    signalling = {method.id for method in CATALOGUE.values() if method.kicks_by_signal}
+    assert set(scenario.measure.methods) == signalling
+    assert {case.window_ns for case in expand(scenario)} == {0.0, 50_000.0}
+    assert {case.kicks for case in expand(scenario)} == {1_000_000}
 
 
 def test_every_program_of_exit_throughput_exits() -> None:
@@ -95,7 +129,7 @@ def test_an_unknown_name_lists_what_there_is(
     first, second = str(caught.value).split("\n")
     assert len(first) < 400
     assert first.endswith(f"no such file, and no shipped scenario of this name{hint}")
-    assert second == "shipped: exit_throughput, numa_siglock, quick, smp_windows_like"
+    assert second == f"shipped: {', '.join(SHIPPED)}"
 
 
 def test_an_installed_package_has_its_own_folder(tmp_path: Path, monkeypatch: Any) -> None:
@@ -150,6 +184,23 @@ def test_the_schema_accepts_what_is_shipped(name: str) -> None:
         {"measure": {"processes": 101}},
         {"measure": {"precision": 0}},
         {"measure": {"max_seconds": True}},
+        {"measure": {"methods": ["./My.c"]}},
+        {"measure": {"methods": ["./my-protocol.c"]}},
+        {"measure": {"methods": ["./my.h"]}},
+        {"measure": {"methods": ["/a\nb/my.c"]}},
+        {"measure": {"kinds": "kick", "transports": "tkill"}},
+        {"guest": {"program": "hlt", "kick_rate_hz": -1}},
+        {"guest": {"program": "hlt", "kick_rate_hz": 1e-9}},
+        {"kick": 1, "measure": {"kinds": ["kick"]}},
+        {"kick": {"states": ["halt"]}, "measure": {"kinds": ["kick"]}},
+        {"kick": {"states": []}, "measure": {"kinds": ["kick"]}},
+        {"kick": {"kickers": 0}, "measure": {"kinds": ["kick"]}},
+        {"kick": {"kickers": [1, 32]}, "measure": {"kinds": ["kick"]}},
+        {"kick": {"vcpus": [0]}, "measure": {"kinds": ["kick"]}},
+        {"race": {"window_ns": -1}, "measure": {"kinds": ["race"]}},
+        {"race": {"window_ns": [0, 0.5]}, "measure": {"kinds": ["race"]}},
+        {"race": {"kicks": 0}, "measure": {"kinds": ["race"]}},
+        {"race": {"nope": 0}, "measure": {"kinds": ["race"]}},
     ],
 )
 def test_the_schema_and_the_model_refuse_the_same(change: dict[str, Any]) -> None:
@@ -158,6 +209,26 @@ def test_the_schema_and_the_model_refuse_the_same(change: dict[str, Any]) -> Non
     assert not validator().is_valid({**good, **change})
     with pytest.raises(ScenarioError):
         model.Scenario.from_dict({**good, **change})
+
+
+def test_the_schema_accepts_what_the_model_accepts_of_kicks() -> None:
+    data = {
+        "name": "x",
+        "vm": {"vcpus": 1},
+        "guest": {"program": "hlt", "kick_rate_hz": [0, 0.5]},
+        "measure": {
+            "kinds": ["exits", "kick", "race"],
+            "methods": ["sigmask", "/a/b_1.c"],
+            "baseline": "/a/b_1.c",
+            "transports": "pidfd",
+        },
+        "kick": {"states": "guest", "kickers": [1, 31], "vcpus": 2},
+        "race": {"window_ns": 0, "kicks": 1, "vcpus": [1, 2]},
+    }
+    validator().validate(data)
+    validator().validate(model.Scenario.from_dict(data).to_dict())
+    data["measure"]["methods"] = ["sigmask", "./b_1.c", "b_2.c", "../x/b_3.c"]  # type: ignore[index]
+    validator().validate(data)
 
 
 def test_every_key_has_a_description() -> None:
@@ -170,12 +241,22 @@ def test_every_key_has_a_description() -> None:
 def test_the_reference_names_every_key() -> None:
     reference = Path(__file__).parents[1] / "docs" / "scenarios.md"
     named = set(re.findall(r"^\| `([a-z_]+)` \|", reference.read_text(), re.M))
-    tables = (model.Scenario, model.Vm, model.Guest, model.Placement, model.Measure)
+    tables = (
+        model.Scenario,
+        model.Vm,
+        model.Guest,
+        model.Placement,
+        model.Measure,
+        model.Kick,
+        model.Race,
+    )
     scalars = {key for table in tables for key in table.model_fields} - {
         "vm",
         "guest",
         "placement",
         "measure",
+        "kick",
+        "race",
     }
-    # "vcpus" is a key of [vm] and of [[placement]].
+    # "vcpus" is a key of four tables.
     assert named == scalars

@@ -8,6 +8,7 @@ libraries are imported inside the functions, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -73,6 +74,9 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit codes."""
+    _open_missing_streams()
+    # The terminal is gone (a lost connection): as Ctrl-C, what is finished is kept.
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     command = typer.main.get_command(app)
     try:
         # Not command.main(): that has exit codes of its own for Ctrl-C and a closed pipe.
@@ -98,6 +102,19 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", EXIT_MEASUREMENT)
+    except Exception as error:
+        # Never 1, which says that a regression was found.
+        _fail(
+            f"internal error, please report it: {error!r} (--debug shows where)", EXIT_MEASUREMENT
+        )
+
+
+def _open_missing_streams() -> None:
+    """Let a command whose standard streams are closed (``>&-``) write to nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (open until the end)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench methods``: prints the catalogue of kick protocols with this host's support."""
+"""``kickbench methods``: prints the catalogue of kick protocols and the transports of kick signals,
+with what this host supports of them."""
 
 from __future__ import annotations
 
@@ -11,40 +12,61 @@ import typer
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the kick protocols, and which of them this host supports."""
+    """List the kick protocols and signal transports, and which of them this host supports."""
     import dataclasses
     import json
 
-    from kickbench.host.capabilities import probe, supports
+    from kickbench.host.capabilities import REQUIREMENTS, probe, supports, supports_transport
     from kickbench.methods import CATALOGUE
+    from kickbench.scenario.kinds import TRANSPORTS
 
     capabilities = probe()
     reasons = {method.id: supports(method, capabilities) for method in CATALOGUE.values()}
+    transports = {name: supports_transport(name, capabilities) for name in TRANSPORTS}
     if as_json:
         rows = [
             dataclasses.asdict(method)
             | {"supported": reasons[method.id] is None, "reason": reasons[method.id]}
             for method in CATALOGUE.values()
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        sent = [
+            {"id": name, "doc": doc, "supported": transports[name] is None}
+            | {"reason": transports[name]}
+            for name, doc in TRANSPORTS.items()
+        ]
+        typer.echo(json.dumps({"methods": rows, "transports": sent}, indent=2))
         return
 
     supported = sum(1 for reason in reasons.values() if reason is None)
     typer.secho(f"This host supports {supported} of {len(CATALOGUE)} kick protocols.", bold=True)
     if not capabilities.usable:
         typer.echo(capabilities.reason)
-    width = max(map(len, CATALOGUE))
     for method in CATALOGUE.values():
         reason = reasons[method.id]
-        if reason is None:
-            support = "supported"
-        elif capabilities.usable:
-            support = f"not supported: {reason}"
-        else:
-            support = "not supported: KVM is not usable"
-        race = "race-free" if method.race_free else "loses kicks"
+        if reason is not None and not capabilities.usable:
+            reason = "KVM is not usable"
         typer.echo()
-        typer.echo(f"  {typer.style(f'{method.id:<{width}}', bold=True)}  {race:<11}  {support}")
-        typer.echo(f"      kicker       {method.kicker}")
-        typer.echo(f"      vCPU thread  {method.vcpu_thread}")
-        typer.echo(f"      used by      {method.used_by}")
+        typer.echo(f"  {typer.style(method.id, bold=True)}: {_support(reason)}")
+        needs = method.needs and REQUIREMENTS.get(method.needs, method.needs)
+        for title, text in (
+            ("kicker", method.kicker),
+            ("vCPU thread", method.vcpu_thread),
+            ("handler", method.handler or "none: there is no signal"),
+            ("mask", method.mask or "none: there is no signal"),
+            ("claim", "race-free" if method.race_free else "loses kicks"),
+            ("needs", needs or "any KVM"),
+            ("used by", method.used_by),
+        ):
+            typer.echo(f"      {title:<11}  {text}")
+
+    typer.echo()
+    typer.secho("A kick signal is sent by one of these transports:", bold=True)
+    width = max(map(len, TRANSPORTS))
+    for name, doc in TRANSPORTS.items():
+        typer.echo()
+        typer.echo(f"  {typer.style(f'{name:<{width}}', bold=True)}  {_support(transports[name])}")
+        typer.echo(f"      {doc}")
+
+
+def _support(reason: str | None) -> str:
+    return "supported" if reason is None else f"not supported: {reason}"

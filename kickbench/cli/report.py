@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,4 +31,4 @@ def report(
         if not data.finished:
             message = f"kickbench: {run}: no case finished; the report says why"
             typer.echo(printable(message), err=True)
-        typer.echo(path)
+        typer.echo(os.fsencode(path))  # for scripts: the very bytes, UTF-8 or not

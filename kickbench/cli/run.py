@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,12 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when this host cannot run every case.")
     ] = False,
+    trust_protocols: Annotated[
+        bool,
+        typer.Option(
+            "--trust-protocols", help="With --resume: compile and run the C files it names."
+        ),
+    ] = False,
 ) -> None:
     """Measure a scenario on real KVM and store the results."""
     if resume is not None and (scenario is not None or quick or strict):
@@ -49,7 +56,7 @@ def run(
     try:
         with display:
             if resume is not None:
-                outcome = runner.resume(resume, watching)
+                outcome = runner.resume(resume, watching, trust_protocols=trust_protocols)
             elif scenario is not None:
                 model = load(resolve(scenario))
                 outcome = runner.run(model, results, watching, quick=quick, strict=strict)
@@ -57,16 +64,18 @@ def run(
                 raise UsageError("name a scenario to run (kickbench scenario list has some)")
     except runner.RunInterruptedError as interrupted:
         outcome = interrupted.outcome
+        cases = "case is" if outcome.finished == 1 else "cases are"
         typer.echo(
-            f"kickbench: interrupted; {outcome.finished} finished cases are kept, continue with\n"
-            f"kickbench run --resume {outcome.folder}",
+            f"kickbench: interrupted; {outcome.finished} finished {cases} kept, continue with\n"
+            f"kickbench run --resume {shlex.quote(str(outcome.folder))}",
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     show(outcome.folder)
     if outcome.failed:
         case_id, reason = next(iter(outcome.failed.items()))
+        cases = "a case" if len(outcome.failed) == 1 else f"{len(outcome.failed)} cases"
         raise MeasurementError(
-            f"{len(outcome.failed)} cases failed, the first is {case_id}: {reason}\n"
-            f"when that is mended: kickbench run --resume {outcome.folder}"
+            f"{cases} failed, {case_id}: {reason}\n"
+            f"when that is mended: kickbench run --resume {shlex.quote(str(outcome.folder))}"
         )

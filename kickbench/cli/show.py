@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from kickbench.report.data import RunData
-    from kickbench.report.words import Summary
+    from kickbench.report.names import Summary
+    from kickbench.report.tables import Table
 
 Line = tuple[str, str, str]
 """One paragraph: its text, its style (of rich), and the indentation of its further lines."""
@@ -52,7 +53,7 @@ def _lines(data: RunData) -> Iterator[Line]:
         yield said.lines[0], BAD, ""
     yield said.answer, "bold", ""
     yield from ((text, "", "") for text in said.more)
-    yield from _cases(data)
+    yield from _cases(data, said.lines)
     found = notes(summary)
     if found:
         yield "", "", ""
@@ -71,41 +72,70 @@ def _lines(data: RunData) -> Iterator[Line]:
     yield f"Run: {data.reader.path}", DIM, ""
 
 
-def _cases(data: RunData) -> Iterator[Line]:
-    from kickbench.report.tables import control, difference
-    from kickbench.report.words import contrasts, label, nanoseconds
+def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
+    """The cases by kind, under what there is to say about the kind and was not said yet."""
+    from kickbench.report.tables import TABLES
+    from kickbench.report.words import details, kinds_of
+
+    kinds = kinds_of(data.summary)
+    for kind in kinds:
+        if len(kinds) > 1:
+            yield "", "", ""
+            yield f"--- {TABLES[kind].title} ---", "bold", ""
+            more = details(data.summary, kind, data.oversubscribed)
+            yield from ((text, "", "") for text in more if text not in said)
+        yield from _cases_of(data, kind)
+
+
+def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
+    """The cases of a kind: each with its tables, its differences and its A/A control."""
+    from kickbench.report.names import contrasts, crowded, finished, label, nanoseconds
+    from kickbench.report.tables import TABLES, control, difference
 
     summary, unit = data.summary, nanoseconds(data.summary)
-    tables = [_table(data, case) for case in data.finished]
-    widths = [max(map(len, column)) for column in zip(*(r for t in tables for r in t), strict=True)]
-    for case, table in zip(data.finished, tables, strict=True):
+    table = TABLES[kind]
+    cases = finished(summary, kind)
+    tables = [_tables(case, table, summary) for case in cases]
+    widths = _widths(tables)
+    for case, some in zip(cases, tables, strict=True):
         yield "", "", ""
-        crowded = ", more vCPUs than CPUs" if case["id"] in data.oversubscribed else ""
-        yield f"{label(summary, case)}{crowded}", "bold", ""
-        for row in table:
-            numbers = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            text = "  ".join((f"  {row[0]:<{widths[0]}}", *numbers))
-            yield text, DIM if row is table[0] else "", ""
-        for method, contrast in contrasts(case).items():
-            text = f"  {method} - {contrast['baseline']}: {difference(contrast)} {unit} (95 % CI)"
-            yield text, "", "    "
-        ok = case["control"]["ok"]
-        yield f"  A/A control {control(case)}", "" if ok is None else GOOD if ok else BAD, "    "
+        yield label(summary, case) + crowded(case, data.oversubscribed), "bold", ""
+        for rows, (first, *others) in zip(some, widths, strict=True):
+            for row in rows:
+                cells = zip(row[1:], others, strict=True)
+                numbers = (f"{cell:>{width}}" for cell, width in cells)
+                text = "  ".join((f"  {row[0]:<{first}}", *numbers))
+                yield text, DIM if row is rows[0] else "", ""
+        for metric, at in table.metrics:
+            for method, contrast in contrasts(case, metric).items():
+                how = f"{method} - {contrast['baseline']}{at}"
+                yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
+        if table.metrics:
+            ok = case["control"]["ok"]
+            style = "" if ok is None else GOOD if ok else BAD
+            yield f"  A/A control {control(case)}", style, "    "
 
 
-def _table(data: RunData, case: Summary) -> list[tuple[str, ...]]:
-    """A case's figures as rows of words, under their heads."""
-    from kickbench.report.numbers import significant, whole
-    from kickbench.report.words import nanoseconds, seconds
+def _tables(case: Summary, table: Table, summary: Summary) -> list[list[tuple[str, ...]]]:
+    """A case's tables as rows of words, each under its heads."""
+    from kickbench.report.tables import Row, words
 
-    times = ("mean", "p50", "p90", "p99", "max")
-    rows: list[tuple[str, ...]] = [
-        (f"{nanoseconds(data.summary)} per exit", f"exits/{seconds(data.summary)}", *times)
-    ]
-    for method, figures in case["methods"].items():
-        numbers = (significant(figures["ns_per_exit"][name]) for name in times)
-        rows.append((method, whole(figures["exits_per_second"]), *numbers))
-    return rows
+    found = []
+    for head, columns in table.terminal:
+        rows = [(words(head, summary), *(words(column.name, summary) for column in columns))]
+        for method in case["methods"]:
+            row = Row(case, method)
+            rows.append((method, *(column.cell(row) for column in columns)))
+        found.append(rows)
+    return found
+
+
+def _widths(tables: list[list[list[tuple[str, ...]]]]) -> list[list[int]]:
+    """The widths of the columns of each table, the same for all cases; the first for all tables."""
+    alike = [[row for rows in of_cases for row in rows] for of_cases in zip(*tables, strict=True)]
+    widths = [[max(map(len, column)) for column in zip(*rows, strict=True)] for rows in alike]
+    first = max((some[0] for some in widths), default=0)
+    return [[first, *some[1:]] for some in widths]
 
 
 def _print(lines: Iterator[Line]) -> None:

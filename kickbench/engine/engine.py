@@ -55,10 +55,54 @@ class _Config(ctypes.Structure):
         ("signal", c_int32),
         ("expected_exit", c_uint32),
         ("clock_is_tsc", c_uint32),
-        ("reserved", c_uint32),
+        ("transport", c_uint32),
         ("samples_capacity", c_uint64),
         ("clock_hz", c_double),
         ("vcpus", POINTER(_VcpuConfig)),
+        ("n_kickers", c_uint32),
+        ("n_kicker_cpus", c_uint32),
+        ("kicker_cpus", POINTER(c_int32)),
+        ("kicks_capacity", c_uint64),
+        ("pauses_capacity", c_uint64),
+    ]
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [
+        ("loop", c_uint32),
+        ("kicking", c_uint32),
+        ("state", c_uint32),
+        ("seed", c_uint32),
+        ("gap_ns", c_uint64),
+        ("userspace_ns", c_uint64),
+        ("window_ns", c_uint64),
+        ("lost_after_ns", c_uint64),
+    ]
+
+
+class _Kick(ctypes.Structure):
+    _fields_ = [
+        ("at", c_int64),
+        ("block", c_uint32),
+        ("send", c_uint32),
+        ("delivery", c_uint32),
+        ("latency", c_uint32),
+        ("vcpu", ctypes.c_int16),
+        ("kicker", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("rescues", c_uint32),
+    ]
+
+
+class _Pause(ctypes.Structure):
+    _fields_ = [
+        ("at", c_int64),
+        ("send", c_int64),
+        ("first", c_int64),
+        ("median", c_int64),
+        ("last", c_int64),
+        ("block", c_uint32),
+        ("rescues", c_uint32),
     ]
 
 
@@ -98,6 +142,8 @@ class _Failure(ctypes.Structure):
         ("detail", c_uint64),
         ("stuck", c_int32),
         ("entering", c_int32),
+        ("kicking", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -108,23 +154,90 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "block_result": _BlockResult,
     "failure": _Failure,
     "guest_params": Params,
+    "plan": _Plan,
+    "kick": _Kick,
+    "pause": _Pause,
 }
 
 BLOCK_RESULT = np.dtype(_BlockResult)
 """What one vCPU did in one block; the fields are documented in ``struct kb_block_result``."""
 
+KICK = np.dtype(_Kick)
+"""One kick; the fields are documented in ``struct kb_kick``."""
+
+PAUSE = np.dtype(_Pause)
+"""One pause of all vCPUs; the fields are documented in ``struct kb_pause``."""
+
+MET, LOST, AIMED = 1, 2, 4
+"""The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_AIMED."""
+
+TRANSPORTS = {"tgkill": 0, "pidfd": 1, "timer": 2}
+_LOOPS = {"exit": 0, "kick": 1}
+_KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
+_STATES = {None: 0, "guest": 1, "halted": 2, "userspace": 3, "storm": 4}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in the blocks of one call; see ``struct kb_plan``. All times in ns."""
+
+    loop: str = "exit"  # exit | kick
+    kicking: str = "none"  # none | volleys | aimed | pauses
+    state: str | None = None  # guest | halted | userspace | storm
+    seed: int = 1
+    gap_ns: int = 0
+    userspace_ns: int = 0
+    window_ns: int = 0
+    lost_after_ns: int = 1_000_000_000
+
+    def _structure(self) -> _Plan:
+        return _Plan(
+            loop=_LOOPS[self.loop],
+            kicking=_KICKING[self.kicking],
+            state=_STATES[self.state],
+            seed=self.seed,
+            gap_ns=self.gap_ns,
+            userspace_ns=self.userspace_ns,
+            window_ns=self.window_ns,
+            lost_after_ns=self.lost_after_ns,
+        )
+
+
+@dataclass(frozen=True)
+class Kickers:
+    """The kicking threads: how many, the CPUs they may run on, their transport, and room for the
+    kicks of each, and for pauses, in one call of :meth:`Engine.blocks`."""
+
+    count: int
+    cpus: Sequence[int]
+    transport: str = "tgkill"
+    kicks_capacity: int = 1 << 16
+    pauses_capacity: int = 0
+
 
 @cache
 def library() -> ctypes.CDLL:
     """The engine's library with its functions declared. Raises UsageError when it is not built."""
-    lib = ctypes.CDLL(str(built_file(kickbench.engine.__path__, LIBRARY)), use_errno=True)
+    path = built_file(kickbench.engine.__path__, LIBRARY)
+    # Global: protocols that are loaded later call the engine's functions.
+    lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)
     declarations: dict[str, tuple[Any, list[Any]]] = {
         "kb_engine_create": (c_void_p, [POINTER(_Config)]),
         "kb_engine_destroy": (None, [c_void_p]),
         "kb_engine_blocks": (
             ctypes.c_int,
-            [c_void_p, POINTER(_Block), c_uint32, c_uint64, c_uint64, c_void_p],
+            [
+                c_void_p,
+                POINTER(_Block),
+                c_uint32,
+                c_uint64,
+                c_uint64,
+                POINTER(_Plan),
+                c_void_p,
+            ],
         ),
+        "kb_engine_kicks": (c_void_p, [c_void_p, c_uint32, POINTER(c_uint64)]),
+        "kb_engine_pauses": (c_void_p, [c_void_p, POINTER(c_uint64)]),
         "kb_engine_failure": (POINTER(_Failure), [c_void_p]),
         "kb_engine_samples": (POINTER(c_uint32), [c_void_p, c_uint32]),
         "kb_engine_histogram": (None, [c_void_p, c_uint32, c_void_p]),
@@ -192,13 +305,18 @@ def histogram_edges() -> NDArray[np.uint64]:
     return edges[:end]
 
 
+class StuckVcpuError(MeasurementError):
+    """A vCPU could not be kicked out of KVM_RUN. Its thread still uses the machine's memory: the
+    process must end without tearing the machine down."""
+
+
 class Engine:
     """One VM's vCPU threads, stepping through blocks together. A context manager.
 
     ``vcpu_cpus[i]`` are the CPUs that vCPU i's thread may run on. ``n_entries`` participants of
     the schedule have a histogram each. ``samples_capacity`` is the room for samples per vCPU and
-    call of :meth:`blocks`. ``protocols`` are libraries with further protocols, by their name.
-    Raises MeasurementError.
+    call of :meth:`blocks`. ``protocols`` are libraries with further protocols, by their name,
+    ``kickers`` the threads for plans that kick. Raises MeasurementError.
     """
 
     def __init__(
@@ -211,9 +329,11 @@ class Engine:
         n_entries: int,
         samples_capacity: int,
         protocols: Mapping[str, ctypes.CDLL] = MappingProxyType({}),
+        kickers: Kickers | None = None,
     ) -> None:
         self._lib = library()
         self._protocols = protocols
+        self._n_kickers = kickers.count if kickers else 0
         self._n_vcpus = guest.n_vcpus
         self._n_bins = len(histogram_edges()) - 1
         cpus = [(c_int32 * len(some))(*some) for some in vcpu_cpus]
@@ -240,6 +360,13 @@ class Engine:
             clock_hz=clock.hz,
             vcpus=vcpus,
         )
+        if kickers:
+            config.n_kickers = kickers.count
+            config.n_kicker_cpus = len(kickers.cpus)
+            config.kicker_cpus = (c_int32 * len(kickers.cpus))(*kickers.cpus)
+            config.transport = TRANSPORTS[kickers.transport]
+            config.kicks_capacity = kickers.kicks_capacity
+            config.pauses_capacity = kickers.pauses_capacity
         self._engine = self._lib.kb_engine_create(ctypes.byref(config))
         if not self._engine:
             number = ctypes.get_errno()
@@ -254,22 +381,35 @@ class Engine:
         return bool(self._lib.kb_engine_memory_locked(self._engine))
 
     def blocks(
-        self, schedule: Sequence[tuple[str, int]], *, warmup_ns: int, block_ns: int
+        self,
+        schedule: Sequence[tuple[str, int]],
+        *,
+        warmup_ns: int,
+        block_ns: int,
+        plan: Plan = Plan(),
     ) -> NDArray[Any]:
         """Run one block after another: (protocol id, entry) each, all vCPUs together.
 
         Returns BLOCK_RESULT records of shape (blocks, vCPUs). Raises MeasurementError when a
-        guest left in a way that its program does not, or a vCPU could not be kicked.
+        guest left in a way that its program does not, StuckVcpuError when a vCPU could not be
+        kicked.
         """
         blocks = (_Block * len(schedule))(
             *(_Block(self._protocol(method), entry) for method, entry in schedule)
         )
         results = np.zeros((len(schedule), self._n_vcpus), BLOCK_RESULT)
         status = self._lib.kb_engine_blocks(
-            self._engine, blocks, len(schedule), warmup_ns, block_ns, results.ctypes.data
+            self._engine,
+            blocks,
+            len(schedule),
+            warmup_ns,
+            block_ns,
+            ctypes.byref(plan._structure()),
+            results.ctypes.data,
         )
         if status:
-            raise MeasurementError(_describe(self._lib.kb_engine_failure(self._engine).contents))
+            failure = self._lib.kb_engine_failure(self._engine).contents
+            raise (StuckVcpuError if failure.stuck else MeasurementError)(_describe(failure))
         return results
 
     def samples(self, vcpu: int, offset: int, count: int) -> NDArray[np.uint32]:
@@ -279,6 +419,21 @@ class Engine:
             return np.empty(0, np.uint32)
         whole = np.ctypeslib.as_array(first, shape=(offset + count,))
         return whole[offset:].copy()
+
+    def kicks(self) -> NDArray[Any]:
+        """All kicks of the last call of :meth:`blocks`: KICK records, by kicker."""
+        parts = []
+        for kicker in range(self._n_kickers):
+            count = c_uint64()
+            first = self._lib.kb_engine_kicks(self._engine, kicker, ctypes.byref(count))
+            parts.append(_records(first, count.value, KICK))
+        return np.concatenate(parts) if parts else np.empty(0, KICK)
+
+    def pauses(self) -> NDArray[Any]:
+        """All pauses of the last call of :meth:`blocks`: PAUSE records."""
+        count = c_uint64()
+        first = self._lib.kb_engine_pauses(self._engine, ctypes.byref(count))
+        return _records(first, count.value, PAUSE)
 
     def histogram(self, entry: int) -> NDArray[np.uint64]:
         """Counts of all timed exits of the entry so far, shape (bins,): see histogram_edges."""
@@ -308,13 +463,21 @@ class Engine:
         return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
 
 
+def _records(address: int | None, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not address or not count:
+        return np.empty(0, dtype)
+    return np.frombuffer(ctypes.string_at(address, count * dtype.itemsize), dtype)
+
+
 def _describe(failure: _Failure) -> str:
     """What happened to a vCPU, in the kernel's own names."""
     who = f"vCPU {failure.vcpu}"
     if failure.stuck:
         return f"{who} could not be kicked out of KVM_RUN within 10 s"
     if failure.error:
-        what = "entering the protocol" if failure.entering else "KVM_RUN"
+        what = "KVM_RUN"
+        if failure.entering or failure.kicking:
+            what = "entering the protocol" if failure.entering else "a kick"
         name = errno.errorcode.get(failure.error, str(failure.error))
         return f"{who}: {what} failed: {os.strerror(failure.error)} ({name})"
     reason = abi.exit_reason_name(failure.exit_reason)

@@ -1,29 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """What KVM on this host can do, found out by doing it.
 
-A scratch machine is created, a one-instruction guest is run and ``immediate_exit`` is tried:
+A scratch machine is created, a one-instruction guest is run, and each way to kick it is tried:
 capability numbers and CPU flags are not trusted, because KVM can be there without vmx or svm in
-/proc/cpuinfo. Nothing is left behind, and :func:`probe` never raises.
+/proc/cpuinfo, and a number of a proposal can mean something else in today's kernels. Nothing is
+left behind, and :func:`probe` never raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vm, abi
+from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vcpu, Vm, abi, ioctl, proposed
 from kickbench.methods import Method
 
 HLT = b"\xf4"
 LOAD_ADDRESS = 0x1000
+INTERRUPTIONS = 100  # more of them in a row are no signals that are no business of ours
 
-REQUIREMENTS = {"immediate_exit": "immediate_exit (KVM_CAP_IMMEDIATE_EXIT, Linux 4.11)"}
+SYS_PIDFD_SEND_SIGNAL = 424  # arch/x86/entry/syscalls/syscall_64.tbl
+SYS_PIDFD_OPEN = 434
+PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
+
+_PROPOSED = "proposed in 2015, in no released kernel; the lab's kernel will have it"
+
+REQUIREMENTS = {
+    "immediate_exit": "immediate_exit (KVM_CAP_IMMEDIATE_EXIT, Linux 4.11)",
+    "user_exit": f"KVM_USER_EXIT ({_PROPOSED})",
+    "exitfd": f"KVM_VCPU_MAKE_EXITFD ({_PROPOSED})",
+}
 """What a method's ``needs`` is called in a message, where the field's name does not say it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,9 @@ class Capabilities:
     where there is any. The numbers are None when unknown.
 
     ``nr_vcpus`` is what KVM recommends, ``max_vcpus`` what it allows in one machine. ``irqchip``,
-    ``split_irqchip`` and ``immediate_exit`` were tried; ``tsc_khz`` is the guest's TSC in kHz.
+    ``split_irqchip``, ``immediate_exit``, ``user_exit`` (KVM_USER_EXIT) and ``exitfd``
+    (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
+    (PIDFD_SIGNAL_THREAD) on the calling thread; ``tsc_khz`` is the guest's TSC in kHz.
     """
 
     path: str
@@ -45,6 +64,9 @@ class Capabilities:
     max_vcpus: int | None = None
     max_vcpu_id: int | None = None
     immediate_exit: bool = False
+    user_exit: bool = False
+    exitfd: bool = False
+    pidfd_thread: bool = False
     irqchip: bool = False
     split_irqchip: bool = False
     mp_state: bool = False
@@ -62,8 +84,9 @@ def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
             found, reason=f"kickbench measures x86-64 hosts, this is {os.uname().machine}"
         )
     try:
+        found = replace(found, pidfd_thread=_can_signal_thread_by_pidfd())
         with Kvm(path) as kvm:
-            for step in (_ask, _run_a_guest, _try_irqchips):
+            for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips):
                 found = step(kvm, found)
             return replace(found, usable=True)
     except KvmUnavailableError as error:
@@ -80,7 +103,14 @@ def supports(method: Method, capabilities: Capabilities) -> str | None:
     if not capabilities.usable:
         return capabilities.reason or "KVM is not usable"
     if method.needs is not None and not getattr(capabilities, method.needs):
-        return f"this KVM does not have {REQUIREMENTS.get(method.needs, method.needs)}"
+        return f"this kernel does not have {REQUIREMENTS.get(method.needs, method.needs)}"
+    return None
+
+
+def supports_transport(transport: str, capabilities: Capabilities) -> str | None:
+    """None when this host can send kick signals by ``transport``, else the reason."""
+    if transport == "pidfd" and not capabilities.pidfd_thread:
+        return "this kernel cannot signal a thread by a pidfd (PIDFD_SIGNAL_THREAD, Linux 6.9)"
     return None
 
 
@@ -114,9 +144,9 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
     )
 
 
-def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
-    """Run one HLT in a scratch machine, then again with immediate_exit set."""
-    start = abi.kvm_regs(rip=LOAD_ADDRESS, rflags=2)
+@contextmanager
+def _scratch_vcpu(kvm: Kvm) -> Iterator[Vcpu]:
+    """A vCPU without an irqchip, about to run one HLT in real mode."""
     memory = mmap.mmap(-1, mmap.PAGESIZE)
     memory[: len(HLT)] = HLT
     with memory, kvm.create_vm() as vm:
@@ -126,10 +156,24 @@ def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
         sregs = vcpu.get_sregs()
         sregs.cs.base, sregs.cs.selector = 0, 0
         vcpu.set_sregs(sregs)
-        vcpu.set_regs(start)
-        exit_reason = abi.KVM_EXIT_INTR
-        while exit_reason == abi.KVM_EXIT_INTR:  # a signal that is no business of ours
-            exit_reason = vcpu.run_once()
+        _rewind(vcpu)
+        yield vcpu
+
+
+def _rewind(vcpu: Vcpu) -> None:
+    vcpu.set_regs(abi.kvm_regs(rip=LOAD_ADDRESS, rflags=2))
+
+
+def _run(vcpu: Vcpu) -> int:
+    """The exit reason of KVM_RUN, made again when a signal that is not ours ends it."""
+    reasons = (vcpu.run_once() for _ in range(INTERRUPTIONS))
+    return next((reason for reason in reasons if reason != abi.KVM_EXIT_INTR), abi.KVM_EXIT_INTR)
+
+
+def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
+    """Run one HLT in a scratch machine, then again with immediate_exit set."""
+    with _scratch_vcpu(kvm) as vcpu:
+        exit_reason = _run(vcpu)
         if exit_reason != abi.KVM_EXIT_HLT:
             raise KvmUnavailableError(
                 f"{found.path} does not run guests: a HLT in real mode ended with "
@@ -138,11 +182,63 @@ def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
             )
         immediate_exit = False
         if kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT):
-            vcpu.set_regs(start)
+            _rewind(vcpu)
             vcpu.run.immediate_exit = 1
             immediate_exit = vcpu.run_once() == abi.KVM_EXIT_INTR
         tsc_khz = vcpu.tsc_khz() if kvm.check_extension(abi.KVM_CAP_GET_TSC_KHZ) else 0
     return replace(found, immediate_exit=immediate_exit, tsc_khz=tsc_khz or None)
+
+
+def _try_proposed(kvm: Kvm, found: Capabilities) -> Capabilities:
+    return replace(
+        found, user_exit=_is_kick(kvm, _user_exit), exitfd=_is_kick(kvm, _write_to_exitfd)
+    )
+
+
+def _is_kick(kvm: Kvm, kick: Callable[[Vcpu], None]) -> bool:
+    """Whether ``kick`` keeps a vCPU from its guest for one KVM_RUN, which says why, and no more."""
+    with _scratch_vcpu(kvm) as vcpu:
+        try:
+            kick(vcpu)
+            return _run(vcpu) == proposed.KVM_EXIT_REQUEST and _run(vcpu) == abi.KVM_EXIT_HLT
+        except OSError:  # KvmError is one
+            return False
+
+
+def _user_exit(vcpu: Vcpu) -> None:
+    ioctl.call(vcpu.fd, proposed.KVM_USER_EXIT, proposed.kvm_user_exit())
+
+
+def _write_to_exitfd(vcpu: Vcpu) -> None:
+    """Raises OSError when what the ioctl returns is no new descriptor that takes 8 bytes."""
+    # Listed, then looked at once more: the listing itself had a descriptor, free again by now.
+    listed = list(Path("/proc/self/fd").iterdir())
+    ours = {entry.name for entry in listed if os.path.lexists(entry)}
+    exitfd = ioctl.call(vcpu.fd, proposed.KVM_VCPU_MAKE_EXITFD)
+    if str(exitfd) in ours:  # a success of something else: 0 would be our standard input
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        os.write(exitfd, (1).to_bytes(8, "little"))
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(exitfd)
+
+
+def _can_signal_thread_by_pidfd() -> bool:
+    """Whether pidfd_open(PIDFD_THREAD) and pidfd_send_signal, here of signal 0, work."""
+    pidfd = _syscall(SYS_PIDFD_OPEN, threading.get_native_id(), PIDFD_THREAD)
+    if pidfd < 0:
+        return False
+    try:
+        return _syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, 0, None, 0) == 0
+    finally:
+        os.close(pidfd)
+
+
+def _syscall(number: int, *arguments: int | None) -> int:
+    """A system call that Python may have been built without; -1 when it fails."""
+    as_long = [None if argument is None else ctypes.c_long(argument) for argument in arguments]
+    return int(_libc.syscall(ctypes.c_long(number), *as_long))
 
 
 def _try_irqchips(kvm: Kvm, found: Capabilities) -> Capabilities:

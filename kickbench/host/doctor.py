@@ -31,8 +31,10 @@ BUSY_WARN = 0.05
 MEMLOCK_WANTED_BYTES = 64 << 20
 """Sample buffers of some vCPUs, with room."""
 MAX_VCPUS = 1024
-FDS_WANTED = 2 * MAX_VCPUS + 64
-"""Two per vCPU (the vCPU and its mapping), and what a process has anyway."""
+FDS_PER_VCPU = 6
+"""The vCPU and its mapping; of its thread, a pidfd and some files in /proc."""
+FDS_BESIDE = 40
+"""What a process has whatever the number of its vCPUs."""
 SHIPPED_VCPUS = 8
 """The largest sweep of the shipped scenarios."""
 CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
@@ -302,7 +304,8 @@ def check_memlock(host: Host) -> Outcome:
     # A process may raise its soft limit to the hard one, and the worker does.
     if resource.RLIM_INFINITY in (soft, hard):
         return "ok", "no limit", None
-    detail = f"{max(soft, hard) / 2**20:.0f} MiB"
+    limit = max(soft, hard)
+    detail = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
     if max(soft, hard) >= MEMLOCK_WANTED_BYTES:
         return "ok", detail, None
     kib = MEMLOCK_WANTED_BYTES >> 10
@@ -311,11 +314,15 @@ def check_memlock(host: Host) -> Outcome:
 
 
 def check_open_files(_: Host) -> Outcome:
+    # The worker raises its soft limit to the hard one.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or hard >= FDS_WANTED:
+    wanted = FDS_PER_VCPU * MAX_VCPUS + FDS_BESIDE
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
         return "ok", f"enough for {MAX_VCPUS} vCPUs", None
-    advice = f"raise the hard limit (ulimit -Hn {FDS_WANTED}, or nofile in limits.conf)"
-    return "warn", f"{hard}, enough for {max(0, (hard - 64) // 2)} vCPUs", advice
+    advice = f"raise the hard limit (ulimit -Hn {wanted}, or nofile in limits.conf)"
+    vcpus = (hard - FDS_BESIDE) // FDS_PER_VCPU
+    enough = f"enough for {_count(vcpus, 'vCPU')}" if vcpus > 0 else "too few for a single vCPU"
+    return "warn", f"at most {hard}, {enough}", advice
 
 
 def check_quota(host: Host) -> Outcome:
@@ -323,7 +330,8 @@ def check_quota(host: Host) -> Outcome:
     if quota is None:
         return "ok", "none", None
     advice = "run outside of it, or raise it (cpu.max of the cgroup, --cpus of the container)"
-    return "warn", f"the cgroup is throttled beyond {quota:g} CPUs' worth of time", advice
+    worth = "one CPU's" if quota == 1 else f"{quota:g} CPUs'"
+    return "warn", f"the cgroup is throttled beyond {worth} worth of time", advice
 
 
 def check_thp(host: Host) -> Outcome:
@@ -396,7 +404,7 @@ CHECKS: tuple[Check, ...] = (
     Check("steal", "steal", check_steal, "time that the outer host took away looks like cost"),
     Check("load", "load", check_load, "other work preempts vCPU threads and fills caches"),
     Check("memlock", "locked memory", check_memlock, "buffers must be locked: no page faults"),
-    Check("open_files", "open files", check_open_files, "every vCPU takes two descriptors"),
+    Check("open_files", "open files", check_open_files, "every vCPU and its thread take about six"),
     Check("quota", "CPU quota", check_quota, "throttling stops all vCPUs for milliseconds"),
     Check(
         "thp",

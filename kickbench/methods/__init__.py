@@ -14,49 +14,106 @@ from dataclasses import dataclass
 class Method:
     """One kick protocol.
 
-    ``kicker`` and ``vcpu_thread`` say who does what; ``race_free`` is the claim that the race
-    measurement tests; ``needs`` names a field of :class:`kickbench.host.capabilities.Capabilities`
-    that must be true, or None when any KVM will do; ``used_by`` names who does it so.
+    ``kicker`` and ``vcpu_thread`` say who does what, ``handler`` and ``mask`` what the signal's
+    handler does and how the signal is masked (None: there is no signal). ``race_free`` is the claim
+    that the race measurement tests. ``needs`` names a field of
+    :class:`kickbench.host.capabilities.Capabilities` that must be true, or None when any KVM will
+    do. ``used_by`` names who does it so.
     """
 
     id: str
     kicker: str
     vcpu_thread: str
+    handler: str | None
+    mask: str | None
     race_free: bool
     used_by: str
     needs: str | None = None
 
+    @property
+    def kicks_by_signal(self) -> bool:
+        """Whether the transport of the signal makes a difference."""
+        return self.handler is not None
+
+
+_NO_MASK = "the signal is never blocked"
+_PROPOSED = "nobody: in no released kernel"
 
 CATALOGUE: dict[str, Method] = {
     method.id: method
     for method in (
         Method(
             id="flag_signal",
-            kicker="set flag, tgkill",
-            vcpu_thread="empty handler; check flag, KVM_RUN",
+            kicker="set flag, signal",
+            vcpu_thread="check flag, KVM_RUN",
+            handler="does nothing",
+            mask=_NO_MASK,
             race_free=False,
             used_by="kvmtool's loop; the negative control",
         ),
         Method(
             id="sigmask",
-            kicker="set flag, tgkill",
-            vcpu_thread=(
-                "signal blocked outside KVM_RUN, KVM_SET_SIGNAL_MASK unblocks it inside; "
-                "sigtimedwait after EINTR"
-            ),
+            kicker="set flag, signal",
+            vcpu_thread="check flag, KVM_RUN; after EINTR sigtimedwait, then the flag again",
+            handler="never runs",
+            mask="blocked outside KVM_RUN, unblocked inside by KVM_SET_SIGNAL_MASK",
             race_free=True,
             used_by="QEMU before 2.9",
         ),
         Method(
             id="immediate_exit",
-            kicker="set flag, tgkill",
+            kicker="set flag, signal",
             vcpu_thread=(
-                "the handler sets run->immediate_exit; cleared after EINTR, then the flag is "
-                "read again"
+                "check flag, KVM_RUN; after EINTR clear run->immediate_exit, then the flag again"
             ),
+            handler="sets run->immediate_exit",
+            mask=_NO_MASK,
             race_free=True,
             used_by="QEMU, Firecracker, crosvm",
             needs="immediate_exit",
+        ),
+        Method(
+            id="immediate_exit_remote",
+            kicker="set flag, set run->immediate_exit, signal",
+            vcpu_thread=(
+                "check flag, KVM_RUN; after EINTR clear run->immediate_exit, fence, then the flag "
+                "again"
+            ),
+            handler="does nothing",
+            mask=_NO_MASK,
+            race_free=True,
+            used_by="proposed for Cloud Hypervisor (PR 7455)",
+            needs="immediate_exit",
+        ),
+        Method(
+            id="immediate_exit_remote_flag_first",
+            kicker="set flag, set run->immediate_exit, signal",
+            vcpu_thread="read flag, then clear run->immediate_exit, KVM_RUN: the wrong order",
+            handler="does nothing",
+            mask=_NO_MASK,
+            race_free=False,
+            used_by="nobody, one hopes; the negative control of the order",
+            needs="immediate_exit",
+        ),
+        Method(
+            id="user_exit",
+            kicker="set flag, KVM_USER_EXIT on the vCPU's descriptor",
+            vcpu_thread="check flag, KVM_RUN, which returns KVM_EXIT_REQUEST",
+            handler=None,
+            mask=None,
+            race_free=True,
+            used_by=_PROPOSED,
+            needs="user_exit",
+        ),
+        Method(
+            id="exitfd",
+            kicker="set flag, write to its own eventfd (KVM_VCPU_MAKE_EXITFD)",
+            vcpu_thread="check flag, KVM_RUN, which returns KVM_EXIT_REQUEST",
+            handler=None,
+            mask=None,
+            race_free=True,
+            used_by=_PROPOSED,
+            needs="exitfd",
         ),
     )
 }

@@ -10,13 +10,13 @@
 
 static int kb_enter(struct kb_vcpu *v)
 {
-	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+	kb_forget_kicks(v);
 	return 0;
 }
 
 static void kb_leave(struct kb_vcpu *v)
 {
-	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+	kb_forget_kicks(v);
 }
 
 static inline bool kb_before_run(struct kb_vcpu *v)
@@ -34,10 +34,10 @@ static void kb_handler(struct kb_vcpu *v)
 	(void)v;
 }
 
-static int kb_kick(struct kb_vcpu *v)
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
-	kb_request_kick(v);
-	return kb_send_signal(v);
+	kb_request_kick(v, k);
+	return kb_send_signal(v, k);
 }
 
 #define KB_PROTOCOL flag_signal

@@ -12,16 +12,10 @@
  */
 #include <kickbench/protocol.h>
 
-static void set_immediate_exit(struct kb_vcpu *v, uint8_t value)
-{
-	*(volatile uint8_t *)&v->run->immediate_exit = value;
-	atomic_signal_fence(memory_order_seq_cst);
-}
-
 static int kb_enter(struct kb_vcpu *v)
 {
-	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
-	set_immediate_exit(v, 0);
+	kb_forget_kicks(v);
+	kb_set_immediate_exit(v, 0);
 	return 0;
 }
 
@@ -39,19 +33,19 @@ static inline bool kb_after_run(struct kb_vcpu *v, int error)
 {
 	if (!error)
 		return false;
-	set_immediate_exit(v, 0);
+	kb_set_immediate_exit(v, 0);
 	return kb_kick_requested(v);
 }
 
 static void kb_handler(struct kb_vcpu *v)
 {
-	set_immediate_exit(v, 1);
+	kb_set_immediate_exit(v, 1);
 }
 
-static int kb_kick(struct kb_vcpu *v)
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
-	kb_request_kick(v);
-	return kb_send_signal(v);
+	kb_request_kick(v, k);
+	return kb_send_signal(v, k);
 }
 
 #define KB_PROTOCOL immediate_exit

@@ -45,7 +45,7 @@ static int kb_enter(struct kb_vcpu *v)
 {
 	sigset_t kick, inside;
 
-	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+	kb_forget_kicks(v);
 	sigemptyset(&kick);
 	sigaddset(&kick, v->signal);
 	pthread_sigmask(SIG_BLOCK, &kick, &inside);
@@ -62,7 +62,7 @@ static void kb_leave(struct kb_vcpu *v)
 	sigemptyset(&kick);
 	sigaddset(&kick, v->signal);
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
-	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+	kb_forget_kicks(v);
 }
 
 static inline bool kb_before_run(struct kb_vcpu *v)
@@ -84,10 +84,10 @@ static void kb_handler(struct kb_vcpu *v)
 	(void)v;
 }
 
-static int kb_kick(struct kb_vcpu *v)
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
-	kb_request_kick(v);
-	return kb_send_signal(v);
+	kb_request_kick(v, k);
+	return kb_send_signal(v, k);
 }
 
 #define KB_PROTOCOL sigmask

@@ -3,5 +3,13 @@
 
 Everything here reads a results folder through :mod:`kickbench.results` and knows nothing of how it
 was measured. :mod:`~kickbench.report.data` loads a run, :mod:`~kickbench.report.words` says what it
-found, :mod:`~kickbench.report.figures` draws it, :mod:`~kickbench.report.build` writes the page.
+found, :mod:`~kickbench.report.tables` has its numbers, :mod:`~kickbench.report.figures` draws it,
+:mod:`~kickbench.report.build` writes the page. Each has one table with an entry a kind of
+measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
 """
+
+import logging
+
+# Before any module of this package imports matplotlib, which warns of a home folder that it cannot
+# write its cache to (it then takes a temporary folder) and of fonts that only a browser needs.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)

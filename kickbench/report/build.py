@@ -9,6 +9,7 @@ are bounded. The same run gives the same bytes.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import kickbench
 from kickbench.errors import UsageError
-from kickbench.report import toml, words
+from kickbench.report import tables, toml, words
 from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES
+from kickbench.report.names import emulation, nanoseconds
 from kickbench.report.numbers import NOTHING, listed, significant
 from kickbench.report.svg import inline
-from kickbench.report.tables import columns_of, rows_of, unit
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import replace_file
 from kickbench.scenario.text import printable, shorten
@@ -35,6 +36,9 @@ LONGEST_TEXT = 2000
 MOST_FACTS = 1000
 """Facts of the environment that a page shows."""
 _MOST_DEPTH = 6
+_UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
+_BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
+_TOGETHER = re.compile(r"\(-?[0-9][0-9.,]* to -?[0-9][0-9.,]*(?=[,)])|few rounds(?=\))")
 
 # What a reader asks first, by the path in the environment; the rest is folded away.
 KEY_FACTS = (
@@ -61,6 +65,20 @@ class FigureOnPage:
     title: str
     guide: str
     plots: list[tuple[str, str, Markup]]
+
+
+@dataclass(frozen=True)
+class TableOnPage:
+    """The table of a kind: what it shows in words, its columns with name and unit, its rows."""
+
+    kind: str
+    title: str
+    said: list[str]
+    guide: str
+    programs: str
+    columns: list[tuple[tables.Column, str, str]]
+    rows: list[tables.Row]
+    oversubscribed: bool
 
 
 def write(run: Path | str, folder: Path | str) -> tuple[Path, RunData]:
@@ -99,17 +117,15 @@ def page(data: RunData) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["units"] = _units
     summary = data.summary
     manifest = data.reader.manifest
-    rows = rows_of(data.finished)
     return environment.get_template("template.html.j2").render(
         summary=summary,
         verdict=words.verdict(summary, data.oversubscribed),
-        emulated=words.emulation(summary),
+        emulated=emulation(summary),
         figures=list(_figures(data)),
-        columns=[(column, unit(column, summary)) for column in columns_of(rows)],
-        rows=rows,
-        programs=listed(sorted({str(case["program"]) for case in data.finished})),
+        tables=list(_tables(data)),
         oversubscribed=data.oversubscribed,
         notes=words.notes(summary),
         left_out=words.left_out(summary),
@@ -130,16 +146,43 @@ def _safe(value: Any) -> Any:
     return printable(shorten(str(value), LONGEST_TEXT))
 
 
+def _units(text: str) -> Markup:
+    """Our own words, safe, with no line break before a number's unit nor within an interval."""
+    text = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", _safe(text))
+    text = _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return escape(text)
+
+
 def _figures(data: RunData) -> Iterator[FigureOnPage]:
-    emulated = words.emulation(data.summary)
+    by = emulation(data.summary)
     for figure in FIGURES:
         plots = [
             (plot.title, plot.finding, Markup(inline(plot, f"{figure.name}-{index}")))  # noqa: S704
             for index, plot in enumerate(figure.draw(data))
         ]
         if plots:
-            title = ": ".join(filter(None, [emulated, figure.title]))
+            title = ": ".join(filter(None, [by, figure.title]))
             yield FigureOnPage(figure.name, title, figure.guide, plots)
+
+
+def _tables(data: RunData) -> Iterator[TableOnPage]:
+    summary = data.summary
+    for kind in words.kinds_of(summary):
+        cases = [case for case in data.finished if case["kind"] == kind]
+        rows = tables.rows_of(cases)
+        yield TableOnPage(
+            kind=kind,
+            title=tables.TABLES[kind].title,
+            said=words.details(summary, kind, data.oversubscribed),
+            guide=tables.TABLES[kind].guide,
+            programs=listed(sorted({str(case["program"]) for case in cases})),
+            columns=[
+                (column, tables.words(column.name, summary), tables.words(column.unit, summary))
+                for column in tables.columns_of(kind, rows)
+            ],
+            rows=rows,
+            oversubscribed=any(case["id"] in data.oversubscribed for case in cases),
+        )
 
 
 # --- environment -------------------------------------------------------------------------------
@@ -178,7 +221,7 @@ def _clocks(data: RunData) -> str:
         text = f"{kind}, {rate}"
         if costs:
             ends = dict.fromkeys(significant(cost, 3) for cost in (min(costs), max(costs)))
-            text += f", a stamp costs {' to '.join(ends)} {words.nanoseconds(data.summary)}"
+            text += f", a stamp costs {' to '.join(ends)} {nanoseconds(data.summary)}"
         said.append(text)
     return "; ".join(said)
 

@@ -59,7 +59,8 @@ class RunData:
 
     def distributions(self, case_id: str) -> dict[str, Distribution]:
         """By method, the distribution of ns per exit over all processes; no control, none empty."""
-        document = self.reader.case(case_id).document
+        record = self.reader.case(case_id)
+        document = record.document
         if document is None:
             return {}
         table = self.reader.table(case_id, "exit_histograms").combine_chunks()
@@ -73,7 +74,7 @@ class RunData:
         usable = (count > 0) & (high > low) & ~np.asarray(table.column("control").to_numpy(), bool)
         method = np.asarray(table.column("method").to_pylist(), dtype=object)
         found = {}
-        for name in document["case"]["methods"]:
+        for name in record.parameters["methods"]:
             chosen = usable & (method == name)
             if chosen.any():
                 longest = self._longest(case_id, name)
@@ -102,7 +103,8 @@ def _distribution(low: Floats, high: Floats, count: Floats, longest: float) -> D
     last = min(MOST, 1 - 1 / max(exits, 2))
     # Evenly over the bulk, and then the same number of points for each nine of the tail.
     nines = 1 - np.geomspace(0.1, 1 - MOST, 41)
-    levels = np.concatenate([np.linspace(0, 0.9, 91)[:-1], nines, [last]])
+    first = [0.0001, 0.001, 0.003]  # the fastest few are no better a place to begin an axis
+    levels = np.concatenate([first, np.linspace(0, 0.9, 91)[:-1], nines, [last]])
     levels = np.unique(levels[levels <= last])
     values = histogram_quantiles(low, high, count.astype(np.float64), levels.tolist())
     # A bin's upper part can lie above the longest exit there was.

@@ -34,9 +34,26 @@ def fixed(value: float, places: int) -> str:
 
 
 def measured(value: float, ci: Sequence[float]) -> tuple[str, str, str]:
-    """A value and its interval's ends, all rounded by the interval's width."""
+    """A value and its interval's ends, all rounded by the interval's width.
+
+    But a value of some size never becomes 0 by being rounded to tens or more.
+    """
     places = decimals(ci[1] - ci[0])
-    return fixed(value, places), fixed(ci[0], places), fixed(ci[1], places)
+    shown = fixed(value, places)
+    if places < 0 and shown == "0":
+        shown = fixed(value, 1 - _digits_before(value) if abs(value) >= 1 else 0)
+    return shown, fixed(ci[0], places), fixed(ci[1], places)
+
+
+def ceiling(value: float, width: float) -> str:
+    """An upper bound of a size, rounded up: by the width, but with two of its own digits."""
+    places = max(decimals(width), decimals(value)) if value > 0 else 0
+    scale = 10.0**places
+    return fixed(math.ceil(value * scale - 1e-9) / scale, places)
+
+
+def _digits_before(value: float) -> int:
+    return math.floor(math.log10(abs(value))) + 1
 
 
 def significant(value: float | None, digits: int = 4) -> str:
@@ -56,6 +73,11 @@ def whole(value: float | None) -> str:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """ "1 vCPU", "2 vCPUs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def sentence(clause: str) -> str:
+    """A clause as a sentence: a capital to begin with, but a method's name stays as it is."""
+    return f"No {clause[3:]}." if clause.startswith("no ") else f"{clause}."
 
 
 def listed(items: Sequence[str]) -> str:

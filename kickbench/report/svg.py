@@ -2,7 +2,8 @@
 """Plots as SVG that can stand in a page beside others: text as text, ids that never clash.
 
 The result has no reference to anything outside, takes the colour of the page's text, and is the
-same for the same plot every time. What is drawn is :mod:`kickbench.report.figures`' business.
+same for the same plot every time. What is drawn is the business of
+:mod:`kickbench.report.figures`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from kickbench.report.figures import INK, Plot
+from kickbench.report.plots import INK, Plot
 
 _NAMESPACE = re.compile(r"^\{[^}]*\}")
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")

@@ -3,22 +3,36 @@
 
 Everything comes from the summary (``summary.json``); ``show`` and the HTML report say the same
 sentences. The words are plain text and may hold what a stranger wrote into a scenario: whoever
-prints them makes them safe for where they go. Nothing is computed here but what rounding and
-comparing need.
+prints them makes them safe for where they go. What a kind of measurement has to say is in a module
+of its own, :mod:`~kickbench.report.exits` and :mod:`~kickbench.report.kicks`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from kickbench.report.numbers import decimals, fixed, listed, measured, plural, significant, whole
+from kickbench.report.exits import answer_exits
+from kickbench.report.kicks import answer_kick, answer_pause, answer_race, broken_claims
+from kickbench.report.names import (
+    HEADLINES,
+    Summary,
+    amount,
+    emulation,
+    finished,
+    interval,
+    label,
+    nanoseconds,
+    per,
+)
+from kickbench.report.numbers import ceiling, listed, plural, significant, whole
 
-Summary = Mapping[str, Any]
-HEADLINE = "ns_per_exit"
-_MOST_OTHERS = 4
+_EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
+"""The counts in a warning, which differ from process to process."""
+
+_MOST_OF_THE_FIRST = 3
+"""Sentences of the first kind in the verdict of a run of several; each other kind has one."""
 
 
 @dataclass(frozen=True)
@@ -57,333 +71,104 @@ class LeftOut:
     cases: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Series:
-    """Finished cases that differ in the number of vCPUs only, by that number."""
-
-    program: str | None
-    irqchip: str | None
-    exit_rate_hz: float | None
-    placement: str
-    cases: tuple[Summary, ...]
-
-
-# --- names -------------------------------------------------------------------------------------
-
-
-def emulation(summary: Summary) -> str:
-    """ "Emulated (QEMU TCG)" for a run that was taken under emulation, else ""."""
-    if not summary["emulated"]:
-        return ""
-    by = summary.get("emulated_by")
-    return f"Emulated ({by})" if by else "Emulated"
-
-
-def nanoseconds(summary: Summary) -> str:
-    """The unit of all times: an emulator's clock is never shown as a time on hardware."""
-    return "emulated ns" if summary["emulated"] else "ns"
-
-
-def seconds(summary: Summary) -> str:
-    """ "s", of the clock that the run had."""
-    return "emulated s" if summary["emulated"] else "s"
-
-
-def rate_name(exit_rate_hz: float | None) -> str:
-    """ "full speed", or "20,000 exits/s per vCPU"."""
-    if exit_rate_hz is None:
-        return "full speed"
-    return f"{significant(exit_rate_hz)} exits/s per vCPU"
-
-
-def conditions(summary: Summary, case: Summary | Series) -> str:
-    """What tells a case's series from the others of its run, e.g. "local, full speed".
-
-    The placement always; program, interrupt chip and exit rate where they are not the same
-    throughout or (the rate) not full speed.
-    """
-    values = vars(case) if isinstance(case, Series) else case
-    words = [str(values["placement"])]
-    if values["exit_rate_hz"] is not None or _differ(summary, "exit_rate_hz"):
-        words.append(rate_name(values["exit_rate_hz"]))
-    words += [
-        str(values[key]) for key in ("program", "irqchip") if values[key] and _differ(summary, key)
-    ]
-    return ", ".join(words)
-
-
-def label(summary: Summary, case: Summary) -> str:
-    """A case in a few words, e.g. "2 vCPUs, local"."""
-    return f"{plural(case['vcpus'], 'vCPU')}, {conditions(summary, case)}"
-
-
-def _differ(summary: Summary, key: str) -> bool:
-    return len({case[key] for case in summary["cases"]}) > 1
-
-
-def series_of(summary: Summary, kind: str = "exits") -> list[Series]:
-    """The finished cases of a kind by series, in the order of the scenario."""
-    found: dict[tuple[Any, ...], list[Summary]] = {}
-    for case in summary["cases"]:
-        if case["status"] == "ok" and case["kind"] == kind:
-            key = (case["program"], case["irqchip"], case["exit_rate_hz"], case["placement"])
-            found.setdefault(key, []).append(case)
-    return [
-        Series(program, irqchip, rate, placement, tuple(sorted(cases, key=_vcpus)))
-        for (program, irqchip, rate, placement), cases in found.items()
-    ]
-
-
-def _vcpus(case: Summary) -> int:
-    return int(case["vcpus"])
-
-
-def contrasts(case: Summary, metric: str = HEADLINE) -> dict[str, Summary]:
-    """By method, a case's differences to the baseline; only those that have an interval."""
-    return {
-        contrast["method"]: contrast
-        for contrast in case["contrasts"]
-        if contrast["metric"] == metric
-        and contrast["diff"] is not None
-        and contrast["ci95"] is not None
-    }
-
-
-def contrast_methods(cases: Iterable[Summary]) -> list[str]:
-    """The methods that have a difference to the baseline anywhere in the cases."""
-    return list(dict.fromkeys(method for case in cases for method in contrasts(case)))
-
-
-# --- one difference ----------------------------------------------------------------------------
-
-
-def interval(contrast: Summary) -> str:
-    """ "(95 % CI 29 to 33)"."""
-    _, low, high = measured(contrast["diff"], contrast["ci95"])
-    return f"(95 % CI {low} to {high})"
-
-
-def amount(contrast: Summary, unit: str) -> str:
-    """ "31 ns", rounded by the interval."""
-    return f"{measured(contrast['diff'], contrast['ci95'])[0]} {unit}"
-
-
-def cost(contrast: Summary, unit: str) -> str:
-    """One difference as a clause: what a method costs more or less per exit, or that none shows."""
-    method, baseline = contrast["method"], contrast["baseline"]
-    low, high = contrast["ci95"]
-    if low <= 0 <= high:
-        _, first, last = measured(contrast["diff"], contrast["ci95"])
-        return (
-            f"no difference seen between {method} and {baseline} "
-            f"(95 % CI {first} to {last} {unit} per exit)"
-        )
-    word = "more"
-    if contrast["diff"] < 0:
-        word, contrast = "less", {"diff": -contrast["diff"], "ci95": [-high, -low]}
-    return (
-        f"{method} costs {amount(contrast, unit)} {word} per exit than {baseline} "
-        f"{interval(contrast)}"
-    )
-
-
-def differ(first: Summary, last: Summary) -> int:
-    """Whether two differences of separate cases differ: 1 when the last is larger, -1, or 0."""
-
-    def half(contrast: Summary) -> float:
-        return float(contrast["ci95"][1] - contrast["ci95"][0]) / 2
-
-    step = float(last["diff"] - first["diff"])
-    if abs(step) <= math.hypot(half(first), half(last)):
-        return 0
-    return 1 if step > 0 else -1
-
-
 # --- the verdict -------------------------------------------------------------------------------
 
 
 def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
-    """The run in a few sentences. ``oversubscribed`` has the ids of cases short of CPUs."""
+    """The run in a few sentences. ``oversubscribed`` has the ids of cases short of CPUs.
+
+    Of a run of several kinds it has the most important of each; :func:`details` has the rest.
+    """
     cases = summary["cases"]
-    finished = [case for case in cases if case["status"] == "ok"]
+    done = finished(summary)
     alarms = []
     if emulated := emulation(summary):
         alarms.append(f"{emulated}: no figure of this run is a time on hardware.")
-    trusted, control = _control(summary, finished)
+    alarms += broken_claims(summary, oversubscribed)
+    trusted, control = _control(summary, done, oversubscribed)
     if trusted is False:
         alarms.append(control)
     if not summary["complete"]:
         alarms.append(
-            f"Partial: the run did not come to its end, {len(finished)} of "
+            f"Partial: the run did not come to its end, {len(done)} of "
             f"{plural(len(cases), 'case')} finished."
         )
+    kinds = kinds_of(summary)
     answers = []
-    for kind, answer in ANSWERS.items():
-        if any(case["kind"] == kind for case in finished):
-            answers += answer(summary, oversubscribed)
-    if not finished:
+    for kind in kinds:
+        most = None if len(kinds) == 1 else _MOST_OF_THE_FIRST if kind == kinds[0] else 1
+        answers += ANSWERS[kind](summary, oversubscribed)[:most]
+    if not answers:
         answers = ["No case finished, so that there is no answer."]
     if crowd := _crowd(summary, oversubscribed):
         answers.append(crowd)
-    if finished and trusted is not False:
+    if control and trusted is not False:
         answers.append(control)
     if counts := _count_left_out(summary):
         answers.append(counts)
     return Verdict(tuple(alarms), answers[0], tuple(answers[1:]), trusted)
 
 
-def _control(summary: Summary, finished: Sequence[Summary]) -> tuple[bool | None, str]:
+def kinds_of(summary: Summary) -> list[str]:
+    """The kinds that have finished cases, in the order in which they are told."""
+    there = {case["kind"] for case in finished(summary)}
+    return [kind for kind in ANSWERS if kind in there]
+
+
+def details(summary: Summary, kind: str, oversubscribed: Collection[str] = ()) -> list[str]:
+    """All that there is to say about a kind; nothing when the verdict says it all."""
+    return ANSWERS[kind](summary, oversubscribed) if len(kinds_of(summary)) > 1 else []
+
+
+def _control(
+    summary: Summary, done: Sequence[Summary], oversubscribed: Collection[str]
+) -> tuple[bool | None, str]:
     unit = nanoseconds(summary)
-    judged = [case for case in finished if case["control"]["ok"] is not None]
+    compared = [case for case in done if case["kind"] in HEADLINES]
+    if not compared:
+        return None, ""
+    judged = [case for case in compared if case["control"]["ok"] is not None]
     wrong = [case for case in judged if not case["control"]["ok"]]
     if wrong:
-        worst = max(wrong, key=lambda case: abs(float(case["control"]["diff"])))
+        worst = max(wrong, key=_size_of_control)
         others = f", and so in {len(wrong)} of {plural(len(judged), 'case')}"
         return False, (
             "This run cannot be trusted: the A/A control found "
             f"{worst['baseline']} to differ from itself by {amount(worst['control'], unit)} "
-            f"per exit {interval(worst['control'])}, {label(summary, worst)}"
-            f"{others if len(wrong) > 1 else ''}."
+            f"{per(worst['control']['metric'])} {interval(worst['control'])}, "
+            f"{label(summary, worst)}{others if len(wrong) > 1 else ''}."
         )
     if not judged:
         return None, (
             "The A/A control gave no interval (too few rounds), so that nothing says whether the "
             "differences are real."
         )
-    worst = max(judged, key=lambda case: abs(float(case["control"]["diff"])))["control"]
-    largest = fixed(abs(worst["diff"]), decimals(worst["ci95"][1] - worst["ci95"][0]))
+    # Cases that wait for CPUs have too much noise to say how much of it there is otherwise.
+    sound = [case for case in judged if case["id"] not in oversubscribed]
+    told = sound or judged
+    largest = []
+    for kind in kinds_of(summary):
+        if of_kind := [case for case in told if case["kind"] == kind]:
+            worst = max(of_kind, key=_size_of_control)["control"]
+            size = ceiling(abs(worst["diff"]), worst["ci95"][1] - worst["ci95"][0])
+            largest.append(f"{size} {unit} {per(worst['metric'])}")
     where = {1: "its only case", 2: "both cases"}.get(len(judged), f"all {len(judged)} cases")
-    missing = len(finished) - len(judged)
+    enough = "case" if len(told) == 1 else f"{len(told)} cases"
+    among = "" if len(told) == len(judged) else f"in the {enough} with enough CPUs, "
+    missing = len(compared) - len(judged)
     return True, (
-        f"The A/A control is good in {where}: {listed(_baselines(judged))} against itself differs "
-        f"by at most {largest} {unit} per exit, within the noise."
+        f"The A/A control is good in {where}: {among}{listed(_baselines(told))} against itself "
+        f"differs by at most {listed(largest)}, within the noise."
         + (f" In {plural(missing, 'case')} it gave no interval." if missing else "")
     )
 
 
+def _size_of_control(case: Summary) -> float:
+    return abs(float(case["control"]["diff"]))
+
+
 def _baselines(cases: Iterable[Summary]) -> list[str]:
     return list(dict.fromkeys(str(case["baseline"]) for case in cases))
-
-
-def _answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    every = series_of(summary)
-    methods = contrast_methods(case for series in every for case in series.cases)
-    if not methods:
-        if any(case["methods"] for series in every for case in series.cases):
-            return ["No difference between methods has an interval: too few rounds had exits."]
-        return ["Nothing was compared."]
-    answers = []
-    for method in methods:
-        answers += _answer_method(summary, every, method, oversubscribed)
-    return answers
-
-
-def _answer_method(
-    summary: Summary, every: Sequence[Series], method: str, oversubscribed: Collection[str]
-) -> list[str]:
-    unit = nanoseconds(summary)
-    known = [s for s in every if any(method in contrasts(case) for case in s.cases)]
-    # A series that had CPUs enough says more than one that had not, wherever it stands.
-    first = next((s for s in known if _sound(s, method, oversubscribed)), known[0])
-    case = _headline(first, method, oversubscribed)
-    contrast = contrasts(case)[method]
-    crowded = ", more vCPUs than CPUs" if case["id"] in oversubscribed else ""
-    answers = [f"{cost(contrast, unit)}, {label(summary, case)}{crowded}."]
-    mean = case["methods"].get(contrast["baseline"], {}).get("ns_per_exit", {}).get("mean")
-    if mean and not contrast["ci95"][0] <= 0 <= contrast["ci95"][1]:
-        share = abs(contrast["diff"]) / mean * 100
-        answers.append(
-            f"That is {significant(share, 2)} % of the {significant(mean, 3)} {unit} that an exit "
-            f"takes with {contrast['baseline']}."
-        )
-    answers += _growth(first, method, unit, oversubscribed)
-    far = _far_creator(summary, known, first, method, oversubscribed)
-    answers += [text for _, text in far]
-    said = [first, *(series for series, _ in far)]
-    others = [s for s in known if not any(s is one for one in said)]
-    for series in others[:_MOST_OTHERS]:
-        other = _headline(series, method, oversubscribed)
-        crowded = ", more vCPUs than CPUs" if other["id"] in oversubscribed else ""
-        clause = cost(contrasts(other)[method], unit)
-        answers.append(f"With {label(summary, other)}{crowded}: {clause}.")
-    if len(others) > _MOST_OTHERS:
-        answers.append(f"The table has {len(others) - _MOST_OTHERS} more of these.")
-    return answers
-
-
-def _sound(series: Series, method: str, oversubscribed: Collection[str]) -> list[Summary]:
-    return [c for c in series.cases if method in contrasts(c) and c["id"] not in oversubscribed]
-
-
-def _headline(series: Series, method: str, oversubscribed: Collection[str]) -> Summary:
-    """The case that stands for a series: the most vCPUs for which there were CPUs."""
-    sound = _sound(series, method, oversubscribed)
-    return sound[-1] if sound else next(c for c in series.cases if method in contrasts(c))
-
-
-def _growth(series: Series, method: str, unit: str, oversubscribed: Collection[str]) -> list[str]:
-    cases = _sound(series, method, oversubscribed)
-    if len(cases) < 2:
-        return []
-    points = [contrasts(case)[method] for case in cases]
-    words = {1: "It grows with the vCPUs", -1: "It falls with the vCPUs"}
-    how = words.get(differ(points[0], points[-1]), "It was not seen to change with the vCPUs")
-    shown = [
-        f"{amount(point, unit)} at {case['vcpus']}"
-        for case, point in zip(cases, points, strict=True)
-    ]
-    return [f"{how}: {listed(shown)} ({series.placement})."]
-
-
-def _far_creator(
-    summary: Summary,
-    every: Sequence[Series],
-    near: Series,
-    method: str,
-    oversubscribed: Collection[str],
-) -> list[tuple[Series, str]]:
-    """What it costs when another node than the vCPUs' created the process, against ``near``."""
-    if _is_far(near) is not False:
-        return []
-    unit = nanoseconds(summary)
-    said = []
-    for far in every:
-        alike = (far.program, far.irqchip, far.exit_rate_hz) == (
-            near.program,
-            near.irqchip,
-            near.exit_rate_hz,
-        )
-        here = {case["vcpus"]: case for case in _sound(near, method, oversubscribed)}
-        there = {case["vcpus"]: case for case in _sound(far, method, oversubscribed)}
-        common = sorted(here.keys() & there.keys())
-        if not (alike and _is_far(far) and common):
-            continue
-        one = contrasts(here[common[-1]])[method]
-        other = contrasts(there[common[-1]])[method]
-        step = differ(one, other)
-        if step == 0:
-            how = f"no difference seen to the {amount(one, unit)} of {near.placement}"
-        elif one["ci95"][0] > 0 and other["ci95"][0] > 0:
-            times = significant(other["diff"] / one["diff"], 2)
-            how = f"{times} times the {amount(one, unit)} of {near.placement}"
-        else:
-            word = "more" if step > 0 else "less"
-            how = f"{word} than the {amount(one, unit)} of {near.placement}"
-        text = (
-            f"With the creator on another node than the vCPUs ({far.placement}) it is "
-            f"{amount(other, unit)} {interval(other)} at {plural(common[-1], 'vCPU')}, {how}."
-        )
-        said.append((far, text))
-    return said
-
-
-def _is_far(series: Series) -> bool | None:
-    """Whether creator and vCPUs are on different nodes; None when the placement does not say."""
-    spec = series.cases[0]["placement_spec"]
-    creator, vcpus = spec.get("creator"), spec.get("vcpus")
-    if not all(isinstance(at, str) and at.startswith("node:") for at in (creator, vcpus)):
-        return None
-    return bool(creator != vcpus)
 
 
 def _crowd(summary: Summary, oversubscribed: Collection[str]) -> str:
@@ -392,8 +177,10 @@ def _crowd(summary: Summary, oversubscribed: Collection[str]) -> str:
         return ""
     counts = sorted({int(case["vcpus"]) for case in cases})
     placements = listed(list(dict.fromkeys(str(case["placement"]) for case in cases)))
+    vcpus = f"{listed([str(count) for count in counts])} {'vCPU' if counts == [1] else 'vCPUs'}"
+    were = "was" if counts == [1] else "were"
     return (
-        f"Oversubscribed: {listed([str(count) for count in counts])} vCPUs ({placements}) were "
+        f"Oversubscribed: {vcpus} ({placements}) {were} "
         "more than the CPUs they could use, so that their figures include waiting for a CPU."
     )
 
@@ -404,12 +191,20 @@ def _count_left_out(summary: Summary) -> str:
         for status, word in STATUS_WORDS.items()
         if any(case["status"] == status for case in summary["cases"])
     ]
-    return f"{listed(counts)}; the reasons are below." if counts else ""
+    if not counts:
+        return ""
+    if all(group.reason for group in left_out(summary)):
+        return f"{listed(counts)}; the reasons are below."
+    return f"{listed(counts)}; the list is below."
 
 
-# The table of kinds: what each has to say about its finished cases, the most important first.
+# The table of kinds, in the order in which they are told: what each has to say about its finished
+# cases, the most important first.
 ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
-    "exits": _answer_exits,
+    "exits": answer_exits,
+    "race": answer_race,
+    "kick": answer_kick,
+    "pause_all": answer_pause,
 }
 
 STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run yet"}
@@ -465,35 +260,66 @@ _DISTURBANCES = (
 
 def notes(summary: Summary) -> list[Note]:
     """What disturbed or limits the run: nothing is dropped, each with what to do about it."""
-    finished = [case for case in summary["cases"] if case["status"] == "ok"]
+    done = finished(summary)
     found: list[Note] = []
-    missed = [case for case in finished if case["precision_reached"] is False]
+    missed = [case for case in done if case["precision_reached"] is False]
     if missed:
         targets = listed(sorted({f"{c['precision'] * 100:.3g} %" for c in missed}))
         found.append(
             Note(
-                f"{_of(missed, finished)} ended before the precision of {targets} was reached",
+                f"{_of(missed, done)} ended before the precision of {targets} was reached",
                 "raise max_seconds for narrower intervals",
             )
         )
-    said: dict[str, list[Summary]] = {}
-    for case in finished:
-        for warning in case["warnings"]:
-            said.setdefault(str(warning), []).append(case)
-    found += [Note(f"{text} ({_of(cases, finished)})", "") for text, cases in said.items()]
+    short = [case for case in done if _kicks_missing(case)]
+    if short:
+        text = f"{_of(short, done)} ended before all the kicks that were wanted had hit the window"
+        found.append(Note(text, "raise max_seconds for narrower bounds"))
+    if unmet := [case for case in done if _total(case, "unmet")]:
+        kicks = whole(sum(_total(case, "unmet") for case in unmet))
+        sent = whole(sum(_total(case, "sent") for case in unmet))
+        text = f"kicks that met the vCPU in another state: {kicks} of {sent} ({_of(unmet, done)})"
+        found.append(Note(text, "they are counted, and in no latency"))
+    found += [Note(f"{text} ({_of(cases, done)})", "") for text, cases in _warnings(done)]
     for kind in _DISTURBANCES:
-        totals = [(case, _disturbed(case, kind.key)) for case in finished]
+        totals = [(case, _disturbed(case, kind.key)) for case in done]
         hit = [case for case, total in totals if total]
         if hit:
             amount_of_all = sum(total for _, total in totals) * kind.scale
             total = significant(amount_of_all, 3) if kind.unit else whole(amount_of_all)
-            text = f"{kind.what}: {total}{kind.unit} ({_of(hit, finished)})"
+            text = f"{kind.what}: {total}{kind.unit} ({_of(hit, done)})"
             found.append(Note(text, kind.advice))
     return found
 
 
+def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
+    """The warnings of all cases, each once with its cases; counts of exits are added up."""
+    said: dict[tuple[str, ...], list[tuple[Summary, list[int]]]] = {}
+    for case in done:
+        for warning in map(str, case["warnings"]):
+            before, *rest = _EXITS_OF.split(warning, maxsplit=1)
+            counts = [int(count) for count in rest[:2]]
+            said.setdefault((before, *rest[2:]), []).append((case, counts))
+    for parts, found in said.items():
+        cases = {case["id"]: case for case, _ in found}
+        some, every = (sum(sum(counts[i : i + 1]) for _, counts in found) for i in (0, 1))
+        yield f"{whole(some)} of {whole(every)} exits".join(parts), list(cases.values())
+
+
 def _disturbed(case: Summary, key: str) -> float:
-    return sum(method["disturbances"].get(key) or 0 for method in case["methods"].values())
+    return sum(method.get("disturbances", {}).get(key) or 0 for method in case["methods"].values())
+
+
+def _kicks_missing(case: Summary) -> bool:
+    wanted = case["kicks_wanted"] if case["kind"] == "race" else None
+    if wanted is None:
+        return False
+    # A method that loses kicks is given up early: each costs a time-out.
+    return any(not m["lost"] and m["aimed"] < wanted for m in case["methods"].values())
+
+
+def _total(case: Summary, key: str) -> int:
+    return sum(method.get(key) or 0 for method in case["methods"].values())
 
 
 def _of(cases: Sequence[Summary], every: Sequence[Summary]) -> str:

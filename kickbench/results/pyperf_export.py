@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """pyperf.json: the run as a pyperf suite, for ``python -m pyperf show|stats|hist|compare_to``.
 
-One benchmark per case and method, named "<case id>/<method>"; one pyperf run per worker process;
-one value per round: the method's mean seconds per exit in that round. pyperf compares such values
+One benchmark per case and method; one pyperf run per worker process; one value per round, in
+seconds. By kind:
+
+- exits: "<case id>/<method>", the method's mean time per exit in the round;
+- kick: "<case id>/<method>/latency", the median latency of its kicks in the round;
+- pause_all: "<case id>/<method>/pause", the median time until the last vCPU acknowledged;
+- race: none, for lost kicks are no time.
+
+pyperf compares such values
 unpaired, so it resolves far less than the contrasts in summary.json; the file is for its tools and
 for archives. Format: pyperf's documentation, "pyperf JSON" and "Metadata".
 """
@@ -10,12 +17,16 @@ for archives. Format: pyperf's documentation, "pyperf JSON" and "Metadata".
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyperf
 
+from kickbench.results.figures import Floats, Ints
+from kickbench.results.kicks import read_round_medians
 from kickbench.results.schema import one_line
 from kickbench.results.store import PYPERF, CaseRecord, RunReader, replace_file
 from kickbench.results.summary import describe, read_rounds
@@ -34,13 +45,46 @@ _ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class _Values:
+    """Per round (rows) and method (columns) a value in ns, and how many events it is of."""
+
+    suffix: str
+    process: Ints
+    ns: Floats
+    count: Floats | Ints
+
+
+def _exits(reader: RunReader, case_id: str) -> _Values:
+    rounds = read_rounds(reader, case_id)
+    return _Values("", rounds.process, rounds.ns_per_exit, rounds.exits)
+
+
+def _kicks(reader: RunReader, case_id: str) -> _Values:
+    rounds = read_round_medians(reader, case_id)
+    return _Values("/latency", rounds.process, rounds.median_ns, rounds.count)
+
+
+def _pauses(reader: RunReader, case_id: str) -> _Values:
+    rounds = read_round_medians(reader, case_id)
+    return _Values("/pause", rounds.process, rounds.median_ns, rounds.count)
+
+
+# The kinds that have a time to export.
+_KINDS: dict[str, Callable[[RunReader, str], _Values]] = {
+    "exits": _exits,
+    "kick": _kicks,
+    "pause_all": _pauses,
+}
+
+
 def export(reader: RunReader) -> pyperf.BenchmarkSuite | None:
-    """The suite of a run; None when no exit was timed, for pyperf has no empty suites."""
+    """The suite of a run; None when nothing was timed, for pyperf has no empty suites."""
     common = _run_metadata(reader)
     benchmarks = [
         benchmark
         for record in reader.cases
-        if record.document is not None and record.parameters["kind"] == "exits"
+        if record.document is not None and record.parameters["kind"] in _KINDS
         for benchmark in _benchmarks(reader, record, common)
     ]
     return pyperf.BenchmarkSuite(benchmarks) if benchmarks else None
@@ -62,27 +106,27 @@ def write_pyperf(run: Path | str) -> Path | None:
 def _benchmarks(
     reader: RunReader, record: CaseRecord, common: dict[str, Any]
 ) -> list[pyperf.Benchmark]:
-    rounds = read_rounds(reader, record.id)
+    rounds = _KINDS[record.parameters["kind"]](reader, record.id)
     case = _case_metadata(record)
     benchmarks = []
     for index, method in enumerate(record.parameters["methods"]):
-        seconds = rounds.ns_per_exit[:, index] / 1e9
+        seconds = rounds.ns[:, index] / 1e9
         usable = seconds > 0  # false for NaN: pyperf takes positive values only
         if not usable.any():
             continue
         metadata = {
             **common,
             **case,
-            "name": f"{record.id}/{method}",
+            "name": f"{record.id}/{method}{rounds.suffix}",
             "unit": "second",
             "kickbench_method": method,
-            # A value is the mean over so many exits: the median round's.
-            "loops": max(1, int(np.median(rounds.exits[usable, index]))),
+            # A value is of so many exits, kicks or pauses: the median round's.
+            "loops": max(1, int(np.median(rounds.count[usable, index]))),
         }
         runs = []
         for process in np.unique(rounds.process[usable]):
             chosen = usable & (rounds.process == process)
-            raw = seconds[chosen] * rounds.exits[chosen, index]
+            raw = seconds[chosen] * rounds.count[chosen, index]
             runs.append(
                 pyperf.Run(
                     seconds[chosen].tolist(),
@@ -111,13 +155,19 @@ def _run_metadata(reader: RunReader) -> dict[str, Any]:
 def _case_metadata(record: CaseRecord) -> dict[str, Any]:
     parameters = record.parameters
     rate = parameters["exit_rate_hz"]
+    if rate is None and parameters["kind"] == "exits":
+        rate = "max"
     return _plain(
         {
             "description": describe(parameters),
             "kickbench_vcpus": parameters["vcpus"],
             "kickbench_placement": parameters["placement"]["name"],
             "kickbench_program": parameters.get("program"),
-            "kickbench_exit_rate_hz": "max" if rate is None else rate,
+            "kickbench_kind": parameters["kind"],
+            "kickbench_transport": parameters.get("transport"),
+            "kickbench_state": parameters.get("state"),
+            "kickbench_exit_rate_hz": rate,
+            "kickbench_kick_rate_hz": parameters.get("kick_rate_hz"),
         }
     )
 

@@ -12,6 +12,7 @@ import datetime
 import json
 import math
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -41,6 +42,20 @@ def safe_name(text: str, *, default: str, length: int = 60) -> str:
     """A file-name-safe version of the text; ``default`` when nothing of it is left."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text)[: 4 * length].strip("-._+")[:length]
     return name.rstrip("-._+") or default
+
+
+def method_label(method: str) -> str:
+    """The name of a method in results: the catalogue's id, or the stem of a protocol file."""
+    return PurePosixPath(method).stem if method.endswith(".c") else method
+
+
+def with_labels(case: dict[str, Any]) -> dict[str, Any]:
+    """The case with the labels of its methods in place of paths."""
+    return {
+        **case,
+        "methods": [method_label(name) for name in case["methods"]],
+        "baseline": method_label(case["baseline"]),
+    }
 
 
 def _name(value: str) -> str:
@@ -88,6 +103,12 @@ class _Case(_Model):
     baseline: Line
     precision: Annotated[float, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
+    transport: Line = "tgkill"
+    state: Line | None = None
+    kickers: Annotated[int, Field(ge=1, le=2**15)] = 1
+    kick_rate_hz: Annotated[float, Field(gt=0)] | None = None
+    window_ns: Annotated[float, Field(ge=0)] | None = None
+    kicks: Annotated[int, Field(ge=1, le=2**53)] | None = None
 
 
 class _ManifestCase(_Model):
@@ -122,6 +143,7 @@ class _Process(_Model):
     warnings: list[str]
     rounds: Count
     oversubscribed: bool
+    lost_timeout_ns: Annotated[float, Field(ge=0)] | None = None
 
 
 class _CaseDocument(_Model):
@@ -131,6 +153,7 @@ class _CaseDocument(_Model):
     seconds: Annotated[float, Field(ge=0)]
     stopped_by: Literal["precision", "max_seconds"] | None
     processes: Annotated[list[_Process], Field(min_length=1)]
+    claims: Annotated[dict[Line, bool | None], Field(max_length=1000)] = {}
 
 
 def fail(where: object, what: str) -> NoReturn:
@@ -209,7 +232,7 @@ def check_case(data: dict[str, Any], case_id: str, where: object) -> None:
         fail(where, f"is damaged: it describes another case ({case['id']})")
     if case["baseline"] not in case["methods"]:
         fail(where, "is damaged: the baseline is not one of the methods")
-    if len(set(case["methods"])) != len(case["methods"]):
+    if len({method_label(name) for name in case["methods"]}) != len(case["methods"]):
         fail(where, "is damaged: a method is there twice")
     indices = [process["index"] for process in data["processes"]]
     if len(set(indices)) != len(indices):

@@ -21,6 +21,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ import pyarrow.parquet as pq
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.results import schema as documents
 from kickbench.results.schema import MAX_JSON_BYTES, SCHEMA, Status, fail
-from kickbench.results.tables import LARGEST, TABLES, Column, Table, tables_of
+from kickbench.results.tables import LARGEST, TABLES, Column, Table, tables_of_case
 
 MANIFEST = "manifest.json"
 CASES = "cases"
@@ -54,7 +55,11 @@ _MAX_FIXED_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """One case of a run. ``document`` is its case.json, there exactly when the status is "ok"."""
+    """One case of a run. ``document`` is its case.json, there exactly when the status is "ok".
+
+    ``parameters`` are the case's own, but methods have their labels there: a protocol file's path
+    has become its name.
+    """
 
     id: str
     status: Status
@@ -304,14 +309,14 @@ class RunWriter:
         final = self.path / CASES / case_id
         text = documents.dump_json(document)
         documents.check_case(documents.parse_json(text, final / CASE), case_id, final / CASE)
-        wanted = tables_of(document["case"]["kind"])
+        wanted = tables_of_case(document["case"])
         if {table.name for table in wanted} != set(tables):
             raise ValueError(f"a case of this kind has the tables {[t.name for t in wanted]}")
         for table in wanted:
             if tables[table.name].schema != table.schema:
                 raise ValueError(f"the table {table.name} has not its schema; use from_worker()")
             for batch in tables[table.name].to_batches():
-                fault = _find_fault(batch.columns, table.columns, document)
+                fault = _find_fault(batch.columns, table.columns, document, table.at_most)
                 if fault:
                     raise MeasurementError(f"case {case_id}: the table {table.name}: {fault}")
         if final.exists():
@@ -471,7 +476,7 @@ class RunReader:
                 id=entry["id"],
                 status=entry["status"],
                 reason=None if entry["reason"] is None else documents.one_line(entry["reason"]),
-                parameters=loaded[entry["id"]]["case"] if entry["id"] in loaded else entry["case"],
+                parameters=documents.with_labels(loaded.get(entry["id"], entry)["case"]),
                 document=loaded.get(entry["id"]),
             )
             for entry in self.manifest["cases"]
@@ -479,7 +484,7 @@ class RunReader:
         self._by_id = {record.id: record for record in self.cases}
         for record in self.cases:
             if record.document is not None:
-                tables = tables_of(record.parameters["kind"])
+                tables = tables_of_case(record.parameters)
                 if not tables:
                     kind = record.parameters["kind"]
                     fail(
@@ -487,7 +492,8 @@ class RunReader:
                         f"is of the kind {kind!r}, which this kickbench does not know; upgrade",
                     )
                 for table in tables:
-                    self._open(record.id, table).close()
+                    with self._open(record.id, table):
+                        pass
 
     @property
     def run_id(self) -> str:
@@ -546,7 +552,7 @@ class RunReader:
             try:
                 for batch in file.iter_batches(batch_size=batch_rows, columns=names):
                     ordered = [batch.column(name) for name in names]
-                    fault = _find_fault(ordered, selected, document)
+                    fault = _find_fault(ordered, selected, document, spec.at_most)
                     if fault:
                         fail(path, f"is damaged: {fault}")
                     yield pa.RecordBatch.from_arrays(ordered, schema=fields)
@@ -556,24 +562,28 @@ class RunReader:
     def _table_path(self, case_id: str, table: Table) -> Path:
         return self.path / CASES / case_id / f"{table.name}.parquet"
 
-    def _open(self, case_id: str, table: Table) -> pq.ParquetFile:
+    @contextmanager
+    def _open(self, case_id: str, table: Table) -> Iterator[pq.ParquetFile]:
         path = self._table_path(case_id, table)
         real = _real_file(self.path, path)
         try:
-            file = pq.ParquetFile(
-                real,
-                thrift_string_size_limit=MAX_JSON_BYTES,
-                thrift_container_size_limit=1 << 22,
-                page_checksum_verification=True,
-            )
-        except _DAMAGE as error:
-            fail(path, f"is damaged or truncated: {error}")
-        try:
-            _check_file(file, table, path)
-        except BaseException:
-            file.close()
-            raise
-        return file
+            source = real.open("rb")
+        except OSError as error:
+            fail(path, f"cannot be read: {error.strerror}")
+        # Opened here: pyarrow takes no path that is not UTF-8.
+        with source:
+            try:
+                file = pq.ParquetFile(
+                    source,
+                    thrift_string_size_limit=MAX_JSON_BYTES,
+                    thrift_container_size_limit=1 << 22,
+                    page_checksum_verification=True,
+                )
+            except _DAMAGE as error:
+                fail(path, f"is damaged or truncated: {error}")
+            with file:
+                _check_file(file, table, path)
+                yield file
 
 
 def _selected(table: Table, columns: Sequence[str] | None) -> list[Column]:
@@ -603,15 +613,22 @@ def _check_file(file: pq.ParquetFile, table: Table, path: Path) -> None:
 
 
 def _find_fault(
-    arrays: Sequence[pa.Array], columns: Sequence[Column], document: dict[str, Any]
+    arrays: Sequence[pa.Array],
+    columns: Sequence[Column],
+    document: dict[str, Any],
+    at_most: Sequence[tuple[str, str]],
 ) -> str | None:
-    """What is wrong with the values: empty, out of range, of no method or process of the case."""
+    """What is wrong with the values: empty, out of range, of no method or process of the case.
+
+    Of the pairs ``at_most`` those are checked of which both columns are there.
+    """
     for array, column in zip(arrays, columns, strict=True):
         what = None
         if array.null_count:
             what = "has empty cells"
         elif column.name == "method":
-            what = _find_method_fault(array, document["case"]["methods"])
+            labels = [documents.method_label(name) for name in document["case"]["methods"]]
+            what = _find_method_fault(array, labels)
         elif pa.types.is_integer(column.type) and len(array):
             low_high = pc.min_max(array).as_py()
             if low_high["min"] < column.minimum or low_high["max"] > LARGEST:
@@ -620,8 +637,15 @@ def _find_fault(
                 known = {process["index"] for process in document["processes"]}
                 unknown = set(pc.unique(array).to_pylist()) - known
                 what = f"has the unknown process {min(unknown)}" if unknown else None
+            elif column.name == "vcpu" and low_high["max"] >= document["case"]["vcpus"]:
+                what = f"has the vCPU {low_high['max']} of {document['case']['vcpus']}"
         if what:
             return f"column {column.name} {what}"
+    by_name = {column.name: array for column, array in zip(columns, arrays, strict=True)}
+    for small, large in at_most:
+        both = {small, large} <= by_name.keys()
+        if both and pc.any(pc.greater(by_name[small], by_name[large])).as_py():
+            return f"column {small} exceeds {large}"
     return None
 
 

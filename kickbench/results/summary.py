@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """summary.json: what a run found, as the contract that scripts, ``show`` and the report rely on.
 
-Everything is computed from the blocks and the histograms, which cover every exit; the raw samples
-are not read, so a run's summary costs the same however many of them are stored. A number that does
-not exist (no exit happened, one round only) is null. The estimates themselves are those of
+Exits are computed from the blocks and the histograms, which cover every one; their raw samples are
+not read, so a run's summary costs the same however many of them are stored. The kinds that kick are
+in :mod:`kickbench.results.kicks`. A number that does not exist (no exit happened, one round only)
+is null. The estimates themselves are those of
 :mod:`kickbench.stats.contrasts`; nothing here decides what is worth showing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +18,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.results.figures import (
+    CONFIDENCE,
+    Control,
+    Floats,
+    Ints,
+    bounds,
+    contrast_interval,
+    control_interval,
+    entry_index,
+    index_rounds,
+    ns_per_cycle,
+    number,
+    ratio,
+    relative_half_width,
+)
+from kickbench.results.kicks import (
+    count_kicks,
+    describe_kicks,
+    summarise_kicks,
+    summarise_pauses,
+    summarise_races,
+)
 from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
-from kickbench.stats.contrasts import (
-    Interval,
-    family_confidence,
-    paired_contrast,
-    running_interval,
-)
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-CONFIDENCE = 0.95
+from kickbench.stats.contrasts import Interval, family_confidence
 
 # The columns of blocks that say what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
@@ -95,14 +107,7 @@ def read_rounds(reader: RunReader, case_id: str) -> Rounds:
 # --- one case ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Control:
-    """What is kept of a case's A/A control until the number of all controls is known."""
-
-    differences: list[Floats]
-
-
-def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], _Control]:
+def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
     parameters = record.parameters
     document = record.document or {}
     summary: dict[str, Any] = {
@@ -118,6 +123,13 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "program": parameters.get("program"),
         "irqchip": parameters.get("irqchip"),
         "arrival": parameters.get("arrival"),
+        "transport": parameters.get("transport", "tgkill"),
+        "state": parameters.get("state"),
+        "kickers": parameters.get("kickers", 1),
+        "kick_rate_hz": parameters.get("kick_rate_hz"),
+        "window_ns": parameters.get("window_ns"),
+        "kicks_wanted": parameters.get("kicks"),
+        "timeout_ns": None,
         "baseline": parameters["baseline"],
         "seconds": document.get("seconds"),
         "stopped_by": document.get("stopped_by"),
@@ -127,9 +139,17 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "precision_reached": None,
         "methods": {},
         "contrasts": [],
-        "control": {"diff": None, "ci95": None, "ci_family": None, "ok": None, "rounds": 0},
+        "control": {
+            "metric": None,
+            "diff": None,
+            "ci95": None,
+            "ci_family": None,
+            "ok": None,
+            "rounds": 0,
+        },
+        "findings": [],
     }
-    control = _Control([])
+    control = Control([])
     if record.document is not None:
         fill, control = _SUMMARISERS[parameters["kind"]](reader, record)
         summary |= fill
@@ -139,17 +159,15 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 def describe(parameters: dict[str, Any]) -> str:
     """A case in a few words, e.g. "pm_timer, 2 vCPUs, local, full speed"."""
     vcpus, rate = parameters["vcpus"], parameters["exit_rate_hz"]
-    speed = "full speed"
-    if rate is not None:
-        speed = f"{rate:,.10g} exits/s per vCPU"
-        if parameters.get("arrival"):
-            speed += f", {parameters['arrival']}"
     words = [
         parameters.get("program"),
         f"{vcpus} vCPU" + ("" if vcpus == 1 else "s"),
         parameters["placement"]["name"],
-        speed,
     ]
+    if parameters["kind"] == "exits":
+        words.append("full speed" if rate is None else f"{rate:,.10g} exits/s per vCPU")
+        words.append(None if rate is None else parameters.get("arrival"))
+    words += describe_kicks(parameters)
     return ", ".join(word for word in words if word)
 
 
@@ -160,7 +178,7 @@ def _collect_warnings(document: dict[str, Any]) -> list[str]:
     return list(found)
 
 
-def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], _Control]:
+def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
     parameters = record.parameters
     methods: list[str] = parameters["methods"]
     baseline = methods.index(parameters["baseline"])
@@ -187,31 +205,39 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
                     "metric": metric,
                     **_contrast(
                         differences,
-                        paired_contrast(differences, confidence=CONFIDENCE)
-                        if differences
-                        else None,
+                        contrast_interval(differences),
                         len(rounds.process),
                     ),
                 }
             )
     differences = _differences(rounds.process, rounds.ns_per_exit, len(methods), baseline)
-    control = _contrast(
-        differences, _control_interval(differences, CONFIDENCE), len(rounds.process)
-    )
-    width = _relative_half_width(contrasts, statistics[methods[baseline]]["ns_per_exit"]["mean"])
+    control = _contrast(differences, control_interval(differences, CONFIDENCE), len(rounds.process))
+    mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
+    width = relative_half_width(contrasts, "ns_per_exit", mean)
     target = parameters.get("precision")
+    findings: list[dict[str, Any]] = []
+    if parameters.get("kick_rate_hz") is not None:
+        counts, findings = count_kicks(reader, record)
+        # A guest that exits comes by the flag again: its loop does not look for lost kicks.
+        findings = [finding for finding in findings if finding["what"] != "lost"]
+        for method, figures in counts.items():
+            statistics[method]["kicks"] = {**figures, "lost": None}
     return {
         "methods": statistics,
         "contrasts": contrasts,
-        "control": {**control, "ci_family": None, "ok": None},
+        "findings": findings,
+        "control": {"metric": "ns_per_exit", **control, "ci_family": None, "ok": None},
         "relative_half_width": width,
         "precision_reached": None if width is None or target is None else width <= target,
-    }, _Control(differences)
+    }, Control(differences)
 
 
-# The table of kinds: each fills in "methods", "contrasts", "control" and the precision keys.
-_SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], _Control]]] = {
+# The table of kinds: each fills in "methods", "contrasts", "control" and what else it knows.
+_SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], Control]]] = {
     "exits": _summarise_exits,
+    "kick": summarise_kicks,
+    "pause_all": summarise_pauses,
+    "race": summarise_races,
 }
 
 
@@ -229,57 +255,36 @@ def _read_blocks(
         for name in table.column_names
         if name not in ("method", "control")
     }
-    entry = _entries(
+    entry = entry_index(
         table.column("method"), table.column("control"), methods, record.parameters["baseline"]
     )
-    return _Blocks(entry, _ns_per_cycle(document, arrays["process"]), arrays)
-
-
-def _entries(method: Any, control: Any, methods: list[str], baseline: str) -> Ints:
-    """Per row the index of the method, ``len(methods)`` for the control, -1 for neither."""
-    is_control = np.asarray(control.to_numpy(), np.bool_)
-    chunks = method.chunks
-    if not chunks:
-        return np.empty(0, np.int64)
-    names = chunks[0].dictionary.to_pylist()  # one dictionary: the reader has unified them
-    index_of = np.array([methods.index(name) for name in names], np.int64)
-    entry = np.concatenate([index_of[chunk.indices.to_numpy()] for chunk in chunks])
-    as_control = np.where(entry == methods.index(baseline), len(methods), -1)
-    return np.where(is_control, as_control, entry)
-
-
-def _ns_per_cycle(document: dict[str, Any], process: Ints) -> Floats:
-    """Nanoseconds per cycle for every row, each by the clock of its own process."""
-    scale = np.full(2**15, np.nan)
-    for item in document["processes"]:
-        scale[item["index"]] = 1e9 / item["clock"]["hz"]
-    return scale[process]
+    return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays)
 
 
 def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
     columns = blocks.columns
     width = n_methods + 1
-    keys, row = np.unique(columns["process"] * 2**32 + columns["round"], return_inverse=True)
+    process, row = index_rounds(columns["process"], columns["round"])
     known = blocks.entry >= 0
     cell = row[known] * width + blocks.entry[known]
 
     def total(values: Floats | Ints) -> Floats:
         weights = values[known].astype(np.float64)
-        sums: Floats = np.bincount(cell, weights, len(keys) * width).astype(np.float64)
-        return sums.reshape(len(keys), width)
+        sums: Floats = np.bincount(cell, weights, len(process) * width).astype(np.float64)
+        return sums.reshape(len(process), width)
 
     cpu_ns = columns["cpu_ns"]
     exits = total(columns["timed_exits"])
     with np.errstate(divide="ignore", invalid="ignore"):
         # Sums of integers before the division: exact, in whatever order the rows are.
-        scale = _first_of_rows(blocks.ns_per_cycle, row, len(keys))[:, np.newaxis]
+        scale = _first_of_rows(blocks.ns_per_cycle, row, len(process))[:, np.newaxis]
         ns_per_exit = np.where(exits > 0, total(columns["timed_cycles"]) / exits * scale, np.nan)
         all_exits = total(columns["exits"])
         unknown = total((cpu_ns < 0).astype(np.int64)) > 0
         cpu_ns_per_exit = np.where(
             (all_exits > 0) & ~unknown, total(np.maximum(cpu_ns, 0)) / all_exits, np.nan
         )
-    return Rounds(keys >> 32, ns_per_exit, cpu_ns_per_exit, exits)
+    return Rounds(process, ns_per_exit, cpu_ns_per_exit, exits)
 
 
 def _first_of_rows(values: Floats, row: NDArray[np.intp], n_rows: int) -> Floats:
@@ -303,47 +308,19 @@ def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> li
 # --- numbers -----------------------------------------------------------------------------------
 
 
-def _number(value: float) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return _number(numerator / denominator) if denominator > 0 else None
-
-
-def _control_interval(differences: list[Floats], confidence: float) -> Interval | None:
-    """The A/A control's interval: both entries are one method, so that processes cannot differ."""
-    return running_interval(differences, confidence=confidence) if differences else None
-
-
-def _bounds(interval: Interval | None) -> list[float] | None:
-    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return None
-    return [float(interval.low), float(interval.high)]
-
-
 def _contrast(
     differences: list[Floats], interval: Interval | None, n_rounds: int
 ) -> dict[str, Any]:
     used = sum(len(part) for part in differences)
     return {
-        "diff": None if interval is None else _number(interval.estimate),
-        "ci95": _bounds(interval),
+        "diff": None if interval is None else number(interval.estimate),
+        "ci95": bounds(interval),
         "rounds": used,
         "rounds_without_exits": n_rounds - used,
     }
 
 
-def _relative_half_width(contrasts: list[dict[str, Any]], baseline: float | None) -> float | None:
-    """Half the width of the widest interval of ns_per_exit, relative to the baseline's mean."""
-    widths = [c["ci95"] for c in contrasts if c["metric"] == "ns_per_exit"]
-    if not widths or not baseline or any(ci is None for ci in widths):
-        return None
-    return _number(max((high - low) / 2 for low, high in widths) / baseline)
-
-
-def _judge_controls(cases: list[dict[str, Any]], controls: list[_Control]) -> None:
+def _judge_controls(cases: list[dict[str, Any]], controls: list[Control]) -> None:
     """Fill in "ok" and "ci_family" of every case that has a control.
 
     With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
@@ -352,10 +329,10 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[_Control]) -> No
     family = [i for i, case in enumerate(cases) if case["control"]["ci95"] is not None]
     for index in family:
         confidence = family_confidence(CONFIDENCE, len(family))
-        bounds = _bounds(_control_interval(controls[index].differences, confidence))
-        cases[index]["control"]["ci_family"] = bounds
-        if bounds is not None:
-            cases[index]["control"]["ok"] = bounds[0] <= 0 <= bounds[1]
+        widened = bounds(control_interval(controls[index].differences, confidence))
+        cases[index]["control"]["ci_family"] = widened
+        if widened is not None:
+            cases[index]["control"]["ok"] = widened[0] <= 0 <= widened[1]
 
 
 def _method_statistics(
@@ -369,10 +346,10 @@ def _method_statistics(
     timed = float(columns["timed_exits"].sum(dtype=np.float64))
     elapsed_s = _block_seconds(columns, columns["elapsed_cycles"] * scale)
     longest = (columns["max_cycles"] * scale)[columns["timed_exits"] > 0]
-    maximum = _number(longest.max()) if len(longest) else None
+    maximum = number(longest.max()) if len(longest) else None
     cpu_ns = columns["cpu_ns"]
     return {
-        "exits_per_second": _ratio(exits, elapsed_s),
+        "exits_per_second": ratio(exits, elapsed_s),
         "ns_per_exit": {
             # A bin's upper part can lie above the largest value there was.
             **{
@@ -380,11 +357,11 @@ def _method_statistics(
                 for name, value in quantiles.items()
             },
             "max": maximum,
-            "mean": _ratio(float((columns["timed_cycles"] * scale).sum()), timed),
+            "mean": ratio(float((columns["timed_cycles"] * scale).sum()), timed),
         },
         "cpu_ns_per_exit": None
         if (cpu_ns < 0).any()
-        else _ratio(float(cpu_ns.sum(dtype=np.float64)), exits),
+        else ratio(float(cpu_ns.sum(dtype=np.float64)), exits),
         "n": int(timed),
         "disturbances": {name: _total(columns[name]) for name in DISTURBANCES},
     }
@@ -419,8 +396,8 @@ def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, flo
     methods: list[str] = record.parameters["methods"]
     table = reader.table(record.id, "exit_histograms").combine_chunks()
     process = table.column("process").to_numpy().astype(np.int64)
-    scale = _ns_per_cycle(record.document or {}, process)
-    entry = _entries(
+    scale = ns_per_cycle(record.document or {}, process)
+    entry = entry_index(
         table.column("method"), table.column("control"), methods, record.parameters["baseline"]
     )
     low = table.column("low_cycles").to_numpy() * scale
@@ -432,7 +409,7 @@ def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, flo
         values = histogram_quantiles(
             low[chosen], high[chosen], count[chosen], list(QUANTILES.values())
         )
-        result.append({name: _number(value) for name, value in zip(QUANTILES, values, strict=True)})
+        result.append({name: number(value) for name, value in zip(QUANTILES, values, strict=True)})
     return result
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kickbench.errors import MeasurementError
+from kickbench.results.schema import method_label
 
 # Parquet gives dictionary indices back as int32, whatever was written.
 METHOD_TYPE = pa.dictionary(pa.int32(), pa.string())
@@ -47,13 +48,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One Parquet table. ``max_rows`` bounds what a reader accepts from a stranger's folder."""
+    """One Parquet table. ``max_rows`` bounds what a reader accepts from a stranger's folder.
+
+    ``kinds`` always have it, ``kinds_with_kicks`` only when the case has a ``kick_rate_hz``.
+    ``at_most`` has the pairs of columns of which the first never exceeds the second.
+    """
 
     name: str
     doc: str
     kinds: tuple[str, ...]
     max_rows: int
     columns: tuple[Column, ...]
+    kinds_with_kicks: tuple[str, ...] = ()
+    at_most: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -69,7 +76,9 @@ _METHOD = Column("method", METHOD_TYPE, "", "id of the kick protocol")
 _CONTROL = Column(
     "control", pa.bool_(), "", "true for the baseline's second entry, the A/A control"
 )
+_POSITION = Column("position", pa.int16(), "", "place of the block within its round")
 _VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
+_SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick was pending")
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -82,7 +91,7 @@ TABLES: dict[str, Table] = {
             columns=(
                 _PROCESS,
                 _ROUND,
-                Column("position", pa.int16(), "", "place of the block within its round"),
+                _POSITION,
                 _METHOD,
                 _CONTROL,
                 _VCPU,
@@ -147,13 +156,128 @@ TABLES: dict[str, Table] = {
                 Column("cycles", pa.uint32(), "cycles", "time of one exit, in order of happening"),
             ),
         ),
+        Table(
+            name="kicks",
+            doc="one row per kick",
+            kinds=("kick",),
+            max_rows=2**25,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _POSITION,
+                _METHOD,
+                _CONTROL,
+                _VCPU,
+                Column("kicker", pa.int16(), "", "index of the kicking thread"),
+                Column("met", pa.bool_(), "", "the vCPU was seen to be in the wanted state"),
+                Column("lost", pa.bool_(), "", "only the rescue made KVM_RUN return"),
+                Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),
+                Column("send_cycles", pa.uint32(), "cycles", "length of the kicker's call"),
+                Column(
+                    "delivery_cycles",
+                    pa.uint32(),
+                    "cycles",
+                    "from just before the kick until the handler ran; 0: none was seen",
+                ),
+                Column(
+                    "latency_cycles",
+                    pa.uint32(),
+                    "cycles",
+                    "from just before the kick until the vCPU's thread was back from KVM_RUN, or "
+                    "saw the kick; saturates",
+                ),
+            ),
+        ),
+        Table(
+            name="kick_blocks",
+            doc="the kicks of a block counted, one row per block",
+            kinds=("kick",),
+            kinds_with_kicks=("exits",),
+            max_rows=2**24,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _POSITION,
+                _METHOD,
+                _CONTROL,
+                Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
+                Column("met", pa.int64(), "kicks", "those that met the wanted state"),
+                Column("lost", pa.int64(), "kicks", "those that needed a rescue"),
+                _SPURIOUS,
+                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+            ),
+            at_most=(("met", "sent"), ("lost", "sent")),
+        ),
+        Table(
+            name="pauses",
+            doc="one row per pause of all vCPUs",
+            kinds=("pause_all",),
+            max_rows=2**24,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _POSITION,
+                _METHOD,
+                _CONTROL,
+                Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),
+                Column("send_cycles", pa.int64(), "cycles", "until all vCPUs had been kicked"),
+                Column("first_cycles", pa.int64(), "cycles", "until the first vCPU acknowledged"),
+                Column("median_cycles", pa.int64(), "cycles", "until half of them had"),
+                Column("last_cycles", pa.int64(), "cycles", "until the last one had"),
+                Column("rescues", pa.int32(), "", "kicks that had to be repeated"),
+            ),
+        ),
+        Table(
+            name="races",
+            doc="the aimed kicks of a block counted, one row per block",
+            kinds=("race",),
+            max_rows=2**24,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _POSITION,
+                _METHOD,
+                _CONTROL,
+                Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
+                Column(
+                    "aimed",
+                    pa.int64(),
+                    "kicks",
+                    "those on their way while the window was open, or about to be",
+                ),
+                Column("lost", pa.int64(), "kicks", "those that needed a rescue"),
+                _SPURIOUS,
+                Column("rescues", pa.int64(), "kicks", "rescue kicks sent"),
+                Column("timeout_cycles", pa.int64(), "cycles", "a kick is lost after so long"),
+                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+                Column(
+                    "latency_max_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "the longest latency of a kick that was not lost; 0: none was timed",
+                ),
+            ),
+            at_most=(("aimed", "sent"), ("lost", "sent")),
+        ),
     )
 }
 
 
-def tables_of(kind: str) -> tuple[Table, ...]:
-    """The tables that a finished case of ``kind`` has; empty for a kind that is not known."""
-    return tuple(table for table in TABLES.values() if kind in table.kinds)
+def tables_of(kind: str, *, kicks: bool = False) -> tuple[Table, ...]:
+    """The tables that a finished case of ``kind`` has; empty for a kind that is not known.
+
+    ``kicks``: whether the case has a ``kick_rate_hz``.
+    """
+    return tuple(
+        table
+        for table in TABLES.values()
+        if kind in table.kinds or (kicks and kind in table.kinds_with_kicks)
+    )
+
+
+def tables_of_case(parameters: Mapping[str, Any]) -> tuple[Table, ...]:
+    """The tables of a finished case with these parameters (the "case" of its case.json)."""
+    return tables_of(parameters["kind"], kicks=parameters.get("kick_rate_hz") is not None)
 
 
 def from_worker(
@@ -166,8 +290,9 @@ def from_worker(
     """Turn one worker's structured array into the Arrow table ``name``.
 
     The array has the table's columns, but ``entry`` (an index into ``entries``, each with "method"
-    and "control") in place of ``method`` and ``control``, and no ``process``. Further fields are
-    ignored. Raises MeasurementError when a field is missing or a value does not fit.
+    and "control") in place of ``method`` and ``control``, and no ``process``. Truth values may be
+    integers, 0 and 1. Further fields are ignored. Raises MeasurementError when a field is missing
+    or a value does not fit.
     """
     table = TABLES[name]
     fields = array.dtype.names or ()
@@ -181,8 +306,9 @@ def from_worker(
         raise MeasurementError(
             f"worker {process} returned the table {name} with an entry outside its schedule"
         )
-    methods = list(dict.fromkeys(str(item["method"]) for item in entries))
-    method_of = np.array([methods.index(str(item["method"])) for item in entries], np.int32)
+    labels = [method_label(str(item["method"])) for item in entries]
+    methods = list(dict.fromkeys(labels))
+    method_of = np.array([methods.index(label) for label in labels], np.int32)
     control_of = np.array([bool(item["control"]) for item in entries], np.bool_)
 
     def column(spec: Column) -> pa.Array:
@@ -192,8 +318,14 @@ def from_worker(
             return pa.DictionaryArray.from_arrays(pa.array(method_of[entry]), pa.array(methods))
         if spec.name == "control":
             return pa.array(control_of[entry])
+        values = np.ascontiguousarray(array[spec.name])
+        if pa.types.is_boolean(spec.type) and not ((values == 0) | (values == 1)).all():
+            # A cast would call anything but 0 true.
+            raise MeasurementError(
+                f"worker {process} returned the table {name} with a bad {spec.name}: not 0 or 1"
+            )
         try:
-            return pa.array(np.ascontiguousarray(array[spec.name])).cast(spec.type)
+            return pa.array(values).cast(spec.type)
         except pa.ArrowException as error:
             raise MeasurementError(
                 f"worker {process} returned the table {name} with a bad {spec.name}: {error}"

@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 
 from kickbench.errors import HostError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.host.capabilities import Capabilities, supports, supports_machine
+from kickbench.host.capabilities import Capabilities, supports, supports_machine, supports_transport
 from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE
-from kickbench.scenario.cases import Case
+from kickbench.scenario.cases import Case, is_protocol_file, method_label
+from kickbench.scenario.kinds import DEFAULT_TRANSPORT, MAX_KICKERS
 
 QUICK_SECONDS = 13.0
 QUICK_CASE_OVERHEAD_SECONDS = 0.5
-QUICK_MIN_CASE_SECONDS = 0.4
+QUICK_MIN_CASE_SECONDS = 0.45
+QUICK_KICKS = 4000
 
 
 @dataclass(frozen=True)
@@ -69,28 +71,54 @@ def _fit(case: Case, topology: Topology, capabilities: Capabilities) -> Planned:
     missing = {
         method: reason
         for method in case.methods
-        if (reason := supports(CATALOGUE[method], capabilities))
+        if (reason := _why_without(method, case, capabilities))
     }
     methods = tuple(method for method in case.methods if method not in missing)
     if not methods:
         return Planned(case, "; ".join(dict.fromkeys(missing.values())))
     if reason := _why_not(case, topology, capabilities):
         return Planned(case, reason)
-    notes = [f"{method} is left out: {reason}" for method, reason in missing.items()]
+    notes = [f"{method_label(method)} is left out: {reason}" for method, reason in missing.items()]
     baseline = case.baseline
     if baseline in missing:
         baseline = methods[0]
-        notes.append(f"{baseline} is the baseline instead of {case.baseline}")
+        notes.append(
+            f"{method_label(baseline)} is the baseline instead of {method_label(case.baseline)}"
+        )
     return Planned(replace(case, methods=methods, baseline=baseline), None, tuple(notes))
+
+
+def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | None:
+    """Why a method cannot take part in a case here, or None. A C file always can: it says itself
+    how it kicks, and its compiler and its run say what is wrong with it."""
+    if not capabilities.usable:
+        return capabilities.reason or "KVM is not usable"
+    if is_protocol_file(method):
+        return None
+    if method not in CATALOGUE:  # results of another version, begun there and resumed here
+        return f"this version of kickbench has no method {method}"
+    if reason := supports(CATALOGUE[method], capabilities):
+        return reason
+    if case.transport != DEFAULT_TRANSPORT and not CATALOGUE[method].kicks_by_signal:
+        return f"kicks without a signal are measured with the transport {DEFAULT_TRANSPORT} only"
+    return None
 
 
 def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str | None:
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
         return reason
-    if case.program == "hlt" and case.irqchip != "none":
+    if case.kind == "exits" and case.program == "hlt" and case.irqchip != "none":
         return 'HLT leaves to user space only without an in-kernel irqchip (irqchip = "none")'
+    if case.state == "halted" and case.irqchip == "none":
+        return 'a vCPU halts in the kernel only with the local APIC there (irqchip = "kernel")'
     if case.exit_rate_hz is not None and not PROGRAMS[case.program].paced:
         return f"{case.program} never exits by itself, so it has no exit rate"
+    if case.kind == "race" and case.vcpus > MAX_KICKERS:
+        return f"a race has a kicking thread for each vCPU, at most {MAX_KICKERS}"
+    if case.kickers > MAX_KICKERS:
+        return f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}"
+    if reason := supports_transport(case.transport, capabilities):
+        return reason
     try:
         Seats.of(case, topology)
     except HostError as error:
@@ -99,14 +127,19 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
 
 
 def quicken(planned: Sequence[Planned]) -> list[Planned]:
-    """The same cases in one process each, sharing out some twelve seconds."""
+    """The same cases in one process each, sharing out some twelve seconds; races for few kicks."""
     runnable = sum(item.skip is None for item in planned)
     share = QUICK_SECONDS / max(1, runnable) - QUICK_CASE_OVERHEAD_SECONDS
     seconds = max(QUICK_MIN_CASE_SECONDS, share)
     return [
         replace(
             item,
-            case=replace(item.case, processes=1, max_seconds=min(seconds, item.case.max_seconds)),
+            case=replace(
+                item.case,
+                processes=1,
+                max_seconds=min(seconds, item.case.max_seconds),
+                kicks=None if item.case.kicks is None else min(QUICK_KICKS, item.case.kicks),
+            ),
         )
         for item in planned
     ]

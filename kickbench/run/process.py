@@ -24,6 +24,8 @@ from kickbench.errors import MeasurementError, StorageError
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
 # stuck take their time, a worker that is silent for longer hangs.
 SILENCE_SECONDS = 60.0
+# Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
+_NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager
@@ -59,6 +61,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 start_new_session=True,
+                env={**os.environ, **_NO_POOLS},
             )
         self._tail = b""
         self._send(order + "\n")
@@ -134,10 +137,9 @@ class WorkerProcess:
         code = self._process.wait()
         if code == 0:
             return
+        how = f"ended with status {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        else:
-            self._stderr.seek(0)
-            last = self._stderr.read()[-4000:].strip().rpartition("\n")[2]
-            how = f"ended with status {code}" + (f": {last}" if last else "")
-        raise MeasurementError(f"the worker process {how}")
+        self._stderr.seek(0)
+        last = self._stderr.read()[-4000:].strip().rpartition("\n")[2]
+        raise MeasurementError(f"the worker process {how}" + (f": {last}" if last else ""))

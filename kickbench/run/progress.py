@@ -18,21 +18,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kickbench.run.plan import Planned
-from kickbench.run.runner import Estimate, Observer
+from kickbench.run.runner import Observer
 from kickbench.scenario.cases import Case
 
 # Starting a worker, building its VM, storing the case: what a process costs beside its measuring.
 PROCESS_SECONDS = 0.7
 REFRESH_HZ = 2
 PLAIN_SECONDS = 10.0
-
-
-def describe(estimates: Sequence[Estimate]) -> str:
-    """The running estimate in words: ``sigmask - immediate_exit +121 ± 8 ns per exit``."""
-    return ", ".join(
-        f"{e.method} - {e.baseline} {e.interval.estimate:+.0f} ± {e.interval.half_width:.0f} ns"
-        for e in estimates
-    )
 
 
 def duration(seconds: float) -> str:
@@ -68,7 +60,8 @@ class _Times:
 def _begin(folder: Path, cases: Sequence[Planned], todo: Sequence[Case], left: float) -> str:
     skipped = sum(item.skip is not None for item in cases)
     aside = f", {skipped} skipped" if skipped else ""
-    return f"{len(todo)} cases to measure{aside}, at most {duration(left)}; results go to {folder}"
+    what = f"{len(todo)} case{'s' * (len(todo) != 1)} to measure{aside}"
+    return f"{what}, at most {duration(left)}; results go to {folder}"
 
 
 class PlainProgress:
@@ -85,25 +78,24 @@ class PlainProgress:
 
     def case_begins(self, case: Case) -> None:
         self._number += 1
-        self._estimates: Sequence[Estimate] = ()
+        self._estimate = ""
         self._rounds = 0
         self._last = time.monotonic()
         left = duration(self._times.left)
         self._print(f"[{self._number}/{self._count}] {case.id}: at most {left} left")
 
-    def case_advances(
-        self, case: Case, spent_seconds: float, rounds: int, estimates: Sequence[Estimate]
-    ) -> None:
+    def case_advances(self, case: Case, spent_seconds: float, rounds: int, estimate: str) -> None:
         self._times.advance(case, spent_seconds)
-        self._estimates, self._rounds = estimates, rounds
+        self._estimate, self._rounds = estimate, rounds
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
-            self._print(f"  {rounds} rounds: {describe(estimates)}")
+            self._print(f"  {rounds} rounds: {estimate}")
 
     def case_ends(self, case: Case, status: str, reason: str | None) -> None:
         self._times.end(case)
-        result = describe(self._estimates) if status == "ok" else reason
-        self._print(f"  {status}, {self._rounds} rounds: {result}")
+        result = self._estimate if status == "ok" else reason
+        rounds = f"{self._rounds} round{'s' * (self._rounds != 1)}"
+        self._print(f"  {status}, {rounds}" + (f": {result}" if result else ""))
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -124,14 +116,13 @@ class LiveProgress:
 
     def case_begins(self, case: Case) -> None:
         self._number += 1
-        self._show(case, 0, ())
+        self._last = ""
+        self._show(case, 0)
 
-    def case_advances(
-        self, case: Case, spent_seconds: float, rounds: int, estimates: Sequence[Estimate]
-    ) -> None:
+    def case_advances(self, case: Case, spent_seconds: float, rounds: int, estimate: str) -> None:
         self._times.advance(case, spent_seconds)
-        self._last = describe(estimates)
-        self._show(case, rounds, estimates)
+        self._last = estimate
+        self._show(case, rounds)
 
     def case_ends(self, case: Case, status: str, reason: str | None) -> None:
         self._times.end(case)
@@ -139,16 +130,14 @@ class LiveProgress:
         result = self._last if status == "ok" else f"{status}: {reason}"
         self._progress.console.print(escape(f"{case.id}: {result}"))
 
-    def _show(self, case: Case, rounds: int, estimates: Sequence[Estimate]) -> None:
-        text = f"{self._number}/{self._count} {case.id}, {rounds} rounds\n{describe(estimates)}"
+    def _show(self, case: Case, rounds: int) -> None:
+        text = f"{self._number}/{self._count} {case.id}, {rounds} rounds\n{self._last}"
         self._progress.update(
             self._bar,
             description=escape(text),
             completed=self._times.total - self._times.left,
             left=f"at most {duration(self._times.left)} left",
         )
-
-    _last = ""
 
 
 def observer() -> tuple[Observer, AbstractContextManager[object]]:

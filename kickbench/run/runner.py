@@ -8,46 +8,42 @@ says when to stop, and writes each finished case at once. What a user sees meanw
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kickbench.engine.protocols import build
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
 from kickbench.host import environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
+from kickbench.methods import CATALOGUE
 from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
 from kickbench.results.summary import write_summary
 from kickbench.run import schedule
 from kickbench.run.plan import Planned, Seats, plan, quicken
-from kickbench.run.process import WorkerProcess
+from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
-from kickbench.scenario.cases import Case, expand
+from kickbench.scenario.cases import Case, expand, is_protocol_file, method_label
 from kickbench.scenario.model import Scenario
-from kickbench.stats.contrasts import Interval, running_interval, t_quantile
+from kickbench.stats.contrasts import running_interval, t_quantile
 
-# Fewer rounds than this say nothing about their own scatter.
+# Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20
-
-_ARRAYS = {"blocks": "blocks", "exit_histograms": "histograms", "exit_samples": "samples"}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The running estimate of one contrast, in ns per exit: method minus baseline."""
-
-    method: str
-    baseline: str
-    interval: Interval
+MIN_ROUNDS_SHOWN = 5
 
 
 class Observer(Protocol):
@@ -59,10 +55,8 @@ class Observer(Protocol):
     def case_begins(self, case: Case) -> None:
         """A case begins."""
 
-    def case_advances(
-        self, case: Case, spent_seconds: float, rounds: int, estimates: Sequence[Estimate]
-    ) -> None:
-        """Some more rounds are in."""
+    def case_advances(self, case: Case, spent_seconds: float, rounds: int, estimate: str) -> None:
+        """Some more rounds are in; ``estimate`` says in words what they come to so far."""
 
     def case_ends(self, case: Case, status: str, reason: str | None) -> None:
         """A case is stored ("ok") or failed."""
@@ -113,24 +107,31 @@ def run(
         )
     if quick:
         planned = quicken(planned)
-    with RunWriter.create(
-        results_dir,
-        scenario.name,
-        scenario=scenario.to_dict(),
-        cases=[item.case.to_dict() for item in planned],
-        environment=environment.collect(topology=topology),
-        command=["kickbench", *sys.argv[1:]],
-    ) as writer:
+    sources = _protocol_files(planned)
+    with (
+        _built(sources) as protocols,
+        RunWriter.create(
+            results_dir,
+            scenario.name,
+            scenario=scenario.to_dict(),
+            cases=[item.case.to_dict() for item in planned],
+            environment={
+                **environment.collect(topology=topology),
+                "protocols": {str(source): _sha256(source) for source in sources},
+            },
+            command=["kickbench", *sys.argv[1:]],
+        ) as writer,
+    ):
         for case_id, reason in skipped.items():
             writer.mark(case_id, "skipped", reason)
-        return _run_pending(writer, planned, topology, observer)
+        return _run_pending(writer, planned, topology, observer, protocols)
 
 
-def resume(folder: Path, observer: Observer) -> Outcome:
+def resume(folder: Path, observer: Observer, *, trust_protocols: bool = False) -> Outcome:
     """Finish an interrupted run: its pending cases, and those that failed, once more.
 
-    Raises UsageError when the folder is in use or this is not the host that it was begun on, else
-    as :func:`run`.
+    Raises UsageError when the folder is in use, when this is not the host that it was begun on, or
+    when it names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
     topology, capabilities = _look_at_host()
     with RunWriter.resume(folder) as writer:
@@ -144,7 +145,50 @@ def resume(folder: Path, observer: Observer) -> Outcome:
         for item in planned:
             if item.skip is not None:
                 writer.mark(item.case.id, "skipped", item.skip)
-        return _run_pending(writer, planned, topology, observer)
+        sources = _protocol_files(planned)
+        _check_trusted(sources, folder, writer.manifest["environment"], trust_protocols)
+        with _built(sources) as protocols:
+            return _run_pending(writer, planned, topology, observer, protocols)
+
+
+def _protocol_files(planned: Sequence[Planned]) -> list[Path]:
+    """The C files among the methods of the cases that are run."""
+    methods = {method for item in planned if item.skip is None for method in item.case.methods}
+    return sorted(Path(method) for method in methods if is_protocol_file(method))
+
+
+def _sha256(source: Path) -> str:
+    try:
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{source}: {error.strerror}") from None
+
+
+@contextmanager
+def _built(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
+    """Compiles C files, each to a library. Raises UsageError with the compiler's own words."""
+    with tempfile.TemporaryDirectory(prefix="kickbench-") as folder:
+        yield {str(source): build(source, Path(folder)) for source in sources}
+
+
+def _check_trusted(
+    sources: Sequence[Path], folder: Path, begun: dict[str, Any], trust: bool
+) -> None:
+    """A results folder may be a stranger's, and names code that we would compile and run."""
+    if not sources:
+        return
+    if not trust:
+        listed = ", ".join(str(source) for source in sources)
+        raise UsageError(
+            f"the run measures protocols of its own, whose code would be run: {listed}\n"
+            "look at it, then add --trust-protocols"
+        )
+    known = begun.get("protocols")
+    for source in sources:
+        if source.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{source} lies inside the results folder: refused")
+        if not isinstance(known, dict) or known.get(str(source)) != _sha256(source):
+            raise UsageError(f"{source} is not what the run was begun with: start a new run")
 
 
 def _look_at_host() -> tuple[Topology, Capabilities]:
@@ -156,11 +200,13 @@ def _look_at_host() -> tuple[Topology, Capabilities]:
 
 def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:
     def identity(facts: dict[str, Any]) -> dict[str, Any]:
-        cpu, kernel = facts.get("cpu") or {}, facts.get("kernel") or {}
+        parts = {name: facts.get(name) for name in ("cpu", "kernel")}
+        cpu, kernel = (part if isinstance(part, dict) else {} for part in parts.values())
         return {
             "host": facts.get("hostname"),
             "kernel": (kernel.get("release"), kernel.get("version")),
             "CPU": (cpu.get("model"), cpu.get("microcode")),
+            "set of CPUs": (cpu.get("online"), cpu.get("affinity")),
         }
 
     for what, value in identity(begun).items():
@@ -172,7 +218,11 @@ def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _run_pending(
-    writer: RunWriter, planned: Sequence[Planned], topology: Topology, observer: Observer
+    writer: RunWriter,
+    planned: Sequence[Planned],
+    topology: Topology,
+    observer: Observer,
+    protocols: dict[str, Path],
 ) -> Outcome:
     pending = set(writer.pending)
     todo = [item for item in planned if item.case.id in pending]
@@ -182,11 +232,11 @@ def _run_pending(
         for item in todo:
             observer.case_begins(item.case)
             try:
-                measured = _CaseRun(item, topology, writer.path, observer).run()
+                measured = _CaseRun(item, topology, writer.path, observer, protocols).run()
             except StorageError as error:
                 raise StorageError(
                     f"{error}; the finished cases are kept: when that is mended, continue with\n"
-                    f"kickbench run --resume {writer.path}"
+                    f"kickbench run --resume {shlex.quote(str(writer.path))}"
                 ) from error
             except MeasurementError as error:
                 failed[item.case.id] = str(error)
@@ -197,6 +247,9 @@ def _run_pending(
                 observer.case_ends(item.case, "ok", None)
         writer.finish()
     except KeyboardInterrupt:
+        # From here on it takes a moment, and must be done: a second Ctrl-C is not heard.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         raise RunInterruptedError(_conclude(writer, failed)) from None
     return _conclude(writer, failed)
 
@@ -222,9 +275,11 @@ class _CaseRun:
     topology: Topology
     folder: Path
     observer: Observer
+    protocols: dict[str, Path]  # libraries of the user's own, by the path of their source
     # Per contrast (entry index): one list of per-round differences for each process.
     differences: dict[int, list[list[float]]] = field(default_factory=dict)
     baseline_ns: list[float] = field(default_factory=list)
+    counts: list[list[dict[str, int]]] = field(default_factory=list)  # per process, by entry
     spent_seconds: float = 0.0
     rounds: int = 0
 
@@ -235,13 +290,14 @@ class _CaseRun:
         self.baseline = case.methods.index(case.baseline)
         begun = time.monotonic()
         processes: list[dict[str, Any]] = []
-        parts: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
+        names = [table.name for table in tables.tables_of_case(case.to_dict())]
+        parts: dict[str, list[Any]] = {name: [] for name in names}
         for index in range(case.processes):
             work = Path(tempfile.mkdtemp(prefix=".work.tmp-", dir=self.folder))
             try:
                 processes.append(self._run_process(index, work))
-                for name, file in _ARRAYS.items():
-                    array = tables.load_worker_array(work / f"{file}.npy")
+                for name in names:
+                    array = tables.load_worker_array(work / f"{name}.npy")
                     parts[name].append(
                         tables.from_worker(
                             name,
@@ -261,6 +317,10 @@ class _CaseRun:
                 else "max_seconds"
             ),
             "processes": processes,
+            "claims": {
+                method_label(method): (CATALOGUE[method].race_free if method in CATALOGUE else None)
+                for method in case.methods
+            },
         }
         return _Measured(document, {name: tables.combine(part) for name, part in parts.items()})
 
@@ -277,26 +337,33 @@ class _CaseRun:
             vcpu_cpus=self.seats.vcpus,
             kicker_cpus=self.seats.kicker,
             max_seconds=max(0.0, case.max_seconds - self.spent_seconds) / left,
-            max_rounds=None,
             folder=work,
             runner_pid=os.getpid(),
+            protocols={
+                method_label(method): str(self.protocols[method])
+                for method in case.methods
+                if method in self.protocols
+            },
         )
         for entry in range(len(self.participants)):
             self.differences.setdefault(entry, []).append([])
         done: dict[str, Any] = {}
         clock: dict[str, Any] = {}
+        counts: list[dict[str, int]] = []
         first_round = None
         stopping = False
         with WorkerProcess(order.to_json(), self.seats.creator) as worker:
-            for message in worker.messages():
+            for message in worker.messages(SILENCE_SECONDS + self._round_seconds()):
                 if message["event"] == "ready":
                     clock = message["clock"]
                     first_round = time.monotonic()
                 elif message["event"] == "rounds":
-                    self._take(message["ns_per_exit"])
+                    self._take(message["ns"])
                     now = time.monotonic()
                     spent = self.spent_seconds + now - (first_round or now)
-                    self.observer.case_advances(case, spent, self.rounds, self._estimates())
+                    counts = message["counts"]
+                    estimate = self._in_words(counts)
+                    self.observer.case_advances(case, spent, self.rounds, estimate)
                     if not stopping and self._precise_enough():
                         worker.ask_to_stop()
                         stopping = True
@@ -304,6 +371,7 @@ class _CaseRun:
                     done = message
         if not done:
             raise MeasurementError("the worker process ended without a result")
+        self.counts.append(counts)
         self.spent_seconds += time.monotonic() - (first_round or time.monotonic())
         return {
             "index": index,
@@ -312,13 +380,20 @@ class _CaseRun:
             "rounds": done["rounds"],
             "stopped_by": done["stopped_by"],
             "oversubscribed": bool(self._crowding()),
+            "lost_timeout_ns": done["lost_timeout_ns"],
         }
+
+    def _round_seconds(self) -> float:
+        """How long a round takes: the worker says nothing before its first is over."""
+        timing = schedule.Timing.of(self.case, self.seats.vcpus)
+        blocks = 2 * len(self.participants)
+        return blocks * (timing.warmup_ns + timing.block_ns) / 1e9
 
     def _crowding(self) -> list[str]:
         cpus = {cpu for some in self.seats.vcpus for cpu in some}
         if len(self.seats.vcpus) <= len(cpus):
             return []
-        crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPUs"
+        crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
         return [f"{crowd}: time per exit includes waiting for a CPU"]
 
     def _take(self, rounds: Sequence[Sequence[float | None]]) -> None:
@@ -333,7 +408,12 @@ class _CaseRun:
                     self.differences[entry][-1].append(mean - reference)
 
     def _contrasts(self) -> list[int]:
-        """The entries that are compared with the baseline: all but itself, the control if alone."""
+        """The entries that are compared with the baseline: all but itself, the control if alone.
+
+        In a race nothing is compared, and all are told of.
+        """
+        if self.case.kind == "race":
+            return list(range(len(self.participants)))
         others = [
             index
             for index, entry in enumerate(self.participants)
@@ -341,14 +421,33 @@ class _CaseRun:
         ]
         return others or [len(self.participants) - 1]
 
-    def _estimates(self) -> list[Estimate]:
-        estimates = []
+    def _in_words(self, current: Sequence[dict[str, int]]) -> str:
+        """The running estimates: differences with intervals, or how many kicks were lost.
+
+        ``current`` are the counts of the process that runs now, by entry.
+        """
+        counts = [
+            {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
+            for entry in zip(*self.counts, current, strict=True)
+        ]
+        words = []
         for entry in self._contrasts():
-            series = [rounds for rounds in self.differences[entry] if len(rounds) >= MIN_ROUNDS]
-            if series:
-                method = self.participants[entry].method
-                estimates.append(Estimate(method, self.case.baseline, running_interval(series)))
-        return estimates
+            series = [
+                rounds for rounds in self.differences[entry] if len(rounds) >= MIN_ROUNDS_SHOWN
+            ]
+            method = self.participants[entry].method
+            if counts[entry]:
+                words.append(
+                    f"{method} lost {counts[entry]['lost']:,} of {counts[entry]['sent']:,}"
+                )
+            elif series:
+                interval = running_interval(series)
+                control = "A/A control " if self.participants[entry].control else ""
+                words.append(
+                    f"{control}{method} - {self.participants[self.baseline].method} "
+                    f"{interval.estimate:+,.0f} ± {interval.half_width:,.0f} ns"
+                )
+        return ", ".join(words)
 
     def _precise_enough(self) -> bool:
         """Whether the current process has rounds enough for the precision asked for.
@@ -358,7 +457,7 @@ class _CaseRun:
         normal quantile, over the root of the number of processes.
         """
         case = self.case
-        if not self.baseline_ns:
+        if case.kind == "race" or not self.baseline_ns:
             return False
         inflation = 1.0
         if case.processes > 1:

@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 
 from kickbench.guest.loader import MAX_GAPS
-from kickbench.scenario.cases import Case
+from kickbench.scenario.cases import Case, method_label
 
-MIN_BLOCK_NS = 4_000_000
+# By kind: an exit takes microseconds, a kick with its gap some hundred of them.
+BLOCK_NS = {
+    "exits": 4_000_000,
+    "kick": 20_000_000,
+    "pause_all": 100_000_000,
+    "race": 50_000_000,
+}
+HALTED_BLOCK_NS = 60_000_000
+MAX_PAUSE_BLOCK_NS = 2_000_000_000
 MAX_BLOCK_NS = 250_000_000
 MIN_WARMUP_NS = 300_000
 # One turn of CPU time for a thread that shares its CPU: a scheduler slice, rounded up.
@@ -38,8 +46,12 @@ class Entry:
 
 
 def entries(case: Case) -> list[Entry]:
-    """The participants: each method once, and the baseline once more as the A/A control."""
-    return [*(Entry(method, False) for method in case.methods), Entry(case.baseline, True)]
+    """The participants: each method once, and the baseline once more as the A/A control.
+
+    A race compares no times, so that it has no control.
+    """
+    who = [Entry(method_label(method), False) for method in case.methods]
+    return who if case.kind == "race" else [*who, Entry(method_label(case.baseline), True)]
 
 
 def generator(case: Case, process: int) -> np.random.Generator:
@@ -74,21 +86,23 @@ class Timing:
     def of(cls, case: Case, vcpu_cpus: list[list[int]]) -> Timing:
         """Blocks as short as they can be (drift hurts less), and long enough to mean something.
 
-        That is: some turns for each thread where threads share CPUs, and some exits where the
-        guest paces itself.
+        That is: some turns for each thread where threads share CPUs, some exits where the guest
+        paces itself, some kicks or a pause where there are kicks.
         """
         crowd = max(1.0, threads_per_cpu(vcpu_cpus))
         sharing = crowd > 1
         warmup_ns = MIN_WARMUP_NS + (SLICE_NS if sharing else 0)
-        block_ns = MIN_BLOCK_NS + (int(3 * crowd * SLICE_NS) if sharing else 0)
+        turns_ns = int(3 * crowd * SLICE_NS) if sharing else 0
+        block_ns = (HALTED_BLOCK_NS if case.state == "halted" else BLOCK_NS[case.kind]) + turns_ns
         if case.exit_rate_hz is not None:
             warmup_ns = max(warmup_ns, int(PACED_EXITS_OF_WARMUP / case.exit_rate_hz * 1e9))
             block_ns = max(block_ns, int(PACED_EXITS_PER_BLOCK / case.exit_rate_hz * 1e9))
-        block_ns = min(block_ns, MAX_BLOCK_NS)
+        block_ns = min(block_ns, MAX_PAUSE_BLOCK_NS if case.kind == "pause_all" else MAX_BLOCK_NS)
         if case.block_ms is not None:
             block_ns = int(case.block_ms * 1e6)
         blocks = 2 * len(entries(case))
-        capacity = int(blocks * block_ns / 1e9 * MAX_EXITS_PER_CPU_HZ / crowd)
+        exits_hz = MAX_EXITS_PER_CPU_HZ / crowd if case.kind == "exits" else 0
+        capacity = int(blocks * block_ns / 1e9 * exits_hz)
         return cls(min(warmup_ns, MAX_BLOCK_NS), block_ns, max(capacity, MIN_SAMPLES))
 
 
@@ -114,7 +128,7 @@ class Pacing:
             gaps *= mean_cycles / gaps.mean()
         else:
             gaps = np.array([mean_cycles])
-        per_block = case.exit_rate_hz * timing.block_ns / 1e9
+        per_block = min(case.exit_rate_hz, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
         return cls(
             gaps_cycles=[int(gap) for gap in np.clip(np.rint(gaps), 1, 2**32 - 1)],
             first_gaps=[int(first) for first in rng.integers(0, MAX_GAPS, case.vcpus)],

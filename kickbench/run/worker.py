@@ -11,6 +11,7 @@ that started it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -20,56 +21,31 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.engine.engine import Clock, Engine, histogram_edges, tsc_warp_cycles
+from kickbench.engine.engine import Clock, Engine, StuckVcpuError, tsc_warp_cycles
+from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
-from kickbench.run import schedule
+from kickbench.run import kinds, schedule
 from kickbench.scenario.cases import Case
 
 # How often the runner hears of the rounds: each message costs a wake-up on a CPU that is measured.
 REPORT_SECONDS = 0.5
+# Errors of the disk that the results go to: no other case would fare better.
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_HINTS = {
+    errno.EMFILE: ": raise the limit of open files (ulimit -n), or use fewer vCPUs",
+    errno.ENOMEM: ": use fewer vCPUs, a lower exit rate or shorter blocks",
+}
 PR_SET_PDEATHSIG = 1
 MAX_WARP_PAIRS = 16
-# The part of struct kb_block_result that is kept, in the order of the table of blocks.
-KEPT = (
-    "exits",
-    "elapsed_cycles",
-    "timed_exits",
-    "timed_cycles",
-    "max_cycles",
-    "cpu_ns",
-    "run_delay_ns",
-    "voluntary_switches",
-    "involuntary_switches",
-    "migrations",
-    "steal_ns",
-    "rescues",
-    "kicked",
-    "spurious_exits",
-    "unsampled",
-    "cpu",
-)
-BLOCKS = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("vcpu", "i2"),
-        *((name, "i4" if name == "cpu" else "i8") for name in KEPT),
-    ]
-)
-SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
-HISTOGRAMS = np.dtype(
-    [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +53,8 @@ class Order:
     """What the runner asks for: a case, which of its processes this is, and where things run.
 
     ``vcpu_cpus[i]`` are the CPUs of vCPU i's thread, ``kicker_cpus`` those of the thread that
-    conducts the blocks and kicks. ``folder`` takes the arrays.
+    conducts the blocks and kicks. ``folder`` takes the arrays. ``protocols`` are the libraries
+    of the user's own protocols, by name.
     """
 
     case: Case
@@ -85,9 +62,9 @@ class Order:
     vcpu_cpus: list[list[int]]
     kicker_cpus: list[int]
     max_seconds: float
-    max_rounds: int | None
     folder: Path
     runner_pid: int
+    protocols: dict[str, str]
 
     def to_json(self) -> str:
         """The order as one line."""
@@ -143,91 +120,12 @@ def tsc_distrust(cpus: list[int], root: str = "/") -> str | None:
     return None
 
 
-class Recorder:
-    """Collects what the rounds leave: all blocks, and whole rounds of samples up to a budget.
-
-    When the budget is full every second kept round goes, and from then on only every 2nd, 4th,
-    8th ... round is kept: evenly spread over the run, and blind to what the samples say.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._blocks: list[NDArray[Any]] = []
-        self._samples: dict[int, NDArray[Any]] = {}
-        self._kept = 0
-        self._budget = budget
-        self._stride = 1
-        self.rounds = 0
-
-    def add(self, engine: Engine, order: list[int], results: NDArray[Any]) -> None:
-        """Take one round: ``order[position]`` is the entry, ``results`` (blocks, vCPUs)."""
-        rows = np.zeros(results.shape, BLOCKS)
-        rows["round"] = self.rounds
-        rows["position"] = np.arange(len(order))[:, None]
-        rows["entry"] = np.array(order)[:, None]
-        rows["vcpu"] = np.arange(results.shape[1])[None, :]
-        for name in KEPT:
-            rows[name] = results[name]
-        self._blocks.append(rows.ravel())
-        if self.rounds % self._stride == 0:
-            self._keep_samples(engine, order, results)
-        self.rounds += 1
-
-    def _keep_samples(self, engine: Engine, order: list[int], results: NDArray[Any]) -> None:
-        parts = []
-        for position, entry in enumerate(order):
-            for vcpu, result in enumerate(results[position]):
-                cycles = engine.samples(
-                    vcpu, int(result["samples_offset"]), int(result["samples_count"])
-                )
-                part = np.empty(len(cycles), SAMPLES)
-                part["round"], part["entry"], part["vcpu"] = self.rounds, entry, vcpu
-                part["cycles"] = cycles
-                parts.append(part)
-        self._samples[self.rounds] = np.concatenate(parts)
-        self._kept += len(self._samples[self.rounds])
-        while self._kept > self._budget and len(self._samples) > 1:
-            self._stride *= 2
-            for number in [n for n in self._samples if n % self._stride]:
-                self._kept -= len(self._samples.pop(number))
-
-    def save(self, folder: Path, engine: Engine, n_entries: int) -> None:
-        """Write blocks.npy, samples.npy and histograms.npy."""
-        edges = histogram_edges()
-        histograms = []
-        for entry in range(n_entries):
-            counts = engine.histogram(entry)
-            hit = np.flatnonzero(counts)
-            part = np.empty(len(hit), HISTOGRAMS)
-            part["entry"] = entry
-            part["low_cycles"], part["high_cycles"] = edges[hit], edges[hit + 1]
-            part["count"] = counts[hit]
-            histograms.append(part)
-        samples = list(self._samples.values())
-        for name, array in (
-            ("blocks", np.concatenate(self._blocks or [np.empty(0, BLOCKS)])),
-            ("samples", np.concatenate(samples or [np.empty(0, SAMPLES)])),
-            ("histograms", np.concatenate(histograms)),
-        ):
-            _save(folder / f"{name}.npy", array)
-
-
 def _save(path: Path, array: NDArray[Any]) -> None:
     """As np.save, which reports a full disk without its errno."""
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(array.view(np.uint8).data)
-
-
-def _round_ns_per_exit(results: NDArray[Any], order: list[int], hz: float) -> list[float | None]:
-    """ns per exit of each entry in one round; None where it had no exit."""
-    by_entry = np.array(order)
-    means: list[float | None] = []
-    for entry in range(max(order) + 1):
-        mine = results[by_entry == entry]
-        exits = int(mine["timed_exits"].sum())
-        means.append(int(mine["timed_cycles"].sum()) / exits / hz * 1e9 if exits else None)
-    return means
 
 
 def _asked_to_stop() -> bool:
@@ -246,6 +144,7 @@ def _choose_clock(order: Order, cpus: list[int], warnings: list[str]) -> Clock:
 def measure(order: Order) -> None:
     """Build the VM, run the rounds, save the arrays. Raises KickbenchError."""
     case = order.case
+    measurement = kinds.MEASUREMENTS[case.kind]
     warnings: list[str] = []
     participants = schedule.entries(case)
     timing = schedule.Timing.of(case, order.vcpu_cpus)
@@ -273,6 +172,8 @@ def measure(order: Order) -> None:
             order.vcpu_cpus,
             n_entries=len(participants),
             samples_capacity=timing.samples_capacity,
+            protocols={name: load(Path(path), name) for name, path in order.protocols.items()},
+            kickers=kinds.kickers(case, order.kicker_cpus, timing, 2 * len(participants)),
         ) as engine,
     ):
         if not engine.memory_locked:
@@ -281,56 +182,103 @@ def measure(order: Order) -> None:
             ratio = guest.vcpus[0].tsc_khz() * 1e3 / clock.hz
             if abs(ratio - 1) > 0.01:
                 warnings.append(f"the guest's TSC runs at {ratio:.3f} of the host's rate")
-        _say("ready", clock=vars(clock), block_ns=timing.block_ns)
-        recorder = Recorder(case.sample_budget // case.processes)
-        stopped_by = _rounds(order, engine, participants, timing, clock, rng, recorder)
+        _say("ready", clock=vars(clock))
+        recorder = measurement.recorder(case, len(participants))
+        rounds = _Rounds(order, engine, participants, timing, clock, rng, recorder)
+        stopped_by = rounds.run()
         if case.exit_rate_hz is not None:
             _warn_of_lateness(guest, warnings)
-        recorder.save(order.folder, engine, len(participants))
+        for name, array in recorder.arrays().items():
+            _save(order.folder / f"{name}.npy", array)
     _say(
         "done",
-        rounds=recorder.rounds,
+        rounds=rounds.number,
         stopped_by=stopped_by,
         warnings=warnings,
-        entries=[vars(entry) for entry in participants],
+        lost_timeout_ns=rounds.lost_after_ns if measurement.n_kickers(case) else None,
     )
 
 
-def _rounds(
-    order: Order,
-    engine: Engine,
-    participants: list[schedule.Entry],
-    timing: schedule.Timing,
-    clock: Clock,
-    rng: np.random.Generator,
-    recorder: Recorder,
-) -> str:
-    """Run rounds until the time is up or the runner says stop; returns which of the two it was."""
-    until = time.monotonic() + order.max_seconds
-    next_report = time.monotonic() + REPORT_SECONDS
-    unreported: list[list[float | None]] = []
-    stopped_by = "max_seconds"
-    while True:
-        turns = schedule.round_order(len(participants), rng)
-        results = engine.blocks(
-            [(participants[entry].method, entry) for entry in turns],
-            warmup_ns=timing.warmup_ns,
-            block_ns=timing.block_ns,
-        )
-        recorder.add(engine, turns, results)
-        unreported.append(_round_ns_per_exit(results, turns, clock.hz))
-        now = time.monotonic()
-        if now >= next_report:
-            _say("rounds", ns_per_exit=unreported)
-            unreported = []
-            next_report = now + REPORT_SECONDS
-        if now >= until or recorder.rounds == order.max_rounds:
-            break
-        if _asked_to_stop():
+class _Rounds:
+    """Runs rounds until the time is up, the runner says stop, or all that was asked is known."""
+
+    def __init__(
+        self,
+        order: Order,
+        engine: Engine,
+        participants: list[schedule.Entry],
+        timing: schedule.Timing,
+        clock: Clock,
+        rng: np.random.Generator,
+        recorder: kinds.Recorder,
+    ) -> None:
+        self._order, self._engine, self._participants = order, engine, participants
+        self._timing, self._clock, self._rng = timing, clock, rng
+        self._recorder = recorder
+        self._plan = kinds.MEASUREMENTS[order.case.kind].plan(order.case)
+        self.lost_after_ns = kinds.FIRST_LOST_AFTER_NS
+        self.number = 0
+
+    def run(self) -> str:
+        """Run them; returns what ended them: "max_seconds" or "precision"."""
+        until = time.monotonic() + self._order.max_seconds
+        next_report = time.monotonic() + REPORT_SECONDS
+        unreported: list[list[float | None]] = []
+        stopped_by = "max_seconds"
+        while entries := self._unsettled():
+            unreported.append(self._round(entries))
+            now = time.monotonic()
+            if now >= next_report:
+                self._report(unreported)
+                unreported = []
+                next_report = now + REPORT_SECONDS
+            if now >= until:
+                break
+            if _asked_to_stop():
+                stopped_by = "precision"
+                break
+        else:
             stopped_by = "precision"
-            break
-    _say("rounds", ns_per_exit=unreported)
-    return stopped_by
+        self._report(unreported)
+        return stopped_by
+
+    def _unsettled(self) -> list[int]:
+        everyone = range(len(self._participants))
+        return [entry for entry in everyone if not self._recorder.is_settled(entry)]
+
+    def _round(self, entries: list[int]) -> list[float | None]:
+        """One round of these entries; what the kind compares, in ns, of each participant."""
+        turns = [entries[turn] for turn in schedule.round_order(len(entries), self._rng)]
+        plan = replace(
+            self._plan,
+            seed=int(self._rng.integers(1, 2**31)),
+            lost_after_ns=self.lost_after_ns,
+        )
+        try:
+            results = self._engine.blocks(
+                [(self._participants[entry].method, entry) for entry in turns],
+                warmup_ns=self._timing.warmup_ns,
+                block_ns=self._timing.block_ns,
+                plan=plan,
+            )
+        except StuckVcpuError as error:
+            _say("failed", reason=str(error))
+            os._exit(error.exit_code)
+        lost_after_cycles = int(self.lost_after_ns * self._clock.hz / 1e9)
+        self._recorder.add(
+            kinds.Round(self.number, self._engine, turns, results, lost_after_cycles)
+        )
+        if self.number == 0 and self._plan.kicking != "none":
+            latencies = self._recorder.latencies_cycles()
+            self.lost_after_ns = kinds.lost_after_ns(latencies, self._clock)
+        self.number += 1
+        ns_per_cycle = 1e9 / self._clock.hz
+        cycles = (self._recorder.round_cycles(entry) for entry in range(len(self._participants)))
+        return [None if value is None else value * ns_per_cycle for value in cycles]
+
+    def _report(self, rounds: list[list[float | None]]) -> None:
+        counts = [self._recorder.counts(entry) for entry in range(len(self._participants))]
+        _say("rounds", ns=rounds, counts=counts)
 
 
 def _warn_of_lateness(guest: Guest, warnings: list[str]) -> None:
@@ -358,8 +306,15 @@ def main() -> None:
         _say("failed", reason=str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        where = error.filename or order.folder
-        _say("failed", reason=f"{where}: {error.strerror or error}", storage=True)
+        where = f"{error.filename}: " if error.filename else ""
+        hint = _HINTS.get(error.errno or 0, "")
+        storage = error.errno in _STORAGE
+        if storage and not error.filename:
+            where = f"{order.folder.parent}: "
+        _say("failed", reason=f"{where}{error.strerror or error}{hint}", storage=storage)
+        sys.exit(EXIT_MEASUREMENT)
+    except MemoryError:
+        _say("failed", reason=f"out of memory{_HINTS[errno.ENOMEM]}")
         sys.exit(EXIT_MEASUREMENT)
 
 

@@ -11,11 +11,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from kickbench.errors import ScenarioError
+from kickbench.guest.programs import PROGRAMS
+from kickbench.host.topology import parse_cpu_list
+from kickbench.scenario.kinds import DEFAULT_TRANSPORT, KINDS, MAX_KICKERS, STATES, TRANSPORTS
 
 if TYPE_CHECKING:
     from kickbench.scenario.model import Scenario
@@ -42,6 +47,13 @@ class Case:
     stop, ``max_seconds`` the measuring time at which to stop regardless, ``block_ms`` None when
     the runner chooses. ``sample_budget`` counts the raw samples kept. ``seed`` is the scenario's:
     whoever needs independent streams per case or process mixes the id and the index in.
+
+    A method is an id of the catalogue or the absolute path of a C file: see :func:`method_label`.
+    ``transport`` is how a signal is sent (a key of ``kinds.TRANSPORTS``). ``state`` (a key of
+    ``kinds.STATES``) and ``kickers``, the number of kicking threads, are of kind "kick". Of kind
+    "exits", ``kick_rate_hz`` is per vCPU, None for no kicks. Of kind "race", ``window_ns`` is the
+    time spun between the check of the flag and KVM_RUN, 0 for the natural window, and ``kicks``
+    the aimed kicks wanted of each method over the case, which ``max_seconds`` may cut short.
     """
 
     id: str
@@ -60,6 +72,12 @@ class Case:
     block_ms: float | None
     sample_budget: int
     seed: int
+    transport: str = DEFAULT_TRANSPORT
+    state: str | None = None
+    kickers: int = 1
+    kick_rate_hz: float | None = None
+    window_ns: float | None = None
+    kicks: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON-able data."""
@@ -69,9 +87,16 @@ class Case:
     def from_dict(cls, data: object) -> Self:
         """The inverse of :meth:`to_dict`; ScenarioError when ``data`` is not a case.
 
-        Checks types and that ``id`` is safe as a file name, because the data may come from a
-        stranger's results folder.
+        Checks types and values as the model of the file does, because the data may come from a
+        stranger's results folder; but a method that is not in the catalogue may be another
+        version's. Fields that have a default may be missing: results of an earlier version do not
+        have them.
         """
+        defaults = {
+            field.name: field.default for field in fields(cls) if field.default is not MISSING
+        }
+        if isinstance(data, dict):
+            data = {**defaults, **data}
         values = _checked("case", data, {field.name: field.type for field in fields(cls)})
         if not _SAFE_ID.fullmatch(values["id"]):
             raise ScenarioError("case.id: expected a safe file name; the file is damaged")
@@ -83,7 +108,9 @@ class Case:
             )
         )
         values["methods"] = tuple(values["methods"])
-        return cls(**values)
+        case = cls(**values)
+        _check_values(case)
+        return case
 
     def to_json(self) -> str:
         """The case as one JSON object (text)."""
@@ -106,7 +133,9 @@ def _is_number(value: object) -> bool:
 # What JSON may hold for each type that the dataclasses above use.
 _CHECKS: dict[str, Any] = {
     "str": lambda value: type(value) is str,
+    "str | None": lambda value: value is None or type(value) is str,
     "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
     "float": _is_number,
     "float | None": lambda value: value is None or _is_number(value),
     "tuple[str, ...]": lambda value: (
@@ -125,47 +154,150 @@ def _checked(where: str, data: object, types: dict[str, Any]) -> dict[str, Any]:
     return dict(data)
 
 
-def _rate_name(rate_hz: float | None) -> str:
-    if rate_hz is None:
-        return "max"
-    return f"{int(rate_hz) if rate_hz.is_integer() else rate_hz!r}hz"
+# --- what a case may say ------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CPU_RANGE = r"[0-9]{1,4}(-[0-9]{1,4})?"
+_WHERE = re.compile(rf"any|node:[0-9]{{1,4}}|cpu:{_CPU_RANGE}(,{_CPU_RANGE})*")
+_PROTOCOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LONGEST_METHOD = 4096
+_SEED_END = 2**63
+
+# Per field that is a name: the names there are.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "kind": tuple(KINDS),
+    "program": tuple(PROGRAMS),
+    "irqchip": ("none", "split", "kernel"),
+    "arrival": ("periodic", "poisson"),
+    "transport": tuple(TRANSPORTS),
+    "state": tuple(STATES),
+}
+
+# Per field that is a number: what is right, and in words. None is for the types to allow.
+_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "vcpus": (lambda n: 1 <= n <= 1024, "a number from 1 to 1024"),
+    "processes": (lambda n: 1 <= n <= 100, "a number from 1 to 100"),
+    "precision": (lambda n: 0 < n <= 1, "a number above 0 and at most 1"),
+    "max_seconds": (lambda n: 0 < n <= 86_400, "a number above 0 and at most 86400"),
+    "exit_rate_hz": (lambda n: 0.001 <= n <= 1e9, "a number from 0.001 to 1e9"),
+    "kick_rate_hz": (lambda n: 0.001 <= n <= 1e6, "a number from 0.001 to 1e6"),
+    "block_ms": (lambda n: 0.1 <= n <= 10_000, "a number from 0.1 to 10000"),
+    "sample_budget": (lambda n: 0 <= n <= 1_000_000_000, "a number from 0 to 1000000000"),
+    "seed": (lambda n: 0 <= n < _SEED_END, "a number from 0 to 2^63 - 1"),
+    "kickers": (lambda n: 1 <= n <= MAX_KICKERS, f"a number from 1 to {MAX_KICKERS}"),
+    "window_ns": (lambda n: n == 0 or 1 <= n <= 1e9, "0 or a number from 1 to 1e9"),
+    "kicks": (lambda n: 1 <= n <= 10**12, "a number from 1 to 10^12"),
+}
+
+# Per kind: the fields that may be None, but not in its cases.
+_NEEDED = {"kick": ("state",), "race": ("window_ns", "kicks")}
+
+
+def _check_values(case: Case) -> None:
+    """Whether the model would have let a scenario make the case. Raises ScenarioError."""
+    for key, names in _NAMES.items():
+        if getattr(case, key) not in (None, *names):
+            _refuse(key, f"one of {', '.join(names)}")
+    for key, (is_right, words) in _LIMITS.items():
+        value = getattr(case, key)
+        if value is not None and not is_right(value):
+            _refuse(key, words)
+    for key in _NEEDED.get(case.kind, ()):
+        if getattr(case, key) is None:
+            _refuse(key, f"one, for the kind is {case.kind}")
+    if not _NAME.fullmatch(case.placement.name):
+        _refuse("placement.name", "a name fit for a file")
+    for key in ("creator", "vcpus", "kicker"):
+        if not _is_place(getattr(case.placement, key)):
+            _refuse(f"placement.{key}", "any, node:N or cpu:LIST")
+    labels = {method_label(method) for method in case.methods if _is_method(method)}
+    if not case.methods or len(labels) < len(case.methods):
+        _refuse("methods", "methods and absolute paths of C files, each with a name of its own")
+    if case.baseline not in case.methods:
+        _refuse("baseline", "one of the methods")
+
+
+def _refuse(key: str, expected: str) -> NoReturn:
+    raise ScenarioError(f"case.{key}: expected {expected}; the file is damaged")
+
+
+def _is_place(where: str) -> bool:
+    try:
+        parse_cpu_list(where.removeprefix("cpu:") if where.startswith("cpu:") else "")
+    except ValueError:
+        return False
+    return _WHERE.fullmatch(where) is not None
+
+
+def _is_method(method: str) -> bool:
+    """Whether it can be a method: of a catalogue, or a file. Whether there is one is not asked."""
+    if not 0 < len(method) <= _LONGEST_METHOD or not method.isprintable():
+        return False
+    if not is_protocol_file(method):
+        return True
+    return method.startswith("/") and _PROTOCOL_NAME.fullmatch(method_label(method)) is not None
+
+
+def method_label(method: str) -> str:
+    """What a method is called in results: a catalogue's id as it is, a C file by its stem.
+
+    The model has made sure that no two methods of a scenario have one label.
+    """
+    return PurePath(method).stem if is_protocol_file(method) else method
+
+
+def is_protocol_file(method: str) -> bool:
+    """Whether a method is a C file rather than an id of the catalogue."""
+    return method.endswith(".c")
 
 
 def expand(scenario: Scenario) -> list[Case]:
-    """All cases, in the order in which they are run.
-
-    Nested from the slowest to the fastest axis: kind, program, placement, exit rate, vCPUs.
-    """
+    """All cases, in the order in which they are run: kind by kind, each as its axes are nested."""
     measure = scenario.measure
+    common: dict[str, Any] = {
+        "irqchip": scenario.vm.irqchip,
+        "exit_rate_hz": None,
+        "arrival": scenario.guest.arrival,
+        "methods": measure.methods,
+        "baseline": measure.baseline,
+        "processes": measure.processes,
+        "precision": measure.precision,
+        "max_seconds": measure.max_seconds,
+        "block_ms": measure.block_ms,
+        "sample_budget": measure.sample_budget,
+        "seed": measure.seed,
+    }
     cases = []
-    for kind, program, placement, rate, vcpus in product(
-        measure.kinds,
-        scenario.guest.program,
-        scenario.placement,
-        scenario.guest.exit_rate_hz,
-        scenario.vm.vcpus,
-    ):
-        rate_hz = None if rate == "max" else float(rate)
-        cases.append(
-            Case(
-                id=f"{kind}-{program}-{vcpus}vcpu-{_rate_name(rate_hz)}-{placement.name}",
-                kind=kind,
-                program=program,
-                irqchip=scenario.vm.irqchip,
-                vcpus=vcpus,
-                exit_rate_hz=rate_hz,
-                arrival=scenario.guest.arrival,
-                placement=PlacementSpec(
-                    placement.name, placement.creator, placement.vcpus, placement.kicker
-                ),
-                methods=measure.methods,
-                baseline=measure.baseline,
-                processes=measure.processes,
-                precision=measure.precision,
-                max_seconds=measure.max_seconds,
-                block_ms=measure.block_ms,
-                sample_budget=measure.sample_budget,
-                seed=measure.seed,
+    for kind in map(KINDS.__getitem__, measure.kinds):
+        for choices in product(*(axis(scenario) for axis in kind.axes)):
+            values = {"id": "", "kind": kind.id, **common}
+            for choice in choices:
+                values |= choice
+            place = values["placement"]
+            values["placement"] = PlacementSpec(
+                place.name, place.creator, place.vcpus, place.kicker
             )
-        )
+            case = Case(**values)
+            cases.append(replace(case, id=f"{kind.id}-{kind.point.format(**_words(case))}"))
     return cases
+
+
+def _words(case: Case) -> dict[str, str]:
+    """The words of which ids are made; a kind uses those of its axes."""
+    rate = "max" if case.exit_rate_hz is None else f"{_number(case.exit_rate_hz)}hz"
+    if case.kick_rate_hz is not None:
+        rate += f"_kick{_number(case.kick_rate_hz)}hz_{case.transport}"
+    return {
+        "program": case.program,
+        "state": case.state or "",
+        "window": f"{_number(case.window_ns or 0.0)}ns",
+        "vcpus": f"{case.vcpus}vcpu",
+        "kickers": f"{case.kickers}kicker",
+        "rate": rate,
+        "transport": case.transport,
+        "placement": case.placement.name,
+    }
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)

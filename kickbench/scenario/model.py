@@ -8,12 +8,11 @@ was found. Whether *this* host can run the scenario is not decided here.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -40,7 +39,14 @@ from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import CATALOGUE
-from kickbench.scenario.kinds import KINDS
+from kickbench.scenario.cases import is_protocol_file, method_label
+from kickbench.scenario.kinds import (
+    DEFAULT_TRANSPORT,
+    KINDS,
+    MAX_KICKERS,
+    STATES,
+    TRANSPORTS,
+)
 from kickbench.scenario.text import did_you_mean, found, key_path, printable, quoted, shorten
 
 MAX_BYTES = 1 << 20
@@ -50,6 +56,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # Line breaks and tabs are text; other control characters would reach terminals and reports.
 _TEXT_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 _CPU_RANGE = r"[0-9]{1,4}(-[0-9]{1,4})?"
+# The name of a protocol's file, without ".c", is its name in results; the folder is anything.
+_PROTOCOL_PATTERN = r"^([^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*/)?[a-z][a-z0-9_]{0,63}\.c$"
 _WHERE_PATTERN = rf"^(any|node:[0-9]{{1,4}}|cpu:{_CPU_RANGE}(,{_CPU_RANGE})*)$"
 
 T = TypeVar("T")
@@ -165,9 +173,88 @@ RateHz = Annotated[
     Literal["max"] | Annotated[float, Field(strict=True, ge=0.001, le=1e9, allow_inf_nan=False)],
     expecting('"max" or a number of exits per second from 0.001 to 1e9'),
 ]
+_Zero = Annotated[float, Field(strict=True, ge=0, le=0)]
+KickRateHz = Annotated[
+    _Zero | Annotated[float, Field(strict=True, ge=0.001, le=1e6, allow_inf_nan=False)],
+    expecting("0 (no kicks) or a number of kicks per second from 0.001 to 1e6"),
+]
+KickerCount = Annotated[
+    int,
+    Field(strict=True, ge=1, le=MAX_KICKERS),
+    expecting(f"a whole number from 1 to {MAX_KICKERS}"),
+]
+WindowNs = Annotated[
+    _Zero | Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)],
+    expecting("0 (the natural window) or a number of nanoseconds from 1 to 1e9"),
+]
 ProgramName = Annotated[str, OneOf(tuple(PROGRAMS))]
-MethodName = Annotated[str, OneOf(tuple(CATALOGUE))]
 KindName = Annotated[str, OneOf(tuple(KINDS))]
+StateName = Annotated[str, OneOf(tuple(STATES))]
+TransportName = Annotated[str, OneOf(tuple(TRANSPORTS))]
+
+
+def _method(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """An id of the catalogue, or the path of a C file, made absolute."""
+    try:
+        method: str = handler(value)
+    except ValidationError:
+        if isinstance(value, str) and is_protocol_file(value):
+            raise _expected(
+                "the path of a C file whose name is a small letter, then at most 63 small letters, "
+                "digits or '_', then .c"
+            ) from None
+        raise _expected(
+            f"one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)",
+            did_you_mean(value, CATALOGUE),
+        ) from None
+    return _protocol_file(method, info.context) if is_protocol_file(method) else method
+
+
+def _protocol_file(value: str, folder: Path | None) -> str:
+    """The absolute path of a protocol's file; ``folder`` is the scenario file's.
+
+    Without one (results, perhaps another host's) the file need not be there.
+    """
+    if folder is None:
+        if not value.startswith("/"):
+            raise _expected("an absolute path, because no scenario file says where to begin")
+        return value
+    path = str(folder / value)
+    try:
+        path.encode()
+        status = Path(path).stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its folder's name is not UTF-8"
+        raise _problem(f"{quoted(value)} cannot be read: {reason}") from None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise _problem(f"{quoted(value)} is {what}; expected a C file")
+    if not re.match(_PROTOCOL_PATTERN, path):
+        raise _problem(f"{quoted(value)} is in a folder whose name has control characters")
+    return path
+
+
+def _distinct_labels(methods: tuple[str, ...]) -> tuple[str, ...]:
+    labels: set[str] = set()
+    for method in methods:
+        label = method_label(method)
+        if is_protocol_file(method) and label in CATALOGUE:
+            raise _problem(
+                f"{label}.c would be {label} in results, a name of the catalogue; rename the file"
+            )
+        if label in labels:
+            raise _problem(
+                f"two files are called {label}.c, and would both be {label} in results; rename one"
+            )
+        labels.add(label)
+    return methods
+
+
+MethodName = Annotated[
+    Annotated[str, OneOf(tuple(CATALOGUE))]
+    | Annotated[str, Field(strict=True, max_length=4096, pattern=_PROTOCOL_PATTERN)],
+    WrapValidator(_method),
+]
 
 
 # --- The tables of a file -------------------------------------------------------------------
@@ -205,6 +292,11 @@ class Guest(_Table):
         default="periodic",
         description="Gaps between paced exits: periodic (all equal) or poisson (exponential). "
         'Without effect at "max".',
+    )
+    kick_rate_hz: Axis[KickRateHz] = Field(
+        default=(0.0,),
+        description="Kicks per second and vCPU while exits are measured, 0 for none. A list is an "
+        "axis of the sweep, of kind exits only.",
     )
 
     @field_validator("exit_rate_hz")
@@ -244,9 +336,15 @@ class Measure(_Table):
     kinds: Axis[KindName] = Field(
         default=("exits",), description="Kinds of measurement; each makes cases of its own."
     )
-    methods: Axis[MethodName] = Field(
+    methods: Annotated[Axis[MethodName], AfterValidator(_distinct_labels)] = Field(
         default=("sigmask", "immediate_exit"),
-        description="Kick protocols, measured side by side in interleaved rounds.",
+        description="Kick protocols, measured side by side in interleaved rounds: names of the "
+        "catalogue, or paths of C files relative to the scenario file.",
+    )
+    transports: Axis[TransportName] = Field(
+        default=(DEFAULT_TRANSPORT,),
+        description="How signals are sent, where the measurement kicks. A list is an axis of the "
+        "sweep.",
     )
     baseline: MethodName = Field(
         default_factory=_default_baseline,
@@ -299,8 +397,52 @@ class Measure(_Table):
     def _baseline_is_measured(cls, baseline: str, info: ValidationInfo) -> str:
         methods = info.data.get("methods", (baseline,))
         if baseline not in methods:
-            raise _expected(f"one of measure.methods ({', '.join(methods)})")
+            names = ", ".join(Path(method).name for method in methods)
+            raise _expected(f"one of measure.methods ({names})")
         return baseline
+
+
+class Kick(_Table):
+    """What the kind kick sweeps over."""
+
+    states: Axis[StateName] = Field(
+        default=tuple(STATES),
+        description="What the vCPU is doing when it is kicked. A list is an axis of the sweep.",
+    )
+    kickers: Axis[KickerCount] = Field(
+        default=(1,),
+        description=f"Number of kicking threads, 1 to {MAX_KICKERS}. A list is an axis of the "
+        "sweep.",
+    )
+    vcpus: Axis[VcpuCount] | None = Field(
+        default=None,
+        description="Number of vCPUs in this kind's cases, an axis of the sweep. Default: "
+        "vm.vcpus.",
+    )
+
+
+class Race(_Table):
+    """What the kind race sweeps over, and for how many kicks."""
+
+    window_ns: Axis[WindowNs] = Field(
+        default=(0.0, 50_000.0),
+        description="Nanoseconds spun between the check of the flag and KVM_RUN; 0 leaves the "
+        "window as it is. A list is an axis of the sweep.",
+    )
+    kicks: Annotated[
+        int,
+        Field(strict=True, ge=1, le=10**12),
+        expecting("a whole number from 1 to 10^12"),
+    ] = Field(
+        default=1_000_000,
+        description="Aimed kicks wanted of each method over a case; measure.max_seconds ends it "
+        "regardless.",
+    )
+    vcpus: Axis[VcpuCount] | None = Field(
+        default=None,
+        description="Number of vCPUs in this kind's cases, an axis of the sweep. Default: "
+        "vm.vcpus.",
+    )
 
 
 def _placement_list(value: Any) -> tuple[Any, ...]:
@@ -341,6 +483,57 @@ class Scenario(_Table):
         default_factory=lambda: Measure.model_validate({}),
         description="What is measured and for how long.",
     )
+    kick: Kick | None = Field(
+        default_factory=lambda data: Kick() if "kick" in data["measure"].kinds else None,
+        description="What the kind kick sweeps over; only with that kind in measure.kinds.",
+    )
+    race: Race | None = Field(
+        default_factory=lambda data: Race() if "race" in data["measure"].kinds else None,
+        description="What the kind race sweeps over; only with that kind in measure.kinds.",
+    )
+
+    @field_validator("kick", "race")
+    @classmethod
+    def _table_of_a_kind_that_is_measured(
+        cls, table: Kick | Race | None, info: ValidationInfo
+    ) -> Kick | Race | None:
+        kind = str(info.field_name)
+        measure = info.data.get("measure")
+        if measure is None:  # wrong itself
+            return table
+        if kind not in measure.kinds:
+            if table is not None:
+                raise _problem(
+                    f'this table is for the kind "{kind}"; add it to measure.kinds, or leave the '
+                    "table out"
+                )
+            return None
+        return {"kick": Kick, "race": Race}[kind]() if table is None else table
+
+    @model_validator(mode="after")
+    def _nothing_is_asked_for_in_vain(self) -> Self:
+        kicked = any(rate != 0 for rate in self.guest.kick_rate_hz)
+        if kicked and "exits" not in self.measure.kinds:
+            raise _problem(
+                'guest.kick_rate_hz is for the kind "exits"; add it to measure.kinds, or leave '
+                "the key out"
+            )
+        kicks = kicked or self.measure.kinds != ("exits",)
+        if not kicks and self.measure.transports != (DEFAULT_TRANSPORT,):
+            raise _problem(
+                "measure.transports is set, but nothing kicks: measure.kinds is exits, and "
+                "guest.kick_rate_hz is 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _halted_has_its_irqchip(self) -> Self:
+        if self.vm.irqchip == "none" and self.kick is not None and "halted" in self.kick.states:
+            raise _problem(
+                'kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip = '
+                '"kernel" or "split", found "none"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _sweep_is_finite_work(self) -> Self:
@@ -354,27 +547,22 @@ class Scenario(_Table):
     @property
     def case_count(self) -> int:
         """Number of cases that the sweep expands to."""
-        axes: tuple[Sequence[object], ...] = (
-            self.measure.kinds,
-            self.guest.program,
-            self.placement,
-            self.guest.exit_rate_hz,
-            self.vm.vcpus,
-        )
-        return math.prod(len(axis) for axis in axes)
+        return sum(KINDS[kind].case_count(self) for kind in self.measure.kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved scenario as JSON-able data, every default filled in."""
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_dict(cls, data: object, source: str = "scenario") -> Self:
+    def from_dict(cls, data: object, source: str = "scenario", folder: Path | None = None) -> Self:
         """The inverse of :meth:`to_dict`; also takes what a TOML file parses to.
 
-        ``source`` is the file that an error names. Raises ScenarioError.
+        ``source`` is the file that an error names. ``folder`` (absolute) is where the paths of
+        protocol files begin, which then must exist; without it they must be absolute, and are not
+        looked at. Raises ScenarioError.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context=folder)
         except ValidationError as error:
             raise ScenarioError(_explain(error, data, source)) from None
 
@@ -395,7 +583,8 @@ def json_schema() -> dict[str, Any]:
 def load(path: str | os.PathLike[str]) -> Scenario:
     """Read and validate a scenario file of at most 1 MiB; raises ScenarioError."""
     source = printable(os.fspath(path))
-    return Scenario.from_dict(_parse(_read(path, source), source), source)
+    data = _parse(_read(path, source), source)
+    return Scenario.from_dict(data, source, Path(path).absolute().parent)
 
 
 def _read(path: str | os.PathLike[str], source: str) -> bytes:
@@ -458,6 +647,8 @@ _TABLES: dict[str, type[BaseModel]] = {
     "guest": Guest,
     "placement": Placement,
     "measure": Measure,
+    "kick": Kick,
+    "race": Race,
 }
 
 
@@ -498,7 +689,7 @@ def _say(details: ErrorDetails) -> str:
         case "problem":
             return str(details["ctx"]["what"])
         case "extra_forbidden":
-            return f"unknown key{_meant_key(loc)}"
+            return f"unknown key{_meant_key(loc, value)}"
         case "missing":
             field = _table(loc).model_fields[str(loc[-1])]
             meaning = (field.description or "").split(". ")[0].rstrip(".")
@@ -514,10 +705,10 @@ def _table(loc: tuple[int | str, ...]) -> type[BaseModel]:
     return Scenario if len(loc) < 2 else _TABLES[str(loc[0])]
 
 
-def _meant_key(loc: tuple[int | str, ...]) -> str:
+def _meant_key(loc: tuple[int | str, ...], value: object) -> str:
     key = str(loc[-1])
     elsewhere = [f"{name}.{key}" for name, table in _TABLES.items() if key in table.model_fields]
-    if elsewhere:
+    if elsewhere and not isinstance(value, dict):  # no key inside a table is a table itself
         return f'; did you mean "{elsewhere[0]}"?'
     known = _table(loc).model_fields
     return did_you_mean(key, known) or f"; the keys here are {', '.join(known)}"

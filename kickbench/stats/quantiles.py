@@ -61,13 +61,19 @@ def histogram_quantiles(
 
 
 def bin_samples(
-    values: ArrayLike, groups: ArrayLike, n_groups: int, *, bins: int = 1024
+    values: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    bins: int = 1024,
+    levels: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Raw samples as one histogram per group: low, high (bins) and counts (groups x bins).
 
     `groups[i]` in [0, `n_groups`) is the group (a round of a process) of `values[i]`. The bins hold
-    about the same number of samples each, so that they are narrow where the samples are. Raises
-    ValueError for no samples, arrays of different length, or a group out of range.
+    about the same number of samples each, so that they are narrow where the samples are; or their
+    edges are the quantiles of all samples at `levels`, for a tail that needs narrower ones. Raises
+    ValueError for no samples, arrays of different length, a group or a level out of range.
     """
     sample = np.asarray(values, dtype=np.float64)
     group = np.asarray(groups, dtype=np.int64)
@@ -75,7 +81,8 @@ def bin_samples(
         raise ValueError(f"expected one group per value, got {group.shape} for {sample.shape}")
     if group.size and not (group.min() >= 0 and group.max() < n_groups):
         raise ValueError(f"a group is between 0 and {n_groups - 1}")
-    edges = np.unique(sample_quantiles(sample, np.linspace(0, 1, bins + 1)))
+    inner = np.linspace(0, 1, bins + 1) if levels is None else np.asarray(levels, np.float64)
+    edges = np.unique(sample_quantiles(sample, np.concatenate([[0.0], inner, [1.0]])))
     if edges.size == 1:
         edges = np.repeat(edges, 2)
     edges[-1] = np.nextafter(edges[-1], np.inf)  # so that the largest value is in the last bin

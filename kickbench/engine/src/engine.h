@@ -30,16 +30,74 @@ struct kb_vcpu_config {
 	const uint32_t *ring; /* the guest's own round trips; NULL: take the host's */
 };
 
+/* Which loop the vCPUs run in a block. */
+enum kb_loop { KB_EXIT_LOOP, KB_KICK_LOOP };
+
+/* What the kicking threads do in a block. */
+enum kb_kicking {
+	KB_NO_KICKS,
+	KB_VOLLEYS, /* all kickers at once, at random times */
+	KB_AIMED,   /* each at its vCPU's window between the flag and KVM_RUN */
+	KB_PAUSES,  /* the first one kicks all vCPUs, waits for all, lets them go on */
+};
+
+/* The state that a vCPU is to be in when it is kicked; a kick that met another one is marked. */
+enum kb_state { KB_ANY_STATE, KB_IN_GUEST, KB_HALTED, KB_IN_USERSPACE, KB_IN_STORM };
+
+struct kb_plan {
+	uint32_t loop;
+	uint32_t kicking;
+	uint32_t state;
+	uint32_t seed;		/* of the random times */
+	uint64_t gap_ns;	/* mean time between two kicks of a kicker, or two pauses */
+	uint64_t userspace_ns;	/* spent in user space before each KVM_RUN */
+	uint64_t window_ns;	/* how long the window is held open; 0: as it is */
+	uint64_t lost_after_ns; /* a kick that is not taken by then may be lost */
+};
+
+#define KB_KICK_MET   1u /* the vCPU was seen in the wanted state just before */
+#define KB_KICK_LOST  2u /* the guest still ran when lost_after_ns had passed */
+#define KB_KICK_AIMED 4u /* it was on its way while the window was open */
+
+/* One kick, in cycles. */
+struct kb_kick {
+	uint64_t at;	   /* since the block's begin */
+	uint32_t block;	   /* index into the schedule of the call */
+	uint32_t send;	   /* the kicker's call */
+	uint32_t delivery; /* until the signal handler ran; 0: it was not seen to */
+	uint32_t latency;  /* until the vCPU's thread had taken it */
+	int16_t vcpu;
+	uint8_t kicker;
+	uint8_t flags;
+	uint32_t rescues; /* kicks after this one that it took in the end */
+};
+
+/* One pause of all vCPUs, in cycles since its begin. */
+struct kb_pause {
+	uint64_t at; /* since the block's begin */
+	uint64_t send;
+	uint64_t first;
+	uint64_t median;
+	uint64_t last;
+	uint32_t block;
+	uint32_t rescues;
+};
+
 struct kb_config {
 	uint32_t n_vcpus;
 	uint32_t n_entries; /* of the schedule's participants: one histogram each */
 	int32_t signal;
 	uint32_t expected_exit;
 	uint32_t clock_is_tsc;
-	uint32_t reserved;
+	uint32_t transport;	   /* enum kb_transport */
 	uint64_t samples_capacity; /* per vCPU, for all blocks of one call */
 	double clock_hz;
 	const struct kb_vcpu_config *vcpus;
+	uint32_t n_kickers;
+	uint32_t n_kicker_cpus; /* that each of them may run on */
+	const int32_t *kicker_cpus;
+	uint64_t kicks_capacity;  /* per kicker, for all blocks of one call */
+	uint64_t pauses_capacity; /* for all blocks of one call */
 };
 
 /* One block to run: a participant of the schedule, and the protocol that it uses. */
@@ -80,6 +138,8 @@ struct kb_failure {
 	uint64_t detail;  /* hardware entry failure reason */
 	int32_t stuck;	  /* the vCPU could not be kicked out of KVM_RUN */
 	int32_t entering; /* the error is of entering the protocol */
+	int32_t kicking;  /* the error is of a kick */
+	int32_t reserved;
 };
 
 struct kb_engine;
@@ -94,9 +154,13 @@ KB_EXPORT void kb_engine_destroy(struct kb_engine *e);
  */
 KB_EXPORT int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks,
 			       uint32_t n_blocks, uint64_t warmup_ns, uint64_t block_ns,
-			       struct kb_block_result *results);
+			       const struct kb_plan *plan, struct kb_block_result *results);
 KB_EXPORT const struct kb_failure *kb_engine_failure(const struct kb_engine *e);
 KB_EXPORT const uint32_t *kb_engine_samples(const struct kb_engine *e, uint32_t vcpu);
+/* The kicks of one kicker in the last call, and the pauses; the number of them in *count. */
+KB_EXPORT const struct kb_kick *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker,
+						uint64_t *count);
+KB_EXPORT const struct kb_pause *kb_engine_pauses(const struct kb_engine *e, uint64_t *count);
 /* Counts of the entry, KB_HISTOGRAM_BINS of them, summed over the vCPUs into `counts`. */
 KB_EXPORT void kb_engine_histogram(const struct kb_engine *e, uint32_t entry, uint64_t *counts);
 /* 1 when every buffer is locked in memory, 0 when RLIMIT_MEMLOCK forbids it. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The hot loop, stamped out once for each protocol that includes this file (see protocol.h).
+ * The hot loops, stamped out once for each protocol that includes this file (see protocol.h).
  *
  * Between two KVM_RUNs it makes no system call but those of the protocol, allocates nothing, and
  * touches three cache lines of its own: the flag, the constants, the sample that it writes.
@@ -15,13 +15,19 @@
 #define KB_STRING_(a)	#a
 #define KB_STRING(a)	KB_STRING_(a)
 
+/* Neither the guest's own exit nor one that a late kick explains. */
+static inline bool kb_is_unexpected(const struct kb_vcpu *v, int error)
+{
+	return !error && v->run->exit_reason != KB_EXIT_REQUEST;
+}
+
 static inline uint32_t kb_saturate(uint64_t cycles)
 {
 	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
 }
 
-/* Runs the vCPU until the window closes or a kick is pending. */
-static void kb_loop(struct kb_vcpu *v)
+/* Measures exits: runs the vCPU until the window closes, or until the conductor kicks. */
+static void kb_exit_loop(struct kb_vcpu *v)
 {
 	const bool clock_is_tsc = v->clock_is_tsc;
 	const uint64_t until = v->record_until;
@@ -34,9 +40,12 @@ static void kb_loop(struct kb_vcpu *v)
 		uint64_t now;
 		int error;
 
-		if (kb_before_run(v)) {
-			v->kicked = true;
-			break;
+		if (KB_UNLIKELY(kb_before_run(v))) {
+			if (kb_take_kick(v, kb_stamp(clock_is_tsc, &cpu))) {
+				v->kicked = true;
+				break;
+			}
+			continue;
 		}
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
 		now = kb_stamp(clock_is_tsc, &cpu);
@@ -47,14 +56,17 @@ static void kb_loop(struct kb_vcpu *v)
 				break;
 			}
 			if (kb_after_run(v, error)) {
-				v->kicked = true;
-				break;
+				if (kb_take_kick(v, now)) {
+					v->kicked = true;
+					break;
+				}
+				continue;
 			}
-			if (!error) {
+			if (kb_is_unexpected(v, error)) {
 				v->unexpected_exit = true;
 				break;
 			}
-			v->spurious_exits++;
+			v->spurious_exits += !kb_kick_requested(v);
 			if (now >= until)
 				break;
 			continue;
@@ -83,12 +95,60 @@ static void kb_loop(struct kb_vcpu *v)
 	v->migrations = migrations;
 }
 
+/*
+ * Is kicked, again and again: by kickers that want to know how long it takes, that aim at the
+ * window between the flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
+ */
+static void kb_kick_loop(struct kb_vcpu *v)
+{
+	const bool clock_is_tsc = v->clock_is_tsc;
+	uint32_t cpu;
+
+	for (;;) {
+		uint64_t now;
+		int error;
+
+		kb_come_round(v);
+		if (kb_before_run(v)) {
+			if (kb_take_kick(v, kb_stamp(clock_is_tsc, &cpu)))
+				break;
+			continue;
+		}
+#ifndef KB_WINDOW_IN_HOOK
+		kb_window(v);
+#endif
+		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
+		now = kb_stamp(clock_is_tsc, &cpu);
+		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit)) {
+			atomic_fetch_add_explicit(&v->exit_count, 1, memory_order_relaxed);
+			continue;
+		}
+		if (error && error != EINTR && error != EAGAIN) {
+			v->run_error = error;
+			return;
+		}
+		if (kb_after_run(v, error)) {
+			if (kb_take_kick(v, now))
+				break;
+		} else if (kb_is_unexpected(v, error)) {
+			v->unexpected_exit = true;
+			return;
+		} else {
+			v->spurious_exits += !kb_kick_requested(v);
+		}
+	}
+	v->kicked = true;
+}
+
 KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL);
 KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL) = {
+    .abi = KB_PROTOCOL_ABI,
+    .vcpu_size = sizeof(struct kb_vcpu),
     .name = KB_STRING(KB_PROTOCOL),
     .enter = kb_enter,
     .leave = kb_leave,
     .handler = kb_handler,
     .kick = kb_kick,
-    .loop = kb_loop,
+    .exit_loop = kb_exit_loop,
+    .kick_loop = kb_kick_loop,
 };

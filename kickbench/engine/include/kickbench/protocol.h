@@ -20,7 +20,11 @@
  *	                                      reason (error 0) that is not the guest's own exit;
  *	                                      true: a kick was pending
  *	void kb_handler(struct kb_vcpu *)     in the handler of the kick signal, in the vCPU's thread
- *	int  kb_kick(struct kb_vcpu *)        in the kicker's thread; 0 or -errno
+ *	int  kb_kick(struct kb_vcpu *, struct kb_kicker *)
+ *	                                      in the kicker's thread; 0 or -errno
+ *
+ * The window in which a kick can be lost is taken to lie between kb_before_run and KVM_RUN. A
+ * protocol that has it elsewhere calls kb_window() there, and defines KB_WINDOW_IN_HOOK.
  */
 /* clang-format on */
 #ifndef KICKBENCH_PROTOCOL_H
@@ -36,6 +40,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KB_CACHE_LINE  64
@@ -43,45 +48,121 @@
 #define KB_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define KB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-/* One vCPU and its thread, as far as protocols and the loop are concerned. */
+/* Kicking threads have a bit each in kick_requested; the last is the conductor's, who ends blocks.
+ */
+#define KB_MAX_KICKERS 31
+#define KB_CONDUCTOR   KB_MAX_KICKERS
+
+enum kb_transport {
+	KB_TGKILL, /* tgkill(2) */
+	KB_PIDFD,  /* pidfd_send_signal(2) on a PIDFD_THREAD descriptor, Linux 6.9 */
+	KB_TIMER,  /* timer_create(2) with SIGEV_THREAD_ID, due at once */
+};
+
+/* How one kicking thread reaches one vCPU. */
+struct kb_target {
+	timer_t timer;
+	int exitfd;	   /* -1: there is none */
+	uint32_t requests; /* times that the kicker's bit went up: it is taken as often */
+};
+
+/* One kicking thread. */
+struct kb_kicker {
+	uint32_t index;
+	enum kb_transport transport;
+	pid_t pid;		   /* of the process */
+	struct kb_target *targets; /* by the vCPU's index */
+};
+
+/* What a kicker waits for: the vCPU's thread saying that it has taken the kick. */
+struct kb_ack {
+	_Alignas(KB_CACHE_LINE) atomic_uint taken; /* kicks of this kicker so far */
+	uint64_t taken_at;   /* clock: KVM_RUN's return, or the flag was seen */
+	uint64_t handler_at; /* clock: the last run of the signal handler */
+};
+
+/* One vCPU and its thread, as far as protocols and the loops are concerned. */
 struct kb_vcpu {
-	/* The flag of the flag-based protocols, alone on its line: the kicker writes it. */
+	/* The flag of the flag-based protocols, a bit for each kicker, alone on its line. */
 	_Alignas(KB_CACHE_LINE) atomic_uint kick_requested;
+
+	/* What kickers watch, to aim and to know the vCPU's state. */
+	_Alignas(KB_CACHE_LINE) atomic_uint turn; /* goes up when a kick may be aimed */
+	atomic_uint exit_count;			  /* exits of the guest in a kick block */
+	atomic_bool in_userspace;   /* between two KVM_RUNs, as a device model would be */
+	_Atomic uint64_t window_at; /* clock: when the window opened last */
 
 	/* Constant while a block runs. */
 	_Alignas(KB_CACHE_LINE) struct kvm_run *run;
 	int fd;	    /* of the vCPU */
 	int signal; /* that kicks it */
 	pid_t tid;  /* of its thread */
+	int pidfd;  /* of its thread, or -1 */
+	uint32_t index;
 	bool clock_is_tsc;
 	uint32_t expected_exit; /* KVM_EXIT_* of the guest program; 0: it never exits */
 	uint64_t record_from;	/* the window of the block, on the engine's clock */
 	uint64_t record_until;
-	uint32_t *samples; /* cycles between two returns of KVM_RUN; room for ... */
+	uint64_t userspace_cycles; /* kick loop: spent in user space before each KVM_RUN */
+	uint64_t window_cycles;	   /* kick loop: the race window is held open for so long */
+	uint32_t *samples;	   /* cycles between two returns of KVM_RUN; room for ... */
 	uint64_t samples_capacity;
+	struct kb_ack *acks; /* by the kicker's index */
+	struct kb_kicker *kickers;
+	uint32_t n_kickers; /* without the conductor, who is kickers[KB_CONDUCTOR] */
 
-	/* What the loop reports. */
+	/* What the loops report. */
 	uint64_t window_first;	 /* clock at the beginning of what was recorded */
 	uint64_t window_last;	 /* at the last return of KVM_RUN in the window */
 	uint64_t exits;		 /* in the window */
-	uint64_t spurious_exits; /* EINTR with no kick pending */
+	uint64_t spurious_exits; /* KVM_RUN gave up with no kick pending */
+	uint64_t handler_at;	 /* clock: the last run of the signal handler */
 	uint32_t migrations;	 /* CPU changes seen between two returns */
 	bool kicked;		 /* the block ended by a kick, not by the clock */
 	int run_error;		 /* errno of a KVM_RUN that failed for good, or 0 */
 	bool unexpected_exit;	 /* run->exit_reason is not the guest program's */
 };
 
+/*
+ * The interface proposed in 2015 for kicks without signals, as the lab's kernel patch has it. The
+ * numbers of the proposal mean other things by now; these are free in Linux 6.12's uapi header.
+ */
+struct kb_user_exit {
+	uint8_t reserved[32];
+};
+#define KB_USER_EXIT	    _IOW(KVMIO, 0xf0, struct kb_user_exit)
+#define KB_VCPU_MAKE_EXITFD _IO(KVMIO, 0xf1)
+#define KB_EXIT_REQUEST	    240
+
+/*
+ * What a library with a protocol was compiled against; the engine takes no other. Count it up with
+ * every change of a structure or a function of this header.
+ */
+#define KB_PROTOCOL_ABI 1
+
 struct kb_protocol {
+	uint32_t abi;	    /* KB_PROTOCOL_ABI */
+	uint32_t vcpu_size; /* sizeof(struct kb_vcpu) */
 	const char *name;
 	int (*enter)(struct kb_vcpu *v);
 	void (*leave)(struct kb_vcpu *v);
 	void (*handler)(struct kb_vcpu *v);
-	int (*kick)(struct kb_vcpu *v);
-	void (*loop)(struct kb_vcpu *v);
+	int (*kick)(struct kb_vcpu *v, struct kb_kicker *k);
+	void (*exit_loop)(struct kb_vcpu *v); /* measures exits; ends by the clock */
+	void (*kick_loop)(struct kb_vcpu *v); /* is kicked; ends by a kick of the conductor's */
 };
 
 /* Called by the loop once, when the window opens; it samples the counters of the thread. */
 KB_EXPORT void kb_window_opens(struct kb_vcpu *v);
+
+/*
+ * Called by the loops when a kick is pending: answers all kickers whose bits are set (`now` is when
+ * KVM_RUN returned, or when the kick was seen without it), and true when the conductor is one.
+ */
+KB_EXPORT bool kb_take_kick(struct kb_vcpu *v, uint64_t now);
+
+/* Called by the kick loop before each look at the flag: user space's own time, and the aim. */
+KB_EXPORT void kb_come_round(struct kb_vcpu *v);
 
 /* -- For the hooks ----------------------------------------------------------------------------- */
 
@@ -90,9 +171,12 @@ KB_EXPORT void kb_window_opens(struct kb_vcpu *v);
  * the flag against the signal needs no fence: tgkill is a system call that takes siglock, and so
  * is the delivery in the vCPU's thread.
  */
-static inline void kb_request_kick(struct kb_vcpu *v)
+static inline void kb_request_kick(struct kb_vcpu *v, const struct kb_kicker *k)
 {
-	atomic_store_explicit(&v->kick_requested, 1, memory_order_release);
+	const uint32_t bit = 1u << k->index;
+
+	if (!(atomic_fetch_or_explicit(&v->kick_requested, bit, memory_order_release) & bit))
+		k->targets[v->index].requests++;
 }
 
 static inline bool kb_kick_requested(const struct kb_vcpu *v)
@@ -100,9 +184,49 @@ static inline bool kb_kick_requested(const struct kb_vcpu *v)
 	return atomic_load_explicit(&v->kick_requested, memory_order_acquire) != 0;
 }
 
-static inline int kb_send_signal(const struct kb_vcpu *v)
+static inline void kb_forget_kicks(struct kb_vcpu *v)
 {
-	return syscall(SYS_tgkill, getpid(), v->tid, v->signal) == 0 ? 0 : -errno;
+	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
+}
+
+/* The kick signal, to the vCPU's thread, by the kicker's transport. 0 or -errno. */
+static inline int kb_send_signal(const struct kb_vcpu *v, const struct kb_kicker *k)
+{
+	const struct itimerspec at_once = {.it_value = {0, 1}};
+	long result;
+
+	switch (k->transport) {
+	case KB_PIDFD:
+		result = syscall(SYS_pidfd_send_signal, v->pidfd, v->signal, NULL, 0);
+		break;
+	case KB_TIMER:
+		result = timer_settime(k->targets[v->index].timer, 0, &at_once, NULL);
+		break;
+	default:
+		result = syscall(SYS_tgkill, k->pid, v->tid, v->signal);
+		break;
+	}
+	return result == 0 ? 0 : -errno;
+}
+
+/*
+ * The byte that KVM_RUN polls on entry. An atomic store, though the kernel's header can't say so of
+ * the type: the signal handler of this thread, or another thread, writes it too. Protocols say what
+ * else their ordering needs.
+ */
+static inline void kb_set_immediate_exit(struct kb_vcpu *v, uint8_t value)
+{
+	__atomic_store_n(&v->run->immediate_exit, value, __ATOMIC_RELAXED);
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* Holds the race window open, and lets the kickers know. Nothing at all when it is not widened. */
+KB_EXPORT void kb_hold_window(struct kb_vcpu *v);
+
+static inline void kb_window(struct kb_vcpu *v)
+{
+	if (v->window_cycles)
+		kb_hold_window(v);
 }
 
 #endif

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kick protocols of the user's own: compiles their C file, and loads what came out.
+
+How to write one is in ``docs/protocols.md``. Building runs a compiler, loading runs the file's
+code: it is the user's own, or that of somebody whom the user trusts. Nothing here is a sandbox.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from ctypes import c_uint32
+from pathlib import Path
+
+import kickbench.engine
+from kickbench.engine.engine import library
+from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.methods import CATALOGUE
+from kickbench.native import built_file
+
+FLAGS = (
+    *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"),
+    # A hook that is not there: an error of newer compilers anyway.
+    "-Werror=implicit-function-declaration",
+)
+COMPILE_SECONDS = 60
+LONGEST_LINE = 200
+MOST_LINES = 20
+
+_EXPORTED = re.compile(rb"\0kb_protocol_(\w+)(?=\0)")
+
+
+class _Protocol(ctypes.Structure):
+    """How ``struct kb_protocol`` begins, in this and every later version."""
+
+    _fields_ = [("abi", c_uint32), ("vcpu_size", c_uint32)]
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Compile ``source``, with $CC or cc, to ``<its stem>.so`` in ``folder``; returns that.
+
+    Raises UsageError with the compiler's words when it does not compile, and when the protocol's
+    name is not the file's; HostError when there is no compiler.
+    """
+    if not source.is_file():
+        raise UsageError(f"{_printable(source.name)}: there is no such file ({source.parent})")
+    target = folder.resolve() / f"{source.stem}.so"
+    command = [
+        *_compiler(source),
+        *FLAGS,
+        f"-I{include_folder()}",
+        *("-o", str(target), f"./{source.name}"),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=source.resolve().parent,  # so that messages name the file, not where it is
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMPILE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"{source.name}: the compiler was not done with it within {COMPILE_SECONDS} s"
+        ) from error
+    except OSError as error:
+        raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
+    if done.returncode != 0:
+        output = _bounded(done.stdout.decode(errors="replace")) or f"status {done.returncode}"
+        raise UsageError(f"{source.name} does not compile:\n{output}")
+    _check_name(source, target)
+    return target
+
+
+def load(path: Path, name: str) -> ctypes.CDLL:
+    """Load the library that :func:`build` made of ``name``'s file, for ``Engine(protocols=...)``.
+
+    Raises MeasurementError when a function that it calls is nowhere, and when it was built against
+    other headers than this engine.
+    """
+    engine = library()  # first: the protocol's calls are resolved in it
+    try:
+        loaded = ctypes.CDLL(str(path.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        found = _Protocol.in_dll(loaded, f"kb_protocol_{name}")
+    except (OSError, ValueError) as error:
+        raise MeasurementError(f"the protocol {name} cannot be loaded: {error}") from error
+    ours = _Protocol.in_dll(engine, f"kb_protocol_{next(iter(CATALOGUE))}")
+    if (found.abi, found.vcpu_size) != (ours.abi, engine.kb_sizeof(b"vcpu")):
+        raise MeasurementError(
+            f"the protocol {name} was built against the headers of another version of kickbench: "
+            "build it again"
+        )
+    return loaded
+
+
+def include_folder() -> Path:
+    """What a protocol's compiler gets as -I: the folder of ``kickbench/protocol.h``."""
+    return built_file(kickbench.engine.__path__, "include/kickbench/protocol.h").parents[1]
+
+
+def _compiler(source: Path) -> list[str]:
+    """$CC split into words, or cc, with the path of the program."""
+    wanted = os.environ.get("CC", "").strip() or "cc"
+    try:
+        program, *options = shlex.split(wanted)
+    except ValueError as error:
+        raise UsageError(f"CC is no command: {error}") from error
+    path = shutil.which(program)
+    if path is None:
+        raise HostError(
+            f"no C compiler for {source.name}: there is no {_printable(program)};\n"
+            "install one (apt install gcc libc6-dev, dnf install gcc), or name one with CC=..."
+        )
+    return [str(Path(path).absolute()), *options]
+
+
+def _check_name(source: Path, target: Path) -> None:
+    """The engine finds a protocol by the file's name. Read from the library, which is not run."""
+    names = sorted({name.decode() for name in _EXPORTED.findall(target.read_bytes())})
+    if source.stem in names:
+        return
+    expected = f'"#define KB_PROTOCOL {source.stem}", before it includes <kickbench/loop.h>'
+    if names:
+        raise UsageError(
+            f"{source.name} calls its protocol {', '.join(names)}: expected\n{expected}"
+        )
+    raise UsageError(f"{source.name} exports no protocol: it must end with\n{expected}")
+
+
+def _bounded(output: str) -> str:
+    """The first lines of a compiler's output, as text that a terminal only prints."""
+    lines = output.rstrip().splitlines()
+    shown = [_printable(line)[:LONGEST_LINE] for line in lines[:MOST_LINES]]
+    if len(lines) > MOST_LINES:
+        shown.append(f"... and {len(lines) - MOST_LINES} lines more")
+    return "\n".join(shown)
+
+
+def _printable(text: str) -> str:
+    spaces = text.replace("\t", " ")
+    return "".join(ch if ch.isprintable() else ascii(ch)[1:-1] for ch in spaces)

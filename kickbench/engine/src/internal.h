@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the engine's own files share: its structures, and the functions of each file. */
+#ifndef KICKBENCH_INTERNAL_H
+#define KICKBENCH_INTERNAL_H
+
+#include "engine.h"
+
+#include <kickbench/clock.h>
+#include <pthread.h>
+#include <sched.h>
+
+#define UNKNOWN		   (-1) /* a counter that this kernel or clock does not have */
+#define PROC_STAT_BYTES	   (1u << 20)
+#define NS_PER_S	   1000000000ll
+#define THREAD_STACK_BYTES (256u << 10)
+#define KICK_PERIOD_NS	   5000000ll /* a kick that is not taken is sent again: the rescue */
+#define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
+
+enum command { SWITCH, RUN, QUIT };
+
+/* Counters of a thread, sampled at both ends of the window. */
+struct counters {
+	int64_t cpu_ns;
+	int64_t run_delay_ns;
+	long voluntary_switches;
+	long involuntary_switches;
+};
+
+struct worker {
+	struct kb_vcpu v; /* first: the hooks get a pointer to it */
+	struct kb_engine *engine;
+	const struct kb_guest_params *params;
+	const uint32_t *ring;
+	uint32_t *samples; /* of all blocks of a call; v.samples is the free rest */
+	uint64_t *histograms;
+	cpu_set_t cpus;
+	pthread_t thread;
+	int schedstat_fd, stat_fd;
+	const struct kb_protocol *protocol; /* entered by the thread */
+	int enter_error;
+	struct counters opened;
+	uint32_t guest_head; /* when the window opened */
+	bool window_opened;
+	atomic_bool busy; /* in its loop: can be kicked */
+};
+
+/* A kicking thread; the conductor, who has no thread of its own, is the last. */
+struct kicker {
+	struct kb_engine *engine;
+	pthread_t thread;
+	struct kb_kick *kicks;
+	uint64_t n_kicks;
+	int error; /* of a kick */
+};
+
+struct kb_engine {
+	uint32_t n_vcpus, n_entries;
+	double clock_hz;
+	bool memory_locked;
+	uint64_t samples_capacity;
+	struct worker *workers;
+	struct kb_failure failure;
+	struct sigaction old_action;
+	int signal;
+	int proc_stat_fd;
+	char *proc_stat;
+
+	uint32_t n_kickers;
+	cpu_set_t kicker_cpus;
+	struct kb_kicker *kickers; /* as the protocols see them: KB_MAX_KICKERS + 1 */
+	struct kicker *threads;	   /* of the first n_kickers */
+	struct kb_pause *pauses;
+	uint64_t n_pauses;
+	uint64_t kicks_capacity, pauses_capacity;
+	uint64_t *scratch; /* one number for each vCPU */
+
+	/* The current step; written by the conductor before it raises `step`. */
+	enum command command;
+	struct kb_block block;
+	uint32_t block_index;
+	struct kb_plan plan;
+	uint64_t record_from, record_until;
+	struct kb_block_result *results;
+
+	_Alignas(KB_CACHE_LINE) atomic_uint step;
+	_Alignas(KB_CACHE_LINE) atomic_uint pending; /* vCPU threads that have not finished it */
+	atomic_uint kickers_pending;		     /* kickers that have not */
+	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
+};
+
+/* steps.c */
+void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns);
+void futex_wake_all(atomic_uint *word);
+void begin_step(struct kb_engine *e, enum command command);
+void do_step(struct kb_engine *e, enum command command);
+unsigned int wait_for_step(struct kb_engine *e, unsigned int seen);
+void finish_part(atomic_uint *pending);
+bool wait_for_none(atomic_uint *pending, int64_t timeout_ns);
+
+/* counters.c */
+struct counters read_counters(const struct worker *w);
+void read_steal_ns(struct kb_engine *e, int64_t *steal);
+void share_out_steal(struct kb_engine *e, const int64_t *before, const int64_t *after);
+
+/* histogram.c */
+uint32_t histogram_bin(uint32_t cycles);
+
+/* vcpu.c */
+void *vcpu_thread(void *worker);
+void kick_signal_handler(int signal);
+void *allocate(struct kb_engine *e, size_t bytes);
+size_t histograms_bytes(const struct kb_engine *e);
+
+/* kickers.c */
+int allocate_kickers(struct kb_engine *e, const struct kb_config *config);
+int start_kickers(struct kb_engine *e, const struct kb_config *config);
+void release_kickers(struct kb_engine *e);
+
+/* engine.c */
+uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
+int start_thread(pthread_t *thread, const cpu_set_t *cpus, void *(*run)(void *), void *arg);
+
+#endif

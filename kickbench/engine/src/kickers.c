@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kicking threads: when they kick, how they know the vCPU's state, and how they tell a kick
+ * that is lost from one that is late.
+ *
+ * A kick is sent by the protocol's own hook, and timed around it. It is taken when the vCPU's
+ * thread says so (kb_take_kick). It is lost when it has not been taken after a time far above any
+ * latency seen and the guest still runs; then it is sent again until it is.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#define YIELD_SPINS	    1024  /* look away once in a while: the other may need this CPU */
+#define SLEEP_MARGIN_NS	    60000 /* sleep until shortly before, then spin */
+#define DOZE_NS		    20000
+#define STILL_RUNNING_SIGNS 10
+#define STATE_PATIENCE_NS   100000 /* how long to look for a sign of the state */
+
+static uint64_t stamp(const struct worker *w)
+{
+	uint32_t cpu;
+
+	return kb_stamp(w->v.clock_is_tsc, &cpu);
+}
+
+static uint64_t random_next(uint64_t *state)
+{
+	/* xorshift64 (Marsaglia, 2003): times only have to be out of step with the guest. */
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* Uniform in [mean / 2, 3 / 2 mean). */
+static uint64_t random_gap(uint64_t *state, uint64_t mean)
+{
+	return mean / 2 + (mean ? random_next(state) % mean : 0);
+}
+
+static void relax(unsigned int *spins)
+{
+	if (++*spins % YIELD_SPINS == 0)
+		sched_yield();
+	else
+		__builtin_ia32_pause();
+}
+
+/* Whoever pauses a VM sleeps while the vCPUs answer: they may need its CPU. */
+static void doze(void)
+{
+	const struct timespec t = {0, DOZE_NS};
+
+	nanosleep(&t, NULL);
+}
+
+static void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until)
+{
+	unsigned int spins = 0;
+
+	for (;;) {
+		uint64_t now = stamp(w);
+		int64_t left_ns;
+
+		if (now >= until)
+			return;
+		left_ns = (int64_t)((double)(until - now) / e->clock_hz * 1e9) - SLEEP_MARGIN_NS;
+		if (left_ns > 0) {
+			struct timespec t = {left_ns / NS_PER_S, left_ns % NS_PER_S};
+
+			nanosleep(&t, NULL);
+		} else {
+			relax(&spins);
+		}
+	}
+}
+
+static bool is_busy(struct worker *w)
+{
+	return atomic_load_explicit(&w->busy, memory_order_acquire);
+}
+
+/* -- The vCPU's state ----------------------------------------------------------------------------
+ */
+
+static uint32_t heartbeat(struct worker *w)
+{
+	return *(const volatile uint32_t *)&w->params->heartbeat;
+}
+
+static uint32_t exit_count(struct worker *w)
+{
+	return atomic_load_explicit(&w->v.exit_count, memory_order_relaxed);
+}
+
+static bool changes(struct worker *w, uint32_t (*read)(struct worker *), uint64_t patience_ns)
+{
+	const uint64_t until = stamp(w) + to_cycles(w->engine, patience_ns);
+	const uint32_t first = read(w);
+
+	while (read(w) == first)
+		if (stamp(w) >= until)
+			return false;
+	return true;
+}
+
+/* Asleep in the kernel's halt, when its guest halts: state S, and not R that waits for a CPU. */
+static bool is_asleep(struct worker *w)
+{
+	char text[256];
+	ssize_t n = pread(w->stat_fd, text, sizeof(text) - 1, 0);
+	const char *name_end;
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	name_end = strrchr(text, ')');
+	return name_end && !strncmp(name_end, ") S", 3);
+}
+
+static bool is_in_state(struct worker *w, uint32_t state)
+{
+	switch (state) {
+	case KB_IN_GUEST:
+		return changes(w, heartbeat, STATE_PATIENCE_NS);
+	case KB_HALTED:
+		return is_asleep(w);
+	case KB_IN_USERSPACE:
+		for (uint64_t until = stamp(w) + to_cycles(w->engine, STATE_PATIENCE_NS);
+		     stamp(w) < until;)
+			if (atomic_load_explicit(&w->v.in_userspace, memory_order_acquire))
+				return true;
+		return false;
+	case KB_IN_STORM:
+		return changes(w, exit_count, STATE_PATIENCE_NS);
+	default:
+		return true;
+	}
+}
+
+/*
+ * A guest that counts, or exits, time and again was not kicked. One whose thread waits for a CPU
+ * does neither, and its kick is late, not lost; nor is it when the guest gets a last step in. A
+ * halted one can only be seen to sleep on.
+ */
+static bool still_runs(struct worker *w)
+{
+	if (is_asleep(w))
+		return true;
+	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
+		if (!changes(w, w->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
+			return false;
+	return true;
+}
+
+/* -- One kick ------------------------------------------------------------------------------------
+ */
+
+struct kick {
+	struct kb_engine *engine;
+	struct kicker *thread;
+	struct kb_kicker *kicker;
+	struct worker *w;
+	uint64_t sent, returned;
+};
+
+static void send_kick(struct kick *k)
+{
+	int error;
+
+	k->sent = stamp(k->w);
+	error = k->engine->block.protocol->kick(&k->w->v, k->kicker);
+	k->returned = stamp(k->w);
+	if (error)
+		k->thread->error = -error;
+}
+
+static bool is_taken(const struct kick *k)
+{
+	return atomic_load_explicit(&k->w->v.acks[k->kicker->index].taken, memory_order_acquire) ==
+	       k->kicker->targets[k->w->v.index].requests;
+}
+
+/*
+ * Waits until the kick is taken, sending it again when it is lost. False when the vCPU left its
+ * loop meanwhile (its block ended), or cannot be kicked at all.
+ */
+static bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
+{
+	const uint64_t lost_after = to_cycles(k->engine, k->engine->plan.lost_after_ns);
+	const uint64_t give_up = to_cycles(k->engine, KICK_MAX_S * NS_PER_S);
+	uint64_t next_rescue = k->sent + lost_after;
+	unsigned int spins = 0;
+
+	while (!is_taken(k)) {
+		uint64_t now = stamp(k->w);
+
+		if (!is_busy(k->w) || now - k->sent > give_up || k->thread->error)
+			return is_taken(k);
+		if (now >= next_rescue) {
+			if (still_runs(k->w) && !is_taken(k)) {
+				*lost = true;
+				k->engine->block.protocol->kick(&k->w->v, k->kicker);
+				++*rescues;
+			}
+			next_rescue = stamp(k->w) + lost_after;
+		}
+		if (k->engine->plan.kicking == KB_PAUSES)
+			doze();
+		else
+			relax(&spins);
+	}
+	return true;
+}
+
+static uint32_t saturate(uint64_t cycles)
+{
+	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
+}
+
+/* Was the kick on its way while the window was open? */
+static bool was_aimed(const struct kick *k, uint64_t window_at, uint64_t taken_at)
+{
+	uint64_t window = to_cycles(k->engine, k->engine->plan.window_ns);
+
+	if (window)
+		return k->sent >= window_at && k->sent < window_at + window;
+	return k->sent <= window_at && taken_at >= window_at;
+}
+
+static void note_kick(const struct kick *k, const struct kb_kick *note)
+{
+	if (k->thread->n_kicks < k->engine->kicks_capacity)
+		k->thread->kicks[k->thread->n_kicks++] = *note;
+}
+
+/* Kicks once and notes it. False when the vCPU's block is over. */
+static bool kick_once(struct kick *k, uint64_t window_at)
+{
+	const struct kb_engine *e = k->engine;
+	const struct kb_ack *ack = &k->w->v.acks[k->kicker->index];
+	bool met = is_in_state(k->w, e->plan.state), lost = false;
+	struct kb_kick note = {.block = e->block_index,
+			       .vcpu = (int16_t)k->w->v.index,
+			       .kicker = (uint8_t)k->kicker->index};
+
+	send_kick(k);
+	if (!wait_taken(k, &lost, &note.rescues)) {
+		/* Not the end of its block: nothing gets it out, and that is to be seen. */
+		if (is_busy(k->w) && !k->thread->error) {
+			note.at = k->sent - e->record_from;
+			note.latency = UINT32_MAX;
+			note.flags = KB_KICK_LOST;
+			note_kick(k, &note);
+		}
+		return false;
+	}
+	note.at = k->sent - e->record_from;
+	note.send = saturate(k->returned - k->sent);
+	/* For another kicker's sake, KVM_RUN had returned already: not the state that was wanted.
+	 */
+	met = met && ack->taken_at > k->sent;
+	note.latency = saturate(ack->taken_at > k->sent ? ack->taken_at - k->sent : 0);
+	if (ack->handler_at > k->sent && ack->handler_at <= ack->taken_at)
+		note.delivery = saturate(ack->handler_at - k->sent);
+	note.flags = (uint8_t)((met ? KB_KICK_MET : 0) | (lost ? KB_KICK_LOST : 0) |
+			       (was_aimed(k, window_at, ack->taken_at) ? KB_KICK_AIMED : 0));
+	note_kick(k, &note);
+	return true;
+}
+
+/* -- What a kicker does in a block ---------------------------------------------------------------
+ */
+
+/* All kickers draw the same times from the same seed, so that they kick at once. */
+static void kick_in_volleys(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
+	uint64_t random =
+	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
+	uint64_t next = e->record_from;
+	uint32_t vcpu = k->kicker->index;
+
+	for (;;) {
+		next += random_gap(&random, gap);
+		if (next >= e->record_until || k->thread->n_kicks == e->kicks_capacity)
+			return;
+		k->w = &e->workers[vcpu++ % e->n_vcpus];
+		if (stamp(k->w) > next)
+			continue; /* the kick before took longer than the gap */
+		wait_until(e, k->w, next);
+		if (!kick_once(k, 0))
+			return;
+	}
+}
+
+/* Waits for the vCPU to come round, then for a random part of the time to the window's end. */
+static void kick_at_window(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t spread = to_cycles(e, e->plan.window_ns ? 0 : 2 * e->plan.userspace_ns);
+	uint64_t random =
+	    ((uint64_t)e->plan.seed << 32 | (k->kicker->index + 1)) ^ 0x9e3779b97f4a7c15;
+	struct kb_vcpu *v;
+
+	k->w = &e->workers[k->kicker->index % e->n_vcpus];
+	v = &k->w->v;
+	while (stamp(k->w) < e->record_until && k->thread->n_kicks < e->kicks_capacity) {
+		const unsigned int turn = atomic_load_explicit(&v->turn, memory_order_acquire);
+		unsigned int spins = 0;
+
+		if (turn == 0) {
+			relax(&spins);
+			continue;
+		}
+		if (spread)
+			wait_until(e, k->w, stamp(k->w) + random_next(&random) % spread);
+		if (!kick_once(k, atomic_load_explicit(&v->window_at, memory_order_relaxed)))
+			return;
+		while (atomic_load_explicit(&v->turn, memory_order_acquire) == turn &&
+		       stamp(k->w) < e->record_until)
+			relax(&spins);
+	}
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint32_t rescues)
+{
+	struct kb_pause *pause = &e->pauses[e->n_pauses++];
+
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		uint64_t taken_at = e->workers[i].v.acks[0].taken_at;
+
+		e->scratch[i] = taken_at > begun ? taken_at - begun : 0;
+	}
+	qsort(e->scratch, e->n_vcpus, sizeof(*e->scratch), compare);
+	*pause = (struct kb_pause){
+	    .at = begun - e->record_from,
+	    .send = sent - begun,
+	    .first = e->scratch[0],
+	    .median = e->scratch[e->n_vcpus / 2],
+	    .last = e->scratch[e->n_vcpus - 1],
+	    .block = e->block_index,
+	    .rescues = rescues,
+	};
+}
+
+/* Every vCPU has come round since it was let go: it is in KVM_RUN again, or about to be. */
+static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
+{
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		while (atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire) ==
+		       turns[i]) {
+			if (stamp(&e->workers[0]) >= e->record_until)
+				return false;
+			doze();
+		}
+	return true;
+}
+
+/* Kicks all vCPUs, then waits for each: how pausing a VM goes. False when it cannot be done. */
+static bool pause_once(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t begun = stamp(&e->workers[0]);
+	uint32_t rescues = 0;
+	uint64_t sent;
+
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		k->w = &e->workers[i];
+		send_kick(k);
+	}
+	sent = stamp(&e->workers[0]);
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		bool lost = false;
+
+		k->w = &e->workers[i];
+		k->sent = sent;
+		if (!wait_taken(k, &lost, &rescues))
+			return false;
+	}
+	note_pause(e, begun, sent, rescues);
+	return true;
+}
+
+static void pause_all(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
+	uint64_t random = ((uint64_t)e->plan.seed << 32 | 1) ^ 0x9e3779b97f4a7c15;
+	bool fine = true;
+
+	memset(e->scratch, 0, e->n_vcpus * sizeof(*e->scratch));
+	while (fine && all_came_round(e, e->scratch) && e->n_pauses < e->pauses_capacity) {
+		wait_until(e, &e->workers[0], stamp(&e->workers[0]) + random_gap(&random, gap));
+		if (stamp(&e->workers[0]) >= e->record_until)
+			return;
+		fine = pause_once(e, k);
+		for (uint32_t i = 0; i < e->n_vcpus; i++)
+			e->scratch[i] =
+			    atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire);
+		atomic_fetch_add_explicit(&e->resumed, 1, memory_order_release);
+		futex_wake_all(&e->resumed);
+	}
+}
+
+static void kick_in_block(struct kb_engine *e, uint32_t index)
+{
+	struct kick k = {
+	    .engine = e,
+	    .thread = &e->threads[index],
+	    .kicker = &e->kickers[index],
+	    .w = &e->workers[0],
+	};
+
+	/* Kicks that a block left behind were forgotten when it was over. */
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		k.kicker->targets[i].requests =
+		    atomic_load_explicit(&e->workers[i].v.acks[index].taken, memory_order_relaxed);
+	wait_until(e, k.w, e->record_from);
+	switch (e->plan.kicking) {
+	case KB_VOLLEYS:
+		kick_in_volleys(e, &k);
+		break;
+	case KB_AIMED:
+		kick_at_window(e, &k);
+		break;
+	case KB_PAUSES:
+		if (index == 0)
+			pause_all(e, &k);
+		break;
+	default:
+		break;
+	}
+}
+
+static void *kicker_thread(void *arg)
+{
+	struct kicker *t = arg;
+	struct kb_engine *e = t->engine;
+	const uint32_t index = (uint32_t)(t - e->threads);
+	unsigned int seen = atomic_load(&e->step);
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	prctl(PR_SET_TIMERSLACK, 1); /* wake up when asked to, not up to 50 us later */
+	t->kicks = allocate(e, e->kicks_capacity * sizeof(*t->kicks));
+	finish_part(&e->kickers_pending);
+	for (;;) {
+		enum command command;
+
+		seen = wait_for_step(e, seen);
+		command = e->command; /* the conductor's again, once this part is finished */
+		if (command == RUN)
+			kick_in_block(e, index);
+		finish_part(&e->kickers_pending);
+		if (command == QUIT)
+			return NULL;
+	}
+}
+
+/* -- Life ----------------------------------------------------------------------------------------
+ */
+
+int allocate_kickers(struct kb_engine *e, const struct kb_config *config)
+{
+	e->kickers = calloc(KB_MAX_KICKERS + 1, sizeof(*e->kickers));
+	e->threads = calloc(config->n_kickers ? config->n_kickers : 1, sizeof(*e->threads));
+	e->scratch = calloc(config->n_vcpus, sizeof(*e->scratch));
+	e->kicks_capacity = config->kicks_capacity;
+	e->pauses_capacity = config->pauses_capacity;
+	if (e->pauses_capacity)
+		e->pauses = allocate(e, e->pauses_capacity * sizeof(*e->pauses));
+	if (!e->kickers || !e->threads || !e->scratch || (e->pauses_capacity && !e->pauses))
+		return ENOMEM;
+	CPU_ZERO(&e->kicker_cpus);
+	for (uint32_t i = 0; i < config->n_kicker_cpus; i++)
+		CPU_SET(config->kicker_cpus[i], &e->kicker_cpus);
+	for (uint32_t i = 0; i <= KB_MAX_KICKERS; i++) {
+		struct kb_kicker *k = &e->kickers[i];
+
+		k->index = i;
+		k->pid = getpid();
+		k->transport = i == KB_CONDUCTOR ? KB_TGKILL : config->transport;
+		if (i >= config->n_kickers && i != KB_CONDUCTOR)
+			continue;
+		k->targets = calloc(config->n_vcpus, sizeof(*k->targets));
+		if (!k->targets)
+			return ENOMEM;
+		for (uint32_t vcpu = 0; vcpu < config->n_vcpus; vcpu++)
+			k->targets[vcpu].exitfd = -1;
+	}
+	return 0;
+}
+
+static int create_timers(struct kb_engine *e, struct kb_kicker *k)
+{
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = e->signal};
+
+		event._sigev_un._tid = e->workers[i].v.tid;
+		if (timer_create(CLOCK_MONOTONIC, &event, &k->targets[i].timer))
+			return errno;
+	}
+	return 0;
+}
+
+int start_kickers(struct kb_engine *e, const struct kb_config *config)
+{
+	int error = 0;
+
+	for (uint32_t i = 0; i < config->n_kickers && !error; i++) {
+		if (config->transport == KB_TIMER)
+			error = create_timers(e, &e->kickers[i]);
+		if (config->transport == KB_PIDFD && e->workers[0].v.pidfd < 0)
+			error = ENOSYS;
+		if (error)
+			return error;
+		e->threads[i].engine = e;
+		atomic_fetch_add(&e->kickers_pending, 1);
+		error = start_thread(&e->threads[i].thread, &e->kicker_cpus, kicker_thread,
+				     &e->threads[i]);
+		if (error)
+			atomic_fetch_sub(&e->kickers_pending, 1);
+		e->n_kickers += !error;
+	}
+	for (unsigned int left; (left = atomic_load(&e->kickers_pending));)
+		futex_wait(&e->kickers_pending, left, -1);
+	for (uint32_t i = 0; i < e->n_kickers; i++)
+		if (!e->threads[i].kicks)
+			error = ENOMEM;
+	return error;
+}
+
+void release_kickers(struct kb_engine *e)
+{
+	for (uint32_t i = 0; e->kickers && i <= KB_MAX_KICKERS; i++) {
+		struct kb_kicker *k = &e->kickers[i];
+
+		for (uint32_t vcpu = 0; k->targets && vcpu < e->n_vcpus; vcpu++) {
+			if (k->transport == KB_TIMER)
+				timer_delete(k->targets[vcpu].timer);
+			if (k->targets[vcpu].exitfd >= 0)
+				close(k->targets[vcpu].exitfd);
+		}
+		free(k->targets);
+	}
+	for (uint32_t i = 0; e->threads && i < e->n_kickers; i++)
+		if (e->threads[i].kicks)
+			munmap(e->threads[i].kicks, e->kicks_capacity * sizeof(struct kb_kick));
+	if (e->pauses)
+		munmap(e->pauses, e->pauses_capacity * sizeof(*e->pauses));
+	free(e->scratch);
+	free(e->threads);
+	free(e->kickers);
+}
+
+const struct kb_kick *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker, uint64_t *count)
+{
+	*count = e->threads[kicker].n_kicks;
+	return e->threads[kicker].kicks;
+}
+
+const struct kb_pause *kb_engine_pauses(const struct kb_engine *e, uint64_t *count)
+{
+	*count = e->n_pauses;
+	return e->pauses;
+}

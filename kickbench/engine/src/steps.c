@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The steps that all threads take together, and how they wait for each other (futex(2)). */
+#include "internal.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+
+void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns)
+{
+	struct timespec t = {timeout_ns / NS_PER_S, timeout_ns % NS_PER_S};
+
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? NULL : &t, NULL, 0);
+}
+
+void futex_wake_all(atomic_uint *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void begin_step(struct kb_engine *e, enum command command)
+{
+	e->command = command;
+	atomic_store_explicit(&e->pending, e->n_vcpus, memory_order_relaxed);
+	atomic_store_explicit(&e->kickers_pending, e->n_kickers, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->step, 1, memory_order_release);
+	futex_wake_all(&e->step);
+}
+
+/* In the threads: waits for a step after the one that was seen. */
+unsigned int wait_for_step(struct kb_engine *e, unsigned int seen)
+{
+	unsigned int step;
+
+	while ((step = atomic_load_explicit(&e->step, memory_order_acquire)) == seen)
+		futex_wait(&e->step, seen, -1);
+	return step;
+}
+
+void finish_part(atomic_uint *pending)
+{
+	if (atomic_fetch_sub_explicit(pending, 1, memory_order_acq_rel) == 1)
+		futex_wake_all(pending);
+}
+
+/* Waits for the count to fall to 0; false when `timeout_ns` (< 0: none) passed first. */
+bool wait_for_none(atomic_uint *pending, int64_t timeout_ns)
+{
+	uint64_t until = timeout_ns < 0 ? UINT64_MAX : kb_raw_ns() + (uint64_t)timeout_ns;
+	unsigned int left;
+
+	while ((left = atomic_load_explicit(pending, memory_order_acquire))) {
+		uint64_t now = kb_raw_ns();
+
+		if (now >= until)
+			return false;
+		futex_wait(pending, left, timeout_ns < 0 ? -1 : (int64_t)(until - now));
+	}
+	return true;
+}
+
+void do_step(struct kb_engine *e, enum command command)
+{
+	begin_step(e, command);
+	wait_for_none(&e->pending, -1);
+	wait_for_none(&e->kickers_pending, -1);
+}

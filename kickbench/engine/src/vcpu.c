@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The thread of one vCPU: it switches protocols, runs blocks, evaluates what they left, and answers
+ * kicks. Everything but the loops themselves, which are the protocols' (loop.h).
+ */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PIDFD_THREAD   O_EXCL /* Linux 6.9 */
+#define PAUSED_LOOK_NS 5000000ll
+
+/* The thread's own vCPU, for the signal handler. Initial-exec: no allocation on first use. */
+static __thread struct worker *current __attribute__((tls_model("initial-exec")));
+
+void kick_signal_handler(int signal)
+{
+	struct worker *w = current;
+	int saved_errno = errno;
+
+	(void)signal;
+	if (w && w->protocol) {
+		uint32_t cpu;
+
+		w->v.handler_at = kb_stamp(w->v.clock_is_tsc, &cpu);
+		w->protocol->handler(&w->v);
+	}
+	errno = saved_errno;
+}
+
+void kb_window_opens(struct kb_vcpu *v)
+{
+	struct worker *w = (struct worker *)v;
+
+	w->window_opened = true;
+	w->opened = read_counters(w);
+	/* The round trip that is under way contains this very function: begin with the next. */
+	if (w->ring)
+		w->guest_head = *(const volatile uint32_t *)&w->params->head + 1;
+}
+
+bool kb_take_kick(struct kb_vcpu *v, uint64_t now)
+{
+	struct kb_engine *e = ((struct worker *)v)->engine;
+	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
+	unsigned int kickers =
+	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
+	const bool stop = kickers & (1u << KB_CONDUCTOR);
+
+	for (kickers &= ~(1u << KB_CONDUCTOR); kickers; kickers &= kickers - 1) {
+		struct kb_ack *ack = &v->acks[__builtin_ctz(kickers)];
+
+		ack->taken_at = now;
+		ack->handler_at = v->handler_at;
+		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
+	}
+	/* Paused, until let go; a rescue, or the conductor, wants its own answer meanwhile. */
+	if (!stop && e->plan.kicking == KB_PAUSES)
+		while (atomic_load_explicit(&e->resumed, memory_order_acquire) == resumed &&
+		       !kb_kick_requested(v))
+			futex_wait(&e->resumed, resumed, PAUSED_LOOK_NS);
+	return stop;
+}
+
+static void spin_until(const struct kb_vcpu *v, uint64_t until)
+{
+	uint32_t cpu;
+
+	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+		__builtin_ia32_pause();
+}
+
+/* The window is open from now on; whoever aims may kick. */
+static uint64_t open_window(struct kb_vcpu *v)
+{
+	uint32_t cpu;
+	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
+
+	atomic_store_explicit(&v->window_at, now, memory_order_relaxed);
+	atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
+	return now;
+}
+
+void kb_hold_window(struct kb_vcpu *v)
+{
+	spin_until(v, open_window(v) + v->window_cycles);
+}
+
+/*
+ * A window that is not widened is too narrow to be aimed at when it is open already: the kickers
+ * are told when it will be, which is after the time in user space.
+ */
+void kb_come_round(struct kb_vcpu *v)
+{
+	uint32_t cpu;
+	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
+
+	if (!v->window_cycles) {
+		atomic_store_explicit(&v->window_at, now + v->userspace_cycles,
+				      memory_order_relaxed);
+		atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
+	}
+	if (v->userspace_cycles) {
+		atomic_store_explicit(&v->in_userspace, true, memory_order_release);
+		spin_until(v, now + v->userspace_cycles);
+		atomic_store_explicit(&v->in_userspace, false, memory_order_release);
+	}
+}
+
+static void switch_protocol(struct worker *w, const struct kb_protocol *next)
+{
+	if (w->protocol)
+		w->protocol->leave(&w->v);
+	w->protocol = next;
+	w->enter_error = next ? -next->enter(&w->v) : 0;
+}
+
+/* The guest's own round trips of the window, from its ring to where the host's samples would be. */
+static void take_guest_samples(struct worker *w, struct kb_block_result *r)
+{
+	const uint32_t head = *(const volatile uint32_t *)&w->params->head;
+	const uint32_t mask = w->params->ring_mask;
+	const int32_t made = w->window_opened ? (int32_t)(head - w->guest_head) : 0;
+	uint32_t count = made > 0 ? (uint32_t)made : 0;
+	uint64_t room =
+	    w->v.samples_capacity < (uint64_t)mask + 1 ? w->v.samples_capacity : mask + 1;
+
+	r->unsampled = 0;
+	if (count > room) {
+		r->unsampled = count - room;
+		count = (uint32_t)room;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		w->v.samples[i] = w->ring[(head - count + i) & mask];
+	r->samples_count = count;
+}
+
+static void evaluate(struct worker *w, struct kb_block_result *r)
+{
+	struct kb_engine *e = w->engine;
+	uint64_t *histogram = w->histograms + (size_t)e->block.entry * KB_HISTOGRAM_BINS;
+	struct kb_vcpu *v = &w->v;
+
+	if (w->window_opened) {
+		struct counters now = read_counters(w);
+
+		r->cpu_ns = now.cpu_ns - w->opened.cpu_ns;
+		r->run_delay_ns = now.run_delay_ns == UNKNOWN
+				      ? UNKNOWN
+				      : now.run_delay_ns - w->opened.run_delay_ns;
+		r->voluntary_switches =
+		    (int32_t)(now.voluntary_switches - w->opened.voluntary_switches);
+		r->involuntary_switches =
+		    (int32_t)(now.involuntary_switches - w->opened.involuntary_switches);
+	}
+	r->exits = v->exits;
+	r->elapsed_cycles = v->window_last - v->window_first;
+	r->spurious_exits = v->spurious_exits;
+	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
+	r->cpu = sched_getcpu();
+	r->kicked = v->kicked;
+	r->samples_offset = (uint64_t)(v->samples - w->samples);
+	if (w->ring) {
+		take_guest_samples(w, r);
+	} else {
+		r->samples_count = v->exits < v->samples_capacity ? v->exits : v->samples_capacity;
+		r->unsampled = v->exits - r->samples_count;
+	}
+	r->timed_exits = r->samples_count;
+	for (uint64_t i = 0; i < r->samples_count; i++) {
+		uint32_t cycles = v->samples[i];
+
+		r->timed_cycles += cycles;
+		if (cycles > r->max_cycles)
+			r->max_cycles = cycles;
+		histogram[histogram_bin(cycles)]++;
+	}
+	v->samples += r->samples_count;
+	v->samples_capacity -= r->samples_count;
+}
+
+static void run_block(struct worker *w)
+{
+	struct kb_engine *e = w->engine;
+	struct kb_block_result *result = &e->results[w->v.index];
+	struct kb_vcpu *v = &w->v;
+
+	v->record_from = e->record_from;
+	v->record_until = e->record_until;
+	v->userspace_cycles = to_cycles(e, e->plan.userspace_ns);
+	v->window_cycles = to_cycles(e, e->plan.window_ns);
+	v->exits = v->spurious_exits = v->window_first = v->window_last = 0;
+	v->migrations = 0;
+	v->kicked = v->unexpected_exit = false;
+	v->run_error = 0;
+	w->window_opened = false;
+	if (w->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
+		w->protocol->kick_loop(v);
+		result->exits = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
+		result->spurious_exits = v->spurious_exits;
+		result->elapsed_cycles = v->record_until - v->record_from;
+		result->kicked = v->kicked;
+		result->cpu = sched_getcpu();
+	} else if (w->enter_error == 0) {
+		w->protocol->exit_loop(v);
+		atomic_store_explicit(&w->busy, false, memory_order_release);
+		evaluate(w, result);
+	}
+	atomic_store_explicit(&w->busy, false, memory_order_release);
+}
+
+/* Zeroed memory on the thread's own node: it is the first to touch it. Locked, if it may be. */
+void *allocate(struct kb_engine *e, size_t bytes)
+{
+	void *memory =
+	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	memset(memory, 0, bytes);
+	if (mlock(memory, bytes))
+		e->memory_locked = false;
+	return memory;
+}
+
+size_t histograms_bytes(const struct kb_engine *e)
+{
+	return (size_t)e->n_entries * KB_HISTOGRAM_BINS * sizeof(uint64_t);
+}
+
+/* Only the kick signal may reach this thread: what is meant for the process is for its main thread.
+ */
+static void block_other_signals(int kick)
+{
+	sigset_t others;
+
+	sigfillset(&others);
+	sigdelset(&others, kick);
+	pthread_sigmask(SIG_SETMASK, &others, NULL);
+}
+
+static int open_of_thread(const struct worker *w, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", w->v.tid, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static void prepare_thread(struct worker *w)
+{
+	current = w;
+	block_other_signals(w->v.signal);
+	w->v.tid = (pid_t)syscall(SYS_gettid);
+	w->v.pidfd = (int)syscall(SYS_pidfd_open, w->v.tid, PIDFD_THREAD);
+	w->schedstat_fd = open_of_thread(w, "schedstat");
+	w->stat_fd = open_of_thread(w, "stat");
+	w->samples = allocate(w->engine, w->engine->samples_capacity * sizeof(uint32_t));
+	w->histograms = allocate(w->engine, histograms_bytes(w->engine));
+}
+
+void *vcpu_thread(void *arg)
+{
+	struct worker *w = arg;
+	struct kb_engine *e = w->engine;
+	unsigned int seen = 0;
+
+	prepare_thread(w);
+	finish_part(&e->pending);
+	for (;;) {
+		seen = wait_for_step(e, seen);
+		switch (e->command) {
+		case SWITCH:
+			switch_protocol(w, e->block.protocol);
+			break;
+		case RUN:
+			run_block(w);
+			break;
+		case QUIT:
+			switch_protocol(w, NULL);
+			finish_part(&e->pending);
+			return NULL;
+		}
+		finish_part(&e->pending);
+	}
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * user_exit: the kicker calls KVM_USER_EXIT on the vCPU's descriptor, and KVM_RUN returns
+ * KVM_EXIT_REQUEST, now or, when the vCPU is not in KVM_RUN, at the next one.
+ *
+ * Proposed in 2015, in no released kernel. No signal, no mask, no handler. But the flag: a vCPU
+ * that is leaving for a reason of its own when it is kicked keeps that reason and does not leave
+ * early the next time, so that its thread must look before it enters again.
+ */
+#include <kickbench/protocol.h>
+
+static int kb_enter(struct kb_vcpu *v)
+{
+	kb_forget_kicks(v);
+	return 0;
+}
+
+static void kb_leave(struct kb_vcpu *v)
+{
+	kb_forget_kicks(v);
+}
+
+static inline bool kb_before_run(struct kb_vcpu *v)
+{
+	return kb_kick_requested(v);
+}
+
+static inline bool kb_after_run(struct kb_vcpu *v, int error)
+{
+	return !error && v->run->exit_reason == KB_EXIT_REQUEST && kb_kick_requested(v);
+}
+
+static void kb_handler(struct kb_vcpu *v)
+{
+	(void)v;
+}
+
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{
+	struct kb_user_exit arg = {{0}};
+
+	kb_request_kick(v, k);
+	return ioctl(v->fd, KB_USER_EXIT, &arg) == 0 ? 0 : -errno;
+}
+
+#define KB_PROTOCOL user_exit
+#include <kickbench/loop.h>

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says about exits: what a method costs per exit, and how that grows.
+
+One entry of the table of kinds in :mod:`kickbench.report.words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from kickbench.report.names import (
+    Series,
+    Summary,
+    amount,
+    contrast_methods,
+    contrasts,
+    cost,
+    crowded,
+    differ,
+    interval,
+    is_seen,
+    kick_rate_name,
+    label,
+    nanoseconds,
+    series_of,
+)
+from kickbench.report.numbers import listed, plural, sentence, significant
+
+MOST_OTHERS = 4
+"""Series that are told one by one, after the first; the table has all."""
+
+
+def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """What the methods cost per exit against the baseline, method by method."""
+    every = series_of(summary)
+    methods = contrast_methods(case for series in every for case in series.cases)
+    if not methods:
+        return [_nothing_compared([case for series in every for case in series.cases])]
+    answers = []
+    for method in methods:
+        answers += _answer_method(summary, every, method, oversubscribed)
+    return answers + _kicked(summary, oversubscribed)
+
+
+def _nothing_compared(cases: Sequence[Summary]) -> str:
+    methods = dict.fromkeys(method for case in cases for method in case["methods"])
+    if not methods:
+        return "Nothing was compared."
+    if all(len(case["methods"]) < 2 for case in cases):
+        one = "Only" if len(methods) == 1 else "Each case measured one method, of"
+        verb = " was measured" if len(methods) == 1 else ""
+        return f"{one} {listed(list(methods))}{verb}: there is nothing to compare with."
+    return "No difference between methods has an interval: too few rounds had exits."
+
+
+def _answer_method(
+    summary: Summary, every: Sequence[Series], method: str, oversubscribed: Collection[str]
+) -> list[str]:
+    unit = nanoseconds(summary)
+    known = [s for s in every if any(method in contrasts(case) for case in s.cases)]
+    known.sort(key=lambda series: series.kick_rate_hz is not None)
+    # A series that had CPUs enough says more than one that had not, wherever it stands.
+    first = next((s for s in known if _sound(s, method, oversubscribed)), known[0])
+    case = _headline(first, method, oversubscribed)
+    contrast = contrasts(case)[method]
+    where = label(summary, case) + crowded(case, oversubscribed)
+    answers = [sentence(f"{cost(contrast, unit)}, {where}")]
+    mean = case["methods"].get(contrast["baseline"], {}).get("ns_per_exit", {}).get("mean")
+    if mean and is_seen(contrast):
+        share = abs(contrast["diff"]) / mean * 100
+        answers.append(
+            f"That is {significant(share, 2)} % of the {significant(mean, 3)} {unit} that an exit "
+            f"takes with {contrast['baseline']}."
+        )
+    answers += _growth(first, method, unit, oversubscribed)
+    far = _far_creator(summary, known, first, method, oversubscribed)
+    answers += [text for _, text in far]
+    said = [first, *(series for series, _ in far)]
+    others = [s for s in known if not any(s is one for one in said)]
+    for series in others[:MOST_OTHERS]:
+        other = _headline(series, method, oversubscribed)
+        clause = cost(contrasts(other)[method], unit)
+        where = label(summary, other) + crowded(other, oversubscribed)
+        answers.append(f"With {where}: {clause}.")
+    if len(others) > MOST_OTHERS:
+        answers.append(f"The table has {len(others) - MOST_OTHERS} more of these.")
+    return answers
+
+
+def kicked_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list[Summary]]:
+    """Cases that differ in the rate of kicks only, by that rate: a list per series of vCPUs.
+
+    Each has the most vCPUs that all of its rates had, and had CPUs for.
+    """
+    groups: dict[Series, list[Series]] = {}
+    for series in series_of(summary):
+        groups.setdefault(replace(series, kick_rate_hz=None, cases=()), []).append(series)
+    found = []
+    for group in groups.values():
+        by_vcpus = [{int(case["vcpus"]): case for case in series.cases} for series in group]
+        common = sorted(set.intersection(*(set(cases) for cases in by_vcpus)))
+        rows = [[cases[vcpus] for cases in by_vcpus] for vcpus in common]
+        sound = [row for row in rows if all(case["id"] not in oversubscribed for case in row)]
+        if len(group) > 1 and rows:
+            row = (sound or rows)[-1]
+            found.append(sorted(row, key=lambda case: float(case["kick_rate_hz"] or 0)))
+    return found
+
+
+def _kicked(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """What an exit takes with the baseline while kicks arrive at the rates measured."""
+    answers = []
+    for row in kicked_cases(summary, oversubscribed):
+        shown = []
+        for case in row:
+            mean = case["methods"].get(case["baseline"], {}).get("ns_per_exit", {}).get("mean")
+            if mean:
+                rate = kick_rate_name(case["kick_rate_hz"])
+                shown.append(f"{significant(mean)} {nanoseconds(summary)} with {rate}")
+        case = row[0]
+        where = f"{case['baseline']}, {plural(case['vcpus'], 'vCPU')}, {case['placement']}"
+        if len(shown) > 1:
+            answers.append(f"An exit takes {listed(shown)} ({where}).")
+    return answers[:1]
+
+
+def _sound(series: Series, method: str, oversubscribed: Collection[str]) -> list[Summary]:
+    return [c for c in series.cases if method in contrasts(c) and c["id"] not in oversubscribed]
+
+
+def _headline(series: Series, method: str, oversubscribed: Collection[str]) -> Summary:
+    """The case that stands for a series: the most vCPUs for which there were CPUs."""
+    sound = _sound(series, method, oversubscribed)
+    return sound[-1] if sound else next(c for c in series.cases if method in contrasts(c))
+
+
+def _growth(series: Series, method: str, unit: str, oversubscribed: Collection[str]) -> list[str]:
+    cases = _sound(series, method, oversubscribed)
+    if len(cases) < 2:
+        return []
+    points = [contrasts(case)[method] for case in cases]
+    words = {1: "It grows with the vCPUs", -1: "It falls with the vCPUs"}
+    how = words.get(differ(points[0], points[-1]), "It was not seen to change with the vCPUs")
+    shown = [
+        f"{amount(point, unit)} at {case['vcpus']}"
+        for case, point in zip(cases, points, strict=True)
+    ]
+    return [f"{how}: {listed(shown)} ({series.placement})."]
+
+
+def _far_creator(
+    summary: Summary,
+    every: Sequence[Series],
+    near: Series,
+    method: str,
+    oversubscribed: Collection[str],
+) -> list[tuple[Series, str]]:
+    """What it costs when another node than the vCPUs' created the process, against ``near``."""
+    if _is_far(near) is not False:
+        return []
+    unit = nanoseconds(summary)
+    said = []
+    for far in every:
+        alike = replace(far, placement=near.placement, cases=near.cases) == near
+        here = {case["vcpus"]: case for case in _sound(near, method, oversubscribed)}
+        there = {case["vcpus"]: case for case in _sound(far, method, oversubscribed)}
+        common = sorted(here.keys() & there.keys())
+        if not (alike and _is_far(far) and common):
+            continue
+        one = contrasts(here[common[-1]])[method]
+        other = contrasts(there[common[-1]])[method]
+        step = differ(one, other)
+        if step == 0:
+            how = f"no difference seen to the {amount(one, unit)} of {near.placement}"
+        elif one["ci95"][0] > 0 and other["ci95"][0] > 0:
+            times = significant(other["diff"] / one["diff"], 2)
+            how = f"{times} times the {amount(one, unit)} of {near.placement}"
+        else:
+            word = "more" if step > 0 else "less"
+            how = f"{word} than the {amount(one, unit)} of {near.placement}"
+        text = (
+            f"With the creator on another node than the vCPUs ({far.placement}) it is "
+            f"{amount(other, unit)} {interval(other)} at {plural(common[-1], 'vCPU')}, {how}."
+        )
+        said.append((far, text))
+    return said
+
+
+def _is_far(series: Series) -> bool | None:
+    """Whether creator and vCPUs are on different nodes; None when the placement does not say."""
+    spec = series.cases[0]["placement_spec"]
+    creator, vcpus = spec.get("creator"), spec.get("vcpus")
+    if not all(isinstance(at, str) and at.startswith("node:") for at in (creator, vcpus)):
+        return None
+    return bool(creator != vcpus)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of kicks: latency by state with its phases, and pausing all vCPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from kickbench.report.data import RunData
+from kickbench.report.kicks import answer_kick, by_state
+from kickbench.report.names import (
+    Series,
+    Summary,
+    conditions,
+    contrasts,
+    cost,
+    duration,
+    finished,
+    label,
+    microseconds,
+    nanoseconds,
+    series_of,
+)
+from kickbench.report.numbers import listed
+from kickbench.report.plots import (
+    BAND,
+    INK,
+    MOST_PLOTS,
+    Plot,
+    draw_legend,
+    log_ticks,
+    new_plot,
+    plain,
+    style,
+    telling,
+    tick_time,
+    titled,
+    vcpu_axis,
+    with_crowd,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_US = 1e-3
+_BEYOND = 4.0
+"""The axis of latency reaches at most so far beyond the longest median: tails would flatten it."""
+_LIGHT = 0.45
+
+
+# --- latency -----------------------------------------------------------------------------------
+
+
+def draw_kick_latency(data: RunData) -> list[Plot]:
+    """Latency by state and method: a plot per vCPUs, placement, transport and kickers."""
+    groups: dict[tuple[Any, ...], list[Summary]] = {}
+    for case in finished(data.summary, "kick"):
+        if _timed(case):
+            keys = ("vcpus", "placement", "irqchip", "transport", "kickers")
+            groups.setdefault(tuple(case[key] for key in keys), []).append(case)
+    return [_latency_plot(data, cases) for cases in list(groups.values())[:MOST_PLOTS]]
+
+
+def _timed(case: Summary) -> list[str]:
+    return [m for m, figures in case["methods"].items() if figures["latency_ns"]["p50"] is not None]
+
+
+def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
+    bars = [(case, method) for case in cases for method in _timed(case)]
+    title = titled(data, _apart_from_state(data, cases[0]))
+    canvas, axes = new_plot(title, 1.6 + 0.2 * len(bars) + 0.25 * len(cases))
+    medians = [case["methods"][method]["latency_ns"]["p50"] * _US for case, method in bars]
+    tails = [_p99(case["methods"][method]) for case, method in bars]
+    end = 1.08 * max(*medians, min(max(tails), _BEYOND * max(medians)), 1e-3)
+    axes.set_xlim(0, end)
+    y, places = 0.0, []
+    for case in cases:
+        methods = _timed(case)
+        places.append((y + (len(methods) - 1) / 2, case))
+        for method in methods:
+            colour, _ = style(data, method)
+            _draw_bar(axes, y, case["methods"][method], colour, end)
+            y += 1
+        y += 0.7
+    axes.set_ylim(y - 1.2, -0.6)
+    axes.yaxis.set_major_locator(FixedLocator([at for at, _ in places]))
+    axes.set_yticklabels([_state(data, case) for _, case in places])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
+    axes.set_xlabel(f"latency [{microseconds(data.summary)}]")
+    axes.set_ylabel("state when kicked")
+    _latency_legend(axes, data, bars)
+    return Plot(title, _latency_finding(data, cases), canvas)
+
+
+def _apart_from_state(data: RunData, case: Summary) -> str:
+    # Of the programs, each state has its own.
+    text = label(data.summary, case, of_kind=False)
+    program = f", {case['program']}"
+    return text.replace(program, "") if case["program"] else text
+
+
+def _state(data: RunData, case: Summary) -> str:
+    # A tick's label has no switch for formulas, but an escaped dollar begins none.
+    text = plain(str(case["state"])).replace("$", r"\$")
+    return text + (" *" if case["id"] in data.oversubscribed else "")
+
+
+def _p99(figures: Summary) -> float:
+    return float(figures["latency_ns"]["p99"] or 0) * _US
+
+
+def _draw_bar(axes: Axes, y: float, figures: Summary, colour: str, end: float) -> None:
+    median = figures["latency_ns"]["p50"] * _US
+    phases = {name: figures["phases_ns"][name] for name in ("send", "delivery", "return")}
+    if phases["delivery"] and phases["return"]:
+        before, after = phases["delivery"]["p50"] * _US, phases["return"]["p50"] * _US
+        axes.barh(y, before, 0.78, color=colour)
+        axes.barh(y, after, 0.78, left=before, color=colour, alpha=_LIGHT)
+    else:
+        axes.barh(y, median, 0.78, color=colour)
+    if phases["send"] and phases["send"]["p50"]:
+        axes.plot([0, phases["send"]["p50"] * _US], [y, y], color=INK, linewidth=1.4)
+    if ends := figures["latency_ci95"]["p50"]:
+        low, high = (value * _US for value in ends)
+        errors = [[max(median - low, 0)], [max(high - median, 0)]]
+        axes.errorbar([median], [y], xerr=errors, color=INK, capsize=3, linewidth=1.4)
+    tail = _p99(figures)
+    if tail > end:
+        axes.plot([end], [y], ">", color=colour, markersize=6, clip_on=False, markeredgecolor=INK)
+    elif tail:
+        axes.plot([tail], [y], "D", color=colour, markersize=5, markeredgecolor=INK)
+
+
+def _latency_legend(axes: Axes, data: RunData, bars: Sequence[tuple[Summary, str]]) -> None:
+    methods = list(dict.fromkeys(method for _, method in bars))
+    handles: list[Any] = [Patch(color=style(data, method)[0]) for method in methods]
+    figures = [case["methods"][method]["phases_ns"] for case, method in bars]
+    parts: list[tuple[str, Any]] = []
+    if any(phases["delivery"] for phases in figures):
+        parts.append(("until the handler", Patch(color=BAND)))
+        parts.append(("handler to return", Patch(color=BAND, alpha=_LIGHT)))
+    parts.append(("kicker's call", Line2D([], [], color=INK, linewidth=1.4)))
+    diamond: dict[str, Any] = {"color": BAND, "markeredgecolor": INK, "linestyle": "none"}
+    parts.append(("p99", Line2D([], [], marker="D", markersize=5, **diamond)))
+    if any(case["id"] in data.oversubscribed for case, _ in bars):
+        parts.append(("* more vCPUs than CPUs", Patch(alpha=0)))
+    names = [*methods, *(name for name, _ in parts)]
+    draw_legend(axes, [*handles, *(handle for _, handle in parts)], names, split=len(methods))
+
+
+def _latency_finding(data: RunData, cases: Sequence[Summary]) -> str:
+    said = answer_kick({**data.summary, "cases": cases}, data.oversubscribed)[0]
+    told = [case for case in cases if case["baseline"] in _timed(case)]
+    return f"{said} {by_state(data.summary, told)}" if told else said
+
+
+# --- pause all ---------------------------------------------------------------------------------
+
+_LINES: tuple[tuple[str, Literal[":", "--", "-"]], ...] = (
+    ("first", ":"),
+    ("median", "--"),
+    ("last", "-"),
+)
+
+
+def draw_pauses(data: RunData) -> list[Plot]:
+    """Time to pause all vCPUs against their number: a plot per program and placement."""
+    plots = []
+    for series in series_of(data.summary, "pause_all"):
+        drawn = [case for case in series.cases if _paused(case)]
+        if len(drawn) > 1:
+            plots.append(_pause_plot(data, series, drawn))
+    return plots[:MOST_PLOTS]
+
+
+def _paused(case: Summary) -> list[str]:
+    return [m for m, figures in case["methods"].items() if figures["last_ns"]["p50"]]
+
+
+def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
+    title = titled(data, conditions(data.summary, series, of_kind=False))
+    canvas, axes = new_plot(title, 4.0)
+    vcpu_axis(axes, [case["vcpus"] for case in cases])
+    axes.set_yscale("log")
+    methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
+    handles: list[Any] = []
+    values = [
+        _draw_method(axes, data, [case for case in cases if method in _paused(case)], method)
+        for method in methods
+    ]
+    for method in methods:
+        colour, marker = style(data, method)
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
+    names = list(methods)
+    for which, dashes in reversed(_LINES):
+        handles.append(Line2D([], [], color=BAND, linestyle=dashes))
+        names.append(f"the {which} vCPU")
+    log_ticks(axes, np.concatenate(values).tolist(), "y", tick_time)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(f"time to acknowledge [{microseconds(data.summary)}]")
+    draw_legend(axes, handles, names, split=len(methods))
+    return Plot(title, _pause_finding(data, cases), canvas)
+
+
+def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: str) -> Any:
+    """Draw the three lines of a method, and return all their values."""
+    colour, marker = style(data, method)
+    x = [case["vcpus"] for case in cases]
+    every = []
+    for which, dashes in _LINES:
+        figures = [case["methods"][method] for case in cases]
+        y = np.array([f[f"{which}_ns"]["p50"] * _US for f in figures])
+        every.append(y[y > 0])
+        width = 1.6 if which == "last" else 1.1
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width)
+        if which != "last":
+            continue
+        ends = [f["last_ci95"]["p50"] or [f["last_ns"]["p50"]] * 2 for f in figures]
+        low, high = np.array(ends).T * _US
+        errors = np.maximum([y - low, high - y], 0)
+        axes.errorbar(x, y, yerr=errors, color=colour, linestyle="none", capsize=4, linewidth=1.4)
+        for case, value in zip(cases, y, strict=True):
+            face = "none" if case["id"] in data.oversubscribed else colour
+            axes.plot(
+                [case["vcpus"]], [value], marker, color=colour, markerfacecolor=face, markersize=6
+            )
+    return np.concatenate(every)
+
+
+def _pause_finding(data: RunData, cases: Sequence[Summary]) -> str:
+    case, _ = telling(data, [(case, None) for case in cases])
+    unit = nanoseconds(data.summary)
+    clauses = "; ".join(cost(contrast, unit) for contrast in contrasts(case).values())
+    place = with_crowd(data, case, label(data.summary, case, of_kind=False))
+    shown = [
+        f"{duration(data.summary, one['methods'][one['baseline']]['last_ns']['p50'])} "
+        f"at {one['vcpus']}"
+        for one in cases
+        if one["baseline"] in _paused(one)
+    ]
+    grown = f"Until the last of N vCPUs ({case['baseline']}, p50): {listed(shown)}."
+    return f"{grown} {place}: {clauses}." if clauses else grown

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says about kicks: lost ones, their latency, and pausing all vCPUs.
+
+Three entries of the table of kinds in :mod:`kickbench.report.words`, and the alarm when a protocol
+lost kicks that it claims not to lose, whatever the kind of the case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from kickbench.report.exits import MOST_OTHERS
+from kickbench.report.names import (
+    Series,
+    Summary,
+    amount,
+    conditions,
+    contrasts,
+    cost,
+    crowded,
+    duration,
+    few,
+    finished,
+    interval,
+    is_seen,
+    kick_rate_name,
+    label,
+    magnitude,
+    nanoseconds,
+    series_of,
+    state_name,
+    window_name,
+)
+from kickbench.report.numbers import (
+    decimals,
+    fixed,
+    listed,
+    measured,
+    plural,
+    sentence,
+    significant,
+    whole,
+)
+
+_MOST_NAMED = 2
+"""Cases that a sentence names before it only counts."""
+
+_SPURIOUS = "Spurious exits (EINTR with no kick pending)"
+
+
+# --- race --------------------------------------------------------------------------------------
+
+
+def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """Which protocols lost kicks, and how sure it is that the others lose none."""
+    cases = finished(summary, "race")
+    sent = _by_method(cases, lambda figures: figures["sent"] > 0)
+    if not sent:
+        return ["No kick was sent in the race."]
+    losers = {m: [c for c in of if c["methods"][m]["lost"]] for m, of in sent.items()}
+    clauses = [
+        _lost(summary, method, hit, cases, oversubscribed) for method, hit in losers.items() if hit
+    ]
+    keepers = {method: of for method, of in sent.items() if not losers[method]}
+    claimed = {m: of for m, of in keepers.items() if _claim(m, of) is not False}
+    if claimed:
+        clauses.append(_kept(claimed, cases))
+    # To lose none is no surprise of those that claim it; whoever makes no claim comes apart.
+    others = [method for method in keepers if method not in claimed]
+    if others:
+        who = f"{listed(others)}, which {'make' if len(others) > 1 else 'makes'} no such claim,"
+        clauses.append(f"{who} lost none either" if claimed else f"{who} lost none")
+    # What makes the answer worthless belongs to it.
+    answers = [" ".join(["; ".join(clauses) + ".", *_weak_control(summary, sent)])]
+    answers += _spurious(cases)
+    answers += _timeouts(summary, cases)
+    return answers
+
+
+def _by_method(
+    cases: Sequence[Summary], has: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, list[Summary]]:
+    """By method, the cases in which its figures have something."""
+    methods = dict.fromkeys(method for case in cases for method in case["methods"])
+    found = {
+        method: [c for c in cases if method in c["methods"] and has(c["methods"][method])]
+        for method in methods
+    }
+    return {method: of for method, of in found.items() if of}
+
+
+def _claim(method: str, cases: Iterable[Summary]) -> bool | None:
+    claims = {case["methods"][method].get("race_free_claim") for case in cases}
+    return False if False in claims else True if True in claims else None
+
+
+def _lost(
+    summary: Summary,
+    method: str,
+    hit: Sequence[Summary],
+    cases: Sequence[Summary],
+    oversubscribed: Collection[str],
+) -> str:
+    """ "flag_signal lost 196 of 199 kicks aimed at a window of 50 µs (197 landed in it)", the worst
+    case first.
+    """
+
+    def share(case: Summary) -> float:
+        figures = case["methods"][method]
+        return float(figures["lost"] / figures["sent"])
+
+    places = len({conditions(summary, case, of_kind=False) for case in cases}) > 1
+    places = places or len({case["vcpus"] for case in cases}) > 1
+    texts: list[str] = []
+    for case in sorted(hit, key=share, reverse=True)[:_MOST_NAMED]:
+        figures = case["methods"][method]
+        place = label(summary, case, of_kind=False) + crowded(case, oversubscribed)
+        notes = [] if texts else [f"{whole(figures['aimed'])} landed in it"]
+        notes += [place] if places else []
+        texts.append(
+            f"{whole(figures['lost'])} of {whole(figures['sent'])}"
+            f"{'' if texts else ' kicks aimed'} at {window_name(summary, case['window_ns'])}"
+            + (f" ({', '.join(notes)})" if notes else "")
+        )
+    if len(hit) > _MOST_NAMED:
+        texts.append(f"kicks in {plural(len(hit) - _MOST_NAMED, 'more case', 'more cases')}")
+    claim = ", which claims to be race-free," if _claim(method, hit) else ""
+    return f"{method}{claim} lost {listed(texts)}"
+
+
+def _kept(keepers: Mapping[str, Sequence[Summary]], cases: Sequence[Summary]) -> str:
+    """ "sigmask and immediate_exit lost none of 1,000,000 kicks each (900,000 landed; at most 3 in
+    a million, 95 %)".
+    """
+    figures = [case["methods"][method] for method, of in keepers.items() for case in of]
+    counts = sorted({int(f["sent"]) for f in figures})
+    bounds = [f["lost_upper95"] for f in figures if f["lost_upper95"] is not None]
+    number = f"{'at least ' if len(counts) > 1 else ''}{plural(counts[0], 'kick')}"
+    if len(keepers) > 1:
+        number += " each"
+    if len(cases) > 1:
+        number += f", in {'both' if len(cases) == 2 else f'all {len(cases)}'} cases"
+    if any(len(of) < len(cases) for of in keepers.values()):
+        number += " that had them"
+    landed = min(int(f["aimed"]) for f in figures)
+    bound = f"; at most {at_most(max(bounds))}, 95 %" if bounds else ""
+    least = "" if landed == max(int(f["aimed"]) for f in figures) else "at least "
+    return f"{listed(list(keepers))} lost none of {number} ({least}{whole(landed)} landed{bound})"
+
+
+def at_most(rate: float) -> str:
+    """An upper bound of a rate, rounded up: "3 in a million", "0.3 %"."""
+    scale, unit = (1e6, " in a million") if rate < 1e-3 else (1e2, " %")
+    value = rate * scale
+    step = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
+    rounded = math.ceil(value / step - 1e-9) * step
+    if unit == " %":
+        rounded = min(rounded, 100.0)
+    text = significant(rounded, 2)
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
+
+
+def _weak_control(summary: Summary, sent: Mapping[str, Sequence[Summary]]) -> list[str]:
+    """When no protocol that is there to lose kicks lost one at a wide window, nothing is proved."""
+    wide = {
+        method: [case for case in cases if case["window_ns"]]
+        for method, cases in sent.items()
+        if _claim(method, cases) is False
+    }
+    tried = [(method, case) for method, cases in wide.items() for case in cases]
+    if not tried or any(case["methods"][method]["lost"] for method, case in tried):
+        return []
+    method, case = tried[-1]
+    window = window_name(summary, case["window_ns"])
+    return [
+        f"{method} is there to lose kicks, and lost none even at {window}: then no loss was tested."
+    ]
+
+
+def _spurious(cases: Sequence[Summary]) -> list[str]:
+    shown = []
+    for method, of in _by_method(cases, lambda figures: figures["spurious"] > 0).items():
+        figures = [case["methods"][method] for case in of]
+        exits, kicks = sum(f["spurious"] for f in figures), sum(f["sent"] for f in figures)
+        shown.append(f"{method} {whole(exits)} for {plural(kicks, 'kick')}")
+    return [f"{_SPURIOUS}: {listed(shown)}."] if shown else []
+
+
+def _timeouts(summary: Summary, cases: Sequence[Summary]) -> list[str]:
+    timeouts = [case["timeout_ns"] for case in cases if case["timeout_ns"] is not None]
+    longest = [
+        figures["latency_max_ns"]
+        for case in cases
+        for figures in case["methods"].values()
+        if figures["latency_max_ns"] is not None
+    ]
+    if not timeouts:
+        return []
+    ends = dict.fromkeys(duration(summary, ns) for ns in (min(timeouts), max(timeouts)))
+    seen = (
+        f"; the slowest kick that was not lost took {duration(summary, max(longest))}"
+        if longest
+        else ""
+    )
+    return [f"A kick counts as lost when the guest still runs after {' to '.join(ends)}{seen}."]
+
+
+# --- kick latency ------------------------------------------------------------------------------
+
+
+def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """Which protocol kicks fastest, and how that changes with state, transport and kickers."""
+    cases = [c for c in finished(summary, "kick") if _p50(c, c["baseline"]) is not None]
+    if not cases:
+        return ["No kick has a latency: none met the wanted state and came through."]
+    case = next((case for case in cases if case["id"] not in oversubscribed), cases[0])
+    where = label(summary, case, of_kind=False) + crowded(case, oversubscribed)
+    answers = [f"Kicked {state_name(case['state'])}, {_fastest(summary, case)}, {where}."]
+    answers += _states(summary, cases, case)
+    for key, words in (("transport", "transport"), ("kickers", "number of kickers")):
+        answers += _along(summary, cases, case, key, words)
+    return answers + _not_ranked(cases)
+
+
+def _p50(case: Summary, method: str) -> float | None:
+    value: float | None = case["methods"].get(method, {}).get("latency_ns", {}).get("p50")
+    return value
+
+
+def _fastest(summary: Summary, case: Summary) -> str:
+    """Who is fastest by the intervals of the differences; who loses kicks cannot be."""
+    unit, baseline = nanoseconds(summary), str(case["baseline"])
+    known = contrasts(case)
+    ranked = {m: c for m, c in known.items() if not case["methods"][m]["lost"]}
+    if faster := [contrast for contrast in ranked.values() if contrast["ci95"][1] < 0]:
+        best = min(faster, key=lambda contrast: float(contrast["diff"]))
+        _, size = magnitude(best)
+        return (
+            f"{best['method']} is the fastest: {_latency(summary, case, best['method'])}, "
+            f"{amount(size, unit)} less than {baseline} {interval(size)}"
+        )
+    took = _latency(summary, case, baseline)
+    if not ranked:
+        if len(case["methods"]) < 2:
+            return f"{baseline} takes {took}"
+        why = "no difference has an interval: too few kicks"
+        return f"{baseline} takes {took}; {'all others lost kicks' if known else why}"
+    if case["methods"][baseline]["lost"]:
+        return f"no protocol is faster than {baseline}, which takes {took} but lost kicks"
+    if all(is_seen(contrast) for contrast in ranked.values()):
+        following = min(ranked.values(), key=lambda contrast: float(contrast["diff"]))
+        return (
+            f"{baseline} is the fastest: {took}; {following['method']} takes "
+            f"{amount(following, unit)} more {interval(following)}"
+        )
+    alike = [m for m, contrast in ranked.items() if not is_seen(contrast)]
+    shown = []
+    for method in alike:
+        _, low, high = measured(ranked[method]["diff"], ranked[method]["ci95"])
+        shown.append(f"{method} (95 % CI {low} to {high} {unit}{few(ranked[method])})")
+    return (
+        f"no protocol is faster than {baseline}, which takes {took}; no difference seen to "
+        f"{listed(shown)}"
+    )
+
+
+def _latency(summary: Summary, case: Summary, method: str) -> str:
+    """ "14,230 ns at p50", rounded by its interval where it has one."""
+    figures = case["methods"][method]
+    value, ends = figures["latency_ns"]["p50"], figures["latency_ci95"]["p50"]
+    text = significant(value) if ends is None else fixed(value, min(decimals(ends[1] - ends[0]), 1))
+    return f"{text} {nanoseconds(summary)} at p50"
+
+
+_ROW = ("vcpus", "placement", "irqchip", "transport", "kickers", "state")
+
+
+def _row(cases: Sequence[Summary], case: Summary, axis: str) -> list[Summary]:
+    """The cases that differ from ``case`` along one axis only; of a state every program is one."""
+    keys = [key for key in _ROW if key != axis]
+    found = {c[axis]: c for c in reversed(cases) if all(c[key] == case[key] for key in keys)}
+    return [c for c in cases if found.get(c[axis]) is c]
+
+
+def _states(summary: Summary, cases: Sequence[Summary], case: Summary) -> list[str]:
+    row = _row(cases, case, "state")
+    if len(row) < 2:
+        return []
+    unit, baseline = nanoseconds(summary), case["baseline"]
+    answers = [by_state(summary, row)]
+    for method in dict.fromkeys(method for one in row for method in contrasts(one)):
+        if any(one["methods"].get(method, {}).get("lost") for one in row):
+            continue  # what is left of its latencies flatters it
+        steps, unseen = [], []
+        for one in row:
+            contrast = contrasts(one).get(method)
+            if contrast is not None and is_seen(contrast):
+                word, size = magnitude(contrast)
+                steps.append(f"{amount(size, unit)} {word} {state_name(one['state'])}")
+            elif contrast is not None:
+                unseen.append(state_name(one["state"]))
+        parts = [listed(steps)] if steps else []
+        if unseen:
+            parts.append(f"no difference seen {listed(unseen)}")
+        answers.append(f"{method} against {baseline} at p50: {'; '.join(parts)}.")
+    return answers
+
+
+def by_state(summary: Summary, cases: Sequence[Summary]) -> str:
+    """The baseline's p50 and p99 in every state, as a sentence."""
+    shown = []
+    for case in cases:
+        times = case["methods"][case["baseline"]]["latency_ns"]
+        numbers = " and ".join(significant(times[name]) for name in ("p50", "p99"))
+        shown.append(f"{numbers} {nanoseconds(summary)} {state_name(case['state'])}")
+    return f"{cases[0]['baseline']} at p50 and p99: {listed(shown)}."
+
+
+def _along(
+    summary: Summary, cases: Sequence[Summary], case: Summary, axis: str, words: str
+) -> list[str]:
+    row = _row(cases, case, axis)
+    if len(row) < 2:
+        return []
+    unit = nanoseconds(summary)
+    shown = [f"{c[axis]}: {significant(_p50(c, c['baseline']))} {unit}" for c in row]
+    return [
+        f"{case['baseline']} {state_name(case['state'])} at p50 by {words}: {', '.join(shown)}."
+    ]
+
+
+def _not_ranked(cases: Sequence[Summary]) -> list[str]:
+    shown = []
+    for method, of in _by_method(cases, lambda figures: figures["lost"] > 0).items():
+        figures = [case["methods"][method] for case in of]
+        lost, sent = sum(f["lost"] for f in figures), sum(f["sent"] for f in figures)
+        shown.append(f"{method} {whole(lost)} of {whole(sent)}")
+    if not shown:
+        return []
+    return [f"Lost kicks are in no latency, which flatters who lost them: {listed(shown)}."]
+
+
+# --- pause all ---------------------------------------------------------------------------------
+
+
+def answer_pause(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """How long it takes to stop every vCPU of a VM, and how that grows with their number."""
+    series = [
+        kept
+        for kept in (_timed(one) for one in series_of(summary, "pause_all"))
+        if kept is not None
+    ]
+    if not series:
+        return ["No pause was timed: each needed a rescue."]
+    answers = _answer_series(summary, series[0], oversubscribed)
+    for other in series[1 : 1 + MOST_OTHERS]:
+        case = _largest(other, oversubscribed)
+        where = conditions(summary, other, of_kind=False) + crowded(case, oversubscribed)
+        answers.append(f"{where}: {_pausing(summary, case)}.")
+    if len(series) > 1 + MOST_OTHERS:
+        answers.append(f"The table has {len(series) - 1 - MOST_OTHERS} more of these.")
+    return answers + _rescued(case for one in series for case in one.cases)
+
+
+def _timed(series: Series) -> Series | None:
+    """The series without the cases in which the baseline has no time."""
+    cases = tuple(case for case in series.cases if _last(case) is not None)
+    return None if not cases else Series(**{**vars(series), "cases": cases})
+
+
+def _last(case: Summary) -> float | None:
+    value: float | None = case["methods"].get(case["baseline"], {}).get("last_ns", {}).get("p50")
+    return value
+
+
+def _largest(series: Series, oversubscribed: Collection[str]) -> Summary:
+    """The most vCPUs for which there were CPUs; one vCPU is not "all", so else simply the most."""
+    sound = [c for c in series.cases if c["id"] not in oversubscribed and c["vcpus"] > 1]
+    return (sound or series.cases)[-1]
+
+
+def _pausing(summary: Summary, case: Summary) -> str:
+    first = case["methods"][case["baseline"]]["first_ns"]["p50"]
+    last = _last(case)
+    assert last is not None  # or the case would not be there
+    number = case["vcpus"]
+    which = f"all {number} vCPUs" if number > 1 else "the only vCPU"
+    begin = f" and {duration(summary, first)} until the first" if first and number > 1 else ""
+    return (
+        f"pausing {which} takes {duration(summary, last)} until the last has acknowledged"
+        f"{begin} ({case['baseline']}, p50)"
+    )
+
+
+def _answer_series(summary: Summary, series: Series, oversubscribed: Collection[str]) -> list[str]:
+    unit = nanoseconds(summary)
+    case = _largest(series, oversubscribed)
+    clauses = [cost(contrast, unit) for contrast in contrasts(case).values()]
+    head = _pausing(summary, case)
+    where = conditions(summary, case, of_kind=False) + crowded(case, oversubscribed)
+    answers = [f"{head[0].upper()}{head[1:]}, {where}{''.join(f'; {c}' for c in clauses[:1])}."]
+    answers += [sentence(clause) for clause in clauses[1:]]
+    if len(series.cases) > 1:
+        shown = []
+        for one in series.cases:
+            last = _last(one)
+            assert last is not None
+            over = " (more vCPUs than CPUs)" if one["id"] in oversubscribed else ""
+            shown.append(f"{duration(summary, last)} at {one['vcpus']}{over}")
+        if all(one["id"] in oversubscribed for one in series.cases[1:]) and oversubscribed:
+            shown = [text.removesuffix(" (more vCPUs than CPUs)") for text in shown]
+        answers.append(f"Until the last of N vCPUs, p50: {listed(shown)} ({case['baseline']}).")
+    return answers
+
+
+def _rescued(cases: Iterable[Summary]) -> list[str]:
+    shown = []
+    found = _by_method(list(cases), lambda figures: figures["rescued"] > 0)
+    for method, of in found.items():
+        figures = [case["methods"][method] for case in of]
+        rescued, pauses = (sum(f[k] for f in figures) for k in ("rescued", "n"))
+        shown.append(f"{method} {whole(rescued)} of {whole(rescued + pauses)}")
+    if not shown:
+        return []
+    return [f"Pauses that needed a second kick are in no time: {listed(shown)}."]
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """An alarm per protocol that claims to be race-free and lost a kick, in whatever kind."""
+    broken: dict[str, list[tuple[Summary, Mapping[str, Any]]]] = {}
+    for case in finished(summary):
+        for finding in case["findings"]:
+            if finding["race_free_claim"] is True and finding["what"] in ("lost", "rescued"):
+                broken.setdefault(str(finding["method"]), []).append((case, finding))
+    alarms = []
+    for method, found in broken.items():
+        # What the race found comes first, it is measured for that; then the worst.
+        found.sort(key=_importance)
+        case, finding = found[0]
+        where = f"{_kicked_how(summary, case)}, {label(summary, case, of_kind=False)}"
+        where += crowded(case, oversubscribed)
+        count, of = whole(finding["count"]), int(finding["of"])
+        what = f"LOST {count} of {plural(of, 'kick')}"
+        if finding["what"] == "rescued":
+            what = f"LOST kicks in {count} of {plural(of, 'pause')}"
+        others = plural(len(found) - 1, "other case")
+        more = f", and lost kicks in {others}" if len(found) > 1 else ""
+        alarms.append(f"{method} claims to be race-free and {what} {where}{more}.")
+    return alarms
+
+
+def _importance(item: tuple[Summary, Mapping[str, Any]]) -> tuple[bool, float]:
+    case, finding = item
+    return case["kind"] != "race", -finding["count"] / max(1, finding["of"])
+
+
+def _kicked_how(summary: Summary, case: Summary) -> str:
+    match case["kind"]:
+        case "race":
+            return f"aimed at {window_name(summary, case['window_ns'])}"
+        case "kick":
+            return f"sent {state_name(case['state'])}"
+        case "pause_all":
+            return "of all vCPUs"
+        case _:
+            return f"at {kick_rate_name(case['kick_rate_hz'])}"

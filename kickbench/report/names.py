@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What things are called: cases, units, times, and one difference between two methods.
+
+Words, tables and figures all take their names from here, so that a case has one name everywhere.
+Nothing is computed here but what rounding and comparing need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kickbench.report.numbers import measured, plural, significant
+
+Summary = Mapping[str, Any]
+
+HEADLINES = {"exits": "ns_per_exit", "kick": "latency_p50_ns", "pause_all": "pause_last_ns"}
+"""By kind, the metric of the contrasts that a case stands for; the kind race has none."""
+
+FEW_ROUNDS = 10
+
+_METRICS = {
+    # metric: (what a method does with more time, per what)
+    "ns_per_exit": ("costs", "per exit"),
+    "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
+    "latency_p50_ns": ("takes", "per kick at p50"),
+    "latency_p99_ns": ("takes", "per kick at p99"),
+    "pause_last_ns": ("takes", "per pause"),
+}
+
+_STATES = {
+    "guest": "in the guest",
+    "halted": "while halted",
+    "userspace": "in userspace",
+    "storm": "while exiting at full speed",
+}
+
+_SCALES = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
+
+
+@dataclass(frozen=True)
+class Series:
+    """Finished cases of one kind that differ in the number of vCPUs only, by that number."""
+
+    kind: str
+    program: str | None
+    irqchip: str | None
+    exit_rate_hz: float | None
+    kick_rate_hz: float | None
+    transport: str
+    placement: str
+    cases: tuple[Summary, ...]
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def emulation(summary: Summary) -> str:
+    """ "Emulated (QEMU TCG)" for a run that was taken under emulation, else ""."""
+    if not summary["emulated"]:
+        return ""
+    by = summary.get("emulated_by")
+    return f"Emulated ({by})" if by else "Emulated"
+
+
+def nanoseconds(summary: Summary) -> str:
+    """The unit of all times: an emulator's clock is never shown as a time on hardware."""
+    return "emulated ns" if summary["emulated"] else "ns"
+
+
+def microseconds(summary: Summary) -> str:
+    """ "µs", of the clock that the run had."""
+    return "emulated µs" if summary["emulated"] else "µs"
+
+
+def seconds(summary: Summary) -> str:
+    """ "s", of the clock that the run had."""
+    return "emulated s" if summary["emulated"] else "s"
+
+
+def duration(summary: Summary, ns: float) -> str:
+    """A time in the unit that suits it, e.g. "50 µs": for sentences, where no column compares."""
+    scale, unit = next(((s, u) for s, u in _SCALES if abs(ns) / s < 999.5), _SCALES[-1])
+    number = significant(ns / scale, 3)
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return f"{number} {'emulated ' if summary['emulated'] else ''}{unit}"
+
+
+def rate_name(exit_rate_hz: float | None) -> str:
+    """ "full speed", or "20,000 exits/s per vCPU"."""
+    if exit_rate_hz is None:
+        return "full speed"
+    return f"{significant(exit_rate_hz)} exits/s per vCPU"
+
+
+def kick_rate_name(kick_rate_hz: float | None) -> str:
+    """ "no kicks", or "1,000 kicks/s per vCPU"."""
+    if kick_rate_hz is None:
+        return "no kicks"
+    return f"{significant(kick_rate_hz)} kicks/s per vCPU"
+
+
+def state_name(state: object) -> str:
+    """What a vCPU was doing when it was kicked, e.g. "in the guest"."""
+    return _STATES.get(str(state), f"in the state {state}")
+
+
+def window_name(summary: Summary, window_ns: float | None) -> str:
+    """ "a window of 50 µs", or "the natural window"."""
+    return f"a window of {duration(summary, window_ns)}" if window_ns else "the natural window"
+
+
+def conditions(summary: Summary, case: Summary | Series, *, of_kind: bool = True) -> str:
+    """What tells a case's series from the others of its run, e.g. "local, full speed".
+
+    The placement always; exit rate, kick rate, transport, number of kickers, program and interrupt
+    chip where they are not the same throughout the kind, or not what goes without saying. Without
+    ``of_kind`` it leaves out what its kind kicks (state, window, all vCPUs).
+    """
+    values = vars(case) if isinstance(case, Series) else case
+    words = [str(values["placement"])]
+    if values["exit_rate_hz"] is not None or _differ(summary, values, "exit_rate_hz"):
+        words.append(rate_name(values["exit_rate_hz"]))
+    if values["kick_rate_hz"] is not None or _differ(summary, values, "kick_rate_hz"):
+        words.append(kick_rate_name(values["kick_rate_hz"]))
+    if of_kind:
+        words += _kind_words(summary, values)
+    kickers = values.get("kickers") or 1
+    if kickers > 1 or (values.get("kickers") and _differ(summary, values, "kickers")):
+        words.append(plural(kickers, "kicker"))
+    if values["transport"] != "tgkill" or _differ(summary, values, "transport"):
+        words.append(f"by {values['transport']}")
+    words += [
+        str(values[key])
+        for key in ("program", "irqchip")
+        if values[key] and _differ(summary, values, key)
+    ]
+    return ", ".join(words)
+
+
+def _kind_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
+    match case["kind"]:
+        case "kick":
+            return [f"kicked {state_name(case['state'])}"]
+        case "race":
+            return [f"race at {window_name(summary, case['window_ns'])}"]
+        case "pause_all":
+            return ["pause all"]
+        case _:
+            return []
+
+
+def label(summary: Summary, case: Summary, *, of_kind: bool = True) -> str:
+    """A case in a few words, e.g. "2 vCPUs, local"."""
+    return f"{plural(case['vcpus'], 'vCPU')}, {conditions(summary, case, of_kind=of_kind)}"
+
+
+def crowded(case: Summary, oversubscribed: Iterable[str]) -> str:
+    """ ", more vCPUs than CPUs" of a case that had, to follow its label."""
+    return ", more vCPUs than CPUs" if case["id"] in oversubscribed else ""
+
+
+def _differ(summary: Summary, like: Summary, key: str) -> bool:
+    """Whether the key is not the same in all cases of a kind; a state has its own programs."""
+    state = like.get("state")
+    alike = [case for case in summary["cases"] if case["kind"] == like["kind"]]
+    return len({case[key] for case in alike if state in (None, case["state"])}) > 1
+
+
+def finished(summary: Summary, kind: str | None = None) -> list[Summary]:
+    """The cases that have figures, in the order of the scenario; of one kind or of all."""
+    cases = [case for case in summary["cases"] if case["status"] == "ok"]
+    return [case for case in cases if kind in (None, case["kind"])]
+
+
+def series_of(summary: Summary, kind: str = "exits") -> list[Series]:
+    """The finished cases of a kind by series, in the order of the scenario."""
+    keys = ("program", "irqchip", "exit_rate_hz", "kick_rate_hz", "transport", "placement")
+    found: dict[tuple[Any, ...], list[Summary]] = {}
+    for case in finished(summary, kind):
+        found.setdefault(tuple(case[key] for key in keys), []).append(case)
+    return [
+        Series(
+            kind=kind,
+            cases=tuple(sorted(cases, key=_vcpus)),
+            **dict(zip(keys, values, strict=True)),
+        )
+        for values, cases in found.items()
+    ]
+
+
+def _vcpus(case: Summary) -> int:
+    return int(case["vcpus"])
+
+
+# --- one difference ----------------------------------------------------------------------------
+
+
+def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
+    """By method, a case's differences to the baseline; only those that have an interval.
+
+    The metric is by default the headline of the case's kind.
+    """
+    wanted = metric or HEADLINES.get(case["kind"])
+    return {
+        contrast["method"]: contrast
+        for contrast in case["contrasts"]
+        if contrast["metric"] == wanted
+        and contrast["diff"] is not None
+        and contrast["ci95"] is not None
+    }
+
+
+def contrast_methods(cases: Iterable[Summary]) -> list[str]:
+    """The methods that have a difference to the baseline anywhere in the cases."""
+    return list(dict.fromkeys(method for case in cases for method in contrasts(case)))
+
+
+def interval(contrast: Summary) -> str:
+    """ "(95 % CI 29 to 33)", and that it rests on few rounds if so."""
+    _, low, high = measured(contrast["diff"], contrast["ci95"])
+    return f"(95 % CI {low} to {high}{few(contrast)})"
+
+
+def few(contrast: Summary) -> str:
+    """ ", few rounds" of a difference from fewer than :data:`FEW_ROUNDS`, to follow its interval.
+
+    Such an interval takes the spread that it is made from on trust.
+    """
+    return ", few rounds" if contrast["rounds"] < FEW_ROUNDS else ""
+
+
+def amount(contrast: Summary, unit: str) -> str:
+    """ "31 ns", rounded by the interval."""
+    return f"{measured(contrast['diff'], contrast['ci95'])[0]} {unit}"
+
+
+def per(metric: str) -> str:
+    """Per what a metric is, e.g. "per exit"."""
+    return _METRICS[metric][1]
+
+
+def is_seen(contrast: Summary) -> bool:
+    """Whether the interval of a difference excludes 0."""
+    low, high = contrast["ci95"]
+    return not low <= 0 <= high
+
+
+def magnitude(contrast: Summary) -> tuple[str, Summary]:
+    """ "more" or "less", and the difference without its sign."""
+    if contrast["diff"] >= 0:
+        return "more", contrast
+    low, high = contrast["ci95"]
+    return "less", {**contrast, "diff": -contrast["diff"], "ci95": [-high, -low]}
+
+
+def cost(contrast: Summary, unit: str) -> str:
+    """One difference as a clause: what a method costs more or less per exit, or that none shows."""
+    method, baseline = contrast["method"], contrast["baseline"]
+    verb, each = _METRICS[contrast["metric"]]
+    if not is_seen(contrast):
+        _, first, last = measured(contrast["diff"], contrast["ci95"])
+        return (
+            f"no difference seen between {method} and {baseline} "
+            f"(95 % CI {first} to {last} {unit} {each}{few(contrast)})"
+        )
+    word, size = magnitude(contrast)
+    return f"{method} {verb} {amount(size, unit)} {word} {each} than {baseline} {interval(size)}"
+
+
+def differ(first: Summary, last: Summary) -> int:
+    """Whether two differences of separate cases differ: 1 when the last is larger, -1, or 0."""
+
+    def half(contrast: Summary) -> float:
+        return float(contrast["ci95"][1] - contrast["ci95"][0]) / 2
+
+    step = float(last["diff"] - first["diff"])
+    if abs(step) <= math.hypot(half(first), half(last)):
+        return 0
+    return 1 if step > 0 else -1

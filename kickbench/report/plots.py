@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the plots of all figures share: their size, colours, axes, legends and words.
+
+A plot is a small matplotlib figure, made without pyplot or any other global state, and the sentence
+that it shows, for those who cannot see it. How it becomes part of a page is the business of
+:mod:`kickbench.report.svg`.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), one per method throughout;
+markers and dashes repeat what the colours say.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from kickbench.report.data import RunData
+from kickbench.report.names import Series, Summary, conditions, crowded, emulation, label, rate_name
+from kickbench.scenario.text import printable, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_T = TypeVar("_T")
+
+INK = "#010203"
+"""Text and axes. The page replaces exactly this colour by its own, for light and dark."""
+BAND = "#7f8080"
+SIZE_INCHES = (4.4, 3.3)
+"""So small that the text stays readable where the page has the width of a telephone."""
+
+METHOD_STYLES: dict[str, tuple[str, str]] = {
+    # method: (colour, marker)
+    "flag_signal": ("#cc79a7", "v"),
+    "sigmask": ("#d55e00", "o"),
+    "immediate_exit": ("#0072b2", "s"),
+    "immediate_exit_remote": ("#56b4e9", "D"),
+    "user_exit": ("#009e73", "^"),
+    "exitfd": ("#e69f00", "P"),
+    "immediate_exit_remote_flag_first": ("#a6611a", "<"),
+}
+OTHER_STYLES = (("#6a51a3", "X"), ("#33691e", "h"), ("#ad1457", "p"), (BAND, "*"))
+"""Of protocols that are not in the catalogue, in the order in which a run has them."""
+DASHES = ("-", "--", ":", "-.")
+
+_TITLE_WIDTH = 48
+_LONGEST_TICKS = 48
+"""Characters of all ticks of a horizontal axis together, two between each two."""
+_MOST_TICKS = 9
+_LONGEST_IN_TWO_COLUMNS = 26
+
+MOST_PLOTS = 12
+"""A figure draws no more plots than this; the table has every case."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One drawing: ``title`` says which part of the run, ``finding`` what it shows."""
+
+    title: str
+    finding: str
+    canvas: Canvas
+
+
+# --- parts of a plot ---------------------------------------------------------------------------
+
+
+def style(data: RunData, method: str) -> tuple[str, str]:
+    """A method's colour and marker, the same in all figures of a run."""
+    if method in METHOD_STYLES:
+        return METHOD_STYLES[method]
+    methods = dict.fromkeys(m for case in data.finished for m in case["methods"])
+    others = [m for m in methods if m not in METHOD_STYLES]
+    return OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
+
+
+def telling(data: RunData, points: Sequence[tuple[Summary, _T]]) -> tuple[Summary, _T]:
+    """The point that a sentence should be about: the most vCPUs for which there were CPUs."""
+    sound = [point for point in points if point[0]["id"] not in data.oversubscribed]
+    return sound[-1] if sound else points[0]
+
+
+def with_crowd(data: RunData, case: Summary, text: str) -> str:
+    """The text, and that the case had more vCPUs than CPUs if so."""
+    return text + crowded(case, data.oversubscribed)
+
+
+def where(data: RunData, case: Summary) -> str:
+    """A case in a few words, with a warning when it was short of CPUs."""
+    return with_crowd(data, case, label(data.summary, case))
+
+
+def titled(data: RunData, text: str) -> str:
+    """A plot's title; that of an emulated run begins with saying so."""
+    return ": ".join(filter(None, [emulation(data.summary), text]))
+
+
+def apart_from_placement(data: RunData, series: Series) -> str:
+    """What tells this plot from the others of the figure, but for the placement."""
+    words = conditions(data.summary, series, of_kind=False)
+    words = words.removeprefix(str(series.placement)).lstrip(", ")
+    return words or rate_name(series.exit_rate_hz)
+
+
+def new_plot(title: str, height_inches: float = SIZE_INCHES[1]) -> tuple[Canvas, Axes]:
+    """An empty plot with its title, in the colours of the page."""
+    canvas = Canvas(figsize=(SIZE_INCHES[0], height_inches), layout="constrained")
+    axes = canvas.add_subplot()
+    shown = "\n".join(textwrap.wrap(plain(title, 100), _TITLE_WIDTH))
+    axes.set_title(shown, color=INK, fontsize=10, loc="left", parse_math=False)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+        spine.set_alpha(0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, size=10)
+    axes.yaxis.label.set(color=INK, size=10, parse_math=False)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
+    axes.patch.set_visible(False)
+    canvas.patch.set_visible(False)
+    return canvas, axes
+
+
+def draw_legend(
+    axes: Axes,
+    handles: list[Any],
+    names: Sequence[str],
+    place: Literal["best", "lower right"] = "best",
+    *,
+    split: int | None = None,
+) -> None:
+    """The legend within the axes; with ``split`` below them, in two columns of which the first has
+    so many entries. Names may be a stranger's.
+    """
+    # matplotlib leaves out names that begin with an underscore.
+    shown = [plain(name) if not name.startswith("_") else f" {plain(name)}" for name in names]
+    looks: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "framealpha": 0}
+    if split is None:
+        legend = axes.legend(handles, shown, loc=place, handlelength=2.4, **looks)
+    else:
+        canvas = axes.get_figure()
+        assert isinstance(canvas, Canvas)
+        columns = 2 if max(map(len, shown)) < _LONGEST_IN_TWO_COLUMNS else 1
+        if columns == 2:
+            missing = 2 * split - len(shown)  # pad the shorter column
+            at = len(shown) if missing > 0 else split
+            handles[at:at] = [Patch(alpha=0)] * abs(missing)
+            shown[at:at] = [""] * abs(missing)
+        legend = canvas.legend(
+            handles, shown, loc="outside lower left", ncols=columns, handlelength=1.8, **looks
+        )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def draw_markers(
+    axes: Axes,
+    data: RunData,
+    points: Iterable[tuple[Summary, float]],
+    colour: str,
+    marker: str,
+    dashes: str = "-",
+) -> Any:
+    """Draw a marker per case, hollow when it was short of CPUs, and return the legend's handle."""
+    for case, value in points:
+        face = "none" if case["id"] in data.oversubscribed else colour
+        axes.plot(
+            [case["vcpus"]], [value], marker, color=colour, markerfacecolor=face, markersize=6
+        )
+    return axes.plot([], [], color=colour, linestyle=dashes, marker=marker, markersize=6)[0]
+
+
+def vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
+    """The number of vCPUs to the right, doubling, with a tick at those that there were."""
+    ticks = sorted(set(vcpus))
+    axes.set_xscale("log", base=2)
+    # Not more ticks than fit: the powers of two, then every second of them and so on.
+    shown = ticks
+    if len(shown) > 9:
+        shown = [tick for tick in ticks if tick & (tick - 1) == 0] or ticks
+        shown = shown[:: -(-len(shown) // 9)]
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    axes.set_xlabel("vCPUs")
+
+
+def log_ticks(
+    axes: Axes, values: Sequence[float], which: str, words: Callable[[float], str]
+) -> None:
+    """Round ticks on a logarithmic axis: several also where it spans less than a power of ten, and
+    no more than have room beside each other.
+    """
+    high = max(values)
+    low = max(min(values), high / 1e9)  # 0 has no place on a logarithmic axis
+    axis, limit = (axes.xaxis, axes.set_xlim) if which == "x" else (axes.yaxis, axes.set_ylim)
+    room = (high / low) ** 0.05 * 1.01
+    low, high = low / room, high * room
+    for candidates in _round_values(low, high):
+        ticks = [tick for tick in candidates if low <= tick <= high]
+        long = sum(len(words(tick)) + 2 for tick in ticks)
+        if (long <= _LONGEST_TICKS) if which == "x" else (len(ticks) <= _MOST_TICKS):
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    limit(low, high)
+
+
+def _round_values(low: float, high: float) -> Iterator[list[float]]:
+    """Round numbers from about ``low`` to about ``high``, many of them, then ever fewer."""
+    if high / low < 6:
+        for count in (6, 5, 4, 3, 2):
+            yield list(MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        yield [step * 10.0**power for power in powers for step in steps]
+    yield from ([10.0**power for power in powers if power % every == 0] for every in (2, 3))
+
+
+def tick_time(value: float) -> str:
+    """A tick of an axis of time."""
+    return f"{value:,.10g}"
+
+
+def engineering(value: float) -> str:
+    """ "20 k", "1.5 M"."""
+    for scale, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def plain(text: str, longest: int = 40) -> str:
+    """A stranger's text, fit for a plot."""
+    return shorten(printable(text), longest)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the summaries of all kinds share: rows to entries, cycles to ns, numbers that may not exist.
+
+An entry is a participant of the schedule: a case's methods in order, then the A/A control. Nothing
+here knows a kind, a table or a file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.stats.contrasts import Interval, paired_contrast, running_interval
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is kept of a case's A/A control until the number of all controls is known."""
+
+    differences: list[Floats]
+
+
+def entry_index(method: Any, control: Any, methods: list[str], baseline: str) -> Ints:
+    """Per row the index of the method, ``len(methods)`` for the control, -1 for neither."""
+    is_control = np.asarray(control.to_numpy(), np.bool_)
+    chunks = method.chunks
+    if not chunks:
+        return np.empty(0, np.int64)
+    names = chunks[0].dictionary.to_pylist()  # one dictionary: the reader has unified them
+    index_of = np.array([methods.index(name) for name in names], np.int64)
+    entry = np.concatenate([index_of[chunk.indices.to_numpy()] for chunk in chunks])
+    as_control = np.where(entry == methods.index(baseline), len(methods), -1)
+    return np.where(is_control, as_control, entry)
+
+
+def ns_per_cycle(document: dict[str, Any], process: Ints) -> Floats:
+    """Nanoseconds per cycle for every row, each by the clock of its own process."""
+    scale = np.full(2**15, np.nan)
+    for item in document["processes"]:
+        scale[item["index"]] = 1e9 / item["clock"]["hz"]
+    return scale[process]
+
+
+def index_rounds(process: Ints, round_: Ints) -> tuple[Ints, NDArray[np.intp]]:
+    """The process of every (process, round) there is, in time order, and of each row its place."""
+    keys, row = np.unique(process * 2**32 + round_, return_inverse=True)
+    return keys >> 32, row
+
+
+def number(value: float) -> float | None:
+    """The value, or None when it does not exist (NaN, infinite)."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient, or None when the denominator is 0."""
+    return number(numerator / denominator) if denominator > 0 else None
+
+
+def bounds(interval: Interval | None) -> list[float] | None:
+    """An interval as [low, high], or None when it does not exist."""
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return None
+    return [float(interval.low), float(interval.high)]
+
+
+def contrast_interval(differences: list[Floats]) -> Interval | None:
+    """The interval of a contrast from the differences per process."""
+    return paired_contrast(differences, confidence=CONFIDENCE) if differences else None
+
+
+def control_interval(differences: list[Floats], confidence: float) -> Interval | None:
+    """The A/A control's interval: both entries are one method, so that processes cannot differ."""
+    return running_interval(differences, confidence=confidence) if differences else None
+
+
+def relative_half_width(
+    contrasts: list[dict[str, Any]], metric: str, baseline: float | None
+) -> float | None:
+    """Half the width of the metric's widest interval, relative to the baseline's value."""
+    widths = [c["ci95"] for c in contrasts if c["metric"] == metric]
+    if not widths or not baseline or any(ci is None for ci in widths):
+        return None
+    return number(max((high - low) / 2 for low, high in widths) / baseline)

@@ -1,0 +1,570 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summaries of the kinds that kick: kick latency, pause-all, race, and kicks beside exits.
+
+A kick that was lost has no latency, only the time-out that its rescue waited for, and a kick that
+met another state than the wanted one answers another question. Both are counted, and neither is in
+a latency figure; the same holds for a pause that needed a rescue. Which words to use for what was
+found is for ``show`` and the report; "findings" has it in one place for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.figures import (
+    CONFIDENCE,
+    Control,
+    Floats,
+    Ints,
+    bounds,
+    contrast_interval,
+    control_interval,
+    entry_index,
+    index_rounds,
+    ns_per_cycle,
+    number,
+    ratio,
+    relative_half_width,
+)
+from kickbench.results.schema import method_label
+from kickbench.results.store import CaseRecord, RunReader
+from kickbench.stats.chunks import group_quantiles, paired_quantiles
+from kickbench.stats.proportions import clopper_pearson, upper_bound
+from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_quantiles
+
+LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+PAUSE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
+
+CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200}
+"""Kicks that a method and the baseline each need for one paired difference of the metric: rounds
+with fewer are pooled with those that follow."""
+
+MIN_BEYOND = 10
+"""Values that must lie beyond a quantile for it to have an interval."""
+
+MAX_GROUPS = 1000
+"""Groups of consecutive rounds in all, for the interval of a quantile; bounds its memory."""
+
+# Edges of the bins for intervals: even below p75, then ever narrower up to the largest value.
+_LEVELS = np.concatenate([np.linspace(0, 0.75, 256), 1 - np.geomspace(0.25, 1e-7, 768)])
+
+_STATES = {
+    "guest": "kicked in the guest",
+    "halted": "kicked while halted",
+    "userspace": "kicked in userspace",
+    "storm": "kicked while exiting at full speed",
+}
+
+
+@dataclass(frozen=True)
+class Kicks:
+    """Every kick of a case. ``entry``: the method's index, or the control's, or -1 for neither.
+
+    ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
+    of the case in time order. ``delivery_ns`` is 0 where no handler was seen.
+    """
+
+    round_process: Ints
+    row: NDArray[np.intp]
+    entry: Ints
+    met: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
+    send_ns: Floats
+    delivery_ns: Floats
+    latency_ns: Floats
+
+    @property
+    def timed(self) -> NDArray[np.bool_]:
+        """The kicks whose latency counts: they met the wanted state and were not lost."""
+        return np.asarray(self.met & ~self.lost)
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """Every pause of a case; ``row``, ``round_process`` and ``entry`` as for :class:`Kicks`."""
+
+    round_process: Ints
+    row: NDArray[np.intp]
+    entry: Ints
+    rescues: Ints
+    send_ns: Floats
+    first_ns: Floats
+    median_ns: Floats
+    last_ns: Floats
+
+    @property
+    def timed(self) -> NDArray[np.bool_]:
+        """The pauses that count: no vCPU had to be rescued."""
+        return np.asarray(self.rescues == 0)
+
+
+@dataclass(frozen=True)
+class RoundMedians:
+    """Per round (rows, time order) the median of each entry (columns: methods, then control).
+
+    NaN, and 0 in ``count``, where there was nothing that counts.
+    """
+
+    process: Ints
+    median_ns: Floats
+    count: Ints
+
+
+def read_kicks(reader: RunReader, case_id: str) -> Kicks:
+    """Every kick of a finished case of the kind kick, in ns."""
+    columns = ("met", "lost", "send_cycles", "delivery_cycles", "latency_cycles")
+    rounds, row, entry, scale, found = _read(reader, reader.case(case_id), "kicks", columns)
+    return Kicks(
+        round_process=rounds,
+        row=row,
+        entry=entry,
+        met=found["met"],
+        lost=found["lost"],
+        send_ns=found["send_cycles"] * scale,
+        delivery_ns=found["delivery_cycles"] * scale,
+        latency_ns=found["latency_cycles"] * scale,
+    )
+
+
+def read_pauses(reader: RunReader, case_id: str) -> Pauses:
+    """Every pause of a finished case of the kind pause_all, in ns."""
+    columns = ("rescues", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
+    rounds, row, entry, scale, found = _read(reader, reader.case(case_id), "pauses", columns)
+    return Pauses(
+        round_process=rounds,
+        row=row,
+        entry=entry,
+        rescues=found["rescues"].astype(np.int64),
+        send_ns=found["send_cycles"] * scale,
+        first_ns=found["first_cycles"] * scale,
+        median_ns=found["median_cycles"] * scale,
+        last_ns=found["last_cycles"] * scale,
+    )
+
+
+def read_round_medians(reader: RunReader, case_id: str) -> RoundMedians:
+    """The medians per round of a finished case: of kick latency, or of the pause's last vCPU."""
+    record = reader.case(case_id)
+    n_entries = len(record.parameters["methods"]) + 1
+    if record.parameters["kind"] == "kick":
+        kicks = read_kicks(reader, case_id)
+        return _round_medians(kicks, kicks.latency_ns, n_entries)
+    pauses = read_pauses(reader, case_id)
+    return _round_medians(pauses, pauses.last_ns, n_entries)
+
+
+def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
+    """What the title of a case says about its kicks; nothing for exits without any."""
+    kind, rate = parameters["kind"], parameters.get("kick_rate_hz")
+    words = []
+    if kind == "exits" and rate is not None:
+        words.append(f"{rate:,.10g} kicks/s per vCPU")
+    elif kind == "kick":
+        state = str(parameters.get("state"))
+        words.append(_STATES.get(state, f"kicked in the state {state}"))
+        kickers = parameters.get("kickers", 1)
+        if kickers > 1:
+            words.append(f"{kickers} kickers")
+    elif kind == "pause_all":
+        words.append("pause all")
+    elif kind == "race":
+        width = parameters.get("window_ns")
+        words.append(f"race, window {width:,.10g} ns" if width else "race, natural window")
+    transport = parameters.get("transport", "tgkill")
+    if words and transport != "tgkill":
+        words.append(f"by {transport}")
+    return words
+
+
+# --- one summariser a kind ---------------------------------------------------------------------
+
+
+def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+    """What a case of the kind kick adds to its summary."""
+    methods: list[str] = record.parameters["methods"]
+    kicks = read_kicks(reader, record.id)
+    counts, findings = count_kicks(reader, record)
+    statistics: dict[str, dict[str, Any]] = {}
+    for index, method in enumerate(methods):
+        of_method = kicks.entry == index
+        chosen = of_method & kicks.timed
+        count = counts[method]
+        statistics[method] = {
+            "latency_ns": _quantiles(kicks.latency_ns[chosen], LATENCY_QUANTILES, maximum=True),
+            "latency_ci95": _intervals(
+                kicks.latency_ns[chosen], kicks.row[chosen], kicks.round_process, LATENCY_QUANTILES
+            ),
+            "phases_ns": _phases(
+                kicks.send_ns[chosen], kicks.delivery_ns[chosen], kicks.latency_ns[chosen]
+            ),
+            "n": int(chosen.sum()),
+            "unmet": int((of_method & ~kicks.met & ~kicks.lost).sum()),
+            **{name: count[name] for name in ("lost", "spurious", "sent", "race_free_claim")},
+        }
+    fill, control = _compare(
+        record, kicks, kicks.latency_ns, {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
+    )
+    baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
+    timeouts = [p.get("lost_timeout_ns") for p in (record.document or {})["processes"]]
+    return {
+        "methods": statistics,
+        **fill,
+        **_precision(record, fill["contrasts"], "latency_p50_ns", baseline),
+        "findings": findings,
+        "timeout_ns": max((t for t in timeouts if t is not None), default=None),
+    }, control
+
+
+def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+    """What a case of the kind pause_all adds to its summary."""
+    methods: list[str] = record.parameters["methods"]
+    claims = _claims(record)
+    pauses = read_pauses(reader, record.id)
+    statistics: dict[str, dict[str, Any]] = {}
+    for index, method in enumerate(methods):
+        of_method = pauses.entry == index
+        chosen = of_method & pauses.timed
+        statistics[method] = {
+            **{
+                name: _quantiles(getattr(pauses, name)[chosen], PAUSE_QUANTILES, maximum=True)
+                for name in ("first_ns", "median_ns", "last_ns", "send_ns")
+            },
+            "last_ci95": _intervals(
+                pauses.last_ns[chosen], pauses.row[chosen], pauses.round_process, PAUSE_QUANTILES
+            ),
+            "n": int(chosen.sum()),
+            "rescued": int((of_method & ~pauses.timed).sum()),
+            "rescues": int(pauses.rescues[of_method].sum()),
+            "race_free_claim": claims.get(method),
+        }
+    fill, control = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5})
+    baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
+    entry = _merge_control(pauses.entry, record)
+    totals = {
+        "rescued": _totals(entry, ~pauses.timed, len(methods)),
+        "sent": _totals(entry, np.ones(len(entry)), len(methods)),
+    }
+    return {
+        "methods": statistics,
+        **fill,
+        **_precision(record, fill["contrasts"], "pause_last_ns", baseline),
+        "findings": _findings(methods, claims, totals, ("rescued",)),
+    }, control
+
+
+def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+    """What a case of the kind race adds to its summary; the control's kicks are the baseline's."""
+    methods: list[str] = record.parameters["methods"]
+    claims = _claims(record)
+    names = ("sent", "aimed", "lost", "spurious", "rescues")
+    columns = (*names, "timeout_cycles", "latency_max_cycles")
+    _, _, entry, scale, found = _read(reader, record, "races", columns)
+    entry = _merge_control(entry, record)
+    totals = {name: _totals(entry, found[name], len(methods)) for name in names}
+    timeouts = found["timeout_cycles"] * scale
+    longest = found["latency_max_cycles"] * scale
+    statistics: dict[str, dict[str, Any]] = {}
+    for index, method in enumerate(methods):
+        count = {name: totals[name][index] for name in names}
+        seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
+        statistics[method] = {
+            **count,
+            **_proportions(count["lost"], count["spurious"], count["sent"]),
+            "latency_max_ns": number(seen.max()) if len(seen) else None,
+            "race_free_claim": claims.get(method),
+        }
+    return {
+        "methods": statistics,
+        "findings": _findings(methods, claims, totals, ("lost", "spurious")),
+        "timeout_ns": number(timeouts.max()) if len(timeouts) else None,
+    }, Control([])
+
+
+def count_kicks(
+    reader: RunReader, record: CaseRecord
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The table kick_blocks per method, without the control's blocks; and the findings, with them.
+
+    Per method: sent, met, lost, spurious, per_second (kicks sent), race_free_claim.
+    """
+    methods: list[str] = record.parameters["methods"]
+    claims = _claims(record)
+    names = ("sent", "met", "lost", "spurious")
+    _, _, entry, scale, found = _read(reader, record, "kick_blocks", (*names, "elapsed_cycles"))
+    totals = {name: _totals(entry, found[name], len(methods)) for name in names}
+    seconds = [
+        float((found["elapsed_cycles"] * scale)[entry == index].sum()) / 1e9
+        for index in range(len(methods))
+    ]
+    counts: dict[str, dict[str, Any]] = {
+        method: {
+            **{name: totals[name][index] for name in names},
+            "per_second": ratio(totals["sent"][index], seconds[index]),
+            "race_free_claim": claims.get(method),
+        }
+        for index, method in enumerate(methods)
+    }
+    merged = _merge_control(entry, record)
+    in_all = {name: _totals(merged, found[name], len(methods)) for name in names}
+    return counts, _findings(methods, claims, in_all, ("lost", "spurious"))
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read(
+    reader: RunReader, record: CaseRecord, name: str, columns: Sequence[str]
+) -> tuple[Ints, NDArray[np.intp], Ints, Floats, dict[str, NDArray[Any]]]:
+    """A table as arrays: process per round, and per row: round, entry, ns per cycle, columns."""
+    parameters = record.parameters
+    table = reader.table(record.id, name, ["process", "round", "method", "control", *columns])
+    process = table.column("process").to_numpy().astype(np.int64)
+    round_process, row = index_rounds(process, table.column("round").to_numpy().astype(np.int64))
+    entry = entry_index(
+        table.column("method"),
+        table.column("control"),
+        parameters["methods"],
+        parameters["baseline"],
+    )
+    scale = ns_per_cycle(record.document or {}, process)
+    arrays = {column: table.column(column).to_numpy() for column in columns}
+    return round_process, row, entry, scale, arrays
+
+
+def _claims(record: CaseRecord) -> dict[str, bool | None]:
+    """What the catalogue said of each method when it was measured: is it free of races?"""
+    claims: dict[str, bool | None] = (record.document or {}).get("claims", {})
+    return {method_label(method): claim for method, claim in claims.items()}
+
+
+def _merge_control(entry: Ints, record: CaseRecord) -> Ints:
+    """The control's rows as what they are, the baseline's: a kick that it lost is no less lost."""
+    methods: list[str] = record.parameters["methods"]
+    return np.where(entry == len(methods), methods.index(record.parameters["baseline"]), entry)
+
+
+def _totals(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
+    known = (entry >= 0) & (entry < n_methods)
+    sums = np.bincount(entry[known], values[known].astype(np.float64), minlength=n_methods)
+    return [int(value) for value in sums]
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def _quantiles(
+    values: Floats, levels: Mapping[str, float], *, maximum: bool = False
+) -> dict[str, float | None]:
+    """The quantiles by name, each a value that occurred; null without any."""
+    names = [*levels, "max"] if maximum else list(levels)
+    if not len(values):
+        return dict.fromkeys(names)
+    found = sample_quantiles(values, [*levels.values(), 1.0])
+    return {name: number(value) for name, value in zip(names, found, strict=False)}
+
+
+def _phases(send: Floats, delivery: Floats, latency: Floats) -> dict[str, Any]:
+    """The phases of kicks; null where no handler was seen, for then there is nothing to divide."""
+    handled = (delivery > 0) & (delivery <= latency)
+    return {
+        "send": _quantiles(send, PHASE_QUANTILES),
+        "delivery": _quantiles(delivery[handled], PHASE_QUANTILES) if handled.any() else None,
+        "return": _quantiles((latency - delivery)[handled], PHASE_QUANTILES)
+        if handled.any()
+        else None,
+    }
+
+
+def _intervals(
+    values: Floats, row: NDArray[np.intp], round_process: Ints, levels: Mapping[str, float]
+) -> dict[str, list[float] | None]:
+    """The 95 % intervals of quantiles; null with fewer than MIN_BEYOND values on its rarer side.
+
+    The interval is computed on bins; its deviations are put around the exact quantile.
+    """
+    wanted = {
+        name: p for name, p in levels.items() if len(values) * min(p, 1 - p) >= MIN_BEYOND - 1e-9
+    }
+    result: dict[str, list[float] | None] = dict.fromkeys(levels)
+    groups, group = np.unique(_groups(round_process)[row], return_inverse=True)
+    if not wanted or len(groups) < 2:
+        return result
+    low, high, counts = bin_samples(values, group, len(groups), levels=_LEVELS)
+    probabilities = list(wanted.values())
+    intervals = quantile_intervals(
+        low, high, counts, groups >> 32, probabilities, confidence=CONFIDENCE, seed=1
+    )
+    exact = sample_quantiles(values, probabilities)
+    for name, interval, value in zip(wanted, intervals, exact, strict=True):
+        found = bounds(interval)
+        if found is not None:
+            shift = float(value) - interval.estimate
+            result[name] = [max(0.0, found[0] + shift), found[1] + shift]
+    return result
+
+
+def _groups(round_process: Ints) -> Ints:
+    """Per round its group, process * 2^32 + number: consecutive rounds of one process."""
+    _, start, place, size = np.unique(
+        round_process, return_index=True, return_inverse=True, return_counts=True
+    )
+    local = np.arange(len(round_process)) - start[place]
+    groups = np.minimum(size, max(1, MAX_GROUPS // max(1, len(size))))
+    return round_process * 2**32 + local * groups[place] // size[place]
+
+
+def latency_differences(
+    data: Kicks | Pauses,
+    values: Floats,
+    entry: int,
+    baseline: int,
+    probability: float,
+    at_least: int,
+) -> tuple[list[Floats], int]:
+    """Per process the paired differences of a quantile, entry - baseline, in time order.
+
+    A difference is of a round, or of as many consecutive rounds as give both sides ``at_least``
+    values (:mod:`kickbench.stats.chunks`). A process with fewer than two is left out, for a single
+    value has no spread. The second result is the number of rounds that went in.
+    """
+    edges = np.append(np.unique(data.round_process, return_index=True)[1], len(data.round_process))
+    sides = []
+    for wanted in (entry, baseline):
+        chosen = np.flatnonzero(data.timed & (data.entry == wanted))
+        chosen = chosen[np.argsort(data.row[chosen], kind="stable")]
+        row = data.row[chosen]
+        sides.append((values[chosen], row, np.searchsorted(row, edges)))
+    (value_a, row_a, cut_a), (value_b, row_b, cut_b) = sides
+    differences, used = [], 0
+    for i, (first, end) in enumerate(itertools.pairwise(edges)):
+        a, b = slice(cut_a[i], cut_a[i + 1]), slice(cut_b[i], cut_b[i + 1])
+        found = paired_quantiles(
+            value_a[a],
+            row_a[a] - first,
+            value_b[b],
+            row_b[b] - first,
+            int(end - first),
+            probability,
+            at_least=at_least,
+        )
+        if len(found) > 1:
+            differences.append(found)
+            used += int(end - first)
+    return differences, used
+
+
+def _compare(
+    record: CaseRecord, data: Kicks | Pauses, values: Floats, metrics: Mapping[str, float]
+) -> tuple[dict[str, Any], Control]:
+    """The contrasts of every method with the baseline; the control's is that of the first metric"""
+    methods: list[str] = record.parameters["methods"]
+    baseline = methods.index(record.parameters["baseline"])
+    n_rounds = len(data.round_process)
+
+    def differences(entry: int, metric: str) -> tuple[list[Floats], dict[str, Any]]:
+        found, used = latency_differences(
+            data, values, entry, baseline, metrics[metric], CHUNK_KICKS.get(metric, 1)
+        )
+        counts = {
+            "rounds": used,
+            "chunks": sum(len(part) for part in found),
+            "rounds_left_out": n_rounds - used,
+        }
+        return found, counts
+
+    contrasts = []
+    for index, method in enumerate(methods):
+        if index == baseline:
+            continue
+        for metric in metrics:
+            found, counts = differences(index, metric)
+            interval = contrast_interval(found)
+            contrasts.append(
+                {
+                    "method": method,
+                    "baseline": methods[baseline],
+                    "metric": metric,
+                    "diff": None if interval is None else number(interval.estimate),
+                    "ci95": bounds(interval),
+                    **counts,
+                }
+            )
+    metric = next(iter(metrics))
+    found, counts = differences(len(methods), metric)
+    interval = control_interval(found, CONFIDENCE)
+    control = {
+        "metric": metric,
+        "diff": None if interval is None else number(interval.estimate),
+        "ci95": bounds(interval),
+        "ci_family": None,
+        "ok": None,
+        **counts,
+    }
+    return {"contrasts": contrasts, "control": control}, Control(found)
+
+
+def _precision(
+    record: CaseRecord, contrasts: list[dict[str, Any]], metric: str, baseline: float | None
+) -> dict[str, Any]:
+    width = relative_half_width(contrasts, metric, baseline)
+    target = record.parameters.get("precision")
+    return {
+        "relative_half_width": width,
+        "precision_reached": None if width is None or target is None else width <= target,
+    }
+
+
+def _proportions(lost: int, spurious: int, sent: int) -> dict[str, Any]:
+    """Exact bounds per kick sent; null when nothing was sent.
+
+    A flag that nobody clears can make more spurious exits than there were kicks: then they are no
+    proportion of them, and their interval is null.
+    """
+    found: dict[str, Any] = {"lost_upper95": None, "lost_ci95": None, "spurious_ci95": None}
+    if sent > 0:
+        interval = clopper_pearson(lost, sent, confidence=CONFIDENCE)
+        found["lost_upper95"] = upper_bound(lost, sent, confidence=CONFIDENCE)
+        found["lost_ci95"] = [interval.low, interval.high]
+        if spurious <= sent:
+            interval = clopper_pearson(spurious, sent, confidence=CONFIDENCE)
+            found["spurious_ci95"] = [interval.low, interval.high]
+    return found
+
+
+def _findings(
+    methods: Sequence[str],
+    claims: Mapping[str, bool | None],
+    totals: Mapping[str, list[int]],
+    faults: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Every fault that occurred, by method: what, how often, of how many, against which claim."""
+    return [
+        {
+            "method": method,
+            "what": what,
+            "count": totals[what][index],
+            "of": totals["sent"][index],
+            "race_free_claim": claims.get(method),
+        }
+        for index, method in enumerate(methods)
+        for what in faults
+        if totals[what][index] > 0
+    ]
+
+
+def _round_medians(data: Kicks | Pauses, values: Floats, n_entries: int) -> RoundMedians:
+    chosen = data.timed & (data.entry >= 0)
+    cell = data.row[chosen] * n_entries + data.entry[chosen]
+    shape = (len(data.round_process), n_entries)
+    return RoundMedians(
+        data.round_process,
+        group_quantiles(values[chosen], cell, shape[0] * n_entries, 0.5).reshape(shape),
+        np.bincount(cell, minlength=shape[0] * n_entries).reshape(shape),
+    )

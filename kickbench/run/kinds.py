@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of what a worker can measure: for each kind of case, who kicks how, and what is kept.
+
+The arrays have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
+index into the schedule's participants) in place of the method. Standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.engine.engine import (
+    AIMED,
+    LOST,
+    MET,
+    TRANSPORTS,
+    Clock,
+    Engine,
+    Kickers,
+    Plan,
+    histogram_edges,
+)
+from kickbench.run.schedule import Timing
+from kickbench.scenario.cases import Case
+
+# Mean time between two kicks of a kicker: far more than a kick takes, so that the vCPU is where it
+# should be again. A halted vCPU's thread first polls (kvm.halt_poll_ns), and sleeps only then.
+KICK_GAP_NS = 150_000
+HALT_POLLS = 3
+PAUSE_GAP_NS = 500_000
+USERSPACE_NS = 5_000
+# The natural window is aimed at from this far ahead, and up to as far behind.
+AIM_NS = 3_000
+MAX_KICKS_HZ = 200_000
+
+# A kick may be lost when it has not been taken for so long: at first, and once latencies are known.
+FIRST_LOST_AFTER_NS = 100_000_000
+LOST_AFTER_MEDIANS = 100
+MIN_LOST_AFTER_NS = 1_000_000
+MAX_LOST_AFTER_NS = 200_000_000
+# A method that lost so many kicks is known well enough; each costs the time above.
+ENOUGH_LOST = 200
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as the engine leaves it, which has its samples, kicks and pauses.
+
+    ``order[position]`` is the entry of each block, ``results`` are its BLOCK_RESULT records
+    (blocks, vCPUs), ``lost_after_cycles`` is the round's time-out for kicks.
+    """
+
+    number: int
+    engine: Engine
+    order: list[int]
+    results: NDArray[Any]
+    lost_after_cycles: int
+
+    def rows(self, dtype: np.dtype[Any], position: NDArray[Any]) -> NDArray[Any]:
+        """Empty rows for the blocks at these positions."""
+        rows = np.zeros(len(position), dtype)
+        rows["round"] = self.number
+        rows["position"] = position
+        rows["entry"] = np.array(self.order)[position]
+        return rows
+
+    def block_rows(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A row for every block, with what all vCPUs did in it."""
+        rows = self.rows(dtype, np.arange(len(self.order)))
+        rows["spurious"] = self.results["spurious_exits"].sum(axis=1)
+        rows["elapsed_cycles"] = self.results["elapsed_cycles"].max(axis=1)
+        return rows
+
+    def per_block(self, blocks: NDArray[Any]) -> NDArray[Any]:
+        """How often each block is named."""
+        return np.bincount(blocks, minlength=len(self.order))
+
+
+class Recorder(Protocol):
+    """Takes the rounds of one kind, and has them as arrays at the end."""
+
+    def add(self, taken: Round) -> None:
+        """Take a round."""
+
+    def round_cycles(self, entry: int) -> float | None:
+        """What the kind compares, of one entry in the last round, in cycles; None: nothing."""
+
+    def counts(self, entry: int) -> dict[str, int]:
+        """What the kind counts of one entry, so far."""
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        """Latencies of the last round's kicks that were not lost."""
+
+    def is_settled(self, entry: int) -> bool:
+        """Whether more rounds of the entry would tell nothing that is asked for."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All rounds, by table."""
+
+
+class _Base:
+    """What most recorders do not have."""
+
+    def round_cycles(self, entry: int) -> float | None:
+        return None
+
+    def counts(self, entry: int) -> dict[str, int]:
+        return {}
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        return np.empty(0)
+
+    def is_settled(self, entry: int) -> bool:
+        return False
+
+
+def _joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+_PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
+
+# --- exits --------------------------------------------------------------------------------------
+
+_KEPT = (
+    "exits",
+    "elapsed_cycles",
+    "timed_exits",
+    "timed_cycles",
+    "max_cycles",
+    "cpu_ns",
+    "run_delay_ns",
+    "voluntary_switches",
+    "involuntary_switches",
+    "migrations",
+    "steal_ns",
+    "rescues",
+    "kicked",
+    "spurious_exits",
+    "unsampled",
+    "cpu",
+)
+BLOCKS = np.dtype([*_PLACE, ("vcpu", "i2"), *((name, "i8") for name in _KEPT)])
+SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
+HISTOGRAMS = np.dtype(
+    [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
+)
+
+
+class ExitRecorder(_Base):
+    """All blocks, all exits as histograms, and whole rounds of samples up to a budget.
+
+    When the budget is full every second kept round goes, and from then on only every 2nd, 4th,
+    8th ... round is kept: evenly spread over the run, and blind to what the samples say.
+    """
+
+    def __init__(self, case: Case, n_entries: int) -> None:
+        self._blocks: list[NDArray[Any]] = []
+        self._samples: dict[int, NDArray[Any]] = {}
+        self._kept = 0
+        self._budget = case.sample_budget // case.processes
+        self._stride = 1
+        self._n_entries = n_entries
+        self._kicks = KickRecorder() if case.kick_rate_hz is not None else None
+
+    def add(self, taken: Round) -> None:
+        n_blocks, n_vcpus = taken.results.shape
+        rows = taken.rows(BLOCKS, np.repeat(np.arange(n_blocks), n_vcpus))
+        rows["vcpu"] = np.tile(np.arange(n_vcpus), n_blocks)
+        for name in _KEPT:
+            rows[name] = taken.results[name].ravel()
+        self._blocks.append(rows)
+        self._engine = taken.engine
+        if taken.number % self._stride == 0:
+            self._keep_samples(taken)
+        if self._kicks is not None:
+            self._kicks.add(taken)
+
+    def round_cycles(self, entry: int) -> float | None:
+        mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
+        exits = int(mine["timed_exits"].sum())
+        return int(mine["timed_cycles"].sum()) / exits if exits else None
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        kicks = self._kicks.arrays() if self._kicks is not None else {}
+        return {
+            "blocks": _joined(self._blocks, BLOCKS),
+            "exit_samples": _joined(list(self._samples.values()), SAMPLES),
+            "exit_histograms": self._histograms(),
+            **{name: array for name, array in kicks.items() if name == "kick_blocks"},
+        }
+
+    def _keep_samples(self, taken: Round) -> None:
+        parts = []
+        for position, entry in enumerate(taken.order):
+            for vcpu, result in enumerate(taken.results[position]):
+                cycles = taken.engine.samples(
+                    vcpu, int(result["samples_offset"]), int(result["samples_count"])
+                )
+                part = np.empty(len(cycles), SAMPLES)
+                part["round"], part["entry"], part["vcpu"] = taken.number, entry, vcpu
+                part["cycles"] = cycles
+                parts.append(part)
+        self._samples[taken.number] = np.concatenate(parts)
+        self._kept += len(self._samples[taken.number])
+        while self._kept > self._budget and len(self._samples) > 1:
+            self._stride *= 2
+            for other in [n for n in self._samples if n % self._stride]:
+                self._kept -= len(self._samples.pop(other))
+
+    def _histograms(self) -> NDArray[Any]:
+        edges = histogram_edges()
+        parts = []
+        for entry in range(self._n_entries):
+            counts = self._engine.histogram(entry)
+            hit = np.flatnonzero(counts)
+            part = np.empty(len(hit), HISTOGRAMS)
+            part["entry"] = entry
+            part["low_cycles"], part["high_cycles"] = edges[hit], edges[hit + 1]
+            part["count"] = counts[hit]
+            parts.append(part)
+        return np.concatenate(parts)
+
+
+# --- kicks --------------------------------------------------------------------------------------
+
+KICKS = np.dtype(
+    [
+        *_PLACE,
+        ("vcpu", "i2"),
+        ("kicker", "i2"),
+        ("met", "?"),
+        ("lost", "?"),
+        ("at_cycles", "i8"),
+        ("send_cycles", "u4"),
+        ("delivery_cycles", "u4"),
+        ("latency_cycles", "u4"),
+    ]
+)
+KICK_BLOCKS = np.dtype(
+    [*_PLACE, *((name, "i8") for name in ("sent", "met", "lost", "spurious", "elapsed_cycles"))]
+)
+
+
+class KickRecorder(_Base):
+    """Every kick, and the counts of every block."""
+
+    def __init__(self) -> None:
+        self._kicks: list[NDArray[Any]] = []
+        self._blocks: list[NDArray[Any]] = []
+
+    def add(self, taken: Round) -> None:
+        kicks = taken.engine.kicks()
+        met, lost = (kicks["flags"] & MET) != 0, (kicks["flags"] & LOST) != 0
+        rows = taken.rows(KICKS, kicks["block"].astype(np.int64))
+        for name in ("vcpu", "kicker"):
+            rows[name] = kicks[name]
+        rows["met"], rows["lost"] = met, lost
+        for name in ("at", "send", "delivery", "latency"):
+            rows[f"{name}_cycles"] = kicks[name]
+        self._kicks.append(rows)
+        blocks = taken.block_rows(KICK_BLOCKS)
+        blocks["sent"] = taken.per_block(kicks["block"])
+        blocks["met"] = taken.per_block(kicks["block"][met])
+        blocks["lost"] = taken.per_block(kicks["block"][lost])
+        self._blocks.append(blocks)
+
+    def round_cycles(self, entry: int) -> float | None:
+        last = self._kicks[-1]
+        mine = last[(last["entry"] == entry) & last["met"] & ~last["lost"]]
+        return float(np.median(mine["latency_cycles"])) if len(mine) else None
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        last = self._kicks[-1]
+        return np.asarray(last["latency_cycles"][~last["lost"] & (last["latency_cycles"] > 0)])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "kicks": _joined(self._kicks, KICKS),
+            "kick_blocks": _joined(self._blocks, KICK_BLOCKS),
+        }
+
+
+# --- pause_all ----------------------------------------------------------------------------------
+
+_PAUSE_TIMES = ("at", "send", "first", "median", "last")
+PAUSES = np.dtype(
+    [*_PLACE, *((f"{name}_cycles", "i8") for name in _PAUSE_TIMES), ("rescues", "i8")]
+)
+
+
+class PauseRecorder(_Base):
+    """Every pause of all vCPUs."""
+
+    def __init__(self) -> None:
+        self._pauses: list[NDArray[Any]] = []
+
+    def add(self, taken: Round) -> None:
+        pauses = taken.engine.pauses()
+        rows = taken.rows(PAUSES, pauses["block"].astype(np.int64))
+        for name in _PAUSE_TIMES:
+            rows[f"{name}_cycles"] = pauses[name]
+        rows["rescues"] = pauses["rescues"]
+        self._pauses.append(rows)
+
+    def round_cycles(self, entry: int) -> float | None:
+        mine = self._pauses[-1][self._pauses[-1]["entry"] == entry]
+        return float(np.median(mine["last_cycles"])) if len(mine) else None
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        return np.asarray(self._pauses[-1]["last_cycles"])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"pauses": _joined(self._pauses, PAUSES)}
+
+
+# --- race ---------------------------------------------------------------------------------------
+
+_COUNTS = ("sent", "aimed", "lost")
+RACES = np.dtype(
+    [
+        *_PLACE,
+        *((name, "i8") for name in (*_COUNTS, "spurious", "rescues")),
+        *((f"{name}_cycles", "i8") for name in ("timeout", "elapsed", "latency_max")),
+    ]
+)
+
+
+class RaceRecorder(_Base):
+    """The counts of every block, until each method has had its aimed kicks, or lost enough."""
+
+    def __init__(self, case: Case, n_entries: int) -> None:
+        self._races: list[NDArray[Any]] = []
+        self._wanted = -(-(case.kicks or 0) // case.processes)
+        self._counts = [dict.fromkeys(_COUNTS, 0) for _ in range(n_entries)]
+        self._latencies = np.empty(0)
+
+    def add(self, taken: Round) -> None:
+        kicks = taken.engine.kicks()
+        block = kicks["block"]
+        lost = (kicks["flags"] & LOST) != 0
+        rows = taken.block_rows(RACES)
+        rows["sent"] = taken.per_block(block)
+        rows["aimed"] = taken.per_block(block[(kicks["flags"] & AIMED) != 0])
+        rows["lost"] = taken.per_block(block[lost])
+        rows["timeout_cycles"] = taken.lost_after_cycles
+        rows["rescues"] = np.bincount(block, kicks["rescues"], minlength=len(taken.order))
+        np.maximum.at(rows["latency_max_cycles"], block[~lost], kicks["latency"][~lost])
+        self._races.append(rows)
+        self._latencies = kicks["latency"][~lost & (kicks["latency"] > 0)]
+        for row in rows:
+            for name in _COUNTS:
+                self._counts[row["entry"]][name] += int(row[name])
+
+    def counts(self, entry: int) -> dict[str, int]:
+        return self._counts[entry]
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        return self._latencies
+
+    def is_settled(self, entry: int) -> bool:
+        counts = self._counts[entry]
+        return counts["aimed"] >= self._wanted or counts["lost"] >= ENOUGH_LOST
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"races": _joined(self._races, RACES)}
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How one kind is measured. ``plan`` lacks its seed and time-out, which change by round."""
+
+    plan: Callable[[Case], Plan]
+    n_kickers: Callable[[Case], int]
+    recorder: Callable[[Case, int], Recorder]
+
+
+def _exits_plan(case: Case) -> Plan:
+    if case.kick_rate_hz is None:
+        return Plan()
+    return Plan(kicking="volleys", gap_ns=int(1e9 / (case.kick_rate_hz * case.vcpus)))
+
+
+def _kick_plan(case: Case) -> Plan:
+    return Plan(
+        loop="kick",
+        kicking="volleys",
+        state=case.state,
+        gap_ns=_halted_gap_ns() if case.state == "halted" else KICK_GAP_NS,
+        userspace_ns=USERSPACE_NS if case.state == "userspace" else 0,
+    )
+
+
+def _halted_gap_ns() -> int:
+    parameter = Path("/sys/module/kvm/parameters/halt_poll_ns")
+    try:
+        polls_ns = int(parameter.read_text())
+    except (OSError, ValueError):
+        polls_ns = 200_000
+    return KICK_GAP_NS + HALT_POLLS * polls_ns
+
+
+def _race_plan(case: Case) -> Plan:
+    window_ns = int(case.window_ns or 0)
+    return Plan(
+        loop="kick",
+        kicking="aimed",
+        userspace_ns=0 if window_ns else AIM_NS,
+        window_ns=window_ns,
+    )
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "exits": Measurement(
+        plan=_exits_plan,
+        n_kickers=lambda case: 0 if case.kick_rate_hz is None else 1,
+        recorder=ExitRecorder,
+    ),
+    "kick": Measurement(
+        plan=_kick_plan,
+        n_kickers=lambda case: case.kickers,
+        recorder=lambda *_: KickRecorder(),
+    ),
+    "pause_all": Measurement(
+        plan=lambda _: Plan(loop="kick", kicking="pauses", gap_ns=PAUSE_GAP_NS),
+        n_kickers=lambda _: 1,
+        recorder=lambda *_: PauseRecorder(),
+    ),
+    "race": Measurement(
+        plan=_race_plan,
+        n_kickers=lambda case: case.vcpus,
+        recorder=RaceRecorder,
+    ),
+}
+
+
+def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> Kickers | None:
+    """The kicking threads of a case, with room for what they can do in one round."""
+    count = MEASUREMENTS[case.kind].n_kickers(case)
+    if not count:
+        return None
+    kicks = int(n_blocks * timing.block_ns / 1e9 * MAX_KICKS_HZ)
+    return Kickers(
+        count,
+        cpus,
+        case.transport if case.transport in TRANSPORTS else "tgkill",
+        kicks_capacity=max(1024, kicks),
+        pauses_capacity=max(64, kicks // 100) if case.kind == "pause_all" else 0,
+    )
+
+
+def lost_after_ns(latencies_cycles: NDArray[Any], clock: Clock) -> int:
+    """The time-out after which a kick may be lost: 100 times the median of the latencies seen.
+
+    It is bounded, and not the only sign: the guest must be seen to run on as well. A kick that is
+    merely late, because its vCPU's thread waits for a CPU, is waited for.
+    """
+    if not len(latencies_cycles):
+        return FIRST_LOST_AFTER_NS
+    median_ns = float(np.median(latencies_cycles)) / clock.hz * 1e9
+    return int(np.clip(LOST_AFTER_MEDIANS * median_ns, MIN_LOST_AFTER_NS, MAX_LOST_AFTER_NS))

@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protocols of the user's own: what compiles, what is said of what does not, what the shipped
+examples show on real KVM, and that all of it works from an installed wheel."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kickbench.methods
+from kickbench.engine import protocols
+from kickbench.engine.engine import AIMED, LOST, Clock, Engine, Kickers, Plan, library
+from kickbench.engine.protocols import build, include_folder, load
+from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError, UsageError
+from kickbench.guest.loader import Guest
+from kickbench.host.topology import Topology
+from kickbench.kvm import Kvm
+from kickbench.methods import CATALOGUE
+from kickbench.scenario.cases import expand
+from kickbench.scenario.model import load as load_scenario
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples" / "protocols"
+BROKEN, UNCLEARED, FIXED = (
+    EXAMPLES / f"cloud_hypervisor_7427{which}.c" for which in ("", "_uncleared", "_fixed")
+)
+SHIPPED = [*sorted(EXAMPLES.glob("*.c")), *sorted(Path(kickbench.methods.__path__[-1]).glob("*.c"))]
+MS = 1_000_000
+CPUS = Topology.read().affinity
+STRICT = "cc -Wextra -Werror"
+
+HOOKS = {
+    "enter": "static int kb_enter(struct kb_vcpu *v)\n{ kb_forget_kicks(v); return 0; }",
+    "leave": "static void kb_leave(struct kb_vcpu *v)\n{ kb_forget_kicks(v); }",
+    "before_run": (
+        "static inline bool kb_before_run(struct kb_vcpu *v)\n{ return kb_kick_requested(v); }"
+    ),
+    "after_run": (
+        "static inline bool kb_after_run(struct kb_vcpu *v, int error)\n"
+        "{ return error && kb_kick_requested(v); }"
+    ),
+    "handler": "static void kb_handler(struct kb_vcpu *v)\n{ (void)v; }",
+    "kick": (
+        "static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+        "{ kb_request_kick(v, k); return kb_send_signal(v, k); }"
+    ),
+}
+
+
+def source(folder: Path, name: str = "mine", *, before_loop: str = "", **hooks: str | None) -> Path:
+    """A protocol's file, with some of its hooks replaced, or left out (None)."""
+    chosen = [hook for hook in {**HOOKS, **hooks}.values() if hook is not None]
+    return write(
+        folder / f"{name}.c",
+        "#include <kickbench/protocol.h>",
+        *chosen,
+        before_loop,
+        f"#define KB_PROTOCOL {name}",
+        "#include <kickbench/loop.h>",
+    )
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def script(path: Path, *lines: str) -> Path:
+    write(path, "#!/bin/sh", *lines)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where libraries go."""
+    (tmp_path / "built").mkdir()
+    return tmp_path / "built"
+
+
+# --- what compiles -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_examples_and_the_catalogue_compile_without_a_warning_and_load(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", STRICT)
+    built = build(path, folder)
+    assert built == folder / f"{path.stem}.so"
+    ctypes.c_char.in_dll(load(built, path.stem), f"kb_protocol_{path.stem}")
+
+
+def test_the_bare_loop_of_the_benchmarks_fits_the_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", STRICT)
+    load(build(ROOT / "benchmarks" / "bare.c", folder), "bare")
+
+
+def test_the_documents_example_is_a_protocol(tmp_path: Path, folder: Path) -> None:
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    programs = [
+        block
+        for block in re.findall(r"^```c\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if "#define KB_PROTOCOL" in block
+    ]
+    assert programs
+    for program in programs:
+        (name,) = re.findall(r"#define KB_PROTOCOL (\w+)", program)
+        load(build(write(tmp_path / f"{name}.c", program), folder), name)
+
+
+def test_a_file_may_include_its_neighbours_and_be_named_relatively(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "neighbour.h", "#define NEIGHBOUR 1")
+    source(tmp_path, handler=f'#include "neighbour.h"\n#if NEIGHBOUR\n{HOOKS["handler"]}\n#endif')
+    monkeypatch.chdir(tmp_path)
+    assert build(Path("mine.c"), Path("built")) == folder / "mine.so"
+
+
+def test_building_runs_nothing_of_the_file(tmp_path: Path, folder: Path) -> None:
+    crash = "__attribute__((constructor)) static void crash(void) { __builtin_trap(); }"
+    assert build(source(tmp_path, before_loop=crash), folder).is_file()
+
+
+# --- what does not -----------------------------------------------------------------------------
+
+
+def refused(path: Path, folder: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        build(path, folder)
+    assert caught.value.exit_code == EXIT_USAGE
+    message = str(caught.value)
+    assert str(path.parent) not in message or not path.exists()
+    assert all(ch.isprintable() or ch == "\n" for ch in message)
+    return message
+
+
+def test_a_compile_error_is_the_compilers_message(tmp_path: Path, folder: Path) -> None:
+    path = source(tmp_path, handler="static void kb_handler(struct kb_vcpu *v)\n{ no_such_name; }")
+    message = refused(path, folder)
+    assert message.startswith("mine.c does not compile:\n")
+    assert re.search(r"^\./mine\.c:\d+:\d+: error: .*no_such_name", message, re.MULTILINE)
+    assert not (folder / "mine.so").exists()
+
+
+def test_a_long_message_is_cut_and_a_hostile_one_is_text(tmp_path: Path, folder: Path) -> None:
+    errors = [f"#error {'x' * 1000} \x1b[31m\u202e {number}" for number in range(500)]
+    message = refused(write(tmp_path / "mine.c", *errors), folder)
+    assert "\\x1b" in message or "\\u202e" in message or "x" * 100 in message
+    lines = message.splitlines()
+    assert len(lines) <= protocols.MOST_LINES + 2
+    assert max(map(len, lines)) <= protocols.LONGEST_LINE
+    assert re.search(r"\.\.\. and \d+ lines more", lines[-1])
+
+
+@given(st.text())
+def test_any_output_becomes_few_short_printable_lines(output: str) -> None:
+    shown = protocols._bounded(output)
+    assert len(shown.split("\n")) <= protocols.MOST_LINES + 1
+    assert all(len(line) <= protocols.LONGEST_LINE for line in shown.split("\n"))
+    assert all(ch.isprintable() or ch == "\n" for ch in shown)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_missing_hook_is_named(hook: str, tmp_path: Path, folder: Path) -> None:
+    without: dict[str, Any] = {hook: None}
+    assert f"kb_{hook}" in refused(source(tmp_path, **without), folder)
+
+
+def test_a_name_that_is_not_the_files_is_refused_with_both(tmp_path: Path, folder: Path) -> None:
+    path = source(tmp_path, "theirs").rename(tmp_path / "mine.c")
+    message = refused(path, folder)
+    assert "mine.c calls its protocol theirs" in message
+    assert "#define KB_PROTOCOL mine" in message
+
+
+def test_a_file_that_is_no_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
+    message = refused(write(tmp_path / "mine.c", "int anything;"), folder)
+    assert "mine.c exports no protocol" in message
+    assert "#define KB_PROTOCOL mine" in message
+    path = write(tmp_path / "mine.c", "#include <kickbench/loop.h>")
+    assert "define KB_PROTOCOL before including" in refused(path, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF\x00\xff" * 50, b'#include "no_such.h"\n'])
+def test_rubbish_is_refused(content: bytes, tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "mine.c").write_bytes(content)
+    assert "mine.c" in refused(tmp_path / "mine.c", folder)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path, folder: Path) -> None:
+    assert "mine.c: there is no such file" in refused(tmp_path / "mine.c", folder)
+    (tmp_path / "mine.c").mkdir()
+    with pytest.raises(UsageError, match="no such file"):
+        build(tmp_path / "mine.c", folder)
+
+
+# --- the compiler ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler -O2", "/"])
+def test_without_a_compiler_the_host_cannot(
+    compiler: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match=r"(?s)no C compiler for mine\.c.*install one") as caught:
+        build(source(tmp_path), folder)
+    assert caught.value.exit_code == EXIT_HOST
+
+
+def test_a_compiler_that_cannot_be_started_is_named(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = script(tmp_path / "odd")
+    odd.write_text("#!/no/such/interpreter\n")
+    monkeypatch.setenv("CC", str(odd))
+    with pytest.raises(HostError, match="odd cannot be started"):
+        build(source(tmp_path), folder)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["exit 3"], "does not compile:\nstatus 3"),
+        (["kill -9 $$"], "does not compile:\nstatus -9"),
+        (["cat > /dev/null; echo 'that is all'; exit 1"], "that is all"),
+        (["sleep 1000"], "not done"),
+    ],
+)
+def test_a_compiler_that_fails_in_its_own_way_is_reported(
+    lines: list[str], words: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "sleep" in lines[0]:
+        monkeypatch.setattr(protocols, "COMPILE_SECONDS", 0.1)
+        lines = ["exec " + lines[0]]
+    monkeypatch.setenv("CC", str(script(tmp_path / "cc", *lines)))
+    with pytest.raises(UsageError, match=re.escape(words)):
+        build(source(tmp_path), folder)
+
+
+def test_cc_has_options_and_a_path_of_its_own(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "my cc", f'echo "$1" > {tmp_path}/option; shift; exec cc "$@"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", "'./my cc' --first")
+    build(source(tmp_path), folder)
+    assert (tmp_path / "option").read_text() == "--first\n"
+    monkeypatch.setenv("CC", "'cc")
+    with pytest.raises(UsageError, match="CC is no command"):
+        build(source(tmp_path), folder)
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+def not_loaded(path: Path, words: str, name: str = "mine") -> None:
+    with pytest.raises(MeasurementError, match=words):
+        load(path, name)
+
+
+def test_a_call_of_what_is_nowhere_is_found_when_loading(tmp_path: Path, folder: Path) -> None:
+    handler = (
+        "void nobody_has_this(void);\n"
+        "static void kb_handler(struct kb_vcpu *v)\n{ (void)v; nobody_has_this(); }"
+    )
+    not_loaded(build(source(tmp_path, handler=handler), folder), "nobody_has_this")
+
+
+def test_a_library_of_other_headers_is_refused(tmp_path: Path, folder: Path) -> None:
+    older = "#undef KB_PROTOCOL_ABI\n#define KB_PROTOCOL_ABI 0"
+    not_loaded(build(source(tmp_path, before_loop=older), folder), "other version of kickbench")
+
+
+def test_a_library_of_another_struct_is_refused(tmp_path: Path, folder: Path) -> None:
+    larger = write(
+        tmp_path / "larger.c",
+        "#include <kickbench/protocol.h>",
+        "KB_EXPORT const struct kb_protocol kb_protocol_larger;",
+        "KB_EXPORT const struct kb_protocol kb_protocol_larger = {",
+        "    .abi = KB_PROTOCOL_ABI, .vcpu_size = sizeof(struct kb_vcpu) + 64};",
+    )
+    not_loaded(build(larger, folder), "other version of kickbench", "larger")
+
+
+def test_what_is_no_library_of_that_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
+    not_loaded(folder / "mine.so", "cannot be loaded")
+    not_loaded(write(folder / "mine.so", "hello"), "cannot be loaded")
+    not_loaded(build(source(tmp_path), folder), "kb_protocol_yours", "yours")
+
+
+def test_the_engine_tells_the_size_that_protocols_are_checked_against() -> None:
+    assert library().kb_sizeof(b"vcpu") % 64 == 0 < library().kb_sizeof(b"vcpu")
+
+
+# --- on real KVM -------------------------------------------------------------------------------
+
+
+def blocks(
+    path: Path, folder: Path, plan: Plan, program: str = "spin", ms: int = 100
+) -> tuple[Any, Any]:
+    """The block result of one block of a protocol, and its kicks."""
+    loaded = {path.stem: load(build(path, folder), path.stem)}
+    with (
+        Kvm() as kvm,
+        Guest(kvm, program, 1, irqchip="kernel") as guest,
+        Engine(
+            guest,
+            program,
+            Clock.choose(tsc_usable=True),
+            [[CPUS[0]]],
+            n_entries=1,
+            samples_capacity=1 << 16,
+            protocols=loaded,
+            kickers=Kickers(count=1, cpus=[CPUS[-1]]),
+        ) as engine,
+    ):
+        ((result,),) = engine.blocks([(path.stem, 0)], warmup_ns=MS, block_ns=ms * MS, plan=plan)
+        return result, engine.kicks()
+
+
+RACE = Plan(
+    loop="kick",
+    kicking="aimed",
+    userspace_ns=3000,
+    window_ns=50_000,
+    lost_after_ns=5_000_000,
+)
+
+
+def counts(kicks: Any) -> tuple[int, int, int]:
+    """Kicks sent, lost, and aimed."""
+    flags = kicks["flags"]
+    return (
+        len(kicks),
+        int(np.count_nonzero(flags & LOST)),
+        int(np.count_nonzero(flags & AIMED)),
+    )
+
+
+@pytest.mark.kvm
+def test_an_empty_handler_loses_nearly_every_aimed_kick(folder: Path) -> None:
+    result, kicks = blocks(BROKEN, folder, RACE, ms=300)
+    sent, lost, aimed = counts(kicks)
+    assert sent > 0
+    assert aimed > 0
+    assert 2 * lost > aimed
+    assert kicks["rescues"][kicks["flags"] & LOST != 0].min() >= 1
+    assert result["kicked"]
+
+
+@pytest.mark.kvm
+def test_the_fixed_loop_loses_none(folder: Path) -> None:
+    result, kicks = blocks(FIXED, folder, RACE, ms=300)
+    sent, lost, aimed = counts(kicks)
+    assert aimed > 0
+    assert (lost, int(kicks["rescues"].sum())) == (0, 0)
+    assert result["spurious_exits"] < sent
+
+
+@pytest.mark.kvm
+def test_immediate_exit_that_nobody_clears_keeps_the_guest_from_running(folder: Path) -> None:
+    now_and_then = Plan(loop="kick", kicking="volleys", gap_ns=2 * MS)
+    result, kicks = blocks(UNCLEARED, folder, now_and_then)
+    sent, lost, _ = counts(kicks)
+    assert lost == 0
+    assert result["spurious_exits"] > 10 * sent > 0
+    result, kicks = blocks(FIXED, folder, now_and_then)
+    assert result["spurious_exits"] <= len(kicks)
+
+
+@pytest.mark.kvm
+def test_exits_are_measured_under_a_protocol_of_ones_own(tmp_path: Path, folder: Path) -> None:
+    result, _ = blocks(source(tmp_path), folder, Plan(), "pm_timer", ms=20)
+    assert result["exits"] == result["timed_exits"] > 0
+
+
+@pytest.mark.kvm
+def test_a_protocol_that_cannot_be_entered_says_why(tmp_path: Path, folder: Path) -> None:
+    enter = "static int kb_enter(struct kb_vcpu *v)\n{ (void)v; return -EPERM; }"
+    with pytest.raises(MeasurementError, match=r"entering the protocol failed: .*\(EPERM\)"):
+        blocks(source(tmp_path, enter=enter), folder, Plan(), "pm_timer", ms=5)
+
+
+@pytest.mark.kvm
+def test_a_protocol_whose_kick_fails_says_why(tmp_path: Path, folder: Path) -> None:
+    kick = (
+        "static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+        "{ kb_request_kick(v, k);\n"
+        "  return k->index == KB_CONDUCTOR ? kb_send_signal(v, k) : -ENODEV; }"
+    )
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=100_000)
+    with pytest.raises(MeasurementError, match=r"a kick failed: .*\(ENODEV\)"):
+        blocks(source(tmp_path, kick=kick), folder, plan)
+
+
+IN_A_PROCESS = """
+import os, sys
+from pathlib import Path
+from test_protocols import blocks
+from kickbench.engine.engine import Plan
+from kickbench.errors import MeasurementError
+try:
+    blocks(Path(sys.argv[1]), Path(sys.argv[2]), Plan(), sys.argv[3], ms=5)
+except MeasurementError as error:
+    print(error, flush=True)
+    os._exit(4)  # a vCPU's thread may be stuck in KVM_RUN
+"""
+
+
+def in_a_process(path: Path, folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", IN_A_PROCESS, str(path), str(folder), program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("hook", ["enter", "before_run"])
+def test_a_protocol_that_crashes_takes_its_own_process_along(
+    hook: str, tmp_path: Path, folder: Path
+) -> None:
+    head = HOOKS[hook].partition("\n")[0]
+    path = source(tmp_path, **{hook: f"{head}\n{{ (void)v; __builtin_trap(); }}"})
+    done = in_a_process(path, folder, "pm_timer")
+    assert done.returncode in (-signal.SIGILL, -signal.SIGTRAP), done.stderr
+
+
+@pytest.mark.kvm
+def test_a_protocol_that_never_acknowledges_is_given_up(tmp_path: Path, folder: Path) -> None:
+    kick = (
+        "static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+        "{ (void)v; (void)k; return 0; }"
+    )
+    done = in_a_process(source(tmp_path, kick=kick), folder, "spin")
+    assert done.returncode == 4, done.stderr
+    assert "vCPU 0 could not be kicked out of KVM_RUN" in done.stdout
+
+
+# --- the example scenario ----------------------------------------------------------------------
+
+
+def test_the_example_scenario_names_the_examples_beside_it() -> None:
+    scenario = load_scenario(EXAMPLES / "race.toml")
+    own = [method for method in scenario.measure.methods if method not in CATALOGUE]
+    assert sorted(own) == sorted(str(path) for path in (BROKEN, UNCLEARED, FIXED))
+    cases = expand(scenario)
+    assert {case.kind for case in cases} == {"race", "kick"}
+    assert {case.window_ns for case in cases if case.kind == "race"} == {0.0, 50_000.0}
+
+
+# --- the package -------------------------------------------------------------------------------
+
+
+def test_the_headers_are_there_to_be_included() -> None:
+    names = {"protocol.h", "loop.h", "clock.h"}
+    assert {path.name for path in include_folder().glob("kickbench/*.h")} == names
+
+
+def check_files(names: list[str]) -> None:
+    """Of the C in a package, the headers for protocols are there and nothing else."""
+    c = {name for name in names if re.search(r"\.(c|h|S|inc)$", name)}
+    folder = "kickbench/engine/include/kickbench"
+    assert c == {f"{folder}/{name}" for name in ("clock.h", "loop.h", "protocol.h")}
+
+
+def test_an_installed_package_has_the_headers_and_no_other_c() -> None:
+    files = importlib.metadata.files("kickbench") or []
+    names = [str(file) for file in files]
+    if not any(name.endswith("kickbench/native.py") for name in names):
+        pytest.skip("an editable install: the source tree is the package")
+    check_files(names)
+
+
+FROM_A_WHEEL = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+sys.path += sys.argv[4:]
+from pathlib import Path
+from kickbench.engine import protocols
+assert protocols.__file__.startswith(sys.argv[1]), protocols.__file__
+path = Path(sys.argv[2])
+protocols.load(protocols.build(path, Path(sys.argv[3])), path.stem)
+"""
+
+
+def test_a_wheel_has_what_a_protocol_needs(tmp_path: Path, folder: Path) -> None:
+    for module in ("scikit_build_core", "pip"):
+        pytest.importorskip(module, reason=f"building a wheel here needs {module}")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        check_files(archive.namelist())
+        archive.extractall(tmp_path / "wheel")
+    site = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    # -S: no site, and so no editable install of the very package.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-S", "-P", "-c", FROM_A_WHEEL),
+            *(str(tmp_path / "wheel"), str(FIXED), str(folder), *site),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

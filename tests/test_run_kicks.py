@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench run`` for kicks, pauses and races, on real KVM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.engine.engine import Clock
+from kickbench.errors import UsageError
+from kickbench.host.topology import Topology
+from kickbench.results.store import RunReader
+from kickbench.run import kinds, runner
+from kickbench.run.progress import PlainProgress
+from kickbench.scenario.model import load
+
+pytestmark = pytest.mark.kvm
+
+CPUS = Topology.read().affinity
+SPLIT = f"""
+[[placement]]
+name = "split"
+vcpus = "cpu:{CPUS[0]}"
+kicker = "cpu:{CPUS[-1]}"
+"""
+
+
+def run(tmp_path: Path, text: str, **options: Any) -> dict[str, Any]:
+    """Run a scenario here; its summary, whose cases are all "ok" or the test ends."""
+    path = tmp_path / "kicks.toml"
+    path.write_text(text)
+    outcome = runner.run(load(path), tmp_path / "results", PlainProgress(), **options)
+    summary: dict[str, Any] = json.loads((outcome.folder / "summary.json").read_text())
+    summary["folder"] = outcome.folder
+    return summary
+
+
+def scenario(kinds_: str, methods: str, more: str = "", **measure: object) -> str:
+    values = {"processes": 1, "max_seconds": 0.8, **measure}
+    lines = "\n".join(f"{key} = {value}" for key, value in values.items())
+    return f"""
+name = "kicks"
+[vm]
+vcpus = [1]
+[guest]
+program = "pm_timer"
+{SPLIT}
+[measure]
+kinds = {kinds_}
+methods = {methods}
+{lines}
+{more}
+"""
+
+
+@pytest.mark.parametrize("transport", ["tgkill", "pidfd", "timer"])
+def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
+    summary = run(
+        tmp_path,
+        scenario('["kick"]', '["sigmask", "immediate_exit"]', "", transports=f'["{transport}"]'),
+    )
+    cases = {case["state"]: case for case in summary["cases"]}
+    assert set(cases) == {"guest", "halted", "userspace", "storm"}
+    for case in cases.values():
+        if case["status"] == "skipped":
+            assert "pidfd" in case["reason"]
+            continue
+        assert case["status"] == "ok", case["reason"]
+        for method in case["methods"].values():
+            latency = method["latency_ns"]
+            assert method["n"] > 0
+            assert method["lost"] == 0
+            assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+            assert method["sent"] == method["n"] + method["unmet"]
+    delivered = cases["guest"]["methods"]["immediate_exit"]["phases_ns"]
+    assert delivered["delivery"]["p50"] > 0
+    assert cases["guest"]["methods"]["sigmask"]["phases_ns"]["delivery"] is None
+
+
+def test_every_kick_is_stored(tmp_path: Path) -> None:
+    text = scenario('["kick"]', '["immediate_exit"]', '[kick]\nstates = ["guest"]\nkickers = [2]\n')
+    summary = run(tmp_path, text)
+    (case,) = summary["cases"]
+    reader = RunReader(summary["folder"])
+    kicks = reader.table(case["id"], "kicks").to_pandas()
+    blocks = reader.table(case["id"], "kick_blocks").to_pandas()
+    assert blocks["sent"].sum() == len(kicks)
+    assert set(kicks["kicker"]) == {0, 1}
+    assert (kicks["at_cycles"] >= 0).all()
+    assert (kicks[kicks["met"]]["latency_cycles"] > 0).all()
+
+
+def test_a_wide_window_loses_kicks_of_the_negative_controls_alone(tmp_path: Path) -> None:
+    methods = [
+        "flag_signal",
+        "sigmask",
+        "immediate_exit",
+        "immediate_exit_remote",
+        "immediate_exit_remote_flag_first",
+    ]
+    text = scenario(
+        '["race"]',
+        json.dumps(methods),
+        "[race]\nwindow_ns = [50000]\nkicks = 300\n",
+        max_seconds=60,
+    )
+    (case,) = run(tmp_path, text)["cases"]
+    found = case["methods"]
+    for method in ("flag_signal", "immediate_exit_remote_flag_first"):
+        assert found[method]["lost"] > found[method]["aimed"] / 2
+        assert found[method]["race_free_claim"] is False
+    for method in ("sigmask", "immediate_exit", "immediate_exit_remote"):
+        assert found[method]["lost"] == 0
+        assert found[method]["aimed"] >= 300
+        assert 0 < found[method]["lost_upper95"] < 0.05
+        assert found[method]["race_free_claim"] is True
+    assert (
+        case["timeout_ns"] > found["sigmask"]["latency_ns"]["p50"] if "latency_ns" in found else 1
+    )
+    assert case["stopped_by"] == "precision"
+
+
+def test_all_vcpus_are_paused_and_go_on(tmp_path: Path) -> None:
+    text = scenario('["pause_all"]', '["sigmask", "immediate_exit"]').replace(
+        "vcpus = [1]", "vcpus = [3]"
+    )
+    (case,) = run(tmp_path, text)["cases"]
+    assert case["status"] == "ok", case["reason"]
+    for method in case["methods"].values():
+        assert method["n"] > 0
+        assert method["first_ns"]["p50"] <= method["median_ns"]["p50"] <= method["last_ns"]["p50"]
+
+
+def test_exits_are_measured_while_kicks_arrive(tmp_path: Path) -> None:
+    text = scenario('["exits"]', '["immediate_exit"]').replace(
+        'program = "pm_timer"', 'program = "pm_timer"\nkick_rate_hz = [0, 2000]'
+    )
+    calm, kicked = run(tmp_path, text)["cases"]
+    assert calm["methods"]["immediate_exit"].get("kicks") is None
+    assert kicked["methods"]["immediate_exit"]["kicks"]["sent"] > 0
+    assert kicked["methods"]["immediate_exit"]["kicks"]["lost"] is None
+    assert kicked["methods"]["immediate_exit"]["n"] > 0
+
+
+HOOKS = """
+#include <kickbench/protocol.h>
+
+static int kb_enter(struct kb_vcpu *v) {{ kb_forget_kicks(v); return 0; }}
+static void kb_leave(struct kb_vcpu *v) {{ kb_forget_kicks(v); }}
+static inline bool kb_before_run(struct kb_vcpu *v) {{ {before_run} }}
+static inline bool kb_after_run(struct kb_vcpu *v, int error)
+{{
+	(void)v;
+	(void)error;
+	{after_run}
+}}
+static void kb_handler(struct kb_vcpu *v) {{ (void)v; }}
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{{
+	kb_request_kick(v, k);
+	return kb_send_signal(v, k);
+}}
+
+#define KB_PROTOCOL mine
+#include <kickbench/loop.h>
+"""
+
+
+def with_own_protocol(tmp_path: Path, before_run: str, after_run: str) -> str:
+    (tmp_path / "mine.c").write_text(HOOKS.format(before_run=before_run, after_run=after_run))
+    return scenario(
+        '["race", "exits"]',
+        '["immediate_exit", "./mine.c"]',
+        "[race]\nwindow_ns = [50000]\nkicks = 100\n",
+        max_seconds=20,
+    ).replace("max_seconds = 20", "max_seconds = 1.5")
+
+
+def test_a_protocol_of_ones_own_is_measured_and_raced_like_the_others(tmp_path: Path) -> None:
+    text = with_own_protocol(
+        tmp_path, "return kb_kick_requested(v);", "return error && kb_kick_requested(v);"
+    )
+    race, exits = sorted(run(tmp_path, text)["cases"], key=lambda case: case["kind"], reverse=True)
+    assert race["methods"]["mine"]["lost"] > 0
+    assert race["methods"]["mine"]["race_free_claim"] is None
+    assert race["methods"]["immediate_exit"]["lost"] == 0
+    assert exits["methods"]["mine"]["n"] > 0
+
+
+def test_a_protocol_that_crashes_fails_its_cases_alone(tmp_path: Path) -> None:
+    text = with_own_protocol(tmp_path, "__builtin_trap();", "return false;")
+    text += '[[placement]]\nname = "other"\n'
+    summary = run(tmp_path, text)
+    assert {case["status"] for case in summary["cases"]} == {"failed"}
+    for case in summary["cases"]:
+        assert "SIGILL" in case["reason"] or "SIGTRAP" in case["reason"]
+
+
+def test_a_protocol_that_never_acknowledges_fails_with_the_reason(tmp_path: Path) -> None:
+    text = with_own_protocol(tmp_path, "(void)v; return false;", "return false;").replace(
+        '["race", "exits"]', '["race"]'
+    )
+    (case,) = run(tmp_path, text)["cases"]
+    assert case["status"] == "failed"
+    assert "could not be kicked out of KVM_RUN" in case["reason"]
+
+
+def test_a_protocol_that_does_not_compile_is_wrong_usage_in_the_compilers_words(
+    tmp_path: Path,
+) -> None:
+    text = with_own_protocol(tmp_path, "return no_such_thing;", "return false;")
+    with pytest.raises(UsageError, match="no_such_thing"):
+        run(tmp_path, text)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_race_full_of_lost_kicks_is_interrupted_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "race.toml"
+    path.write_text(
+        scenario(
+            '["race"]',
+            '["flag_signal"]',
+            "[race]\nwindow_ns = [0, 200000]\nkicks = 100000\n",
+            max_seconds=3,
+        )
+    )
+    command = [sys.executable, "-P", "-m", "kickbench", "run", str(path), "--results"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "results")], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[2/2]"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "1 finished case is kept" in rest
+    process.stderr.close()
+
+
+@given(st.lists(st.integers(1, 2**32 - 1), max_size=50))
+def test_the_time_out_for_lost_kicks_is_far_above_their_median_and_bounded(
+    latencies: list[int],
+) -> None:
+    clock = Clock("tsc", 1e9, 1)
+    timeout = kinds.lost_after_ns(np.array(latencies), clock)
+    assert kinds.MIN_LOST_AFTER_NS <= timeout <= kinds.MAX_LOST_AFTER_NS
+    if latencies and timeout < kinds.MAX_LOST_AFTER_NS:
+        assert timeout >= 99 * np.median(latencies)
+
+
+def test_a_resumed_run_compiles_its_protocols_only_when_told_to(tmp_path: Path) -> None:
+    text = with_own_protocol(
+        tmp_path, "return kb_kick_requested(v);", "return error && kb_kick_requested(v);"
+    )
+    folder = run(tmp_path, text)["folder"]
+    manifest = folder / "manifest.json"
+    document = json.loads(manifest.read_text())
+    case = document["cases"][0]
+    case["status"] = "failed"
+    shutil.rmtree(folder / "cases" / case["id"])
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="--trust-protocols"):
+        runner.resume(folder, PlainProgress())
+    source = tmp_path / "mine.c"
+    before = source.read_text()
+    source.write_text(before + "/* changed */")
+    with pytest.raises(UsageError, match="not what the run was begun with"):
+        runner.resume(folder, PlainProgress(), trust_protocols=True)
+    source.write_text(before)
+    outcome = runner.resume(folder, PlainProgress(), trust_protocols=True)
+    assert outcome.finished == len(document["cases"])
