@@ -36,7 +36,7 @@ FDS_PER_VCPU = 6
 FDS_BESIDE = 40
 """What a process has whatever the number of its vCPUs."""
 SHIPPED_VCPUS = 8
-"""The largest sweep of the shipped scenarios."""
+"""The largest case of the main job, smp_windows_like."""
 CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
 
 DEBUG_OPTIONS = (
@@ -175,7 +175,7 @@ def check_cpus(host: Host) -> Outcome:
         advice += (
             f"; this process is kept from {_count(online - len(cpus), 'CPU')} (taskset, cpuset)"
         )
-    return "warn", f"{here}; the shipped scenarios go to {SHIPPED_VCPUS} vCPUs", advice
+    return "warn", f"{here}; smp_windows_like goes to {SHIPPED_VCPUS} vCPUs", advice
 
 
 def check_nodes(host: Host) -> Outcome:
