@@ -60,4 +60,4 @@ def benchmark(session: nox.Session) -> None:
     session.install(".[test]")
     wanted = session.posargs or [p.stem for p in sorted(Path("benchmarks").glob("bench_*.py"))]
     for name in wanted:
-        session.run("python", "-P", f"benchmarks/{name}.py")
+        session.run("python", f"benchmarks/{name}.py")

@@ -570,3 +570,19 @@ def test_tables_and_rings_that_the_guest_cannot_mask_are_refused() -> None:
         _refused(
             lambda: Guest(kvm, "pm_timer", 1, gaps_cycles=[1], first_gaps=[0], ring_entries=1000)
         )
+
+
+@pytest.mark.kvm
+def test_kicks_in_a_storm_are_out_of_step_with_the_exits(clock: Clock) -> None:
+    """A kicker that waits for a sign of the state, then kicks, always hits the same moment."""
+    plan = Plan(loop="kick", kicking="volleys", state="storm", gap_ns=150_000)
+    with running(clock, "pm_timer", kickers=Kickers(1, [CPUS[-1]])) as (_, engine):
+        (result,) = engine.blocks(
+            [("immediate_exit", 0)], warmup_ns=MS, block_ns=500 * MS, plan=plan
+        )[0]
+        kicks = engine.kicks()
+    between_exits = result["elapsed_cycles"] / result["exits"]
+    met = kicks[(kicks["flags"] & MET) != 0]
+    assert len(met) > 100
+    # Out of step, a tenth of the kicks finds the next look at the flag within a tenth of the time.
+    assert (met["latency"] < between_exits / 10).mean() < 0.35

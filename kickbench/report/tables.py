@@ -209,7 +209,7 @@ def _is_baseline(row: Row) -> bool:
 
 
 _OF_BASELINE = (
-    "The baseline's row has the A/A control, the baseline against itself (95 % over all cases)."
+    "The baseline's row has the A/A control, the baseline against itself (99 % over all cases)."
 )
 
 _EXITS_PER_SECOND = Column("exits/{s}", "", _count("exits_per_second"))

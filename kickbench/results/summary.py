@@ -44,6 +44,10 @@ from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
 from kickbench.stats.contrasts import Interval, family_confidence
 
+# Of all A/A controls of a run together: a sound run is called unfit in 1 of 100. At 95 % it is
+# 5 of 100 in the long run, and so more than that in many a hundred.
+CONTROL_CONFIDENCE = 0.99
+
 # The columns of blocks that say what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
 
@@ -324,11 +328,11 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Control]) -> Non
     """Fill in "ok" and "ci_family" of every case that has a control.
 
     With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
-    (Šidák) so that over all of the run together a false alarm happens in 5 % of runs.
+    (Šidák) so that all of them together hold with CONTROL_CONFIDENCE.
     """
     family = [i for i, case in enumerate(cases) if case["control"]["ci95"] is not None]
     for index in family:
-        confidence = family_confidence(CONFIDENCE, len(family))
+        confidence = family_confidence(CONTROL_CONFIDENCE, len(family))
         widened = bounds(control_interval(controls[index].differences, confidence))
         cases[index]["control"]["ci_family"] = widened
         if widened is not None:

@@ -18,6 +18,8 @@
 #define SLEEP_MARGIN_NS	    60000 /* sleep until shortly before, then spin */
 #define DOZE_NS		    20000
 #define STILL_RUNNING_SIGNS 10
+#define STATE_LOOK_NS	    60000  /* so long before the kick the vCPU's state is looked at ... */
+#define LOOK_PATIENCE_NS    50000  /* ... for so long at most */
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign of the state */
 
 static uint64_t stamp(const struct worker *w)
@@ -122,21 +124,21 @@ static bool is_asleep(struct worker *w)
 	return name_end && !strncmp(name_end, ") S", 3);
 }
 
+/*
+ * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
+ * kick must come some time later. Only user space tells at any moment.
+ */
 static bool is_in_state(struct worker *w, uint32_t state)
 {
 	switch (state) {
 	case KB_IN_GUEST:
-		return changes(w, heartbeat, STATE_PATIENCE_NS);
+		return changes(w, heartbeat, LOOK_PATIENCE_NS);
 	case KB_HALTED:
 		return is_asleep(w);
 	case KB_IN_USERSPACE:
-		for (uint64_t until = stamp(w) + to_cycles(w->engine, STATE_PATIENCE_NS);
-		     stamp(w) < until;)
-			if (atomic_load_explicit(&w->v.in_userspace, memory_order_acquire))
-				return true;
-		return false;
+		return atomic_load_explicit(&w->v.in_userspace, memory_order_acquire);
 	case KB_IN_STORM:
-		return changes(w, exit_count, STATE_PATIENCE_NS);
+		return changes(w, exit_count, LOOK_PATIENCE_NS);
 	default:
 		return true;
 	}
@@ -239,11 +241,11 @@ static void note_kick(const struct kick *k, const struct kb_kick *note)
 }
 
 /* Kicks once and notes it. False when the vCPU's block is over. */
-static bool kick_once(struct kick *k, uint64_t window_at)
+static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 {
 	const struct kb_engine *e = k->engine;
 	const struct kb_ack *ack = &k->w->v.acks[k->kicker->index];
-	bool met = is_in_state(k->w, e->plan.state), lost = false;
+	bool lost = false;
 	struct kb_kick note = {.block = e->block_index,
 			       .vcpu = (int16_t)k->w->v.index,
 			       .kicker = (uint8_t)k->kicker->index};
@@ -261,8 +263,7 @@ static bool kick_once(struct kick *k, uint64_t window_at)
 	}
 	note.at = k->sent - e->record_from;
 	note.send = saturate(k->returned - k->sent);
-	/* For another kicker's sake, KVM_RUN had returned already: not the state that was wanted.
-	 */
+	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
 	note.latency = saturate(ack->taken_at > k->sent ? ack->taken_at - k->sent : 0);
 	if (ack->handler_at > k->sent && ack->handler_at <= ack->taken_at)
@@ -279,21 +280,27 @@ static bool kick_once(struct kick *k, uint64_t window_at)
 /* All kickers draw the same times from the same seed, so that they kick at once. */
 static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 {
-	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns), look = to_cycles(e, STATE_LOOK_NS);
 	uint64_t random =
 	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
 	uint64_t next = e->record_from;
 	uint32_t vcpu = k->kicker->index;
 
 	for (;;) {
+		bool met;
+
 		next += random_gap(&random, gap);
 		if (next >= e->record_until || k->thread->n_kicks == e->kicks_capacity)
 			return;
 		k->w = &e->workers[vcpu++ % e->n_vcpus];
+		wait_until(e, k->w, next - look);
+		met = is_in_state(k->w, e->plan.state);
 		if (stamp(k->w) > next)
-			continue; /* the kick before took longer than the gap */
+			continue; /* the kick before, or the look, took too long */
 		wait_until(e, k->w, next);
-		if (!kick_once(k, 0))
+		if (e->plan.state == KB_IN_USERSPACE)
+			met = is_in_state(k->w, e->plan.state);
+		if (!kick_once(k, 0, met))
 			return;
 	}
 }
@@ -318,7 +325,7 @@ static void kick_at_window(struct kb_engine *e, struct kick *k)
 		}
 		if (spread)
 			wait_until(e, k->w, stamp(k->w) + random_next(&random) % spread);
-		if (!kick_once(k, atomic_load_explicit(&v->window_at, memory_order_relaxed)))
+		if (!kick_once(k, atomic_load_explicit(&v->window_at, memory_order_relaxed), true))
 			return;
 		while (atomic_load_explicit(&v->turn, memory_order_acquire) == turn &&
 		       stamp(k->w) < e->record_until)
