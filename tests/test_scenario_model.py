@@ -102,7 +102,7 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
             "methods": ["sigmask", "immediate_exit"],
             "baseline": "immediate_exit",
             "transports": ["tgkill"],
-            "processes": 5,
+            "processes": 10,
             "precision": 0.001,
             "max_seconds": 60.0,
             "seed": 1,

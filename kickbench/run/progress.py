@@ -22,7 +22,7 @@ from kickbench.run.runner import Observer
 from kickbench.scenario.cases import Case
 
 # Starting a worker, building its VM, storing the case: what a process costs beside its measuring.
-PROCESS_SECONDS = 0.7
+PROCESS_SECONDS = 0.5
 REFRESH_HZ = 2
 PLAIN_SECONDS = 10.0
 

@@ -354,7 +354,7 @@ class Measure(_Table):
     processes: Annotated[
         int, Field(strict=True, ge=1, le=100), expecting("a whole number from 1 to 100")
     ] = Field(
-        default=5,
+        default=10,
         description="Worker processes per case, 1 to 100; memory layout differs between them.",
     )
     precision: Annotated[
