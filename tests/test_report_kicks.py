@@ -115,6 +115,15 @@ def test_one_protocol_at_one_window_needs_few_words(tmp_path: Path) -> None:
     )
 
 
+def test_a_race_whose_kicks_never_met_the_window_claims_no_bound(tmp_path: Path) -> None:
+    case = synthetic_run.race_case(50_000.0, 1, methods=["immediate_exit"])
+    summary = build(tmp_path, [case], rounds=10).summary
+    summary["cases"][0]["methods"]["immediate_exit"]["aimed"] = 0
+    said = verdict(summary).answer
+    assert "no loss was tested" in said
+    assert "at most" not in said
+
+
 def test_a_claim_that_is_broken_is_an_alarm_in_the_first_line(race: dict[str, Any]) -> None:
     changed = copy.deepcopy(race)
     lose(changed["cases"][1], "sigmask", 3)

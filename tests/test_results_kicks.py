@@ -95,6 +95,18 @@ def kick(round_, entry, latency, **other):
 # --- kick latency by hand ----------------------------------------------------------------------
 
 
+def test_phases_of_the_few_kicks_that_a_handler_saw_are_not_those_of_all(tmp_path):
+    """Most are taken by a look at the flag; the handler saw the slow ones."""
+    rows = [kick(0, SIGMASK, 100) for _ in range(8)]
+    rows += [kick(0, SIGMASK, 90_000, delivery_cycles=80_000) for _ in range(2)]
+    worker = {"kicks": rows_of("kicks", [*rows, kick(0, BASELINE, 100)])}
+    case = case_of(write_run(tmp_path, synthetic_run.kick_case(), [worker]))
+    phases = case["methods"]["sigmask"]["phases_ns"]
+    assert phases["send"] is not None
+    assert phases["delivery"] is None
+    assert phases["return"] is None
+
+
 def test_latency_figures_by_hand(tmp_path):
     kicks = rows_of(
         "kicks",
@@ -102,7 +114,7 @@ def test_latency_figures_by_hand(tmp_path):
             # The clock has 2 cycles per ns.
             kick(0, SIGMASK, 2000, send_cycles=400, delivery_cycles=1600),
             kick(0, SIGMASK, 4000, send_cycles=600, delivery_cycles=2400),
-            kick(1, SIGMASK, 6000, send_cycles=800),
+            kick(1, SIGMASK, 6000, send_cycles=800, delivery_cycles=3600),
             kick(1, SIGMASK, 9000, send_cycles=900, met=False),
             kick(1, SIGMASK, 40_000_000, send_cycles=900, lost=True),
             kick(1, SIGMASK, 50_000_000, send_cycles=900, met=False, lost=True),
@@ -136,8 +148,8 @@ def test_latency_figures_by_hand(tmp_path):
     }
     assert sigmask["phases_ns"] == {
         "send": {"p50": 300.0, "p99": 400.0},
-        "delivery": {"p50": 800.0, "p99": 1200.0},
-        "return": {"p50": 200.0, "p99": 800.0},
+        "delivery": {"p50": 1200.0, "p99": 1800.0},
+        "return": {"p50": 800.0, "p99": 1200.0},
     }
     assert set(sigmask["latency_ci95"]) == {"p50", "p90", "p99", "p999"}
     counts = {name: sigmask[name] for name in ("n", "unmet", "lost", "spurious", "sent")}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -67,7 +66,7 @@ def run(
         cases = "case is" if outcome.finished == 1 else "cases are"
         typer.echo(
             f"kickbench: interrupted; {outcome.finished} finished {cases} kept, continue with\n"
-            f"kickbench run --resume {shlex.quote(str(outcome.folder))}",
+            f"{outcome.resume}",
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -76,6 +75,5 @@ def run(
         case_id, reason = next(iter(outcome.failed.items()))
         cases = "a case" if len(outcome.failed) == 1 else f"{len(outcome.failed)} cases"
         raise MeasurementError(
-            f"{cases} failed, {case_id}: {reason}\n"
-            f"when that is mended: kickbench run --resume {shlex.quote(str(outcome.folder))}"
+            f"{cases} failed, {case_id}: {reason}\nwhen that is mended: {outcome.resume}"
         )

@@ -145,6 +145,11 @@ def _kept(keepers: Mapping[str, Sequence[Summary]], cases: Sequence[Summary]) ->
     if any(len(of) < len(cases) for of in keepers.values()):
         number += " that had them"
     landed = min(int(f["aimed"]) for f in figures)
+    if landed == 0:
+        return (
+            f"{listed(list(keepers))} lost none of {number}, but in a case none landed in the "
+            "window, so that no loss was tested"
+        )
     bound = f"; at most {at_most(max(bounds))}, 95 %" if bounds else ""
     least = "" if landed == max(int(f["aimed"]) for f in figures) else "at least "
     return f"{listed(list(keepers))} lost none of {number} ({least}{whole(landed)} landed{bound})"

@@ -40,6 +40,9 @@ from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_qu
 
 LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 PAUSE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+MIN_HANDLED = 0.9
+"""The share of kicks whose handler must have been seen for their phases to be told."""
+
 PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200}
@@ -371,14 +374,17 @@ def _quantiles(
 
 
 def _phases(send: Floats, delivery: Floats, latency: Floats) -> dict[str, Any]:
-    """The phases of kicks; null where no handler was seen, for then there is nothing to divide."""
+    """The phases of kicks; delivery and return null unless a handler was seen for nearly all.
+
+    Where many kicks are taken by a look at the flag, those that a handler ran for are the slow
+    ones: their phases would not be those of the latencies beside them.
+    """
     handled = (delivery > 0) & (delivery <= latency)
+    divisible = len(handled) > 0 and handled.mean() >= MIN_HANDLED
     return {
         "send": _quantiles(send, PHASE_QUANTILES),
-        "delivery": _quantiles(delivery[handled], PHASE_QUANTILES) if handled.any() else None,
-        "return": _quantiles((latency - delivery)[handled], PHASE_QUANTILES)
-        if handled.any()
-        else None,
+        "delivery": _quantiles(delivery[handled], PHASE_QUANTILES) if divisible else None,
+        "return": _quantiles((latency - delivery)[handled], PHASE_QUANTILES) if divisible else None,
     }
 
 

@@ -64,6 +64,10 @@ def _begin(folder: Path, cases: Sequence[Planned], todo: Sequence[Case], left: f
     return f"{what}, at most {duration(left)}; results go to {folder}"
 
 
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' * (count != 1)}"
+
+
 class PlainProgress:
     """One line when a case begins and ends, and one in a while."""
 
@@ -89,13 +93,12 @@ class PlainProgress:
         self._estimate, self._rounds = estimate, rounds
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
-            self._print(f"  {rounds} rounds: {estimate}")
+            self._print(f"  {_rounds(rounds)}" + (f": {estimate}" if estimate else ""))
 
     def case_ends(self, case: Case, status: str, reason: str | None) -> None:
         self._times.end(case)
         result = self._estimate if status == "ok" else reason
-        rounds = f"{self._rounds} round{'s' * (self._rounds != 1)}"
-        self._print(f"  {status}, {rounds}" + (f": {result}" if result else ""))
+        self._print(f"  {status}, {_rounds(self._rounds)}" + (f": {result}" if result else ""))
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -131,7 +134,7 @@ class LiveProgress:
         self._progress.console.print(escape(f"{case.id}: {result}"))
 
     def _show(self, case: Case, rounds: int) -> None:
-        text = f"{self._number}/{self._count} {case.id}, {rounds} rounds\n{self._last}"
+        text = f"{self._number}/{self._count} {case.id}, {_rounds(rounds)}\n{self._last}"
         self._progress.update(
             self._bar,
             description=escape(text),

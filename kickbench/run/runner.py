@@ -41,6 +41,10 @@ from kickbench.scenario.cases import Case, expand, is_protocol_file, method_labe
 from kickbench.scenario.model import Scenario
 from kickbench.stats.contrasts import running_interval, t_quantile
 
+_SQUEEZED_KICKER = (
+    "the kicker has no CPU of its own, and kicks when a vCPU's thread does not run: "
+    "give it one (placement.kicker)"
+)
 # Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20
 MIN_ROUNDS_SHOWN = 5
@@ -64,11 +68,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the results are, how many cases were stored by now, and which failed with what."""
+    """Where the results are, how many cases were stored by now, which failed with what, and the
+    command that finishes the run."""
 
     folder: Path
     finished: int
     failed: dict[str, str]
+    resume: str
 
 
 class RunInterruptedError(Exception):
@@ -236,7 +242,7 @@ def _run_pending(
             except StorageError as error:
                 raise StorageError(
                     f"{error}; the finished cases are kept: when that is mended, continue with\n"
-                    f"kickbench run --resume {shlex.quote(str(writer.path))}"
+                    f"{_resume_command(writer, protocols)}"
                 ) from error
             except MeasurementError as error:
                 failed[item.case.id] = str(error)
@@ -250,15 +256,20 @@ def _run_pending(
         # From here on it takes a moment, and must be done: a second Ctrl-C is not heard.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        raise RunInterruptedError(_conclude(writer, failed)) from None
-    return _conclude(writer, failed)
+        raise RunInterruptedError(_conclude(writer, failed, protocols)) from None
+    return _conclude(writer, failed, protocols)
 
 
-def _conclude(writer: RunWriter, failed: dict[str, str]) -> Outcome:
+def _resume_command(writer: RunWriter, protocols: dict[str, Path]) -> str:
+    trust = " --trust-protocols" if protocols else ""
+    return f"kickbench run --resume {shlex.quote(str(writer.path))}{trust}"
+
+
+def _conclude(writer: RunWriter, failed: dict[str, str], protocols: dict[str, Path]) -> Outcome:
     write_summary(writer.path)
     write_pyperf(writer.path)
     finished = sum(entry["status"] == "ok" for entry in writer.manifest["cases"])
-    return Outcome(writer.path, finished, failed)
+    return Outcome(writer.path, finished, failed, _resume_command(writer, protocols))
 
 
 @dataclass
@@ -376,7 +387,12 @@ class _CaseRun:
         return {
             "index": index,
             "clock": clock,
-            "warnings": [*self.planned.notes, *self._crowding(), *done["warnings"]],
+            "warnings": [
+                *self.planned.notes,
+                *self._crowding(),
+                *self._squeezed_kicker(),
+                *done["warnings"],
+            ],
             "rounds": done["rounds"],
             "stopped_by": done["stopped_by"],
             "oversubscribed": bool(self._crowding()),
@@ -395,6 +411,13 @@ class _CaseRun:
             return []
         crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
         return [f"{crowd}: time per exit includes waiting for a CPU"]
+
+    def _squeezed_kicker(self) -> list[str]:
+        cpus = {cpu for some in self.seats.vcpus for cpu in some}
+        kicks = self.case.kind != "exits" or self.case.kick_rate_hz is not None
+        if kicks and set(self.seats.kicker) <= cpus and len(self.seats.vcpus) >= len(cpus):
+            return [_SQUEEZED_KICKER]
+        return []
 
     def _take(self, rounds: Sequence[Sequence[float | None]]) -> None:
         for means in rounds:
