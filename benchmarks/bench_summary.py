@@ -17,10 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 
 N_CASES = 8
 ROUNDS = 1000
@@ -28,34 +26,14 @@ ROUNDS = 1000
 
 def make_run(folder: Path, n_samples: int) -> Path:
     """A run of 8 cases, 3 processes each, with ``n_samples`` samples in all."""
+    from _runs import Size, make_up
+
+    sys.path[:0] = [str(ROOT / "tests")]
     import synthetic_run
 
-    from kickbench.results.store import RunWriter
-    from kickbench.results.tables import combine, from_worker
-
     cases = [synthetic_run.case(n) for n in range(1, N_CASES + 1)]
-    with RunWriter.create(
-        folder, "bench", scenario={}, cases=cases, environment=synthetic_run.ENVIRONMENT
-    ) as writer:
-        for case in cases:
-            entries = synthetic_run.entries_of(case)
-            parts: dict[str, list[object]] = {}
-            for process in range(3):
-                arrays = synthetic_run.worker_arrays(case, process, shift_ns=30.0, rounds=ROUNDS)
-                samples = np.zeros(n_samples // N_CASES // 3, synthetic_run.SAMPLES)
-                rng = np.random.default_rng(process)
-                samples["round"] = np.sort(rng.integers(0, ROUNDS, len(samples)))
-                samples["entry"] = np.arange(len(samples)) * 3 // 1000 % 3
-                samples["cycles"] = rng.gamma(30, 170, len(samples))
-                arrays["exit_samples"] = samples
-                for name, array in arrays.items():
-                    table = from_worker(name, array, entries=entries, process=process)
-                    parts.setdefault(name, []).append(table)
-            tables = {name: combine(found) for name, found in parts.items()}
-            document = synthetic_run.case_document(case, rounds=ROUNDS)
-            writer.write_case(case["id"], document, tables)
-        writer.finish()
-    return writer.path
+    sizes = [Size(case, ROUNDS * 3, 500, n_samples // N_CASES) for case in cases]
+    return make_up(folder, {"name": "bench"}, sizes)
 
 
 def read_run(path: str, scan: bool) -> None:

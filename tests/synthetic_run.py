@@ -202,6 +202,20 @@ def sweep() -> list[dict[str, Any]]:
     return [*cases, case(8, placement=PLACEMENTS[1], rate=20000.0)]
 
 
+def rate_sweep(rates: Sequence[float | None] = (1000.0, 20000.0, None)) -> list[dict[str, Any]]:
+    """4 vCPUs at each rate; None is full speed. For :func:`build` with ``paced``."""
+    return [case(4, rate=rate) for rate in rates]
+
+
+def node_placements(nodes: int = 2) -> list[dict[str, str]]:
+    """The creator on each node, with the vCPUs on each."""
+    return [
+        {"name": f"n{c}{v}", "creator": f"node:{c}", "vcpus": f"node:{v}", "kicker": f"node:{c}"}
+        for c in range(nodes)
+        for v in range(nodes)
+    ]
+
+
 def kick_case(state: str = "guest", vcpus: int = 2, **other: Any) -> dict[str, Any]:
     """The JSON form of one case of the kind kick; ``other`` replaces single fields."""
     program = {"guest": "spin", "halted": "hlt"}.get(state, "pm_timer")
@@ -297,13 +311,16 @@ def worker_arrays(
     exits: int = 500,
     hz: float = HZ,
     noise: float = 0.004,
+    block_noise: float | None = None,
+    disturbed: float = 0.0,
     seed: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """What one worker process returns for a case: structured arrays by table name.
 
     ``shift_ns`` is added per exit to every method but the baseline, ``control_shift_ns`` to the
     control. ``noise`` is relative: of a round (shared by its blocks, autocorrelated); a block has
-    an eighth of it.
+    an eighth of it, or ``block_noise``. The share ``disturbed`` of the blocks was moved, rescued
+    and lost time to the hypervisor.
     """
     rng = _rng(parameters, process, seed)
     n_entries, vcpus = len(entries_of(parameters)), int(parameters["vcpus"])
@@ -316,8 +333,9 @@ def worker_arrays(
     blocks["cpu"] = grid[2]
     blocks["entry"] = order[grid[0], grid[1]]
     shift = _shifts(parameters, shift_ns, control_shift_ns)
-    block_noise = noise / 8 * rng.standard_normal(len(blocks))
-    ns = BASE_NS * (1 + drift[grid[0]] + block_noise) + shift[blocks["entry"]]
+    spread = noise / 8 if block_noise is None else block_noise
+    of_block = spread * rng.standard_normal(len(blocks))
+    ns = BASE_NS * (1 + drift[grid[0]] + of_block) + shift[blocks["entry"]]
     count = rng.integers(exits - exits // 20, exits + exits // 20 + 1, len(blocks))
     outlier = rng.random(len(blocks)) < 0.002  # a preempted block: one exit took 50 µs
     blocks["exits"] = blocks["timed_exits"] = count
@@ -327,6 +345,10 @@ def worker_arrays(
     blocks["cpu_ns"] = np.rint(ns * count * 0.99)
     blocks["involuntary_switches"] = outlier
     blocks["run_delay_ns"] = 50_000 * outlier
+    if disturbed:
+        hit = rng.random(len(blocks)) < disturbed
+        blocks["migrations"] = blocks["rescues"] = hit
+        blocks["steal_ns"] = hit * rng.integers(1000, 100_000, len(blocks))
     arrays = {
         "blocks": blocks,
         "exit_histograms": _histograms(blocks, n_entries),
@@ -568,11 +590,14 @@ def build(
     environment: Mapping[str, Any] = ENVIRONMENT,
     emulated: bool = False,
     finish: bool = True,
+    paced: bool = False,
+    **arguments: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
 
-    ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped. ``shift_ns``
-    is what every method costs more per exit than the baseline, a number or a function of the case.
+    ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped unless the
+    host can run them, ``paced``. ``shift_ns`` is what every method costs more per exit than the
+    baseline, a number or a function of the case. Other arguments go to the arrays of exits.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
     with RunWriter.create(
@@ -588,7 +613,7 @@ def build(
         now=now,
     ) as writer:
         for item in parameters:
-            if item["exit_rate_hz"] is not None:
+            if item["exit_rate_hz"] is not None and not paced:
                 writer.mark(item["id"], "skipped", "this host has no node 1")
                 continue
             tables = case_tables(
@@ -598,6 +623,7 @@ def build(
                 rounds=rounds,
                 noise=noise,
                 seed=seed,
+                **(arguments if item["kind"] == "exits" else {}),
             )
             writer.write_case(item["id"], case_document(item, rounds=rounds), tables)
         if finish:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
 import os
 import re
@@ -26,7 +28,7 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.report import tables, toml
-from kickbench.report.build import file_name, page, write
+from kickbench.report.build import drawn, file_name, page, write
 from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.exit_figures import _ecdf_plot
 from kickbench.report.figures import FIGURES
@@ -87,8 +89,9 @@ def html(data: RunData) -> str:
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     """A run that has something for each figure."""
-    cases = [*synthetic_run.sweep(), *synthetic_run.kick_sweep()]
-    return RunData.load(synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases))
+    cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
+    run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
+    return RunData.load(run)
 
 
 def emulated(folder: Path) -> RunData:
@@ -111,22 +114,70 @@ def test_the_page_is_well_formed_and_every_id_is_there_once(html: str) -> None:
     assert len(ids) == len(set(ids)) > 0
     for _, attrs in tags:
         targets = re.findall(r"url\(#([^)]*)\)", " ".join(v or "" for v in attrs.values()))
-        targets += [(attrs.get("href") or "#").removeprefix("#")]
+        targets += [
+            target.removeprefix("#")
+            for target in (attrs.get("href") or "", f"#{attrs.get('data-copy') or ''}")
+            if target.startswith("#")
+        ]
         targets += (attrs.get("aria-labelledby") or "").split()
         assert {target for target in targets if target} <= set(ids)
 
 
-def test_the_page_loads_nothing_and_runs_nothing(html: str) -> None:
+def test_the_page_loads_nothing(html: str) -> None:
     parsed = Page(html)
     assert "http:" not in html
     assert "https:" not in html
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
-    assert parsed.count("script") == parsed.count("link") == parsed.count("img") == 0
+    assert parsed.count("link") == parsed.count("img") == parsed.count("iframe") == 0
     for _, attrs in parsed.tags:
         assert "src" not in attrs
-        assert (attrs.get("href") or "#").startswith("#")
+        link = attrs.get("href") or "#"
+        assert link.startswith("#") or (link.startswith("data:text/") and "download" in attrs)
         assert not [name for name in attrs if name.startswith("on")]
+
+
+def test_the_page_runs_its_own_script_and_no_other(html: str) -> None:
+    assert html.count("<script") == 1
+    code = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    (policy,) = [
+        attrs["content"]
+        for _, attrs in Page(html).tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert f"script-src 'sha256-{digest}'" in (policy or "")
+    assert "default-src 'none'" in (policy or "")
+
+
+def test_what_needs_javascript_is_hidden_without_it(html: str) -> None:
+    buttons = [attrs for tag, attrs in Page(html).tags if tag == "button"]
+    assert {attrs["class"] for attrs in buttons} == {"copy", "scale"}
+    assert all("hidden" in attrs for attrs in buttons)
+
+
+def test_tables_are_sorted_by_numbers_not_by_their_texts(data: RunData, html: str) -> None:
+    tags = Page(html).tags
+    cells = [attrs["data-sort"] for tag, attrs in tags if tag == "td" and "data-sort" in attrs]
+    mean = data.finished[0]["methods"]["sigmask"]["ns_per_exit"]["mean"]
+    assert repr(mean) in cells
+    # As JavaScript writes it; full speed is more than any rate.
+    assert "Infinity" in cells
+    assert all(re.fullmatch(r"-?[0-9][0-9.e+-]*|Infinity", cell or "") for cell in cells)
+    heads = [attrs for tag, attrs in tags if tag == "th" and "data-column" in attrs]
+    assert {attrs.get("data-sort") for attrs in heads} == {None, "number"}
+
+
+def test_every_cell_has_its_column(html: str) -> None:
+    for table in re.findall(r'<table class="cases">.*?</table>', html, re.DOTALL):
+        head, body = table.split("<tbody>")
+        numbers = sorted(int(n) for n in re.findall(r'data-column="([0-9]+)"', head))
+        assert numbers == list(range(len(numbers)))
+        for row in body.split("<tr")[1:]:
+            assert row.count("<td") == len(numbers)
+        first = head.split("<tr>")[1]
+        spans = sum(int(n) for n in re.findall(r'colspan="([0-9]+)"', first))
+        assert spans + first.count("data-column") == len(numbers)
 
 
 def test_the_page_is_small_and_the_same_every_time(data: RunData, html: str) -> None:
@@ -156,13 +207,15 @@ def test_numbers_stay_with_their_units_and_intervals_together(data: RunData) -> 
     html = page(with_noise(data))
     assert re.search(r"\d\N{NO-BREAK SPACE}ns more per exit", html)
     assert "(95\N{NO-BREAK SPACE}% CI " in html
-    assert re.search(r">\+\d+\.\d+ \(\d+\.\d+\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}\d+", html)
+    interval = r"\(\d+\.\d+\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}\d+"
+    assert re.search(r">\+\d+\.\d+ <span class=\"ci\">" + interval, html)
     assert r"\xa0" not in html
 
 
 def test_the_control_of_a_case_is_shown_once(data: RunData) -> None:
     rows = tables.rows_of(data.finished)
-    (column,) = [c for c in tables.TABLES["exits"].columns if c.name.startswith("difference")]
+    columns = tables.TABLES["exits"].parts[0].columns
+    (column,) = [column for column in columns if column.group.startswith("method - baseline")]
     shown = [row for row in rows if column.cell(row).startswith("A/A ok: ")]
     assert [row.case["id"] for row in shown] == [case["id"] for case in data.finished]
     assert {row.method for row in shown} == {"immediate_exit"}
@@ -185,6 +238,44 @@ def test_the_page_has_every_case_the_host_and_how_to_repeat_it(data: RunData, ht
     assert "Imaginary CPU 3000" in text
     assert "kickbench run synthetic.toml" in text
     assert data.reader.run_id in text
+
+
+def test_the_environment_has_what_a_reader_asks_first(html: str) -> None:
+    text = Page(html).text
+    for fact in (
+        "Kernel command line ro quiet mitigations=auto",
+        "Microcode 0x1",
+        "Governor performance",
+        "Clock source tsc",
+        "Libraries numpy 2.0.0",
+        "Mitigations spectre_v2: Mitigation: Enhanced IBRS not affected by the other 1",
+        "NUMA nodes node 0: CPUs 0-7 node 1: CPUs 8-15",
+        "Clock of the stamps tsc, 2,500 MHz, a stamp costs 10.0 ns",
+    ):
+        assert fact in text
+
+
+def with_doctor(folder: Path, findings: object) -> str:
+    environment = {**synthetic_run.ENVIRONMENT, "doctor": findings}
+    cases = [synthetic_run.case(1)]
+    run = synthetic_run.build(folder, cases=cases, rounds=4, environment=environment)
+    return Page(page(RunData.load(run))).text
+
+
+def test_the_doctors_warnings_are_in_the_report(tmp_path: Path, html: str) -> None:
+    warning = {"id": "steal", "title": "Steal time", "status": "warn", "detail": "0.8 % since boot"}
+    fine = {"id": "kvm", "title": "/dev/kvm", "status": "ok", "detail": "usable", "advice": None}
+    text = with_doctor(tmp_path / "some", [warning | {"advice": "use bare metal"}, fine])
+    assert "Steal time (warn): 0.8 % since boot use bare metal" in text
+    assert "the doctor warned of 1 thing on this host" in text
+    assert "/dev/kvm" not in text
+    assert "found nothing to warn of" in with_doctor(tmp_path / "none", [])
+    assert "doctor" not in Page(html).text  # of a run from before it was asked
+
+
+@pytest.mark.parametrize("odd", [1, "x", {}, None, [1, None, {}, {"status": [{}], "title": 5}]])
+def test_findings_of_another_shape_are_no_error(tmp_path: Path, odd: object) -> None:
+    assert with_doctor(tmp_path, odd)
 
 
 def test_what_can_be_scrolled_can_be_reached_with_the_keyboard(html: str) -> None:
@@ -219,7 +310,8 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     path, data = write(run, tmp_path / "out")
     html = path.read_text()
     parsed = Page(html)
-    assert parsed.count("script") == parsed.count("img") == 0
+    assert parsed.count("script") == 1
+    assert parsed.count("img") == 0
     assert parsed.text.count(HOSTILE) > 10
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
     assert path.parent == tmp_path / "out"
@@ -241,11 +333,13 @@ def test_an_emulated_run_says_so_everywhere(tmp_path: Path) -> None:
     text = Page(html).text
     assert "<title>Emulated (QEMU TCG): " in html
     assert "no figure of this run is a time on hardware" in text
-    for figure in FIGURES:
+    for figure, plots in drawn(data):
         assert f"Emulated (QEMU TCG): {figure.title}" in text
-        for plot in figure.draw(data):
+        for plot in plots:
             assert plot.title.startswith("Emulated (QEMU TCG): ")
             assert plot.title.split(":")[0] in inline(plot, "x")
+    for heading in re.findall(r"<h[1-4][^>]*>([^<]*)<", html.split('id="disturbances"')[0]):
+        assert heading.startswith("Emulated (QEMU TCG): ")
     assert " ns " not in text.replace("emulated ns", "")
 
 
@@ -295,7 +389,7 @@ def test_every_axis_has_a_unit(every: RunData) -> None:
         for plot in figure.draw(every):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
-                assert re.search(r"\[.+\]|vCPUs|per second|state", label)
+                assert re.search(r"\[.+\]|vCPUs|per second|state|window", label)
 
 
 def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:
@@ -320,7 +414,7 @@ def with_noise(data: RunData) -> RunData:
     for case in crowded:
         case["contrasts"][0] |= {"diff": 40_000.0, "ci95": [-1e6, 1e6]}
         case["control"] |= {"ci95": [-2e6, 2e6]}
-    return RunData(data.reader, summary, frozenset(case["id"] for case in crowded))
+    return replace(data, summary=summary, oversubscribed=frozenset(case["id"] for case in crowded))
 
 
 def test_cases_short_of_cpus_do_not_stretch_the_cost_figure(data: RunData) -> None:
@@ -446,7 +540,8 @@ def test_the_command_prints_only_the_paths(data: RunData, tmp_path: Path) -> Non
     first, second = result.stdout.splitlines()
     assert first == second == str(tmp_path / "a/b" / f"synthetic-{data.reader.run_id}.html")
     assert Path(first).read_text().startswith("<!DOCTYPE html>")
-    assert [path.name for path in (tmp_path / "a/b").iterdir()] == [Path(first).name]
+    names = sorted(path.name for path in (tmp_path / "a/b").iterdir())
+    assert names == ["index.html", Path(first).name]
 
 
 def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -458,7 +553,7 @@ def in_a_process(*arguments: object, **environment: str) -> subprocess.Completed
 def test_nothing_is_said_of_a_home_that_cannot_be_written(data: RunData, tmp_path: Path) -> None:
     result = in_a_process("report", data.reader.path, "-o", tmp_path, HOME="/proc/nohome")
     assert (result.returncode, result.stderr) == (0, b"")
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.html"))) == 2
 
 
 def test_paths_that_are_not_utf8_are_read_and_written(tmp_path: Path) -> None:

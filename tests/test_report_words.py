@@ -324,6 +324,41 @@ def test_no_disturbance_is_dropped_and_each_says_what_to_do(changed: dict[str, A
     assert all(note.advice for note in found if "clock" not in note.text)
 
 
+def test_what_the_doctor_warned_of_is_noted_when_it_bears_on_trust(changed: dict[str, Any]) -> None:
+    assert not [note for note in notes(changed) if "doctor" in note.text]
+    finding = {"id": "load", "title": "load", "status": "warn", "detail": "3.1 on 2 CPUs"}
+    minor = {**finding, "id": "memlock", "title": "locked memory"}
+    changed["environment"] = changed["environment"] | {"doctor": [minor]}
+    assert not [note for note in notes(changed) if "doctor" in note.text]
+    changed["environment"]["doctor"] += [finding, {**finding, "id": "smt", "title": "SMT"}]
+    (note,) = [note for note in notes(changed) if "doctor" in note.text]
+    assert note.text.endswith("before the run: load: 3.1 on 2 CPUs; SMT: 3.1 on 2 CPUs")
+    assert note.advice
+
+
+@pytest.mark.parametrize("doctor", [None, 7, {}, [None], [{"id": []}], [{"id": "load"}], ["load"]])
+def test_a_strangers_doctor_is_no_error(changed: dict[str, Any], doctor: Any) -> None:
+    changed["environment"] = changed["environment"] | {"doctor": doctor}
+    assert notes(changed)
+
+
+def test_methods_that_were_never_measured_are_noted(changed: dict[str, Any]) -> None:
+    assert not [note for note in notes(changed) if "never measured" in note.text]
+    changed["cases"][0]["methods"]["sigmask"]["n"] = 0
+    changed["cases"][1]["methods"]["sigmask"]["n"] = 0
+    (note,) = [note for note in notes(changed) if "never measured" in note.text]
+    assert note.text.startswith("sigmask never measured in 2 of 8 cases")
+    assert "raise max_seconds" in note.advice
+
+
+def test_a_precision_that_has_no_interval_was_not_reached(changed: dict[str, Any]) -> None:
+    for case in changed["cases"][:2]:
+        case["precision_reached"] = None
+    changed["cases"][1]["precision"] = None
+    (note,) = [note for note in notes(changed) if "precision" in note.text]
+    assert note.text.startswith("1 of 8 cases ended before the precision of 0.1 %")
+
+
 def test_skipped_cases_share_their_reason(changed: dict[str, Any]) -> None:
     for case in changed["cases"][:4]:
         case |= {"status": "skipped", "reason": "this host has no node 1"}

@@ -517,6 +517,7 @@ def test_race_figures_by_hand(tmp_path):
     ]
     for i, row in enumerate(rows):
         row["timeout_cycles"] = 4000 + i
+    rows[2]["timeout_cycles"] = 200_000  # of the first round
     worker = {"races": rows_of("races", rows)}
     case = case_of(write_run(tmp_path, parameters, [worker], hz=(2e9,), claims={"sigmask": None}))
     sigmask = case["methods"]["sigmask"]
@@ -537,7 +538,8 @@ def test_race_figures_by_hand(tmp_path):
     assert baseline["lost_upper95"] == pytest.approx(1 - 0.05 ** (1 / 1000))
     assert baseline["lost_ci95"] == pytest.approx([0.0, 1 - 0.025 ** (1 / 1000)])
     assert baseline["latency_max_ns"] == 45.0
-    assert (case["window_ns"], case["timeout_ns"]) == (50_000.0, 2001.5)
+    assert (case["window_ns"], case["timeout_ns"]) == (50_000.0, 2000.5)
+    assert case["first_timeout_ns"] == 100_000.0
     assert case["contrasts"] == []
     assert case["control"]["diff"] is None
     assert case["control"]["ok"] is None

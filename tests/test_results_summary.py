@@ -112,6 +112,33 @@ def test_method_figures_by_hand(tmp_path):
     assert case["methods"]["immediate_exit"]["ns_per_exit"]["max"] == 300.0
 
 
+def test_estimates_are_of_per_round_values_and_processes(tmp_path):
+    # Two vCPUs a block, of which the second came late: the block is as long as the longer window.
+    def worker(ns):
+        return blocks_of(
+            [
+                (round_, SIGMASK, vcpu, 10, 10 * ns, {"elapsed_cycles": 10_000 - 9_000 * vcpu})
+                for round_ in range(3)
+                for vcpu in range(2)
+            ]
+        )
+
+    summary = summarise(write_run(tmp_path, [worker(100), worker(300)]))
+    case = summary["cases"][0]
+    estimates = case["methods"]["sigmask"]["estimates"]
+    assert case["processes"] == 2
+    # Student's t with 1 degree of freedom: 12.7 standard errors of 100 ns.
+    half = 12.706 * 100
+    assert estimates["ns_per_exit"]["value"] == pytest.approx(200)
+    assert estimates["ns_per_exit"]["ci95"] == pytest.approx([200 - half, 200 + half], rel=1e-4)
+    assert estimates["exits_per_second"]["value"] == pytest.approx(20 / 10_000e-9)
+    assert estimates["exits_per_second"]["ci95"] == pytest.approx([2e6, 2e6])
+    nothing = {"value": None, "ci95": None}
+    assert case["methods"]["immediate_exit"]["estimates"] == dict.fromkeys(
+        ("ns_per_exit", "cpu_ns_per_exit", "exits_per_second"), nothing
+    )
+
+
 def test_contrasts_are_of_per_round_ratios_of_sums(tmp_path):
     rng = np.random.default_rng(0)
     workers, expected, control = [], [], []

@@ -19,6 +19,7 @@ import pytest
 
 from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
+from kickbench.host.doctor import examine
 from kickbench.host.topology import Topology
 from kickbench.run import runner
 from kickbench.run.process import WorkerProcess
@@ -119,6 +120,14 @@ def test_a_run_leaves_everything_that_the_contract_promises(
         check=False,
     )
     assert pyperf.returncode == 0
+    # What the doctor warns of here, the reader of the figures elsewhere knows too.
+    kept = {finding["id"]: finding for finding in summary["environment"]["doctor"]}
+    steady = {"cpus", "nodes", "hypervisor", "kernel"}  # (load and steal come and go)
+    warned = {finding.id for finding in examine() if finding.status == "warn"}
+    assert kept.keys() & steady == warned & steady
+    for finding in kept.values():
+        assert set(finding) == {"id", "title", "status", "detail", "advice"}
+        assert finding["status"] == "warn"
     assert not list(folder.rglob(".*tmp*"))
     assert "immediate_exit" in done.stdout
     assert "[1/2]" in done.stderr

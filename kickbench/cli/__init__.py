@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kickbench
-from kickbench.cli import doctor, methods, report, run, scenario, show
+from kickbench.cli import compare, doctor, methods, nightly, report, run, scenario, show
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_MEASUREMENT,
@@ -43,6 +43,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "show": show.show,
     "report": report.report,
+    "compare": compare.compare,
+    "nightly": nightly.nightly,
     "doctor": doctor.doctor,
     "methods": methods.methods,
 }

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from kickbench.report.data import RunData
     from kickbench.report.names import Summary
     from kickbench.report.tables import Table
-
-Line = tuple[str, str, str]
-"""One paragraph: its text, its style (of rich), and the indentation of its further lines."""
-
-GOOD, BAD, DIM = "green", "bold red", "dim"
 
 
 def show(
@@ -41,7 +38,7 @@ def show(
     if as_json:
         typer.echo(dump_json(data.summary), nl=False)
     else:
-        _print(_lines(data))
+        print_lines(_lines(data))
 
 
 def _lines(data: RunData) -> Iterator[Line]:
@@ -54,7 +51,7 @@ def _lines(data: RunData) -> Iterator[Line]:
     yield said.answer, "bold", ""
     yield from ((text, "", "") for text in said.more)
     yield from _cases(data, said.lines)
-    found = notes(summary)
+    found = notes(summary, data.without_tables)
     if found:
         yield "", "", ""
         yield "What disturbed or limits it:", "bold", ""
@@ -136,31 +133,3 @@ def _widths(tables: list[list[list[tuple[str, ...]]]]) -> list[list[int]]:
     widths = [[max(map(len, column)) for column in zip(*rows, strict=True)] for rows in alike]
     first = max((some[0] for some in widths), default=0)
     return [[first, *some[1:]] for some in widths]
-
-
-def _print(lines: Iterator[Line]) -> None:
-    """Colour and wrapped lines for a terminal; as it is, a paragraph a line, for anything else."""
-    import sys
-
-    from kickbench.scenario.text import printable
-
-    if not sys.stdout.isatty():
-        for text, _, _ in lines:
-            typer.echo(printable(text))
-        return
-    import textwrap
-
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    for text, style, indent in lines:
-        wrapped = textwrap.fill(
-            printable(text),
-            width=max(console.width, 40),
-            subsequent_indent=indent,
-            replace_whitespace=False,
-            drop_whitespace=True,
-            break_on_hyphens=False,
-        )
-        console.print(Text(wrapped, style=style), soft_wrap=True)

@@ -4,8 +4,9 @@
 Everything here reads a results folder through :mod:`kickbench.results` and knows nothing of how it
 was measured. :mod:`~kickbench.report.data` loads a run, :mod:`~kickbench.report.words` says what it
 found, :mod:`~kickbench.report.tables` has its numbers, :mod:`~kickbench.report.figures` draws it,
-:mod:`~kickbench.report.build` writes the page. Each has one table with an entry a kind of
-measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
+:mod:`~kickbench.report.build` writes the page, :mod:`~kickbench.report.comparison` the page that
+compares runs, :mod:`~kickbench.report.index` the list of a folder's pages. Each has one table with
+an entry a kind of measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
 """
 
 import logging

@@ -1,256 +1,304 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run as one HTML file that needs nothing else: words, figures, tables, environment.
 
-The page is ``template.html.j2``, filled with what the other modules of this package return. It may
-describe a stranger's run: every text is escaped, control characters are shown as such, and lengths
-are bounded. The same run gives the same bytes.
+The page is ``template.html.j2``, filled with what the other modules of this package return; what
+all pages share, and what makes a stranger's text safe, is in :mod:`~kickbench.report.pages`. The
+same run gives the same bytes.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup, escape
 
-import kickbench
 from kickbench.errors import UsageError
-from kickbench.report import tables, toml, words
+from kickbench.report import assets, downloads, environment, index, tables, toml, words
 from kickbench.report.data import RunData
-from kickbench.report.figures import FIGURES
-from kickbench.report.names import emulation, nanoseconds
-from kickbench.report.numbers import NOTHING, listed, significant
+from kickbench.report.figures import FIGURES, Figure
+from kickbench.report.names import emulation
+from kickbench.report.numbers import listed
+from kickbench.report.pages import Head, Rows, file_stem, render
+from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import replace_file
-from kickbench.scenario.text import printable, shorten
 
-LONGEST_TEXT = 2000
-"""Characters of one value that a page shows."""
-MOST_FACTS = 1000
-"""Facts of the environment that a page shows."""
-_MOST_DEPTH = 6
-_UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
-_BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
-_TOGETHER = re.compile(r"\(-?[0-9][0-9.,]* to -?[0-9][0-9.,]*(?=[,)])|few rounds(?=\))")
+LARGEST_SCENARIO = 100_000
+"""Characters of a scenario that a page shows; a larger one is in the manifest only."""
 
-# What a reader asks first, by the path in the environment; the rest is folded away.
-KEY_FACTS = (
-    ("Host", "hostname"),
-    ("Kernel", "kernel.release"),
-    ("Kernel command line", "kernel.cmdline"),
-    ("CPU", "cpu.model"),
-    ("Microcode", "cpu.microcode"),
-    ("CPUs online", "cpu.online"),
-    ("SMT", "cpu.smt"),
-    ("Governor", "frequency.governors"),
-    ("Turbo", "frequency.turbo"),
-    ("Hypervisor", "virtualization.hypervisor"),
-    ("Clock source", "clocksource.current"),
-    ("kickbench", "software.kickbench"),
-)
+# Options of a run that change what it measures.
+_OPTIONS = ("--quick", "--strict")
+
+
+@dataclass(frozen=True)
+class PlotOnPage:
+    """A plot as SVG. ``other`` is the same on the other scale, named by ``other_scale``."""
+
+    finding: str
+    svg: Markup
+    other: Markup | None
+    other_scale: str
 
 
 @dataclass(frozen=True)
 class FigureOnPage:
-    """A figure that has data: its entry in the table and its plots as (title, finding, SVG)."""
+    """A figure that has data."""
 
     name: str
     title: str
     guide: str
-    plots: list[tuple[str, str, Markup]]
+    plots: list[PlotOnPage]
 
 
 @dataclass(frozen=True)
 class TableOnPage:
-    """The table of a kind: what it shows in words, its columns with name and unit, its rows."""
+    """One table: its name (for ids), its title, its columns by head, and its rows.
+
+    A row's flag says that it is the first of its case.
+    """
+
+    name: str
+    title: str
+    heads: list[Head]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class KindOnPage:
+    """A kind of measurement: what it shows in words, how to read its tables, and these."""
 
     kind: str
     title: str
     said: list[str]
     guide: str
     programs: str
-    columns: list[tuple[tables.Column, str, str]]
-    rows: list[tables.Row]
     oversubscribed: bool
+    tables: list[TableOnPage]
 
 
-def write(run: Path | str, folder: Path | str) -> tuple[Path, RunData]:
+@dataclass(frozen=True)
+class Download:
+    """A file that the page holds (``link`` is None when it is too large) and what it is."""
+
+    name: str
+    what: str
+    link: Markup | None
+
+
+def write(
+    run: Path | str, folder: Path | str, *, with_assets: bool = False
+) -> tuple[Path, RunData]:
     """Write the report of a run folder into ``folder`` and return the file and the run.
 
-    The folder is made when it is not there; the file appears at once or not at all. Raises
-    ResultsError when the run cannot be read, UsageError when the folder cannot be made,
-    MeasurementError when the file cannot be written.
+    Raises ResultsError when the run cannot be read; else as :func:`write_report`.
     """
     data = RunData.load(run)
-    folder = Path(folder)
+    return write_report(data, Path(folder), with_assets=with_assets), data
+
+
+def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> Path:
+    """Write the report of a run into ``folder`` and return the file.
+
+    The folder is made when it is not there; each file appears at once or not at all, and the
+    folder's index lists the report. ``with_assets`` also writes the figures and tables as files.
+    Raises UsageError when the folder cannot be made, MeasurementError when a file cannot be
+    written.
+    """
+    _make_folder(folder)
+    path = folder / file_name(data)
+    figures = list(drawn(data))
+    files: Sequence[str] = ()
+    if with_assets:
+        files = assets.write(folder / f"{path.stem}-assets", data, figures)
+    replace_file(path, page(data, figures, files).encode("utf-8", "replace"))
+    index.update(folder)
+    return path
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         what = "is a file" if folder.exists() else f"cannot be made: {error.strerror}"
         raise UsageError(one_line(f"{folder}: {what}; choose another folder with -o")) from None
-    path = folder / file_name(data)
-    replace_file(path, page(data).encode("utf-8", "replace"))
-    return path, data
 
 
 def file_name(data: RunData) -> str:
     """ "<scenario>-<run id>.html", safe whatever the scenario is called."""
-    scenario = safe_name(data.reader.scenario_name, default="scenario")
-    return f"{scenario}-{data.reader.run_id}.html"
+    return f"{file_stem(data.reader.scenario_name, data.reader.run_id)}.html"
 
 
-def page(data: RunData) -> str:
-    """The whole HTML document of a run."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kickbench.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_safe,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["units"] = _units
+def drawn(data: RunData) -> Iterator[tuple[Figure, list[Plot]]]:
+    """The figures that the run has data for, each with its plots."""
+    for figure in FIGURES:
+        if plots := figure.draw(data):
+            yield figure, plots
+
+
+def page(
+    data: RunData,
+    figures: Iterable[tuple[Figure, list[Plot]]] | None = None,
+    files: Sequence[str] = (),
+) -> str:
+    """The whole HTML document of a run.
+
+    ``figures`` are those that :func:`drawn` gives, for a caller that has them; ``files`` the
+    relative addresses of files beside the page.
+    """
     summary = data.summary
     manifest = data.reader.manifest
-    return environment.get_template("template.html.j2").render(
+    said = words.verdict(summary, data.oversubscribed)
+    scenario = toml.dump(manifest["scenario"])
+    scenario_file = safe_name(data.reader.scenario_name, default="scenario") + ".toml"
+    return render(
+        "template.html.j2",
+        script=True,
+        entry=index.entry_of_run(data, said).meta(),
         summary=summary,
-        verdict=words.verdict(summary, data.oversubscribed),
+        verdict=said,
+        badges=index.badges_of(data, said),
         emulated=emulation(summary),
-        figures=list(_figures(data)),
-        tables=list(_tables(data)),
-        oversubscribed=data.oversubscribed,
-        notes=words.notes(summary),
+        figures=list(_figures(data, drawn(data) if figures is None else figures)),
+        kinds=list(_kinds(data)),
+        notes=words.notes(summary, data.without_tables),
         left_out=words.left_out(summary),
-        key_facts=list(_key_facts(data)),
-        facts=_groups(data.reader.environment),
+        origin=list(_origin(data)),
+        key_facts=list(environment.key_facts(data)),
+        facts=environment.groups(data.reader.environment),
+        warnings=environment.warnings(data.reader.environment),
         command=shlex.join(manifest["command"]),
+        again=shlex.join(["kickbench", "run", scenario_file, *_options(manifest["command"])]),
+        protocols=_protocols(manifest["environment"]),
         description=manifest["scenario"].get("description"),
-        scenario=toml.dump(manifest["scenario"]).splitlines(),
-        scenario_file=safe_name(data.reader.scenario_name, default="scenario") + ".toml",
-        version=kickbench.__version__,
+        scenario=escape(scenario) if len(scenario) <= LARGEST_SCENARIO else None,
+        scenario_file=scenario_file,
+        downloads=list(_downloads(data)),
+        scenario_download=_download(
+            scenario_file, "the exact scenario", scenario.encode("utf-8", "replace"), "text/plain"
+        ),
+        files=files,
     )
 
 
-def _safe(value: Any) -> Any:
-    """What a stranger wrote, fit to be shown: bounded, with control characters made visible."""
-    if isinstance(value, Markup):
-        return value
-    return printable(shorten(str(value), LONGEST_TEXT))
+# --- parts of it -------------------------------------------------------------------------------
 
 
-def _units(text: str) -> Markup:
-    """Our own words, safe, with no line break before a number's unit nor within an interval."""
-    text = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", _safe(text))
-    text = _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-    return escape(text)
-
-
-def _figures(data: RunData) -> Iterator[FigureOnPage]:
+def _figures(data: RunData, figures: Iterable[tuple[Figure, list[Plot]]]) -> Iterator[FigureOnPage]:
     by = emulation(data.summary)
-    for figure in FIGURES:
-        plots = [
-            (plot.title, plot.finding, Markup(inline(plot, f"{figure.name}-{index}")))  # noqa: S704
-            for index, plot in enumerate(figure.draw(data))
-        ]
-        if plots:
-            title = ": ".join(filter(None, [by, figure.title]))
-            yield FigureOnPage(figure.name, title, figure.guide, plots)
+    for figure, plots in figures:
+        title = ": ".join(filter(None, [by, figure.title]))
+        shown = [_plot(plot, f"{figure.name}-{number}") for number, plot in enumerate(plots)]
+        yield FigureOnPage(figure.name, title, figure.guide, shown)
 
 
-def _tables(data: RunData) -> Iterator[TableOnPage]:
+def _plot(plot: Plot, name: str) -> PlotOnPage:
+    # Our own drawings, whatever texts are in them.
+    main = Markup(inline(plot, name))  # noqa: S704
+    if plot.alternative is None or plot.scales is None:
+        return PlotOnPage(plot.finding, main, None, "")
+    other = Markup(inline(plot, f"{name}-other", alternative=True))  # noqa: S704
+    return PlotOnPage(plot.finding, main, other, plot.scales[1])
+
+
+def _kinds(data: RunData) -> Iterator[KindOnPage]:
     summary = data.summary
     for kind in words.kinds_of(summary):
         cases = [case for case in data.finished if case["kind"] == kind]
         rows = tables.rows_of(cases)
-        yield TableOnPage(
+        table = tables.TABLES[kind]
+        yield KindOnPage(
             kind=kind,
-            title=tables.TABLES[kind].title,
+            title=table.title,
             said=words.details(summary, kind, data.oversubscribed),
-            guide=tables.TABLES[kind].guide,
+            guide=table.guide,
             programs=listed(sorted({str(case["program"]) for case in cases})),
-            columns=[
-                (column, tables.words(column.name, summary), tables.words(column.unit, summary))
-                for column in tables.columns_of(kind, rows)
-            ],
-            rows=rows,
             oversubscribed=any(case["id"] in data.oversubscribed for case in cases),
+            tables=[
+                _table(data, f"{kind}-{number}", part, [*table.keys, *part.columns], rows)
+                for number, part in enumerate(table.parts)
+            ],
         )
 
 
-# --- environment -------------------------------------------------------------------------------
-
-
-def _key_facts(data: RunData) -> Iterator[tuple[str, str]]:
-    for name, path in KEY_FACTS:
-        value: Any = data.reader.environment
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value not in (None, "", [], {}):
-            yield name, _text(value)
-    nodes = data.reader.environment.get("nodes")
-    if isinstance(nodes, Mapping) and nodes:
-        cpus = (n.get("cpus") if isinstance(n, Mapping) else n for n in nodes.values())
-        text = "; ".join(
-            f"node {name}: CPUs {_text(some)}" for name, some in zip(nodes, cpus, strict=True)
+def _table(
+    data: RunData,
+    name: str,
+    part: tables.Part,
+    columns: Sequence[tables.Column],
+    rows: Sequence[tables.Row],
+) -> TableOnPage:
+    shown = tables.columns_of(columns, rows)
+    heads: list[Head] = []
+    number = 0
+    for group, some in tables.heads(shown):
+        numbered: list[tuple[int | None, str, str, bool]] = [
+            (
+                number + i,
+                tables.words(column.name, data.summary),
+                tables.words(column.unit, data.summary),
+                column.value is not None,
+            )
+            for i, column in enumerate(some)
+        ]
+        heads.append((tables.words(group, data.summary), numbered))
+        number += len(some)
+    cells = [
+        (
+            i == 0 or rows[i - 1].case["id"] != row.case["id"],
+            [_cell(data, column, row) for column in shown],
         )
-        yield "NUMA nodes", text
-    if clocks := _clocks(data):
-        yield "Clock of the stamps", clocks
+        for i, row in enumerate(rows)
+    ]
+    return TableOnPage(name, part.title, heads, cells)
 
 
-def _clocks(data: RunData) -> str:
-    """The clocks of all processes: kind, rate, and what a stamp costs, at least and at most."""
-    stamps: dict[tuple[str, str], list[float]] = {}
-    for record in data.reader.cases:
-        for process in (record.document or {}).get("processes", ()):
-            clock = process["clock"]
-            key = (str(clock["kind"]), f"{significant(clock['hz'] / 1e6)} MHz")
-            costs = stamps.setdefault(key, [])
-            if clock.get("stamp_cycles") is not None:
-                costs.append(clock["stamp_cycles"] / clock["hz"] * 1e9)
-    said = []
-    for (kind, rate), costs in stamps.items():
-        text = f"{kind}, {rate}"
-        if costs:
-            ends = dict.fromkeys(significant(cost, 3) for cost in (min(costs), max(costs)))
-            text += f", a stamp costs {' to '.join(ends)} {nanoseconds(data.summary)}"
-        said.append(text)
-    return "; ".join(said)
+def _cell(data: RunData, column: tables.Column, row: tables.Row) -> tuple[str, str | None, str]:
+    text = column.cell(row)
+    if column.name == "vCPUs" and row.case["id"] in data.oversubscribed:
+        text += " *"
+    look = "name" if column.value is None else "number"
+    if column.bad is not None and column.bad(row):
+        look += " bad"
+    value = None if column.value is None else column.value(row)
+    return text, None if value is None else _for_script(value), look
 
 
-def _groups(environment: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything known of the host: by group, a list of (name, value); bounded."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for number, (path, value) in enumerate(_flat(environment)):
-        if number == MOST_FACTS:
-            groups["more"] = [("not shown", f"there are more than {MOST_FACTS} facts")]
-            break
-        group = path[0] if len(path) > 1 else "host"
-        groups.setdefault(group, []).append((".".join(path[1:] or path), value))
-    return list(groups.items())
+def _for_script(value: float) -> str:
+    """A number as JavaScript reads it."""
+    return str(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _flat(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    if isinstance(value, Mapping) and value and len(path) < _MOST_DEPTH:
-        for key, item in value.items():
-            yield from _flat(item, (*path, str(key)))
-    elif path:
-        yield path, _text(value)
+def _origin(data: RunData) -> Iterator[tuple[str, str]]:
+    """Where the run is from, in a line."""
+    yield "run", data.reader.run_id
+    for name, path in (("host", "hostname"), ("kernel", "kernel.release"), ("CPU", "cpu.model")):
+        if known := environment.fact(data.reader.environment, path):
+            yield name, known
 
 
-def _text(value: object) -> str:
-    if value is None or value in ("", [], {}):
-        return NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _options(command: Sequence[str]) -> list[str]:
+    return [option for option in _OPTIONS if option in command]
+
+
+def _protocols(known: dict[str, Any]) -> list[str]:
+    """The C files of protocols of the user's own, without which the run cannot be repeated."""
+    found = known.get("protocols")
+    return [str(path) for path in found] if isinstance(found, dict) else []
+
+
+def _downloads(data: RunData) -> Iterator[Download]:
+    for kind in words.kinds_of(data.summary):
+        name = f"{Path(file_name(data)).stem}-{kind}.csv"
+        content = downloads.csv_of(data, kind)
+        yield _download(name, tables.TABLES[kind].title, content, "text/csv")
+
+
+def _download(name: str, what: str, content: bytes, media_type: str) -> Download:
+    link = downloads.data_link(content, media_type)
+    return Download(name, what, None if link is None else escape(link))

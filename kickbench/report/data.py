@@ -2,7 +2,9 @@
 """A run as the reports need it: its checked folder, its summary, and the curves behind that.
 
 The summary is computed from the tables, so that a page never shows a figure that its tables do not
-have, and so that an unfinished run reads like a finished one. Nothing is drawn or worded here.
+have, and so that an unfinished run reads like a finished one. Only of cases whose tables are gone
+(of a run that was attached to a mail without them) it is what ``summary.json`` says. Nothing is
+drawn or worded here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.store import RunReader
 from kickbench.results.summary import histogram_quantiles, summarise
 
 Floats = NDArray[np.float64]
@@ -40,17 +42,30 @@ class Distribution:
 
 @dataclass(frozen=True)
 class RunData:
-    """One run. ``oversubscribed`` has the ids of cases with more vCPUs than CPUs."""
+    """One run. ``oversubscribed`` has the ids of cases with more vCPUs than CPUs.
+
+    ``without_tables`` has those of finished cases that are known from ``summary.json`` only.
+    """
 
     reader: RunReader
     summary: Summary
     oversubscribed: frozenset[str]
+    without_tables: frozenset[str]
 
     @classmethod
     def load(cls, run: Path | str) -> RunData:
         """Read a run folder. Raises ResultsError, in one line, when it is not a sound one."""
-        reader = RunReader(run)
-        return cls(reader, summarise(reader), _oversubscribed(reader.cases))
+        reader = RunReader(run, stripped=True)
+        summary = summarise(reader)
+        if reader.stripped:
+            found = reader.load_summary()
+            summary["cases"] = [case | found.get(case["id"], {}) for case in summary["cases"]]
+        return cls(
+            reader,
+            summary,
+            frozenset(case["id"] for case in summary["cases"] if case["oversubscribed"]),
+            frozenset(record.id for record in reader.stripped),
+        )
 
     @property
     def finished(self) -> list[Summary]:
@@ -87,15 +102,6 @@ class RunData:
                 longest = case["methods"][method]["ns_per_exit"]["max"]
                 return float("inf") if longest is None else float(longest)
         return float("inf")
-
-
-def _oversubscribed(cases: tuple[CaseRecord, ...]) -> frozenset[str]:
-    return frozenset(
-        record.id
-        for record in cases
-        if record.document is not None
-        and any(process["oversubscribed"] for process in record.document["processes"])
-    )
 
 
 def _distribution(low: Floats, high: Floats, count: Floats, longest: float) -> Distribution:

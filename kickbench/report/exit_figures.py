@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.report.data import MOST, Distribution, RunData
-from kickbench.report.exits import kicked_cases
 from kickbench.report.names import (
     Series,
     Summary,
@@ -19,7 +19,6 @@ from kickbench.report.names import (
     contrast_methods,
     contrasts,
     cost,
-    kick_rate_name,
     nanoseconds,
     seconds,
     series_of,
@@ -29,15 +28,24 @@ from kickbench.report.plots import (
     BAND,
     DASHES,
     INK,
-    MOST_PLOTS,
+    LINEAR,
+    LOGARITHMIC,
     Plot,
     apart_from_placement,
+    draw_control,
+    draw_each,
+    draw_intervals,
     draw_legend,
     draw_markers,
     engineering,
+    estimated,
+    linear_vcpu_axis,
     log_ticks,
     new_plot,
+    on_both,
     plain,
+    round_ticks,
+    scaled,
     style,
     telling,
     tick_time,
@@ -49,6 +57,8 @@ from kickbench.report.plots import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from kickbench.report.data import Floats
 
 # Where the axis of the distribution begins and ends: at the first end at which it spans less than
 # this factor, so that one preemption of some milliseconds does not make one line of all methods.
@@ -69,7 +79,7 @@ def draw_cost(data: RunData) -> list[Plot]:
         if contrast_methods(series.cases):
             key = replace(series, placement="", cases=())
             groups.setdefault(key, []).append(series)
-    return [_cost_plot(data, group) for group in groups.values()][:MOST_PLOTS]
+    return draw_each(list(groups.values()), lambda group: _cost_plot(data, group))
 
 
 def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
@@ -79,9 +89,11 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     title = titled(data, apart_from_placement(data, group[0]))
     canvas, axes = new_plot(title)
     vcpu_axis(axes, [case["vcpus"] for case in cases])
-    _draw_controls(axes, cases)
-    axes.axhline(0, color=INK, linewidth=0.8)
     limits = _sound_limits(data, cases)
+    # The control of a case that waits for CPUs would fill the plot and say nothing of the others.
+    sound = [c for c in cases if limits is None or c["id"] not in data.oversubscribed]
+    band = draw_control(axes, [(case["vcpus"], case) for case in sound])
+    axes.axhline(0, color=INK, linewidth=0.8)
     handles, names, findings = [], [], []
     for index, series in enumerate(group):
         for method in methods:
@@ -91,19 +103,10 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
                 continue
             colour, marker = style(data, method)
             x = [case["vcpus"] for case, _ in points]
-            y = np.array([contrast["diff"] for _, contrast in points])
-            ends = np.array([contrast["ci95"] for _, contrast in points]).T
+            y = [contrast["diff"] for _, contrast in points]
             dashes = DASHES[index % len(DASHES)]
             axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.6)
-            axes.errorbar(
-                x,
-                y,
-                yerr=np.maximum([y - ends[0], ends[1] - y], 0),
-                color=colour,
-                linestyle="none",
-                capsize=4,
-                linewidth=1.6,
-            )
+            draw_intervals(axes, x, [contrast["ci95"] for _, contrast in points], colour)
             drawn = [(case, contrast["diff"]) for case, contrast in points]
             if limits is not None:
                 _draw_arrows(axes, drawn, limits, colour)
@@ -112,9 +115,8 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
             names.append(f"{method}, {series.placement}" if len(methods) > 1 else series.placement)
             case, contrast = telling(data, points)
             findings.append(f"{where(data, case)}: {cost(contrast, unit)}.")
-    if any(case["control"]["ci95"] for case in cases):
-        handles.append(_band_handle(axes))
-        names.append("A/A control")
+    handles += band
+    names += ["A/A control"] * len(band)
     baselines = listed(list(dict.fromkeys(str(case["baseline"]) for case in cases)))
     what = methods[0] if len(methods) == 1 else "method"
     axes.set_ylabel(f"{plain(what)} - {plain(baselines)}\n[{unit} per exit]")
@@ -175,35 +177,27 @@ def _cut_off(cases: Iterable[Summary], limits: tuple[float, float]) -> list[str]
     return [f"The axis ends where the cases with enough CPUs do; {vcpus} reach beyond it."]
 
 
-def _draw_controls(axes: Axes, cases: Iterable[Summary]) -> None:
-    """The A/A controls' intervals as a grey band: differences within it mean nothing."""
-    ends: dict[int, list[float]] = {}
-    for case in cases:
-        if case["control"]["ci95"]:
-            ends.setdefault(case["vcpus"], []).extend(case["control"]["ci95"])
-    x = sorted(ends)
-    low, high = [min(ends[at]) for at in x], [max(ends[at]) for at in x]
-    if len(x) == 1:  # no width for a band: a bar
-        axes.vlines(x, low, high, color=BAND, alpha=0.35, linewidth=12)
-    else:
-        axes.fill_between(x, low, high, color=BAND, alpha=0.35, linewidth=0)
-
-
-def _band_handle(axes: Axes) -> Any:
-    return axes.fill_between([], [], [], color=BAND, alpha=0.35, linewidth=0)
-
-
 # --- throughput --------------------------------------------------------------------------------
 
 
 def draw_throughput(data: RunData) -> list[Plot]:
     """Exits per second of all vCPUs together against their number, a plot per series."""
-    plots = []
+    return draw_each(_scaling(data), lambda found: _throughput_plot(data, *found))
+
+
+def draw_throughput_per_vcpu(data: RunData) -> list[Plot]:
+    """Exits per second and vCPU against the number of vCPUs, a plot per series."""
+    return draw_each(_scaling(data), lambda found: _per_vcpu_plot(data, *found))
+
+
+def _scaling(data: RunData) -> list[tuple[Series, list[Summary]]]:
+    """The series that have exits at several numbers of vCPUs, with the cases that have them."""
+    found = []
     for series in series_of(data.summary):
         drawn = [case for case in series.cases if _rates(case)]
         if len({case["vcpus"] for case in drawn}) > 1:
-            plots.append(_throughput_plot(data, series, drawn))
-    return plots[:MOST_PLOTS]
+            found.append((series, drawn))
+    return found
 
 
 def _rates(case: Summary) -> dict[str, float]:
@@ -214,79 +208,121 @@ def _rates(case: Summary) -> dict[str, float]:
     }
 
 
+def _perfect(series: Series, cases: Sequence[Summary]) -> float:
+    """What perfect scaling gives each vCPU: the rate asked for, or the best at the fewest vCPUs."""
+    return series.exit_rate_hz or max(_rates(cases[0]).values()) / int(cases[0]["vcpus"])
+
+
 def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
     title = titled(data, conditions(data.summary, series))
-    canvas, axes = new_plot(title)
-    vcpu_axis(axes, [case["vcpus"] for case in cases])
-    x = np.array([cases[0]["vcpus"], cases[-1]["vcpus"]])
-    per_vcpu = series.exit_rate_hz or max(_rates(cases[0]).values()) / cases[0]["vcpus"]
-    (handle,) = axes.plot(x, x * per_vcpu, color=BAND, linestyle="--", linewidth=1.2)
-    handles, names = [handle], ["perfect scaling"]
+    perfect = _perfect(series, cases)
     findings = []
-    for method in dict.fromkeys(method for case in cases for method in _rates(case)):
+    for method in _methods(cases):
         points = [(case, _rates(case)[method]) for case in cases if method in _rates(case)]
-        colour, marker = style(data, method)
-        at, value = [case["vcpus"] for case, _ in points], [rate for _, rate in points]
-        axes.plot(at, value, color=colour, linewidth=1.6)
-        handle = draw_markers(axes, data, points, colour, marker)
-        handles.append(handle)
-        names.append(method)
         case, rate = telling(data, points)
-        share = significant(100 * rate / (per_vcpu * case["vcpus"]), 3)
+        share = significant(100 * rate / (perfect * case["vcpus"]), 3)
         whole_of = "perfect scaling" if series.exit_rate_hz is None else "the rate asked for"
         findings.append(
             f"{method}: {whole(rate)} exits/{seconds(data.summary)} at "
             f"{with_crowd(data, case, plural(case['vcpus'], 'vCPU'))}, {share} % of {whole_of}."
         )
-    # Both axes alike, so that scaling is a straight line of slope 1.
-    axes.set_yscale("log", base=2)
-    values = [rate for case in cases for rate in _rates(case).values()]
-    log_ticks(axes, [*values, *(x * per_vcpu)], "y", engineering)
-    axes.set_ylabel(f"exits per {'emulated ' if data.summary['emulated'] else ''}second")
-    draw_legend(axes, handles, names)
-    return Plot(title, " ".join(findings), canvas)
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        _vcpu_scale(axes, cases, scale)
+        x = np.array([case["vcpus"] for case in cases])
+        drawn = _draw_rates(axes, data, cases, (x, x * perfect), per_vcpu=False)
+        if scale == LOGARITHMIC:
+            # Both axes alike, so that scaling is a straight line of slope 1.
+            axes.set_yscale("log", base=2)
+            log_ticks(axes, drawn, "y", engineering)
+        else:
+            axes.set_ylim(0, 1.05 * max(drawn))
+            round_ticks(axes, "y", engineering)
+        axes.set_ylabel(f"exits per {_second(data)}")
+        return canvas
+
+    return on_both(title, " ".join(findings), draw, LOGARITHMIC, LINEAR)
 
 
-# --- exits while kicks arrive ------------------------------------------------------------------
+def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
+    title = titled(data, conditions(data.summary, series))
+    perfect = _perfect(series, cases)
+    findings = []
+    for method in _methods(cases):
+        points = [
+            (case, _rates(case)[method] / case["vcpus"]) for case in cases if method in _rates(case)
+        ]
+        case, rate = telling(data, points)
+        first, before = points[0]
+        findings.append(
+            f"{method}: {whole(rate)} exits/{seconds(data.summary)} for each of "
+            f"{with_crowd(data, case, plural(case['vcpus'], 'vCPU'))}"
+            + (f", {whole(before)} at {first['vcpus']}." if first is not case else ".")
+        )
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        _vcpu_scale(axes, cases, LOGARITHMIC)
+        x = np.array([case["vcpus"] for case in cases])
+        level = np.full(len(x), perfect)
+        drawn = _draw_rates(axes, data, cases, (x, level), per_vcpu=True)
+        if scale == LOGARITHMIC:
+            axes.set_yscale("log", base=2)
+            log_ticks(axes, drawn, "y", engineering)
+        else:
+            axes.set_ylim(0, 1.05 * max(drawn))
+            round_ticks(axes, "y", engineering)
+        axes.set_ylabel(f"exits per {_second(data)} and vCPU")
+        return canvas
+
+    return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
 
 
-def draw_kick_rates(data: RunData) -> list[Plot]:
-    """Mean time per exit against the rate of kicks: a plot per series, where rates differ."""
-    rows = kicked_cases(data.summary, data.oversubscribed)
-    drawn = [[case for case in row if _means(case)] for row in rows]
-    return [_kick_rate_plot(data, cases) for cases in drawn if len(cases) > 1][:MOST_PLOTS]
+def _methods(cases: Iterable[Summary]) -> list[str]:
+    return list(dict.fromkeys(method for case in cases for method in _rates(case)))
 
 
-def _means(case: Summary) -> dict[str, float]:
-    means = {m: figures["ns_per_exit"]["mean"] for m, figures in case["methods"].items()}
-    return {method: mean for method, mean in means.items() if mean is not None}
+def _second(data: RunData) -> str:
+    return f"{'emulated ' if data.summary['emulated'] else ''}second"
 
 
-def _kick_rate_plot(data: RunData, ordered: Sequence[Summary]) -> Plot:
-    unit = nanoseconds(data.summary)
-    title = titled(data, f"{plural(ordered[0]['vcpus'], 'vCPU')}, {ordered[0]['placement']}")
-    canvas, axes = new_plot(title)
-    names = [engineering(case["kick_rate_hz"] or 0) for case in ordered]
-    rates = [kick_rate_name(case["kick_rate_hz"]) for case in ordered]
-    handles, methods, findings = [], [], []
-    for method in dict.fromkeys(method for case in ordered for method in _means(case)):
-        points = [(x, _means(c)[method]) for x, c in enumerate(ordered) if method in _means(c)]
+def _vcpu_scale(axes: Axes, cases: Sequence[Summary], scale: str) -> None:
+    if scale == LOGARITHMIC:
+        vcpu_axis(axes, [case["vcpus"] for case in cases])
+    else:
+        linear_vcpu_axis(axes, [case["vcpus"] for case in cases])
+
+
+def _draw_rates(
+    axes: Axes,
+    data: RunData,
+    cases: Sequence[Summary],
+    perfect: tuple[Any, Any],
+    *,
+    per_vcpu: bool,
+) -> list[float]:
+    """A line per method with the intervals of its levels; returns every rate that is drawn."""
+    (handle,) = axes.plot(*perfect, color=BAND, linestyle="--", linewidth=1.2)
+    handles, names = [handle], ["perfect scaling"]
+    drawn: list[float] = perfect[1].tolist()
+    for method in _methods(cases):
+        of = [case for case in cases if method in _rates(case)]
+        parts = [case["vcpus"] if per_vcpu else 1 for case in of]
+        rates = [_rates(case)[method] / part for case, part in zip(of, parts, strict=True)]
         colour, marker = style(data, method)
-        at, values = [x for x, _ in points], [y for _, y in points]
-        handles += axes.plot(at, values, color=colour, marker=marker, linewidth=1.6, markersize=6)
-        methods.append(method)
-        shown = [f"{significant(y)} {unit} with {rates[x]}" for x, y in points]
-        findings.append(f"{method}: {listed(shown)}.")
-    # Evenly apart: 0 has no place on a logarithmic axis.
-    axes.xaxis.set_major_locator(FixedLocator(range(len(names))))
-    axes.set_xticklabels(names)
-    axes.set_xlim(-0.3, len(names) - 0.7)
-    axes.margins(y=0.12)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
-    axes.set_xlabel(f"kicks per {'emulated ' if data.summary['emulated'] else ''}second and vCPU")
-    axes.set_ylabel(f"time per exit [{unit}]")
-    draw_legend(axes, handles, methods)
-    return Plot(title, " ".join(findings), canvas)
+        x = [case["vcpus"] for case in of]
+        axes.plot(x, rates, color=colour, linewidth=1.6)
+        ends = [
+            scaled(estimated(case["methods"][method], "exits_per_second"), 1 / part)
+            for case, part in zip(of, parts, strict=True)
+        ]
+        draw_intervals(axes, x, ends, colour)
+        handles.append(draw_markers(axes, data, zip(of, rates, strict=True), colour, marker))
+        names.append(method)
+        drawn += rates
+    draw_legend(axes, handles, names)
+    return drawn
 
 
 # --- distributions -----------------------------------------------------------------------------
@@ -294,18 +330,18 @@ def _kick_rate_plot(data: RunData, ordered: Sequence[Summary]) -> Plot:
 
 def draw_ecdf(data: RunData) -> list[Plot]:
     """The share of exits that took no longer, on a logarithmic axis of time."""
-    return [_ecdf_plot(data, case, found) for case, found in _distributions(data)]
+    return draw_each(_distributions(data), lambda found: _ecdf_plot(data, *found))
 
 
 def draw_percentiles(data: RunData) -> list[Plot]:
     """Time per exit against the percentile up to 99.999 %, on an axis of nines."""
-    return [_percentile_plot(data, case, found) for case, found in _distributions(data)]
+    return draw_each(_distributions(data), lambda found: _percentile_plot(data, *found))
 
 
 def _distributions(data: RunData) -> list[tuple[Summary, dict[str, Distribution]]]:
     """Of each series the case with the most vCPUs for which there were CPUs."""
     found = []
-    for series in series_of(data.summary)[:MOST_PLOTS]:
+    for series in series_of(data.summary):
         case, _ = telling(data, [(case, None) for case in series.cases])
         distributions = data.distributions(case["id"])
         if distributions:
@@ -316,35 +352,58 @@ def _distributions(data: RunData) -> list[tuple[Summary, dict[str, Distribution]
 def _ecdf_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> Plot:
     unit = nanoseconds(data.summary)
     title = titled(data, where(data, case))
-    canvas, axes = new_plot(title)
-    handles = []
-    for index, (method, distribution) in enumerate(found.items()):
-        colour, _ = style(data, method)
-        (handle,) = axes.plot(
-            distribution.ns,
-            100 * distribution.probability,
-            color=colour,
-            linestyle=DASHES[index % len(DASHES)],
-            linewidth=1.8,
-        )
-        handles.append(handle)
-    axes.set_xscale("log")
-    log_ticks(axes, _bulk(found), "x", tick_time)
-    end = axes.get_xlim()[1]
-    axes.set_xlabel(f"time per exit [{unit}]")
-    axes.set_ylabel("exits that took no longer [%]")
-    axes.set_ylim(0, 102)
-    draw_legend(axes, handles, list(found), place="lower right")
+    ends = [0.0]
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        handles = [
+            _draw_distribution(axes, data, method, index, d.ns, 100 * d.probability)
+            for index, (method, d) in enumerate(found.items())
+        ]
+        low, high = _bulk(found)
+        if scale == LOGARITHMIC:
+            axes.set_xscale("log")
+            log_ticks(axes, [low, high], "x", tick_time)
+        else:
+            axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+            round_ticks(axes, "x", tick_time)
+        ends.append(axes.get_xlim()[1])
+        axes.set_xlabel(f"time per exit [{unit}]")
+        axes.set_ylabel("exits that took no longer [%]")
+        axes.set_ylim(0, 102)
+        draw_legend(axes, handles, list(found))
+        return canvas
+
+    plot = on_both(title, "", draw, LOGARITHMIC, LINEAR)
     medians = [f"{method} {_at(d, 0.5)} {unit}" for method, d in found.items()]
     finding = f"Half of the exits took at most: {listed(medians)}."
     shares = [
         f"{significant(100 * share, 2)} % of {method}"
         for method, d in found.items()
-        if (share := 1 - float(np.interp(end, d.ns, d.probability))) > 1 - MOST
+        if (share := 1 - float(np.interp(max(ends), d.ns, d.probability))) > 1 - MOST
     ]
     if shares:
         finding += f" Beyond the axis are {listed(shares)}."
-    return Plot(title, finding, canvas)
+    return replace(plot, finding=finding)
+
+
+def _draw_distribution(
+    axes: Axes, data: RunData, method: str, index: int, x: Floats, y: Floats
+) -> Any:
+    """A line of a distribution, with its marker at a few places; returns the legend's handle."""
+    colour, marker = style(data, method)
+    (line,) = axes.plot(
+        x,
+        y,
+        color=colour,
+        linestyle=DASHES[index % len(DASHES)],
+        linewidth=1.8,
+        marker=marker,
+        markersize=5,
+        # Not all at the same place, where lines meet.
+        markevery=(3 + 5 * index, 30),
+    )
+    return line
 
 
 def _bulk(found: dict[str, Distribution]) -> list[float]:
@@ -361,32 +420,35 @@ def _bulk(found: dict[str, Distribution]) -> list[float]:
 def _percentile_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> Plot:
     unit = nanoseconds(data.summary)
     title = titled(data, where(data, case))
-    canvas, axes = new_plot(title)
-    handles = []
-    for index, (method, distribution) in enumerate(found.items()):
-        colour, _ = style(data, method)
-        (handle,) = axes.plot(
-            _nines(distribution.probability),
-            distribution.ns,
-            color=colour,
-            linestyle=DASHES[index % len(DASHES)],
-            linewidth=1.8,
-        )
-        handles.append(handle)
-    axes.xaxis.set_major_locator(FixedLocator(_nines(_PERCENTILES).tolist()))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{100 * level:.7g}" for level in _PERCENTILES])
-    axes.set_xlim(0, 5.1)
-    axes.set_yscale("log")
-    log_ticks(axes, _ends(found), "y", tick_time)
-    axes.set_xlabel("percentile [%]")
-    axes.set_ylabel(f"time per exit [{unit}]")
-    draw_legend(axes, handles, list(found))
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        handles = [
+            _draw_distribution(axes, data, method, index, _nines(d.probability), d.ns)
+            for index, (method, d) in enumerate(found.items())
+        ]
+        axes.xaxis.set_major_locator(FixedLocator(_nines(_PERCENTILES).tolist()))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{100 * level:.7g}" for level in _PERCENTILES])
+        axes.set_xlim(0, 5.1)
+        if scale == LOGARITHMIC:
+            axes.set_yscale("log")
+            log_ticks(axes, _ends(found), "y", tick_time)
+        else:
+            low, high = min(_ends(found)), max(_ends(found))
+            room = 0.05 * max(high - low, 1e-3 * high)
+            axes.set_ylim(low - room, high + room)
+            round_ticks(axes, "y", tick_time)
+        axes.set_xlabel("percentile [%]")
+        axes.set_ylabel(f"time per exit [{unit}]")
+        draw_legend(axes, handles, list(found))
+        return canvas
+
     tails = [
         f"{method} {_at(d, d.probability[-1])} {unit} at {100 * d.probability[-1]:.5g} %"
         for method, d in found.items()
     ]
-    return Plot(title, f"The slowest exits reached: {listed(tails)}.", canvas)
+    return on_both(title, f"The slowest exits reached: {listed(tails)}.", draw, LOGARITHMIC, LINEAR)
 
 
 def _ends(found: dict[str, Distribution]) -> list[float]:

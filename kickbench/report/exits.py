@@ -6,6 +6,7 @@ One entry of the table of kinds in :mod:`kickbench.report.words`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -93,9 +94,22 @@ def kicked_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list
 
     Each has the most vCPUs that all of its rates had, and had CPUs for.
     """
+    return _swept(summary, oversubscribed, "kick_rate_hz", 0.0)
+
+
+def paced_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list[Summary]]:
+    """The same for cases that differ in the exit rate only; full speed is the last."""
+    return _swept(summary, oversubscribed, "exit_rate_hz", math.inf)
+
+
+def _swept(
+    summary: Summary, oversubscribed: Collection[str], axis: str, unset: float
+) -> list[list[Summary]]:
+    """Cases that differ in one axis only, by that; ``unset`` is where those without it come."""
     groups: dict[Series, list[Series]] = {}
     for series in series_of(summary):
-        groups.setdefault(replace(series, kick_rate_hz=None, cases=()), []).append(series)
+        alike = replace(series, cases=(), **{axis: None})  # type: ignore[arg-type]
+        groups.setdefault(alike, []).append(series)
     found = []
     for group in groups.values():
         by_vcpus = [{int(case["vcpus"]): case for case in series.cases} for series in group]
@@ -104,7 +118,7 @@ def kicked_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list
         sound = [row for row in rows if all(case["id"] not in oversubscribed for case in row)]
         if len(group) > 1 and rows:
             row = (sound or rows)[-1]
-            found.append(sorted(row, key=lambda case: float(case["kick_rate_hz"] or 0)))
+            found.append(sorted(row, key=lambda c: unset if c[axis] is None else float(c[axis])))
     return found
 
 

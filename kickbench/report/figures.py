@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of a report: one table of them, each a function from a run to plots.
 
-A figure without data has no plots, and is then absent. The functions are in
-:mod:`kickbench.report.exit_figures` and :mod:`kickbench.report.kick_figures`.
+A figure without data has no plots, and is then absent. The functions are in the modules
+``*_figures`` beside this one; what they share is in :mod:`kickbench.report.plots`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from kickbench.report.data import RunData
 from kickbench.report.exit_figures import (
     draw_cost,
     draw_ecdf,
-    draw_kick_rates,
     draw_percentiles,
     draw_throughput,
+    draw_throughput_per_vcpu,
 )
 from kickbench.report.kick_figures import draw_kick_latency, draw_pauses
+from kickbench.report.node_figures import draw_nodes
 from kickbench.report.plots import Plot
+from kickbench.report.race_figures import draw_race
+from kickbench.report.rate_figures import draw_exit_rates, draw_kick_rates
+from kickbench.report.round_figures import draw_differences, draw_over_time
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,48 @@ FIGURES: tuple[Figure, ...] = (
         draw_cost,
     ),
     Figure(
+        "nodes",
+        "What a method costs by NUMA node",
+        "The row is the node of the thread that created the process, where the siglock lies; the "
+        "column is that of the vCPUs. The stronger the colour, the larger the cost; small are the "
+        "ends of the 95 % interval. Hatched: not measured.",
+        draw_nodes,
+    ),
+    Figure(
+        "differences",
+        "Paired differences, round by round",
+        "Each round has the method and the baseline within some milliseconds: a dot is their "
+        "difference. To the right is the A/A control, the baseline against itself under the same "
+        "schedule, which should lie around 0. Coloured are the estimate and its 95 % interval, "
+        "black the trimmed mean of each process.",
+        draw_differences,
+    ),
+    Figure(
         "throughput",
         "Exits per second against vCPUs",
-        "All vCPUs together, both axes logarithmic. The dashed line is perfect scaling: the best "
+        "All vCPUs together, with 95 % intervals. The dashed line is perfect scaling: the best "
         "method's rate at the fewest vCPUs, or the rate that was asked for, times the vCPUs. "
         "A hollow marker has more vCPUs than CPUs.",
         draw_throughput,
     ),
     Figure(
+        "throughput-per-vcpu",
+        "Exits per second and vCPU",
+        "The same rates, divided by the vCPUs: with perfect scaling the line is level.",
+        draw_throughput_per_vcpu,
+    ),
+    Figure(
+        "exit-rates",
+        "Exits against their rate",
+        "From the slowest rate that was asked for to full speed (max): first what a method costs "
+        "more per exit than the baseline, with the A/A control in grey, then the times themselves "
+        "with the intervals of their own levels, in which what the methods share is not left out.",
+        draw_exit_rates,
+    ),
+    Figure(
         "kick-rates",
         "Time per exit while kicks arrive",
-        "The mean over all vCPUs, against the kicks that each vCPU gets.",
+        "The mean over all vCPUs with the 95 % intervals, against the kicks that each vCPU gets.",
         draw_kick_rates,
     ),
     Figure(
@@ -68,11 +103,19 @@ FIGURES: tuple[Figure, ...] = (
         draw_kick_latency,
     ),
     Figure(
+        "race",
+        "Lost kicks by width of the window",
+        "The share of the kicks sent that were lost, with the exact 95 % interval. A hollow marker "
+        "with an arrow lost none: the truth is anywhere below it (95 %). Wider windows between "
+        "the check of the flag and KVM_RUN lose more, where a protocol can lose at all.",
+        draw_race,
+    ),
+    Figure(
         "pause-all",
         "Pausing all vCPUs against their number",
         "Time from the first kick until the last vCPU (solid, with 95 % intervals), the median one "
-        "(dashed) and the first (dotted) have acknowledged; medians over all pauses, both axes "
-        "logarithmic. A hollow marker has more vCPUs than CPUs.",
+        "(dashed) and the first (dotted) have acknowledged; medians over all pauses. A hollow "
+        "marker has more vCPUs than CPUs.",
         draw_pauses,
     ),
     Figure(
@@ -88,6 +131,14 @@ FIGURES: tuple[Figure, ...] = (
         "The same exits; each step to the right is another nine. A line ends where fewer than one "
         "exit is slower.",
         draw_percentiles,
+    ),
+    Figure(
+        "over-time",
+        "Time per exit over the rounds",
+        "All rounds in their order, processes apart by dotted lines. Below, what disturbed them: "
+        "a bar is taller the more of it there was. Nothing is left out of the estimates for it. "
+        "A stroke at the edge is a value beyond the axis.",
+        draw_over_time,
     ),
 )
 """The figures in the order of the page. A new one is a function above and an entry here."""

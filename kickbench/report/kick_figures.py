@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from kickbench.report.data import RunData
 from kickbench.report.kicks import answer_kick, by_state
@@ -30,12 +31,20 @@ from kickbench.report.numbers import listed
 from kickbench.report.plots import (
     BAND,
     INK,
-    MOST_PLOTS,
+    LINEAR,
+    LOGARITHMIC,
     Plot,
+    draw_each,
+    draw_intervals,
     draw_legend,
+    draw_markers,
+    linear_vcpu_axis,
     log_ticks,
     new_plot,
+    on_both,
     plain,
+    round_ticks,
+    scaled,
     style,
     telling,
     tick_time,
@@ -63,7 +72,7 @@ def draw_kick_latency(data: RunData) -> list[Plot]:
         if _timed(case):
             keys = ("vcpus", "placement", "irqchip", "transport", "kickers")
             groups.setdefault(tuple(case[key] for key in keys), []).append(case)
-    return [_latency_plot(data, cases) for cases in list(groups.values())[:MOST_PLOTS]]
+    return draw_each(list(groups.values()), lambda cases: _latency_plot(data, cases))
 
 
 def _timed(case: Summary) -> list[str]:
@@ -128,11 +137,10 @@ def _draw_bar(axes: Axes, y: float, figures: Summary, colour: str, end: float) -
         axes.barh(y, median, 0.78, color=colour)
     if phases["send"] and phases["send"]["p50"]:
         axes.plot([0, phases["send"]["p50"] * _US], [y, y], color=INK, linewidth=1.4)
-    if ends := figures["latency_ci95"]["p50"]:
-        low, high = (value * _US for value in ends)
-        errors = [[max(median - low, 0)], [max(high - median, 0)]]
-        axes.errorbar([median], [y], xerr=errors, color=INK, capsize=3, linewidth=1.4)
+    draw_intervals(axes, [y], [scaled(figures["latency_ci95"]["p50"], _US)], INK, flat=True)
     tail = _p99(figures)
+    if tail <= end:
+        draw_intervals(axes, [y], [scaled(figures["latency_ci95"]["p99"], _US)], colour, flat=True)
     if tail > end:
         axes.plot([end], [y], ">", color=colour, markersize=6, clip_on=False, markeredgecolor=INK)
     elif tail:
@@ -173,12 +181,12 @@ _LINES: tuple[tuple[str, Literal[":", "--", "-"]], ...] = (
 
 def draw_pauses(data: RunData) -> list[Plot]:
     """Time to pause all vCPUs against their number: a plot per program and placement."""
-    plots = []
+    found = []
     for series in series_of(data.summary, "pause_all"):
         drawn = [case for case in series.cases if _paused(case)]
         if len(drawn) > 1:
-            plots.append(_pause_plot(data, series, drawn))
-    return plots[:MOST_PLOTS]
+            found.append((series, drawn))
+    return draw_each(found, lambda one: _pause_plot(data, *one))
 
 
 def _paused(case: Summary) -> list[str]:
@@ -187,27 +195,40 @@ def _paused(case: Summary) -> list[str]:
 
 def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
     title = titled(data, conditions(data.summary, series, of_kind=False))
-    canvas, axes = new_plot(title, 4.0)
-    vcpu_axis(axes, [case["vcpus"] for case in cases])
-    axes.set_yscale("log")
     methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
-    handles: list[Any] = []
-    values = [
-        _draw_method(axes, data, [case for case in cases if method in _paused(case)], method)
-        for method in methods
-    ]
-    for method in methods:
-        colour, marker = style(data, method)
-        handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
-    names = list(methods)
-    for which, dashes in reversed(_LINES):
-        handles.append(Line2D([], [], color=BAND, linestyle=dashes))
-        names.append(f"the {which} vCPU")
-    log_ticks(axes, np.concatenate(values).tolist(), "y", tick_time)
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylabel(f"time to acknowledge [{microseconds(data.summary)}]")
-    draw_legend(axes, handles, names, split=len(methods))
-    return Plot(title, _pause_finding(data, cases), canvas)
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title, 4.0)
+        vcpus = [case["vcpus"] for case in cases]
+        values = np.concatenate(
+            [
+                _draw_method(
+                    axes, data, [case for case in cases if method in _paused(case)], method
+                )
+                for method in methods
+            ]
+        )
+        if scale == LOGARITHMIC:
+            vcpu_axis(axes, vcpus)
+            axes.set_yscale("log")
+            log_ticks(axes, values.tolist(), "y", tick_time)
+        else:
+            linear_vcpu_axis(axes, vcpus)
+            axes.set_ylim(0, 1.08 * values.max())
+            round_ticks(axes, "y", tick_time)
+        axes.set_ylabel(f"time to acknowledge [{microseconds(data.summary)}]")
+        handles: list[Any] = []
+        for method in methods:
+            colour, marker = style(data, method)
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
+        names = list(methods)
+        for which, dashes in reversed(_LINES):
+            handles.append(Line2D([], [], color=BAND, linestyle=dashes))
+            names.append(f"the {which} vCPU")
+        draw_legend(axes, handles, names, split=len(methods))
+        return canvas
+
+    return on_both(title, _pause_finding(data, cases), draw, LOGARITHMIC, LINEAR)
 
 
 def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: str) -> Any:
@@ -223,15 +244,8 @@ def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: st
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width)
         if which != "last":
             continue
-        ends = [f["last_ci95"]["p50"] or [f["last_ns"]["p50"]] * 2 for f in figures]
-        low, high = np.array(ends).T * _US
-        errors = np.maximum([y - low, high - y], 0)
-        axes.errorbar(x, y, yerr=errors, color=colour, linestyle="none", capsize=4, linewidth=1.4)
-        for case, value in zip(cases, y, strict=True):
-            face = "none" if case["id"] in data.oversubscribed else colour
-            axes.plot(
-                [case["vcpus"]], [value], marker, color=colour, markerfacecolor=face, markersize=6
-            )
+        draw_intervals(axes, x, [scaled(f["last_ci95"]["p50"], _US) for f in figures], colour)
+        draw_markers(axes, data, zip(cases, y, strict=True), colour, marker)
     return np.concatenate(every)
 
 

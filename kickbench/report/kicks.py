@@ -194,22 +194,33 @@ def _spurious(cases: Sequence[Summary]) -> list[str]:
 
 
 def _timeouts(summary: Summary, cases: Sequence[Summary]) -> list[str]:
-    timeouts = [case["timeout_ns"] for case in cases if case["timeout_ns"] is not None]
+    usual, first = (
+        [case[key] for case in cases if case.get(key) is not None]
+        for key in ("timeout_ns", "first_timeout_ns")
+    )
     longest = [
         figures["latency_max_ns"]
         for case in cases
         for figures in case["methods"].values()
         if figures["latency_max_ns"] is not None
     ]
-    if not timeouts:
+    if not usual:
         return []
-    ends = dict.fromkeys(duration(summary, ns) for ns in (min(timeouts), max(timeouts)))
+    begin = ""
+    if first and max(first) > max(usual):
+        begin = f" ({_range(summary, first)} in the first round of a process)"
     seen = (
         f"; the slowest kick that was not lost took {duration(summary, max(longest))}"
         if longest
         else ""
     )
-    return [f"A kick counts as lost when the guest still runs after {' to '.join(ends)}{seen}."]
+    after = _range(summary, usual)
+    return [f"A kick counts as lost when the guest still runs after {after}{begin}{seen}."]
+
+
+def _range(summary: Summary, times_ns: Sequence[float]) -> str:
+    ends = dict.fromkeys(duration(summary, ns) for ns in (min(times_ns), max(times_ns)))
+    return " to ".join(ends)
 
 
 # --- kick latency ------------------------------------------------------------------------------

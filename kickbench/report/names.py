@@ -7,12 +7,12 @@ Nothing is computed here but what rounding and comparing need.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kickbench.report.numbers import measured, plural, significant
+from kickbench.stats.independent import Estimate, difference
 
 Summary = Mapping[str, Any]
 
@@ -273,11 +273,12 @@ def cost(contrast: Summary, unit: str) -> str:
 
 def differ(first: Summary, last: Summary) -> int:
     """Whether two differences of separate cases differ: 1 when the last is larger, -1, or 0."""
-
-    def half(contrast: Summary) -> float:
-        return float(contrast["ci95"][1] - contrast["ci95"][0]) / 2
-
-    step = float(last["diff"] - first["diff"])
-    if abs(step) <= math.hypot(half(first), half(last)):
+    step = difference(_estimate(last), _estimate(first))
+    if not step.seen:
         return 0
-    return 1 if step > 0 else -1
+    return 1 if step.value > 0 else -1
+
+
+def _estimate(contrast: Summary) -> Estimate:
+    low, high = contrast["ci95"]
+    return Estimate(contrast["diff"], low, high, processes=0)

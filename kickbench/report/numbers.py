@@ -75,6 +75,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def ordinal(count: int) -> str:
+    """ "2nd", "3rd", "14th"."""
+    last = count % 10 if count // 10 % 10 != 1 else 0
+    return f"{count}{({1: 'st', 2: 'nd', 3: 'rd'}).get(last, 'th')}"
+
+
 def sentence(clause: str) -> str:
     """A clause as a sentence: a capital to begin with, but a method's name stays as it is."""
     return f"No {clause[3:]}." if clause.startswith("no ") else f"{clause}."

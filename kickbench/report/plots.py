@@ -5,8 +5,10 @@ A plot is a small matplotlib figure, made without pyplot or any other global sta
 that it shows, for those who cannot see it. How it becomes part of a page is the business of
 :mod:`kickbench.report.svg`.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), one per method throughout;
-markers and dashes repeat what the colours say.
+Colours begin with those of Okabe and Ito (https://jfly.uni-koeln.de/color/), one per method
+throughout; markers and dashes repeat what the colours say. The others are not theirs: on white and
+on the dark page alike each has three times the contrast that leaves little room for lightness, and
+they lie as far apart as that allows for eyes without one of the three kinds of cones.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from kickbench.report.data import RunData
@@ -27,6 +31,7 @@ from kickbench.scenario.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 _T = TypeVar("_T")
 
@@ -38,15 +43,15 @@ SIZE_INCHES = (4.4, 3.3)
 
 METHOD_STYLES: dict[str, tuple[str, str]] = {
     # method: (colour, marker)
-    "flag_signal": ("#cc79a7", "v"),
+    "flag_signal": ("#9e7e98", "v"),
     "sigmask": ("#d55e00", "o"),
     "immediate_exit": ("#0072b2", "s"),
-    "immediate_exit_remote": ("#56b4e9", "D"),
+    "immediate_exit_remote": ("#7e77ff", "D"),
     "user_exit": ("#009e73", "^"),
-    "exitfd": ("#e69f00", "P"),
-    "immediate_exit_remote_flag_first": ("#a6611a", "<"),
+    "exitfd": ("#946246", "P"),
+    "immediate_exit_remote_flag_first": ("#bf397a", "<"),
 }
-OTHER_STYLES = (("#6a51a3", "X"), ("#33691e", "h"), ("#ad1457", "p"), (BAND, "*"))
+OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "p"), (BAND, "*"))
 """Of protocols that are not in the catalogue, in the order in which a run has them."""
 DASHES = ("-", "--", ":", "-.")
 
@@ -55,18 +60,51 @@ _LONGEST_TICKS = 48
 """Characters of all ticks of a horizontal axis together, two between each two."""
 _MOST_TICKS = 9
 _LONGEST_IN_TWO_COLUMNS = 26
+_LONGEST_IN_LEGEND = 52
 
-MOST_PLOTS = 12
+MOST_PLOTS = 8
 """A figure draws no more plots than this; the table has every case."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One drawing: ``title`` says which part of the run, ``finding`` what it shows."""
+    """One drawing: ``title`` says which part of the run, ``finding`` what it shows.
+
+    ``alternative`` is the same on other scales, and ``scales`` has the names of the scales of the
+    two, ``canvas`` first; None where there is one scale that makes sense.
+    """
 
     title: str
     finding: str
     canvas: Canvas
+    alternative: Canvas | None = None
+    scales: tuple[str, str] | None = None
+
+    def on(self, *, alternative: bool = False) -> Canvas:
+        """The drawing on the main scales or on the alternative ones, if there are such."""
+        if not alternative:
+            return self.canvas
+        if self.alternative is None:
+            raise ValueError(f"the plot {self.title!r} has one scale only")
+        return self.alternative
+
+
+def draw_each(groups: Sequence[_T], draw: Callable[[_T], Plot]) -> list[Plot]:
+    """A plot per group, :data:`MOST_PLOTS` at most; the last of them says how many are missing."""
+    plots = [draw(group) for group in groups[:MOST_PLOTS]]
+    if len(groups) > MOST_PLOTS:
+        missing = f"{len(groups) - MOST_PLOTS} more plots like these are left out."
+        plots[-1] = replace(plots[-1], finding=f"{plots[-1].finding} {missing}")
+    return plots
+
+
+LOGARITHMIC, LINEAR = "logarithmic", "linear"
+"""The names of scales."""
+
+
+def on_both(title: str, finding: str, draw: Callable[[str], Canvas], main: str, other: str) -> Plot:
+    """A plot on two scales, each drawn by its name."""
+    return Plot(title, finding, draw(main), draw(other), (main, other))
 
 
 # --- parts of a plot ---------------------------------------------------------------------------
@@ -132,7 +170,6 @@ def draw_legend(
     axes: Axes,
     handles: list[Any],
     names: Sequence[str],
-    place: Literal["best", "lower right"] = "best",
     *,
     split: int | None = None,
 ) -> None:
@@ -140,10 +177,10 @@ def draw_legend(
     so many entries. Names may be a stranger's.
     """
     # matplotlib leaves out names that begin with an underscore.
-    shown = [plain(name) if not name.startswith("_") else f" {plain(name)}" for name in names]
+    shown = [f" {name}" if name.startswith("_") else name for name in map(_short, names)]
     looks: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "framealpha": 0}
     if split is None:
-        legend = axes.legend(handles, shown, loc=place, handlelength=2.4, **looks)
+        legend = axes.legend(handles, shown, loc="best", handlelength=2.4, **looks)
     else:
         canvas = axes.get_figure()
         assert isinstance(canvas, Canvas)
@@ -160,6 +197,10 @@ def draw_legend(
         text.set_parse_math(False)
 
 
+def _short(name: str) -> str:
+    return plain(name, _LONGEST_IN_LEGEND)
+
+
 def draw_markers(
     axes: Axes,
     data: RunData,
@@ -169,12 +210,89 @@ def draw_markers(
     dashes: str = "-",
 ) -> Any:
     """Draw a marker per case, hollow when it was short of CPUs, and return the legend's handle."""
-    for case, value in points:
-        face = "none" if case["id"] in data.oversubscribed else colour
-        axes.plot(
-            [case["vcpus"]], [value], marker, color=colour, markerfacecolor=face, markersize=6
-        )
+    points = list(points)
+    for crowd in (False, True):
+        drawn = [(c["vcpus"], v) for c, v in points if (c["id"] in data.oversubscribed) == crowd]
+        if drawn:
+            face = "none" if crowd else colour
+            x, y = zip(*drawn, strict=True)
+            axes.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6)
     return axes.plot([], [], color=colour, linestyle=dashes, marker=marker, markersize=6)[0]
+
+
+def draw_intervals(
+    axes: Axes,
+    at: Sequence[float],
+    intervals: Sequence[Sequence[float] | None],
+    colour: str,
+    *,
+    flat: bool = False,
+) -> None:
+    """The intervals that exist, as bars with caps, upright at ``at`` or ``flat``."""
+    there = [(x, ends) for x, ends in zip(at, intervals, strict=True) if ends is not None]
+    if not there:
+        return
+    places = [x for x, _ in there]
+    low, high = np.array([ends for _, ends in there], dtype=np.float64).T
+    middle, half = (low + high) / 2, (high - low) / 2
+    looks: dict[str, Any] = {"color": colour, "linestyle": "none", "capsize": 4, "linewidth": 1.4}
+    if flat:
+        axes.errorbar(middle, places, xerr=half, **looks)
+    else:
+        axes.errorbar(places, middle, yerr=half, **looks)
+
+
+def estimated(figures: Summary, name: str) -> list[float] | None:
+    """The 95 % interval of a method's own level, e.g. of "ns_per_exit"; None without one."""
+    found: list[float] | None = figures.get("estimates", {}).get(name, {}).get("ci95")
+    return found
+
+
+def scaled(interval: Sequence[float] | None, factor: float) -> list[float] | None:
+    """An interval in another unit."""
+    return None if interval is None else [end * factor for end in interval]
+
+
+def draw_control(axes: Axes, points: Iterable[tuple[float, Summary]]) -> list[Any]:
+    """The A/A controls' intervals as a grey band: differences within it mean nothing.
+
+    Returns the legend's handle, or nothing where there is no control.
+    """
+    ends: dict[float, list[float]] = {}
+    for at, case in points:
+        if case["control"]["ci95"]:
+            ends.setdefault(at, []).extend(case["control"]["ci95"])
+    if not ends:
+        return []
+    x = sorted(ends)
+    low, high = [min(ends[at]) for at in x], [max(ends[at]) for at in x]
+    if len(x) == 1:  # no width for a band: a bar
+        axes.vlines(x, low, high, color=BAND, alpha=0.35, linewidth=12)
+    else:
+        axes.fill_between(x, low, high, color=BAND, alpha=0.35, linewidth=0)
+    return [Patch(color=BAND, alpha=0.35, linewidth=0)]
+
+
+def draw_strokes(
+    axes: Axes,
+    begins: tuple[ArrayLike, ArrayLike],
+    ends: tuple[ArrayLike, ArrayLike],
+    colour: str,
+    **looks: Any,
+) -> None:
+    """Many straight lines, from (x, y) to (x, y), as one path: as many artists would make a page
+    of megabytes. Very short lines are dots.
+    """
+    points = [
+        np.column_stack(np.broadcast_arrays(*map(np.atleast_1d, at))) for at in (begins, ends)
+    ]
+    if not len(points[0]):
+        return
+    path = Path(
+        np.stack(points, axis=1).reshape(-1, 2),
+        np.tile([Path.MOVETO, Path.LINETO], len(points[0])),
+    )
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=colour, **{"capstyle": "round", **looks}))
 
 
 def vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
@@ -190,6 +308,20 @@ def vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    axes.set_xlabel("vCPUs")
+
+
+def linear_vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
+    """The number of vCPUs to the right, evenly."""
+    vcpus = list(vcpus)
+    axes.set_xlim(0, 1.05 * max(vcpus))
+    round_ticks(axes, "x", lambda value: f"{value:.0f}")
+    most = max(vcpus)
+    quarters = [most * i // 4 for i in range(5)]
+    even = most % 4 == 0  # as of powers of two, whose quarters are what people measure
+    axes.xaxis.set_major_locator(
+        FixedLocator(quarters) if even else MaxNLocator(6, steps=[1, 2, 5, 10], integer=True)
+    )
     axes.set_xlabel("vCPUs")
 
 
@@ -213,6 +345,13 @@ def log_ticks(
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     limit(low, high)
+
+
+def round_ticks(axes: Axes, which: str, words: Callable[[float], str]) -> None:
+    """Round ticks on a linear axis."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
 
 
 def _round_values(low: float, high: float) -> Iterator[list[float]]:

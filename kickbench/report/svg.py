@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots as SVG that can stand in a page beside others: text as text, ids that never clash.
+"""Plots as SVG that can stand in a page beside others, and as files of their own, SVG and PNG.
 
-The result has no reference to anything outside, takes the colour of the page's text, and is the
-same for the same plot every time. What is drawn is the business of
-:mod:`kickbench.report.figures`.
+In a page, text stays text, ids never clash, and what is drawn in ink takes the colour of the page's
+text. A file is drawn on white. None has a reference to anything outside, and the same plot gives
+the same bytes every time. What is drawn is the business of :mod:`kickbench.report.figures`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
 
 from kickbench.report.plots import INK, Plot
 
+PNG_DPI = 200
+
 _NAMESPACE = re.compile(r"^\{[^}]*\}")
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
+_DECIMALS = re.compile(r"-?[0-9]+\.[0-9]{2,}")
+_UNTURNED = re.compile(r"rotate\(-?0 [^)]*\)")
+_FAMILY = re.compile(r"font-family: [^;]*; ?")
+_LONG = 1000
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -29,22 +37,22 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def standalone(plot: Plot, name: str) -> bytes:
-    """The plot as an SVG file. The same plot and name give the same bytes."""
-    out = io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        # A browser has glyphs that matplotlib's font, which only measures here, has not.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        FigureCanvasSVG(plot.canvas)
-        plot.canvas.savefig(out, format="svg", metadata=nothing)
-    return out.getvalue()
+def standalone(plot: Plot, name: str, *, alternative: bool = False) -> bytes:
+    """The plot as an SVG file, on white. The same plot and name give the same bytes."""
+    metadata = {"Title": plot.title, "Description": plot.finding}
+    return _save(plot.on(alternative=alternative), "svg", name, white=True, metadata=metadata)
 
 
-def inline(plot: Plot, name: str) -> str:
+def png(plot: Plot, *, alternative: bool = False) -> bytes:
+    """The plot as a PNG file, on white. The same plot gives the same bytes."""
+    return _save(plot.on(alternative=alternative), "png", "", white=True, metadata={})
+
+
+def inline(plot: Plot, name: str, *, alternative: bool = False) -> str:
     """The plot as an ``<svg>`` element for a page; ``name`` must be unique on it."""
+    canvas = plot.on(alternative=alternative)
     # Our own file of a moment ago, whatever texts are in it.
-    root = ElementTree.fromstring(standalone(plot, name))  # noqa: S314
+    root = ElementTree.fromstring(_save(canvas, "svg", name, white=False, metadata={}))  # noqa: S314
     used = set(_used_ids(root))
     for element in root.iter():
         element.tag = _NAMESPACE.sub("", element.tag)
@@ -57,22 +65,61 @@ def inline(plot: Plot, name: str) -> str:
             elif key == "href":
                 element.set("href", f"#{name}-{value.removeprefix('#')}")
             else:
-                value = value.replace(INK, "currentColor")
-                element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+                value = _shorter(key, value.replace(INK, "currentColor"))
+                if value:
+                    element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
     for parent in list(root.iter()):
+        if len(parent):
+            parent.text = None  # line breaks and indents
         for child in list(parent):
+            child.tail = None
             # Style sheets and metadata would be those of the whole page.
             if child.tag in ("style", "metadata") or (child.tag == "defs" and not len(child)):
                 parent.remove(child)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
+    scale = "" if plot.scales is None else f" ({plot.scales[alternative]})"
     root.attrib.update({"role": "img", "aria-labelledby": f"{name}-title {name}-desc"})
-    for index, (tag, text) in enumerate((("title", plot.title), ("desc", plot.finding))):
+    root.set("font-family", ", ".join(_SETTINGS["font.sans-serif"]))
+    for index, (tag, text) in enumerate((("title", plot.title + scale), ("desc", plot.finding))):
         element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
         element.text = text
         root.insert(index, element)
     # An empty element without an end tag is fine in SVG, but only there.
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _save(canvas: Canvas, format_: str, name: str, *, white: bool, metadata: Any) -> bytes:
+    out = io.BytesIO()
+    # What would say when, and with which version, it was drawn.
+    unsaid = ("Creator", "Date", "Format", "Type") if format_ == "svg" else ("Software",)
+    settings = {**_SETTINGS, "svg.hashsalt": name}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # A browser has glyphs that matplotlib's font, which only measures there, has not.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.patch.set(visible=white, facecolor="white")
+        canvas.set_dpi(PNG_DPI)  # that of an SVG is fixed
+        # Not savefig(), which lays everything out twice.
+        told = {**dict.fromkeys(unsaid), **metadata}
+        backend: Any = (FigureCanvasSVG if format_ == "svg" else FigureCanvasAgg)(canvas)
+        getattr(backend, f"print_{format_}")(out, metadata=told)
+    return out.getvalue()
+
+
+def _shorter(key: str, value: str) -> str:
+    """Coordinates to a hundredth of a point, those of long paths to a tenth, and nothing twice:
+    half of the size.
+    """
+    places = 2
+    if key == "d":
+        value = " ".join(value.split())
+        places = 1 if len(value) > _LONG else 2
+    if key in ("d", "x", "y", "width", "height", "transform", "style"):
+        value = _FAMILY.sub("", value)
+        value = _DECIMALS.sub(
+            lambda match: f"{float(match[0]):.{places}f}".rstrip("0").rstrip("."), value
+        )
+    return _UNTURNED.sub("", value) if key == "transform" else value
 
 
 def _used_ids(root: ElementTree.Element) -> Iterator[str]:

@@ -2,13 +2,17 @@
 """The tables of cases: per kind one visible list of columns, each with how its cell is worded.
 
 The HTML report shows all columns of :data:`TABLES`, ``kickbench show`` the narrower selection
-beside them. A row is one method of one finished case. Nothing is computed here.
+beside them. A row is one method of one finished case. Nothing is computed here. The same numbers
+unrounded, for programs, are :mod:`kickbench.report.downloads`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kickbench.report.kicks import at_most
@@ -34,32 +38,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``name`` and ``unit`` may hold {ns}, {us} and {s}, which an emulated run words
-    otherwise.
+    """One column. ``name``, ``unit`` and ``group`` may hold {ns}, {us} and {s}, which an emulated
+    run words otherwise.
 
-    A column that is not ``always`` shown is left out when all its cells are the same. ``bad`` says
-    of which rows the cell is an alarm.
+    ``value`` is the number behind the cell, by which rows are sorted; a column without one has
+    text. Neighbours of the same ``group`` stand under one head. A column that is not ``always``
+    shown is left out when all its cells are the same. ``bad`` says of which rows the cell is an
+    alarm.
     """
 
     name: str
     unit: str
     cell: Callable[[Row], str]
-    numeric: bool = True
+    value: Callable[[Row], float | None] | None = None
+    group: str = ""
     always: bool = True
     bad: Callable[[Row], bool] | None = None
 
 
 @dataclass(frozen=True)
-class Table:
-    """The table of a kind: its title, how to read it, and its columns.
+class Part:
+    """Columns that fit beside each other on a page; each part is a table of its own."""
 
-    ``terminal`` has what fits on a terminal: tables by the head of their first column, which has
-    the methods. ``metrics`` are the contrasts that are told below them, with what tells them apart.
+    title: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tables of a kind: their title, how to read them, and their columns.
+
+    ``keys`` say which row it is, in each of the ``parts``. ``terminal`` has what fits on a
+    terminal: tables by the head of their first column, which has the methods. ``metrics`` are the
+    contrasts that are told below them, with what tells them apart.
     """
 
     title: str
     guide: str
-    columns: tuple[Column, ...]
+    keys: tuple[Column, ...]
+    parts: tuple[Part, ...]
     terminal: tuple[tuple[str, tuple[Column, ...]], ...]
     metrics: tuple[tuple[str, str], ...] = ()
 
@@ -89,18 +106,38 @@ def _text(key: str) -> Callable[[Row], str]:
     return lambda row: str(row.case[key] or NOTHING)
 
 
-def _count(key: str) -> Callable[[Row], str]:
-    return lambda row: whole(row.figures[key])
+def _figure(*path: str) -> Callable[[Row], float | None]:
+    """A number of the method's figures; None when it or what holds it is not there."""
+
+    def value(row: Row) -> float | None:
+        found: Any = row.figures
+        for key in path:
+            found = None if found is None else found.get(key)
+        return None if found is None else float(found)
+
+    return value
 
 
-def _number(*path: str, scale: float = 1.0) -> Callable[[Row], str]:
-    """A number of the method's figures; "-" when it or what holds it is not there."""
+def _case(key: str, otherwise: float | None = None) -> Callable[[Row], float | None]:
+    """A number of the case; ``otherwise`` stands for one that is not there."""
+
+    def value(row: Row) -> float | None:
+        found = row.case[key]
+        return otherwise if found is None else float(found)
+
+    return value
+
+
+def _shown(
+    value: Callable[[Row], float | None],
+    words: Callable[[float | None], str] = significant,
+    scale: float = 1.0,
+) -> Callable[[Row], str]:
+    """The cell of a number: what ``words`` says of it."""
 
     def cell(row: Row) -> str:
-        value: Any = row.figures
-        for key in path:
-            value = None if value is None else value.get(key)
-        return NOTHING if value is None else significant(value * scale)
+        number = value(row)
+        return words(None if number is None else number * scale)
 
     return cell
 
@@ -120,6 +157,8 @@ def _with_interval(figures: str, intervals: str, name: str) -> Callable[[Row], s
 
 
 def _contrast(metric: str) -> Callable[[Row], str]:
+    """The difference to the baseline in words."""
+
     def cell(row: Row) -> str:
         if _is_baseline(row):
             return "baseline"
@@ -138,11 +177,6 @@ def _kick_rate(row: Row) -> str:
     return "none" if rate_hz is None else significant(rate_hz)
 
 
-def _kicks_beside(key: str) -> Callable[[Row], str]:
-    """A count of the kicks that arrived beside exits."""
-    return lambda row: whole(row.figures.get("kicks", {}).get(key))
-
-
 def _broken(*path: str) -> Callable[[Row], bool]:
     """Whether a count is an alarm: not 0, of a method that claims to be free of races."""
 
@@ -156,7 +190,7 @@ def _broken(*path: str) -> Callable[[Row], bool]:
 
 
 def _state(row: Row) -> str:
-    return str(row.case["state"])
+    return f"{row.case['state']} ({row.case['program'] or NOTHING})"
 
 
 def _window(row: Row) -> str:
@@ -168,40 +202,57 @@ def _claim(row: Row) -> str:
     return {True: "race-free", False: "loses kicks"}.get(row.figures["race_free_claim"], NOTHING)
 
 
-def _bound(row: Row) -> str:
-    bound = row.figures["lost_upper95"]
+def _bound(bound: float | None) -> str:
     return NOTHING if bound is None else at_most(bound)
-
-
-def _timeout(row: Row) -> str:
-    timeout_ns = row.case["timeout_ns"]
-    return NOTHING if timeout_ns is None else significant(timeout_ns / 1e3)
 
 
 # --- columns -----------------------------------------------------------------------------------
 
-_PROGRAM = Column("program", "", _text("program"), numeric=False, always=False)
-_IRQCHIP = Column("irqchip", "", _text("irqchip"), numeric=False, always=False)
-_TRANSPORT = Column("transport", "", _text("transport"), numeric=False, always=False)
-_VCPUS = Column("vCPUs", "", lambda row: whole(row.case["vcpus"]))
-_PLACEMENT = Column("placement", "", _text("placement"), numeric=False)
-_METHOD = Column("method", "", lambda row: row.method, numeric=False)
-_ENDED_BY = Column("ended by", "", _text("stopped_by"), numeric=False, always=False)
-_SENT = Column("sent", "", _count("sent"))
-_UNMET = Column("unmet", "", _count("unmet"))
-_LOST = Column("lost", "", _count("lost"), bad=_broken("lost"))
-_SPURIOUS = Column("spurious", "", _count("spurious"))
+
+def _number(
+    name: str,
+    unit: str,
+    *path: str,
+    words: Callable[[float | None], str] = significant,
+    scale: float = 1.0,
+    **more: Any,
+) -> Column:
+    """The column of a number of the method's figures, shown ``scale`` times as large."""
+    value = _figure(*path)
+    return Column(name, unit, _shown(value, words, scale), value, **more)
 
 
-def _difference_column(metric: str, name: str, unit: str) -> Column:
-    """The differences of the metric that the A/A control is of, which the baseline's row has."""
+_count = partial(_number, words=whole)
+
+_PROGRAM = Column("program", "", _text("program"), always=False)
+_IRQCHIP = Column("irqchip", "", _text("irqchip"), always=False)
+_TRANSPORT = Column("transport", "", _text("transport"), always=False)
+_VCPUS = Column("vCPUs", "", _shown(_case("vcpus"), whole), _case("vcpus"))
+_PLACEMENT = Column("placement", "", _text("placement"))
+_METHOD = Column("method", "", lambda row: row.method)
+_RATE = Column("rate", "exits/{s} per vCPU", _exit_rate, _case("exit_rate_hz", math.inf))
+_ENDED_BY = Column("ended by", "", _text("stopped_by"), always=False)
+_LOST = _count("lost", "", "lost", bad=_broken("lost"), group="kicks")
+_SENT = _count("sent", "", "sent", group="kicks")
+_SPURIOUS = _count("spurious", "", "spurious", group="kicks")
+
+
+def _difference_column(metric: str, name: str, unit: str, *, controlled: bool = True) -> Column:
+    """The differences of a metric; ``controlled`` is the one whose A/A control the baseline has."""
+    group = f"method - baseline [{unit}] (95 % CI)"
     contrast = _contrast(metric)
-    return Column(
-        name,
-        unit,
-        lambda row: f"A/A {control(row.case)}" if _is_baseline(row) else contrast(row),
-        bad=lambda row: _is_baseline(row) and row.case["control"]["ok"] is False,
-    )
+
+    def cell(row: Row) -> str:
+        return f"A/A {control(row.case)}" if controlled and _is_baseline(row) else contrast(row)
+
+    def value(row: Row) -> float | None:
+        found = contrasts(row.case, metric).get(row.method)
+        return None if found is None else float(found["diff"])
+
+    def bad(row: Row) -> bool:
+        return controlled and _is_baseline(row) and row.case["control"]["ok"] is False
+
+    return Column(name, "", cell, value, bad=bad, group=group)
 
 
 def _is_baseline(row: Row) -> bool:
@@ -212,35 +263,58 @@ _OF_BASELINE = (
     "The baseline's row has the A/A control, the baseline against itself (99 % over all cases)."
 )
 
-_EXITS_PER_SECOND = Column("exits/{s}", "", _count("exits_per_second"))
-_EXIT_MEAN = Column("mean", "{ns} per exit", _number("ns_per_exit", "mean"))
+_EXITS_PER_SECOND = _count("exits/{s}", "", "exits_per_second")
+_EXIT_MEAN = _number("mean", "{ns} per exit", "ns_per_exit", "mean")
 _EXIT_TIMES = tuple(
-    Column(name, "{ns}", _number("ns_per_exit", name)) for name in ("p50", "p90", "p99", "max")
+    _number(name, "", "ns_per_exit", name, group="{ns} per exit")
+    for name in ("p50", "p90", "p99", "max")
 )
 
 _EXITS = Table(
     "Exits",
     "Differences are paired, method - baseline, with their 95 % interval. " + _OF_BASELINE,
-    columns=(
+    keys=(
         _PROGRAM,
         _IRQCHIP,
         _VCPUS,
         _PLACEMENT,
-        Column("rate", "exits/{s} per vCPU", _exit_rate),
-        Column("kicks", "1/{s} per vCPU", _kick_rate, always=False),
+        _RATE,
+        Column("kicks", "1/{s} per vCPU", _kick_rate, _case("kick_rate_hz", 0.0), always=False),
         _TRANSPORT,
         _METHOD,
-        _EXITS_PER_SECOND,
-        _EXIT_MEAN,
-        _difference_column("ns_per_exit", "difference (95 % CI)", "{ns} per exit"),
-        *_EXIT_TIMES,
-        Column("CPU time", "{ns} per exit", _number("cpu_ns_per_exit")),
-        Column("CPU difference (95 % CI)", "{ns} per exit", _contrast("cpu_ns_per_exit")),
-        Column("timed exits", "", _count("n")),
-        Column("kicks sent", "", _kicks_beside("sent"), always=False),
-        Column("lost", "", _kicks_beside("lost"), always=False, bad=_broken("kicks", "lost")),
-        Column("spurious", "", _kicks_beside("spurious"), always=False),
-        _ENDED_BY,
+    ),
+    parts=(
+        Part(
+            "Exits",
+            (
+                _EXITS_PER_SECOND,
+                _number("mean", "", "ns_per_exit", "mean", group="{ns} per exit"),
+                *_EXIT_TIMES,
+                _difference_column("ns_per_exit", "mean", "{ns} per exit"),
+            ),
+        ),
+        Part(
+            "Exits: CPU time and counts",
+            (
+                _number("CPU time", "{ns} per exit", "cpu_ns_per_exit"),
+                _difference_column(
+                    "cpu_ns_per_exit", "CPU time", "{ns} per exit", controlled=False
+                ),
+                _count("timed exits", "", "n"),
+                _count("sent", "", "kicks", "sent", always=False, group="kicks"),
+                _count(
+                    "lost",
+                    "",
+                    "kicks",
+                    "lost",
+                    always=False,
+                    group="kicks",
+                    bad=_broken("kicks", "lost"),
+                ),
+                _count("spurious", "", "kicks", "spurious", always=False, group="kicks"),
+                _ENDED_BY,
+            ),
+        ),
     ),
     terminal=(("{ns} per exit", (_EXITS_PER_SECOND, _EXIT_MEAN, *_EXIT_TIMES)),),
     metrics=(("ns_per_exit", ""),),
@@ -252,30 +326,42 @@ _RACE = Table(
     "kick is lost when the guest still runs after the time-out; a rescue then ends it. The bound "
     "is that of lost / sent, one-sided and exact; slowest is of those not lost. A spurious exit "
     "has EINTR but no kick pending.",
-    columns=(
+    keys=(
         _VCPUS,
         _PLACEMENT,
         _TRANSPORT,
-        Column("window", "{us}", _window),
+        Column("window", "{us}", _window, _case("window_ns", 0.0)),
         _METHOD,
-        Column("claim", "", _claim, numeric=False),
-        _SENT,
-        Column("landed", "", _count("aimed")),
-        _LOST,
-        Column("lost at most", "95 %", _bound),
-        _SPURIOUS,
-        Column("slowest", "{us}", _number("latency_max_ns", scale=1e-3)),
-        Column("time-out", "{us}", _timeout),
-        _ENDED_BY,
+    ),
+    parts=(
+        Part(
+            "Race",
+            (
+                Column("claim", "", _claim),
+                _SENT,
+                _count("landed", "", "aimed", group="kicks"),
+                _LOST,
+                _SPURIOUS,
+                _number("lost at most", "95 %", "lost_upper95", words=_bound),
+                _number("slowest", "{us}", "latency_max_ns", scale=1e-3),
+                Column(
+                    "time-out",
+                    "{us}",
+                    _shown(_case("timeout_ns"), scale=1e-3),
+                    _case("timeout_ns"),
+                ),
+                _ENDED_BY,
+            ),
+        ),
     ),
     terminal=(
-        ("kicks", (_SENT, Column("landed", "", _count("aimed")), _LOST, _SPURIOUS)),
+        ("kicks", (_SENT, _count("landed", "", "aimed"), _LOST, _SPURIOUS)),
         (
             "protocol",
             (
                 Column("claim", "", _claim),
-                Column("lost at most", "", _bound),
-                Column("slowest [{us}]", "", _number("latency_max_ns", scale=1e-3)),
+                _number("lost at most", "", "lost_upper95", words=_bound),
+                _number("slowest [{us}]", "", "latency_max_ns", scale=1e-3),
             ),
         ),
     ),
@@ -283,9 +369,11 @@ _RACE = Table(
 
 _LATENCIES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999", "max": "max"}
 _PHASES = tuple(
-    Column(name, "{ns}, p50", _number("phases_ns", name, "p50"))
+    _number(name, "", "phases_ns", name, "p50", group="phases, p50 [{ns}]")
     for name in ("send", "delivery", "return")
 )
+_UNMET = _count("unmet", "", "unmet", group="kicks")
+_LATENCY = "latency [{ns}] (95 % CI)"
 
 _KICK = Table(
     "Kick latency",
@@ -293,34 +381,45 @@ _KICK = Table(
     "was doing. Send is the length of the kicker's call, delivery the time until the handler runs, "
     "return the rest. Unmet kicks found the vCPU in another state; they and lost ones are in no "
     "latency. Differences are paired, method - baseline. " + _OF_BASELINE,
-    columns=(
-        Column("kicked", "", _state, numeric=False),
-        _PROGRAM,
+    keys=(
+        Column("kicked", "", _state),
         _IRQCHIP,
         _VCPUS,
         _PLACEMENT,
-        Column("kickers", "", lambda row: whole(row.case["kickers"]), always=False),
+        Column("kickers", "", _shown(_case("kickers"), whole), _case("kickers"), always=False),
         _TRANSPORT,
         _METHOD,
-        *(
-            Column(name, "{ns} (95 % CI)", _with_interval("latency_ns", "latency_ci95", key))
-            for name, key in _LATENCIES.items()
-            if key != "max"
+    ),
+    parts=(
+        Part(
+            "Kick latency",
+            (
+                *(
+                    Column(
+                        name,
+                        "",
+                        # Those of the others would not fit on a page; the CSV has them.
+                        _with_interval("latency_ns", "latency_ci95", key)
+                        if key in ("p50", "p99")
+                        else _shown(_figure("latency_ns", key)),
+                        _figure("latency_ns", key),
+                        group=_LATENCY,
+                    )
+                    for name, key in _LATENCIES.items()
+                ),
+                _difference_column("latency_p50_ns", "p50", "{ns}"),
+                _difference_column("latency_p99_ns", "p99", "{ns}", controlled=False),
+            ),
         ),
-        Column("max", "{ns}", _number("latency_ns", "max")),
-        _difference_column("latency_p50_ns", "p50 difference (95 % CI)", "{ns}"),
-        Column("p99 difference (95 % CI)", "{ns}", _contrast("latency_p99_ns")),
-        *_PHASES,
-        _SENT,
-        _UNMET,
-        _LOST,
-        _SPURIOUS,
-        _ENDED_BY,
+        Part(
+            "Kick latency: phases and counts",
+            (*_PHASES, _SENT, _UNMET, _LOST, _SPURIOUS, _ENDED_BY),
+        ),
     ),
     terminal=(
         (
             "{ns}",
-            tuple(Column(name, "", _number("latency_ns", key)) for name, key in _LATENCIES.items()),
+            tuple(_number(name, "", "latency_ns", key) for name, key in _LATENCIES.items()),
         ),
         ("phases, p50", _PHASES),
         ("kicks", (_SENT, _UNMET, _LOST, _SPURIOUS)),
@@ -328,46 +427,53 @@ _KICK = Table(
     metrics=(("latency_p50_ns", " at p50"), ("latency_p99_ns", " at p99")),
 )
 
+_UNTIL = {"send": "all sent", "first": "first", "median": "median", "last": "last"}
+_RESCUED = _count("rescued", "", "rescued", bad=_broken("rescued"))
+_PAUSES = _count("pauses", "", "n")
 
-def _pause(which: str, name: str) -> Callable[[Row], str]:
-    return _number(f"{which}_ns", name, scale=1e-3)
 
+def _pause(which: str, name: str, head: str, group: str = "") -> Column:
+    return _number(head, "", f"{which}_ns", name, scale=1e-3, group=group)
 
-_RESCUED = Column("rescued", "", _count("rescued"), bad=_broken("rescued"))
-_PAUSES = Column("pauses", "", _count("n"))
 
 _PAUSE = Table(
     "Pause all",
     "From just before the first kick until the first, the median and the last vCPU have "
     "acknowledged. Rescued pauses needed a second kick, and are in no time. Differences are "
     "paired, method - baseline, of the time until the last. " + _OF_BASELINE,
-    columns=(
+    keys=(
         _PROGRAM,
         _IRQCHIP,
         _VCPUS,
         _PLACEMENT,
-        Column("rate", "exits/{s} per vCPU", _exit_rate, always=False),
+        replace(_RATE, always=False),
         _TRANSPORT,
         _METHOD,
-        *(
-            Column(f"{which} {name}", "{us}", _pause(which, name))
-            for which in ("send", "first", "median", "last")
-            for name in ("p50", "p99")
+    ),
+    parts=(
+        Part(
+            "Pause all",
+            (
+                *(
+                    _pause(which, name, name, f"{until} [{{us}}]")
+                    for which, until in _UNTIL.items()
+                    for name in ("p50", "p99", *(["max"] if which == "last" else []))
+                ),
+                _difference_column("pause_last_ns", "last", "{ns} per pause"),
+                _PAUSES,
+                _RESCUED,
+                _ENDED_BY,
+            ),
         ),
-        Column("last max", "{us}", _pause("last", "max")),
-        _difference_column("pause_last_ns", "difference (95 % CI)", "{ns} per pause"),
-        _PAUSES,
-        _RESCUED,
-        _ENDED_BY,
     ),
     terminal=(
         (
             "{us} until",
             (
-                Column("first", "", _pause("first", "p50")),
-                Column("median", "", _pause("median", "p50")),
-                Column("last", "", _pause("last", "p50")),
-                Column("last p99", "", _pause("last", "p99")),
+                _pause("first", "p50", "first"),
+                _pause("median", "p50", "median"),
+                _pause("last", "p50", "last"),
+                _pause("last", "p99", "last p99"),
                 _PAUSES,
                 _RESCUED,
             ),
@@ -388,13 +494,16 @@ def rows_of(cases: Sequence[Summary]) -> list[Row]:
     return [Row(case, method) for case in cases for method in case["methods"]]
 
 
-def columns_of(kind: str, rows: Sequence[Row]) -> list[Column]:
-    """The columns of a kind that have something to say about its rows."""
+def columns_of(columns: Iterable[Column], rows: Sequence[Row]) -> list[Column]:
+    """Those of the columns that have something to say about the rows."""
     return [
-        column
-        for column in TABLES[kind].columns
-        if column.always or len({column.cell(row) for row in rows}) > 1
+        column for column in columns if column.always or len({column.cell(row) for row in rows}) > 1
     ]
+
+
+def heads(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
+    """The columns by the head that they share with their neighbours ("": they have none)."""
+    return [(group, list(some)) for group, some in itertools.groupby(columns, lambda c: c.group)]
 
 
 def words(text: str, summary: Summary) -> str:

@@ -51,8 +51,14 @@ def _key(key: str) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON's escapes are TOML's, but DEL must be escaped as well.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's escapes are TOML's. What cannot be seen is escaped too: the text that a page shows is
+    # then the very text that a parser reads.
+    escaped = json.dumps(text, ensure_ascii=False)
+    return "".join(ch if ch.isprintable() else _escape(ord(ch)) for ch in escaped)
+
+
+def _escape(code: int) -> str:
+    return f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def _value(value: Any) -> str:

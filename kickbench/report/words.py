@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kickbench.report import environment
 from kickbench.report.exits import answer_exits
 from kickbench.report.kicks import answer_kick, answer_pause, answer_race, broken_claims
 from kickbench.report.names import (
@@ -258,11 +259,35 @@ _DISTURBANCES = (
 )
 
 
-def notes(summary: Summary) -> list[Note]:
-    """What disturbed or limits the run: nothing is dropped, each with what to do about it."""
+# The checks of the doctor whose warnings bear on the figures; of the others the cases tell.
+_BEARS_ON_TRUST = frozenset(
+    {
+        *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "smt"),
+        *("steal", "load", "quota", "kernel", "hypervisor"),
+    }
+)
+
+
+def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
+    """What disturbed or limits the run: nothing is dropped, each with what to do about it.
+
+    ``without_tables`` has the ids of finished cases that are known from summary.json only.
+    """
     done = finished(summary)
     found: list[Note] = []
-    missed = [case for case in done if case["precision_reached"] is False]
+    if gone := [case for case in done if case["id"] in without_tables]:
+        text = f"the tables of {_of(gone, done)} are gone: what is said of them is the summary's"
+        found.append(Note(text, "figures that need tables are left out; ask for the whole folder"))
+    warned = environment.warnings(summary["environment"]) or ()
+    if doubts := [warning for warning in warned if warning.id in _BEARS_ON_TRUST]:
+        said = "; ".join(f"{warning.title}: {warning.detail}" for warning in doubts)
+        found.append(Note(f"the doctor warned before the run: {said}", "see kickbench doctor"))
+    if blank := _never_measured(done):
+        methods = listed(sorted({method for case, method in blank}))
+        cases = list({case["id"]: case for case, _ in blank}.values())
+        text = f"{methods} never measured in {_of(cases, done)}: the blocks were too short, or few"
+        found.append(Note(text, "raise max_seconds, or block_ms, or use fewer vCPUs"))
+    missed = [case for case in done if _is_imprecise(case)]
     if missed:
         targets = listed(sorted({f"{c['precision'] * 100:.3g} %" for c in missed}))
         found.append(
@@ -290,6 +315,22 @@ def notes(summary: Summary) -> list[Note]:
             text = f"{kind.what}: {total}{kind.unit} ({_of(hit, done)})"
             found.append(Note(text, kind.advice))
     return found
+
+
+def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:
+    """The methods that made no exit, kick or pause in a case, none that was lost either."""
+    return [
+        (case, method)
+        for case in done
+        for method, figures in case["methods"].items()
+        if not any(figures.get(key) for key in ("n", "sent", "rescued"))
+    ]
+
+
+def _is_imprecise(case: Summary) -> bool:
+    """Whether a precision was asked for and not reached, or has no interval to tell by."""
+    compares = case["kind"] in HEADLINES and len(case["methods"]) > 1
+    return compares and case["precision"] is not None and not case["precision_reached"]
 
 
 def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:

@@ -12,10 +12,18 @@ import datetime
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from kickbench.errors import ResultsError
 
@@ -77,18 +85,24 @@ def _time(value: str) -> str:
 
 SafeName = Annotated[str, AfterValidator(_name)]
 Line = Annotated[str, AfterValidator(_line)]
+Time = Annotated[str, AfterValidator(_time)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class _Model(BaseModel):
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Model(BaseModel):
+    """A part of a document: its types are insisted on, keys that it does not list pass through."""
+
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Placement(_Model):
+class _Placement(Model):
     name: Line
 
 
-class _Case(_Model):
+class _Case(Model):
     """The fields of a case that the readers use; see kickbench.scenario.cases for all of them."""
 
     id: SafeName
@@ -111,18 +125,18 @@ class _Case(_Model):
     kicks: Annotated[int, Field(ge=1, le=2**53)] | None = None
 
 
-class _ManifestCase(_Model):
+class _ManifestCase(Model):
     id: SafeName
     status: Status
     reason: str | None
     case: _Case
 
 
-class _Manifest(_Model):
+class _Manifest(Model):
     run_id: SafeName
     scenario: dict[str, Any]
     scenario_name: Line
-    created_utc: Annotated[str, AfterValidator(_time)]
+    created_utc: Time
     command: list[str]
     environment: dict[str, Any]
     emulated: bool
@@ -131,13 +145,13 @@ class _Manifest(_Model):
     cases: Annotated[list[_ManifestCase], Field(max_length=100_000)]
 
 
-class _Clock(_Model):
+class _Clock(Model):
     kind: Literal["tsc", "monotonic_raw"]
     hz: Annotated[float, Field(ge=1, le=1e12)]
     stamp_cycles: Annotated[float, Field(ge=0)] | None = None
 
 
-class _Process(_Model):
+class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: _Clock
     warnings: list[str]
@@ -146,7 +160,7 @@ class _Process(_Model):
     lost_timeout_ns: Annotated[float, Field(ge=0)] | None = None
 
 
-class _CaseDocument(_Model):
+class _CaseDocument(Model):
     case: _Case
     status: Literal["ok"]
     reason: str | None
@@ -154,6 +168,282 @@ class _CaseDocument(_Model):
     stopped_by: Literal["precision", "max_seconds"] | None
     processes: Annotated[list[_Process], Field(min_length=1)]
     claims: Annotated[dict[Line, bool | None], Field(max_length=1000)] = {}
+
+
+# --- what summary.json says was found in a case ------------------------------------------------
+#
+# Read only where a case's tables are gone, and then all that there is: whatever the words, tables
+# and figures rely on is checked here, and what is not listed here does not get to them.
+
+Signed = Annotated[float, Field(ge=-1e18, le=1e18)]
+Amount = Annotated[float, Field(ge=0, le=1e18)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _rising(values: list[float]) -> list[float]:
+    if values != sorted(values):
+        raise ValueError("the lower end is above the upper one")
+    return values
+
+
+Interval = Annotated[list[Signed], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+Shares = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+
+
+class _Found(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class _Quantiles(_Found):
+    """Figures by name that rise in the order of the fields; null, all of them, without any data."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        values = [getattr(self, name) for name in type(self).model_fields]
+        known = [value for value in values if value is not None]
+        if known and len(known) < len(values):
+            raise ValueError("some of the quantiles are null")
+        _rising(known)
+        return self
+
+
+class _PauseTimes(_Quantiles):
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    max: Amount | None
+
+
+class _Latencies(_Quantiles):
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    p999: Amount | None
+    max: Amount | None
+
+
+class _Phase(_Quantiles):
+    p50: Amount | None
+    p99: Amount | None
+
+
+class _HandlerPhase(_Quantiles):
+    p50: Amount
+    p99: Amount
+
+
+class _Phases(_Found):
+    send: _Phase
+    delivery: _HandlerPhase | None
+    return_: Annotated[_HandlerPhase | None, Field(alias="return")]
+
+
+class _PauseIntervals(_Found):
+    p50: Interval | None
+    p90: Interval | None
+    p99: Interval | None
+
+
+class _LatencyIntervals(_PauseIntervals):
+    p999: Interval | None
+
+
+class _ExitTimes(_Found):
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    max: Amount | None
+    mean: Amount | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _rising([v for v in (self.p50, self.p90, self.p99, self.max) if v is not None])
+        return self
+
+
+class _Disturbances(_Found):
+    involuntary_switches: Count | None
+    migrations: Count | None
+    steal_ns: Count | None
+    run_delay_ns: Count | None
+    rescues: Count | None
+
+
+class _Estimate(_Found):
+    value: Signed | None
+    ci95: Interval | None
+
+
+class _Method(_Found):
+    estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
+
+
+class _KickCounts(_Found):
+    sent: Count
+    lost: Count | None
+    spurious: Count
+    race_free_claim: bool | None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        for name in ("lost", "aimed", "met", "unmet", "n"):
+            if (getattr(self, name, None) or 0) > self.sent:
+                raise ValueError(f"{name} is more than were sent")
+        return self
+
+
+class _KicksBeside(_KickCounts):
+    met: Count
+    per_second: Amount | None
+
+
+class _ExitsMethod(_Method):
+    exits_per_second: Amount | None
+    ns_per_exit: _ExitTimes
+    cpu_ns_per_exit: Amount | None
+    n: Count
+    disturbances: _Disturbances
+    # May be missing, but not null.
+    kicks: Annotated[_KicksBeside, Field(default_factory=_KicksBeside.model_construct)]
+
+
+class _KickMethod(_Method, _KickCounts):
+    lost: Count
+    latency_ns: _Latencies
+    latency_ci95: _LatencyIntervals
+    phases_ns: _Phases
+    n: Count
+    unmet: Count
+
+
+class _PauseMethod(_Method):
+    first_ns: _PauseTimes
+    median_ns: _PauseTimes
+    last_ns: _PauseTimes
+    send_ns: _PauseTimes
+    last_ci95: _PauseIntervals
+    n: Count
+    rescued: Count
+    rescues: Count
+    race_free_claim: bool | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        times = (self.first_ns, self.median_ns, self.last_ns, self.send_ns)
+        if len({time.p50 is None for time in times}) > 1:
+            raise ValueError("some of the times are null")
+        return self
+
+
+class _RaceMethod(_Method, _KickCounts):
+    lost: Count
+    aimed: Count
+    rescues: Count
+    lost_ci95: Shares | None
+    lost_upper95: Share | None
+    spurious_ci95: Shares | None
+    latency_max_ns: Amount | None
+
+
+class _Difference(_Found):
+    diff: Signed | None
+    ci95: Interval | None
+    rounds: Count
+    rounds_without_exits: Count = 0
+    rounds_left_out: Count = 0
+    chunks: Count = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ci95 and (self.diff is None or not self.ci95[0] <= self.diff <= self.ci95[1]):
+            raise ValueError("the difference is not within its interval")
+        return self
+
+
+class _Contrast(_Difference):
+    method: Line
+    baseline: Line
+    metric: Line
+
+
+class _Control(_Difference):
+    metric: Line | None
+    ci_family: Interval | None
+    ok: bool | None
+
+    @model_validator(mode="after")
+    def _check_ok(self) -> Self:
+        ends = self.ci_family
+        if self.ok is not (None if ends is None else ends[0] <= 0 <= ends[1]):
+            raise ValueError("ok is not what its interval says")
+        if ends is not None and None in (self.metric, self.diff, self.ci95):
+            raise ValueError("it is judged, but has no difference")
+        return self
+
+
+class _Finding(_Found):
+    method: Line
+    what: Literal["lost", "spurious", "rescued"]
+    count: Count
+    of: Count
+    race_free_claim: bool | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.what != "spurious" and self.count > self.of:
+            raise ValueError("count is more than there were")
+        return self
+
+
+class _FoundCase(_Found):
+    """What is computed of a case, of whatever kind; ``metrics`` are those of its contrasts."""
+
+    metrics: ClassVar[tuple[str, ...]]
+    methods: Mapping[Line, _Method]
+    contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
+    control: _Control
+    findings: Annotated[list[_Finding], Field(max_length=1000)]
+    seconds: Amount
+    stopped_by: Literal["precision", "max_seconds"] | None
+    warnings: Annotated[list[str], Field(max_length=1000)]
+    relative_half_width: Amount | None
+    precision_reached: bool | None
+    timeout_ns: Amount | None
+    first_timeout_ns: Amount | None = None
+    oversubscribed: bool = False
+    processes: Annotated[int, Field(ge=0, le=2**15)] = 0
+    clocks: Annotated[list[_Clock], Field(max_length=2**15)] = []
+
+
+class _FoundExits(_FoundCase):
+    metrics = ("ns_per_exit", "cpu_ns_per_exit")
+    methods: dict[Line, _ExitsMethod]
+
+
+class _FoundKicks(_FoundCase):
+    metrics = ("latency_p50_ns", "latency_p99_ns")
+    methods: dict[Line, _KickMethod]
+
+
+class _FoundPauses(_FoundCase):
+    metrics = ("pause_last_ns",)
+    methods: dict[Line, _PauseMethod]
+
+
+class _FoundRaces(_FoundCase):
+    metrics = ()
+    methods: dict[Line, _RaceMethod]
+
+
+_FOUND: dict[str, type[_FoundCase]] = {
+    "exits": _FoundExits,
+    "kick": _FoundKicks,
+    "pause_all": _FoundPauses,
+    "race": _FoundRaces,
+}
+
+
+# --- checking ----------------------------------------------------------------------------------
 
 
 def fail(where: object, what: str) -> NoReturn:
@@ -198,23 +488,28 @@ def dump_json(value: object) -> bytes:
     return (text + "\n").encode("utf-8", "replace")
 
 
-def _check(model: type[_Model], data: dict[str, Any], where: object) -> None:
+def check_model(model: type[_M], data: object, where: object, what: str = "") -> _M:
+    """The data as the model has it. Raises ResultsError, in one line that names the key."""
     try:
-        model.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        fail(where, f"is damaged: {key}: {first['msg']}")
+        fail(where, f"is damaged: {what}{key}: {first['msg']}")
+
+
+def _check_version(data: dict[str, Any], where: object, what: str) -> None:
+    version = data.get("schema")
+    if type(version) is not int or version < 1:
+        fail(where, f"is not a kickbench {what} (no schema version)")
+    if version > SCHEMA:
+        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
 
 
 def check_manifest(data: dict[str, Any], where: object) -> None:
     """Check a manifest. Raises ResultsError, in one line, when it cannot be used."""
-    version = data.get("schema")
-    if type(version) is not int or version < 1:
-        fail(where, "is not a kickbench manifest (no schema version)")
-    if version > SCHEMA:
-        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
-    _check(_Manifest, data, where)
+    _check_version(data, where, "manifest")
+    check_model(_Manifest, data, where)
     seen = set()
     for entry in data["cases"]:
         if entry["id"] in seen:
@@ -226,14 +521,71 @@ def check_manifest(data: dict[str, Any], where: object) -> None:
 
 def check_case(data: dict[str, Any], case_id: str, where: object) -> None:
     """Check a case.json. Raises ResultsError, in one line, when it cannot be used."""
-    _check(_CaseDocument, data, where)
+    check_model(_CaseDocument, data, where)
     case = data["case"]
     if case["id"] != case_id:
         fail(where, f"is damaged: it describes another case ({case['id']})")
-    if case["baseline"] not in case["methods"]:
-        fail(where, "is damaged: the baseline is not one of the methods")
-    if len({method_label(name) for name in case["methods"]}) != len(case["methods"]):
-        fail(where, "is damaged: a method is there twice")
+    _check_methods(case["methods"], case["baseline"], where)
     indices = [process["index"] for process in data["processes"]]
     if len(set(indices)) != len(indices):
         fail(where, "is damaged: a process is there twice")
+
+
+def _check_methods(methods: Iterable[str], baseline: str, where: object) -> None:
+    labels = [method_label(name) for name in methods]
+    if method_label(baseline) not in labels:
+        fail(where, "is damaged: the baseline is not one of the methods")
+    if len(set(labels)) != len(labels):
+        fail(where, "is damaged: a method is there twice")
+
+
+def check_summary(
+    data: dict[str, Any], run_id: str, parameters: Mapping[str, Mapping[str, Any]], where: object
+) -> dict[str, dict[str, Any]]:
+    """What a summary.json found in some cases, by their ids, without what nobody here knows.
+
+    ``parameters`` are those of the cases wanted, as the manifest has them (methods by label): they
+    are not the summary's to tell. Raises ResultsError, in one line, when it cannot be used.
+    """
+    _check_version(data, where, "summary")
+    if data.get("run_id") != run_id:
+        fail(where, "is not of this run (its run_id is another)")
+    cases = data.get("cases")
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        fail(where, "is damaged: cases: not a list of objects")
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        if isinstance(case.get("id"), str):
+            by_id.setdefault(case["id"], []).append(case)
+    found = {}
+    for case_id, wanted in parameters.items():
+        _check_methods(wanted["methods"], wanted["baseline"], where)
+        same = by_id.get(case_id, [])
+        if len(same) != 1 or same[0].get("status") != "ok":
+            fail(where, f"does not have the case {case_id}, whose tables are gone, once and ok")
+        found[case_id] = _check_found(same[0], wanted, f"{case_id}: ", where)
+    return found
+
+
+def _check_found(
+    case: dict[str, Any], wanted: Mapping[str, Any], what: str, where: object
+) -> dict[str, Any]:
+    kind, methods, baseline = wanted["kind"], wanted["methods"], wanted["baseline"]
+    if kind not in _FOUND:
+        fail(where, f"{what}is of the kind {kind!r}, which this kickbench does not know; upgrade")
+    model = check_model(_FOUND[kind], case, where, what)
+    if case.get("kind") != kind or set(model.methods) != set(methods):
+        fail(where, f"is damaged: {what}its kind or methods are not those of the manifest")
+    pairs = [(contrast.method, contrast.metric) for contrast in model.contrasts]
+    others = {(name, metric) for name in methods if name != baseline for metric in model.metrics}
+    if len(set(pairs)) != len(pairs) or not set(pairs) <= others:
+        fail(where, f"is damaged: {what}contrasts: one is there twice or of what is not there")
+    if any(contrast.baseline != baseline for contrast in model.contrasts):
+        fail(where, f"is damaged: {what}contrasts: the baseline is another")
+    if model.control.metric not in (None, *model.metrics[:1]):
+        fail(where, f"is damaged: {what}control: no such metric")
+    if not {finding.method for finding in model.findings} <= set(methods):
+        fail(where, f"is damaged: {what}findings: no such method")
+    plain = model.model_dump(by_alias=True, exclude_unset=True)
+    plain["methods"] = {name: plain["methods"][name] for name in methods}
+    return plain

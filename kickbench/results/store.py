@@ -47,7 +47,7 @@ PYPERF = "pyperf.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ROW_GROUP = 1 << 20
 # What pyarrow raises for a damaged file: also UnicodeDecodeError, a ValueError.
-_DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError)
+DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError)
 # What a Parquet file may ask for when it is read: bytes per row beyond a fixed allowance.
 _MAX_BYTES_PER_ROW = 1024
 _MAX_FIXED_BYTES = 16 * 1024 * 1024
@@ -55,7 +55,9 @@ _MAX_FIXED_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """One case of a run. ``document`` is its case.json, there exactly when the status is "ok".
+    """One case of a run. ``document`` is its case.json, None unless the status is "ok".
+
+    A finished case whose tables are gone has none either (see :class:`RunReader`).
 
     ``parameters`` are the case's own, but methods have their labels there: a protocol file's path
     has become its name.
@@ -71,7 +73,7 @@ class CaseRecord:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -106,7 +108,7 @@ def _replace_file(path: Path, data: bytes) -> None:
     try:
         _write_new(temporary, partial(_write_bytes, data))
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -226,7 +228,7 @@ class RunWriter:
             (path / CASES).mkdir()
             writer = cls(path, manifest, lock)
             writer._save()
-            _sync(parent)
+            sync(parent)
         except BaseException as error:
             if lock is not None:
                 os.close(lock)
@@ -251,8 +253,8 @@ class RunWriter:
             if (path / CASES).is_symlink():
                 fail(path / CASES, "is a symlink; refused")
             _remove_leftovers(path)
-            (path / CASES).mkdir(exist_ok=True)
             _adopt_finished(path, manifest)
+            (path / CASES).mkdir(exist_ok=True)
             writer = cls(path, manifest, lock)
             writer._save()
         except BaseException as error:
@@ -335,9 +337,9 @@ class RunWriter:
             for name, table in tables.items():
                 _write_new(temporary / f"{name}.parquet", partial(_write_table, table))
             _write_new(temporary / CASE, partial(_write_bytes, text))
-            _sync(temporary)
+            sync(temporary)
             temporary.rename(final)
-            _sync(final.parent)
+            sync(final.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -443,15 +445,20 @@ def load_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
-def _adopt_finished(root: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _adopt_finished(
+    root: Path, manifest: dict[str, Any], *, stripped: bool = False
+) -> dict[str, dict[str, Any]]:
     """Read every finished case; one whose folder is there is finished, whatever the manifest says.
 
-    (A kill between the rename of the folder and the new manifest leaves it "pending".)
+    (A kill between the rename of the folder and the new manifest leaves it "pending".) Of a
+    ``stripped`` run those are left out that are finished but have no tables any more.
     """
     loaded = {}
     for entry in manifest["cases"]:
         folder = root / CASES / entry["id"]
         if entry["status"] == "ok" or (entry["status"] == "pending" and folder.exists()):
+            if stripped and entry["status"] == "ok" and not any(folder.glob("*.parquet")):
+                continue
             document = _load_json(root, folder / CASE)
             documents.check_case(document, entry["id"], folder / CASE)
             entry["status"], entry["reason"] = "ok", document["reason"]
@@ -465,12 +472,15 @@ class RunReader:
     Raises ResultsError, in one line that names the file, for anything that is not as it should be:
     no results folder, a newer schema, damaged or tampered documents, symlinks that lead out,
     truncated or missing tables.
+
+    ``stripped`` admits finished cases of which no table is left: they have no ``document``, and
+    what was found in them is in summary.json alone (:meth:`load_summary`).
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, stripped: bool = False) -> None:
         self.path = Path(path)
         self.manifest = load_manifest(self.path)
-        loaded = _adopt_finished(self.path, self.manifest)
+        loaded = _adopt_finished(self.path, self.manifest, stripped=stripped)
         self.cases: tuple[CaseRecord, ...] = tuple(
             CaseRecord(
                 id=entry["id"],
@@ -520,6 +530,24 @@ class RunReader:
         """The record of a case. Raises KeyError for an unknown id."""
         return self._by_id[case_id]
 
+    @property
+    def stripped(self) -> list[CaseRecord]:
+        """The finished cases whose tables are gone."""
+        return [r for r in self.cases if r.status == "ok" and r.document is None]
+
+    def load_summary(self) -> dict[str, dict[str, Any]]:
+        """What summary.json says was found in the cases of :attr:`stripped`, by their ids.
+
+        Of each only what its kind has, checked. Raises ResultsError, in one line, when the file is
+        missing, damaged, or of another run.
+        """
+        path = self.path / SUMMARY
+        if not path.exists():
+            fail(path, f"is missing, and so are the tables of the case {self.stripped[0].id}")
+        data = _load_json(self.path, path)
+        parameters = {record.id: record.parameters for record in self.stripped}
+        return documents.check_summary(data, self.run_id, parameters, path)
+
     def count_rows(self, case_id: str, table: str) -> int:
         """How many rows a table of a finished case has, without reading them."""
         with self._open(case_id, TABLES[table]) as file:
@@ -556,7 +584,7 @@ class RunReader:
                     if fault:
                         fail(path, f"is damaged: {fault}")
                     yield pa.RecordBatch.from_arrays(ordered, schema=fields)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 fail(path, f"is damaged: {error}")
 
     def _table_path(self, case_id: str, table: Table) -> Path:
@@ -579,7 +607,7 @@ class RunReader:
                     thrift_container_size_limit=1 << 22,
                     page_checksum_verification=True,
                 )
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 fail(path, f"is damaged or truncated: {error}")
             with file:
                 _check_file(file, table, path)
@@ -597,7 +625,7 @@ def _check_file(file: pq.ParquetFile, table: Table, path: Path) -> None:
     """Columns, types and sizes, from the file's footer alone."""
     try:
         found = file.schema_arrow
-    except _DAMAGE as error:
+    except DAMAGE as error:
         fail(path, f"is damaged: {error}")
     for column in table.columns:
         if found.names.count(column.name) != 1:

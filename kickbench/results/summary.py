@@ -57,12 +57,14 @@ class Rounds:
     """Per-round values of one case of the kind exits, one row per round in time order.
 
     Columns are the case's methods in order, then the A/A control. ``process`` has the process of
-    each row; values are NaN where no exit happened. ``exits`` counts timed exits.
+    each row; values are NaN where no exit happened. ``exits`` counts timed exits,
+    ``exits_per_second`` is of the whole VM.
     """
 
     process: Ints
     ns_per_exit: Floats
     cpu_ns_per_exit: Floats
+    exits_per_second: Floats
     exits: Floats
 
 
@@ -103,9 +105,40 @@ def write_summary(run: Path | str) -> dict[str, Any]:
 def read_rounds(reader: RunReader, case_id: str) -> Rounds:
     """The per-round times of a finished case of the kind exits, for plots and exports."""
     record = reader.case(case_id)
-    columns = ["process", "round", "method", "control"]
-    columns += ["exits", "timed_exits", "timed_cycles", "cpu_ns"]
+    columns = ["process", "round", "position", "method", "control"]
+    columns += ["exits", "elapsed_cycles", "timed_exits", "timed_cycles", "cpu_ns"]
     return _rounds(_read_blocks(reader, record, columns), len(record.parameters["methods"]))
+
+
+def read_differences(reader: RunReader, case_id: str) -> dict[str, list[Floats]]:
+    """By method, what its contrast in ns per exit is made of, for a finished case of the kind
+    exits: per process, method - baseline round by round, in time order. The baseline's are those
+    of the A/A control.
+    """
+    parameters = reader.case(case_id).parameters
+    rounds = read_rounds(reader, case_id)
+    methods: list[str] = parameters["methods"]
+    baseline = methods.index(parameters["baseline"])
+    control = len(methods)
+    return {
+        method: _differences(
+            rounds.process, rounds.ns_per_exit, control if index == baseline else index, baseline
+        )
+        for index, method in enumerate(methods)
+    }
+
+
+def read_disturbances(reader: RunReader, case_id: str) -> dict[str, Ints]:
+    """By column of DISTURBANCES, its sum over all blocks of each round, which are those of
+    :func:`read_rounds`. What is not known counts as 0.
+    """
+    columns = ["process", "round", "method", "control", *DISTURBANCES]
+    found = _read_blocks(reader, reader.case(case_id), columns).columns
+    process, row = index_rounds(found["process"], found["round"])
+    return {
+        name: np.bincount(row, np.maximum(found[name], 0), len(process)).astype(np.int64)
+        for name in DISTURBANCES
+    }
 
 
 # --- one case ----------------------------------------------------------------------------------
@@ -134,7 +167,11 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "window_ns": parameters.get("window_ns"),
         "kicks_wanted": parameters.get("kicks"),
         "timeout_ns": None,
+        "first_timeout_ns": None,
         "baseline": parameters["baseline"],
+        "processes": len(document.get("processes", ())),
+        "oversubscribed": any(p["oversubscribed"] for p in document.get("processes", ())),
+        "clocks": [process["clock"] for process in document.get("processes", ())],
         "seconds": document.get("seconds"),
         "stopped_by": document.get("stopped_by"),
         "warnings": _collect_warnings(document),
@@ -190,7 +227,10 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     rounds = _rounds(blocks, len(methods))
     quantiles = _read_quantiles(reader, record)
     statistics = {
-        method: _method_statistics(blocks, index, quantiles[index])
+        method: {
+            **_method_statistics(blocks, index, quantiles[index]),
+            "estimates": _estimates(rounds, index),
+        }
         for index, method in enumerate(methods)
     }
     contrasts: list[dict[str, Any]] = []
@@ -288,7 +328,15 @@ def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
         cpu_ns_per_exit = np.where(
             (all_exits > 0) & ~unknown, total(np.maximum(cpu_ns, 0)) / all_exits, np.nan
         )
-    return Rounds(process, ns_per_exit, cpu_ns_per_exit, exits)
+        first, longest_ns = _longest_windows(
+            columns, columns["elapsed_cycles"] * blocks.ns_per_cycle
+        )
+        seconds = np.zeros_like(exits)
+        timed = known[first]
+        place = first[timed]
+        np.add.at(seconds, (row[place], blocks.entry[place]), longest_ns[timed] / 1e9)
+        exits_per_second = np.where((all_exits > 0) & (seconds > 0), all_exits / seconds, np.nan)
+    return Rounds(process, ns_per_exit, cpu_ns_per_exit, exits_per_second, exits)
 
 
 def _first_of_rows(values: Floats, row: NDArray[np.intp], n_rows: int) -> Floats:
@@ -302,14 +350,30 @@ def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> li
 
     A process with only one such round is left out: a single value has no spread.
     """
-    difference = values[:, entry] - values[:, baseline]
-    usable = np.isfinite(difference)
-    difference, process = difference[usable], process[usable]
+    return _by_process(process, values[:, entry] - values[:, baseline])
+
+
+def _by_process(process: Ints, values: Floats) -> list[Floats]:
+    """Per process its finite values in time order; a process with fewer than two is left out."""
+    usable = np.isfinite(values)
+    values, process = values[usable], process[usable]
     starts = np.flatnonzero(np.diff(process)) + 1
-    return [part for part in np.split(difference, starts) if len(part) > 1]
+    return [part for part in np.split(values, starts) if len(part) > 1]
 
 
 # --- numbers -----------------------------------------------------------------------------------
+
+
+def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
+    """The level of a method, metric by metric, with an interval: what separate runs compare."""
+    estimates = {}
+    for metric in ("ns_per_exit", "cpu_ns_per_exit", "exits_per_second"):
+        interval = contrast_interval(_by_process(rounds.process, getattr(rounds, metric)[:, entry]))
+        estimates[metric] = {
+            "value": None if interval is None else number(interval.estimate),
+            "ci95": bounds(interval),
+        }
+    return estimates
 
 
 def _contrast(
@@ -372,17 +436,23 @@ def _method_statistics(
 
 
 def _block_seconds(columns: dict[str, Ints], elapsed_ns: Floats) -> float:
-    """How long the blocks were, in all: each as long as its longest vCPU's window.
+    """How long the blocks were, in all: each as long as its longest vCPU's window."""
+    return float(_longest_windows(columns, elapsed_ns)[1].sum()) / 1e9
+
+
+def _longest_windows(
+    columns: dict[str, Ints], elapsed_ns: Floats
+) -> tuple[NDArray[np.intp], Floats]:
+    """Per block a row of it, and its length in ns: that of its longest vCPU's window.
 
     vCPUs that share a CPU come to their turn late, and have shorter windows than the block.
     """
-    if not len(elapsed_ns):
-        return 0.0
-    blocks = np.stack([columns["process"], columns["round"], columns["position"]])
-    _, block = np.unique(blocks, axis=1, return_inverse=True)
-    longest = np.zeros(block.max() + 1)
-    np.maximum.at(longest, block.ravel(), elapsed_ns)
-    return float(longest.sum()) / 1e9
+    # One number a block: 15 bits of process, 31 of round, 15 of position.
+    key = (columns["process"] << 46) | (columns["round"] << 15) | columns["position"]
+    _, first, block = np.unique(key, return_index=True, return_inverse=True)
+    longest = np.zeros(len(first))
+    np.maximum.at(longest, block, elapsed_ns)
+    return first, longest
 
 
 def _total(values: Ints) -> int | None:

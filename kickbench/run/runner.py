@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from kickbench.engine.protocols import build
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
-from kickbench.host import environment
+from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE
@@ -39,12 +39,14 @@ from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
 from kickbench.scenario.cases import Case, expand, is_protocol_file, method_label
 from kickbench.scenario.model import Scenario
+from kickbench.scenario.text import shorten
 from kickbench.stats.contrasts import running_interval, t_quantile
 
 _SQUEEZED_KICKER = (
     "the kicker has no CPU of its own, and kicks when a vCPU's thread does not run: "
     "give it one (placement.kicker)"
 )
+_LONGEST_FINDING = 500
 # Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20
 MIN_ROUNDS_SHOWN = 5
@@ -123,6 +125,7 @@ def run(
             cases=[item.case.to_dict() for item in planned],
             environment={
                 **environment.collect(topology=topology),
+                "doctor": _diagnose(),
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
             command=["kickbench", *sys.argv[1:]],
@@ -173,6 +176,9 @@ def _sha256(source: Path) -> str:
 @contextmanager
 def _built(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
     """Compiles C files, each to a library. Raises UsageError with the compiler's own words."""
+    if not sources:
+        yield {}
+        return
     with tempfile.TemporaryDirectory(prefix="kickbench-") as folder:
         yield {str(source): build(source, Path(folder)) for source in sources}
 
@@ -202,6 +208,20 @@ def _look_at_host() -> tuple[Topology, Capabilities]:
     if not capabilities.usable:
         raise HostError(capabilities.reason or "KVM is not usable; see kickbench doctor")
     return Topology.read(), capabilities
+
+
+def _diagnose() -> list[dict[str, str | None]]:
+    """What the doctor finds that is not ok, so that the figures' reader knows; in a third of a
+    second, before anything is measured."""
+    return [
+        {
+            key: None if value is None else shorten(value, _LONGEST_FINDING)
+            for key, value in vars(finding).items()
+            if key != "why"
+        }
+        for finding in doctor.examine()
+        if finding.status != "ok"
+    ]
 
 
 def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from kickbench.errors import ScenarioError
+from kickbench.errors import ScenarioError, UsageError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import CATALOGUE
@@ -66,12 +66,12 @@ T = TypeVar("T")
 # --- Building blocks: a type, its limits, and the words for what it expects -----------------
 
 
-def _expected(what: str, hint: str = "") -> PydanticCustomError:
+def expected(what: str, hint: str = "") -> PydanticCustomError:
     """A finding that reads "expected ``what``, found ..."."""
     return PydanticCustomError("expected", "{what}", {"what": what, "hint": hint})
 
 
-def _problem(what: str) -> PydanticCustomError:
+def problem(what: str) -> PydanticCustomError:
     """A finding that is a complete sentence by itself."""
     return PydanticCustomError("problem", "{what}", {"what": what})
 
@@ -83,7 +83,7 @@ def expecting(what: str) -> WrapValidator:
         try:
             return handler(value)
         except ValidationError:
-            raise _expected(what) from None
+            raise expected(what) from None
 
     return WrapValidator(validate)
 
@@ -101,7 +101,7 @@ class OneOf:
             except ValidationError:
                 hint = did_you_mean(value, self.names)
                 what = f"one of {', '.join(self.names)}" if len(self.names) > 1 else self.names[0]
-                raise _expected(what, hint) from None
+                raise expected(what, hint) from None
 
         literal = core_schema.literal_schema(list(self.names))
         return core_schema.no_info_wrap_validator_function(validate, literal)
@@ -117,14 +117,14 @@ class _Axis:
             if not isinstance(value, (list, tuple)):
                 return (value,)
             if not value:
-                raise _expected("a value or a list of values")
+                raise expected("a value or a list of values")
             return tuple(value)
 
         def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
             seen = set()
             for value in values:
                 if value in seen:
-                    raise _problem(f"{found(value)} is listed twice; list each value once")
+                    raise problem(f"{found(value)} is listed twice; list each value once")
                 seen.add(value)
             return values
 
@@ -199,11 +199,11 @@ def _method(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationI
         method: str = handler(value)
     except ValidationError:
         if isinstance(value, str) and is_protocol_file(value):
-            raise _expected(
+            raise expected(
                 "the path of a C file whose name is a small letter, then at most 63 small letters, "
                 "digits or '_', then .c"
             ) from None
-        raise _expected(
+        raise expected(
             f"one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)",
             did_you_mean(value, CATALOGUE),
         ) from None
@@ -217,7 +217,7 @@ def _protocol_file(value: str, folder: Path | None) -> str:
     """
     if folder is None:
         if not value.startswith("/"):
-            raise _expected("an absolute path, because no scenario file says where to begin")
+            raise expected("an absolute path, because no scenario file says where to begin")
         return value
     path = str(folder / value)
     try:
@@ -225,12 +225,12 @@ def _protocol_file(value: str, folder: Path | None) -> str:
         status = Path(path).stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its folder's name is not UTF-8"
-        raise _problem(f"{quoted(value)} cannot be read: {reason}") from None
+        raise problem(f"{quoted(value)} cannot be read: {reason}") from None
     if not stat.S_ISREG(status.st_mode):
         what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise _problem(f"{quoted(value)} is {what}; expected a C file")
+        raise problem(f"{quoted(value)} is {what}; expected a C file")
     if not re.match(_PROTOCOL_PATTERN, path):
-        raise _problem(f"{quoted(value)} is in a folder whose name has control characters")
+        raise problem(f"{quoted(value)} is in a folder whose name has control characters")
     return path
 
 
@@ -239,11 +239,11 @@ def _distinct_labels(methods: tuple[str, ...]) -> tuple[str, ...]:
     for method in methods:
         label = method_label(method)
         if is_protocol_file(method) and label in CATALOGUE:
-            raise _problem(
+            raise problem(
                 f"{label}.c would be {label} in results, a name of the catalogue; rename the file"
             )
         if label in labels:
-            raise _problem(
+            raise problem(
                 f"two files are called {label}.c, and would both be {label} in results; rename one"
             )
         labels.add(label)
@@ -260,11 +260,11 @@ MethodName = Annotated[
 # --- The tables of a file -------------------------------------------------------------------
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Vm(_Table):
+class Vm(Table):
     """The virtual machine."""
 
     vcpus: Axis[VcpuCount] = Field(
@@ -277,7 +277,7 @@ class Vm(_Table):
     )
 
 
-class Guest(_Table):
+class Guest(Table):
     """What the vCPUs run."""
 
     program: Axis[ProgramName] = Field(
@@ -306,11 +306,11 @@ class Guest(_Table):
     ) -> tuple[Literal["max"] | float, ...]:
         for program in info.data.get("program", ()):
             if not PROGRAMS[program].paced and any(rate != "max" for rate in rates):
-                raise _expected(f'"max", because the program {program} cannot be paced')
+                raise expected(f'"max", because the program {program} cannot be paced')
         return rates
 
 
-class Placement(_Table):
+class Placement(Table):
     """Where the threads of one variant run: "any", "node:N" or "cpu:LIST"."""
 
     name: Name = Field(
@@ -330,7 +330,7 @@ def _default_baseline(measure: Mapping[str, Any]) -> str:
     return "immediate_exit" if "immediate_exit" in methods else methods[0]
 
 
-class Measure(_Table):
+class Measure(Table):
     """What is measured, against what, and for how long."""
 
     kinds: Axis[KindName] = Field(
@@ -398,11 +398,11 @@ class Measure(_Table):
         methods = info.data.get("methods", (baseline,))
         if baseline not in methods:
             names = ", ".join(Path(method).name for method in methods)
-            raise _expected(f"one of measure.methods ({names})")
+            raise expected(f"one of measure.methods ({names})")
         return baseline
 
 
-class Kick(_Table):
+class Kick(Table):
     """What the kind kick sweeps over."""
 
     states: Axis[StateName] = Field(
@@ -421,7 +421,7 @@ class Kick(_Table):
     )
 
 
-class Race(_Table):
+class Race(Table):
     """What the kind race sweeps over, and for how many kicks."""
 
     window_ns: Axis[WindowNs] = Field(
@@ -447,7 +447,7 @@ class Race(_Table):
 
 def _placement_list(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise _expected("one or more [[placement]] tables (two brackets on each side)")
+        raise expected("one or more [[placement]] tables (two brackets on each side)")
     return tuple(value)
 
 
@@ -455,7 +455,7 @@ def _distinct_names(placements: tuple[Placement, ...]) -> tuple[Placement, ...]:
     first: dict[str, int] = {}
     for index, placement in enumerate(placements):
         if placement.name in first:
-            raise _problem(
+            raise problem(
                 f"the name {quoted(placement.name)} is used twice, by placement"
                 f"[{first[placement.name]}] and placement[{index}]; names must differ"
             )
@@ -463,7 +463,7 @@ def _distinct_names(placements: tuple[Placement, ...]) -> tuple[Placement, ...]:
     return placements
 
 
-class Scenario(_Table):
+class Scenario(Table):
     """A scenario: one guest and its measurements, swept over vCPUs, exit rates and placements."""
 
     name: Name = Field(description="Name of the scenario and of its folder of results.")
@@ -503,7 +503,7 @@ class Scenario(_Table):
             return table
         if kind not in measure.kinds:
             if table is not None:
-                raise _problem(
+                raise problem(
                     f'this table is for the kind "{kind}"; add it to measure.kinds, or leave the '
                     "table out"
                 )
@@ -514,13 +514,13 @@ class Scenario(_Table):
     def _nothing_is_asked_for_in_vain(self) -> Self:
         kicked = any(rate != 0 for rate in self.guest.kick_rate_hz)
         if kicked and "exits" not in self.measure.kinds:
-            raise _problem(
+            raise problem(
                 'guest.kick_rate_hz is for the kind "exits"; add it to measure.kinds, or leave '
                 "the key out"
             )
         kicks = kicked or self.measure.kinds != ("exits",)
         if not kicks and self.measure.transports != (DEFAULT_TRANSPORT,):
-            raise _problem(
+            raise problem(
                 "measure.transports is set, but nothing kicks: measure.kinds is exits, and "
                 "guest.kick_rate_hz is 0"
             )
@@ -529,7 +529,7 @@ class Scenario(_Table):
     @model_validator(mode="after")
     def _halted_has_its_irqchip(self) -> Self:
         if self.vm.irqchip == "none" and self.kick is not None and "halted" in self.kick.states:
-            raise _problem(
+            raise problem(
                 'kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip = '
                 '"kernel" or "split", found "none"'
             )
@@ -538,7 +538,7 @@ class Scenario(_Table):
     @model_validator(mode="after")
     def _sweep_is_finite_work(self) -> Self:
         if self.case_count > MAX_CASES:
-            raise _problem(
+            raise problem(
                 f"the sweep has {self.case_count} cases, at most {MAX_CASES} can be run; "
                 "shorten one of its lists"
             )
@@ -564,7 +564,7 @@ class Scenario(_Table):
         try:
             return cls.model_validate(data, context=folder)
         except ValidationError as error:
-            raise ScenarioError(_explain(error, data, source)) from None
+            raise ScenarioError(explain(error, data, source, Scenario, _TABLES)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -582,18 +582,35 @@ def json_schema() -> dict[str, Any]:
 
 def load(path: str | os.PathLike[str]) -> Scenario:
     """Read and validate a scenario file of at most 1 MiB; raises ScenarioError."""
-    source = printable(os.fspath(path))
-    data = _parse(_read(path, source), source)
+    data, source = read_toml(path, "a scenario file", ScenarioError)
     return Scenario.from_dict(data, source, Path(path).absolute().parent)
 
 
-def _read(path: str | os.PathLike[str], source: str) -> bytes:
+def read_toml(
+    path: str | os.PathLike[str], what: str, error: type[UsageError]
+) -> tuple[dict[str, Any], str]:
+    """What a TOML file of at most 1 MiB says, and its name as errors have it.
+
+    ``what`` it is to be ("a scenario file") and the class of the errors are the caller's.
+    """
+    source = printable(os.fspath(path))
+    try:
+        return _parse(_read(path, source, what), source), source
+    except _FileError as found:
+        raise error(str(found)) from found.__cause__
+
+
+class _FileError(Exception):
+    """What is wrong with a file, for an error of the caller's class."""
+
+
+def _read(path: str | os.PathLike[str], source: str, what: str) -> bytes:
     try:
         # Looked at before it is opened: a FIFO would block, and opening a device can have effects.
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ScenarioError(f"{source}: expected a scenario file (TOML), this is {kind}")
+            raise _FileError(f"{source}: expected {what} (TOML), this is {kind}")
         size = status.st_size
         data = b""
         if size <= MAX_BYTES:
@@ -602,11 +619,10 @@ def _read(path: str | os.PathLike[str], source: str) -> bytes:
                 data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ScenarioError(f"{source}: cannot be read: {reason}") from error
+        raise _FileError(f"{source}: cannot be read: {reason}") from error
     if max(size, len(data)) > MAX_BYTES:
-        raise ScenarioError(
-            f"{source}: expected a scenario file of at most 1 MiB, this has "
-            f"{max(size, len(data)):,} bytes"
+        raise _FileError(
+            f"{source}: expected {what} of at most 1 MiB, this has {max(size, len(data)):,} bytes"
         )
     return data
 
@@ -616,16 +632,16 @@ def _parse(data: bytes, source: str) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ScenarioError(
+        raise _FileError(
             f"{source}:{line}: expected UTF-8 text, found the byte 0x{data[error.start]:02x}"
         ) from None
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(_syntax_error(str(error), text, source)) from None
+        raise _FileError(_syntax_error(str(error), text, source)) from None
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
         what = "a number is too long" if isinstance(error, ValueError) else "nested too deeply"
-        raise ScenarioError(f"{source}: TOML syntax error: {what}") from None
+        raise _FileError(f"{source}: TOML syntax error: {what}") from None
 
 
 def _syntax_error(message: str, text: str, source: str) -> str:
@@ -652,12 +668,21 @@ _TABLES: dict[str, type[BaseModel]] = {
 }
 
 
-def _explain(error: ValidationError, data: object, source: str) -> str:
-    """The first finding as one line, and a second line that says where the others are."""
+def explain(
+    error: ValidationError,
+    data: object,
+    source: str,
+    top: type[BaseModel],
+    tables: Mapping[str, type[BaseModel]],
+) -> str:
+    """The first finding as one line, and a second line that says where the others are.
+
+    ``top`` is the model that ``data`` was to be, ``tables`` are its tables by their keys.
+    """
     findings: dict[str, str] = {}
     for details in error.errors(include_url=False):
         if details["type"] != "default_factory_not_called":  # follows from another finding
-            findings.setdefault(_path(details["loc"], data), _say(details))
+            findings.setdefault(_path(details["loc"], data), _say(details, top, tables))
     (path, text), *others = findings.items()
     message = f"{source}: {path}: {text}" if path else f"{source}: {text}"
     if others:
@@ -680,8 +705,9 @@ def _path(loc: tuple[int | str, ...], data: Any) -> str:
     return key_path(parts)
 
 
-def _say(details: ErrorDetails) -> str:
+def _say(details: ErrorDetails, top: type[BaseModel], tables: Mapping[str, type[BaseModel]]) -> str:
     loc, value = details["loc"], details["input"]
+    table = top if len(loc) < 2 else tables.get(str(loc[0]), top)
     match details["type"]:
         case "expected":
             context = details["ctx"]
@@ -689,9 +715,9 @@ def _say(details: ErrorDetails) -> str:
         case "problem":
             return str(details["ctx"]["what"])
         case "extra_forbidden":
-            return f"unknown key{_meant_key(loc, value)}"
+            return f"unknown key{_meant_key(str(loc[-1]), value, table, tables)}"
         case "missing":
-            field = _table(loc).model_fields[str(loc[-1])]
+            field = table.model_fields[str(loc[-1])]
             meaning = (field.description or "").split(". ")[0].rstrip(".")
             return f"missing, and required: {meaning}"
         case "model_type":
@@ -700,15 +726,11 @@ def _say(details: ErrorDetails) -> str:
             return f"{shorten(printable(details['msg']), 200)}, found {found(value)}"
 
 
-def _table(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model of the table that holds the key ``loc``."""
-    return Scenario if len(loc) < 2 else _TABLES[str(loc[0])]
-
-
-def _meant_key(loc: tuple[int | str, ...], value: object) -> str:
-    key = str(loc[-1])
-    elsewhere = [f"{name}.{key}" for name, table in _TABLES.items() if key in table.model_fields]
+def _meant_key(
+    key: str, value: object, table: type[BaseModel], tables: Mapping[str, type[BaseModel]]
+) -> str:
+    elsewhere = [f"{name}.{key}" for name, other in tables.items() if key in other.model_fields]
     if elsewhere and not isinstance(value, dict):  # no key inside a table is a table itself
         return f'; did you mean "{elsewhere[0]}"?'
-    known = _table(loc).model_fields
+    known = table.model_fields
     return did_you_mean(key, known) or f"; the keys here are {', '.join(known)}"

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from kickbench.stats.blocks import block_model, mean_variances
 
@@ -116,6 +115,8 @@ def widen(
 
 def t_quantile(confidence: float, df: float) -> float:
     """Student's t: the central part `confidence` lies within plus and minus this."""
+    from scipy.special import stdtrit  # slow to import, and a stored summary needs none
+
     return float(stdtrit(df, (1 + confidence) / 2))
 
 

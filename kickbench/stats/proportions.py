@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import betaincinv
-
 
 @dataclass(frozen=True)
 class Proportion:
@@ -50,13 +48,19 @@ def upper_bound(successes: int, trials: int, *, confidence: float = 0.95) -> flo
 def _lower(successes: int, trials: int, tail: float) -> float:
     if successes == 0:
         return 0.0
-    return float(betaincinv(successes, trials - successes + 1, tail))
+    return _beta_quantile(successes, trials - successes + 1, tail)
 
 
 def _upper(successes: int, trials: int, tail: float) -> float:
     if successes == trials:
         return 1.0
-    return float(betaincinv(successes + 1, trials - successes, 1 - tail))
+    return _beta_quantile(successes + 1, trials - successes, 1 - tail)
+
+
+def _beta_quantile(a: int, b: int, probability: float) -> float:
+    from scipy.special import betaincinv  # slow to import, and a stored summary needs none
+
+    return float(betaincinv(a, b, probability))
 
 
 def _check(successes: int, trials: int, confidence: float) -> None:

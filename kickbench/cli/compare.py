@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench compare``: runs on the terminal, side by side. What it says is report.compare's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
+from kickbench.errors import EXIT_REGRESSION, ResultsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kickbench.report.compare import Row, Table
+    from kickbench.results.compare import Comparison, Judged
+    from kickbench.results.metrics import Estimate
+
+MAX_MIN_EFFECT = 1000.0
+
+_FEW_ROWS = 24
+"""Figures that are all shown without --all; a run of one or two cases has as many."""
+
+_LONGEST_NAME = 20
+"""Longer names make the columns too wide; "base" and "other" stand for them."""
+
+_STYLES = {"good": GOOD, "bad": BAD, "none": ""}
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BASE RUN...",
+            help="Runs' folders, or folders with runs below: the newest is taken. Each further run "
+            "is compared with the first.",
+        ),
+    ],
+    every: Annotated[
+        bool, typer.Option("--all", help="Show also figures without a difference.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit with 1 when anything is slower, or a race-free protocol newly lost kicks.",
+        ),
+    ] = False,
+    min_effect: Annotated[
+        float | None,
+        typer.Option(
+            "--min-effect",
+            metavar="PERCENT",
+            help="By how much a level must differ to be called slower or faster; by default 5 for "
+            "exits, 10 for kicks and pauses.",
+        ),
+    ] = None,
+) -> None:
+    """Say what got faster and slower from one run to the next, and what changed around it."""
+    from kickbench.report.data import RunData
+    from kickbench.results import compare as comparing
+    from kickbench.results.discover import find_run
+    from kickbench.results.schema import dump_json
+
+    if len(runs) < 2:
+        raise UsageError("compare needs two runs or more: kickbench compare BASE RUN")
+    if min_effect is not None and not 0 <= min_effect <= MAX_MIN_EFFECT:
+        raise UsageError(f"--min-effect is between 0 and {MAX_MIN_EFFECT:g} per cent")
+    least = None if min_effect is None else min_effect / 100
+    base, *others = [RunData.load(find_run(run)) for run in runs]
+    found = [comparing.compare(base.summary, other.summary, min_effect=least) for other in others]
+    if as_json:
+        document = {
+            "schema": 1,
+            "regression": any(comparison.regressions for comparison in found),
+            "comparisons": [_document(comparison) for comparison in found],
+        }
+        typer.echo(dump_json(document), nl=False)
+    else:
+        for comparison, other in zip(found, others, strict=True):
+            if comparison is not found[0]:
+                print_lines([("", "", "")])
+            print_lines(_lines(comparison, base.reader.path, other.reader.path, every))
+    if not fail_on_regression:
+        return
+    if any(comparison.regressions for comparison in found):
+        raise typer.Exit(EXIT_REGRESSION)
+    for comparison in found:
+        if not comparison.comparable:
+            raise ResultsError(
+                f"{comparison.other['run_id']} is not comparable with the base, so that nothing "
+                "says whether it regressed"
+            )
+
+
+# --- on the terminal ---------------------------------------------------------------------------
+
+
+def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iterator[Line]:
+    from kickbench.report import compare as words
+
+    first, second = words.names(comparison)
+    answer, *more = words.headline(comparison)
+    yield answer.text, _STYLES[answer.severity] or "bold", ""
+    yield from ((sentence.text, _STYLES[sentence.severity], "") for sentence in more)
+    if comparison.changes:
+        yield "", "", ""
+        yield "What changed around it:", "bold", ""
+    for change in comparison.changes:
+        blocks = " (so that times are not comparable)" if change.blocks else ""
+        yield f"- {change.title}: {change.before} -> {change.after}{blocks}", "", "  "
+    tables = words.tables(comparison)
+    every = every or sum(len(table.rows) for table in tables) <= _FEW_ROWS
+    for table in tables:
+        yield from _table(table, (first, second), every)
+    if left_out := words.left_out(comparison):
+        yield "", "", ""
+        yield "Not in both:", "bold", ""
+        yield from ((f"- {line}", "", "  ") for line in left_out)
+    if caveats := words.caveats(comparison):
+        yield "", "", ""
+        yield "Before you believe it:", "bold", ""
+        yield from ((f"- {line}", "", "  ") for line in caveats)
+    yield "", "", ""
+    yield f"Base:  {base}", DIM, ""
+    yield f"Other: {other}", DIM, ""
+
+
+def _table(table: Table, names: tuple[str, str], every: bool) -> Iterator[Line]:
+    """The rows under their case and method; what is not shown is counted."""
+    from kickbench.report.compare import DIFFERENCE
+
+    shown = [row for row in table.rows if every or _differs(row)]
+    yield "", "", ""
+    yield f"--- {table.title} ---", "bold", ""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in shown:
+        groups.setdefault((row.case, row.method), []).append(row)
+    sides = names if max(map(len, names)) <= _LONGEST_NAME else ("base", "other")
+    heads = ("", *sides, DIFFERENCE)
+    cells = [heads, *(_cells(row) for row in shown)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for number, ((case, method), rows) in enumerate(groups.items()):
+        yield f"{case}: {method}", "", ""
+        if number == 0:
+            yield _aligned(heads, widths), DIM, ""
+        for row in rows:
+            text = f"{_aligned(_cells(row), widths)}  {row.verdict}"
+            yield text, _STYLES[row.severity], "      "
+    hidden = [row for row in table.rows if row not in shown]
+    for verdict in dict.fromkeys(row.verdict for row in hidden):
+        count = sum(row.verdict == verdict for row in hidden)
+        yield (
+            f"{count} {'figure' if count == 1 else 'figures'}: {verdict} (--all shows them)",
+            DIM,
+            "",
+        )
+
+
+def _differs(row: Row) -> bool:
+    return row.notable and row.verdict == row.word
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row for 80 columns: the runs' own intervals are in the report and in the JSON."""
+    base, other = (text.partition(" (")[0] for text in (row.base, row.other))
+    return (row.metric, base, other, row.difference)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    numbers = (f"{cell:>{width}}" for cell, width in others)
+    return "  ".join((f"  {first[0]:<{first[1]}}", *numbers))
+
+
+# --- for programs ------------------------------------------------------------------------------
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON; docs/compare.md has its keys."""
+    import dataclasses
+
+    return {
+        "base": _run(comparison.base),
+        "other": _run(comparison.other),
+        "regression": bool(comparison.regressions),
+        "figures_judged": len(comparison.comparable),
+        "environment": [dataclasses.asdict(change) for change in comparison.changes],
+        "figures": [_figure(judged) for judged in comparison.judged],
+        "not_in_both": [dataclasses.asdict(item) for item in comparison.unmatched],
+        "doubts": [dataclasses.asdict(doubt) for doubt in comparison.doubts],
+    }
+
+
+def _run(summary: Any) -> dict[str, Any]:
+    keys = ("run_id", "scenario", "created_utc", "complete", "emulated", "emulated_by")
+    return {key: summary[key] for key in keys}
+
+
+def _figure(judged: Judged) -> dict[str, Any]:
+    from kickbench.report.compare import word
+    from kickbench.results.metrics import METRICS
+
+    point = judged.base
+    return {
+        "case": point.case,
+        "kind": point.kind,
+        "method": point.method,
+        "baseline": point.baseline,
+        "metric": point.metric,
+        "unit": METRICS[point.metric].unit,
+        "better": METRICS[point.metric].better,
+        "base": _estimate(point.estimate),
+        "other": _estimate(judged.other.estimate),
+        "diff": judged.difference.value,
+        "ci95": [judged.difference.low, judged.difference.high],
+        "ci_family": [judged.corrected.low, judged.corrected.high],
+        "relative": judged.effect,
+        "min_effect": judged.least_effect,
+        "verdict": word(judged),
+        "differs_in": list(judged.differs_in),
+        "alarm": judged.alarm,
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "ci95": [estimate.low, estimate.high],
+        "processes": estimate.processes,
+    }

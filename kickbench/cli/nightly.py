@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench nightly``: one night of the job that a configuration file describes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kickbench.nightly.job import Result
+    from kickbench.run.runner import Outcome
+    from kickbench.scenario.model import Scenario
+
+_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+def nightly(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="The job's file; docs/nightly.md has its keys.")
+    ],
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit", metavar="FILE", help="Also write JUnit XML: a test case per metric."
+        ),
+    ] = None,
+    as_json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write everything as JSON."),
+    ] = None,
+) -> None:
+    """Measure scenarios, add them to the history, and say what got slower since when.
+
+    Prints Markdown. Exit code 0: no regression; 1: a regression, or kicks lost that must not be;
+    4: a measurement failed; 3: this host cannot measure.
+    """
+    from kickbench.errors import EXIT_OK
+    from kickbench.nightly import job
+    from kickbench.nightly.config import load
+    from kickbench.nightly.outputs import OUTPUTS
+
+    # Ended by a service manager: as with Ctrl-C, what is finished is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    files = {"junit": junit, "json": as_json}
+    wanted = {name: file for name, file in files.items() if file is not None}
+    for file in wanted.values():
+        _check(file)
+    result = job.run(load(config), _measure)
+    typer.echo(OUTPUTS["markdown"](result), nl=False)
+    codes = {result.exit_code} | _write_all(result, wanted, OUTPUTS)
+    if result.interrupted is None and (code := job.worst(codes)) != EXIT_OK:
+        raise typer.Exit(code)
+    if result.interrupted is not None:
+        raise typer.Exit(result.exit_code)
+
+
+def _measure(scenario: Scenario, results: Path) -> Outcome:
+    """Run a scenario as ``kickbench run`` does, with its display."""
+    from kickbench.run import runner
+    from kickbench.run.progress import observer
+
+    watching, display = observer()
+    with display:
+        return runner.run(scenario, results, watching)
+
+
+def _check(file: Path) -> None:
+    """Hours later would be late to learn that a file cannot be written."""
+    from kickbench.errors import UsageError
+
+    if file.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        what = "is a folder" if file.is_dir() else "cannot be written: its folder is not there"
+        raise UsageError(f"{file}: {what}, or is not yours")
+
+
+def _write_all(
+    result: Result, files: dict[str, Path], outputs: dict[str, Callable[[Result], str]]
+) -> set[int]:
+    """Write what was asked for, each whatever becomes of the others; returns what went wrong."""
+    from kickbench.errors import EXIT_MEASUREMENT, KickbenchError
+    from kickbench.results.store import replace_file
+    from kickbench.scenario.text import printable
+
+    codes = set()
+
+    def failed(message: object) -> None:
+        typer.echo(printable(f"kickbench: {message}"), err=True)
+        codes.add(EXIT_MEASUREMENT)
+
+    for name, file in files.items():
+        try:
+            replace_file(file, outputs[name](result).encode("utf-8", "replace"))
+        except KickbenchError as error:
+            failed(error)
+    if summary := os.environ.get(_SUMMARY):
+        try:
+            with Path(summary).open("a", encoding="utf-8", errors="replace") as file:
+                file.write(outputs["markdown"](result))
+        except OSError as error:
+            failed(f"{_SUMMARY}={summary}: {error.strerror}")
+    return codes

@@ -1,0 +1,517 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs compared, in words: the answer, what changed around it, and a row for every figure.
+
+``kickbench compare`` and the HTML report say the same. What is different and what is not is decided
+by :mod:`kickbench.results.compare`; here it only gets its words, of plain text that may hold what a
+stranger wrote into a scenario or a host's name.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kickbench.report.names import emulation, label, nanoseconds, seconds
+from kickbench.report.numbers import decimals, fixed, listed, measured, plural, significant, whole
+from kickbench.report.tables import TABLES
+from kickbench.report.words import ANSWERS, STATUS_WORDS
+from kickbench.results.compare import Comparison, Doubt, Judged, Unmatched, Verdict
+from kickbench.results.identity import Change
+from kickbench.results.metrics import METRICS, Point
+from kickbench.scenario.text import shorten
+from kickbench.stats.independent import Difference
+
+Summary = Mapping[str, Any]
+Severity = Literal["good", "bad", "none"]
+
+LEVELS = (
+    "Levels are not paired: two runs of one kernel differ by more than their intervals say, paired "
+    "differences (method - method) do not. Compare two runs of the base to see by how much this "
+    "host differs by itself."
+)
+
+SAME = "no difference seen"
+
+DIFFERENCE = "difference (95 %, all at once)"
+"""The head of the differences: their intervals are those that hold for all figures together."""
+
+_WORDS: dict[str, dict[Verdict, str]] = {
+    "time": {
+        "worse": "slower",
+        "better": "faster",
+        "maybe worse": "maybe slower",
+        "maybe better": "maybe faster",
+    },
+    "share": {
+        "worse": "more lost",
+        "better": "fewer lost",
+        "maybe worse": "maybe more lost",
+        "maybe better": "maybe fewer lost",
+    },
+}
+_SEVERITIES: dict[Verdict, Severity] = {"worse": "bad", "better": "good"}
+_ORDER: tuple[Verdict, ...] = (
+    "worse",
+    "better",
+    "maybe worse",
+    "maybe better",
+    "same",
+    "not comparable",
+)
+
+_PARAMETERS = {
+    "kind": "kind of measurement",
+    "irqchip": "interrupt chip",
+    "vcpus": "number of vCPUs",
+    "placement_spec": "placement",
+    "exit_rate_hz": "exit rate",
+    "state": "state of the vCPU",
+    "kickers": "number of kickers",
+    "kick_rate_hz": "kick rate",
+    "window_ns": "window",
+}
+
+_NAMED_CHANGES = 3
+
+_COUNTED = {"more lost": "with more kicks lost", "fewer lost": "with fewer kicks lost"}
+
+_DOUBTS = {
+    "partial": "{run} is partial: it did not come to its end, only finished cases are compared.",
+    "control": "{run} cannot be trusted in {cases}: the A/A control found a method to differ from "
+    "itself.",
+    "oversubscribed": "{run} had more vCPUs than CPUs in {cases}: the figures include waiting for "
+    "a CPU.",
+    "waited": "The vCPUs of {run} waited longer for a CPU in {cases}: something else was running. "
+    "What that may explain is only called maybe slower or maybe faster; CPU time per exit has none "
+    "of it.",
+    "one process": "{run} has a single process in {cases} (--quick does that), which cannot tell "
+    "how processes differ: the intervals are too narrow.",
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of the answer, and whether it is good news, bad news, or neither."""
+
+    text: str
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of both runs in words.
+
+    ``verdict`` is the word alone, ``word`` says also why something is not comparable. ``notable``
+    rows are for where there is no room for all.
+    """
+
+    case: str
+    method: str
+    metric: str
+    base: str
+    other: str
+    difference: str
+    word: str
+    severity: Severity
+    notable: bool
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a kind of measurement, those that differ first; ``unseen`` of them do not."""
+
+    kind: str
+    title: str
+    rows: tuple[Row, ...]
+    unseen: int
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def names(comparison: Comparison) -> tuple[str, str]:
+    """What to call the two runs: by kernel, else by host, else by time, whatever tells them apart.
+
+    Never equal.
+    """
+    base, other = comparison.base, comparison.other
+    for path in (("environment", "kernel", "release"), ("environment", "hostname")):
+        found = [_at(summary, *path) for summary in (base, other)]
+        if all(found) and found[0] != found[1] and max(map(len, found)) <= 40:
+            return found[0], found[1]
+    days, times = zip(*(_created(summary) for summary in (base, other)), strict=True)
+    if days[0] == days[1] and times[0] != times[1]:
+        return times[0], times[1]
+    if days != days[::-1]:
+        return f"{days[0]} {times[0]}", f"{days[1]} {times[1]}"
+    return "base", "other"
+
+
+def heads(comparison: Comparison) -> tuple[str, ...]:
+    """The heads of the seven columns of a row, ``case`` to ``word``."""
+    return (
+        "case",
+        "method",
+        "metric",
+        *names(comparison),
+        "difference (95 % CI of all)",
+        "verdict",
+    )
+
+
+def _created(summary: Summary) -> tuple[str, str]:
+    """The day and the time (UTC) of a run."""
+    day, _, time = str(summary["created_utc"]).rstrip("Z").partition("T")
+    return day, time
+
+
+def _at(summary: Summary, *path: str) -> str:
+    value: Any = summary
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) else ""
+
+
+def _case_label(comparison: Comparison, case_id: str) -> str:
+    for summary in (comparison.base, comparison.other):
+        for case in summary["cases"]:
+            if case["id"] == case_id:
+                return label(summary, case)
+    return case_id
+
+
+def _method(point: Point) -> str:
+    return point.method if point.baseline is None else f"{point.method} - {point.baseline}"
+
+
+def _unit(comparison: Comparison, metric: str) -> str:
+    match METRICS[metric].unit:
+        case "ns":
+            return nanoseconds(comparison.base)
+        case "1/s":
+            return f"1/{seconds(comparison.base)}"
+        case _:
+            return ""
+
+
+def _metric(comparison: Comparison, metric: str) -> str:
+    unit = _unit(comparison, metric)
+    return METRICS[metric].title + (f" [{unit}]" if unit else "")
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+def _values(judged: Judged) -> tuple[str, str]:
+    """ "8,023 (7,800 to 8,240)" of either run, or "3 of 1,000,000"; as coarse as the coarser."""
+    points = (judged.base, judged.other)
+    places = decimals(max(p.estimate.high - p.estimate.low for p in points))
+    base, other = (_value(point, places) for point in points)
+    return base, other
+
+
+def _value(point: Point, places: int) -> str:
+    if point.of is not None:
+        return f"{whole(point.count)} of {whole(point.of)}"
+    estimate = point.estimate
+    value, low, high = (fixed(v, places) for v in (estimate.value, estimate.low, estimate.high))
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+def _difference(judged: Judged) -> str:
+    """ "+8.6 % (4.3 to 12.9)" of a level, "+31 (29 to 33)" of a paired difference.
+
+    The interval is the corrected one, by which it is judged: another would contradict the word.
+    """
+    found, effect = judged.corrected, judged.effect
+    if judged.base.of is not None:
+        return _share_difference(judged)
+    if judged.base.baseline is not None or not effect:
+        return _measured(found.value, found.low, found.high)
+    scale = 100 * effect / found.value
+    part = _measured(100 * effect, found.low * scale, found.high * scale, " %")
+    return f"{_measured(found.value, found.low, found.high)}, {part}" if _is_exact(found) else part
+
+
+def _is_exact(found: Difference) -> bool:
+    return found.low == found.high
+
+
+def _measured(value: float, low: float, high: float, unit: str = "") -> str:
+    """ "+31 (29 to 33)"; a value that is exact has no interval, and its own digits."""
+    if low == high:
+        return f"{_signed(significant(value).removesuffix('.000'))}{unit}"
+    shown, first, last = measured(value, (low, high))
+    return f"{_signed(shown)}{unit} ({first} to {last})"
+
+
+def _share_difference(judged: Judged) -> str:
+    """A difference of proportions, in the unit that suits the larger end."""
+    found = judged.corrected
+    scale, unit = (1e6, " in a million") if max(-found.low, found.high) < 1e-3 else (1e2, " %")
+    return _measured(found.value * scale, found.low * scale, found.high * scale, unit)
+
+
+def _signed(text: str) -> str:
+    return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def tables(comparison: Comparison) -> tuple[Table, ...]:
+    """Every compared figure by kind of measurement; alarms first, then the largest differences."""
+    kinds = {judged.base.kind for judged in comparison.judged}
+    order = _order(comparison)
+    found = []
+    for kind in (*(k for k in ANSWERS if k in kinds), *sorted(kinds - set(ANSWERS))):
+        rows = tuple(_row(comparison, judged) for judged in order if judged.base.kind == kind)
+        title = TABLES[kind].title if kind in TABLES else kind
+        found.append(Table(kind, title, rows, sum(not row.notable for row in rows)))
+    return tuple(found)
+
+
+def word(judged: Judged) -> str:
+    """The verdict in a word or three, e.g. "maybe slower"."""
+    if judged.alarm:
+        return _WORDS["share"]["worse"]
+    words = _WORDS["share" if METRICS[judged.base.metric].unit == "share" else "time"]
+    return words.get(judged.verdict, SAME if judged.verdict == "same" else judged.verdict)
+
+
+def _order(comparison: Comparison) -> list[Judged]:
+    """By what is to be told first; what is not different stays in the order of the scenario.
+
+    Alarms, then by verdict, paired differences before levels; the largest first, but the figures of
+    a method of a case side by side.
+    """
+    largest: dict[tuple[str, str, str | None], float] = {}
+    for judged in comparison.judged:
+        key = judged.base.key[:3]
+        largest[key] = max(largest.get(key, 0.0), abs(judged.effect or 0.0))
+
+    def importance(judged: Judged) -> tuple[Any, ...]:
+        order = (not judged.alarm, _ORDER.index(judged.verdict))
+        if judged.verdict in ("same", "not comparable"):
+            return order
+        return (*order, judged.base.baseline is None, -largest[judged.base.key[:3]])
+
+    return sorted(comparison.judged, key=importance)
+
+
+def _row(comparison: Comparison, judged: Judged) -> Row:
+    verdict = word(judged)
+    base, other = _values(judged)
+    reason = ""
+    if judged.verdict == "not comparable" and not judged.alarm:
+        reason = f": {_reason(comparison, judged)}"
+    return Row(
+        case=_case_label(comparison, judged.base.case),
+        method=_method(judged.base),
+        metric=_metric(comparison, judged.base.metric),
+        base=base,
+        other=other,
+        difference=_difference(judged),
+        word=verdict + reason,
+        severity="bad" if judged.alarm else _SEVERITIES.get(judged.verdict, "none"),
+        notable=judged.alarm or judged.verdict != "same",
+        verdict=verdict,
+    )
+
+
+def _reason(comparison: Comparison, judged: Judged) -> str:
+    """Why a figure is not comparable."""
+    reasons = []
+    if blocking := [change.title for change in comparison.changes if change.blocks]:
+        reasons.append(f"environments differ in {listed(blocking)}")
+    cases = [_PARAMETERS.get(key, key) for key in judged.differs_in if key != "emulation"]
+    if cases:
+        reasons.append(f"the cases differ in {listed(cases)}")
+    if "emulation" in judged.differs_in:
+        reasons.append(_emulations(comparison))
+    return "; ".join(reasons)
+
+
+def _emulations(comparison: Comparison) -> str:
+    words = [
+        (emulation(summary) or "on hardware").lower()
+        for summary in (comparison.base, comparison.other)
+    ]
+    return f"one is {words[0]}, the other {words[1]}"
+
+
+# --- the answer --------------------------------------------------------------------------------
+
+
+def headline(comparison: Comparison) -> tuple[Sentence, ...]:
+    """The answer first: alarms, how many figures differ and the worst, then the environment."""
+    said = []
+    if comparison.base["emulated"] and comparison.other["emulated"]:
+        text = f"{emulation(comparison.base)}: no figure here is a time on hardware."
+        said.append(Sentence(text, "none"))
+    said += [Sentence(_alarm(comparison, judged), "bad") for judged in comparison.alarms]
+    said.append(_answer(comparison))
+    said += _largest(comparison)
+    if blind := _blind(comparison):
+        said.append(Sentence(blind, "none"))
+    said.append(Sentence(_environment(comparison.changes), "none"))
+    return tuple(said)
+
+
+def changes(comparison: Comparison) -> tuple[Change, ...]:
+    """What differs between the environments, what forbids the comparison first."""
+    return comparison.changes
+
+
+def _alarm(comparison: Comparison, judged: Judged) -> str:
+    first, second = names(comparison)
+    base, (before, after) = judged.base, _values(judged)
+    lost, of = ("needed a rescue in", "pauses") if base.metric == "rescued" else ("lost", "kicks")
+    return (
+        f"{base.method} claims to be free of races, and {lost} {after} {of} in {second} "
+        f"({_case_label(comparison, base.case)}); in {first} it was {before}."
+    )
+
+
+def _answer(comparison: Comparison) -> Sentence:
+    first, second = names(comparison)
+    judged = [j for j in comparison.comparable if not j.alarm]
+    if not judged:
+        barred = [j for j in comparison.judged if j.verdict == "not comparable"]
+        reasons = "; ".join(dict.fromkeys(_reason(comparison, j) for j in barred))
+        return Sentence(f"Nothing is comparable: {reasons or 'no other figure'}.", "none")
+    total = ("the other " if comparison.alarms else "") + plural(len(judged), "figure")
+    counts = Counter(word(j) for j in comparison.of("worse", "better"))
+    maybe = len(comparison.of("maybe worse", "maybe better"))
+    if not counts:
+        known = "clear difference" if maybe else "difference"
+        few = f"; {maybe} may differ" if maybe else ""
+        return Sentence(f"No {known} seen in {total} between {first} and {second}{few}.", "none")
+    words = [
+        f"{count} {'is' if count == 1 else 'are'} {_COUNTED.get(one, one)}"
+        for one, count in counts.items()
+    ]
+    also = f"; {maybe} more may differ" if maybe else ""
+    return Sentence(
+        f"Of {total}, {listed(words)} in {second} than in {first}{also}.",
+        "bad" if comparison.of("worse") else "good",
+    )
+
+
+def _largest(comparison: Comparison) -> list[Sentence]:
+    """The most important figure that got worse, and the one that got better."""
+    said = []
+    ends: tuple[tuple[str, Severity, Verdict], ...] = (
+        ("Worst", "bad", "worse"),
+        ("Best", "good", "better"),
+    )
+    order = [judged for judged in _order(comparison) if not judged.alarm]
+    for begin, severity, verdict in ends:
+        judged = next((judged for judged in order if judged.verdict == verdict), None)
+        if judged is None:
+            continue
+        point = judged.base
+        first, last = (text.partition(" (")[0] for text in _values(judged))
+        unit = _unit(comparison, point.metric)
+        said.append(
+            Sentence(
+                f"{begin}: {METRICS[point.metric].title} of {_method(point)}, "
+                f"{_case_label(comparison, point.case)}: from {first} to {last}"
+                f"{' ' if unit else ''}{unit}, by {_difference(judged)}.",
+                severity,
+            )
+        )
+    return said
+
+
+def _blind(comparison: Comparison) -> str:
+    """How large a difference may be that was not called one: no difference seen is not none."""
+    levels, paired = [], []
+    for judged in comparison.comparable:
+        level = (
+            judged.base.estimate.value if judged.base.baseline is None else judged.base.reference
+        )
+        if judged.base.of is not None or not level:
+            continue
+        half = (judged.corrected.high - judged.corrected.low) / 2 / abs(level)
+        if judged.base.baseline is None:
+            levels.append(half + judged.least_effect)
+        else:
+            paired.append(half)
+    parts = []
+    if any(levels):
+        parts.append(f"half of the levels by up to {_part(statistics.median(levels))}")
+    if any(paired):
+        size = _part(statistics.median(paired))
+        parts.append(f"half of the paired differences by up to {size} of the level")
+    if not parts:
+        return ""
+    return f"Not all is seen: {listed(parts)} may have changed without being called different."
+
+
+def _part(part: float) -> str:
+    return f"{significant(part * 100, 2)} %"
+
+
+def _environment(changed: Sequence[Change]) -> str:
+    if not changed:
+        return "The environments are the same, as far as they are known."
+    named = [f"{c.title} ({_brief(c.before)}, {_brief(c.after)})" for c in changed[:_NAMED_CHANGES]]
+    if more := len(changed) - len(named):
+        named.append(f"{more} more")
+    return f"The environments differ in {listed(named)}."
+
+
+def _brief(text: str) -> str:
+    return shorten(text, 40)
+
+
+# --- what to know ------------------------------------------------------------------------------
+
+
+def left_out(comparison: Comparison) -> tuple[str, ...]:
+    """What only one of the runs has figures of, with the reason; a line each."""
+    groups: dict[str, list[str]] = {}
+    for item in comparison.unmatched:
+        groups.setdefault(_lack(comparison, item), []).append(_lacked(item))
+    return tuple(f"{reason}: {', '.join(items)}" for reason, items in groups.items())
+
+
+def _lack(comparison: Comparison, item: Unmatched) -> str:
+    first, second = names(comparison)
+    lacks = first if item.lacks == "base" else second
+    if item.metric is not None:
+        return f"no interval in {lacks}"
+    if item.method is not None:
+        return f"not measured in {lacks}"
+    if item.status is None:
+        return f"not in the scenario of {lacks}"
+    because = f" ({item.reason})" if item.reason else ""
+    return f"{STATUS_WORDS.get(item.status, item.status)} in {lacks}{because}"
+
+
+def _lacked(item: Unmatched) -> str:
+    if item.method is None:
+        return item.case
+    method = item.method if item.baseline is None else f"{item.method} - {item.baseline}"
+    of = f"{METRICS[item.metric].title} of {method}" if item.metric is not None else method
+    return f"{of} ({item.case})"
+
+
+def caveats(comparison: Comparison) -> tuple[str, ...]:
+    """What to know before believing it, a sentence each."""
+    said = [_doubt(comparison, doubt) for doubt in comparison.doubts]
+    levels = (j for j in comparison.comparable if j.base.baseline is None and j.base.of is None)
+    if any(j.difference.low < j.difference.high for j in levels):
+        said.append(LEVELS)
+    return tuple(said)
+
+
+def _doubt(comparison: Comparison, doubt: Doubt) -> str:
+    run = names(comparison)[0 if doubt.side == "base" else 1]
+    cases = plural(len(doubt.cases), "case")
+    return _DOUBTS[doubt.what].format(run=run, cases=cases)

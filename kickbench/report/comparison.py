@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of one scenario on one page: what differs from the first, figure by figure.
+
+The judging is :mod:`kickbench.results.compare`'s, the words are :mod:`kickbench.report.compare`'s;
+this is the page, and where it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from kickbench.errors import ResultsError
+from kickbench.report import compare as compared
+from kickbench.report import index, words
+from kickbench.report.compare_figures import draw_differences
+from kickbench.report.data import RunData
+from kickbench.report.environment import fact
+from kickbench.report.names import emulation
+from kickbench.report.pages import Head, Rows, file_stem, render
+from kickbench.report.svg import inline
+from kickbench.results.compare import Comparison, compare
+from kickbench.results.identity import Change
+from kickbench.results.schema import one_line
+from kickbench.results.store import replace_file
+
+_TEXTS = 3
+"""The last column of a table that has words; the others have numbers with their intervals."""
+
+
+@dataclass(frozen=True)
+class TableOnPage:
+    """The figures of a kind: those that differ, and those in which no difference was seen."""
+
+    kind: str
+    title: str
+    heads: list[Head]
+    notable: Rows
+    unseen: Rows
+
+
+@dataclass(frozen=True)
+class PairOnPage:
+    """The first run and another one."""
+
+    names: tuple[str, str]
+    headline: tuple[compared.Sentence, ...]
+    changes: tuple[Change, ...]
+    tables: list[TableOnPage]
+    plots: list[tuple[str, Markup]]
+    left_out: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunOnPage:
+    """One of the runs: its own report, and what that says."""
+
+    name: str
+    address: str
+    run_id: str
+    created_utc: str
+    host: str
+    kernel: str
+    badges: list[index.Badge]
+    verdict: words.Verdict
+
+
+def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
+    """Each run but the first against the first. Raises ResultsError, in one line."""
+    base, *others = runs
+    try:
+        return [compare(base.summary, other.summary) for other in others]
+    except ResultsError as error:
+        advice = "for a report of each alone, name one run at a time"
+        raise ResultsError(one_line(f"{error}; {advice}")) from None
+
+
+def write(
+    runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequence[str], folder: Path
+) -> Path:
+    """Write the comparison's page into a folder that has the ``pages`` of the runs.
+
+    Raises MeasurementError when it cannot be written.
+    """
+    ids = [data.reader.run_id for data in runs]
+    path = folder / f"{file_stem(runs[0].reader.scenario_name, 'compare', *ids)}.html"
+    replace_file(path, page(runs, comparisons, pages).encode("utf-8", "replace"))
+    index.update(folder)
+    return path
+
+
+def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequence[str]) -> str:
+    """The whole HTML document; ``pages`` are the file names of the runs' own reports."""
+    base = runs[0]
+    pairs = [_pair(comparison, number) for number, comparison in enumerate(comparisons)]
+    names = [pairs[0].names[0], *(pair.names[1] for pair in pairs)]
+    marks = _badges(comparisons)
+    told = [
+        RunOnPage(
+            name=name,
+            address=f"./{quote(address)}",
+            run_id=data.reader.run_id,
+            created_utc=data.summary["created_utc"],
+            host=fact(data.reader.environment, "hostname"),
+            kernel=fact(data.reader.environment, "kernel.release"),
+            badges=index.badges_of(data, verdict),
+            verdict=verdict,
+        )
+        for data, name, address in zip(runs, names, pages, strict=True)
+        for verdict in [words.verdict(data.summary, data.oversubscribed)]
+    ]
+    answer = " ".join(pair.headline[0].text for pair in pairs)
+    by = dict.fromkeys(filter(None, (emulation(data.summary) for data in runs)))
+    return render(
+        "comparison.html.j2",
+        script=True,
+        entry=index.entry_of_comparison(runs, answer, marks).meta(),
+        scenario=base.summary["scenario"],
+        emulated=" and ".join(by),
+        badges=marks,
+        pairs=pairs,
+        runs=told,
+    )
+
+
+def _badges(comparisons: Sequence[Comparison]) -> list[index.Badge]:
+    marks: list[index.Badge] = [("plain", "Comparison")]
+    emulated = [c for c in comparisons if c.base["emulated"] or c.other["emulated"]]
+    if emulated:
+        marks.append(("doubt", "Emulated"))
+    worse = sum(len(comparison.regressions) for comparison in comparisons)
+    if worse:
+        marks.append(("bad", f"{worse} worse"))
+    elif any(comparison.comparable for comparison in comparisons):
+        marks.append(("good", "Nothing clearly worse"))
+    if not all(comparison.comparable for comparison in comparisons):
+        marks.append(("doubt", "Not comparable"))
+    return marks
+
+
+def _pair(comparison: Comparison, number: int) -> PairOnPage:
+    plots = [
+        # Our own drawing, whatever texts are in it.
+        (plot.finding, Markup(inline(plot, f"differences-{number}-{i}")))  # noqa: S704
+        for i, plot in enumerate(draw_differences(comparison))
+    ]
+    return PairOnPage(
+        names=compared.names(comparison),
+        headline=compared.headline(comparison),
+        changes=compared.changes(comparison),
+        tables=[_table(comparison, table) for table in compared.tables(comparison)],
+        plots=plots,
+        left_out=compared.left_out(comparison),
+        caveats=compared.caveats(comparison),
+    )
+
+
+def _table(comparison: Comparison, table: compared.Table) -> TableOnPage:
+    # The word first, where it is seen without scrolling. Rows are in the order of their importance;
+    # only words are sorted.
+    *heads, word = compared.heads(comparison)
+    columns: list[tuple[int | None, str, str, bool]] = [
+        (number if number <= _TEXTS else None, head, "", number > _TEXTS)
+        for number, head in enumerate([word, *heads])
+    ]
+    rows: dict[bool, Rows] = {True: [], False: []}
+    for row in table.rows:
+        look = {"bad": "name bad", "good": "name good"}.get(row.severity, "name")
+        cells: list[tuple[str, str | None, str]] = [(row.word, None, look)]
+        cells += [(text, None, "name") for text in (row.case, row.method, row.metric)]
+        cells += [(text, None, "number") for text in (row.base, row.other, row.difference)]
+        rows[row.notable].append((True, cells))
+    return TableOnPage(table.kind, table.title, [("", columns)], rows[True], rows[False])

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's tables as CSV, and any small file as a link that holds it.
+
+The CSV files are for programs and spreadsheets: every number of the summary unrounded, in the
+summary's own units, which the column names have. A cell of text that a spreadsheet would take for a
+formula is defused; numbers stay numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kickbench.report.data import RunData
+from kickbench.report.tables import Row, rows_of
+from kickbench.scenario.text import printable
+
+MOST_IN_PAGE_BYTES = 1 << 18
+"""A larger file has no place in a page, which has to be small."""
+
+# Intervals are beside what they are of in the summary; here the name has to say the unit.
+_WITH_UNIT = {"latency_ci95": "latency_ns_ci95", "last_ci95": "last_ns_ci95"}
+_UNSAID = ("methods", "contrasts", "control", "warnings", "clocks", "title", "status")
+_ENDS = ("low", "high")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def csv_of(data: RunData, kind: str) -> bytes:
+    """The table of a kind: a row for each method of each finished case, as RFC 4180 has it.
+
+    What no row has a value of is not a column.
+    """
+    rows = [dict(_columns(data, row)) for row in rows_of(data.finished) if row.case["kind"] == kind]
+    names = dict.fromkeys(name for row in rows for name in row if row[name] is not None)
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(map(defused, names))
+    for row in rows:
+        writer.writerow(_cell(row.get(name)) for name in names)
+    return out.getvalue().encode("utf-8", "replace")
+
+
+def data_link(content: bytes, media_type: str) -> str | None:
+    """A link that holds the file itself; None when that would be too large for a page."""
+    if len(content) > MOST_IN_PAGE_BYTES:
+        return None
+    return f"data:{media_type};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
+    summary, case = data.summary, row.case
+    yield "run_id", summary["run_id"]
+    yield "emulated", (summary.get("emulated_by") or "yes") if summary["emulated"] else "no"
+    for key, value in case.items():
+        if key not in _UNSAID:
+            yield from _flat("case_id" if key == "id" else key, value)
+    yield "oversubscribed", case["id"] in data.oversubscribed
+    yield "method", row.method
+    yield from _flat("", row.figures)
+    for contrast in case["contrasts"]:
+        if contrast["method"] == row.method:
+            yield from _difference(f"difference_{contrast['metric']}", contrast)
+    if row.method == case["baseline"] and case["control"].get("metric"):
+        yield from _difference(f"control_{case['control']['metric']}", case["control"])
+
+
+def _difference(name: str, contrast: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield name, contrast["diff"]
+    for key, value in contrast.items():
+        if key not in ("method", "baseline", "metric", "diff"):
+            yield from _flat(f"{name}_{key}", value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What is nested as columns of their own; an interval as its two ends."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            key = _WITH_UNIT.get(key, key)
+            yield from _flat(f"{name}_{key}" if name else str(key), item)
+    elif isinstance(value, list | tuple):
+        if len(value) == len(_ENDS) and all(isinstance(item, int | float) for item in value):
+            for end, item in zip(_ENDS, value, strict=True):
+                yield f"{name}_{end}", item
+    else:
+        yield name, value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return defused(str(value))
+
+
+def defused(text: str) -> str:
+    """The text, never a formula: spreadsheets show what follows an apostrophe as it is."""
+    return printable(f"'{text}" if text.startswith(_FORMULA) else text)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heat map of NUMA nodes: the creator's, where the siglock lies, against the vCPUs'."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from kickbench.report.data import RunData
+from kickbench.report.names import (
+    Series,
+    Summary,
+    amount,
+    contrast_methods,
+    contrasts,
+    interval,
+    nanoseconds,
+    series_of,
+)
+from kickbench.report.numbers import measured, plural
+from kickbench.report.plots import (
+    BAND,
+    INK,
+    Plot,
+    apart_from_placement,
+    draw_each,
+    new_plot,
+    plain,
+    style,
+    titled,
+    with_crowd,
+)
+
+_NODE = re.compile(r"node:([0-9]{1,4})")
+_FAINT, _STRONG = 0.06, 0.6
+"""How much of the method's colour the least and the largest cost have: text stays readable."""
+_FEW_NODES = 3
+"""With more, the cells have no room for an interval."""
+_MOST_NODES = 16
+
+Nodes = tuple[int, int]
+"""The creator's node and the vCPUs'."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A method's cost by nodes, all else being equal. ``series`` is any of them."""
+
+    method: str
+    series: Series
+    cells: Mapping[Nodes, Summary]
+    """By nodes, the case."""
+
+
+def draw_nodes(data: RunData) -> list[Plot]:
+    """The difference to the baseline by the creator's node and the vCPUs': a plot per method."""
+    return draw_each(_maps(data), lambda found: _node_plot(data, found))
+
+
+def _maps(data: RunData) -> list[_Map]:
+    groups: dict[Series, list[Series]] = {}
+    for series in series_of(data.summary):
+        if _nodes(series.cases[0]) is not None:
+            groups.setdefault(replace(series, placement="", cases=()), []).append(series)
+    found = []
+    for group in groups.values():
+        for method in contrast_methods(case for series in group for case in series.cases):
+            cells = _cells(data, group, method)
+            if len(cells) > 1:
+                found.append(_Map(method, group[0], cells))
+    return found
+
+
+def _nodes(case: Summary) -> Nodes | None:
+    """The nodes of a placement that names both, and whose vCPUs are on one."""
+    spec = case["placement_spec"]
+    found = [_NODE.fullmatch(str(spec.get(key))) for key in ("creator", "vcpus")]
+    if found[0] is None or found[1] is None:
+        return None
+    return int(found[0][1]), int(found[1][1])
+
+
+def _cells(data: RunData, group: Sequence[Series], method: str) -> dict[Nodes, Summary]:
+    """The cases of the most vCPUs that as many nodes as possible have, with CPUs for them."""
+    by_vcpus: dict[int, dict[Nodes, Summary]] = {}
+    for series in group:
+        for case in series.cases:
+            nodes = _nodes(case)
+            if nodes is not None and method in contrasts(case):
+                # Of two placements that differ in the kicker only, the first.
+                by_vcpus.setdefault(int(case["vcpus"]), {}).setdefault(nodes, case)
+
+    def worth(vcpus: int) -> tuple[int, bool, int]:
+        cells = by_vcpus[vcpus]
+        sound = all(case["id"] not in data.oversubscribed for case in cells.values())
+        return len(cells), sound, vcpus
+
+    return by_vcpus[max(by_vcpus, key=worth)] if by_vcpus else {}
+
+
+def _node_plot(data: RunData, found: _Map) -> Plot:
+    unit = nanoseconds(data.summary)
+    case = next(iter(found.cells.values()))
+    costs = {nodes: contrasts(case)[found.method] for nodes, case in found.cells.items()}
+    title = titled(
+        data,
+        f"{plain(found.method)} - {plain(str(case['baseline']))} [{unit} per exit], "
+        + with_crowd(data, case, plural(case["vcpus"], "vCPU"))
+        + f", {apart_from_placement(data, found.series)}",
+    )
+    creators, homes = (sorted({nodes[i] for nodes in costs})[:_MOST_NODES] for i in (0, 1))
+    canvas, axes = new_plot(title, 1.5 + min(0.62 * len(creators), 3.4))
+    colour, _ = style(data, found.method)
+    least, most = (f(contrast["diff"] for contrast in costs.values()) for f in (min, max))
+    low = min(least, 0.0)
+    most = max(most, low + 1e-9)
+    for y, creator in enumerate(creators):
+        for x, home in enumerate(homes):
+            contrast = costs.get((creator, home))
+            cell = (x - 0.5, y - 0.5)
+            if contrast is None:
+                axes.add_patch(
+                    Rectangle(cell, 1, 1, fill=False, hatch="///", edgecolor=BAND, linewidth=0)
+                )
+                continue
+            share = (contrast["diff"] - low) / (most - low)
+            alpha = _FAINT + (_STRONG - _FAINT) * share
+            axes.add_patch(Rectangle(cell, 1, 1, facecolor=colour, alpha=alpha, linewidth=0))
+            middle, first, last = measured(contrast["diff"], contrast["ci95"])
+            few = max(len(creators), len(homes)) <= _FEW_NODES
+            axes.text(
+                x, y - (0.12 if few else 0), middle, ha="center", va="center", color=INK,
+                fontsize=12 if few else 8,
+            )  # fmt: skip
+            if few:
+                axes.text(
+                    x, y + 0.22, f"{first} to {last}", ha="center", va="center", color=INK,
+                    fontsize=8.5,
+                )  # fmt: skip
+    for axis, nodes in ((axes.xaxis, homes), (axes.yaxis, creators)):
+        axis.set_major_locator(FixedLocator(range(len(nodes))))
+        axis.set_minor_locator(NullLocator())
+        axis.set_ticklabels([str(node) for node in nodes])
+    axes.set_xlim(-0.5, len(homes) - 0.5)
+    axes.set_ylim(len(creators) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("node of the vCPUs [number]")
+    axes.set_ylabel("node of the creator\n[number]")
+    return Plot(title, _finding(costs, unit, len(creators) * len(homes)), canvas)
+
+
+def _finding(costs: Mapping[Nodes, Summary], unit: str, cells: int) -> str:
+    ordered = sorted(costs, key=lambda nodes: float(costs[nodes]["diff"]))
+
+    def told(nodes: Nodes) -> str:
+        contrast = costs[nodes]
+        return (
+            f"{amount(contrast, unit)} {interval(contrast)} with the creator on node {nodes[0]} "
+            f"and the vCPUs on node {nodes[1]}"
+        )
+
+    text = f"Least: {told(ordered[0])}. Most: {told(ordered[-1])}."
+    missing = cells - len(costs)
+    if missing > 0:
+        text += f" {plural(missing, 'pair')} of nodes not measured (hatched)."
+    return text

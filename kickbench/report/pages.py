@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all HTML pages share: the templates, what makes text safe, the style and the script.
+
+A page is one file that loads nothing. Its texts may be a stranger's: all are escaped, control
+characters are shown as such, and lengths are bounded. What is on a page is none of this module's
+business.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+import kickbench
+from kickbench.results.schema import safe_name
+from kickbench.scenario.text import printable, shorten
+
+LONGEST_TEXT = 2000
+"""Characters of one value that a page shows."""
+_LONGEST_STEM = 180
+
+Head = tuple[str, list[tuple[int | None, str, str, bool]]]
+"""Columns under one head ("": none): of each its index when it can be sorted, its name, its unit,
+and whether it has numbers."""
+Rows = list[tuple[bool, list[tuple[str, str | None, str]]]]
+"""Rows of a table: whether it begins a block; of each cell its text, the number that it is sorted
+by, and its class."""
+
+_ROOMS = ("kickbench.report", "kickbench.nightly")
+"""Where templates are."""
+_UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
+_BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
+_NUMBER = r"-?[0-9][0-9.,]*"
+_TOGETHER = re.compile(rf"(?:(?<=\()|(?<=CI )){_NUMBER} to {_NUMBER}(?=[,) ])|few rounds(?=\))")
+_ASIDE = re.compile(r"(?s)(.*\S) (\([^()]*\))")
+
+
+def render(template: str, *, script: bool = False, **values: Any) -> str:
+    """A whole HTML document; with ``script`` it sorts, switches and copies."""
+    environment = _environment()
+    code = _text_of("page.js") if script else ""
+    return environment.get_template(template).render(
+        style=Markup(_text_of("page.css")),  # noqa: S704 (our own)
+        script=Markup(code),  # noqa: S704 (our own)
+        script_source=_hash_source(code) if script else "'none'",
+        version=kickbench.__version__,
+        **values,
+    )
+
+
+def safe(value: Any) -> Any:
+    """What a stranger wrote, fit to be shown: bounded, with control characters made visible."""
+    if isinstance(value, Markup):
+        return value
+    return printable(shorten(str(value), LONGEST_TEXT))
+
+
+def units(text: str) -> Markup:
+    """Our own words, safe, with no line break before a number's unit nor within an interval."""
+    text = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", safe(text))
+    text = _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return escape(text)
+
+
+def cell(text: str) -> Markup:
+    """The text of a table's cell; what it ends with in parentheses is set apart."""
+    aside = _ASIDE.fullmatch(text)
+    if aside is None:
+        return units(text)
+    return Markup('{} <span class="ci">{}</span>').format(units(aside[1]), units(aside[2]))
+
+
+def file_stem(scenario: str, *parts: str) -> str:
+    """A file name without its suffix, safe and short enough whatever the scenario is called."""
+    stem = "-".join([safe_name(scenario, default="scenario"), *parts])
+    if len(stem) <= _LONGEST_STEM:
+        return stem
+    # Cut, but still another name for another run.
+    return f"{stem[:_LONGEST_STEM]}-{hashlib.sha256(stem.encode()).hexdigest()[:12]}"
+
+
+def when(created_utc: str) -> str:
+    """ "2026-03-01 12:00 UTC" of the time as results have it."""
+    return f"{created_utc[:10]} {created_utc[11:16]} UTC"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in _ROOMS]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=safe,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(units=units, cell=cell, when=when)
+    return environment
+
+
+@cache
+def _text_of(name: str) -> str:
+    return resources.files("kickbench.report").joinpath(name).read_text("utf-8")
+
+
+def _hash_source(code: str) -> str:
+    """What lets exactly this script run, in the words of a Content-Security-Policy."""
+    digest = hashlib.sha256(code.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

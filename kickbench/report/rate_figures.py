@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of rates: exits against how often the guest exits, and how often it is kicked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from kickbench.report.data import RunData
+from kickbench.report.exits import kicked_cases, paced_cases
+from kickbench.report.names import (
+    Summary,
+    contrast_methods,
+    contrasts,
+    cost,
+    kick_rate_name,
+    label,
+    nanoseconds,
+    rate_name,
+)
+from kickbench.report.numbers import listed, plural, significant
+from kickbench.report.plots import (
+    INK,
+    LINEAR,
+    LOGARITHMIC,
+    Plot,
+    draw_control,
+    draw_each,
+    draw_intervals,
+    draw_legend,
+    engineering,
+    estimated,
+    log_ticks,
+    new_plot,
+    on_both,
+    plain,
+    round_ticks,
+    style,
+    tick_time,
+    titled,
+    with_crowd,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# --- exit rates --------------------------------------------------------------------------------
+
+
+def draw_exit_rates(data: RunData) -> list[Plot]:
+    """Exits against their rate, where it varies: per series what a method costs, and the times."""
+    rows = paced_cases(data.summary, data.oversubscribed)
+    costs = [row for row in rows if sum(bool(contrasts(case)) for case in row) > 1]
+    times = [row for row in rows if sum(bool(_means(case)) for case in row) > 1]
+    plots = draw_each(costs, lambda row: _rate_cost_plot(data, row))
+    plots += draw_each(times, lambda row: _rate_time_plot(data, row))
+    return plots
+
+
+def _rate_title(data: RunData, row: Sequence[Summary], what: str) -> str:
+    # Without a rate the label is that of all of them.
+    text = label(data.summary, row[-1]).replace(f", {rate_name(row[-1]['exit_rate_hz'])}", "")
+    return titled(data, f"{what}, {with_crowd(data, row[-1], text)}")
+
+
+def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
+    unit = nanoseconds(data.summary)
+    row = [case for case in every if contrasts(case)]
+    methods = contrast_methods(row)
+    baseline = plain(str(row[-1]["baseline"]))
+    title = _rate_title(data, row, "what a method costs")
+    canvas, axes = new_plot(title)
+    _rate_axis(axes, data, row)
+    band = draw_control(axes, list(enumerate(row)))
+    axes.axhline(0, color=INK, linewidth=0.8)
+    handles = []
+    for method in methods:
+        points = [(x, contrasts(c)[method]) for x, c in enumerate(row) if method in contrasts(c)]
+        colour, marker = style(data, method)
+        at = [x for x, _ in points]
+        handles += axes.plot(
+            at, [c["diff"] for _, c in points], color=colour, marker=marker, linewidth=1.6
+        )
+        draw_intervals(axes, at, [c["ci95"] for _, c in points], colour)
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
+    axes.set_ylabel(f"method - {baseline}\n[{unit} per exit]")
+    draw_legend(axes, [*handles, *band], [*methods, *(["A/A control"] * len(band))])
+    found = [
+        f"{rate_name(case['exit_rate_hz'])}: "
+        + "; ".join(cost(contrast, unit) for contrast in contrasts(case).values())
+        for case in row
+    ]
+    return Plot(title, f"{'. '.join(found)}.", canvas)
+
+
+def _rate_time_plot(data: RunData, every: Sequence[Summary]) -> Plot:
+    unit = nanoseconds(data.summary)
+    row = [case for case in every if _means(case)]
+    title = _rate_title(data, row, "time per exit")
+    findings = []
+    for method in dict.fromkeys(method for case in row for method in _means(case)):
+        shown = [
+            f"{significant(_means(case)[method])} {unit} at {rate_name(case['exit_rate_hz'])}"
+            for case in row
+            if method in _means(case)
+        ]
+        findings.append(f"{method}: {listed(shown)}.")
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        _rate_axis(axes, data, row)
+        _draw_means(axes, data, row, scale)
+        axes.set_ylabel(f"time per exit [{unit}]")
+        return canvas
+
+    return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
+
+
+def _rate_axis(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
+    rates = [case["exit_rate_hz"] for case in row]
+    _category_axis(axes, ["max" if rate is None else engineering(rate) for rate in rates])
+    axes.set_xlabel(f"exits per {'emulated ' if data.summary['emulated'] else ''}second and vCPU")
+
+
+# --- exits while kicks arrive ------------------------------------------------------------------
+
+
+def draw_kick_rates(data: RunData) -> list[Plot]:
+    """Mean time per exit against the rate of kicks: a plot per series, where rates differ."""
+    rows = kicked_cases(data.summary, data.oversubscribed)
+    drawn = [[case for case in row if _means(case)] for row in rows]
+    drawn = [row for row in drawn if len(row) > 1]
+    return draw_each(drawn, lambda row: _kick_rate_plot(data, row))
+
+
+def _kick_rate_plot(data: RunData, row: Sequence[Summary]) -> Plot:
+    unit = nanoseconds(data.summary)
+    title = titled(data, f"{plural(row[0]['vcpus'], 'vCPU')}, {row[0]['placement']}")
+    rates = [kick_rate_name(case["kick_rate_hz"]) for case in row]
+    findings = []
+    for method in dict.fromkeys(method for case in row for method in _means(case)):
+        shown = [
+            f"{significant(_means(case)[method])} {unit} with {rate}"
+            for case, rate in zip(row, rates, strict=True)
+            if method in _means(case)
+        ]
+        findings.append(f"{method}: {listed(shown)}.")
+    canvas, axes = new_plot(title)
+    _category_axis(axes, [engineering(case["kick_rate_hz"] or 0) for case in row])
+    _draw_means(axes, data, row, LINEAR)
+    axes.set_xlabel(f"kicks per {'emulated ' if data.summary['emulated'] else ''}second and vCPU")
+    axes.set_ylabel(f"time per exit [{unit}]")
+    return Plot(title, " ".join(findings), canvas)
+
+
+# --- both --------------------------------------------------------------------------------------
+
+
+def _means(case: Summary) -> dict[str, float]:
+    means = {m: figures["ns_per_exit"]["mean"] for m, figures in case["methods"].items()}
+    return {method: mean for method, mean in means.items() if mean is not None}
+
+
+def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -> None:
+    """A line per method over the cases, evenly apart, with the intervals of its levels."""
+    handles, methods, drawn = [], [], []
+    for method in dict.fromkeys(method for case in row for method in _means(case)):
+        points = [(x, case) for x, case in enumerate(row) if method in _means(case)]
+        colour, marker = style(data, method)
+        at, values = [x for x, _ in points], [_means(case)[method] for _, case in points]
+        handles += axes.plot(at, values, color=colour, marker=marker, linewidth=1.6, markersize=6)
+        ends = [estimated(case["methods"][method], "ns_per_exit") for _, case in points]
+        draw_intervals(axes, at, ends, colour)
+        drawn += [*values, *(end for pair in ends if pair for end in pair if end > 0)]
+        methods.append(method)
+    if scale == LOGARITHMIC:
+        axes.set_yscale("log")
+        log_ticks(axes, drawn, "y", tick_time)
+    else:
+        axes.margins(y=0.12)
+        round_ticks(axes, "y", tick_time)
+    draw_legend(axes, handles, methods)
+
+
+def _category_axis(axes: Axes, names: Sequence[str]) -> None:
+    """Evenly apart: neither 0 nor "max" has a place on a logarithmic axis."""
+    every = -(-len(names) // 8)
+    shown = list(range(len(names)))[::-1][::every][::-1]  # the last one has its name
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([names[index] for index in shown])
+    axes.set_xlim(-0.3, len(names) - 0.7)

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs of a scenario compared, from their summaries alone: every figure judged, no words.
+
+What was measured in rounds, the paired differences of a run, has lost what the runs do not share,
+and its interval is all there is to say. The level of a method has not: the next run of the same
+kernel is some per cent off, which no interval of a single run can hold, and much more if something
+else was running. A level is therefore called different only when it is so by more than a minimal
+effect and by more than waiting for a CPU explains; a difference that is seen but may be smaller is
+told apart. Why, and how often that is wrong, is in ``docs/compare.md``.
+
+How it is worded is :mod:`kickbench.report.compare`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kickbench.errors import ResultsError
+from kickbench.results.identity import Change, changes
+from kickbench.results.metrics import METRICS, Point, points
+from kickbench.results.schema import one_line
+from kickbench.stats.contrasts import family_confidence
+from kickbench.stats.independent import Difference, difference
+
+Summary = Mapping[str, Any]
+
+CONFIDENCE = 0.95
+"""Of all figures of a comparison together."""
+
+_ROUNDING = 1e-9
+"""What the arithmetic of floats may add to a count that is exact, as a part of the level."""
+
+PARAMETERS = (
+    "kind",
+    "program",
+    "irqchip",
+    "vcpus",
+    "placement_spec",
+    "exit_rate_hz",
+    "arrival",
+    "transport",
+    "state",
+    "kickers",
+    "kick_rate_hz",
+    "window_ns",
+)
+"""The keys of a case that must be alike for its figures to be comparable; so must its clock."""
+
+Verdict = Literal["worse", "better", "maybe worse", "maybe better", "same", "not comparable"]
+Side = Literal["base", "other"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One figure that both runs have.
+
+    ``difference`` is other - base at 95 %; ``corrected`` the same, widened so that the intervals of
+    all judged figures hold at once. ``effect`` is the difference as a part of the base's level, or
+    None without one; ``least_effect`` is by what part of it the two must differ. ``differs_in``
+    says what forbids the comparison: parameters of the case, "clock" or "emulation"; changes of
+    the environment that block are the comparison's. ``alarm``: a protocol that claims to be free
+    of races lost a kick, and had lost none in the base.
+    """
+
+    base: Point
+    other: Point
+    difference: Difference
+    corrected: Difference
+    effect: float | None
+    least_effect: float
+    verdict: Verdict
+    differs_in: tuple[str, ...]
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """What only one run has figures of: a case, a method of a case, or one of its figures.
+
+    ``status`` and ``reason`` are those of the case in the run that ``lacks`` it; None when that run
+    has no such case or method at all.
+    """
+
+    case: str
+    method: str | None
+    baseline: str | None
+    metric: str | None
+    lacks: Side
+    status: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to believe less of the comparison: what, in which run, and in which of its cases."""
+
+    what: Literal["partial", "control", "oversubscribed", "waited", "one process"]
+    side: Side
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs of one scenario. ``judged`` is in the order of the base's cases and figures."""
+
+    base: Summary
+    other: Summary
+    changes: tuple[Change, ...]
+    judged: tuple[Judged, ...]
+    unmatched: tuple[Unmatched, ...]
+    doubts: tuple[Doubt, ...]
+
+    def of(self, *verdicts: Verdict) -> tuple[Judged, ...]:
+        """The figures with one of the verdicts, without those that are an alarm."""
+        return tuple(j for j in self.judged if j.verdict in verdicts and not j.alarm)
+
+    @property
+    def min_effect(self) -> float:
+        """The smallest part by which one of the levels had to differ; 0 without levels."""
+        levels = (j.least_effect for j in self.judged if j.base.baseline is None)
+        return min(levels, default=0.0)
+
+    @property
+    def alarms(self) -> tuple[Judged, ...]:
+        """The figures of protocols that claim to be free of races and newly lost kicks."""
+        return tuple(judged for judged in self.judged if judged.alarm)
+
+    @property
+    def regressions(self) -> tuple[Judged, ...]:
+        """Everything that got worse: the alarms, wherever they were measured, and the rest."""
+        return (*self.alarms, *self.of("worse"))
+
+    @property
+    def comparable(self) -> tuple[Judged, ...]:
+        """The figures that were judged."""
+        return tuple(j for j in self.judged if j.verdict != "not comparable" or j.alarm)
+
+
+def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -> Comparison:
+    """Judge every figure that both runs have; the summaries are not changed.
+
+    ``min_effect`` is a part of the base's level, 0.05 for 5 %, and each metric's own by default.
+    Raises ResultsError, in one line, for runs of different scenarios, a run without a finished
+    case, and runs without a figure in common.
+    """
+    if base["scenario"] != other["scenario"]:
+        raise ResultsError(
+            one_line(
+                f"the runs are of different scenarios, {base['scenario']} and "
+                f"{other['scenario']}: compare two runs of one"
+            )
+        )
+    for summary in (base, other):
+        if not any(case["status"] == "ok" for case in summary["cases"]):
+            raise ResultsError(
+                one_line(f"{summary['run_id']}: no case finished, so there is nothing to compare")
+            )
+    environment = changes(base["environment"], other["environment"])
+    pairs = _pairs(base, other)
+    if not pairs:
+        raise ResultsError(
+            one_line(
+                f"{base['run_id']} and {other['run_id']} have no figure in common: no case, method "
+                "and metric was measured in both with an interval"
+            )
+        )
+    differing = {case: _differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
+    forbidden = any(change.blocks for change in environment)
+    # Exact counts need no correction for luck, and what is not comparable is not judged.
+    family = [
+        (one, two)
+        for one, two in pairs
+        if not (forbidden or differing[one.case] or _exact(base, one, two))
+    ]
+    confidence = family_confidence(CONFIDENCE, max(1, len(family)))
+    judged = []
+    for one, two in pairs:
+        least_effect = 0.0 if _exact(base, one, two) else _least_effect(one, two, min_effect)
+        corrected = difference(two.estimate, one.estimate, confidence=confidence)
+        level = _level(one)
+        judged.append(
+            Judged(
+                base=one,
+                other=two,
+                difference=difference(two.estimate, one.estimate),
+                corrected=corrected,
+                effect=corrected.value / level if level > 0 else None,
+                least_effect=least_effect,
+                verdict="not comparable"
+                if forbidden or differing[one.case]
+                else _verdict(one, corrected, least_effect),
+                differs_in=differing[one.case],
+                alarm=two.race_free is True and one.count == 0 and bool(two.count),
+            )
+        )
+    return Comparison(
+        base=base,
+        other=other,
+        changes=tuple(environment),
+        judged=tuple(judged),
+        unmatched=tuple(_unmatched(base, other)),
+        doubts=(
+            *_doubts("base", base, differing),
+            *_doubts("other", other, differing),
+            *_waits(pairs),
+        ),
+    )
+
+
+# --- one figure --------------------------------------------------------------------------------
+
+
+def _pairs(base: Summary, other: Summary) -> list[tuple[Point, Point]]:
+    there = {point.key: point for point in points(other)}
+    return [(point, there[point.key]) for point in points(base) if point.key in there]
+
+
+def _verdict(base: Point, corrected: Difference, least_effect: float) -> Verdict:
+    """What the corrected interval says: it must be beyond the least effect as a whole."""
+    rounding = _ROUNDING * _level(base)
+    if not corrected.seen or abs(corrected.value) <= rounding:
+        return "same"
+    worse = (corrected.value > 0) == (METRICS[base.metric].better == "lower")
+    nearest = min(abs(corrected.low), abs(corrected.high))
+    if nearest > least_effect * _level(base):
+        return "worse" if worse else "better"
+    return "maybe worse" if worse else "maybe better"
+
+
+def _least_effect(one: Point, two: Point, min_effect: float | None) -> float:
+    """By what part of the base's level the two must differ; 0 for a paired difference."""
+    if one.baseline is not None:
+        return 0.0
+    own = METRICS[one.metric].min_effect
+    return (own if min_effect is None else min_effect) + _waited(one, two)
+
+
+def _waited(one: Point, two: Point) -> float:
+    """What part of a level may be due to the vCPUs of one run having waited more for a CPU."""
+    return abs((one.waiting or 0.0) - (two.waiting or 0.0))
+
+
+def _exact(base: Summary, one: Point, two: Point) -> bool:
+    """Whether both are counts of a deterministic emulator, in which nothing is left to chance.
+
+    On hardware an interval without width only says that a clock was too coarse.
+    """
+    return bool(base["emulated"]) and all(
+        point.estimate.high - point.estimate.low <= _ROUNDING * _level(point)
+        for point in (one, two)
+    )
+
+
+def _level(point: Point) -> float:
+    """The size that an effect is a part of; 0 when it is not known."""
+    level = point.estimate.value if point.baseline is None else point.reference
+    return abs(level or 0.0)
+
+
+def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
+    """The parameters in which a case differs; one that a summary does not have is not known."""
+    emulators = [s["emulated"] and str(s["emulated_by"]) for s in (base, other)]
+    one, two = _case(base, case_id), _case(other, case_id)
+    found = ["emulation"] if emulators[0] != emulators[1] else []
+    if _clocks(one) and _clocks(two) and _clocks(one) != _clocks(two):
+        found.append("clock")
+    for key in PARAMETERS:
+        # At full speed exits do not arrive; they follow each other.
+        said = key in one and key in two and (key != "arrival" or one["exit_rate_hz"] is not None)
+        if said and one[key] != two[key]:
+            found.append(key)
+    return tuple(found)
+
+
+def _clocks(case: Summary) -> set[str]:
+    """The kinds of clock that the case's processes had; empty when that is not known."""
+    return {str(clock["kind"]) for clock in case.get("clocks") or ()}
+
+
+def _case(summary: Summary, case_id: str) -> Summary:
+    found: Summary = next(case for case in summary["cases"] if case["id"] == case_id)
+    return found
+
+
+# --- what only one run has ---------------------------------------------------------------------
+
+
+def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
+    """Whole cases first, then methods of cases that both have, then single figures."""
+    finished = {
+        side: {case["id"]: case for case in summary["cases"] if case["status"] == "ok"}
+        for side, summary in (("base", base), ("other", other))
+    }
+    sides: tuple[tuple[Side, Side, Summary], ...] = (
+        ("base", "other", other),
+        ("other", "base", base),
+    )
+    for has, lacks, summary in sides:
+        there = {case["id"]: case for case in summary["cases"]}
+        for case_id in finished[has]:
+            if case_id not in finished[lacks]:
+                case = there.get(case_id, {})
+                status, reason = case.get("status"), case.get("reason")
+                yield Unmatched(case_id, None, None, None, lacks, status, reason)
+    for has, lacks, _ in sides:
+        for case_id in finished[has]:
+            if case_id in finished[lacks]:
+                here, there = finished[has][case_id]["methods"], finished[lacks][case_id]["methods"]
+                for method in here:
+                    if method not in there:
+                        yield Unmatched(case_id, method, None, None, lacks, None, None)
+    found = {"base": points(base), "other": points(other)}
+    for has, lacks, _ in sides:
+        others = {point.key for point in found[lacks]}
+        for point in found[has]:
+            case = finished[lacks].get(point.case)
+            if case is None or point.key in others or point.method not in case["methods"]:
+                continue
+            baseline, metric = point.baseline, point.metric
+            yield Unmatched(point.case, point.method, baseline, metric, lacks, "ok", None)
+
+
+def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator[Doubt]:
+    """What the run itself says against its figures; of the compared cases only."""
+    cases = [case for case in summary["cases"] if case["id"] in compared]
+
+    def ids(chosen: list[Summary]) -> tuple[str, ...]:
+        return tuple(case["id"] for case in chosen)
+
+    if not summary["complete"]:
+        yield Doubt("partial", side, ids(cases))
+    if wrong := [case for case in cases if case["control"]["ok"] is False]:
+        yield Doubt("control", side, ids(wrong))
+    if crowded := [case for case in cases if case.get("oversubscribed")]:
+        yield Doubt("oversubscribed", side, ids(crowded))
+    single = [case for case in cases if case["kind"] != "race" and case.get("processes") == 1]
+    if single:
+        yield Doubt("one process", side, ids(single))
+
+
+def _waits(pairs: Sequence[tuple[Point, Point]]) -> Iterator[Doubt]:
+    """The cases in which one run waited for a CPU by so much more that it is no minimal effect."""
+    sides: tuple[Side, ...] = ("base", "other")
+    for side in sides:
+        cases = [
+            one.case
+            for one, two in pairs
+            if _waited(one, two) > METRICS[one.metric].min_effect
+            and ((one.waiting or 0.0) > (two.waiting or 0.0)) == (side == "base")
+        ]
+        if cases:
+            yield Doubt("waited", side, tuple(dict.fromkeys(cases)))

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A summary, flat: every figure with an interval, as what the comparison of runs judges.
+
+:data:`METRICS` is the one table of what there is to judge. A summary may be a stranger's, and of
+another version: what is missing or makes no sense is left out, and nothing is raised. Nothing here
+compares, and nothing has words but the metrics' titles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kickbench.stats.independent import Estimate
+from kickbench.stats.proportions import clopper_pearson
+
+Summary = Mapping[str, Any]
+
+__all__ = ["METRICS", "Estimate", "Metric", "Point", "points"]
+
+_LARGEST = 1e200
+"""Beyond it, squares overflow; no figure of a run is anywhere near."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One thing that is judged.
+
+    ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A proportion has
+    instead the name of a fault in the case's findings, and the keys that count it and, in all, what
+    it may happen to. ``waits``: a vCPU that waits for a CPU is in it. ``min_effect`` is by what
+    part of a level two runs of one kernel may well differ; docs/compare.md has the measurements.
+    """
+
+    name: str
+    title: str
+    unit: Literal["ns", "1/s", "share"]
+    better: Literal["lower", "higher"]
+    kinds: tuple[str, ...]
+    value: tuple[str, ...] = ()
+    ci95: tuple[str, ...] = ()
+    fault: str | None = None
+    of: tuple[str, ...] = ()
+    waits: bool = False
+    min_effect: float = 0.05
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="ns_per_exit",
+            title="time per exit",
+            unit="ns",
+            better="lower",
+            kinds=("exits",),
+            value=("estimates", "ns_per_exit", "value"),
+            ci95=("estimates", "ns_per_exit", "ci95"),
+            waits=True,
+        ),
+        Metric(
+            name="cpu_ns_per_exit",
+            title="CPU time per exit",
+            unit="ns",
+            better="lower",
+            kinds=("exits",),
+            value=("estimates", "cpu_ns_per_exit", "value"),
+            ci95=("estimates", "cpu_ns_per_exit", "ci95"),
+        ),
+        Metric(
+            name="exits_per_second",
+            title="exits per second",
+            unit="1/s",
+            better="higher",
+            kinds=("exits",),
+            value=("estimates", "exits_per_second", "value"),
+            ci95=("estimates", "exits_per_second", "ci95"),
+            waits=True,
+        ),
+        Metric(
+            name="latency_p50_ns",
+            title="kick latency p50",
+            unit="ns",
+            better="lower",
+            kinds=("kick",),
+            value=("latency_ns", "p50"),
+            ci95=("latency_ci95", "p50"),
+            min_effect=0.1,
+        ),
+        Metric(
+            name="latency_p99_ns",
+            title="kick latency p99",
+            unit="ns",
+            better="lower",
+            kinds=("kick",),
+            value=("latency_ns", "p99"),
+            ci95=("latency_ci95", "p99"),
+            min_effect=0.1,
+        ),
+        Metric(
+            name="pause_last_ns",
+            title="pause all p50",
+            unit="ns",
+            better="lower",
+            kinds=("pause_all",),
+            value=("last_ns", "p50"),
+            ci95=("last_ci95", "p50"),
+            min_effect=0.1,
+        ),
+        Metric(
+            name="lost",
+            title="kicks lost",
+            unit="share",
+            better="lower",
+            kinds=("kick", "race"),
+            fault="lost",
+            of=("sent",),
+        ),
+        Metric(
+            name="rescued",
+            title="pauses rescued",
+            unit="share",
+            better="lower",
+            kinds=("pause_all",),
+            fault="rescued",
+            of=("n", "rescued"),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One figure of a summary with its interval.
+
+    Without a ``baseline`` it is the level of a method. With one it is the run's own paired
+    difference, method - baseline; ``reference`` is then the baseline's level, of which it is a
+    share, and None when that is not known. Of a proportion ``count`` of ``of`` it was, and
+    ``race_free`` is what the method claims; None of anything else. ``waiting`` is how long the vCPU
+    threads were ready but had to wait for a CPU, as a part of the CPU time that they had; None
+    where it is not known or not in the figure.
+    """
+
+    case: str
+    kind: str
+    method: str
+    baseline: str | None
+    metric: str
+    estimate: Estimate
+    reference: float | None
+    race_free: bool | None = None
+    count: int | None = None
+    of: int | None = None
+    waiting: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str | None, str]:
+        """What says that points of two runs are the same figure."""
+        return self.case, self.method, self.baseline, self.metric
+
+
+def points(summary: Summary) -> list[Point]:
+    """Every figure of the summary's finished cases that has a value and an interval, once."""
+    found: dict[tuple[str, str, str | None, str], Point] = {}
+    for case in _items(summary, "cases"):
+        if _get(case, "status") == "ok":
+            for point in (*_levels(case), *_paired(case)):
+                found.setdefault(point.key, point)
+    return list(found.values())
+
+
+def _levels(case: Summary) -> Iterator[Point]:
+    case_id, kind = _text(case, "id"), _text(case, "kind")
+    methods = _get(case, "methods")
+    if case_id is None or kind is None or not isinstance(methods, Mapping):
+        return
+    for method, figures in methods.items():
+        for metric in METRICS.values():
+            if kind not in metric.kinds or not isinstance(method, str):
+                continue
+            if metric.fault is None:
+                estimate = _estimate(
+                    _get(figures, *metric.value),
+                    _get(figures, *metric.ci95),
+                    _processes(case),
+                )
+                if estimate is not None:
+                    waiting = _waiting(figures) if metric.waits else None
+                    yield Point(
+                        case_id, kind, method, None, metric.name, estimate, None, waiting=waiting
+                    )
+                continue
+            count, of = _faults(case, method, figures, metric)
+            if of > 0:
+                share = clopper_pearson(count, of)
+                estimate = Estimate(share.estimate, share.low, share.high, 0)
+                claim = _get(figures, "race_free_claim")
+                yield Point(
+                    case_id,
+                    kind,
+                    method,
+                    None,
+                    metric.name,
+                    estimate,
+                    None,
+                    race_free=claim if isinstance(claim, bool) else None,
+                    count=count,
+                    of=of,
+                )
+
+
+def _paired(case: Summary) -> Iterator[Point]:
+    case_id, kind = _text(case, "id"), _text(case, "kind")
+    for contrast in _items(case, "contrasts"):
+        method, baseline = _text(contrast, "method"), _text(contrast, "baseline")
+        metric = METRICS.get(_text(contrast, "metric") or "")
+        estimate = _estimate(_get(contrast, "diff"), _get(contrast, "ci95"), _processes(case))
+        if case_id is None or kind is None or method is None or baseline is None:
+            continue
+        if metric is None or estimate is None:
+            continue
+        reference = _number(_get(case, "methods", baseline, *metric.value))
+        yield Point(case_id, kind, method, baseline, metric.name, estimate, reference)
+
+
+def _faults(case: Summary, method: str, figures: object, metric: Metric) -> tuple[int, int]:
+    """How often the fault happened, of how many; 0 of 0 when that is not known.
+
+    A finding counts the control's too, which are the baseline's.
+    """
+    for finding in _items(case, "findings"):
+        if (_get(finding, "method"), _get(finding, "what")) == (method, metric.fault):
+            counts = [_count(_get(finding, "count")), _count(_get(finding, "of"))]
+            break
+    else:
+        parts = [_count(_get(figures, key)) for key in metric.of]
+        of = None if None in parts else sum(part or 0 for part in parts)
+        counts = [_count(_get(figures, str(metric.fault))), of]
+    count, of = counts
+    return (0, 0) if count is None or of is None or count > of else (count, of)
+
+
+def _waiting(figures: object) -> float | None:
+    delay_ns = _number(_get(figures, "disturbances", "run_delay_ns"))
+    exits, cpu_ns = _number(_get(figures, "n")), _number(_get(figures, "cpu_ns_per_exit"))
+    if delay_ns is None or not exits or not cpu_ns:
+        return None
+    return abs(delay_ns / exits / cpu_ns)
+
+
+# --- a stranger's values -----------------------------------------------------------------------
+
+
+def _get(value: object, *path: str) -> object:
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _items(value: object, key: str) -> list[Summary]:
+    found = _get(value, key)
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+def _text(value: object, key: str) -> str | None:
+    found = _get(value, key)
+    return found if isinstance(found, str) else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number that can be squared."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if -_LARGEST < value < _LARGEST else None
+
+
+def _count(value: object) -> int | None:
+    """A number of things; what a float64 holds exactly."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= 2**53 else None
+
+
+def _processes(case: Summary) -> int:
+    """How many processes the case's intervals rest on; 1 when it is not said."""
+    return _count(_get(case, "processes")) or 1
+
+
+def _estimate(value: object, ci95: object, processes: int) -> Estimate | None:
+    number = _number(value)
+    if number is None or not isinstance(ci95, (list, tuple)) or len(ci95) != 2:
+        return None
+    low, high = _number(ci95[0]), _number(ci95[1])
+    if low is None or high is None or low > high:
+        return None
+    return Estimate(number, min(low, number), max(high, number), processes)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be taken from a report: tables as CSV, the scenario, figures as files."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import tomllib
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_run
+from hypothesis import example, given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from kickbench.cli import app
+from kickbench.errors import UsageError
+from kickbench.report.build import page, write
+from kickbench.report.data import RunData
+from kickbench.report.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FORMULA = '=HYPERLINK("http://example.invalid","x")'
+
+
+class Links(HTMLParser):
+    """The attributes of all links of a document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[dict[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found.append({name: value or "" for name, value in attrs})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cases = [synthetic_run.case(2), *synthetic_run.kick_sweep()[:5], synthetic_run.race_case()]
+    return synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, rounds=12)
+
+
+@pytest.fixture(scope="module")
+def data(run: Path) -> RunData:
+    return RunData.load(run)
+
+
+def table(data: RunData, kind: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(csv_of(data, kind).decode())))
+
+
+def held(html: str) -> dict[str, bytes]:
+    """The files that a page holds, by name."""
+    return {
+        link["download"]: base64.b64decode(link["href"].partition(";base64,")[2], validate=True)
+        for link in Links(html).found
+        if "download" in link
+    }
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_a_csv_has_the_numbers_of_the_summary_unrounded(data: RunData) -> None:
+    (case,) = (case for case in data.finished if case["kind"] == "exits")
+    rows = table(data, "exits")
+    assert [row["method"] for row in rows] == list(case["methods"])
+    for row in rows:
+        figures = case["methods"][row["method"]]
+        assert float(row["ns_per_exit_p99"]) == figures["ns_per_exit"]["p99"]
+        assert float(row["exits_per_second"]) == figures["exits_per_second"]
+        assert int(row["n"]) == figures["n"]
+        assert row["case_id"] == case["id"]
+    contrast = case["contrasts"][0]
+    assert float(rows[0]["difference_ns_per_exit"]) == contrast["diff"]
+    ends = [float(rows[0][f"difference_ns_per_exit_ci95_{end}"]) for end in ("low", "high")]
+    assert ends == contrast["ci95"]
+    assert float(rows[1]["control_ns_per_exit"]) == case["control"]["diff"]
+    assert rows[0]["control_ns_per_exit"] == ""
+
+
+def test_every_time_in_a_csv_has_its_unit(data: RunData) -> None:
+    for kind in ("exits", "kick", "pause_all", "race"):
+        rows = table(data, kind)
+        assert rows
+        for name in rows[0]:
+            if any(word in name for word in ("p50", "p99", "max", "mean", "latency", "timeout")):
+                assert "_ns" in name or "ns_per_exit" in name, name
+
+
+def test_every_column_of_a_csv_has_a_value_somewhere(data: RunData) -> None:
+    for kind in ("exits", "kick", "pause_all", "race"):
+        rows = table(data, kind)
+        assert all(any(row[name] for row in rows) for name in rows[0])
+        assert len({len(row) for row in rows}) == 1
+
+
+def test_the_csv_of_an_emulated_run_says_so_in_every_row(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4, emulated=True)
+    assert {row["emulated"] for row in table(RunData.load(run), "exits")} == {"QEMU TCG"}
+
+
+def test_a_strangers_text_is_no_formula(tmp_path: Path) -> None:
+    place = {**synthetic_run.PLACEMENTS[0], "name": FORMULA}
+    case = synthetic_run.case(1, placement=place, program="@SUM(1)", id="case")
+    data = RunData.load(synthetic_run.build(tmp_path, cases=[case], rounds=4))
+    for row in table(data, "exits"):
+        assert row["placement"] == f"'{FORMULA}"
+        assert row["program"] == "'@SUM(1)"
+
+
+@example("-1+cmd|' /C calc'!A0")
+@example("\t=1")
+@example("'=1")
+@given(st.text())
+def test_no_text_begins_like_a_formula(text: str) -> None:
+    cell = defused(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert cell.isprintable()
+
+
+def test_a_number_is_no_text(data: RunData) -> None:
+    found = [row for kind in ("exits", "kick") for row in table(data, kind)]
+    numbers = [row[name] for row in found for name in row if name.startswith("control_")]
+    assert any(number.startswith("-") for number in numbers)
+
+
+# --- in the page -------------------------------------------------------------------------------
+
+
+def test_the_page_holds_its_tables_and_its_scenario(data: RunData) -> None:
+    files = held(page(data))
+    stem = f"synthetic-{data.reader.run_id}"
+    for kind in ("exits", "kick", "pause_all", "race"):
+        assert files[f"{stem}-{kind}.csv"] == csv_of(data, kind)
+    assert tomllib.loads(files["synthetic.toml"].decode()) == data.reader.manifest["scenario"]
+
+
+def test_the_scenario_to_copy_is_the_one_to_download(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4)
+    manifest = json.loads((run / "manifest.json").read_text())
+    hostile = "</pre><script>\u202e\x00\x1b\x85\U000e0001 \"'\\" + "x" * 5000
+    manifest["scenario"] |= {"description": hostile, hostile: [hostile, 1]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    data = RunData.load(run)
+    html = page(data)
+
+    pre = re.search(r'<pre id="scenario-text"[^>]*>(.*?)</pre>', html, re.DOTALL)
+    assert pre is not None
+    shown = unescape(pre[1])
+    assert tomllib.loads(shown) == manifest["scenario"]
+    assert held(html)["synthetic.toml"].decode() == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["kickbench", "run", "x"], "kickbench run synthetic.toml"),
+        (["kickbench", "run", "--quick", "x"], "kickbench run synthetic.toml --quick"),
+        (["python", "x.py"], "kickbench run synthetic.toml"),
+    ],
+)
+def test_the_command_has_the_options_that_the_run_had(
+    tmp_path: Path, words: list[str], command: str
+) -> None:
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"command": words}))
+    assert f">{command}</pre>" in page(RunData.load(run))
+
+
+def test_what_is_too_large_for_a_page_is_not_in_it() -> None:
+    assert data_link(b"x" * (MOST_IN_PAGE_BYTES + 1), "text/csv") is None
+    assert data_link(b"=", "text/csv") == "data:text/csv;charset=utf-8;base64,PQ=="
+
+
+# --- beside the page ---------------------------------------------------------------------------
+
+
+def test_assets_are_the_tables_and_all_figures_twice(run: Path, tmp_path: Path) -> None:
+    path, data = write(run, tmp_path, with_assets=True)
+    folder = tmp_path / f"{path.stem}-assets"
+    names = {file.name for file in folder.iterdir()}
+    assert {"exits.csv", "kick.csv", "pause_all.csv", "race.csv"} <= names
+    svgs = {name.removesuffix(".svg") for name in names if name.endswith(".svg")}
+    pngs = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    assert svgs == pngs
+    assert svgs
+    for name in svgs:
+        assert (folder / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+    assert (folder / "kick.csv").read_bytes() == csv_of(data, "kick")
+    links = {link["href"] for link in Links(path.read_text()).found if "-assets/" in link["href"]}
+    assert links == {f"{folder.name}/{name}" for name in names}
+
+
+def test_assets_are_the_same_every_time_and_old_ones_go(run: Path, tmp_path: Path) -> None:
+    path, _ = write(run, tmp_path, with_assets=True)
+    folder = tmp_path / f"{path.stem}-assets"
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "gone-9.svg").write_text("of an earlier report")
+    (folder / "notes.txt").write_text("mine")
+    write(run, tmp_path, with_assets=True)
+    second = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert second.pop("notes.txt") == b"mine"
+    assert second == first
+
+
+def test_assets_do_not_go_through_a_symlink(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious.svg").write_text("mine")
+    name = f"synthetic-{run.name}-assets"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="symlink"):
+        write(run, tmp_path / "out", with_assets=True)
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == ["precious.svg"]
+
+
+def test_assets_where_there_is_a_file_are_one_clear_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / f"synthetic-{run.name}-assets").write_text("x")
+    with pytest.raises(UsageError) as caught:
+        write(run, tmp_path, with_assets=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_writes_assets_when_asked(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path / "results", cases=[synthetic_run.case(1)], rounds=4)
+
+    def report(*options: str) -> Any:
+        arguments = ["report", str(run), "-o", str(tmp_path / "out"), *options]
+        return CliRunner().invoke(app, arguments)
+
+    assert report().exit_code == 0
+    assert not list((tmp_path / "out").glob("*-assets"))
+    assert len(report("--assets").stdout.splitlines()) == 1
+    (folder,) = (tmp_path / "out").glob("*-assets")
+    assert (folder / "exits.csv").is_file()

@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures: what they draw is what was measured, and can be seen by everybody, everywhere."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic_run
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kickbench.report import plots
+from kickbench.report.data import RunData
+from kickbench.report.figures import FIGURES
+from kickbench.report.plots import METHOD_STYLES, MOST_PLOTS, OTHER_STYLES, Plot, draw_each
+from kickbench.report.round_figures import MOST_DOTS, MOST_POINTS, _grouped
+from kickbench.report.svg import inline, png, standalone
+from kickbench.results.summary import DISTURBANCES, read_differences, read_disturbances, read_rounds
+from kickbench.stats.contrasts import paired_contrast, trimmed_mean
+
+BLUEPRINT = (
+    "flag_signal",
+    "sigmask",
+    "immediate_exit",
+    "immediate_exit_remote",
+    "user_exit",
+    "exitfd",
+)
+
+
+def far_costs_more(parameters: Mapping[str, Any]) -> float:
+    where = parameters["placement"]
+    return synthetic_run.siglock_ns(parameters) * (1 + (where["creator"] != where["vcpus"]))
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    """Three of the four pairs of two nodes, with much noise and disturbances."""
+    places = synthetic_run.node_placements()[:3]
+    cases = [synthetic_run.case(n, placement=p) for p in places for n in (2, 8)]
+    run = synthetic_run.build(
+        tmp_path_factory.mktemp("nodes"),
+        cases=cases,
+        shift_ns=far_costs_more,
+        block_noise=0.02,
+        disturbed=0.01,
+    )
+    return RunData.load(run)
+
+
+@pytest.fixture(scope="module")
+def paced(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    cases = synthetic_run.rate_sweep()
+    return RunData.load(
+        synthetic_run.build(tmp_path_factory.mktemp("rates"), cases=cases, paced=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def kicked(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    methods = ["flag_signal", "sigmask", "immediate_exit"]
+    cases = [synthetic_run.race_case(w, methods=methods) for w in (0.0, 50_000.0)]
+    cases += [synthetic_run.pause_case(n) for n in (2, 16)]
+    cases.append(synthetic_run.kick_case())
+    return RunData.load(
+        synthetic_run.build(tmp_path_factory.mktemp("kicked"), cases=cases, shift_ns=900.0)
+    )
+
+
+def drawn(data: RunData, name: str) -> list[Plot]:
+    (figure,) = [figure for figure in FIGURES if figure.name == name]
+    return figure.draw(data)
+
+
+def changed(data: RunData, change: Any) -> RunData:
+    """The run as if its summary had said something else."""
+    summary = copy.deepcopy(data.summary)
+    for case in summary["cases"]:
+        change(case)
+    return replace(data, summary=summary)
+
+
+def strokes(axes: Any) -> list[NDArray[np.float64]]:
+    """What is drawn as many lines in one path: their begins, by path."""
+    found = [patch.get_path().vertices for patch in axes.patches if not patch.get_fill()]
+    return [np.asarray(vertices)[::2] for vertices in found]
+
+
+def texts(plot: Plot) -> list[str]:
+    return [text.get_text() for text in plot.canvas.axes[0].texts]
+
+
+# --- colours -----------------------------------------------------------------------------------
+
+# G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, IEEE TVCG 15 (2009): severity 1, of linear RGB.
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
+
+
+def linear(colour: str) -> NDArray[np.float64]:
+    """An sRGB colour, "#rrggbb", as linear light."""
+    c = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast ratio of WCAG 2: 1 (the same) to 21 (black and white)."""
+    low, high = sorted(float(linear(colour) @ TO_XYZ[1]) for colour in (first, second))
+    return (high + 0.05) / (low + 0.05)
+
+
+def lab(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIELAB of linear sRGB light, for its own white."""
+    xyz = np.clip(light, 0, 1) @ TO_XYZ.T / TO_XYZ.sum(axis=1)
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_contrast_is_that_of_the_guideline() -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#f6f7f9", "#1c2127"])
+def test_every_colour_stands_out_from_the_page(page: str) -> None:
+    for colour, _ in (*METHOD_STYLES.values(), *OTHER_STYLES, (plots.BAND, "")):
+        assert contrast(colour, page) >= 3, colour
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_methods_differ_in_colour_for_every_kind_of_eyes(eyes: str) -> None:
+    seen = {method: lab(EYES[eyes] @ linear(METHOD_STYLES[method][0])) for method in BLUEPRINT}
+    for first, second in itertools.combinations(BLUEPRINT, 2):
+        # 2.3 is what can just be told apart side by side.
+        assert np.linalg.norm(seen[first] - seen[second]) > 15, (first, second)
+
+
+def test_methods_differ_in_their_markers_too() -> None:
+    markers = [marker for _, marker in (*METHOD_STYLES.values(), *OTHER_STYLES)]
+    assert len(markers) == len(set(markers))
+
+
+# --- scales and files --------------------------------------------------------------------------
+
+SCALED = ("throughput", "throughput-per-vcpu", "ecdf", "percentiles")
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_plot_on_two_scales_draws_the_same_on_both(nodes: RunData, name: str) -> None:
+    for plot in drawn(nodes, name):
+        assert plot.alternative is not None
+        assert plot.scales is not None
+        assert sorted(plot.scales) == ["linear", "logarithmic"]
+        (main,), (other,) = plot.canvas.axes, plot.alternative.axes
+        logs = [[axes.get_xscale(), axes.get_yscale()].count("log") for axes in (main, other)]
+        assert (logs[0] > logs[1]) == (plot.scales[0] == "logarithmic")
+        first, second = ([line.get_xydata().tolist() for line in a.lines] for a in (main, other))
+        assert first == second
+        assert inline(plot, "x") != inline(plot, "x", alternative=True)
+
+
+def test_pauses_and_paced_exits_have_both_scales(kicked: RunData, paced: RunData) -> None:
+    assert [plot.scales for plot in drawn(kicked, "pause-all")] == [("logarithmic", "linear")]
+    assert [p.scales for p in drawn(paced, "exit-rates")] == [None, ("linear", "logarithmic")]
+
+
+def test_a_plot_of_one_scale_has_no_other(nodes: RunData) -> None:
+    (plot,) = drawn(nodes, "cost")
+    with pytest.raises(ValueError, match="one scale only"):
+        inline(plot, "x", alternative=True)
+
+
+def test_files_are_on_white_and_the_page_is_not(nodes: RunData) -> None:
+    plot = drawn(nodes, "throughput")[0]
+    file = standalone(plot, "x").decode()
+    assert "fill: #ffffff" in file
+    assert f"<title>{plot.title}</title>" in file
+    assert "currentColor" not in file
+    page = inline(plot, "x")
+    assert "#ffffff" not in page
+    assert plots.INK not in page
+
+
+def test_a_png_is_opaque_large_and_the_same_every_time(nodes: RunData) -> None:
+    import matplotlib.image  # here only: the product never reads an image
+
+    first, second = (png(drawn(nodes, "throughput")[0]) for _ in range(2))
+    assert first == second
+    assert b"Software" not in first
+    width, height = struct.unpack(">II", first[16:24])
+    assert (width, height) == (880, 660)
+    import io
+
+    pixels = matplotlib.image.imread(io.BytesIO(first), format="png")
+    assert (pixels[..., 3] == 1).all()
+    assert (pixels[0, 0] == 1).all()
+    assert png(drawn(nodes, "throughput")[0], alternative=True) != first
+
+
+def test_numbers_in_a_page_are_short(nodes: RunData) -> None:
+    for plot in drawn(nodes, "differences"):
+        svg = inline(plot, "x")
+        assert not re.search(r"[0-9]\.[0-9]{3}", re.sub(r"<(title|desc|text)[^>]*>[^<]*", "", svg))
+
+
+def test_plots_that_are_too_many_are_counted(nodes: RunData) -> None:
+    (plot,) = drawn(nodes, "cost")
+    groups = list(range(MOST_PLOTS + 3))
+    found = draw_each(groups, lambda _: plot)
+    assert len(found) == MOST_PLOTS
+    assert found[-1].finding == f"{plot.finding} 3 more plots like these are left out."
+    assert found[0].finding == draw_each(groups[:1], lambda _: plot)[0].finding == plot.finding
+
+
+# --- throughput --------------------------------------------------------------------------------
+
+
+def test_throughput_per_vcpu_is_the_total_shared_out(nodes: RunData) -> None:
+    for total, share in zip(
+        drawn(nodes, "throughput"), drawn(nodes, "throughput-per-vcpu"), strict=True
+    ):
+        for one, part in zip(total.canvas.axes[0].lines, share.canvas.axes[0].lines, strict=True):
+            x, y = np.array(one.get_xdata()), np.array(one.get_ydata())
+            assert part.get_ydata() == pytest.approx(y / x)
+        perfect = share.canvas.axes[0].lines[0].get_ydata()
+        assert perfect[0] == perfect[-1] > 0
+
+
+def test_levels_are_drawn_with_their_intervals(nodes: RunData) -> None:
+    case = next(c for c in nodes.finished if c["vcpus"] == 8)
+    ends = case["methods"]["sigmask"]["estimates"]["exits_per_second"]["ci95"]
+    bars = [
+        segment[:, 1]
+        for plot in drawn(nodes, "throughput")
+        for group in plot.canvas.axes[0].collections
+        for segment in group.get_segments()
+    ]
+    assert any(bar == pytest.approx(ends) for bar in bars)
+
+
+# --- rounds ------------------------------------------------------------------------------------
+
+
+def test_differences_are_what_the_contrast_is_made_of(nodes: RunData) -> None:
+    for case in nodes.finished:
+        found = read_differences(nodes.reader, case["id"])
+        interval = paired_contrast(found["sigmask"])
+        (contrast,) = [c for c in case["contrasts"] if c["metric"] == "ns_per_exit"]
+        assert interval.estimate == contrast["diff"]
+        assert sum(map(len, found["immediate_exit"])) == case["control"]["rounds"]
+
+
+def test_a_plot_of_differences_has_every_round_the_processes_and_the_control(
+    nodes: RunData,
+) -> None:
+    plot = drawn(nodes, "differences")[0]
+    (axes,) = plot.canvas.axes
+    found = read_differences(nodes.reader, nodes.finished[1]["id"])
+    low, high = axes.get_ylim()
+    every = strokes(axes)
+    for method in ("sigmask", "immediate_exit"):
+        values = np.concatenate(found[method])
+        inside = values[(values >= low) & (values <= high)]
+        assert any(np.array_equal(part[:, 1], inside) for part in every)
+        means = [trimmed_mean(part) for part in found[method]]
+        assert any(part[:, 1].tolist() == means for part in every)
+    assert "the A/A control, immediate_exit against itself, is at " in plot.finding
+    assert "[each is a dot]" in axes.get_xlabel()
+
+
+def test_without_a_control_there_is_no_second_side(nodes: RunData) -> None:
+    without = changed(nodes, lambda case: case["control"].update(ci95=None, diff=None))
+    plot = drawn(without, "differences")[0]
+    assert "A/A" not in plot.finding
+    assert "A/A control" not in inline(plot, "x")
+
+
+def test_a_round_beyond_the_axis_is_marked_and_counted(nodes: RunData) -> None:
+    plot = drawn(nodes, "differences")[0]
+    (axes,) = plot.canvas.axes
+    found = read_differences(nodes.reader, nodes.finished[1]["id"])
+    values = np.concatenate([*found["sigmask"], *found["immediate_exit"]])
+    low, high = axes.get_ylim()
+    beyond = int(((values < low) | (values > high)).sum())
+    at_edges = sum(len(part) for part in strokes(axes) if np.isin(part[:, 1], (low, high)).all())
+    assert at_edges == beyond
+    assert ("beyond the axis" in plot.finding) == (beyond > 0)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    cases = [synthetic_run.case(1, processes=2)]
+    run = synthetic_run.build(tmp_path_factory.mktemp("long"), cases=cases, rounds=700, exits=20)
+    return RunData.load(run)
+
+
+def test_a_long_run_is_thinned_and_says_so(long: RunData) -> None:
+    (over_time,), (differences,) = drawn(long, "over-time"), drawn(long, "differences")
+    assert "A point is the median of 12 consecutive rounds" in over_time.finding
+    points = [np.isfinite(line.get_ydata()).sum() for line in over_time.canvas.axes[0].lines]
+    assert 0 < max(points) <= MOST_POINTS
+    assert "[every 4th is a dot]" in differences.canvas.axes[0].get_xlabel()
+    assert "from 1,400 rounds" in differences.finding
+    assert max(map(len, strokes(differences.canvas.axes[0]))) <= MOST_DOTS
+    for plot in (over_time, differences):
+        assert len(inline(plot, "x")) < 60_000
+
+
+def test_disturbed_rounds_are_marked_where_they_were(nodes: RunData) -> None:
+    case = nodes.finished[1]
+    plot = drawn(nodes, "over-time")[0]
+    (axes,) = plot.canvas.axes
+    found = read_disturbances(nodes.reader, case["id"])
+    assert set(found) == set(DISTURBANCES)
+    for name, total in found.items():
+        of_methods = sum(m["disturbances"][name] for m in case["methods"].values())
+        assert total.sum() >= of_methods > 0  # the control's blocks are in it as well
+        where = np.flatnonzero(total) + 1.0
+        assert any(np.array_equal(part[:, 0], where) for part in strokes(axes))
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert {"preempted", "waited", "moved", "stolen", "rescued"} <= set(labels)
+    assert f"steal time in {np.count_nonzero(found['steal_ns'])}" in plot.finding
+
+
+def test_an_undisturbed_run_says_that_too(long: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {name: np.zeros(1400, np.int64) for name in DISTURBANCES}
+    monkeypatch.setattr(
+        "kickbench.report.round_figures.read_disturbances", lambda *_: none, raising=True
+    )
+    (plot,) = drawn(long, "over-time")
+    assert "No round was disturbed." in plot.finding
+
+
+def test_processes_are_apart(nodes: RunData) -> None:
+    plot = drawn(nodes, "over-time")[0]
+    assert texts(plot) == ["process 0", "1", "2"]
+    rounds = read_rounds(nodes.reader, nodes.finished[1]["id"])
+    boundaries = [
+        line.get_xdata()[0] for line in plot.canvas.axes[0].lines if line.get_linestyle() == ":"
+    ]
+    assert boundaries == (np.flatnonzero(np.diff(rounds.process)) + 1.5).tolist()
+
+
+def test_cases_without_tables_have_no_rounds(nodes: RunData) -> None:
+    gone = replace(nodes, without_tables=frozenset(case["id"] for case in nodes.finished))
+    assert drawn(gone, "over-time") == drawn(gone, "differences") == []
+    assert drawn(gone, "cost")
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 12), st.randoms())
+def test_rounds_are_grouped_within_their_process(sizes: list[int], each: int, random: Any) -> None:
+    process = np.repeat(np.arange(len(sizes)), sizes)
+    values = np.array([[random.random()] for _ in process])
+    lines = _grouped(process, values, each)
+    assert sum(part.stop - part.start for part in lines.processes) == len(lines.at)
+    for index, part in enumerate(lines.processes):
+        mine = values[process == index, 0]
+        chunks = [mine[i : i + each] for i in range(0, len(mine), each)]
+        assert lines.median[part, 0].tolist() == [np.median(chunk) for chunk in chunks]
+        assert lines.low[part, 0].tolist() == [chunk.min() for chunk in chunks]
+        assert lines.high[part, 0].tolist() == [chunk.max() for chunk in chunks]
+    assert (np.diff(lines.at) > 0).all()
+
+
+# --- nodes -------------------------------------------------------------------------------------
+
+
+def test_the_map_of_nodes_has_the_costs_of_the_summary(nodes: RunData) -> None:
+    (plot,) = drawn(nodes, "nodes")
+    shown = texts(plot)
+    for case in (c for c in nodes.finished if c["vcpus"] == 8):
+        contrast = case["contrasts"][0]
+        assert any(text.replace(",", "") == f"{contrast['diff']:.1f}" for text in shown) or any(
+            text.replace(",", "") == f"{contrast['diff']:.0f}" for text in shown
+        )
+    assert sum(" to " in text for text in shown) == 3
+    assert "1 pair of nodes not measured" in plot.finding
+    assert "8 vCPUs" in plot.title
+    assert "creator on node 0 and the vCPUs on node 0. Most:" in plot.finding
+
+
+def test_a_larger_cost_has_more_colour(nodes: RunData) -> None:
+    (plot,) = drawn(nodes, "nodes")
+    cells = {
+        (patch.get_y() + 0.5, patch.get_x() + 0.5): patch.get_alpha()
+        for patch in plot.canvas.axes[0].patches
+        if patch.get_alpha() is not None
+    }
+    assert cells[(0, 0)] < cells[(0, 1)]
+    assert set(cells) == {(0, 0), (0, 1), (1, 0)}
+
+
+def test_one_pair_of_nodes_is_no_map(nodes: RunData) -> None:
+    def local(case: dict[str, Any]) -> None:
+        case["placement_spec"] = {**case["placement_spec"], "creator": "node:0", "vcpus": "node:0"}
+
+    assert drawn(changed(nodes, local), "nodes") == []
+
+
+@pytest.mark.parametrize("spec", [{}, {"creator": "any", "vcpus": "cpu:0-3"}, {"creator": 3}])
+def test_other_placements_are_on_no_map(nodes: RunData, spec: dict[str, Any]) -> None:
+    assert drawn(changed(nodes, lambda case: case.update(placement_spec=spec)), "nodes") == []
+
+
+# --- rates -------------------------------------------------------------------------------------
+
+
+def test_full_speed_is_the_last_of_the_rates(paced: RunData) -> None:
+    costs, times = drawn(paced, "exit-rates")
+    for plot in (costs, times):
+        labels = [text.get_text() for text in plot.canvas.axes[0].get_xticklabels()]
+        assert labels == ["1 k", "20 k", "max"]
+    by_rate = sorted(paced.finished, key=lambda case: case["exit_rate_hz"] or np.inf)
+    shifts = [case["contrasts"][0]["diff"] for case in by_rate]
+    assert shifts in [list(line.get_ydata()) for line in costs.canvas.axes[0].lines]
+    means = [case["methods"]["sigmask"]["ns_per_exit"]["mean"] for case in by_rate]
+    assert means in [list(line.get_ydata()) for line in times.canvas.axes[0].lines]
+    assert "full speed: sigmask costs " in costs.finding
+
+
+def test_one_rate_is_no_sweep(nodes: RunData) -> None:
+    assert drawn(nodes, "exit-rates") == []
+
+
+# --- race --------------------------------------------------------------------------------------
+
+
+def test_the_race_is_drawn_with_its_bounds(kicked: RunData) -> None:
+    (plot,) = drawn(kicked, "race")
+    (axes,) = plot.canvas.axes
+    assert axes.get_xscale() == "log"
+    races = [case for case in kicked.finished if case["kind"] == "race"]
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "None"]
+    for case in races:
+        for method, figures in case["methods"].items():
+            share = figures["lost"] / figures["sent"] if figures["lost"] else None
+            wanted = figures["lost_upper95"] if share is None else share
+            assert any(at == pytest.approx(100 * wanted) for at in points), method
+    assert sum(text.startswith("0 of ") for text in texts(plot)) == 4
+    assert "sigmask (claims race-free)" in inline(plot, "x")
+    assert "flag_signal (makes no claim)" in inline(plot, "x")
+    assert not any("breaks" in text for text in texts(plot))
+
+
+def test_a_broken_claim_is_written_beside_the_loss(kicked: RunData) -> None:
+    def claim(case: dict[str, Any]) -> None:
+        if case["kind"] == "race":
+            case["methods"]["flag_signal"]["race_free_claim"] = True
+
+    (plot,) = drawn(changed(kicked, claim), "race")
+    assert sum(text.endswith(": breaks its claim") for text in texts(plot)) == 2
+
+
+def test_what_no_kick_tested_is_not_drawn(kicked: RunData) -> None:
+    def none(case: dict[str, Any]) -> None:
+        if case["kind"] == "race":
+            for figures in case["methods"].values():
+                figures["aimed"] = 0
+
+    assert drawn(changed(kicked, none), "race") == []
+
+
+# --- all ---------------------------------------------------------------------------------------
+
+
+def test_an_emulated_run_says_so_in_every_title(tmp_path: Path) -> None:
+    places = synthetic_run.node_placements()
+    cases = [synthetic_run.case(n, placement=p) for p in places for n in (1, 2)]
+    cases += [synthetic_run.case(2, placement=places[0], rate=1000.0)]
+    cases += synthetic_run.kick_sweep()
+    data = RunData.load(synthetic_run.build(tmp_path, cases=cases, emulated=True, paced=True))
+    for figure in FIGURES:
+        for plot in figure.draw(data):
+            assert plot.title.startswith("Emulated (QEMU TCG): ")
+            shown = inline(plot, "x")
+            assert not re.search(r"(?<!emulated )\b(ns|µs|second)\b", shown), figure.name
+
+
+def test_a_run_of_many_nodes_rates_and_vcpus_is_drawn(tmp_path: Path) -> None:
+    places = synthetic_run.node_placements(4)
+    cases = [synthetic_run.case(1, placement=p, processes=1) for p in places]
+    cases += [synthetic_run.case(1, rate=10.0 * 2**i, processes=1) for i in range(10)]
+    cases += [synthetic_run.case(n, processes=1) for n in (2, 256)]
+    run = synthetic_run.build(tmp_path, cases=cases, paced=True, rounds=4, exits=40)
+    data = RunData.load(run)
+    (plot,) = drawn(data, "nodes")
+    assert len(texts(plot)) == 16  # no room for intervals
+    assert len(drawn(data, "differences")) == MOST_PLOTS
+    assert "more plots like these are left out." in drawn(data, "differences")[-1].finding

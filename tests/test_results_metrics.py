@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A summary as points: every figure that has an interval, and nothing that makes no sense."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import synthetic_run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.results.metrics import METRICS, Point, points
+from kickbench.results.store import RunReader
+from kickbench.results.summary import summarise
+from kickbench.stats.proportions import clopper_pearson
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    cases = [
+        synthetic_run.case(2),
+        synthetic_run.kick_case("guest"),
+        synthetic_run.pause_case(2),
+        synthetic_run.race_case(50_000.0),
+    ]
+    path = synthetic_run.build(tmp_path_factory.mktemp("results"), cases=cases)
+    return summarise(RunReader(path))
+
+
+def of(summary: Any, **wanted: Any) -> list[Point]:
+    return [p for p in points(summary) if all(getattr(p, k) == v for k, v in wanted.items())]
+
+
+def test_every_kind_has_its_metrics(summary: dict[str, Any]) -> None:
+    found: dict[str, set[tuple[str, bool]]] = {}
+    for point in points(summary):
+        found.setdefault(point.kind, set()).add((point.metric, point.baseline is not None))
+    levels = {("ns_per_exit", False), ("cpu_ns_per_exit", False), ("exits_per_second", False)}
+    assert found["exits"] == levels | {("ns_per_exit", True), ("cpu_ns_per_exit", True)}
+    kick = {("latency_p50_ns", False), ("latency_p99_ns", False), ("lost", False)}
+    assert found["kick"] >= kick | {("latency_p50_ns", True)}
+    pause = {("pause_last_ns", False), ("pause_last_ns", True), ("rescued", False)}
+    assert found["pause_all"] == pause
+    assert found["race"] == {("lost", False)}
+
+
+def test_points_are_the_numbers_of_the_summary(summary: dict[str, Any]) -> None:
+    case = summary["cases"][0]
+    (level,) = of(summary, kind="exits", method="sigmask", baseline=None, metric="ns_per_exit")
+    said = case["methods"]["sigmask"]["estimates"]["ns_per_exit"]
+    assert (level.estimate.value, [level.estimate.low, level.estimate.high]) == (
+        said["value"],
+        said["ci95"],
+    )
+    assert level.estimate.processes == case["processes"] == 3
+    (paired,) = of(summary, kind="exits", baseline="immediate_exit", metric="ns_per_exit")
+    assert paired.estimate.value == case["contrasts"][0]["diff"]
+    baseline = case["methods"]["immediate_exit"]["estimates"]["ns_per_exit"]["value"]
+    assert paired.reference == baseline
+    (kick,) = of(summary, kind="kick", method="sigmask", baseline=None, metric="latency_p50_ns")
+    figures = summary["cases"][1]["methods"]["sigmask"]
+    assert kick.estimate.value == figures["latency_ns"]["p50"]
+    assert [kick.estimate.low, kick.estimate.high] == figures["latency_ci95"]["p50"]
+
+
+def test_estimates_of_a_level_hold_the_level_that_was_put_in(summary: dict[str, Any]) -> None:
+    (level,) = of(
+        summary, kind="exits", method="immediate_exit", baseline=None, metric="ns_per_exit"
+    )
+    assert level.estimate.low < level.estimate.value < level.estimate.high
+    assert level.estimate.value == pytest.approx(synthetic_run.BASE_NS, rel=0.02)
+    (rate,) = of(
+        summary, kind="exits", method="immediate_exit", baseline=None, metric="exits_per_second"
+    )
+    figures = summary["cases"][0]["methods"]["immediate_exit"]
+    assert rate.estimate.value == pytest.approx(figures["exits_per_second"], rel=0.01)
+
+
+def test_lost_kicks_are_an_exact_proportion(summary: dict[str, Any]) -> None:
+    (race,) = of(summary, kind="race", method="flag_signal")
+    figures = summary["cases"][3]["methods"]["flag_signal"]
+    assert race.count == figures["lost"] > 0
+    assert race.of == figures["sent"]
+    assert race.race_free is False
+    expected = clopper_pearson(race.count, race.of)
+    assert (race.estimate.low, race.estimate.high) == (expected.low, expected.high)
+    assert race.estimate.processes == 0
+    (none,) = of(summary, kind="race", method="immediate_exit")
+    assert (none.count, none.estimate.low, none.race_free) == (0, 0.0, True)
+
+
+def test_a_kick_that_the_control_lost_counts(summary: dict[str, Any]) -> None:
+    changed = copy.deepcopy(summary)
+    case = changed["cases"][1]
+    case["findings"] = [{"method": "immediate_exit", "what": "lost", "count": 2, "of": 5000}]
+    (point,) = of(changed, kind="kick", method="immediate_exit", metric="lost")
+    assert (point.count, point.of) == (2, 5000)
+
+
+def test_waiting_is_a_part_of_the_cpu_time(summary: dict[str, Any]) -> None:
+    changed = copy.deepcopy(summary)
+    figures = changed["cases"][0]["methods"]["sigmask"]
+    figures["disturbances"]["run_delay_ns"] = figures["n"] * figures["cpu_ns_per_exit"] / 4
+    for metric, waiting in (("ns_per_exit", 0.25), ("exits_per_second", 0.25)):
+        (point,) = of(changed, kind="exits", method="sigmask", baseline=None, metric=metric)
+        assert point.waiting == pytest.approx(waiting)
+    (point,) = of(changed, kind="exits", method="sigmask", baseline=None, metric="cpu_ns_per_exit")
+    assert point.waiting is None
+
+
+@pytest.mark.parametrize("status", ["skipped", "failed", "pending"])
+def test_only_finished_cases_have_points(summary: dict[str, Any], status: str) -> None:
+    changed = copy.deepcopy(summary)
+    for case in changed["cases"]:
+        case["status"] = status
+    assert points(changed) == []
+
+
+@pytest.mark.parametrize(
+    "ci95", [None, [], [1.0], [1.0, 2.0, 3.0], [None, 2.0], [3.0, 2.0], ["1", "2"], [1.0, math.inf]]
+)
+def test_a_value_without_a_sound_interval_is_no_point(summary: dict[str, Any], ci95: Any) -> None:
+    changed = copy.deepcopy(summary)
+    changed["cases"][0]["methods"]["sigmask"]["estimates"]["ns_per_exit"]["ci95"] = ci95
+    assert of(changed, kind="exits", method="sigmask", baseline=None, metric="ns_per_exit") == []
+
+
+def test_every_metric_says_where_it_is() -> None:
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert bool(metric.value and metric.ci95) != bool(metric.fault and metric.of)
+        assert metric.kinds
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+odd = st.recursive(scalars, lambda s: st.lists(s, max_size=3) | st.dictionaries(st.text(), s))
+
+
+@st.composite
+def broken(draw: st.DrawFn, value: Any) -> Any:
+    """The value with some of what is in it replaced by anything."""
+    if draw(st.integers(0, 12)) == 0:
+        return draw(odd)
+    if isinstance(value, dict):
+        return {key: draw(broken(item)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [draw(broken(item)) for item in value]
+    return value
+
+
+@given(st.data())
+def test_no_summary_is_odd_enough_to_break_it(summary: dict[str, Any], data: st.DataObject) -> None:
+    case = data.draw(st.sampled_from(summary["cases"]))
+    found = points({"cases": [data.draw(broken(case))]})
+    assert len({point.key for point in found}) == len(found)
+    for point in found:
+        numbers = (point.estimate.low, point.estimate.value, point.estimate.high)
+        assert all(map(math.isfinite, numbers))
+        assert sorted(numbers) == list(numbers)
+
+
+@given(odd)
+def test_anything_at_all_may_be_a_summary(summary: Any) -> None:
+    assert points(summary if isinstance(summary, dict) else {"cases": [summary]}) == []
