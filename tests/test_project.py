@@ -87,9 +87,10 @@ def test_both_commands_of_the_readme_set_up_alike_and_go_through_nox() -> None:
     assert (ROOT / "scenarios" / "smp_windows_like.toml").is_file()
 
 
-def test_ci_is_what_the_workflow_runs_and_demands_kvm() -> None:
+def test_ci_is_what_the_workflow_runs_and_demands_kvm_and_a_browser() -> None:
     assert "run: .ci/run" in text(".github/workflows/ci.yml")
-    assert "KICKBENCH_REQUIRE_KVM=1" in text(".ci/run")
+    for demand in ("KICKBENCH_REQUIRE_KVM=1", "KICKBENCH_REQUIRE_BROWSER=1"):
+        assert demand in text(".ci/run")
     assert ".venv/bin/nox -s lint" in text(".ci/run").splitlines()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

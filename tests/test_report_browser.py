@@ -1,0 +1,761 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reports in a real browser: Playwright drives the system's Chromium, without a network.
+
+Chromium is looked for by the names that distributions give it, or is ``KICKBENCH_CHROMIUM``. Where
+there is none the tests are skipped; with ``KICKBENCH_REQUIRE_BROWSER=1``, as in CI, that is an
+error. What a page says is the matter of test_report_page.py; here it is what a browser makes of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+import synthetic_run
+from typer.testing import CliRunner
+
+from kickbench.cli import app
+from kickbench.results.summary import write_summary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request
+
+pytestmark = pytest.mark.browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)><svg onload=alert(3)> {{7*7}}"
+PHONE, DESKTOP = (360, 740), (1280, 900)
+
+Visit = Callable[..., "Page"]
+
+
+# --- the browser -------------------------------------------------------------------------------
+
+
+def without_browser(reason: str) -> NoReturn:
+    if os.environ.get("KICKBENCH_REQUIRE_BROWSER"):
+        pytest.exit(f"the tests in a browser must run here, but: {reason}", 1)
+    pytest.skip(f"no usable browser: {reason}")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The first of this machine's browsers that starts and may read our files."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        without_browser("Playwright is not installed")
+    named = os.environ.get("KICKBENCH_CHROMIUM")
+    found = [named] if named else [path for path in map(shutil.which, NAMES) if path]
+    faults = [] if found else [f"none of {', '.join(NAMES)} is in PATH"]
+    # One that is confined, as a snap is, starts and sees no file in /tmp.
+    trial = tmp_path_factory.mktemp("trial") / "trial.html"
+    trial.write_text("<title>trial</title>")
+    with sync_playwright() as playwright:
+        for path in found:
+            try:
+                # Chromium has no sandbox for root.
+                started = playwright.chromium.launch(
+                    executable_path=path, chromium_sandbox=os.geteuid() != 0
+                )
+                started.new_page().goto(trial.as_uri())
+            except Error as error:
+                faults.append(f"{path}: {error.message.strip().splitlines()[0]}")
+                continue
+            yield started
+            started.close()
+            return
+    without_browser("; ".join(faults))
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Open a page in a context of its own, offline; nothing that any page does may be amiss."""
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def visit(
+        path: Path, *, dark: bool = False, size: tuple[int, int] = DESKTOP, script: bool = True
+    ) -> Page:
+        def note_request(request: Request) -> None:
+            if request.url != path.as_uri() and not request.url.startswith(("data:", "blob:")):
+                problems.append(f"request: {request.url}")
+
+        def note_dialog(dialog: Dialog) -> None:
+            problems.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+        context = browser.new_context(
+            color_scheme="dark" if dark else "light",
+            viewport={"width": size[0], "height": size[1]},
+            java_script_enabled=script,
+        )
+        contexts.append(context)
+        context.set_offline(True)
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("dialog", note_dialog)
+        page.on("request", note_request)
+        page.goto(path.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+# --- the pages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Pages by name, and the summary of the run that each is of."""
+
+    folder: Path
+    pages: dict[str, Path]
+    summaries: dict[str, dict[str, Any]]
+
+
+def report(folder: Path, *runs: Path) -> list[Path]:
+    """What ``kickbench report`` writes of some runs, in the order in which it says so."""
+    done = CliRunner().invoke(app, ["report", *map(str, runs), "-o", str(folder)])
+    assert done.exit_code == 0, done.output
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+def hostile_run(folder: Path) -> Path:
+    place = {**synthetic_run.PLACEMENTS[0], "name": HOSTILE}
+    methods = ["sigmask", "immediate_exit", HOSTILE]
+    cases = [
+        synthetic_run.case(n, placement=place, program=HOSTILE, methods=methods, id=f"case-{n}")
+        for n in (1, 2)
+    ]
+    cases.append(synthetic_run.race_case(id="race", placement=place, methods=methods))
+    cases.append(synthetic_run.case(2, rate=5.0, placement=place, id="skipped"))
+    run = synthetic_run.build(
+        folder,
+        cases=cases,
+        rounds=8,
+        scenario_name=HOSTILE,
+        host=HOSTILE,
+        environment={"hostname": HOSTILE, HOSTILE: {"a\x00\x1b]0;x\x07": ["\u202e" + HOSTILE]}},
+    )
+    for path in run.glob("cases/*/case.json"):
+        document = json.loads(path.read_text())
+        document["processes"][0]["warnings"] = [HOSTILE]
+        path.write_text(json.dumps(document))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["cases"][-1]["reason"] = HOSTILE
+    manifest["scenario"]["description"] = HOSTILE
+    manifest |= {"command": ["kickbench", "run", HOSTILE], "emulated": True, "emulated_by": HOSTILE}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    return run
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    results, folder = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("reports")
+    every = [*synthetic_run.sweep(), *synthetic_run.kick_sweep()]
+    few = [synthetic_run.case(n) for n in (1, 2)]
+    days = (synthetic_run.NOW.replace(day=day) for day in (7, 8, 3))
+    runs = {
+        "every kind": synthetic_run.build(results / "1", cases=every, now=next(days)),
+        "emulated": synthetic_run.build(
+            results / "2",
+            cases=[*few, *synthetic_run.kick_sweep()],
+            rounds=8,
+            emulated=True,
+            now=next(days),
+        ),
+        "partial": synthetic_run.build(results / "3", rounds=8, finish=False, now=next(days)),
+        "hostile": hostile_run(results / "4"),
+    }
+    pages = {name: report(folder, run)[0] for name, run in runs.items()}
+    kernel = {**synthetic_run.ENVIRONMENT["kernel"], "release": "6.13.0-test"}
+    place = {**synthetic_run.PLACEMENTS[0], "name": HOSTILE}
+    same = [synthetic_run.case(n, placement=place, id=f"case-{n}") for n in (1, 2)]
+    same += [synthetic_run.kick_case(), synthetic_run.pause_case(2), synthetic_run.race_case()]
+    alike: dict[str, Any] = {"cases": same, "rounds": 12, "scenario_name": HOSTILE}
+    two = [
+        synthetic_run.build(results / "5", **alike),
+        synthetic_run.build(
+            results / "6",
+            **alike,
+            shift_ns=lambda case: 3 * synthetic_run.siglock_ns(case),
+            host=HOSTILE,
+            environment={**synthetic_run.ENVIRONMENT, "kernel": kernel, "hostname": HOSTILE},
+            seed=2,
+        ),
+    ]
+    *_, pages["comparison"] = report(folder / "two", *two)
+    pages["index"] = folder / "index.html"
+    return Reports(folder, pages, {name: write_summary(run) for name, run in runs.items()})
+
+
+RUNS = ("every kind", "emulated", "partial", "hostile")
+PAGES = (*RUNS, "comparison", "index")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The page and the summary of a short run on the real KVM."""
+    folder = tmp_path_factory.mktemp("real")
+    arguments = ["run", "quick", "--quick", "--results", str(folder / "results")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (manifest,) = (folder / "results").glob("*/*/manifest.json")
+    (page, *_) = report(folder / "reports", manifest.parent)
+    return page, json.loads((manifest.parent / "summary.json").read_text())
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+def says(text: str, value: float, scale: float = 1.0) -> bool:
+    """Whether a printed number is this value, rounded to the digits that it has."""
+    number = text.replace(",", "").lstrip("+")
+    whole, point, decimals = number.partition(".")
+    zeros = len(whole) - len(whole.rstrip("0")) if not point else 0
+    step = 10.0 ** (zeros - len(decimals))
+    return abs(float(number) - value * scale) <= step / 2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("8,044", 8043.6, True),
+        ("8,044", 8044.6, False),
+        ("141.0", 141.04, True),
+        ("141.0", 141.06, False),
+        ("-1,600", -1640.0, True),
+        ("-1,600", 1600.0, False),
+        ("36.9", 36_913.0, False),
+    ],
+)
+def test_a_number_is_told_from_its_neighbours(text: str, value: float, same: bool) -> None:
+    assert says(text, value) == same
+
+
+def check_verdict(page: Page, summary: dict[str, Any]) -> list[str]:
+    """Compare the sentences of the verdict that we know with the summary; what was compared."""
+    text = " ".join(page.locator("#verdict").inner_text().split())
+    number = r"(-?[\d,]+(?:\.\d+)?)"
+    done = []
+    cost = rf"(\w+) costs {number} (?:emulated )?ns (more|less) per exit than (\w+) "
+    cost += rf"\(95 % CI {number} to {number}\), (\d+) vCPUs?, (\w+)"
+    cases = [case for case in summary["cases"] if case["status"] == "ok"]
+
+    def contrast(method: str, vcpus: str, placement: str) -> dict[str, Any]:
+        for case in cases:
+            is_it = case["kind"] == "exits" and case["placement"] == placement
+            if is_it and case["vcpus"] == int(vcpus) and not case["kick_rate_hz"]:
+                for found in case["contrasts"]:
+                    if (found["method"], found["metric"]) == (method, "ns_per_exit"):
+                        return dict(found)
+        raise AssertionError((method, vcpus, placement))
+
+    for method, diff, way, baseline, low, high, vcpus, place in re.findall(cost, text)[:1]:
+        found = contrast(method, vcpus, place)
+        sign = 1 if way == "more" else -1
+        ends = sorted(sign * end for end in found["ci95"])
+        assert found["baseline"] == baseline
+        assert says(diff, sign * found["diff"])
+        assert says(low, ends[0])
+        assert says(high, ends[1])
+        done.append("cost")
+    none = (
+        rf"No difference seen between (\w+) and \w+ \(95 % CI {number} to {number} ns per exit\), "
+    )
+    for method, low, high, vcpus, place in re.findall(rf"{none}(\d+) vCPUs?, (\w+)", text)[:1]:
+        found = contrast(method, vcpus, place)
+        assert says(low, found["ci95"][0])
+        assert says(high, found["ci95"][1])
+        done.append("no cost")
+    grows = r"(?:grows|falls|seen to change) with the vCPUs: ([^()]+) \((\w+)\)"
+    for points, place in re.findall(grows, text)[:1]:
+        shown = re.findall(rf"{number} (?:emulated )?ns at (\d+)", points)
+        assert len(shown) >= 2
+        for diff, vcpus in shown:
+            assert says(diff, contrast("sigmask", vcpus, place)["diff"])
+        done.append("growth")
+    lost = rf"flag_signal lost {number} of {number} kicks aimed at a window of {number} µs "
+    for some, sent, width in re.findall(lost, text):
+        window_ns = float(width.replace(",", "")) * 1e3
+        (case,) = [c for c in cases if c["kind"] == "race" and c["window_ns"] == window_ns]
+        figures = case["methods"]["flag_signal"]
+        assert (some, sent) == (f"{figures['lost']:,}", f"{figures['sent']:,}")
+        done.append("lost")
+    kicked = rf"Kicked in the (\w+), .*?(\w+)(?:, which takes| is the fastest:) {number} "
+    for state, method, median in re.findall(kicked, text):
+        (case, *_) = [c for c in cases if c["kind"] == "kick" and c["state"] == state]
+        assert says(median, case["methods"][method]["latency_ns"]["p50"])
+        done.append("kick")
+    paused = (
+        rf"Pausing all (\d+) vCPUs takes {number} (?:emulated )?µs until the last .*?\((\w+), p50"
+    )
+    for vcpus, last, method in re.findall(paused, text):
+        (case,) = [c for c in cases if c["kind"] == "pause_all" and c["vcpus"] == int(vcpus)]
+        assert says(last, case["methods"][method]["last_ns"]["p50"], 1e-3)
+        done.append("pause")
+    return done
+
+
+def tables(page: Page, kind: str) -> Iterator[list[dict[str, str]]]:
+    """The tables of a kind, row by row as a browser shows them: cells by the words over them."""
+    found = page.evaluate(
+        """kind => [...document.querySelectorAll("table.cases")].map(table => {
+            const grid = [...table.tHead.rows].map(() => []);
+            [...table.tHead.rows].forEach((row, y) => [...row.cells].forEach(cell => {
+                let x = 0;
+                while (grid[y][x] !== undefined) x++;
+                for (let i = y; i < y + cell.rowSpan && i < grid.length; i++)
+                    for (let j = x; j < x + cell.colSpan; j++)
+                        grid[i][j] = i == y ? cell.innerText : "";
+            }));
+            const before = [...document.querySelectorAll("h3[id^=cases-]")].filter(
+                h => h.compareDocumentPosition(table) & Node.DOCUMENT_POSITION_FOLLOWING);
+            const words = text => text.split(/\\s+/).filter(Boolean).join(" ");
+            return [
+                before.at(-1).id,
+                grid[0].map((_, x) => words(grid.map(row => row[x]).join(" "))),
+                [...table.tBodies[0].rows].map(r => [...r.cells].map(c => words(c.innerText))),
+            ];
+        }).filter(([id]) => id == `cases-${kind}` || id.startsWith(`cases-${kind}-`))""",
+        kind,
+    )
+    assert found, kind
+    for _, names, rows in found:
+        yield [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_the_verdict_has_the_figures_of_the_summary(reports: Reports, visit: Visit) -> None:
+    done = check_verdict(visit(reports.pages["every kind"]), reports.summaries["every kind"])
+    assert set(done) == {"cost", "growth", "lost", "kick", "pause"}
+    done = check_verdict(visit(reports.pages["partial"]), reports.summaries["partial"])
+    assert set(done) == {"cost", "growth"}
+    done = check_verdict(visit(reports.pages["emulated"]), reports.summaries["emulated"])
+    assert set(done) >= {"cost", "growth"}
+
+
+Figure = Callable[[dict[str, Any]], float]
+COLUMNS: dict[str, dict[str, Figure]] = {
+    "exits": {
+        "exits/s": lambda method: method["exits_per_second"],
+        "ns per exit mean": lambda method: method["ns_per_exit"]["mean"],
+        "ns per exit p99": lambda method: method["ns_per_exit"]["p99"],
+        "timed exits": lambda method: method["n"],
+    },
+    "kick": {
+        "latency [ns] (95 % CI) p50": lambda method: method["latency_ns"]["p50"],
+        "kicks unmet": lambda method: method["unmet"],
+    },
+    "race": {
+        "kicks sent": lambda method: method["sent"],
+        "kicks lost": lambda method: method["lost"],
+    },
+    "pause_all": {"last [µs] p50": lambda method: method["last_ns"]["p50"] / 1e3},
+}
+"""Columns of the tables, by the kind of the cases, and where the summary has their numbers."""
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_the_tables_have_the_figures_of_the_summary(
+    kind: str, reports: Reports, visit: Visit
+) -> None:
+    expected = [
+        (case, method)
+        for case in reports.summaries["every kind"]["cases"]
+        if case["kind"] == kind
+        for method in case["methods"]
+    ]
+    seen = set()
+    for rows in tables(visit(reports.pages["every kind"]), kind):
+        assert len(rows) == len(expected) > 0
+        for row, (case, method) in zip(rows, expected, strict=True):
+            assert row["vCPUs"].removesuffix(" *") == str(case["vcpus"])
+            assert row["method"] == method
+            for name in COLUMNS[kind].keys() & row.keys():
+                # The number comes first; its interval, where it has one, behind it.
+                number = row[name].partition(" ")[0]
+                assert says(number, COLUMNS[kind][name](case["methods"][method])), (name, row)
+                seen.add(name)
+    assert seen == set(COLUMNS[kind])
+
+
+# --- what a page may do ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_for_nothing_and_complains_of_nothing(
+    name: str, reports: Reports, visit: Visit
+) -> None:
+    page = visit(reports.pages[name])
+    page.wait_for_load_state("networkidle")
+    assert page.title()
+    assert page.locator("h1").inner_text()
+
+
+@pytest.mark.kvm
+def test_the_page_of_a_real_run(real: tuple[Path, dict[str, Any]], visit: Visit) -> None:
+    path, summary = real
+    page = visit(path)
+    assert {"cost", "no cost"} & set(check_verdict(page, summary))
+    check_width(page)
+    check_accessible(page)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_all_can_be_read_without_script(name: str, reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages[name], script=False)
+    assert page.locator("button:visible, input:visible, select:visible").count() == 0
+    scripted = visit(reports.pages[name])
+    for selector in ("h2", "h3", "p", "li", "figcaption", "th", "td", "pre", "svg text"):
+        with_script, without = (
+            [" ".join((text or "").split()) for text in one.locator(selector).all_text_contents()]
+            for one in (scripted, page)
+        )
+        assert without == with_script, selector
+        seen = [one.locator(f"main {selector}:visible").count() for one in (scripted, page)]
+        assert seen[0] == seen[1], selector
+
+
+@pytest.mark.parametrize("name", ["hostile", "comparison", "index"])
+def test_hostile_text_is_text(name: str, reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages[name])
+    open_all(page)
+    assert HOSTILE in page.locator("main").inner_text().replace("\xa0", " ")
+    assert page.locator("h1").count() == page.locator("main").count() == 1
+    assert page.locator("script").count() == (name != "index")
+    assert page.locator("img, iframe, object, embed, form, base").count() == 0
+    attributes = page.evaluate(
+        "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())"
+    )
+    assert not [attribute for attribute in attributes if attribute.startswith("on")]
+
+
+def test_hostile_text_is_shown_where_it_belongs(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["hostile"])
+    open_all(page)
+    assert HOSTILE in page.title()
+    assert HOSTILE in page.locator("h1").inner_text()
+    for selector in ("#verdict", "td", "h3", "main li", "summary", "figcaption", "pre"):
+        texts = page.locator(selector).all_inner_texts()
+        # Quotes are escaped where it is a string of TOML or a word of a shell.
+        assert any("'><img src=x onerror=alert(2)><svg onload" in text for text in texts), selector
+
+
+# --- what it looks like ------------------------------------------------------------------------
+
+
+def open_all(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+
+
+def check_width(page: Page) -> None:
+    """Nothing is wider than the window but what scrolls by itself."""
+    open_all(page)
+    wide = page.evaluate(
+        """() => {
+            const root = document.scrollingElement, wide = [];
+            if (root.scrollWidth > innerWidth) wide.push(`page: ${root.scrollWidth}`);
+            for (const e of document.body.querySelectorAll("*:not(svg *)")) {
+                if (e.parentElement.closest(".scroll, pre") || !e.checkVisibility()) continue;
+                const box = e.getBoundingClientRect();
+                if (box.right > innerWidth + 0.5 || box.left < -0.5)
+                    wide.push(`${e.outerHTML.slice(0, 80)}: ${box.left} to ${box.right}`);
+            }
+            return wide;
+        }"""
+    )
+    assert wide == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_sticks_out(
+    name: str, size: tuple[int, int], reports: Reports, visit: Visit
+) -> None:
+    check_width(visit(reports.pages[name], dark=True, size=size))
+
+
+FAINT = r"""() => {
+    const parse = colour => colour.match(/[\d.]+/g).map(Number);
+    const luminance = rgb => rgb.slice(0, 3)
+        .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const paint = e => {
+        const style = getComputedStyle(e), drawn = e.matches("svg *");
+        const colour = drawn ? style.fill : style.backgroundColor;
+        const [r, g, b, a = 1] = colour.startsWith("rgb") ? parse(colour) : [0, 0, 0, 0];
+        return [r, g, b, a * style.opacity * (drawn ? style.fillOpacity : 1)];
+    };
+    const faint = [];
+    for (const text of document.querySelectorAll("figure svg text")) {
+        if (!text.checkVisibility() || !text.textContent.trim()) continue;
+        text.scrollIntoView({block: "center"});
+        const box = text.getBoundingClientRect();
+        const under = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+        let ground = [0, 0, 0], left = 1;
+        for (const e of [...under.filter(e => !e.closest("text")), document.body]) {
+            const [r, g, b, alpha] = paint(e);
+            ground = ground.map((v, i) => v + left * alpha * [r, g, b][i]);
+            left *= 1 - alpha;
+        }
+        const [one, other] = [luminance(paint(text)), luminance(ground)].sort((a, b) => b - a);
+        const ratio = (one + 0.05) / (other + 0.05);
+        if (ratio < 4.5) faint.push(`${text.textContent}: ${ratio.toFixed(2)}`);
+    }
+    return faint;
+}"""
+"""The texts of all drawings that have less than WCAG's 4.5:1 to what is painted under them, which
+is more than axe-core can say of a drawing."""
+
+
+def check_accessible(page: Page) -> None:
+    """Neither axe-core finds anything serious or critical, nor is a text of a drawing faint."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    open_all(page)
+    found = Axe().run(page).response
+    assert "color-contrast" in [rule["id"] for rule in found["passes"]]
+    grave = [
+        f"{rule['id']} ({rule['impact']}): {node['target']} {node['failureSummary']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+    assert grave == []
+    assert page.evaluate(FAINT) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_it_is_accessible(name: str, dark: bool, reports: Reports, visit: Visit) -> None:
+    check_accessible(visit(reports.pages[name], dark=dark))
+
+
+def test_dark_is_dark(reports: Reports, visit: Visit) -> None:
+    def brightness(page: Page) -> float:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+
+    path = reports.pages["partial"]
+    assert brightness(visit(path)) > 200
+    assert brightness(visit(path, dark=True)) < 60
+
+
+def test_it_prints(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"], dark=True)
+    page.emulate_media(media="print", color_scheme="dark")
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert ink == "rgb(0, 0, 0)"
+    assert page.locator("button.copy:visible, button.scale:visible").count() == 0
+    printed = page.pdf(prefer_css_page_size=True)
+    assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 1
+
+
+# --- what a reader can do ----------------------------------------------------------------------
+
+FOCUSABLE = "a[href], button, summary, input, select, [tabindex='0']"
+
+
+def test_the_keyboard_reaches_everything_in_order(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"])
+    count = page.evaluate(
+        """selector => {
+            const all = [...document.querySelectorAll(selector)].filter(e => e.checkVisibility());
+            all.forEach((e, index) => e.dataset.stop = index);
+            return all.length;
+        }""",
+        FOCUSABLE,
+    )
+    assert count > 10
+    stops = []
+    for _ in range(count):
+        page.keyboard.press("Tab")
+        stop, outline, inside = page.evaluate(
+            """() => {
+                const e = document.activeElement, style = getComputedStyle(e);
+                const box = e.getBoundingClientRect();
+                const inside = box.bottom > 0 && box.top < innerHeight;
+                return [e.dataset.stop, style.outlineStyle + " " + style.outlineWidth, inside];
+            }"""
+        )
+        stops.append(stop)
+        assert re.fullmatch(r"(solid|auto|dashed|double) ([2-9]|1[0-9])(\.\d+)?px", outline)
+        assert inside, f"stop {stop} has the focus out of sight"
+    assert stops == [str(index) for index in range(count)]
+
+
+def rows_of(table: Locator) -> list[str]:
+    return table.locator("tbody tr").all_inner_texts()
+
+
+def numbers_of(table: Locator, column: int) -> list[float]:
+    """The numbers of a column as they are printed."""
+    cells = table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
+    return [float(cell.split()[0].replace(",", "")) for cell in cells]
+
+
+@pytest.mark.parametrize("key", ["click", "Enter", "Space"])
+def test_a_table_is_sorted_up_down_and_back(key: str, reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"])
+    table = page.locator("#cases-exits ~ * table.cases, #cases-exits ~ table.cases").first
+    head = table.locator("th[data-column]").filter(has_text=re.compile(r"^\s*exits/s\s*$"))
+    column = int(head.get_attribute("data-column") or "")
+
+    def press() -> None:
+        button = head.get_by_role("button")
+        if key == "click":
+            button.click()
+        else:
+            button.focus()
+            page.keyboard.press(key)
+
+    first = rows_of(table)
+    order = numbers_of(table, column)
+    # The order of text would be another one.
+    assert sorted(order) != sorted(order, key=str)
+    assert order not in (sorted(order), sorted(order, reverse=True))
+    for direction in ("ascending", "descending"):
+        press()
+        assert head.get_attribute("aria-sort") == direction
+        assert table.locator("th[aria-sort]").count() == 1
+        assert numbers_of(table, column) == sorted(order, reverse=direction == "descending")
+        assert sorted(rows_of(table)) == sorted(first)
+    press()
+    assert head.get_attribute("aria-sort") in (None, "none")
+    assert rows_of(table) == first
+
+
+def test_every_column_sorts_and_what_has_no_number_comes_last(
+    reports: Reports, visit: Visit
+) -> None:
+    page = visit(reports.pages["every kind"])
+    texts = 0
+    for table in page.locator("table.cases").all():
+        count = table.locator("tbody tr").count()
+        for head in table.locator("th[data-column]").all():
+            column = int(head.get_attribute("data-column") or "")
+            head.get_by_role("button").click()
+            there = table.evaluate(
+                "(table, column) => [...table.tBodies[0].rows].map(row =>"
+                " [row.cells[column].dataset.sort ?? null, row.cells[column].innerText])",
+                column,
+            )
+            assert len(there) == count
+            if all(raw is None for raw, _ in there):
+                texts += 1
+                continue
+            known = [float(raw) for raw, _ in there if raw is not None]
+            assert known == sorted(known)
+            assert [raw for raw, _ in there[len(known) :]] == [None] * (count - len(known))
+            for raw, shown in there:
+                printed = re.match(r"[+-]?[\d,]+(\.\d+)?(?= \(|$)", shown)
+                assert raw is not None or not printed, shown
+    assert texts > 0
+
+
+def test_a_figure_switches_its_scale(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"])
+    buttons = page.locator("button.scale")
+    assert buttons.count() > 0
+    for button in buttons.all():
+        plots = button.locator("xpath=ancestor::figure").locator("div.plot")
+        assert plots.count() == 2
+        drawn = [plot.inner_html() for plot in plots.all()]
+        assert drawn[0] != drawn[1]
+        for pressed in ("false", "true", "false"):
+            assert button.get_attribute("aria-pressed") == pressed
+            assert plots.nth(0).is_visible() == (pressed == "false")
+            assert plots.nth(1).is_visible() == (pressed == "true")
+            button.click()
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["clipboard", "old way"])
+def test_the_command_is_copied(modern: bool, reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    reader = visit(reports.pages["partial"])
+    reader.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    for button in page.locator("button.copy").all():
+        reader.bring_to_front()
+        reader.evaluate("navigator.clipboard.writeText('nothing')")
+        page.bring_to_front()
+        if not modern:
+            page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        name = button.get_attribute("data-copy")
+        button.evaluate("button => button.closest('details')?.setAttribute('open', '')")
+        button.focus()
+        page.keyboard.press("Enter")
+        page.locator("#copied", has_text="Copied").wait_for(state="attached")
+        assert page.evaluate("document.activeElement.dataset.copy") == name
+        reader.bring_to_front()
+        copied = reader.evaluate("navigator.clipboard.readText()")
+        assert copied == page.locator(f"#{name}").evaluate("pre => pre.textContent")
+        if name == "command":
+            assert copied.strip() == "kickbench run synthetic.toml"
+
+
+def test_a_table_is_downloaded_as_csv(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["every kind"])
+    links = page.locator("a[download$='.csv']")
+    assert links.count() >= 4
+    cases = {
+        case["id"]: case
+        for case in reports.summaries["every kind"]["cases"]
+        if case["status"] == "ok"
+    }
+    rows: list[dict[str, str]] = []
+    for link in links.all():
+        with page.expect_download() as waiting:
+            link.click()
+        assert waiting.value.suggested_filename.endswith(".csv")
+        text = Path(waiting.value.path()).read_text(encoding="utf-8")
+        rows += csv.DictReader(io.StringIO(text))
+    assert len(rows) == sum(len(case["methods"]) for case in cases.values())
+    for row in rows:
+        case = cases[row["case_id"]]
+        assert row["kind"] == case["kind"]
+        assert int(row["vcpus"]) == case["vcpus"]
+        figures = case["methods"][row["method"]]
+        if case["kind"] == "exits":
+            assert float(row["exits_per_second"]) == figures["exits_per_second"]
+            assert float(row["ns_per_exit_p99"]) == figures["ns_per_exit"]["p99"]
+
+
+# --- several runs ------------------------------------------------------------------------------
+
+
+def test_the_index_has_all_reports_the_newest_first(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.folder / "index.html")
+    assert page.locator("meta[name=kickbench-index]").count() == 1
+    links = page.locator("ol.reports > li a")
+    targets = [link.evaluate("link => link.href") for link in links.all()]
+    assert sorted(set(targets)) == sorted(reports.pages[name].as_uri() for name in RUNS)
+    texts = page.locator("ol.reports > li").all_inner_texts()
+    days = [re.findall(r"\d{4}-\d\d-\d\d", text)[0] for text in texts]
+    assert days == sorted(days, reverse=True)
+    assert len(set(days)) > 2
+    assert any(HOSTILE in text.replace("\xa0", " ") for text in texts)
+
+
+def test_a_comparison_says_which_is_slower(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["comparison"])
+    assert re.search(r"slower", page.locator("#verdict").inner_text())
+    assert page.locator("table.cases tbody tr").count() > 0
+    for text in ("6.12.0-test", "6.13.0-test"):
+        assert text in page.locator("main").inner_text()
