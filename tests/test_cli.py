@@ -291,6 +291,68 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
     assert done.returncode in (0, 3)
 
 
+SAYS_AND_FAILS = """
+import os, sys, typer
+from kickbench import cli
+from kickbench.errors import UsageError
+
+@cli.app.command()
+def probe(kind: str) -> None:
+    for _ in range(3):
+        typer.echo("x" * 100_000)
+        typer.echo(b"bytes")
+        typer.echo("y", err=True)
+    open(os.environ["DONE"], "w").close()
+    if kind == "error":
+        raise UsageError("wrong")
+    if kind == "pipe":
+        raise BrokenPipeError(32, "of another pipe")
+    raise typer.Exit(1)
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [("exit", 1), ("error", 2), ("pipe", 4)])
+def test_a_reader_that_leaves_changes_neither_the_work_nor_its_outcome(
+    kind: str, code: int, tmp_path: Path
+) -> None:
+    """As in ``kickbench compare --fail-on-regression A B 2>&1 | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", SAYS_AND_FAILS, "probe", kind],
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            timeout=120,
+            check=False,
+            env={**ENVIRONMENT, "DONE": str(tmp_path / "done")},
+        )
+    assert done.returncode == code
+    assert (tmp_path / "done").exists()
+
+
+def test_output_that_cannot_be_written_is_4_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*KICKBENCH, "methods"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+            env=ENVIRONMENT,
+        )
+        assert done.returncode == 4
+        assert len(done.stderr.splitlines()) == 1
+        done = subprocess.run(
+            [*KICKBENCH, "nonsense"], stderr=full, timeout=120, check=False, env=ENVIRONMENT
+        )
+        assert done.returncode == 2
+
+
 # --- imports -----------------------------------------------------------------------------------
 
 DECOY = "raise SystemExit('the wrong kickbench was imported')\n"

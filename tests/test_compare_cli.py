@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +69,15 @@ def refused(*arguments: object) -> str:
     return str(error)
 
 
-def test_the_answer_is_the_first_line(base: Path, slower: Path) -> None:
+def test_the_answer_comes_first_but_for_who_is_who(base: Path, slower: Path) -> None:
     result = compare(base, slower)
     assert result.exit_code == 0
-    first, worst, *_ = result.stdout.splitlines()
+    one, other, blank, first, worst, *_ = result.stdout.splitlines()
+    assert one == f"base: kernel 6.12.0-test, 2026-03-01 12:00:00 UTC, {base}"
+    assert other == f"other: kernel 6.13.0-test, 2026-03-01 12:00:00 UTC, {slower}"
+    assert not blank
     assert first.startswith("Of ")
-    assert "slower in 6.13.0-test than in 6.12.0-test" in first
+    assert "slower in other than in base" in first
     assert worst.startswith("Worst: time per exit of sigmask - immediate_exit, 8 vCPUs")
     assert "- kernel: 6.12.0-test -> 6.13.0-test\n" in result.stdout
 
@@ -102,7 +106,7 @@ def test_the_table_fits_100_columns(base: Path, slower: Path) -> None:
 def test_the_same_run_twice_has_no_difference(base: Path) -> None:
     result = compare(base, base.parent, "--fail-on-regression")
     assert result.exit_code == 0
-    assert result.stdout.startswith("No difference seen in ")
+    assert f"\n\nbase and other are the same run, {base.name}.\nNo diff" in result.stdout
     assert " between base and other." in result.stdout
 
 
@@ -118,7 +122,11 @@ def test_every_further_run_is_compared_with_the_first(base: Path, slower: Path) 
     document = json.loads(compare(base, slower, base, "--json").stdout)
     assert [c["base"]["run_id"] for c in document["comparisons"]] == [base.name] * 2
     assert [c["other"]["run_id"] for c in document["comparisons"]] == [slower.name, base.name]
-    assert compare(base, slower, base).stdout.count(f"Base:  {base}\n") == 2
+    assert [c["other"]["name"] for c in document["comparisons"]] == ["other 1", "other 2"]
+    text = compare(base, slower, base).stdout
+    assert text.count(f"base: kernel 6.12.0-test, 2026-03-01 12:00:00 UTC, {base}\n") == 1
+    assert "other 2 and base" not in text
+    assert "\nbase and other 2 are the same run, " in text
 
 
 def test_json_has_every_figure_unrounded(base: Path, slower: Path) -> None:
@@ -166,7 +174,7 @@ def test_an_odd_minimal_effect_is_refused(base: Path, value: str) -> None:
 def test_other_hardware_is_shown_side_by_side_but_not_judged(base: Path, elsewhere: Path) -> None:
     result = compare(base, elsewhere)
     assert result.exit_code == 0
-    assert result.stdout.startswith("Nothing is comparable: environments differ in CPU.\n")
+    assert "\n\nNothing is comparable: environments differ in CPU.\n" in result.stdout
     assert "(so that times are not comparable)" in result.stdout
     assert "  not comparable\n" in result.stdout
     assert "slower" not in result.stdout
@@ -190,42 +198,85 @@ def test_a_protocol_that_newly_loses_kicks_comes_first(
     monkeypatch.setattr(RunData, "load", loses)
     result = compare(base, slower, "--fail-on-regression")
     assert result.exit_code == 1
-    assert result.stdout.startswith(
-        "sigmask claims to be free of races, and lost 1 of 9,999 kicks in 6.13.0-test ("
-    )
-    assert "  more lost\n" in result.stdout
-    assert "\nOf the other " in result.stdout
+    text = result.stdout
+    assert text.splitlines()[3].startswith("sigmask (2 vCPUs, local, race at ")
+    assert " claims to be free of races, but lost 1 of 9,999 kicks in other; in base it" in text
+    assert "  more lost\n" in text
+    assert "\nOf the remaining " in text
+    # Of the base it is no regression, but it is told all the same, next to the answer.
+    result = compare(slower, base, "--fail-on-regression")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert " but lost 1 of 9,999 kicks in base already; in other it was 0 of " in lines[4]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "names"),
+    ("before", "after", "told"),
     [
-        ({"created_utc": "2026-03-01T08:00:00Z"}, {}, ("08:00:00", "12:00:00")),
         (
-            {"created_utc": "2026-02-01T12:00:00Z"},
+            {"created_utc": "2026-02-28T08:00:00Z"},
             {},
-            ("2026-02-01 12:00:00", "2026-03-01 12:00:00"),
+            ("2026-02-28 08:00:00 UTC", "2026-03-01 12:00:00 UTC"),
         ),
-        ({"environment": {}}, {"environment": OTHER_KERNEL}, ("base", "other")),
         (
-            {"environment": {"hostname": "a"}, "created_utc": "2026-03-01T08:00:00Z"},
+            {"environment": {"hostname": "a"}},
             {"environment": {"hostname": "b"}},
-            ("a", "b"),
+            ("host a, 2026-03-01 12:00:00 UTC", "host b, 2026-03-01 12:00:00 UTC"),
         ),
         (
             {"environment": {"hostname": "a", "kernel": {"release": "6.1"}}},
-            {"environment": {"hostname": "b", "kernel": {"release": "6.2"}}},
-            ("6.1", "6.2"),
+            {"environment": {"hostname": "a", "kernel": {"release": 6}}},
+            ("kernel 6.1, 2026-03-01 12:00:00 UTC", "kernel unknown, 2026-03-01 12:00:00 UTC"),
         ),
-        ({"environment": {"kernel": "odd"}}, {"environment": {"kernel": {"release": 6}}}, None),
+        (
+            {},
+            {"emulated": True, "emulated_by": "QEMU TCG"},
+            ("2026-03-01 12:00:00 UTC", "emulated (qemu tcg), 2026-03-01 12:00:00 UTC"),
+        ),
     ],
 )
-def test_the_runs_are_called_by_what_tells_them_apart(
-    base: Path, before: Any, after: Any, names: tuple[str, str] | None
+def test_who_is_who_is_told_by_what_differs(
+    base: Path, before: Any, after: Any, told: tuple[str, str]
 ) -> None:
     summary = RunData.load(base).summary
-    found = compared.names(compare_summaries(summary | before, summary | after))
-    assert found == (names or ("base", "other"))
+    found = compare_summaries(summary | before, summary | after)
+    assert compared.names(found) == ("base", "other")
+    assert compared.who(found) == told
+
+
+def test_runs_can_be_given_names(base: Path, slower: Path) -> None:
+    text = compare(f"base={base}", f"patched={slower}").stdout
+    assert text.startswith("base: kernel 6.12.0-test, ")
+    assert "\npatched: kernel 6.13.0-test, " in text
+    assert " slower in patched than in base" in text
+    assert "other" not in text
+    document = json.loads(compare(base, f"6.13={slower}", "--json").stdout)
+    (comparison,) = document["comparisons"]
+    assert [comparison[side]["name"] for side in ("base", "other")] == ["base", "6.13"]
+
+
+def test_a_path_may_contain_what_ends_a_name(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = synthetic_run.build(tmp_path / "x=y", cases=SWEEP[:1])
+    monkeypatch.chdir(tmp_path)
+    for path in (run, run.relative_to(tmp_path), "x=y"):
+        assert "\nother: " in compare(base, path).stdout
+        assert "\na: " in compare(base, f"a={path}").stdout
+    assert "b=/nowhere: does not exist" in refused(base, "a/b=/nowhere")
+    assert refused(base, "a=b=c") == "b=c: does not exist"
+
+
+@pytest.mark.parametrize("name", ["x" * 25, "a\x1b[31m"])
+def test_odd_names_are_refused(base: Path, name: str) -> None:
+    error = refused(base, f"{name}={base}")
+    assert "before the =" in error
+    assert "\x1b" not in error
+
+
+def test_two_runs_of_one_name_are_refused(base: Path, slower: Path) -> None:
+    assert "two runs are called other" in refused(f"other={base}", slower)
+    assert "two runs are called a" in refused(base, f"a={slower}", f"a={base}")
 
 
 def test_an_unfinished_run_is_compared_as_far_as_it_goes(tmp_path: Path, base: Path) -> None:
@@ -241,9 +292,38 @@ def test_skipped_cases_come_with_their_reason(tmp_path: Path, base: Path) -> Non
     other = synthetic_run.build(
         tmp_path, cases=[*SWEEP[:1], SWEEP[1] | {"exit_rate_hz": 1.0}, paced]
     )
-    assert f"- skipped in other (this host has no node 1): {SWEEP[1]['id']}\n" in (
-        compare(base, other).stdout
+    assert (
+        "- skipped in other (this host has no node 1): 2 vCPUs, local, full speed, no kicks\n"
+        in (compare(base, other).stdout)
     )
+
+
+def test_figures_of_one_run_only_are_told_by_case(
+    base: Path, slower: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = RunData.load
+
+    def short(path: Path) -> Any:
+        data = load(path)
+        for case in data.summary["cases"] if path == slower else ():
+            if case["kind"] == "exits":
+                for figures in case["methods"].values():
+                    for estimate in figures["estimates"].values():
+                        estimate["ci95"] = None
+                for contrast in case["contrasts"][1:]:
+                    contrast["ci95"] = None
+            if case["kind"] == "kick":
+                case["methods"]["sigmask"]["latency_ci95"]["p99"] = None
+        return data
+
+    monkeypatch.setattr(RunData, "load", short)
+    text, everything = (compare(base, slower, *more).stdout for more in ((), ("--all",)))
+    (line,) = (line for line in text.splitlines() if "for an interval" in line)
+    assert line.startswith("- too few rounds or kicks in other for an interval: 1 vCPU, local")
+    assert "1 vCPU, local, full speed, no kicks: 7 figures; 2 vCPUs, local, full " in line
+    assert line.endswith("; 7 more cases (--all shows them)")
+    assert "kicked in the guest: kick latency p99 of sigmask" in everything
+    assert "-local" not in text  # no raw id of a case
 
 
 def test_runs_of_different_scenarios_are_refused(tmp_path: Path, base: Path) -> None:
@@ -273,9 +353,31 @@ def test_an_emulated_pair_says_so_first_and_has_no_time_on_hardware(tmp_path: Pa
         for seed, name in enumerate("ab")
     )
     result = compare(one, two)
-    assert result.stdout.startswith("Emulated (QEMU TCG): no figure here is a time on hardware.\n")
+    assert "\n\nEmulated (QEMU TCG): no figure here is a time on hardware.\n" in result.stdout
     assert "[emulated ns]" in result.stdout
     assert "[ns]" not in result.stdout
+
+
+def test_an_emulator_is_a_difference_of_the_environments(tmp_path: Path) -> None:
+    one, two = (
+        synthetic_run.build(tmp_path / str(emulated), cases=SWEEP[:1], emulated=emulated)
+        for emulated in (False, True)
+    )
+    text = compare(one, two).stdout
+    assert "\n\nNothing is comparable: environments differ in emulator.\n" in text
+    assert "The environments differ in emulator (none, QEMU TCG).\n" in text
+    assert "- emulator: none -> QEMU TCG (so that times are not comparable)\n" in text
+    assert "are the same" not in text
+
+
+def test_it_says_what_it_takes_to_be_called_different(base: Path, slower: Path) -> None:
+    (line,) = (x for x in compare(base, slower).stdout.splitlines() if x.startswith("To be called"))
+    assert re.fullmatch(
+        r"To be called slower or faster, a level had to change by about [\d.]+ %, a paired "
+        r"difference by about [\d.]+ % of the level \(the median of all\); less may have gone "
+        r"unseen\.",
+        line,
+    )
 
 
 def test_hostile_text_cannot_reach_the_terminal(tmp_path: Path) -> None:

@@ -162,3 +162,9 @@ def test_unreadable_files_are_none(tmp_path: Path) -> None:
     assert read_int(tmp_path, "/missing") is None
     assert read_int(tmp_path, "/text") is None
     assert read_fields(tmp_path, "/missing") == {}
+
+
+def test_it_counts_the_filters_that_run_with_every_system_call(server: Path) -> None:
+    assert environment.collect(server)["limits"]["seccomp_filters"] is None
+    write(server, {"proc/self/status": "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t3"})
+    assert environment.collect(server)["limits"]["seccomp_filters"] == 3

@@ -22,9 +22,11 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import UsageError
+from kickbench.report.assets import is_asset
 from kickbench.report.build import page, write
 from kickbench.report.data import RunData
 from kickbench.report.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
+from kickbench.scenario.text import printable
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FORMULA = '=HYPERLINK("http://example.invalid","x")'
@@ -106,7 +108,15 @@ def test_every_column_of_a_csv_has_a_value_somewhere(data: RunData) -> None:
 
 def test_the_csv_of_an_emulated_run_says_so_in_every_row(tmp_path: Path) -> None:
     run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4, emulated=True)
-    assert {row["emulated"] for row in table(RunData.load(run), "exits")} == {"QEMU TCG"}
+    rows = table(RunData.load(run), "exits")
+    assert {row["emulated"] for row in rows} == {"yes"}
+    assert {row["emulated_by"] for row in rows} == {"QEMU TCG"}
+
+
+def test_the_csv_of_a_run_on_hardware_says_so(data: RunData) -> None:
+    rows = table(data, "exits")
+    assert {row["emulated"] for row in rows} == {"no"}
+    assert "emulated_by" not in rows[0]
 
 
 def test_a_strangers_text_is_no_formula(tmp_path: Path) -> None:
@@ -121,11 +131,32 @@ def test_a_strangers_text_is_no_formula(tmp_path: Path) -> None:
 @example("-1+cmd|' /C calc'!A0")
 @example("\t=1")
 @example("'=1")
-@given(st.text())
+@example("\uff1d1+1")
+@example("\uff0b1")
+@example("\uff0d1")
+@example("\uff201")
+@example("  =1+1")
+@example("\u3000=1+1")
+@example("a;=1+1")
+@example("a; \uff1d1;;-1")
+@given(st.text() | st.text(alphabet="a;=+-@\uff1d '\t"))
 def test_no_text_begins_like_a_formula(text: str) -> None:
     cell = defused(text)
-    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    for part in cell.split(";"):  # as a spreadsheet does where numbers have a decimal comma
+        assert not part.lstrip().startswith(tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n"))
     assert cell.isprintable()
+    assert cell.replace("'", "") == printable(text).replace("'", "")
+
+
+def test_a_cell_with_a_separator_of_any_spreadsheet_is_quoted(tmp_path: Path) -> None:
+    place = {**synthetic_run.PLACEMENTS[0], "name": 'a;"b'}
+    case = synthetic_run.case(1, placement=place, program="c,d", id="case")
+    data = RunData.load(synthetic_run.build(tmp_path, cases=[case], rounds=4))
+    text = csv_of(data, "exits").decode()
+    assert ',"a;""b",' in text
+    assert ',"c,d",' in text
+    assert {row["placement"] for row in table(data, "exits")} == {'a;"b'}
+    assert text.endswith("\r\n")
 
 
 def test_a_number_is_no_text(data: RunData) -> None:
@@ -207,12 +238,22 @@ def test_assets_are_the_same_every_time_and_old_ones_go(run: Path, tmp_path: Pat
     path, _ = write(run, tmp_path, with_assets=True)
     folder = tmp_path / f"{path.stem}-assets"
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
-    (folder / "gone-9.svg").write_text("of an earlier report")
-    (folder / "notes.txt").write_text("mine")
+    old = ["cost-9.svg", "ecdf-7.png", "cost-2-linear.svg", "ecdf-12-logarithmic.png"]
+    mine = ["notes.txt", "mydata.csv", "gone-9.svg", "cost-mine.svg", "cost.svg.png", "exits-1.csv"]
+    assert not first.keys() & {*old, *mine}
+    for name in (*old, *mine):
+        (folder / name).write_text(name)
     write(run, tmp_path, with_assets=True)
     second = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert second.pop("notes.txt") == b"mine"
+    for name in mine:
+        assert second.pop(name) == name.encode()
     assert second == first
+
+
+def test_every_name_of_an_asset_is_known_as_one(run: Path, tmp_path: Path) -> None:
+    path, _ = write(run, tmp_path, with_assets=True)
+    for file in (tmp_path / f"{path.stem}-assets").iterdir():
+        assert is_asset(file.name), file.name
 
 
 def test_assets_do_not_go_through_a_symlink(run: Path, tmp_path: Path) -> None:

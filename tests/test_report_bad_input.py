@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import synthetic_run
 from hypothesis import Phase, given, settings
@@ -208,6 +210,7 @@ def drop_in(kind: str, *path: Any) -> Callable[[Any], None]:
 
 
 SIGMASK = ("methods", "sigmask")
+FINDING = {"method": "sigmask", "what": "lost", "count": 1, "of": 2, "race_free_claim": True}
 UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a second, and so a failure
 
 
@@ -246,7 +249,8 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
         (set_in("kick", "contrasts", 0, "diff", value=1e9), "within its interval"),
         (set_in("kick", "contrasts", 0, "ci95", value=[9, -9]), "above"),
         (set_in("kick", "contrasts", value=[{}] * 10_000), "contrasts: "),
-        (set_in("kick", "control", "ok", value=None), "not what its interval says"),
+        (lambda s: case_of(s, "kick")["control"].update(ok=False, ci_family=[-1e9, 1e9]),
+         "not what its interval says"),
         (set_in("kick", "control", "metric", value="per_se"), "no such metric"),
         (set_in("kick", "warnings", value=["x"] * 10_000), "warnings: "),
         (set_in("kick", "warnings", value=[7]), "warnings.0: "),
@@ -261,6 +265,37 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
         (set_in("race", "findings", 0, "method", value="exitfd"), "no such method"),
         (set_in("race", "findings", 0, "what", value="stolen"), "findings.0.what: "),
         (set_in("race", "findings", 0, "count", value=2**53), "more than there were"),
+        (set_in("race", "findings", 0, "count", value=0), "findings.0.count: "),
+        (set_in("race", "findings", 0, "count", value=1), "findings: "),
+        (set_in("race", "findings", 0, "of", value=2**53), "findings: "),
+        (set_in("race", "findings", 0, "race_free_claim", value=True), "findings: "),
+        (set_in("race", "findings", value=[]), "findings: "),
+        (lambda s: case_of(s, "race")["findings"].append(case_of(s, "race")["findings"][0]),
+         "findings: "),
+        (set_in("race", *SIGMASK, "lost", value=500), "lost_upper95"),
+        (set_in("kick", "findings", value=[FINDING]), "findings: "),
+        (set_in("kick", "findings", value=[FINDING | {"method": "immediate_exit"}]), "findings: "),
+        (set_in("kick", *SIGMASK, "spurious", value=5), "findings: "),
+        (set_in("kick", "methods", "immediate_exit", "spurious", value=5), "findings: "),
+        (set_in("pause_all", "findings", value=[FINDING | {"what": "lost"}]), "findings: "),
+        (set_in("pause_all", *SIGMASK, "rescued", value=3), "findings: "),
+        (set_in("exits", "findings", value=[FINDING]), "findings: "),
+        (set_in("exits", "processes", value=0), "processes: "),
+        (set_in("exits", *SIGMASK, "estimates", "ns_per_exit",
+                value={"value": 5.0, "ci95": [2000.0, 2001.0]}), "estimates.ns_per_exit: "),
+        (set_in("exits", *SIGMASK, "estimates", "ns_per_exit",
+                value={"value": -5.0, "ci95": [-6.0, -4.0]}), "estimates.ns_per_exit.value: "),
+        (set_in("exits", *SIGMASK, "estimates", "ns_per_exit",
+                value={"value": None, "ci95": [2.0, 4.0]}), "estimates.ns_per_exit: "),
+        (set_in("exits", *SIGMASK, "ns_per_exit", "mean", value=1e18), "mean"),
+        (set_in("kick", *SIGMASK, "latency_ci95", "p50", value=[1.0, 2.0]), "latency_ci95"),
+        (set_in("kick", *SIGMASK, "latency_ci95", "p50", value=[-5.0, 1e17]), "latency_ci95"),
+        (set_in("pause_all", *SIGMASK, "last_ci95", "p50", value=[1.0, 2.0]), "last_ci95"),
+        (set_in("race", *SIGMASK, "lost_ci95", value=[0.5, 0.6]), "lost_ci95"),
+        (set_in("race", *SIGMASK, "lost_ci95", value=None), "lost_ci95"),
+        (set_in("race", *SIGMASK, "lost_upper95", value=None), "lost_upper95"),
+        (set_in("race", "methods", "flag_signal", "lost_upper95", value=0.0), "lost_upper95"),
+        (set_in("race", *SIGMASK, "spurious_ci95", value=[0.5, 0.6]), "spurious_ci95"),
     ],
 )  # fmt: skip
 def test_a_tampered_summary_is_refused(
@@ -390,6 +425,44 @@ def _pending() -> dict[str, Any]:
     return {"id": case["id"], "status": "pending", "reason": None, "case": case}
 
 
+def test_complete_with_pending_cases_is_partial(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path / "results", cases=CASES[:2], rounds=8)
+
+    def lie(manifest: Any) -> None:
+        manifest["cases"][1]["status"] = "pending"
+
+    shutil.rmtree(run / "cases" / CASES[1]["id"])
+    edit(run / "manifest.json", lie)
+    assert json.loads((run / "manifest.json").read_bytes())["complete"]
+    assert RunData.load(run).summary["complete"] is False
+    refused(EXIT_USAGE, "has no finished run", "show", tmp_path / "results")
+
+
+@pytest.mark.parametrize("key", ["scenario", "environment"])
+@pytest.mark.parametrize("levels", [150, 700])
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}], ids=["list", "object"])
+def test_deep_nesting_is_refused(
+    run: Path, key: str, levels: int, wrap: Callable[[Any], Any]
+) -> None:
+    deep: Any = 1
+    for _ in range(levels):
+        deep = wrap(deep)
+    edit(run / "manifest.json", lambda manifest: manifest[key].update(deep=deep))
+    with pytest.raises(ResultsError, match=r"manifest\.json: is damaged, .*nested"):
+        RunData.load(run)
+
+
+def test_a_race_of_more_kicks_than_any_has_a_figure(run: Path) -> None:
+    (table,) = run.glob("cases/race-*/races.parquet")
+    races = pq.read_table(table)
+    for sent in (2**44, 2**53):
+        at = races.column_names.index("sent")
+        field = races.schema.field(at)
+        column = pa.array([sent] * len(races), field.type)
+        pq.write_table(races.set_column(at, field, column), table)
+        assert {figure.name for figure in FIGURES if figure.draw(RunData.load(run))} >= {"race"}
+
+
 def test_a_truncated_table_is_named(run: Path) -> None:
     table = run / "cases" / EXITS["id"] / "blocks.parquet"
     table.write_bytes(table.read_bytes()[:-100])
@@ -437,6 +510,36 @@ def test_a_file_in_the_way_of_the_output_folder(whole: Path, tmp_path: Path) -> 
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 3000, ""])
+def test_a_name_that_no_folder_can_have(whole: Path, name: str) -> None:
+    done = kickbench("report", whole, "-o", name)
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 1000
+
+
+def test_a_long_path_is_not_echoed_whole(tmp_path: Path) -> None:
+    for command in ("show", "report"):
+        done = kickbench(command, f"{tmp_path}/{'z' * 10_000}/end")
+        assert done.returncode == EXIT_USAGE
+        assert len(done.stderr) < 1000
+        assert done.stderr.startswith(f"kickbench: {tmp_path}")
+        assert "/end: " in done.stderr
+
+
+def test_two_folders_of_one_run_are_refused(whole: Path, run: Path, tmp_path: Path) -> None:
+    edit(run / "manifest.json", lambda manifest: manifest["environment"].update(hostname="lie"))
+    refused(EXIT_USAGE, str(run), "report", whole, run, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_folder_by_two_names_is_one_run(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(whole)
+    done = kickbench("report", whole, tmp_path / "link", "-o", tmp_path / "out")
+    assert done.returncode == EXIT_OK
+    assert len(list((tmp_path / "out").glob("synthetic-*.html"))) == 1
+
+
 def test_a_folder_that_can_be_made_nowhere(whole: Path) -> None:
     refused(EXIT_USAGE, "choose another folder with -o", "report", whole, "-o", "/proc/reports")
 
@@ -447,7 +550,10 @@ def test_a_read_only_output_folder(whole: Path, tmp_path: Path) -> None:
     else:
         folder = tmp_path / "out"
         folder.mkdir(mode=0o500)
-    refused(EXIT_MEASUREMENT, f"cannot write to {folder}: ", "report", whole, "-o", folder)
+    for options in ([], ["--assets"]):
+        refused(
+            EXIT_MEASUREMENT, f"cannot write to {folder}", "report", whole, "-o", folder, *options
+        )
 
 
 def test_a_full_disk_leaves_the_old_report(whole: Path, tmp_path: Path) -> None:
@@ -462,3 +568,13 @@ def test_a_full_disk_leaves_the_old_report(whole: Path, tmp_path: Path) -> None:
         EXIT_MEASUREMENT, "the disk is full", "report", whole, "-o", tmp_path, preexec_fn=fill
     )  # fmt: skip
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_matplotlibrc_in_a_strangers_folder_is_not_obeyed(run: Path, tmp_path: Path) -> None:
+    calm, theirs = tmp_path / "calm", tmp_path / "theirs"
+    assert kickbench("report", run, "-o", calm).returncode == EXIT_OK
+    settings_of_theirs = "text.usetex: True\naxes.linewidth: 5\nlines.linewidth: 9\n"
+    (run / "matplotlibrc").write_text(settings_of_theirs)
+    assert kickbench("report", ".", "-o", theirs, cwd=run).returncode == EXIT_OK
+    (first,) = calm.glob("synthetic*.html")
+    assert (theirs / first.name).read_bytes() == first.read_bytes()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -290,12 +291,13 @@ def check_verdict(page: Page, summary: dict[str, Any]) -> list[str]:
         for diff, vcpus in shown:
             assert says(diff, contrast("sigmask", vcpus, place)["diff"])
         done.append("growth")
-    lost = rf"flag_signal lost {number} of {number} kicks aimed at a window of {number} µs "
-    for some, sent, width in re.findall(lost, text):
-        window_ns = float(width.replace(",", "")) * 1e3
-        (case,) = [c for c in cases if c["kind"] == "race" and c["window_ns"] == window_ns]
-        figures = case["methods"]["flag_signal"]
-        assert (some, sent) == (f"{figures['lost']:,}", f"{figures['sent']:,}")
+    lost = rf"(\w+) lost kicks; ([\w, ]+?) lost none of at least {number} kicks each"
+    races = [case["methods"] for case in cases if case["kind"] == "race"]
+    for loser, keepers, sent in re.findall(lost, text):
+        kept = re.split(r", | and ", keepers)
+        assert any(methods[loser]["lost"] for methods in races)
+        assert not any(methods[method]["lost"] for methods in races for method in kept)
+        assert says(sent, min(methods[method]["sent"] for methods in races for method in kept))
         done.append("lost")
     kicked = rf"Kicked in the (\w+), .*?(\w+)(?:, which takes| is the fastest:) {number} "
     for state, method, median in re.findall(kicked, text):
@@ -411,7 +413,7 @@ def test_a_page_asks_for_nothing_and_complains_of_nothing(
 def test_the_page_of_a_real_run(real: tuple[Path, dict[str, Any]], visit: Visit) -> None:
     path, summary = real
     page = visit(path)
-    assert {"cost", "no cost"} & set(check_verdict(page, summary))
+    check_verdict(page, summary)  # on a busy machine its rounds may be too few for an answer
     check_width(page)
     check_accessible(page)
 
@@ -562,9 +564,37 @@ def test_it_prints(reports: Reports, visit: Visit) -> None:
     ink = page.evaluate("getComputedStyle(document.body).color")
     assert ink == "rgb(0, 0, 0)"
     assert page.locator("button.copy:visible, button.scale:visible").count() == 0
-    printed = page.pdf(prefer_css_page_size=True)
-    assert printed.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 1
+
+
+def sheets(printed: bytes) -> list[bool]:
+    """The sheets of Chromium's PDF, whose pages are not compressed: whether each is landscape."""
+    pages = re.findall(rb"/Type\s*/Page\b(?:(?!endobj).)*", printed, re.DOTALL)
+    sizes = [re.search(rb"/MediaBox\s*\[([^]]*)\]", page) for page in pages]
+    boxes = [[float(end) for end in size[1].split()] for size in sizes if size is not None]
+    assert len(boxes) == len(pages)
+    for box in boxes:
+        assert sorted(box) == pytest.approx([0, 0, 595, 842], abs=1)  # A4
+    return [box[2] > box[3] for box in boxes]
+
+
+@pytest.mark.parametrize(("name", "most"), [("every kind", 18), ("comparison", 8)])
+def test_only_the_tables_are_printed_across(
+    name: str, most: int, reports: Reports, visit: Visit
+) -> None:
+    page = visit(reports.pages[name])
+    across = page.locator(".landscape").count()
+    assert across == 1
+    page.emulate_media(media="print")
+    turned = page.evaluate(
+        "[...document.querySelectorAll('body *')]"
+        ".filter(e => getComputedStyle(e).page === 'wide' && !e.closest('.landscape'))"
+        ".map(e => e.className)"
+    )
+    assert turned == []
+    found = sheets(page.pdf(prefer_css_page_size=True))
+    assert len(found) <= most
+    # In one go, after sheets and before sheets that are not.
+    assert [key for key, _ in itertools.groupby(found)] == [False, True, False]
 
 
 # --- what a reader can do ----------------------------------------------------------------------
@@ -671,18 +701,28 @@ def test_every_column_sorts_and_what_has_no_number_comes_last(
 
 def test_a_figure_switches_its_scale(reports: Reports, visit: Visit) -> None:
     page = visit(reports.pages["every kind"])
-    buttons = page.locator("button.scale")
-    assert buttons.count() > 0
-    for button in buttons.all():
-        plots = button.locator("xpath=ancestor::figure").locator("div.plot")
+    groups = page.get_by_role("group", name="Scale")
+    assert groups.count() > 0
+    for group in groups.all():
+        plots = group.locator("xpath=ancestor::figure").locator("div.plot")
         assert plots.count() == 2
         drawn = [plot.inner_html() for plot in plots.all()]
         assert drawn[0] != drawn[1]
-        for pressed in ("false", "true", "false"):
-            assert button.get_attribute("aria-pressed") == pressed
-            assert plots.nth(0).is_visible() == (pressed == "false")
-            assert plots.nth(1).is_visible() == (pressed == "true")
-            button.click()
+        buttons = group.get_by_role("button").all()
+        names = [button.inner_text() for button in buttons]
+        assert sorted(names) == ["linear", "logarithmic"]
+        for chosen in (0, 1, 1, 0):
+            if chosen:
+                buttons[chosen].click()
+            else:
+                buttons[chosen].press("Enter")
+            pressed = [button.get_attribute("aria-pressed") for button in buttons]
+            assert pressed == [str(i == chosen).lower() for i in (0, 1)]
+            assert [plot.is_visible() for plot in plots.all()] == [i == chosen for i in (0, 1)]
+            title = plots.nth(chosen).locator("svg > title").text_content() or ""
+            assert title.endswith(f"({names[chosen]})")
+            looks = [b.evaluate("b => getComputedStyle(b).backgroundColor") for b in buttons]
+            assert looks[0] != looks[1]
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["clipboard", "old way"])

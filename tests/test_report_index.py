@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,6 +29,7 @@ from kickbench.report.compare_figures import draw_differences
 from kickbench.report.comparison import compare_all, page
 from kickbench.report.data import RunData
 from kickbench.report.words import verdict
+from kickbench.results.compare import Comparison, Loss, Verdict
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{7*7}} ../"
 ENVIRONMENT = synthetic_run.ENVIRONMENT
@@ -132,6 +135,8 @@ def test_what_is_no_report_is_passed_over(old: Path, tmp_path: Path) -> None:
         None,
         entry | {"answer": 1},
         entry | {"created_utc": "yesterday"},
+        entry | {"created_utc": "2026-3-1T1:2:3Z"},
+        entry | {"created_utc": "\uff19999-03-01T12:00:00Z"},
         entry | {"hosts": ["x"] * 1000},
         entry | {"badges": [["good"]]},
     ]
@@ -261,6 +266,7 @@ def test_the_figure_draws_each_difference_once(old: Path, new: Path) -> None:
     assert drawn == len(comparison.comparable)
     for plot in plots:
         assert re.search(r"of [0-9]+ figures?, [0-9]+ worse", plot.finding)
+        assert re.search(r"the largest .*is .*, [+-][0-9.,]+ % \(", plot.finding)
 
 
 def test_three_runs_are_compared_with_the_first(old: Path, new: Path, tmp_path: Path) -> None:
@@ -269,14 +275,103 @@ def test_three_runs_are_compared_with_the_first(old: Path, new: Path, tmp_path: 
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 4
     text = Page(Path(result.stdout.splitlines()[-1]).read_text()).text
-    assert "6.18.0-new against 6.12.0-old" in text
-    assert "6.19.0-third against 6.12.0-old" in text
+    assert "other 1 against base" in text
+    assert "other 2 against base" in text
+    # What is true of both is said once.
+    assert text.count("Levels are not paired") == 1
+
+
+def test_the_head_says_what_is_compared(old: Path, new: Path, tmp_path: Path) -> None:
+    html = Path(report(old, new, "-o", tmp_path).stdout.splitlines()[-1]).read_text()
+    title, head = (re.search(f"(?s)<{tag}>(.*?)</{tag}>", html) for tag in ("title", "header"))
+    assert title is not None
+    assert head is not None
+    text = Page(head[1]).text
+    for run, release in ((old, "6.12.0-old"), (new, "6.18.0-new")):
+        assert run.name in title[1]
+        assert run.name in text
+        assert release in text
+    assert "2026-03-01 12:00 UTC" in text
+    assert "2026-03-02 12:00 UTC" in text
+    assert "testhost" in text
+    text = Page(html).text
+    assert "Differences are other - base" in text
+    assert text.count("if it is beside this file:") == 2
+    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", html)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_why_nothing_is_comparable_is_said_once(old: Path, tmp_path: Path) -> None:
+    other = build(
+        tmp_path / "r",
+        2,
+        environment={**ENVIRONMENT, "cpu": {**ENVIRONMENT["cpu"], "model": "Another CPU"}},
+    )
+    runs = [RunData.load(run) for run in (old, other)]
+    (comparison,) = compare_all(runs)
+    assert not comparison.comparable
+    text = Page(page(runs, [comparison], ["a.html", "b.html"])).text
+    assert f"{len(comparison.judged)} figures are not comparable: environments differ in" in text
+    # There, and in the answer.
+    assert text.count(": environments differ in") == 2
+    assert text.count("not comparable") > len(comparison.judged)
+
+
+def judged_as(comparison: Comparison, verdict: Verdict) -> Comparison:
+    judged = tuple(replace(one, verdict=verdict, alarm=False) for one in comparison.judged)
+    return replace(comparison, judged=judged, losses=())
+
+
+def test_the_badge_is_green_only_if_there_is_no_doubt(old: Path, new: Path) -> None:
+    runs = [RunData.load(run) for run in (old, new)]
+    (found,) = compare_all(runs)
+
+    def badges(comparison: Comparison) -> str:
+        html = page(runs, [comparison], ["a.html", "b.html"])
+        return " ".join(re.findall(r'(?s)<p class="badges">(.*?)</p>', html)[:1])
+
+    same = judged_as(found, "same")
+    assert "Nothing clearly worse" in badges(same)
+    maybe = badges(judged_as(found, "maybe worse"))
+    assert f'class="badge doubt">{len(found.judged)} maybe slower<' in maybe
+    assert "Nothing clearly worse" not in maybe
+    lost = badges(replace(same, losses=(Loss(found.judged[0].base, None),)))
+    assert "Kicks lost by a race-free protocol" in lost
+    assert "Nothing clearly worse" not in lost
+    assert "badge bad" in badges(judged_as(found, "worse"))
+
+
+def test_the_figure_tells_maybe_from_no_difference(old: Path, new: Path) -> None:
+    (found,) = compare_all([RunData.load(run) for run in (old, new)])
+    looks = set()
+    verdicts: tuple[Verdict, ...] = ("worse", "maybe worse", "same", "maybe better", "better")
+    for word in verdicts:
+        plot = draw_differences(judged_as(found, word))[0]
+        lines = plot.canvas.axes[0].lines
+        marker = next(line for line in lines if line.get_marker() in ("X", "D", "o"))
+        looks.add((marker.get_marker(), marker.get_fillstyle(), marker.get_color()))
+        said = "no difference seen in" if word == "same" else f" {word}; the largest is"
+        assert said in plot.finding
+    assert len(looks) == len(verdicts)
+
+
+def test_a_bar_beyond_the_axis_ends_in_an_arrow(old: Path, new: Path) -> None:
+    (found,) = compare_all([RunData.load(run) for run in (old, new)])
+    first, *others = found.judged
+    wide = replace(first, corrected=replace(first.corrected, low=-1e9, high=1e9))
+    plot = draw_differences(replace(found, judged=(wide, *others)))[0]
+    (axes,) = plot.canvas.axes
+    ends = {line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("<", ">")}
+    assert set(axes.get_xlim()) <= ends
 
 
 def test_a_run_is_not_compared_with_itself(old: Path, tmp_path: Path) -> None:
     result = report(old, old, "-o", tmp_path)
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 2
+    assert len(result.stdout.splitlines()) == 1
+    assert f"the same run as {old}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("*compare*"))
 
 

@@ -99,6 +99,7 @@ def figures(comparison: Comparison, metric: str, *, paired: bool = False) -> lis
 def test_a_run_does_not_differ_from_itself(of_disk: Summary) -> None:
     found = compare(of_disk, of_disk)
     assert {judged.verdict for judged in found.judged} == {"same"}
+    assert found.of_itself
     assert not found.regressions
     assert not found.changes
     assert not found.unmatched
@@ -109,6 +110,11 @@ def test_summaries_are_not_changed(base: Summary) -> None:
     before = copy.deepcopy(base)
     compare(base, shifted(base, 300))
     assert base == before
+
+
+def test_an_equal_id_alone_makes_no_equal_run(base: Summary) -> None:
+    assert not compare(base, shifted(base, 300)).of_itself
+    assert not compare(base, base | {"run_id": "another"}).of_itself
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,11 @@ def test_what_waiting_for_a_cpu_explains_is_not_called_slower(base: Summary) -> 
     found = compare(base, other)
     assert verdicts(found, "ns_per_exit") == {"maybe worse"}
     assert verdicts(found, "exits_per_second") == {"maybe better"}
-    assert verdicts(found, "cpu_ns_per_exit") == {"worse"}  # waiting is no CPU time
+    # Waiting is no CPU time, but whatever ran meanwhile took the caches.
+    assert verdicts(found, "cpu_ns_per_exit") == {"maybe worse"}
+    # What is far beyond it is not explained by it.
+    far = shifted(other, 900)
+    assert verdicts(compare(base, far), "cpu_ns_per_exit") == {"worse"}
     (doubt,) = found.doubts
     assert (doubt.what, doubt.side, doubt.cases) == (
         "waited",
@@ -193,6 +203,43 @@ def test_both_waiting_alike_explains_nothing(base: Summary) -> None:
     found = compare(base, shifted(base, 300))
     assert verdicts(found, "ns_per_exit") == {"worse"}
     assert not found.doubts
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_level_of_a_single_process_is_at_most_a_maybe(base: Summary, side: int) -> None:
+    runs = [base, shifted(paired(base, 90), 300)]
+    for case in runs[side]["cases"]:
+        case["processes"] = 1
+    found = compare(*runs)
+    levels = {j.verdict for j in found.judged if j.base.baseline is None and j.base.of is None}
+    assert levels == {"maybe worse", "maybe better"}
+    # Of a paired difference the processes differ no more than the rounds.
+    assert verdicts(found, "ns_per_exit", paired=True) == {"worse"}
+    assert {judged.base.baseline for judged in found.regressions} == {"immediate_exit"}
+
+
+def test_of_an_exact_count_a_single_process_is_enough(base: Summary) -> None:
+    runs = [exact(base, value) for value in (2430.0, 2440.0)]
+    for run in runs:
+        run["cases"][EXITS]["processes"] = 1
+    assert verdicts(compare(*runs), "ns_per_exit") == {"worse"}
+
+
+def test_at_a_set_rate_only_the_time_per_exit_is_judged(base: Summary) -> None:
+    runs = [base, shifted(base, 300)]
+    full = len(compare(*runs).judged)
+    for run in runs:
+        run["cases"][EXITS]["exit_rate_hz"] = 20000.0
+    found = compare(*runs)
+    assert verdicts(found, "ns_per_exit") == {"worse"}
+    assert verdicts(found, "ns_per_exit", paired=True) == {"same"}
+    for is_paired in (False, True):
+        assert not figures(found, "cpu_ns_per_exit", paired=is_paired)
+        assert not figures(found, "exits_per_second", paired=is_paired)
+    assert not found.unmatched
+    # What is not judged does not widen the intervals of what is.
+    (judged, *_) = figures(found, "latency_p50_ns")
+    assert judged.corrected.confidence == pytest.approx(0.95 ** (1 / (full - 5)))
 
 
 # --- counts that are exact ---------------------------------------------------------------------
@@ -270,7 +317,28 @@ def test_it_is_an_alarm_on_other_hardware_too(base: Summary) -> None:
 def test_losses_that_are_not_new_or_not_claimed_away_are_no_alarm(base: Summary) -> None:
     assert not compare(losing(base, 3), losing(base, 5)).alarms
     assert not compare(losing(base, 3), losing(base, 0)).alarms
-    assert not compare(base, base).alarms  # flag_signal loses kicks, and claims nothing else
+    found = compare(base, base)  # flag_signal loses kicks, and claims nothing else
+    assert not found.alarms
+    assert not found.losses
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_what_the_base_lost_itself_is_told(base: Summary, count: int) -> None:
+    (loss,) = compare(losing(base, 3), losing(base, count)).losses
+    assert loss.base is not None
+    assert loss.other is not None
+    assert (loss.base.count, loss.other.count) == (3, count)
+    assert not compare(losing(base, 0), losing(base, 3)).losses  # that is an alarm
+
+
+def test_a_loss_is_told_also_where_one_run_has_no_such_figure(base: Summary) -> None:
+    without = copy.deepcopy(base)
+    del without["cases"][RACE]
+    (gone,) = compare(losing(base, 3), without).losses
+    (new,) = compare(without, losing(base, 3)).losses
+    assert (gone.other, new.base) == (None, None)
+    assert gone.point == new.point
+    assert not compare(without, losing(base, 3)).alarms
 
 
 def test_losing_far_more_kicks_is_worse(base: Summary) -> None:
@@ -328,6 +396,7 @@ def test_a_case_that_means_something_else_is_not_comparable(
     (judged, *_) = figures(found, "ns_per_exit")
     assert judged.verdict == "not comparable"
     assert judged.differs_in == (key,)
+    assert not found.unmatched
     # The other cases are judged all the same, and the correction is for those only.
     assert verdicts(found, "latency_p50_ns") == {"worse"}
     assert judged.corrected.confidence == pytest.approx(0.95 ** (1 / len(found.comparable)))
@@ -355,7 +424,9 @@ def test_emulated_and_not_emulated_are_not_comparable(base: Summary, by: str | N
     other = exact(base, 1000.0)
     one = base | {"emulated": by is not None, "emulated_by": by}
     found = compare(one, other)
-    assert {judged.differs_in for judged in found.judged} == {("emulation",)}
+    (change,) = found.changes
+    assert (change.title, change.after, change.blocks) == ("emulator", "QEMU TCG", True)
+    assert change.before == (by or "none")
     assert not found.comparable
 
 

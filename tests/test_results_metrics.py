@@ -104,11 +104,18 @@ def test_waiting_is_a_part_of_the_cpu_time(summary: dict[str, Any]) -> None:
     changed = copy.deepcopy(summary)
     figures = changed["cases"][0]["methods"]["sigmask"]
     figures["disturbances"]["run_delay_ns"] = figures["n"] * figures["cpu_ns_per_exit"] / 4
-    for metric, waiting in (("ns_per_exit", 0.25), ("exits_per_second", 0.25)):
-        (point,) = of(changed, kind="exits", method="sigmask", baseline=None, metric=metric)
-        assert point.waiting == pytest.approx(waiting)
-    (point,) = of(changed, kind="exits", method="sigmask", baseline=None, metric="cpu_ns_per_exit")
-    assert point.waiting is None
+    levels = of(changed, kind="exits", method="sigmask", baseline=None)
+    assert [point.waiting for point in levels] == pytest.approx([0.25] * 3)
+    assert {point.waiting for point in of(changed, kind="kick")} == {None}
+
+
+def test_at_a_set_rate_what_is_the_rate_is_no_figure(summary: dict[str, Any]) -> None:
+    changed = copy.deepcopy(summary)
+    assert {point.metric for point in of(changed, kind="exits")} > {"ns_per_exit"}
+    changed["cases"][0]["exit_rate_hz"] = 20000.0
+    found = of(changed, kind="exits")
+    assert {point.metric for point in found} == {"ns_per_exit"}
+    assert {point.baseline for point in found} == {None, "immediate_exit"}
 
 
 @pytest.mark.parametrize("status", ["skipped", "failed", "pending"])

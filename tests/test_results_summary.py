@@ -337,6 +337,37 @@ def test_the_control_is_judged_over_the_family(tmp_path):
         assert control["ok"] is (low <= 0 <= high)
 
 
+@pytest.mark.parametrize(
+    ("noise_ns", "shift_ns", "ok"),
+    [
+        (50, 0, True),  # the level is 100,000 ns, and the control ten times as noisy as the rest
+        (1000, 0, None),
+        (1000, 5000, True),  # as much noise, but what was seen is larger
+        (2000, 5000, None),
+    ],
+)
+def test_a_control_that_could_not_find_what_it_vouches_for_does_not_judge(
+    tmp_path, noise_ns, shift_ns, ok
+):
+    rng = np.random.default_rng(5)
+    rows = [
+        (r, entry, 0, 10, 10 * round(100_000 + shift_ns * (entry == SIGMASK) + noise_ns * draw))
+        for r in range(60)
+        for entry, draw in enumerate(rng.normal(size=3) * [1, 1, 10])
+    ]
+    case = case_of(write_run(tmp_path, [blocks_of(rows)]))
+    low, high = case["control"]["ci_family"]
+    assert low < 0 < high
+    assert case["control"]["ok"] is ok
+
+
+def test_two_rounds_judge_nothing_but_a_bias_is_one_however_wide(tmp_path):
+    rows = [(r, e, 0, 10, 10_000 + 700 * r * e) for r in range(2) for e in range(3)]
+    assert case_of(write_run(tmp_path, [blocks_of(rows)]))["control"]["ok"] is None
+    biased = [(r, e, 0, 10, 10_000 * (1 + e) + 3 * r * e) for r in range(9) for e in range(3)]
+    assert case_of(write_run(tmp_path / "b", [blocks_of(biased)]))["control"]["ok"] is False
+
+
 def test_warnings_are_collected_once(tmp_path):
     parameters = synthetic_run.case(2, processes=2)
     document = synthetic_run.case_document(parameters)

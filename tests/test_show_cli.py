@@ -57,6 +57,16 @@ def test_json_is_the_summary_file_exactly(run: Path) -> None:
     assert result.stdout_bytes == (run / "summary.json").read_bytes()
 
 
+def test_json_on_a_terminal_is_ascii(tmp_path: Path) -> None:
+    odd = "h\xf6st\x7f\x9b31m\u202e\U000e0001"
+    run = synthetic_run.build(
+        tmp_path, cases=[synthetic_run.case(1)], rounds=4, environment={"hostname": odd}
+    )
+    text = show("--json", run).stdout
+    assert all(" " <= character <= "~" for character in text.replace("\n", ""))
+    assert json.loads(text)["environment"]["hostname"] == odd
+
+
 def test_a_folder_of_runs_shows_the_newest(run: Path) -> None:
     assert show(run.parent).stdout.startswith("sigmask")
     assert f"Run: {run}" in show(run.parent.parent).stdout

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.special import gammaincinv
 from scipy.stats import binomtest
 
 from kickbench.stats.proportions import clopper_pearson, upper_bound
@@ -31,6 +32,27 @@ def test_bounds_are_ordered(counts: tuple[int, int], confidence: float) -> None:
     found = clopper_pearson(k, n, confidence=confidence)
     assert 0 <= found.low <= found.estimate <= found.high <= 1
     assert upper_bound(k, n, confidence=confidence) <= found.high
+
+
+@given(st.integers(1, 2**53).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@example((1000, 2**28))
+@example((2**28 - 1000, 2**28))
+@example((1000, 2**44))
+@example((1000, 2**53))
+def test_bounds_of_very_many_trials_contain_the_share(counts: tuple[int, int]) -> None:
+    k, n = counts
+    found = clopper_pearson(k, n)
+    assert 0 <= found.low <= k / n <= found.high <= 1
+    assert k / n <= upper_bound(k, n) <= found.high
+
+
+@pytest.mark.parametrize("trials", [2**28, 2**30, 2**42, 2**49])
+@pytest.mark.parametrize("successes", [1, 3, 999, 1000, 1001, 10**6])
+def test_bounds_of_rare_successes_are_poissons(successes: int, trials: int) -> None:
+    found = clopper_pearson(successes, trials)
+    low, high = gammaincinv(successes, 0.025), gammaincinv(successes + 1, 0.975)
+    assert found.low * trials == pytest.approx(low, rel=1e-2 * successes / 10**6 + 1e-4)
+    assert found.high * trials == pytest.approx(high, rel=1e-2 * successes / 10**6 + 1e-4)
 
 
 @given(COUNTS.filter(lambda c: c[0] < c[1]))

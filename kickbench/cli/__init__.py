@@ -7,6 +7,7 @@ libraries are imported inside the functions, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,11 +18,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kickbench
-from kickbench.cli import compare, doctor, methods, nightly, report, run, scenario, show
+from kickbench.cli import compare, doctor, methods, report, run, scenario, show
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_MEASUREMENT,
-    EXIT_OK,
     EXIT_USAGE,
     KickbenchError,
 )
@@ -44,7 +44,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show.show,
     "report": report.report,
     "compare": compare.compare,
-    "nightly": nightly.nightly,
     "doctor": doctor.doctor,
     "methods": methods.methods,
 }
@@ -76,7 +75,7 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit codes."""
-    _open_missing_streams()
+    _mend_streams()
     # The terminal is gone (a lost connection): as Ctrl-C, what is finished is kept.
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     command = typer.main.get_command(app)
@@ -97,10 +96,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("kickbench: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output left (kickbench show | head): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_OK)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", EXIT_MEASUREMENT)
@@ -111,12 +106,46 @@ def main() -> None:
         )
 
 
-def _open_missing_streams() -> None:
-    """Let a command whose standard streams are closed (``>&-``) write to nowhere."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (open until the end)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+class _Output(io.FileIO):
+    """A standard stream whose reader may leave (``kickbench show | head``).
+
+    What nobody reads goes nowhere, and the command does what it does and ends as it would have:
+    that a regression was found does not depend on who wanted to read of it. ``forgiven`` are the
+    errors of which this holds; another one (a full disk) is raised once.
+    """
+
+    def __init__(self, descriptor: int, forgiven: type[OSError]) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._forgiven = forgiven
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if not isinstance(error, self._forgiven):
+                raise
+            return super().write(data)
+
+
+def _mend_streams() -> None:
+    """Let a command whose standard streams are closed (``>&-``), or will be, write to nowhere."""
+    # Where stderr fails there is nobody left to tell.
+    for name, forgiven in (("stdout", BrokenPipeError), ("stderr", OSError)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 (open until the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            mended = io.TextIOWrapper(
+                io.BufferedWriter(_Output(stream.fileno(), forgiven)),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, mended)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,32 +11,36 @@ import typer
 
 from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
 from kickbench.errors import EXIT_REGRESSION, ResultsError, UsageError
+from kickbench.scenario.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kickbench.report.compare import Row, Table
-    from kickbench.results.compare import Comparison, Judged
+    from kickbench.results.compare import Comparison, Judged, Loss
     from kickbench.results.metrics import Estimate
 
 MAX_MIN_EFFECT = 1000.0
 
+LONGEST_NAME = 24
+"""Longer names of runs make the columns too wide."""
+
 _FEW_ROWS = 24
 """Figures that are all shown without --all; a run of one or two cases has as many."""
 
-_LONGEST_NAME = 20
-"""Longer names make the columns too wide; "base" and "other" stand for them."""
+_FEW_CASES = 6
+"""So many cases that only one run has are named without --all."""
 
 _STYLES = {"good": GOOD, "bad": BAD, "none": ""}
 
 
 def compare(
     runs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="BASE RUN...",
+            metavar="[NAME=]BASE [NAME=]RUN...",
             help="Runs' folders, or folders with runs below: the newest is taken. Each further run "
-            "is compared with the first.",
+            "is compared with the first. NAME is what to call it, else base and other.",
         ),
     ],
     every: Annotated[
@@ -70,15 +75,20 @@ def compare(
     if min_effect is not None and not 0 <= min_effect <= MAX_MIN_EFFECT:
         raise UsageError(f"--min-effect is between 0 and {MAX_MIN_EFFECT:g} per cent")
     least = None if min_effect is None else min_effect / 100
-    base, *others = [RunData.load(find_run(run)) for run in runs]
-    found = [comparing.compare(base.summary, other.summary, min_effect=least) for other in others]
+    given = [_named(run) for run in runs]
+    names = _names([name for name, _ in given])
+    base, *others = [RunData.load(find_run(path)) for _, path in given]
+    found = [
+        comparing.compare(base.summary, other.summary, min_effect=least, names=pair)
+        for other, pair in zip(others, names, strict=True)
+    ]
     if as_json:
         document = {
             "schema": 1,
             "regression": any(comparison.regressions for comparison in found),
             "comparisons": [_document(comparison) for comparison in found],
         }
-        typer.echo(dump_json(document), nl=False)
+        typer.echo(dump_json(document, ensure_ascii=True), nl=False)
     else:
         for comparison, other in zip(found, others, strict=True):
             if comparison is not found[0]:
@@ -96,6 +106,35 @@ def compare(
             )
 
 
+# --- names -------------------------------------------------------------------------------------
+
+
+def _named(run: str) -> tuple[str | None, Path]:
+    """The name and the path of "NAME=PATH"; a path that exists is one, whatever it contains."""
+    name, _, path = run.partition("=")
+    if not name or not path or "/" in name or os.path.lexists(run):
+        return None, Path(run)
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        limit = f"{LONGEST_NAME} printable characters at most"
+        raise UsageError(f"{printable(run)}: the name of a run, before the =, has {limit}")
+    return name, Path(path)
+
+
+def _names(given: Sequence[str | None]) -> list[tuple[str, str]]:
+    """What to call the base and each of the others, all different."""
+    from kickbench.results.compare import default_names
+
+    defaults = default_names(len(given) - 1)
+    names = [
+        name or default
+        for name, default in zip(given, [defaults[0][0], *(o for _, o in defaults)], strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two runs are called {name}: give each another name, NAME=RUN")
+    return [(names[0], name) for name in names[1:]]
+
+
 # --- on the terminal ---------------------------------------------------------------------------
 
 
@@ -103,6 +142,9 @@ def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iter
     from kickbench.report import compare as words
 
     first, second = words.names(comparison)
+    for name, run, path in zip((first, second), words.who(comparison), (base, other), strict=True):
+        yield f"{name}: {run}, {path}", DIM, "  "
+    yield "", "", ""
     answer, *more = words.headline(comparison)
     yield answer.text, _STYLES[answer.severity] or "bold", ""
     yield from ((sentence.text, _STYLES[sentence.severity], "") for sentence in more)
@@ -116,7 +158,7 @@ def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iter
     every = every or sum(len(table.rows) for table in tables) <= _FEW_ROWS
     for table in tables:
         yield from _table(table, (first, second), every)
-    if left_out := words.left_out(comparison):
+    if left_out := words.left_out(comparison, None if every else _FEW_CASES):
         yield "", "", ""
         yield "Not in both:", "bold", ""
         yield from ((f"- {line}", "", "  ") for line in left_out)
@@ -124,9 +166,6 @@ def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iter
         yield "", "", ""
         yield "Before you believe it:", "bold", ""
         yield from ((f"- {line}", "", "  ") for line in caveats)
-    yield "", "", ""
-    yield f"Base:  {base}", DIM, ""
-    yield f"Other: {other}", DIM, ""
 
 
 def _table(table: Table, names: tuple[str, str], every: bool) -> Iterator[Line]:
@@ -139,8 +178,7 @@ def _table(table: Table, names: tuple[str, str], every: bool) -> Iterator[Line]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in shown:
         groups.setdefault((row.case, row.method), []).append(row)
-    sides = names if max(map(len, names)) <= _LONGEST_NAME else ("base", "other")
-    heads = ("", *sides, DIFFERENCE)
+    heads = ("", *names, DIFFERENCE)
     cells = [heads, *(_cells(row) for row in shown)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for number, ((case, method), rows) in enumerate(groups.items()):
@@ -184,12 +222,13 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     import dataclasses
 
     return {
-        "base": _run(comparison.base),
-        "other": _run(comparison.other),
+        "base": {"name": comparison.names[0], **_run(comparison.base)},
+        "other": {"name": comparison.names[1], **_run(comparison.other)},
         "regression": bool(comparison.regressions),
         "figures_judged": len(comparison.comparable),
         "environment": [dataclasses.asdict(change) for change in comparison.changes],
         "figures": [_figure(judged) for judged in comparison.judged],
+        "losses": [_loss(loss) for loss in comparison.losses],
         "not_in_both": [dataclasses.asdict(item) for item in comparison.unmatched],
         "doubts": [dataclasses.asdict(doubt) for doubt in comparison.doubts],
     }
@@ -224,6 +263,15 @@ def _figure(judged: Judged) -> dict[str, Any]:
         "differs_in": list(judged.differs_in),
         "alarm": judged.alarm,
     }
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    case, method, _, metric = loss.point.key
+    sides = {
+        side: None if point is None else {"count": point.count, "of": point.of}
+        for side, point in (("base", loss.base), ("other", loss.other))
+    }
+    return {"case": case, "method": method, "metric": metric, **sides}
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

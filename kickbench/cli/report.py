@@ -10,6 +10,13 @@ from typing import Annotated
 import typer
 
 
+def _folder(name: str | Path) -> Path:
+    # To pathlib "" is the current folder: hardly what `-o "$UNSET"` means.
+    if not str(name):
+        raise typer.BadParameter("is empty; name a folder")
+    return Path(name)
+
+
 def report(
     runs: Annotated[
         list[Path],
@@ -18,7 +25,8 @@ def report(
         ),
     ],
     folder: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the reports go.")
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", help="Where the reports go.", parser=_folder),
     ] = Path("reports"),
     assets: Annotated[
         bool,
@@ -34,14 +42,24 @@ def report(
     from kickbench.report.comparison import write as write_comparison
     from kickbench.report.data import RunData
     from kickbench.results.discover import find_run
+    from kickbench.results.schema import fail, place
     from kickbench.scenario.text import printable
 
-    every = [RunData.load(find_run(run)) for run in runs]
+    found: dict[str, tuple[Path, RunData]] = {}
+    for run in runs:
+        data = RunData.load(find_run(run))
+        first, same_id = found.setdefault(data.reader.run_id, (run, data))
+        if not same_id.reader.path.samefile(data.reader.path):
+            # One report would be taken for the other's.
+            fail(run, f"is another folder with the run id of {place(first)}; name one of them")
+        if first is not run:
+            same = f"kickbench: {run}: the same run as {first}, {data.reader.run_id}; reported once"
+            typer.echo(printable(same), err=True)
     # What cannot be compared is refused before anything is written.
-    different = list({data.reader.run_id: data for data in every if data.finished}.values())
+    different = [data for _, data in found.values() if data.finished]
     comparisons = compare_all(different) if len(different) > 1 else []
     pages = {}
-    for run, data in zip(runs, every, strict=True):
+    for run, data in found.values():
         path = write_report(data, folder, with_assets=assets)
         pages[data.reader.run_id] = path.name
         if not data.finished:

@@ -36,7 +36,7 @@ def show(
 
     data = RunData.load(find_run(run))
     if as_json:
-        typer.echo(dump_json(data.summary), nl=False)
+        typer.echo(dump_json(data.summary, ensure_ascii=True), nl=False)
     else:
         print_lines(_lines(data))
 
@@ -86,7 +86,15 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
     """The cases of a kind: each with its tables, its differences and its A/A control."""
-    from kickbench.report.names import contrasts, crowded, finished, label, nanoseconds
+    from kickbench.report.names import (
+        TOO_FEW,
+        contrasts,
+        crowded,
+        finished,
+        hidden,
+        label,
+        nanoseconds,
+    )
     from kickbench.report.tables import TABLES, control, difference
 
     summary, unit = data.summary, nanoseconds(data.summary)
@@ -107,6 +115,8 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
             for method, contrast in contrasts(case, metric).items():
                 how = f"{method} - {contrast['baseline']}{at}"
                 yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
+            for method in hidden(case, metric):
+                yield f"  {method} - {case['baseline']}{at}: {TOO_FEW}", "", "    "
         if table.metrics:
             ok = case["control"]["ok"]
             style = "" if ok is None else GOOD if ok else BAD

@@ -59,9 +59,19 @@ def collect(root: str | Path = "/", topology: Topology | None = None) -> dict[st
             "memlock_bytes": _limit(resource.RLIMIT_MEMLOCK),
             "open_files": _limit(resource.RLIMIT_NOFILE),
             "cpu_quota_cpus": cgroups.cpu_quota(root),
+            "seccomp_filters": _seccomp_filters(root),
         },
         "software": _software(),
     }
+
+
+def _seccomp_filters(root: str | Path) -> int | None:
+    """How many filters run with each of our system calls, KVM_RUN among them (Linux 5.11).
+
+    See proc_pid_status(5). A container's or service's filter is in every exit that is measured.
+    """
+    filters = read_fields(root, "/proc/self/status").get("Seccomp_filters", "")
+    return int(filters) if filters.isdecimal() else None
 
 
 def safe_command_line(text: str | None) -> str | None:

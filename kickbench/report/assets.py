@@ -7,20 +7,32 @@ report of the same run left there goes, other files stay.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.report.data import RunData
 from kickbench.report.downloads import csv_of
-from kickbench.report.figures import Figure
-from kickbench.report.plots import Plot
+from kickbench.report.figures import FIGURES, Figure
+from kickbench.report.plots import LINEAR, LOGARITHMIC, Plot
 from kickbench.report.svg import png, standalone
+from kickbench.report.tables import TABLES
 from kickbench.report.words import kinds_of
-from kickbench.results.schema import one_line, safe_name
-from kickbench.results.store import replace_file
+from kickbench.results.schema import place
+from kickbench.results.store import cannot_write, replace_file
 
-_SUFFIXES = (".csv", ".png", ".svg")
+_TABLE = re.compile(rf"({'|'.join(map(re.escape, TABLES))})\.csv")
+_FIGURE = re.compile(
+    rf"({'|'.join(re.escape(figure.name) for figure in FIGURES)})"
+    rf"(-[0-9]+)?(-({LOGARITHMIC}|{LINEAR}))?\.(svg|png)",
+    re.ASCII,
+)
+
+
+def is_asset(name: str) -> bool:
+    """Whether a file of that name can be of a report: other files in the folder are not ours."""
+    return bool(_TABLE.fullmatch(name) or _FIGURE.fullmatch(name))
 
 
 def write(folder: Path, data: RunData, figures: Sequence[tuple[Figure, list[Plot]]]) -> list[str]:
@@ -29,14 +41,15 @@ def write(folder: Path, data: RunData, figures: Sequence[tuple[Figure, list[Plot
     Raises UsageError when the folder cannot be made, MeasurementError when a file cannot be
     written.
     """
+    # Through a symlink, what is not ours could be taken for an old report's.
+    if folder.is_symlink():
+        raise UsageError(f"{place(folder)}: is a symlink; remove it, or choose another -o")
     try:
         folder.mkdir(exist_ok=True)
-        # Through a symlink, what is not ours could be taken for an old report's.
-        if folder.is_symlink():
-            raise UsageError(one_line(f"{folder}: is a symlink; remove it, or choose another -o"))
+    except FileExistsError:
+        raise UsageError(f"{place(folder)}: is a file; remove it, or choose another -o") from None
     except OSError as error:
-        what = f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o"
-        raise UsageError(one_line(what)) from None
+        cannot_write(folder, error, "nothing was written")
     names = []
     for name, content in _files(data, figures):
         replace_file(folder / name, content)
@@ -56,7 +69,7 @@ def _files(
             yield f"{name}.svg", standalone(plot, name)
             yield f"{name}.png", png(plot)
             if plot.alternative is not None and plot.scales is not None:
-                other = f"{name}-{safe_name(plot.scales[1], default='other')}"
+                other = f"{name}-{plot.scales[1]}"
                 yield f"{other}.svg", standalone(plot, other, alternative=True)
                 yield f"{other}.png", png(plot, alternative=True)
 
@@ -64,9 +77,9 @@ def _files(
 def _remove_stale(folder: Path, written: set[str]) -> None:
     try:
         for path in folder.iterdir():
-            if path.suffix in _SUFFIXES and path.name not in written and path.is_file():
+            if is_asset(path.name) and path.name not in written and path.is_file():
                 path.unlink()
     except OSError as error:
         raise MeasurementError(
-            one_line(f"{folder}: an old file cannot be removed: {error.strerror}")
+            f"{place(folder)}: an old file cannot be removed: {error.strerror}"
         ) from None

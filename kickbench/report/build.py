@@ -26,7 +26,7 @@ from kickbench.report.numbers import listed
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
-from kickbench.results.schema import one_line, safe_name
+from kickbench.results.schema import place, safe_name
 from kickbench.results.store import replace_file
 
 LARGEST_SCENARIO = 100_000
@@ -38,12 +38,12 @@ _OPTIONS = ("--quick", "--strict")
 
 @dataclass(frozen=True)
 class PlotOnPage:
-    """A plot as SVG. ``other`` is the same on the other scale, named by ``other_scale``."""
+    """A plot as SVG. ``other`` is the same on the other of the two ``scales``."""
 
     finding: str
     svg: Markup
     other: Markup | None
-    other_scale: str
+    scales: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        what = "is a file" if folder.exists() else f"cannot be made: {error.strerror}"
-        raise UsageError(one_line(f"{folder}: {what}; choose another folder with -o")) from None
+        there = isinstance(error, FileExistsError)
+        what = "is a file" if there else f"cannot be made: {error.strerror}"
+        raise UsageError(f"{place(folder)}: {what}; choose another folder with -o") from None
 
 
 def file_name(data: RunData) -> str:
@@ -201,9 +202,9 @@ def _plot(plot: Plot, name: str) -> PlotOnPage:
     # Our own drawings, whatever texts are in them.
     main = Markup(inline(plot, name))  # noqa: S704
     if plot.alternative is None or plot.scales is None:
-        return PlotOnPage(plot.finding, main, None, "")
+        return PlotOnPage(plot.finding, main, None, None)
     other = Markup(inline(plot, f"{name}-other", alternative=True))  # noqa: S704
-    return PlotOnPage(plot.finding, main, other, plot.scales[1])
+    return PlotOnPage(plot.finding, main, other, plot.scales)
 
 
 def _kinds(data: RunData) -> Iterator[KindOnPage]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kickbench.report.names import emulation, label, nanoseconds, seconds
-from kickbench.report.numbers import decimals, fixed, listed, measured, plural, significant, whole
+from kickbench.report.numbers import level, listed, measured, plural, significant, whole
 from kickbench.report.tables import TABLES
 from kickbench.report.words import ANSWERS, STATUS_WORDS
-from kickbench.results.compare import Comparison, Doubt, Judged, Unmatched, Verdict
-from kickbench.results.identity import Change
+from kickbench.results.compare import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
+from kickbench.results.identity import UNKNOWN, Change
 from kickbench.results.metrics import METRICS, Point
 from kickbench.scenario.text import shorten
 from kickbench.stats.independent import Difference
@@ -76,6 +76,9 @@ _PARAMETERS = {
 
 _NAMED_CHANGES = 3
 
+_FEW = 2
+"""So many figures of a case that only one run has are named; more are counted."""
+
 _COUNTED = {"more lost": "with more kicks lost", "fewer lost": "with fewer kicks lost"}
 
 _DOUBTS = {
@@ -84,11 +87,11 @@ _DOUBTS = {
     "itself.",
     "oversubscribed": "{run} had more vCPUs than CPUs in {cases}: the figures include waiting for "
     "a CPU.",
-    "waited": "The vCPUs of {run} waited longer for a CPU in {cases}: something else was running. "
-    "What that may explain is only called maybe slower or maybe faster; CPU time per exit has none "
-    "of it.",
+    "waited": "The vCPUs of {run} waited longer for a CPU in {cases}: something else was running, "
+    "which costs CPU time too, by the caches. What that may explain is only called maybe slower or "
+    "maybe faster.",
     "one process": "{run} has a single process in {cases} (--quick does that), which cannot tell "
-    "how processes differ: the intervals are too narrow.",
+    "how processes differ: levels there are at most maybe slower or maybe faster.",
 }
 
 
@@ -134,21 +137,27 @@ class Table:
 
 
 def names(comparison: Comparison) -> tuple[str, str]:
-    """What to call the two runs: by kernel, else by host, else by time, whatever tells them apart.
+    """What to call the two runs: "base" and "other", or what the user said. Never equal."""
+    return comparison.names
 
-    Never equal.
+
+def who(comparison: Comparison) -> tuple[str, str]:
+    """Which runs the names mean, e.g. "kernel 6.13.0, 2026-03-01 12:00:00 UTC"; host if it differs.
+
+    The kernel is said only where it differs, too.
     """
-    base, other = comparison.base, comparison.other
-    for path in (("environment", "kernel", "release"), ("environment", "hostname")):
-        found = [_at(summary, *path) for summary in (base, other)]
-        if all(found) and found[0] != found[1] and max(map(len, found)) <= 40:
-            return found[0], found[1]
-    days, times = zip(*(_created(summary) for summary in (base, other)), strict=True)
-    if days[0] == days[1] and times[0] != times[1]:
-        return times[0], times[1]
-    if days != days[::-1]:
-        return f"{days[0]} {times[0]}", f"{days[1]} {times[1]}"
-    return "base", "other"
+    runs = (comparison.base, comparison.other)
+    parts: tuple[list[str], list[str]] = ([], [])
+    for title, *path in (("kernel", "kernel", "release"), ("host", "hostname")):
+        found = [_at(run, "environment", *path) or UNKNOWN for run in runs]
+        if found[0] != found[1]:
+            for side, text in zip(parts, found, strict=True):
+                side.append(f"{title} {_brief(text)}")
+    base, other = (
+        ", ".join([*side, *filter(None, [emulation(run).lower()]), _created(run)])
+        for side, run in zip(parts, runs, strict=True)
+    )
+    return base, other
 
 
 def heads(comparison: Comparison) -> tuple[str, ...]:
@@ -163,10 +172,10 @@ def heads(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _created(summary: Summary) -> tuple[str, str]:
-    """The day and the time (UTC) of a run."""
+def _created(summary: Summary) -> str:
+    """The day and the time of a run."""
     day, _, time = str(summary["created_utc"]).rstrip("Z").partition("T")
-    return day, time
+    return f"{day} {time} UTC"
 
 
 def _at(summary: Summary, *path: str) -> str:
@@ -207,19 +216,20 @@ def _metric(comparison: Comparison, metric: str) -> str:
 
 
 def _values(judged: Judged) -> tuple[str, str]:
-    """ "8,023 (7,800 to 8,240)" of either run, or "3 of 1,000,000"; as coarse as the coarser."""
-    points = (judged.base, judged.other)
-    places = decimals(max(p.estimate.high - p.estimate.low for p in points))
-    base, other = (_value(point, places) for point in points)
-    return base, other
+    """ "8,023 (7,800 to 8,240)" of either run, or "3 of 1,000,000"."""
+    return _value(judged.base), _value(judged.other)
 
 
-def _value(point: Point, places: int) -> str:
+def _value(point: Point) -> str:
     if point.of is not None:
         return f"{whole(point.count)} of {whole(point.of)}"
-    estimate = point.estimate
-    value, low, high = (fixed(v, places) for v in (estimate.value, estimate.low, estimate.high))
-    return value if low == high else f"{value} ({low} to {high})"
+    value, low, high = (getattr(point.estimate, end) for end in ("value", "low", "high"))
+    if low == high:
+        return significant(value)
+    if point.baseline is None:
+        return level(value, (low, high))
+    shown, first, last = measured(value, (low, high))
+    return f"{shown} ({first} to {last})"
 
 
 def _difference(judged: Judged) -> str:
@@ -328,20 +338,10 @@ def _reason(comparison: Comparison, judged: Judged) -> str:
     reasons = []
     if blocking := [change.title for change in comparison.changes if change.blocks]:
         reasons.append(f"environments differ in {listed(blocking)}")
-    cases = [_PARAMETERS.get(key, key) for key in judged.differs_in if key != "emulation"]
+    cases = [_PARAMETERS.get(key, key) for key in judged.differs_in]
     if cases:
         reasons.append(f"the cases differ in {listed(cases)}")
-    if "emulation" in judged.differs_in:
-        reasons.append(_emulations(comparison))
     return "; ".join(reasons)
-
-
-def _emulations(comparison: Comparison) -> str:
-    words = [
-        (emulation(summary) or "on hardware").lower()
-        for summary in (comparison.base, comparison.other)
-    ]
-    return f"one is {words[0]}, the other {words[1]}"
 
 
 # --- the answer --------------------------------------------------------------------------------
@@ -354,7 +354,12 @@ def headline(comparison: Comparison) -> tuple[Sentence, ...]:
         text = f"{emulation(comparison.base)}: no figure here is a time on hardware."
         said.append(Sentence(text, "none"))
     said += [Sentence(_alarm(comparison, judged), "bad") for judged in comparison.alarms]
+    if comparison.of_itself:
+        first, second = names(comparison)
+        text = f"{first} and {second} are the same run, {comparison.base['run_id']}."
+        said.append(Sentence(text, "none"))
     said.append(_answer(comparison))
+    said += [Sentence(_loss(comparison, loss), "bad") for loss in comparison.losses]
     said += _largest(comparison)
     if blind := _blind(comparison):
         said.append(Sentence(blind, "none"))
@@ -369,12 +374,27 @@ def changes(comparison: Comparison) -> tuple[Change, ...]:
 
 def _alarm(comparison: Comparison, judged: Judged) -> str:
     first, second = names(comparison)
-    base, (before, after) = judged.base, _values(judged)
-    lost, of = ("needed a rescue in", "pauses") if base.metric == "rescued" else ("lost", "kicks")
-    return (
-        f"{base.method} claims to be free of races, and {lost} {after} {of} in {second} "
-        f"({_case_label(comparison, base.case)}); in {first} it was {before}."
-    )
+    before, after = _values(judged)
+    return f"{_broken(comparison, judged.base, after)} in {second}; in {first} it was {before}."
+
+
+def _loss(comparison: Comparison, loss: Loss) -> str:
+    """Lost kicks that are no news of the other run, but that should not be either."""
+    first, second = names(comparison)
+    if loss.base is None:
+        return f"{_broken(comparison, loss.point)} in {second}; in {first} it was not measured."
+    rest = f"it was {_value(loss.other)}" if loss.other is not None else "it was not measured"
+    return f"{_broken(comparison, loss.point)} in {first} already; in {second} {rest}."
+
+
+def _broken(comparison: Comparison, point: Point, count: str = "") -> str:
+    """ "sigmask (2 vCPUs, local) claims to be free of races, but lost 3 of 1,000,000 kicks"."""
+    verb, of = ("lost", "kicks")
+    if point.metric == "rescued":
+        verb, of = ("needed a rescue in", "pauses")
+    label = _case_label(comparison, point.case)
+    claim = f"{point.method} ({label}) claims to be free of races"
+    return f"{claim}, but {verb} {count or _value(point)} {of}"
 
 
 def _answer(comparison: Comparison) -> Sentence:
@@ -384,7 +404,7 @@ def _answer(comparison: Comparison) -> Sentence:
         barred = [j for j in comparison.judged if j.verdict == "not comparable"]
         reasons = "; ".join(dict.fromkeys(_reason(comparison, j) for j in barred))
         return Sentence(f"Nothing is comparable: {reasons or 'no other figure'}.", "none")
-    total = ("the other " if comparison.alarms else "") + plural(len(judged), "figure")
+    total = ("the remaining " if comparison.alarms else "") + plural(len(judged), "figure")
     counts = Counter(word(j) for j in comparison.of("worse", "better"))
     maybe = len(comparison.of("maybe worse", "maybe better"))
     if not counts:
@@ -429,28 +449,33 @@ def _largest(comparison: Comparison) -> list[Sentence]:
 
 
 def _blind(comparison: Comparison) -> str:
-    """How large a difference may be that was not called one: no difference seen is not none."""
+    """By how much figures had to change to be called different: no difference seen is not none.
+
+    That is half the width of the interval of the difference, and of a level the minimal effect on
+    top of it. A level of a single process is called nothing.
+    """
     levels, paired = [], []
     for judged in comparison.comparable:
-        level = (
-            judged.base.estimate.value if judged.base.baseline is None else judged.base.reference
-        )
-        if judged.base.of is not None or not level:
+        base = judged.base
+        level = base.estimate.value if base.baseline is None else base.reference
+        if base.of is not None or not level or judged.single:
             continue
         half = (judged.corrected.high - judged.corrected.low) / 2 / abs(level)
-        if judged.base.baseline is None:
+        if base.baseline is None:
             levels.append(half + judged.least_effect)
         else:
             paired.append(half)
     parts = []
     if any(levels):
-        parts.append(f"half of the levels by up to {_part(statistics.median(levels))}")
+        parts.append(f"a level had to change by about {_part(statistics.median(levels))}")
     if any(paired):
+        change = "" if parts else " had to change"
         size = _part(statistics.median(paired))
-        parts.append(f"half of the paired differences by up to {size} of the level")
+        parts.append(f"a paired difference{change} by about {size} of the level")
     if not parts:
         return ""
-    return f"Not all is seen: {listed(parts)} may have changed without being called different."
+    of_them = " (the median of all)" if len(levels) > 1 or len(paired) > 1 else ""
+    return f"To be called slower or faster, {', '.join(parts)}{of_them}; less may have gone unseen."
 
 
 def _part(part: float) -> str:
@@ -473,19 +498,25 @@ def _brief(text: str) -> str:
 # --- what to know ------------------------------------------------------------------------------
 
 
-def left_out(comparison: Comparison) -> tuple[str, ...]:
-    """What only one of the runs has figures of, with the reason; a line each."""
-    groups: dict[str, list[str]] = {}
+def left_out(comparison: Comparison, most: int | None = None) -> tuple[str, ...]:
+    """What only one of the runs has figures of, a line for each reason; ``most`` cases of each."""
+    groups: dict[str, dict[str, list[Unmatched]]] = {}
     for item in comparison.unmatched:
-        groups.setdefault(_lack(comparison, item), []).append(_lacked(item))
-    return tuple(f"{reason}: {', '.join(items)}" for reason, items in groups.items())
+        groups.setdefault(_lack(comparison, item), {}).setdefault(item.case, []).append(item)
+    lines = []
+    for reason, cases in groups.items():
+        told = [_lacked(comparison, *case) for case in list(cases.items())[:most]]
+        if more := len(cases) - len(told):
+            told.append(f"{plural(more, 'more case')} (--all shows them)")
+        lines.append(f"{reason}: {'; '.join(told)}")
+    return tuple(lines)
 
 
 def _lack(comparison: Comparison, item: Unmatched) -> str:
     first, second = names(comparison)
     lacks = first if item.lacks == "base" else second
     if item.metric is not None:
-        return f"no interval in {lacks}"
+        return f"too few rounds or kicks in {lacks} for an interval"
     if item.method is not None:
         return f"not measured in {lacks}"
     if item.status is None:
@@ -494,12 +525,24 @@ def _lack(comparison: Comparison, item: Unmatched) -> str:
     return f"{STATUS_WORDS.get(item.status, item.status)} in {lacks}{because}"
 
 
-def _lacked(item: Unmatched) -> str:
-    if item.method is None:
-        return item.case
-    method = item.method if item.baseline is None else f"{item.method} - {item.baseline}"
-    of = f"{METRICS[item.metric].title} of {method}" if item.metric is not None else method
-    return f"{of} ({item.case})"
+def _lacked(comparison: Comparison, case_id: str, items: Sequence[Unmatched]) -> str:
+    """A case, and what of it; only the number of figures when there are many."""
+    label = _case_label(comparison, case_id)
+    methods = [item.method for item in items if item.method is not None and item.metric is None]
+    if methods:
+        return f"{label}: {listed(methods)}"
+    figures = [
+        f"{METRICS[item.metric].title} of {_pair(item)}"
+        for item in items
+        if item.metric is not None
+    ]
+    if not figures:
+        return label
+    return f"{label}: {listed(figures) if len(figures) <= _FEW else plural(len(figures), 'figure')}"
+
+
+def _pair(item: Unmatched) -> str:
+    return str(item.method) if item.baseline is None else f"{item.method} - {item.baseline}"
 
 
 def caveats(comparison: Comparison) -> tuple[str, ...]:

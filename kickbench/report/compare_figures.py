@@ -8,6 +8,8 @@ of, such as kicks lost, is in the tables only. Nothing is judged here.
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,26 +19,31 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kickbench.report import compare as compared
 from kickbench.report.names import emulation, label
-from kickbench.report.numbers import plural
-from kickbench.report.plots import BAND, INK, Plot, new_plot, plain
+from kickbench.report.numbers import listed, measured, plural
+from kickbench.report.plots import BAND, INK, Plot, draw_cut_ends, new_plot, plain
 from kickbench.report.tables import TABLES
-from kickbench.results.compare import Comparison, Judged
+from kickbench.results.compare import Comparison, Judged, Verdict
 from kickbench.results.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import FillStyleType
 
 MOST_ROWS = 24
 """A plot has no more differences than this, the largest, to fit on paper; the tables have all."""
 
-_LOOKS: dict[str, tuple[str, str]] = {
-    # severity: (colour, marker)
-    "bad": ("#d55e00", "X"),
-    "good": ("#0072b2", "o"),
-    "none": (BAND, "o"),
+_LOOKS: dict[Verdict, tuple[str, str, FillStyleType]] = {
+    # verdict: (colour, marker, how it is filled)
+    "worse": ("#d55e00", "X", "full"),
+    "maybe worse": ("#d55e00", "D", "left"),
+    "same": (BAND, "o", "none"),
+    "maybe better": ("#0072b2", "o", "left"),
+    "better": ("#0072b2", "o", "full"),
 }
 _ROW_INCHES = 0.4
-_LONGEST_LABEL = 80
+_LINE_INCHES = 0.13
+_LONGEST_LINE = 58
+"""Characters of a line of a label, which has two at most."""
 _ROOM = 1.25
 
 
@@ -48,7 +55,7 @@ class _Bar:
     value: float
     low: float
     high: float
-    severity: str
+    verdict: Verdict
 
 
 def draw_differences(comparison: Comparison) -> list[Plot]:
@@ -74,12 +81,13 @@ def _bar(comparison: Comparison, judged: Judged) -> _Bar | None:
     level = abs((base.estimate.value if base.baseline is None else base.reference) or 0.0)
     if not level:
         return None
-    found = judged.difference
+    # The interval that it is judged by: another would contradict the verdict.
+    found = judged.corrected
     case = next(case for case in comparison.base["cases"] if case["id"] == base.case)
     text = f"{METRICS[base.metric].title}: {base.method}, {label(comparison.base, case)}"
-    severity = {"worse": "bad", "better": "good"}.get(judged.verdict, "none")
+    verdict: Verdict = "worse" if judged.alarm else judged.verdict
     value, low, high = (100 * end / level for end in (found.value, found.low, found.high))
-    return _Bar(text, value, low, high, severity)
+    return _Bar(text, value, low, high, verdict)
 
 
 def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: bool) -> Plot:
@@ -90,7 +98,10 @@ def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: b
     # Of an emulated run every figure says so; the axis has no time, only parts of one.
     by = emulation(comparison.base) or emulation(comparison.other)
     full = ": ".join(filter(None, [by, title]))
-    canvas, axes = new_plot(full, height_inches=0.9 + _ROW_INCHES * len(shown))
+    labels = [_label(bar.text) for bar in shown]
+    more = max(text.count("\n") for text in labels)
+    row_inches = _ROW_INCHES + _LINE_INCHES * more
+    canvas, axes = new_plot(full, height_inches=0.9 + row_inches * len(shown))
     limit = _limit(comparison, shown, paired=paired)
     axes.set_xlim(-limit, limit)
     axes.set_ylim(len(shown) - 0.35, -0.75)
@@ -98,8 +109,19 @@ def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: b
     if not paired:
         effect = 100 * comparison.min_effect
         axes.axvspan(-effect, effect, color=BAND, alpha=0.15, linewidth=0)
-    for row, bar in enumerate(shown):
+    for row, (bar, text) in enumerate(zip(shown, labels, strict=True)):
         _draw_bar(axes, row, bar, limit)
+        axes.text(
+            0.0,
+            row - 0.13 / row_inches,
+            text,
+            transform=axes.get_yaxis_transform(),
+            color=INK,
+            fontsize=8.5,
+            linespacing=1.1,
+            verticalalignment="bottom",
+            parse_math=False,
+        )
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(False, axis="y")
@@ -112,31 +134,27 @@ def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: b
 
 
 def _draw_bar(axes: Axes, row: int, bar: _Bar, limit: float) -> None:
-    colour, marker = _LOOKS[bar.severity]
+    colour, marker, fill = _LOOKS[bar.verdict]
     low, high = np.clip([bar.low, bar.high], -limit, limit)
     axes.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt")
-    beyond = abs(bar.value) > limit
-    if beyond:
-        marker = "<" if bar.value < 0 else ">"
+    draw_cut_ends(axes, [row], [[bar.low, bar.high]], colour, flat=True)
+    if abs(bar.value) > limit:
+        marker, fill = "<" if bar.value < 0 else ">", "none"
     axes.plot(
         [float(np.clip(bar.value, -limit, limit))],
         [row],
         marker,
         color=colour,
-        markersize=6,
-        markerfacecolor="none" if bar.severity == "none" or beyond else colour,
+        markersize=6.5,
+        fillstyle=fill,
+        markerfacecoloralt="none",
         clip_on=False,
     )
-    axes.text(
-        0.0,
-        row - 0.32,
-        plain(bar.text, _LONGEST_LABEL),
-        transform=axes.get_yaxis_transform(),
-        color=INK,
-        fontsize=7.5,
-        verticalalignment="center",
-        parse_math=False,
-    )
+
+
+def _label(text: str) -> str:
+    lines = textwrap.wrap(plain(text, 2 * _LONGEST_LINE), _LONGEST_LINE)
+    return "\n".join(lines[:2])
 
 
 def _limit(comparison: Comparison, bars: Sequence[_Bar], *, paired: bool) -> float:
@@ -149,9 +167,21 @@ def _limit(comparison: Comparison, bars: Sequence[_Bar], *, paired: bool) -> flo
 
 
 def _finding(title: str, bars: Sequence[_Bar], shown: Sequence[_Bar]) -> str:
-    worse = sum(bar.severity == "bad" for bar in bars)
-    better = sum(bar.severity == "good" for bar in bars)
-    said = f"{title}: of {plural(len(bars), 'figure')}, {worse} worse and {better} better."
+    counts = Counter(bar.verdict for bar in bars)
+    order: tuple[Verdict, ...] = ("worse", "maybe worse", "better", "maybe better")
+    seen = [verdict for verdict in order if counts[verdict]]
+    of = plural(len(bars), "figure")
+    if seen:
+        largest = max((b for b in bars if b.verdict == seen[0]), key=lambda bar: abs(bar.value))
+        value, low, high = measured(largest.value, (largest.low, largest.high))
+        sign = "+" if largest.value > 0 else ""
+        said = (
+            f"{title}: of {of}, {listed([f'{counts[verdict]} {verdict}' for verdict in seen])}; "
+            f"the largest {'' if len(seen) == 1 else f'({seen[0]}) '}is {largest.text}, "
+            f"{sign}{value} % ({low} to {high})."
+        )
+    else:
+        said = f"{title}: no difference seen in {of}."
     if len(shown) < len(bars):
         said += f" The {len(shown)} largest are drawn."
     return said

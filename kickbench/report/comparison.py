@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of one scenario on one page: what differs from the first, figure by figure.
+"""Runs of one scenario on one page: what differs from the base, figure by figure.
 
 The judging is :mod:`kickbench.results.compare`'s, the words are :mod:`kickbench.report.compare`'s;
 this is the page, and where it goes.
@@ -7,6 +7,7 @@ this is the page, and where it goes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from kickbench.report.environment import fact
 from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.svg import inline
-from kickbench.results.compare import Comparison, compare
+from kickbench.results.compare import Comparison, compare, default_names
 from kickbench.results.identity import Change
 from kickbench.results.schema import one_line
 from kickbench.results.store import replace_file
@@ -44,16 +45,26 @@ class TableOnPage:
 
 
 @dataclass(frozen=True)
+class Barred:
+    """Why some figures are not comparable; ``mark`` is beside the word of each, "" if all are."""
+
+    mark: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class PairOnPage:
-    """The first run and another one."""
+    """The base and another run. ``caveats`` are without those that all pairs share."""
 
     names: tuple[str, str]
     headline: tuple[compared.Sentence, ...]
     changes: tuple[Change, ...]
+    barred: tuple[Barred, ...]
     tables: list[TableOnPage]
     plots: list[tuple[str, Markup]]
     left_out: tuple[str, ...]
-    caveats: tuple[str, ...]
+    caveats: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class RunOnPage:
     """One of the runs: its own report, and what that says."""
 
     name: str
+    file: str
     address: str
     run_id: str
     created_utc: str
@@ -74,7 +86,10 @@ def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
     """Each run but the first against the first. Raises ResultsError, in one line."""
     base, *others = runs
     try:
-        return [compare(base.summary, other.summary) for other in others]
+        return [
+            compare(base.summary, other.summary, names=names)
+            for other, names in zip(others, default_names(len(others)), strict=True)
+        ]
     except ResultsError as error:
         advice = "for a report of each alone, name one run at a time"
         raise ResultsError(one_line(f"{error}; {advice}")) from None
@@ -97,12 +112,17 @@ def write(
 def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequence[str]) -> str:
     """The whole HTML document; ``pages`` are the file names of the runs' own reports."""
     base = runs[0]
-    pairs = [_pair(comparison, number) for number, comparison in enumerate(comparisons)]
+    caveats = [compared.caveats(comparison) for comparison in comparisons]
+    shared = [one for one in caveats[0] if all(one in some for some in caveats)]
+    if len(comparisons) == 1:
+        shared = []
+    pairs = [_pair(comparison, number, shared) for number, comparison in enumerate(comparisons)]
     names = [pairs[0].names[0], *(pair.names[1] for pair in pairs)]
     marks = _badges(comparisons)
     told = [
         RunOnPage(
             name=name,
+            file=address,
             address=f"./{quote(address)}",
             run_id=data.reader.run_id,
             created_utc=data.summary["created_utc"],
@@ -124,6 +144,7 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
         emulated=" and ".join(by),
         badges=marks,
         pairs=pairs,
+        shared=shared,
         runs=told,
     )
 
@@ -134,16 +155,25 @@ def _badges(comparisons: Sequence[Comparison]) -> list[index.Badge]:
     if emulated:
         marks.append(("doubt", "Emulated"))
     worse = sum(len(comparison.regressions) for comparison in comparisons)
+    maybe = [judged for one in comparisons for judged in one.of("maybe worse")]
+    lost = any(comparison.losses for comparison in comparisons)
     if worse:
         marks.append(("bad", f"{worse} worse"))
-    elif any(comparison.comparable for comparison in comparisons):
+    if maybe:
+        said = {compared.word(judged) for judged in maybe}
+        marks.append(("doubt", f"{len(maybe)} {said.pop() if len(said) == 1 else 'maybe worse'}"))
+    if lost:
+        marks.append(("doubt", "Kicks lost by a race-free protocol"))
+    if not (worse or maybe or lost) and any(comparison.comparable for comparison in comparisons):
         marks.append(("good", "Nothing clearly worse"))
     if not all(comparison.comparable for comparison in comparisons):
         marks.append(("doubt", "Not comparable"))
     return marks
 
 
-def _pair(comparison: Comparison, number: int) -> PairOnPage:
+def _pair(comparison: Comparison, number: int, shared: Sequence[str]) -> PairOnPage:
+    tables = compared.tables(comparison)
+    barred = _barred(tables)
     plots = [
         # Our own drawing, whatever texts are in it.
         (plot.finding, Markup(inline(plot, f"differences-{number}-{i}")))  # noqa: S704
@@ -153,14 +183,25 @@ def _pair(comparison: Comparison, number: int) -> PairOnPage:
         names=compared.names(comparison),
         headline=compared.headline(comparison),
         changes=compared.changes(comparison),
-        tables=[_table(comparison, table) for table in compared.tables(comparison)],
+        barred=tuple(barred.values()),
+        tables=[_table(comparison, table, barred) for table in tables],
         plots=plots,
         left_out=compared.left_out(comparison),
-        caveats=compared.caveats(comparison),
+        caveats=[one for one in compared.caveats(comparison) if one not in shared],
     )
 
 
-def _table(comparison: Comparison, table: compared.Table) -> TableOnPage:
+def _barred(tables: Sequence[compared.Table]) -> dict[str, Barred]:
+    """Why figures are not comparable, by the word that the row has: said once, not in each row."""
+    counts = Counter(row.word for table in tables for row in table.rows if row.word != row.verdict)
+    found = {}
+    for number, (word, count) in enumerate(counts.items(), 1):
+        reason = word.partition(": ")[2]
+        found[word] = Barred(f" [{number}]" if len(counts) > 1 else "", count, reason)
+    return found
+
+
+def _table(comparison: Comparison, table: compared.Table, barred: dict[str, Barred]) -> TableOnPage:
     # The word first, where it is seen without scrolling. Rows are in the order of their importance;
     # only words are sorted.
     *heads, word = compared.heads(comparison)
@@ -171,7 +212,8 @@ def _table(comparison: Comparison, table: compared.Table) -> TableOnPage:
     rows: dict[bool, Rows] = {True: [], False: []}
     for row in table.rows:
         look = {"bad": "name bad", "good": "name good"}.get(row.severity, "name")
-        cells: list[tuple[str, str | None, str]] = [(row.word, None, look)]
+        mark = barred[row.word].mark if row.word in barred else ""
+        cells: list[tuple[str, str | None, str]] = [(row.verdict + mark, None, look)]
         cells += [(text, None, "name") for text in (row.case, row.method, row.metric)]
         cells += [(text, None, "number") for text in (row.base, row.other, row.difference)]
         rows[row.notable].append((True, cells))

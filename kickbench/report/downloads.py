@@ -9,8 +9,7 @@ formula is defused; numbers stay numbers.
 from __future__ import annotations
 
 import base64
-import csv
-import io
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +24,10 @@ MOST_IN_PAGE_BYTES = 1 << 18
 _WITH_UNIT = {"latency_ci95": "latency_ns_ci95", "last_ci95": "last_ns_ci95"}
 _UNSAID = ("methods", "contrasts", "control", "warnings", "clocks", "title", "status")
 _ENDS = ("low", "high")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+# Also the wide ones, which some spreadsheets take for the narrow. After a semicolon, too: where
+# numbers have a decimal comma, it separates cells.
+_FORMULA = re.compile(r"(^|;)(?=\s*['=+\-@\uff1d\uff0b\uff0d\uff20])")
+_QUOTED = re.compile(r'[",;]|^\s|\s$')
 
 
 def csv_of(data: RunData, kind: str) -> bytes:
@@ -35,12 +37,9 @@ def csv_of(data: RunData, kind: str) -> bytes:
     """
     rows = [dict(_columns(data, row)) for row in rows_of(data.finished) if row.case["kind"] == kind]
     names = dict.fromkeys(name for row in rows for name in row if row[name] is not None)
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(map(defused, names))
-    for row in rows:
-        writer.writerow(_cell(row.get(name)) for name in names)
-    return out.getvalue().encode("utf-8", "replace")
+    lines = [map(defused, names), *([_cell(row.get(name)) for name in names] for row in rows)]
+    text = "".join(",".join(map(_quoted, cells)) + "\r\n" for cells in lines)
+    return text.encode("utf-8", "replace")
 
 
 def data_link(content: bytes, media_type: str) -> str | None:
@@ -53,7 +52,8 @@ def data_link(content: bytes, media_type: str) -> str | None:
 def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
     summary, case = data.summary, row.case
     yield "run_id", summary["run_id"]
-    yield "emulated", (summary.get("emulated_by") or "yes") if summary["emulated"] else "no"
+    yield "emulated", "yes" if summary["emulated"] else "no"
+    yield "emulated_by", summary["emulated_by"] if summary["emulated"] else None
     for key, value in case.items():
         if key not in _UNSAID:
             yield from _flat("case_id" if key == "id" else key, value)
@@ -100,4 +100,9 @@ def _cell(value: Any) -> str:
 
 def defused(text: str) -> str:
     """The text, never a formula: spreadsheets show what follows an apostrophe as it is."""
-    return printable(f"'{text}" if text.startswith(_FORMULA) else text)
+    return printable(_FORMULA.sub(r"\1'", text))
+
+
+def _quoted(cell: str) -> str:
+    # The module csv quotes for commas only.
+    return '"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell

@@ -32,18 +32,19 @@ from kickbench.report.plots import (
     LOGARITHMIC,
     Plot,
     apart_from_placement,
+    difference_name,
     draw_control,
+    draw_cut_ends,
     draw_each,
     draw_intervals,
     draw_legend,
     draw_markers,
     engineering,
-    estimated,
+    level,
     linear_vcpu_axis,
     log_ticks,
     new_plot,
     on_both,
-    plain,
     round_ticks,
     scaled,
     style,
@@ -92,9 +93,10 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     limits = _sound_limits(data, cases)
     # The control of a case that waits for CPUs would fill the plot and say nothing of the others.
     sound = [c for c in cases if limits is None or c["id"] not in data.oversubscribed]
+    sound = [case for case in sound if contrasts(case)]
     band = draw_control(axes, [(case["vcpus"], case) for case in sound])
     axes.axhline(0, color=INK, linewidth=0.8)
-    handles, names, findings = [], [], []
+    handles, names, findings, intervals = [], [], [], []
     for index, series in enumerate(group):
         for method in methods:
             points = [(case, contrasts(case)[method]) for case in series.cases
@@ -106,7 +108,9 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
             y = [contrast["diff"] for _, contrast in points]
             dashes = DASHES[index % len(DASHES)]
             axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.6)
-            draw_intervals(axes, x, [contrast["ci95"] for _, contrast in points], colour)
+            ends = [contrast["ci95"] for _, contrast in points]
+            draw_intervals(axes, x, ends, colour)
+            intervals.append((x, ends, colour))
             drawn = [(case, contrast["diff"]) for case, contrast in points]
             if limits is not None:
                 _draw_arrows(axes, drawn, limits, colour)
@@ -119,12 +123,14 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     names += ["A/A control"] * len(band)
     baselines = listed(list(dict.fromkeys(str(case["baseline"]) for case in cases)))
     what = methods[0] if len(methods) == 1 else "method"
-    axes.set_ylabel(f"{plain(what)} - {plain(baselines)}\n[{unit} per exit]")
+    axes.set_ylabel(f"{difference_name(what, baselines)}\n[{unit} per exit]")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
     if limits is None:
         axes.margins(y=0.12)
     else:
         axes.set_ylim(limits)
+        for at, ends, colour in intervals:
+            draw_cut_ends(axes, at, ends, colour)
         findings += _cut_off(cases, limits)
     draw_legend(axes, handles, names)
     return Plot(title, " ".join(findings), canvas)
@@ -200,17 +206,19 @@ def _scaling(data: RunData) -> list[tuple[Series, list[Summary]]]:
     return found
 
 
-def _rates(case: Summary) -> dict[str, float]:
-    return {
-        method: figures["exits_per_second"]
+def _rates(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
+    """Exits per second by method, with the interval."""
+    found = {
+        method: level(figures, "exits_per_second", figures["exits_per_second"])
         for method, figures in case["methods"].items()
-        if figures["exits_per_second"]
     }
+    return {method: rate for method, rate in found.items() if rate is not None}
 
 
 def _perfect(series: Series, cases: Sequence[Summary]) -> float:
     """What perfect scaling gives each vCPU: the rate asked for, or the best at the fewest vCPUs."""
-    return series.exit_rate_hz or max(_rates(cases[0]).values()) / int(cases[0]["vcpus"])
+    best = max(rate for rate, _ in _rates(cases[0]).values())
+    return series.exit_rate_hz or best / int(cases[0]["vcpus"])
 
 
 def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
@@ -218,7 +226,7 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
     perfect = _perfect(series, cases)
     findings = []
     for method in _methods(cases):
-        points = [(case, _rates(case)[method]) for case in cases if method in _rates(case)]
+        points = [(case, _rates(case)[method][0]) for case in cases if method in _rates(case)]
         case, rate = telling(data, points)
         share = significant(100 * rate / (perfect * case["vcpus"]), 3)
         whole_of = "perfect scaling" if series.exit_rate_hz is None else "the rate asked for"
@@ -229,16 +237,10 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
+        # Both axes alike, so that scaling is a straight line of slope 1.
         _vcpu_scale(axes, cases, scale)
         x = np.array([case["vcpus"] for case in cases])
-        drawn = _draw_rates(axes, data, cases, (x, x * perfect), per_vcpu=False)
-        if scale == LOGARITHMIC:
-            # Both axes alike, so that scaling is a straight line of slope 1.
-            axes.set_yscale("log", base=2)
-            log_ticks(axes, drawn, "y", engineering)
-        else:
-            axes.set_ylim(0, 1.05 * max(drawn))
-            round_ticks(axes, "y", engineering)
+        _draw_rates(axes, data, cases, (x, x * perfect), scale, per_vcpu=False)
         axes.set_ylabel(f"exits per {_second(data)}")
         return canvas
 
@@ -251,7 +253,9 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
     findings = []
     for method in _methods(cases):
         points = [
-            (case, _rates(case)[method] / case["vcpus"]) for case in cases if method in _rates(case)
+            (case, _rates(case)[method][0] / case["vcpus"])
+            for case in cases
+            if method in _rates(case)
         ]
         case, rate = telling(data, points)
         first, before = points[0]
@@ -265,14 +269,7 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
         canvas, axes = new_plot(title)
         _vcpu_scale(axes, cases, LOGARITHMIC)
         x = np.array([case["vcpus"] for case in cases])
-        level = np.full(len(x), perfect)
-        drawn = _draw_rates(axes, data, cases, (x, level), per_vcpu=True)
-        if scale == LOGARITHMIC:
-            axes.set_yscale("log", base=2)
-            log_ticks(axes, drawn, "y", engineering)
-        else:
-            axes.set_ylim(0, 1.05 * max(drawn))
-            round_ticks(axes, "y", engineering)
+        _draw_rates(axes, data, cases, (x, np.full(len(x), perfect)), scale, per_vcpu=True)
         axes.set_ylabel(f"exits per {_second(data)} and vCPU")
         return canvas
 
@@ -299,30 +296,38 @@ def _draw_rates(
     data: RunData,
     cases: Sequence[Summary],
     perfect: tuple[Any, Any],
+    scale: str,
     *,
     per_vcpu: bool,
-) -> list[float]:
-    """A line per method with the intervals of its levels; returns every rate that is drawn."""
+) -> None:
+    """A line per method with the intervals of its levels, on an axis that has all of them."""
     (handle,) = axes.plot(*perfect, color=BAND, linestyle="--", linewidth=1.2)
     handles, names = [handle], ["perfect scaling"]
     drawn: list[float] = perfect[1].tolist()
+    intervals = []
     for method in _methods(cases):
         of = [case for case in cases if method in _rates(case)]
         parts = [case["vcpus"] if per_vcpu else 1 for case in of]
-        rates = [_rates(case)[method] / part for case, part in zip(of, parts, strict=True)]
+        levels = [_rates(case)[method] for case in of]
+        rates = [rate / part for (rate, _), part in zip(levels, parts, strict=True)]
+        ends = [scaled(ci95, 1 / part) for (_, ci95), part in zip(levels, parts, strict=True)]
         colour, marker = style(data, method)
         x = [case["vcpus"] for case in of]
         axes.plot(x, rates, color=colour, linewidth=1.6)
-        ends = [
-            scaled(estimated(case["methods"][method], "exits_per_second"), 1 / part)
-            for case, part in zip(of, parts, strict=True)
-        ]
         draw_intervals(axes, x, ends, colour)
+        intervals.append((x, ends, colour))
         handles.append(draw_markers(axes, data, zip(of, rates, strict=True), colour, marker))
         names.append(method)
-        drawn += rates
+        drawn += [*rates, *(end for pair in ends if pair for end in pair if end > 0)]
+    if scale == LOGARITHMIC:
+        axes.set_yscale("log", base=2)
+        log_ticks(axes, drawn, "y", engineering)
+    else:
+        axes.set_ylim(0, 1.05 * max(drawn))
+        round_ticks(axes, "y", engineering)
+    for at, ends, colour in intervals:
+        draw_cut_ends(axes, at, ends, colour)
     draw_legend(axes, handles, names)
-    return drawn
 
 
 # --- distributions -----------------------------------------------------------------------------

@@ -43,9 +43,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "cost",
         "What a method costs more per exit than the baseline",
-        "Paired differences with 95 % intervals. The grey band is the A/A control, the baseline "
+        "Paired differences with 95 % intervals. The grey bar is the A/A control, the baseline "
         "against itself: a difference within it means nothing. A hollow marker has more vCPUs "
-        "than CPUs; a hollow arrow at the edge stands for one beyond the axis.",
+        "than CPUs; at the edge, a hollow arrow is a difference beyond the axis, a small one ends "
+        "an interval that reaches beyond it.",
         draw_cost,
     ),
     Figure(
@@ -68,9 +69,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "throughput",
         "Exits per second against vCPUs",
-        "All vCPUs together, with 95 % intervals. The dashed line is perfect scaling: the best "
-        "method's rate at the fewest vCPUs, or the rate that was asked for, times the vCPUs. "
-        "A hollow marker has more vCPUs than CPUs.",
+        "All vCPUs together: the trimmed mean over the rounds with its 95 % interval, as runs are "
+        "compared by; the table's exits/s are of all blocks together. The dashed line is perfect "
+        "scaling: the best method's rate at the fewest vCPUs, or the rate that was asked for, "
+        "times the vCPUs. A hollow marker has more vCPUs than CPUs; an arrow ends an interval that "
+        "reaches beyond the axis.",
         draw_throughput,
     ),
     Figure(
@@ -83,14 +86,16 @@ FIGURES: tuple[Figure, ...] = (
         "exit-rates",
         "Exits against their rate",
         "From the slowest rate that was asked for to full speed (max): first what a method costs "
-        "more per exit than the baseline, with the A/A control in grey, then the times themselves "
-        "with the intervals of their own levels, in which what the methods share is not left out.",
+        "more per exit than the baseline, with the A/A control in grey, then the times themselves, "
+        "trimmed means over the rounds with the intervals of their own levels, in which what the "
+        "methods share is not left out.",
         draw_exit_rates,
     ),
     Figure(
         "kick-rates",
         "Time per exit while kicks arrive",
-        "The mean over all vCPUs with the 95 % intervals, against the kicks that each vCPU gets.",
+        "The trimmed mean over the rounds with its 95 % interval, against the kicks that each vCPU "
+        "gets.",
         draw_kick_rates,
     ),
     Figure(
@@ -99,7 +104,8 @@ FIGURES: tuple[Figure, ...] = (
         "From just before the kick until KVM_RUN has returned. A bar is the median, with its 95 % "
         "interval: dark until the handler runs, light from there on, all dark where there is no "
         "handler. (Medians of parts need not add up to that of the whole.) The thin line is the "
-        "kicker's own call; a diamond is p99, an arrow a p99 beyond the axis.",
+        "kicker's own call; a diamond is p99, an arrow a p99 beyond the axis, "
+        "a small one the end of an interval there.",
         draw_kick_latency,
     ),
     Figure(

@@ -34,6 +34,7 @@ from kickbench.report.plots import (
     LINEAR,
     LOGARITHMIC,
     Plot,
+    draw_cut_ends,
     draw_each,
     draw_intervals,
     draw_legend,
@@ -82,7 +83,7 @@ def _timed(case: Summary) -> list[str]:
 def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     bars = [(case, method) for case in cases for method in _timed(case)]
     title = titled(data, _apart_from_state(data, cases[0]))
-    canvas, axes = new_plot(title, 1.6 + 0.2 * len(bars) + 0.25 * len(cases))
+    canvas, axes = new_plot(title, 0.9 + 0.2 * len(bars) + 0.25 * len(cases))
     medians = [case["methods"][method]["latency_ns"]["p50"] * _US for case, method in bars]
     tails = [_p99(case["methods"][method]) for case, method in bars]
     end = 1.08 * max(*medians, min(max(tails), _BEYOND * max(medians)), 1e-3)
@@ -138,9 +139,12 @@ def _draw_bar(axes: Axes, y: float, figures: Summary, colour: str, end: float) -
     if phases["send"] and phases["send"]["p50"]:
         axes.plot([0, phases["send"]["p50"] * _US], [y, y], color=INK, linewidth=1.4)
     draw_intervals(axes, [y], [scaled(figures["latency_ci95"]["p50"], _US)], INK, flat=True)
+    draw_cut_ends(axes, [y], [scaled(figures["latency_ci95"]["p50"], _US)], INK, flat=True)
     tail = _p99(figures)
     if tail <= end:
-        draw_intervals(axes, [y], [scaled(figures["latency_ci95"]["p99"], _US)], colour, flat=True)
+        ends = [scaled(figures["latency_ci95"]["p99"], _US)]
+        draw_intervals(axes, [y], ends, colour, flat=True)
+        draw_cut_ends(axes, [y], ends, colour, flat=True)
     if tail > end:
         axes.plot([end], [y], ">", color=colour, markersize=6, clip_on=False, markeredgecolor=INK)
     elif tail:
@@ -198,7 +202,7 @@ def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot
     methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
 
     def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title, 4.0)
+        canvas, axes = new_plot(title)
         vcpus = [case["vcpus"] for case in cases]
         values = np.concatenate(
             [
@@ -232,21 +236,24 @@ def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot
 
 
 def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: str) -> Any:
-    """Draw the three lines of a method, and return all their values."""
+    """Draw the three lines of a method; returns all that has to be on the axis."""
     colour, marker = style(data, method)
     x = [case["vcpus"] for case in cases]
     every = []
     for which, dashes in _LINES:
         figures = [case["methods"][method] for case in cases]
         y = np.array([f[f"{which}_ns"]["p50"] * _US for f in figures])
-        every.append(y[y > 0])
+        every.append(y)
         width = 1.6 if which == "last" else 1.1
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width)
         if which != "last":
             continue
-        draw_intervals(axes, x, [scaled(f["last_ci95"]["p50"], _US) for f in figures], colour)
+        ends = [scaled(f["last_ci95"]["p50"], _US) for f in figures]
+        draw_intervals(axes, x, ends, colour)
+        every += [np.array(pair) for pair in ends if pair]
         draw_markers(axes, data, zip(cases, y, strict=True), colour, marker)
-    return np.concatenate(every)
+    values = np.concatenate(every)
+    return values[values > 0]
 
 
 def _pause_finding(data: RunData, cases: Sequence[Summary]) -> str:

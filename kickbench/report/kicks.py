@@ -13,6 +13,7 @@ from typing import Any
 
 from kickbench.report.exits import MOST_OTHERS
 from kickbench.report.names import (
+    TOO_FEW,
     Series,
     Summary,
     amount,
@@ -34,8 +35,6 @@ from kickbench.report.names import (
     window_name,
 )
 from kickbench.report.numbers import (
-    decimals,
-    fixed,
     listed,
     measured,
     plural,
@@ -60,10 +59,9 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     if not sent:
         return ["No kick was sent in the race."]
     losers = {m: [c for c in of if c["methods"][m]["lost"]] for m, of in sent.items()}
-    clauses = [
-        _lost(summary, method, hit, cases, oversubscribed) for method, hit in losers.items() if hit
-    ]
-    keepers = {method: of for method, of in sent.items() if not losers[method]}
+    losers = {method: hit for method, hit in losers.items() if hit}
+    clauses = [_lost_some(losers)] if losers else []
+    keepers = {method: of for method, of in sent.items() if method not in losers}
     claimed = {m: of for m, of in keepers.items() if _claim(m, of) is not False}
     if claimed:
         clauses.append(_kept(claimed, cases))
@@ -74,6 +72,9 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         clauses.append(f"{who} lost none either" if claimed else f"{who} lost none")
     # What makes the answer worthless belongs to it.
     answers = [" ".join(["; ".join(clauses) + ".", *_weak_control(summary, sent)])]
+    answers += [
+        f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
+    ]
     answers += _spurious(cases)
     answers += _timeouts(summary, cases)
     return answers
@@ -96,6 +97,15 @@ def _claim(method: str, cases: Iterable[Summary]) -> bool | None:
     return False if False in claims else True if True in claims else None
 
 
+def _lost_some(losers: Mapping[str, Sequence[Summary]]) -> str:
+    """ "flag_signal lost kicks", those that claim to lose none first."""
+    claimed = [method for method, hit in losers.items() if _claim(method, hit)]
+    others = [method for method in losers if method not in claimed]
+    claims = "claims" if len(claimed) == 1 else "claim"
+    who = [f"{listed(claimed)}, which {claims} to be race-free,"] if claimed else []
+    return f"{listed([*who, *([listed(others)] if others else [])])} lost kicks"
+
+
 def _lost(
     summary: Summary,
     method: str,
@@ -103,9 +113,7 @@ def _lost(
     cases: Sequence[Summary],
     oversubscribed: Collection[str],
 ) -> str:
-    """ "flag_signal lost 196 of 199 kicks aimed at a window of 50 µs (197 landed in it)", the worst
-    case first.
-    """
+    """ "flag_signal lost 196 of 199 kicks aimed at a window of 50 µs", the worst case first."""
 
     def share(case: Summary) -> float:
         figures = case["methods"][method]
@@ -117,42 +125,42 @@ def _lost(
     for case in sorted(hit, key=share, reverse=True)[:_MOST_NAMED]:
         figures = case["methods"][method]
         place = label(summary, case, of_kind=False) + crowded(case, oversubscribed)
-        notes = [] if texts else [f"{whole(figures['aimed'])} landed in it"]
-        notes += [place] if places else []
         texts.append(
             f"{whole(figures['lost'])} of {whole(figures['sent'])}"
             f"{'' if texts else ' kicks aimed'} at {window_name(summary, case['window_ns'])}"
-            + (f" ({', '.join(notes)})" if notes else "")
+            + (f" ({place})" if places else "")
         )
     if len(hit) > _MOST_NAMED:
         texts.append(f"kicks in {plural(len(hit) - _MOST_NAMED, 'more case', 'more cases')}")
-    claim = ", which claims to be race-free," if _claim(method, hit) else ""
-    return f"{method}{claim} lost {listed(texts)}"
+    return f"{method} lost {listed(texts)}"
 
 
 def _kept(keepers: Mapping[str, Sequence[Summary]], cases: Sequence[Summary]) -> str:
-    """ "sigmask and immediate_exit lost none of 1,000,000 kicks each (900,000 landed; at most 3 in
-    a million, 95 %)".
+    """ "sigmask and immediate_exit lost none of 1.0 million kicks each (at most 3 in a million,
+    95 %)".
     """
     figures = [case["methods"][method] for method, of in keepers.items() for case in of]
     counts = sorted({int(f["sent"]) for f in figures})
     bounds = [f["lost_upper95"] for f in figures if f["lost_upper95"] is not None]
-    number = f"{'at least ' if len(counts) > 1 else ''}{plural(counts[0], 'kick')}"
+    number = f"{'at least ' if len(counts) > 1 else ''}{_kicks(counts[0])}"
     if len(keepers) > 1:
         number += " each"
     if len(cases) > 1:
         number += f", in {'both' if len(cases) == 2 else f'all {len(cases)}'} cases"
     if any(len(of) < len(cases) for of in keepers.values()):
         number += " that had them"
-    landed = min(int(f["aimed"]) for f in figures)
-    if landed == 0:
+    if not all(f["aimed"] for f in figures):
         return (
             f"{listed(list(keepers))} lost none of {number}, but in a case none landed in the "
             "window, so that no loss was tested"
         )
-    bound = f"; at most {at_most(max(bounds))}, 95 %" if bounds else ""
-    least = "" if landed == max(int(f["aimed"]) for f in figures) else "at least "
-    return f"{listed(list(keepers))} lost none of {number} ({least}{whole(landed)} landed{bound})"
+    bound = f" (at most {at_most(max(bounds))}, 95 %)" if bounds else ""
+    return f"{listed(list(keepers))} lost none of {number}{bound}"
+
+
+def _kicks(count: int) -> str:
+    """ "103,940 kicks"; millions rounded down."""
+    return plural(count, "kick") if count < 10**6 else f"{count // 10**5 / 10:,.1f} million kicks"
 
 
 def at_most(rate: float) -> str:
@@ -206,14 +214,15 @@ def _timeouts(summary: Summary, cases: Sequence[Summary]) -> list[str]:
     ]
     if not usual:
         return []
-    begin = ""
+    begin = seen = ""
     if first and max(first) > max(usual):
-        begin = f" ({_range(summary, first)} in the first round of a process)"
-    seen = (
-        f"; the slowest kick that was not lost took {duration(summary, max(longest))}"
-        if longest
-        else ""
-    )
+        begin = (
+            f" (after {_range(summary, first)} in the first round of a process, which finds out "
+            "how long kicks take)"
+        )
+    if longest:
+        which = ", in such a first round" if begin and max(longest) > max(usual) else ""
+        seen = f"; the slowest kick that was not lost took {duration(summary, max(longest))}{which}"
     after = _range(summary, usual)
     return [f"A kick counts as lost when the guest still runs after {after}{begin}{seen}."]
 
@@ -249,7 +258,9 @@ def _fastest(summary: Summary, case: Summary) -> str:
     """Who is fastest by the intervals of the differences; who loses kicks cannot be."""
     unit, baseline = nanoseconds(summary), str(case["baseline"])
     known = contrasts(case)
-    ranked = {m: c for m, c in known.items() if not case["methods"][m]["lost"]}
+    kept = {m: c for m, c in known.items() if not case["methods"][m]["lost"]}
+    # Who is the fastest is a plain fact to a reader: a few rounds do not make it one.
+    ranked = {m: c for m, c in kept.items() if not few(c)}
     if faster := [contrast for contrast in ranked.values() if contrast["ci95"][1] < 0]:
         best = min(faster, key=lambda contrast: float(contrast["diff"]))
         _, size = magnitude(best)
@@ -261,8 +272,10 @@ def _fastest(summary: Summary, case: Summary) -> str:
     if not ranked:
         if len(case["methods"]) < 2:
             return f"{baseline} takes {took}"
-        why = "no difference has an interval: too few kicks"
-        return f"{baseline} takes {took}; {'all others lost kicks' if known else why}"
+        why = f"{TOO_FEW} to say which protocol is the fastest"
+        if known and not kept:
+            why = "all others lost kicks"
+        return f"{baseline} takes {took}; {why}"
     if case["methods"][baseline]["lost"]:
         return f"no protocol is faster than {baseline}, which takes {took} but lost kicks"
     if all(is_seen(contrast) for contrast in ranked.values()):
@@ -283,11 +296,9 @@ def _fastest(summary: Summary, case: Summary) -> str:
 
 
 def _latency(summary: Summary, case: Summary, method: str) -> str:
-    """ "14,230 ns at p50", rounded by its interval where it has one."""
+    """ "14,230 ns at p50"."""
     figures = case["methods"][method]
-    value, ends = figures["latency_ns"]["p50"], figures["latency_ci95"]["p50"]
-    text = significant(value) if ends is None else fixed(value, min(decimals(ends[1] - ends[0]), 1))
-    return f"{text} {nanoseconds(summary)} at p50"
+    return f"{significant(figures['latency_ns']['p50'])} {nanoseconds(summary)} at p50"
 
 
 _ROW = ("vcpus", "placement", "irqchip", "transport", "kickers", "state")
@@ -312,6 +323,8 @@ def _states(summary: Summary, cases: Sequence[Summary], case: Summary) -> list[s
         steps, unseen = [], []
         for one in row:
             contrast = contrasts(one).get(method)
+            if contrast is not None and few(contrast):
+                continue
             if contrast is not None and is_seen(contrast):
                 word, size = magnitude(contrast)
                 steps.append(f"{amount(size, unit)} {word} {state_name(one['state'])}")
@@ -320,7 +333,8 @@ def _states(summary: Summary, cases: Sequence[Summary], case: Summary) -> list[s
         parts = [listed(steps)] if steps else []
         if unseen:
             parts.append(f"no difference seen {listed(unseen)}")
-        answers.append(f"{method} against {baseline} at p50: {'; '.join(parts)}.")
+        if parts:
+            answers.append(f"{method} against {baseline} at p50: {'; '.join(parts)}.")
     return answers
 
 

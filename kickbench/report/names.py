@@ -21,6 +21,17 @@ HEADLINES = {"exits": "ns_per_exit", "kick": "latency_p50_ns", "pause_all": "pau
 
 FEW_ROUNDS = 10
 
+TOO_FEW = "too few rounds"
+
+_LEVELS = {
+    "ns_per_exit": ("ns_per_exit", "mean"),
+    "cpu_ns_per_exit": ("ns_per_exit", "mean"),
+    "latency_p50_ns": ("latency_ns", "p50"),
+    "latency_p99_ns": ("latency_ns", "p99"),
+    "pause_last_ns": ("last_ns", "p50"),
+}
+"""By metric of a difference, the baseline's figure that it is to be seen against."""
+
 _METRICS = {
     # metric: (what a method does with more time, per what)
     "ns_per_exit": ("costs", "per exit"),
@@ -200,10 +211,22 @@ def _vcpus(case: Summary) -> int:
 
 
 def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
-    """By method, a case's differences to the baseline; only those that have an interval.
+    """By method, a case's differences to the baseline; only those that have an interval, and one
+    that says anything.
 
     The metric is by default the headline of the case's kind.
     """
+    found = _with_interval(case, metric)
+    return {method: found[method] for method in found if not _says_nothing(case, found[method])}
+
+
+def hidden(case: Summary, metric: str | None = None) -> list[str]:
+    """The methods whose difference has an interval that says nothing."""
+    found = _with_interval(case, metric)
+    return [method for method in found if _says_nothing(case, found[method])]
+
+
+def _with_interval(case: Summary, metric: str | None) -> dict[str, Summary]:
     wanted = metric or HEADLINES.get(case["kind"])
     return {
         contrast["method"]: contrast
@@ -212,6 +235,17 @@ def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
         and contrast["diff"] is not None
         and contrast["ci95"] is not None
     }
+
+
+def _says_nothing(case: Summary, contrast: Summary) -> bool:
+    """Whether a difference from few rounds could be as large as all that the baseline takes.
+
+    From two or three rounds an interval can be a thousand times the spread of its rounds.
+    """
+    low, high = contrast["ci95"]
+    figure, name = _LEVELS[contrast["metric"]]
+    level = case["methods"].get(case["baseline"], {}).get(figure, {}).get(name)
+    return bool(few(contrast) and level is not None and (high - low) / 2 > level)
 
 
 def contrast_methods(cases: Iterable[Summary]) -> list[str]:
@@ -228,9 +262,17 @@ def interval(contrast: Summary) -> str:
 def few(contrast: Summary) -> str:
     """ ", few rounds" of a difference from fewer than :data:`FEW_ROUNDS`, to follow its interval.
 
-    Such an interval takes the spread that it is made from on trust.
+    Such an interval takes the spread that it is made from on trust. Pooled rounds count as one.
     """
-    return ", few rounds" if contrast["rounds"] < FEW_ROUNDS else ""
+    return ", few rounds" if (contrast.get("chunks") or contrast["rounds"]) < FEW_ROUNDS else ""
+
+
+def judged(control: Summary) -> tuple[str, str, str]:
+    """An A/A control's difference, and the ends of the interval that it is judged by.
+
+    The difference is as fine as with its own interval, so that it is the same number everywhere.
+    """
+    return amount(control, "").rstrip(), *measured(control["diff"], control["ci_family"])[1:]
 
 
 def amount(contrast: Summary, unit: str) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers as people read them: no more digits than were measured, thousands apart.
 
-A number with an interval is rounded by the width of that interval. It does not choose units.
+A number with an interval is rounded by the width of that interval, down to three digits of its
+own. It does not choose units.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ NOTHING = "-"
 """What stands for a number that does not exist."""
 
 _DIGITS_OF_WIDTH = 2
+_LEAST_DIGITS = 3
 _MOST_DECIMALS = 6
 
 
@@ -33,27 +35,29 @@ def fixed(value: float, places: int) -> str:
     return text if text.strip("-0.,") else text.lstrip("-")
 
 
-def measured(value: float, ci: Sequence[float]) -> tuple[str, str, str]:
-    """A value and its interval's ends, all rounded by the interval's width.
+def measured(value: float, ci: Sequence[float], places: int | None = None) -> tuple[str, str, str]:
+    """A value and its interval's ends, all rounded by the interval's width, or to ``places``.
 
-    But a value of some size never becomes 0 by being rounded to tens or more.
+    But a wide interval costs no value its first three digits: it would be read as another number.
     """
-    places = decimals(ci[1] - ci[0])
-    shown = fixed(value, places)
-    if places < 0 and shown == "0":
-        shown = fixed(value, 1 - _digits_before(value) if abs(value) >= 1 else 0)
-    return shown, fixed(ci[0], places), fixed(ci[1], places)
+    if places is None:
+        places = decimals(ci[1] - ci[0])
+    own = 0
+    if math.isfinite(value) and abs(value) >= 1:
+        own = min(_LEAST_DIGITS - 1 - math.floor(math.log10(abs(value))), 0)
+    return fixed(value, max(places, own)), fixed(ci[0], places), fixed(ci[1], places)
 
 
-def ceiling(value: float, width: float) -> str:
-    """An upper bound of a size, rounded up: by the width, but with two of its own digits."""
-    places = max(decimals(width), decimals(value)) if value > 0 else 0
-    scale = 10.0**places
-    return fixed(math.ceil(value * scale - 1e-9) / scale, places)
+def level(value: float | None, ci: Sequence[float] | None) -> str:
+    """ "9,000 (8,950 to 9,060)", or only the number where it has no interval.
 
-
-def _digits_before(value: float) -> int:
-    return math.floor(math.log10(abs(value))) + 1
+    The number is that of :func:`significant`, which a sentence says; its interval is no finer.
+    """
+    text = significant(value)
+    if value is None or ci is None:
+        return text
+    places = min(decimals(ci[1] - ci[0]), len(text.partition(".")[2]))
+    return f"{text} ({fixed(ci[0], places)} to {fixed(ci[1], places)})"
 
 
 def significant(value: float | None, digits: int = 4) -> str:
@@ -83,7 +87,9 @@ def ordinal(count: int) -> str:
 
 def sentence(clause: str) -> str:
     """A clause as a sentence: a capital to begin with, but a method's name stays as it is."""
-    return f"No {clause[3:]}." if clause.startswith("no ") else f"{clause}."
+    if clause.startswith(("no ", "wall ")):
+        clause = clause[0].upper() + clause[1:]
+    return f"{clause}."
 
 
 def listed(items: Sequence[str]) -> str:

@@ -51,15 +51,14 @@
 
   // --- scales
 
-  function makeSwitch(button) {
-    button.hidden = false;
-    button.addEventListener("click", () => {
-      const pressed = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(pressed));
-      const [main, other] = all(".plot", button.closest("figure"));
-      main.hidden = pressed;
-      other.hidden = !pressed;
-    });
+  function makeSwitch(scales) {
+    scales.hidden = false;
+    const buttons = all("button", scales);
+    const plots = all(".plot", scales.closest("figure"));
+    buttons.forEach((button, chosen) => button.addEventListener("click", () => {
+      buttons.forEach((one, i) => one.setAttribute("aria-pressed", String(i === chosen)));
+      plots.forEach((one, i) => { one.hidden = i !== chosen; });
+    }));
   }
 
   // --- copying
@@ -103,6 +102,6 @@
   }
 
   all("table.cases").forEach(makeSortable);
-  all("button.scale").forEach(makeSwitch);
+  all(".scales").forEach(makeSwitch);
   all("button.copy").forEach(makeCopier);
 })();

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch, PathPatch
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _T = TypeVar("_T")
+
+# matplotlib has read the matplotlibrc of the current directory, which may be a stranger's results
+# folder, and that of the user: neither may start LaTeX, or make other bytes of the same run.
+mpl.rcdefaults()
 
 INK = "#010203"
 """Text and axes. The page replaces exactly this colour by its own, for light and dark."""
@@ -55,12 +60,16 @@ OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "p"), (BAND, "*"
 """Of protocols that are not in the catalogue, in the order in which a run has them."""
 DASHES = ("-", "--", ":", "-.")
 
-_TITLE_WIDTH = 48
+_TITLE_WIDTH = 46
+_LONGEST_DIFFERENCE = 38
 _LONGEST_TICKS = 48
 """Characters of all ticks of a horizontal axis together, two between each two."""
 _MOST_TICKS = 9
-_LONGEST_IN_TWO_COLUMNS = 26
-_LONGEST_IN_LEGEND = 52
+_LONGEST_IN_TWO_COLUMNS = 44
+"""Characters of the longest names of two columns of a legend together."""
+_LONGEST_IN_LEGEND = 46
+"""Characters of a line of a legend; longer names have two."""
+_LEGEND_ROW_INCHES = 0.19
 
 MOST_PLOTS = 8
 """A figure draws no more plots than this; the table has every case."""
@@ -147,6 +156,12 @@ def apart_from_placement(data: RunData, series: Series) -> str:
     return words or rate_name(series.exit_rate_hz)
 
 
+def difference_name(method: str, baseline: str) -> str:
+    """The words of an upright axis of differences, as short as it is."""
+    name = f"{plain(method)} - {plain(baseline)}"
+    return name if len(name) <= _LONGEST_DIFFERENCE else "method - baseline"
+
+
 def new_plot(title: str, height_inches: float = SIZE_INCHES[1]) -> tuple[Canvas, Axes]:
     """An empty plot with its title, in the colours of the page."""
     canvas = Canvas(figsize=(SIZE_INCHES[0], height_inches), layout="constrained")
@@ -173,32 +188,41 @@ def draw_legend(
     *,
     split: int | None = None,
 ) -> None:
-    """The legend within the axes; with ``split`` below them, in two columns of which the first has
-    so many entries. Names may be a stranger's.
+    """The legend below the axes, where nothing that is drawn runs through it, in two columns if
+    they fit, of which the first has ``split`` entries, by default half; the plot grows by it.
+    Names may be a stranger's.
     """
     # matplotlib leaves out names that begin with an underscore.
-    shown = [f" {name}" if name.startswith("_") else name for name in map(_short, names)]
-    looks: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "framealpha": 0}
-    if split is None:
-        legend = axes.legend(handles, shown, loc="best", handlelength=2.4, **looks)
-    else:
-        canvas = axes.get_figure()
-        assert isinstance(canvas, Canvas)
-        columns = 2 if max(map(len, shown)) < _LONGEST_IN_TWO_COLUMNS else 1
-        if columns == 2:
-            missing = 2 * split - len(shown)  # pad the shorter column
-            at = len(shown) if missing > 0 else split
-            handles[at:at] = [Patch(alpha=0)] * abs(missing)
-            shown[at:at] = [""] * abs(missing)
-        legend = canvas.legend(
-            handles, shown, loc="outside lower left", ncols=columns, handlelength=1.8, **looks
-        )
+    shown = [f" {name}" if name.startswith("_") else name for name in map(_folded, names)]
+    first = -(-len(shown) // 2) if split is None else split
+    longest = [max(map(len, part), default=0) for part in (shown[:first], shown[first:])]
+    columns = 2 if sum(longest) <= _LONGEST_IN_TWO_COLUMNS else 1
+    handles = list(handles)
+    if columns == 2:
+        missing = 2 * first - len(shown)  # pad the shorter column
+        at = len(shown) if missing > 0 else first
+        handles[at:at] = [Patch(alpha=0)] * abs(missing)
+        shown[at:at] = [""] * abs(missing)
+    canvas = axes.get_figure()
+    assert isinstance(canvas, Canvas)
+    lines = len(shown) // columns + sum(name.count("\n") for name in shown)
+    canvas.set_figheight(canvas.get_figheight() + _LEGEND_ROW_INCHES * lines)
+    legend = canvas.legend(
+        handles,
+        shown,
+        loc="outside lower left",
+        ncols=columns,
+        handlelength=2.2,
+        fontsize=9,
+        labelcolor=INK,
+        framealpha=0,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def _short(name: str) -> str:
-    return plain(name, _LONGEST_IN_LEGEND)
+def _folded(name: str) -> str:
+    return "\n".join(textwrap.wrap(plain(name, 2 * _LONGEST_IN_LEGEND), _LONGEST_IN_LEGEND))
 
 
 def draw_markers(
@@ -242,10 +266,38 @@ def draw_intervals(
         axes.errorbar(places, middle, yerr=half, **looks)
 
 
-def estimated(figures: Summary, name: str) -> list[float] | None:
-    """The 95 % interval of a method's own level, e.g. of "ns_per_exit"; None without one."""
-    found: list[float] | None = figures.get("estimates", {}).get(name, {}).get("ci95")
-    return found
+def draw_cut_ends(
+    axes: Axes,
+    at: Sequence[float],
+    intervals: Sequence[Sequence[float] | None],
+    colour: str,
+    *,
+    flat: bool = False,
+) -> None:
+    """An arrow at the edge for each end of :func:`draw_intervals` beyond the axis, whose limits
+    must be final.
+    """
+    low, high = axes.get_xlim() if flat else axes.get_ylim()
+    before, after = ("<", ">") if flat else ("v", "^")
+    for place, ends in zip(at, intervals, strict=True):
+        if ends is None or ends[1] < low or ends[0] > high:
+            continue
+        for edge, cut, marker in ((low, ends[0] < low, before), (high, ends[1] > high, after)):
+            if cut:
+                x, y = (edge, place) if flat else (place, edge)
+                axes.plot([x], [y], marker, color=colour, markersize=4.5, clip_on=False)
+
+
+def level(
+    figures: Summary, name: str, total: float | None
+) -> tuple[float, list[float] | None] | None:
+    """A method's own level, e.g. of "ns_per_exit", with its 95 % interval: both of one estimator,
+    the one that runs are compared by. Summaries that have none have only the ``total``.
+    """
+    found = figures.get("estimates", {}).get(name, {})
+    if (found.get("value") or 0) > 0:
+        return float(found["value"]), found["ci95"]
+    return (float(total), None) if total else None
 
 
 def scaled(interval: Sequence[float] | None, factor: float) -> list[float] | None:
@@ -254,7 +306,7 @@ def scaled(interval: Sequence[float] | None, factor: float) -> list[float] | Non
 
 
 def draw_control(axes: Axes, points: Iterable[tuple[float, Summary]]) -> list[Any]:
-    """The A/A controls' intervals as a grey band: differences within it mean nothing.
+    """The A/A controls' intervals as grey bars: differences within them mean nothing.
 
     Returns the legend's handle, or nothing where there is no control.
     """
@@ -266,10 +318,7 @@ def draw_control(axes: Axes, points: Iterable[tuple[float, Summary]]) -> list[An
         return []
     x = sorted(ends)
     low, high = [min(ends[at]) for at in x], [max(ends[at]) for at in x]
-    if len(x) == 1:  # no width for a band: a bar
-        axes.vlines(x, low, high, color=BAND, alpha=0.35, linewidth=12)
-    else:
-        axes.fill_between(x, low, high, color=BAND, alpha=0.35, linewidth=0)
+    axes.vlines(x, low, high, color=BAND, alpha=0.35, linewidth=14)
     return [Patch(color=BAND, alpha=0.35, linewidth=0)]
 
 

@@ -26,9 +26,9 @@ from kickbench.report.plots import (
     style,
     titled,
 )
+from kickbench.report.tables import CLAIMS
 
 _KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers")
-_CLAIMS = {True: "claims race-free", False: "makes no claim", None: "claim unknown"}
 
 
 def draw_race(data: RunData) -> list[Plot]:
@@ -52,7 +52,7 @@ def _tested(case: Summary) -> list[str]:
 def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     rows = [(case, method) for case in cases for method in _tested(case)]
     title = titled(data, label(data.summary, cases[0], of_kind=False))
-    canvas, axes = new_plot(title, 1.7 + 0.26 * len(rows) + 0.3 * len(cases))
+    canvas, axes = new_plot(title, 1.0 + 0.26 * len(rows) + 0.3 * len(cases))
     axes.set_xscale("log")
     y, places, drawn = 0.0, [], []
     for case in cases:
@@ -84,7 +84,7 @@ def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=6))
         claims = {c["methods"][method]["race_free_claim"] for c in cases if method in _tested(c)}
         claim = False if False in claims else True if True in claims else None
-        names.append(f"{method} ({_CLAIMS[claim]})")
+        names.append(f"{method} (claim: {CLAIMS.get(claim, 'unknown')})")
     handles.append(Line2D([], [], color=BAND, marker="<", markersize=6, markerfacecolor="none"))
     names.append("none lost: at most so many (95 %)")
     draw_legend(axes, handles, names, split=len(methods))
@@ -104,12 +104,13 @@ def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary)
     lost, sent = figures["lost"], figures["sent"]
     left, right = axes.get_xlim()
     if lost:
-        share, ends = 100 * lost / sent, [100 * end for end in figures["lost_ci95"]]
-        draw_intervals(axes, [y], [[max(ends[0], left), ends[1]]], colour, flat=True)
+        # The axis has its end; the count beside the row says what is less than that.
+        share, *ends = (max(100 * x, left) for x in (lost / sent, *figures["lost_ci95"]))
+        draw_intervals(axes, [y], [ends], colour, flat=True)
         axes.plot([share], [y], marker, color=colour, markersize=6)
         edge = ends[1]
     else:
-        edge = 100 * figures["lost_upper95"]
+        edge = max(100 * figures["lost_upper95"], left)
         axes.plot([left, edge], [y, y], color=colour, linewidth=1.2)
         axes.plot([left], [y], "<", color=colour, markersize=6, clip_on=False)
         axes.plot([edge], [y], marker, color=colour, markerfacecolor="none", markersize=6)
@@ -119,12 +120,12 @@ def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary)
     axes.annotate(
         f"{whole(lost)} of {whole(sent)}"
         + (": breaks its claim" if lost and figures["race_free_claim"] else ""),
-        (edge if start else min(figures["lost_ci95"][0] * 100 or left, edge), y),
+        (edge if start else max(figures["lost_ci95"][0] * 100, left), y),
         (8 if start else -8, 0),
         textcoords="offset points",
         ha="left" if start else "right",
         va="center",
-        fontsize=8,
+        fontsize=8.5,
         color=INK,
     )
 

@@ -27,16 +27,17 @@ from kickbench.report.plots import (
     LINEAR,
     LOGARITHMIC,
     Plot,
+    difference_name,
     draw_control,
+    draw_cut_ends,
     draw_each,
     draw_intervals,
     draw_legend,
     engineering,
-    estimated,
+    level,
     log_ticks,
     new_plot,
     on_both,
-    plain,
     round_ticks,
     style,
     tick_time,
@@ -71,7 +72,7 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
     unit = nanoseconds(data.summary)
     row = [case for case in every if contrasts(case)]
     methods = contrast_methods(row)
-    baseline = plain(str(row[-1]["baseline"]))
+    baseline = str(row[-1]["baseline"])
     title = _rate_title(data, row, "what a method costs")
     canvas, axes = new_plot(title)
     _rate_axis(axes, data, row)
@@ -88,7 +89,7 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
         draw_intervals(axes, at, [c["ci95"] for _, c in points], colour)
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
-    axes.set_ylabel(f"method - {baseline}\n[{unit} per exit]")
+    axes.set_ylabel(f"{difference_name('method', baseline)}\n[{unit} per exit]")
     draw_legend(axes, [*handles, *band], [*methods, *(["A/A control"] * len(band))])
     found = [
         f"{rate_name(case['exit_rate_hz'])}: "
@@ -105,7 +106,7 @@ def _rate_time_plot(data: RunData, every: Sequence[Summary]) -> Plot:
     findings = []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
         shown = [
-            f"{significant(_means(case)[method])} {unit} at {rate_name(case['exit_rate_hz'])}"
+            f"{significant(_means(case)[method][0])} {unit} at {rate_name(case['exit_rate_hz'])}"
             for case in row
             if method in _means(case)
         ]
@@ -145,7 +146,7 @@ def _kick_rate_plot(data: RunData, row: Sequence[Summary]) -> Plot:
     findings = []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
         shown = [
-            f"{significant(_means(case)[method])} {unit} with {rate}"
+            f"{significant(_means(case)[method][0])} {unit} with {rate}"
             for case, rate in zip(row, rates, strict=True)
             if method in _means(case)
         ]
@@ -161,21 +162,26 @@ def _kick_rate_plot(data: RunData, row: Sequence[Summary]) -> Plot:
 # --- both --------------------------------------------------------------------------------------
 
 
-def _means(case: Summary) -> dict[str, float]:
-    means = {m: figures["ns_per_exit"]["mean"] for m, figures in case["methods"].items()}
-    return {method: mean for method, mean in means.items() if mean is not None}
+def _means(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
+    """Time per exit by method, with the interval."""
+    found = {
+        method: level(figures, "ns_per_exit", figures["ns_per_exit"]["mean"])
+        for method, figures in case["methods"].items()
+    }
+    return {method: mean for method, mean in found.items() if mean is not None}
 
 
 def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -> None:
     """A line per method over the cases, evenly apart, with the intervals of its levels."""
-    handles, methods, drawn = [], [], []
+    handles, methods, drawn, intervals = [], [], [], []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
         points = [(x, case) for x, case in enumerate(row) if method in _means(case)]
         colour, marker = style(data, method)
-        at, values = [x for x, _ in points], [_means(case)[method] for _, case in points]
+        at, values = [x for x, _ in points], [_means(case)[method][0] for _, case in points]
         handles += axes.plot(at, values, color=colour, marker=marker, linewidth=1.6, markersize=6)
-        ends = [estimated(case["methods"][method], "ns_per_exit") for _, case in points]
+        ends = [_means(case)[method][1] for _, case in points]
         draw_intervals(axes, at, ends, colour)
+        intervals.append((at, ends, colour))
         drawn += [*values, *(end for pair in ends if pair for end in pair if end > 0)]
         methods.append(method)
     if scale == LOGARITHMIC:
@@ -184,6 +190,8 @@ def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -
     else:
         axes.margins(y=0.12)
         round_ticks(axes, "y", tick_time)
+    for at, ends, colour in intervals:
+        draw_cut_ends(axes, at, ends, colour)
     draw_legend(axes, handles, methods)
 
 

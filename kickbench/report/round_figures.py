@@ -55,7 +55,7 @@ MOST_POINTS = 120
 MOST_DOTS = 400
 """Differences that are drawn of a method; of more, every second, third and so on."""
 
-_HEIGHT_INCHES = 3.9
+_HEIGHT_INCHES = 3.4
 _APART = 1.08
 """From where the method's dots begin to where the control's do, in lengths of the longer."""
 _FEW = 60
@@ -301,7 +301,8 @@ def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
         sides.append((found[baseline], control, BAND))
     every = np.concatenate([part for parts, _, _ in sides for part in parts])
     means = [trimmed_mean(part) for parts, _, _ in sides for part in parts]
-    limits = _bulk(every, 0.0, *means)
+    ends = [end for _, summary, _ in sides for end in summary["ci95"]]
+    limits = _bulk(every, 0.0, *means, *ends)
     title = titled(data, f"{plain(method)} - {plain(baseline)}, {where(data, case)}")
     canvas, axes = new_plot(title, _HEIGHT_INCHES)
     longest = max(sum(map(len, parts)) for parts, _, _ in sides)

@@ -16,8 +16,17 @@ from functools import partial
 from typing import Any
 
 from kickbench.report.kicks import at_most
-from kickbench.report.names import contrasts, few, microseconds, nanoseconds, seconds
-from kickbench.report.numbers import NOTHING, decimals, fixed, measured, significant, whole
+from kickbench.report.names import (
+    TOO_FEW,
+    contrasts,
+    few,
+    hidden,
+    judged,
+    microseconds,
+    nanoseconds,
+    seconds,
+)
+from kickbench.report.numbers import NOTHING, level, measured, significant, whole
 
 Summary = Mapping[str, Any]
 
@@ -88,18 +97,25 @@ def difference(contrast: Summary | None) -> str:
     """ "+31 (29 to 33)", or "-" without an interval; a few rounds are said to be few."""
     if contrast is None or contrast["diff"] is None or contrast["ci95"] is None:
         return NOTHING
-    value, low, high = measured(contrast["diff"], contrast["ci95"])
+    return _signed(*measured(contrast["diff"], contrast["ci95"]), few(contrast))
+
+
+def _signed(value: str, low: str, high: str, how_sure: str) -> str:
     sign = "" if value.startswith("-") or not value.strip("0.,") else "+"
-    return f"{sign}{value} ({low} to {high}{few(contrast)})"
+    return f"{sign}{value} ({low} to {high}{how_sure})"
 
 
 def control(case: Summary) -> str:
-    """The A/A control in words: "ok", "NOT OK" or "none", and the interval that it is judged by."""
-    verdict = case["control"]
-    if verdict["ok"] is None:
+    """The A/A control in words: "ok", "NOT OK", "cannot tell" or "none", and the interval that it
+    is judged by, if that says anything.
+    """
+    found = case["control"]
+    if found["ci_family"] is None:
         return "none"
-    judged = verdict | {"ci95": verdict["ci_family"]}
-    return f"{'ok' if verdict['ok'] else 'NOT OK'}: {difference(judged)}"
+    word = {True: "ok", False: "NOT OK", None: "cannot tell"}[found["ok"]]
+    if found["ok"] is None and few(found):
+        return f"{word}: {TOO_FEW}"
+    return f"{word}: {_signed(*judged(found), few(found))}"
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -146,12 +162,7 @@ def _with_interval(figures: str, intervals: str, name: str) -> Callable[[Row], s
     """ "9,000 (8,950 to 9,060)", or only the number where it has no interval."""
 
     def cell(row: Row) -> str:
-        value, ends = row.figures[figures][name], row.figures[intervals].get(name)
-        if value is None or ends is None:
-            return significant(value)
-        # A time is no finer than it would be without an interval.
-        places = min(decimals(ends[1] - ends[0]), 1)
-        return f"{fixed(value, places)} ({fixed(ends[0], places)} to {fixed(ends[1], places)})"
+        return level(row.figures[figures][name], row.figures[intervals].get(name))
 
     return cell
 
@@ -162,6 +173,8 @@ def _contrast(metric: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         if _is_baseline(row):
             return "baseline"
+        if row.method in hidden(row.case, metric):
+            return TOO_FEW
         return difference(contrasts(row.case, metric).get(row.method))
 
     return cell
@@ -198,8 +211,20 @@ def _window(row: Row) -> str:
     return significant(width_ns / 1e3).removesuffix(".00") if width_ns else "natural"
 
 
+def _timeout(row: Row) -> str:
+    usual, first = row.case["timeout_ns"], row.case.get("first_timeout_ns")
+    if usual is None:
+        return NOTHING
+    begin = f" (first round: {significant(first / 1e3)})" if first and first > usual else ""
+    return f"{significant(usual / 1e3)}{begin}"
+
+
+CLAIMS: dict[bool | None, str] = {True: "race-free", False: "loses kicks"}
+"""What a protocol claims; of one that says nothing it is not known."""
+
+
 def _claim(row: Row) -> str:
-    return {True: "race-free", False: "loses kicks"}.get(row.figures["race_free_claim"], NOTHING)
+    return CLAIMS.get(row.figures["race_free_claim"], NOTHING)
 
 
 def _bound(bound: float | None) -> str:
@@ -260,7 +285,8 @@ def _is_baseline(row: Row) -> bool:
 
 
 _OF_BASELINE = (
-    "The baseline's row has the A/A control, the baseline against itself (99 % over all cases)."
+    "The baseline's row has the A/A control, the baseline against itself (99 % over all cases); it "
+    "cannot tell where that interval is wider than the differences it is to vouch for."
 )
 
 _EXITS_PER_SECOND = _count("exits/{s}", "", "exits_per_second")
@@ -322,10 +348,12 @@ _EXITS = Table(
 
 _RACE = Table(
     "Race",
-    "Kicks aimed at the window between the check of the flag and KVM_RUN; some landed in it. A "
-    "kick is lost when the guest still runs after the time-out; a rescue then ends it. The bound "
-    "is that of lost / sent, one-sided and exact; slowest is of those not lost. A spurious exit "
-    "has EINTR but no kick pending.",
+    "Kicks aimed at the window between the check of the flag and KVM_RUN. Landed are those that "
+    "were surely sent in time; one sent a moment earlier or later can be lost as well, so that "
+    "more may be lost than landed. A kick is lost when the guest still runs after the time-out, "
+    "which is longer in the first round of a process, to find out how long kicks take; a rescue "
+    "then ends it. The bound is that of lost / sent, one-sided and exact; slowest is of those not "
+    "lost, the first round's included. A spurious exit has EINTR but no kick pending.",
     keys=(
         _VCPUS,
         _PLACEMENT,
@@ -344,12 +372,7 @@ _RACE = Table(
                 _SPURIOUS,
                 _number("lost at most", "95 %", "lost_upper95", words=_bound),
                 _number("slowest", "{us}", "latency_max_ns", scale=1e-3),
-                Column(
-                    "time-out",
-                    "{us}",
-                    _shown(_case("timeout_ns"), scale=1e-3),
-                    _case("timeout_ns"),
-                ),
+                Column("time-out", "{us}", _timeout, _case("timeout_ns")),
                 _ENDED_BY,
             ),
         ),

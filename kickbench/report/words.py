@@ -20,14 +20,17 @@ from kickbench.report.names import (
     HEADLINES,
     Summary,
     amount,
+    contrasts,
     emulation,
     finished,
     interval,
+    is_seen,
     label,
+    magnitude,
     nanoseconds,
     per,
 )
-from kickbench.report.numbers import ceiling, listed, plural, significant, whole
+from kickbench.report.numbers import listed, plural, significant, whole
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
 """The counts in a warning, which differ from process to process."""
@@ -41,7 +44,7 @@ class Verdict:
     """What a run says. ``alarms`` come before everything and are empty for a sound run.
 
     ``answer`` is one sentence; ``more`` says how it changes and why to believe it. ``trusted`` is
-    None when the A/A control gave no judgement.
+    None when the A/A control could not tell whether the differences seen are real.
     """
 
     alarms: tuple[str, ...]
@@ -139,10 +142,11 @@ def _control(
             f"{per(worst['control']['metric'])} {interval(worst['control'])}, "
             f"{label(summary, worst)}{others if len(wrong) > 1 else ''}."
         )
+    every = {1: "its only case", 2: "both cases"}.get(len(compared), f"all {len(compared)} cases")
     if not judged:
         return None, (
-            "The A/A control gave no interval (too few rounds), so that nothing says whether the "
-            "differences are real."
+            "The A/A control cannot tell whether the differences are real: too few rounds, or too "
+            f"much noise, in {every}."
         )
     # Cases that wait for CPUs have too much noise to say how much of it there is otherwise.
     sound = [case for case in judged if case["id"] not in oversubscribed]
@@ -151,16 +155,20 @@ def _control(
     for kind in kinds_of(summary):
         if of_kind := [case for case in told if case["kind"] == kind]:
             worst = max(of_kind, key=_size_of_control)["control"]
-            size = ceiling(abs(worst["diff"]), worst["ci95"][1] - worst["ci95"][0])
-            largest.append(f"{size} {unit} {per(worst['metric'])}")
-    where = {1: "its only case", 2: "both cases"}.get(len(judged), f"all {len(judged)} cases")
+            largest.append(f"{amount(magnitude(worst)[1], unit)} {per(worst['metric'])}")
+    missing = len(compared) - len(judged)
+    where = f"{len(judged)} of {len(compared)} cases" if missing else every
     enough = "case" if len(told) == 1 else f"{len(told)} cases"
     among = "" if len(told) == len(judged) else f"in the {enough} with enough CPUs, "
-    missing = len(compared) - len(judged)
-    return True, (
+    others = "the other" if missing == 1 else f"the other {missing}"
+    # What nobody saw a difference in needs nobody to vouch for it, unless there is nothing else.
+    enough_cpus = [case for case in compared if case["id"] not in oversubscribed] or compared
+    seen = [case for case in enough_cpus if any(map(is_seen, contrasts(case).values()))]
+    vouched = all(case["control"]["ok"] for case in seen or enough_cpus)
+    return vouched or None, (
         f"The A/A control is good in {where}: {among}{listed(_baselines(told))} against itself "
         f"differs by at most {listed(largest)}, within the noise."
-        + (f" In {plural(missing, 'case')} it gave no interval." if missing else "")
+        + (f" In {others} it cannot tell: too few rounds, or too much noise." if missing else "")
     )
 
 

@@ -5,20 +5,22 @@ What was measured in rounds, the paired differences of a run, has lost what the 
 and its interval is all there is to say. The level of a method has not: the next run of the same
 kernel is some per cent off, which no interval of a single run can hold, and much more if something
 else was running. A level is therefore called different only when it is so by more than a minimal
-effect and by more than waiting for a CPU explains; a difference that is seen but may be smaller is
-told apart. Why, and how often that is wrong, is in ``docs/compare.md``.
+effect and by more than waiting for a CPU explains, and never by a run of a single process, which
+cannot know how processes differ; a difference that is seen but may be smaller is told apart. Why,
+and how often that is wrong, is in ``docs/compare.md``.
 
 How it is worded is :mod:`kickbench.report.compare`'s business.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kickbench.errors import ResultsError
-from kickbench.results.identity import Change, changes
+from kickbench.results.identity import NONE, UNKNOWN, Change, changes
 from kickbench.results.metrics import METRICS, Point, points
 from kickbench.results.schema import one_line
 from kickbench.stats.contrasts import family_confidence
@@ -59,9 +61,10 @@ class Judged:
     ``difference`` is other - base at 95 %; ``corrected`` the same, widened so that the intervals of
     all judged figures hold at once. ``effect`` is the difference as a part of the base's level, or
     None without one; ``least_effect`` is by what part of it the two must differ. ``differs_in``
-    says what forbids the comparison: parameters of the case, "clock" or "emulation"; changes of
-    the environment that block are the comparison's. ``alarm``: a protocol that claims to be free
-    of races lost a kick, and had lost none in the base.
+    says what forbids the comparison: parameters of the case, or "clock"; changes of the environment
+    that block are the comparison's. ``alarm``: a protocol that claims to be free of races lost a
+    kick, and had lost none in the base. ``single``: a level of a single process, of which the next
+    may differ by any amount; it is at most a maybe.
     """
 
     base: Point
@@ -73,6 +76,26 @@ class Judged:
     verdict: Verdict
     differs_in: tuple[str, ...]
     alarm: bool
+    single: bool
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Kicks that a protocol lost although it claims to be free of races, and that are no alarm.
+
+    The base lost some itself, or (``base`` is None) has no figure of it. ``other`` is None when the
+    other run has none.
+    """
+
+    base: Point | None
+    other: Point | None
+
+    @property
+    def point(self) -> Point:
+        """The figure of the run that lost kicks, the base before the other."""
+        found = self.base or self.other
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True)
@@ -103,14 +126,25 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs of one scenario. ``judged`` is in the order of the base's cases and figures."""
+    """Two runs of one scenario. ``judged`` is in the order of the base's cases and figures.
+
+    ``names`` is what to call the two; they are not equal.
+    """
 
     base: Summary
     other: Summary
+    names: tuple[str, str]
     changes: tuple[Change, ...]
     judged: tuple[Judged, ...]
+    losses: tuple[Loss, ...]
     unmatched: tuple[Unmatched, ...]
     doubts: tuple[Doubt, ...]
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether both are the same run."""
+        same = ("run_id", "cases")
+        return all(self.base[key] == self.other[key] for key in same)
 
     def of(self, *verdicts: Verdict) -> tuple[Judged, ...]:
         """The figures with one of the verdicts, without those that are an alarm."""
@@ -138,12 +172,25 @@ class Comparison:
         return tuple(j for j in self.judged if j.verdict != "not comparable" or j.alarm)
 
 
-def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -> Comparison:
+def default_names(others: int) -> list[tuple[str, str]]:
+    """What to call the base and each of so many other runs: "other", or "other 1", "other 2"."""
+    if others == 1:
+        return [("base", "other")]
+    return [("base", f"other {number}") for number in range(1, others + 1)]
+
+
+def compare(
+    base: Summary,
+    other: Summary,
+    *,
+    min_effect: float | None = None,
+    names: tuple[str, str] = ("base", "other"),
+) -> Comparison:
     """Judge every figure that both runs have; the summaries are not changed.
 
     ``min_effect`` is a part of the base's level, 0.05 for 5 %, and each metric's own by default.
-    Raises ResultsError, in one line, for runs of different scenarios, a run without a finished
-    case, and runs without a figure in common.
+    ``names`` is what to call the two. Raises ResultsError, in one line, for runs of different
+    scenarios, a run without a finished case, and runs without a figure in common.
     """
     if base["scenario"] != other["scenario"]:
         raise ResultsError(
@@ -157,7 +204,7 @@ def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -
             raise ResultsError(
                 one_line(f"{summary['run_id']}: no case finished, so there is nothing to compare")
             )
-    environment = changes(base["environment"], other["environment"])
+    environment = _changes(base, other)
     pairs = _pairs(base, other)
     if not pairs:
         raise ResultsError(
@@ -177,7 +224,9 @@ def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -
     confidence = family_confidence(CONFIDENCE, max(1, len(family)))
     judged = []
     for one, two in pairs:
-        least_effect = 0.0 if _exact(base, one, two) else _least_effect(one, two, min_effect)
+        exact = _exact(base, one, two)
+        least_effect = 0.0 if exact else _least_effect(one, two, min_effect)
+        single = not exact and _single(one, two)
         corrected = difference(two.estimate, one.estimate, confidence=confidence)
         level = _level(one)
         judged.append(
@@ -190,16 +239,19 @@ def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -
                 least_effect=least_effect,
                 verdict="not comparable"
                 if forbidden or differing[one.case]
-                else _verdict(one, corrected, least_effect),
+                else _verdict(one, corrected, math.inf if single else least_effect),
                 differs_in=differing[one.case],
                 alarm=two.race_free is True and one.count == 0 and bool(two.count),
+                single=single,
             )
         )
     return Comparison(
         base=base,
         other=other,
+        names=names,
         changes=tuple(environment),
         judged=tuple(judged),
+        losses=tuple(_losses(base, other)),
         unmatched=tuple(_unmatched(base, other)),
         doubts=(
             *_doubts("base", base, differing),
@@ -210,6 +262,18 @@ def compare(base: Summary, other: Summary, *, min_effect: float | None = None) -
 
 
 # --- one figure --------------------------------------------------------------------------------
+
+
+def _changes(base: Summary, other: Summary) -> list[Change]:
+    """What differs around the two, what forbids the comparison first; so does an emulator."""
+    found = changes(base["environment"], other["environment"])
+    emulators = [
+        str(run["emulated_by"] or UNKNOWN) if run["emulated"] else NONE for run in (base, other)
+    ]
+    if emulators[0] != emulators[1]:
+        before, after = map(one_line, emulators)
+        found.insert(0, Change("emulator", before, after, blocks=True))
+    return found
 
 
 def _pairs(base: Summary, other: Summary) -> list[tuple[Point, Point]]:
@@ -229,6 +293,14 @@ def _verdict(base: Point, corrected: Difference, least_effect: float) -> Verdict
     return "maybe worse" if worse else "maybe better"
 
 
+def _single(one: Point, two: Point) -> bool:
+    """Whether it is a level that rests on a single process in one of the runs.
+
+    Of paired differences, processes differ no more than rounds do: docs/compare.md has the numbers.
+    """
+    return one.baseline is None and 1 in (one.estimate.processes, two.estimate.processes)
+
+
 def _least_effect(one: Point, two: Point, min_effect: float | None) -> float:
     """By what part of the base's level the two must differ; 0 for a paired difference."""
     if one.baseline is not None:
@@ -238,7 +310,10 @@ def _least_effect(one: Point, two: Point, min_effect: float | None) -> float:
 
 
 def _waited(one: Point, two: Point) -> float:
-    """What part of a level may be due to the vCPUs of one run having waited more for a CPU."""
+    """What part of a level may be due to the vCPUs of one run having waited more for a CPU.
+
+    Also of the CPU time: whoever had the CPU meanwhile left other caches behind.
+    """
     return abs((one.waiting or 0.0) - (two.waiting or 0.0))
 
 
@@ -261,9 +336,8 @@ def _level(point: Point) -> float:
 
 def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
     """The parameters in which a case differs; one that a summary does not have is not known."""
-    emulators = [s["emulated"] and str(s["emulated_by"]) for s in (base, other)]
     one, two = _case(base, case_id), _case(other, case_id)
-    found = ["emulation"] if emulators[0] != emulators[1] else []
+    found = []
     if _clocks(one) and _clocks(two) and _clocks(one) != _clocks(two):
         found.append("clock")
     for key in PARAMETERS:
@@ -282,6 +356,18 @@ def _clocks(case: Summary) -> set[str]:
 def _case(summary: Summary, case_id: str) -> Summary:
     found: Summary = next(case for case in summary["cases"] if case["id"] == case_id)
     return found
+
+
+def _losses(base: Summary, other: Summary) -> Iterator[Loss]:
+    """What protocols that claim to be free of races lost, but for what is new in the other run."""
+    sides = [
+        {point.key: point for point in points(run) if point.of is not None and point.race_free}
+        for run in (base, other)
+    ]
+    for key in dict.fromkeys([*sides[0], *sides[1]]):
+        one, two = sides[0].get(key), sides[1].get(key)
+        if (one is not None and one.count) or (one is None and two is not None and two.count):
+            yield Loss(one, two)
 
 
 # --- what only one run has ---------------------------------------------------------------------
@@ -318,6 +404,8 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
             case = finished[lacks].get(point.case)
             if case is None or point.key in others or point.method not in case["methods"]:
                 continue
+            if "exit_rate_hz" in _differs_in(base, other, point.case):
+                continue  # only one is at full speed, and so the rate is no figure of the other
             baseline, metric = point.baseline, point.metric
             yield Unmatched(point.case, point.method, baseline, metric, lacks, "ok", None)
 

@@ -24,9 +24,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Control:
-    """What is kept of a case's A/A control until the number of all controls is known."""
+    """What is kept of a case's A/A control until the number of all controls is known.
+
+    ``level_ns`` is what the baseline takes, of which a difference is a share; None if not known.
+    """
 
     differences: list[Floats]
+    level_ns: float | None = None
 
 
 def entry_index(method: Any, control: Any, methods: list[str], baseline: str) -> Ints:

@@ -99,6 +99,7 @@ FACTS = (
     Fact("nohz_full CPUs", ("cpu", "nohz_full"), "tested"),
     Fact("SMT", ("cpu", "smt"), "tested"),
     Fact("CPU quota", ("limits", "cpu_quota_cpus"), "tested"),
+    Fact("seccomp filters", ("limits", "seccomp_filters"), "tested"),
     Fact("container", ("virtualization", "container"), "tested"),
     Fact("governor", ("frequency", "governors"), "tested"),
     Fact("frequency driver", ("frequency", "driver"), "tested"),

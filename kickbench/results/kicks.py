@@ -211,10 +211,9 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
             "unmet": int((of_method & ~kicks.met & ~kicks.lost).sum()),
             **{name: count[name] for name in ("lost", "spurious", "sent", "race_free_claim")},
         }
-    fill, control = _compare(
-        record, kicks, kicks.latency_ns, {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
-    )
     baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
+    metrics = {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
+    fill, control = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
     timeouts = [p.get("lost_timeout_ns") for p in (record.document or {})["processes"]]
     return {
         "methods": statistics,
@@ -247,8 +246,8 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "rescues": int(pauses.rescues[of_method].sum()),
             "race_free_claim": claims.get(method),
         }
-    fill, control = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5})
     baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
+    fill, control = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline)
     entry = _merge_control(pauses.entry, record)
     totals = {
         "rescued": _totals(entry, ~pauses.timed, len(methods)),
@@ -470,9 +469,15 @@ def latency_differences(
 
 
 def _compare(
-    record: CaseRecord, data: Kicks | Pauses, values: Floats, metrics: Mapping[str, float]
+    record: CaseRecord,
+    data: Kicks | Pauses,
+    values: Floats,
+    metrics: Mapping[str, float],
+    level_ns: float | None,
 ) -> tuple[dict[str, Any], Control]:
-    """The contrasts of every method with the baseline; the control's is that of the first metric"""
+    """The contrasts of every method with the baseline, which takes ``level_ns``; the control's is
+    that of the first metric.
+    """
     methods: list[str] = record.parameters["methods"]
     baseline = methods.index(record.parameters["baseline"])
     n_rounds = len(data.round_process)
@@ -516,7 +521,7 @@ def _compare(
         "ok": None,
         **counts,
     }
-    return {"contrasts": contrasts, "control": control}, Control(found)
+    return {"contrasts": contrasts, "control": control}, Control(found, level_ns)
 
 
 def _precision(

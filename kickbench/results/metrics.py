@@ -29,8 +29,9 @@ class Metric:
 
     ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A proportion has
     instead the name of a fault in the case's findings, and the keys that count it and, in all, what
-    it may happen to. ``waits``: a vCPU that waits for a CPU is in it. ``min_effect`` is by what
-    part of a level two runs of one kernel may well differ; docs/compare.md has the measurements.
+    it may happen to. ``set_by_rate``: of a case with an exit rate it is that rate, and nothing of
+    the method. ``min_effect`` is by what part of a level two runs of one kernel may well differ;
+    docs/compare.md has the measurements.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Metric:
     ci95: tuple[str, ...] = ()
     fault: str | None = None
     of: tuple[str, ...] = ()
-    waits: bool = False
+    set_by_rate: bool = False
     min_effect: float = 0.05
 
 
@@ -57,7 +58,6 @@ METRICS: dict[str, Metric] = {
             kinds=("exits",),
             value=("estimates", "ns_per_exit", "value"),
             ci95=("estimates", "ns_per_exit", "ci95"),
-            waits=True,
         ),
         Metric(
             name="cpu_ns_per_exit",
@@ -67,6 +67,7 @@ METRICS: dict[str, Metric] = {
             kinds=("exits",),
             value=("estimates", "cpu_ns_per_exit", "value"),
             ci95=("estimates", "cpu_ns_per_exit", "ci95"),
+            set_by_rate=True,
         ),
         Metric(
             name="exits_per_second",
@@ -76,7 +77,7 @@ METRICS: dict[str, Metric] = {
             kinds=("exits",),
             value=("estimates", "exits_per_second", "value"),
             ci95=("estimates", "exits_per_second", "ci95"),
-            waits=True,
+            set_by_rate=True,
         ),
         Metric(
             name="latency_p50_ns",
@@ -139,7 +140,7 @@ class Point:
     share, and None when that is not known. Of a proportion ``count`` of ``of`` it was, and
     ``race_free`` is what the method claims; None of anything else. ``waiting`` is how long the vCPU
     threads were ready but had to wait for a CPU, as a part of the CPU time that they had; None
-    where it is not known or not in the figure.
+    where it is not known.
     """
 
     case: str
@@ -161,12 +162,18 @@ class Point:
 
 
 def points(summary: Summary) -> list[Point]:
-    """Every figure of the summary's finished cases that has a value and an interval, once."""
+    """Every figure of the summary's finished cases that has a value and an interval, once.
+
+    Of exits at a set rate only the time per exit: the vCPU spins until the next one is due, so that
+    its CPU time and the exits per second are the rate.
+    """
     found: dict[tuple[str, str, str | None, str], Point] = {}
     for case in _items(summary, "cases"):
         if _get(case, "status") == "ok":
+            paced = _get(case, "exit_rate_hz") is not None
             for point in (*_levels(case), *_paired(case)):
-                found.setdefault(point.key, point)
+                if not (paced and METRICS[point.metric].set_by_rate):
+                    found.setdefault(point.key, point)
     return list(found.values())
 
 
@@ -186,7 +193,7 @@ def _levels(case: Summary) -> Iterator[Point]:
                     _processes(case),
                 )
                 if estimate is not None:
-                    waiting = _waiting(figures) if metric.waits else None
+                    waiting = _waiting(figures)
                     yield Point(
                         case_id, kind, method, None, metric.name, estimate, None, waiting=waiting
                     )

@@ -14,7 +14,17 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Self,
+    TypeVar,
+    get_args,
+)
 
 from pydantic import (
     AfterValidator,
@@ -33,12 +43,26 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 Status = Literal["pending", "ok", "skipped", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+MAX_DEPTH = 100
+"""Levels of a JSON document; ours have some ten, and whoever walks one recursively has an end."""
+_PLACE_BEGIN, _PLACE_END = 150, 300
+"""Characters of a path that a message has; what is between them is left out."""
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 def one_line(text: str) -> str:
     """The text without line breaks and control characters, fit for a message or a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def place(path: object) -> str:
+    """A path for a message: in one line, and without the middle of a very long one."""
+    text = one_line(str(path))
+    if len(text) <= _PLACE_BEGIN + _PLACE_END:
+        return text
+    return f"{text[:_PLACE_BEGIN]}...{text[-_PLACE_END:]}"
 
 
 def is_safe_name(name: str) -> bool:
@@ -79,6 +103,9 @@ def _line(value: str) -> str:
 
 
 def _time(value: str) -> str:
+    # strptime also takes single digits, and those of other scripts: no text sorts by them.
+    if not _TIME.fullmatch(value):
+        raise ValueError("not a time like 2026-03-01T12:00:00Z")
     datetime.datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC)
     return value
 
@@ -188,6 +215,19 @@ def _rising(values: list[float]) -> list[float]:
 
 Interval = Annotated[list[Signed], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 Shares = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+Times = Annotated[list[Amount], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+
+
+def _at_most(low: float, high: float) -> bool:
+    """low <= high, but for what rounding does: both went through sums and differences."""
+    return low <= high or math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _check_within(value: float | None, ends: list[float] | None, name: str) -> None:
+    if ends is None:
+        return
+    if value is None or not (_at_most(ends[0], value) and _at_most(value, ends[1])):
+        raise ValueError(f"{name} is not around its value")
 
 
 class _Found(BaseModel):
@@ -239,13 +279,18 @@ class _Phases(_Found):
 
 
 class _PauseIntervals(_Found):
-    p50: Interval | None
-    p90: Interval | None
-    p99: Interval | None
+    p50: Times | None
+    p90: Times | None
+    p99: Times | None
+
+    def check(self, values: _Quantiles, name: str) -> None:
+        """Raises ValueError when one of them is not around the quantile that it is of."""
+        for key in type(self).model_fields:
+            _check_within(getattr(values, key), getattr(self, key), f"{name}.{key}")
 
 
 class _LatencyIntervals(_PauseIntervals):
-    p999: Interval | None
+    p999: Times | None
 
 
 class _ExitTimes(_Found):
@@ -258,6 +303,8 @@ class _ExitTimes(_Found):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _rising([v for v in (self.p50, self.p90, self.p99, self.max) if v is not None])
+        if self.mean is not None and self.max is not None and not _at_most(self.mean, self.max):
+            raise ValueError("the mean is above the maximum")
         return self
 
 
@@ -270,12 +317,29 @@ class _Disturbances(_Found):
 
 
 class _Estimate(_Found):
-    value: Signed | None
+    value: Amount | None
     ci95: Interval | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_within(self.value, self.ci95, "ci95")
+        return self
+
+
+class _Faults(NamedTuple):
+    """What a method's own figures say of its faults: how often each, of how many; its claim."""
+
+    counts: dict[str, int]
+    of: int
+    claim: bool | None
 
 
 class _Method(_Found):
     estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
+
+    def faults(self) -> _Faults:
+        """What the findings of the case must agree with."""
+        raise NotImplementedError
 
 
 class _KickCounts(_Found):
@@ -290,6 +354,12 @@ class _KickCounts(_Found):
             if (getattr(self, name, None) or 0) > self.sent:
                 raise ValueError(f"{name} is more than were sent")
         return self
+
+    def faults(self) -> _Faults:
+        """A guest that exits comes by the flag again: there nothing is counted as lost."""
+        counts = {"lost": self.lost, "spurious": self.spurious}
+        known = {name: count for name, count in counts.items() if count is not None}
+        return _Faults(known, self.sent, self.race_free_claim)
 
 
 class _KicksBeside(_KickCounts):
@@ -306,14 +376,22 @@ class _ExitsMethod(_Method):
     # May be missing, but not null.
     kicks: Annotated[_KicksBeside, Field(default_factory=_KicksBeside.model_construct)]
 
+    def faults(self) -> _Faults:
+        return self.kicks.faults() if "kicks" in self.model_fields_set else _Faults({}, 0, None)
 
-class _KickMethod(_Method, _KickCounts):
+
+class _KickMethod(_KickCounts, _Method):
     lost: Count
     latency_ns: _Latencies
     latency_ci95: _LatencyIntervals
     phases_ns: _Phases
     n: Count
     unmet: Count
+
+    @model_validator(mode="after")
+    def _check_intervals(self) -> Self:
+        self.latency_ci95.check(self.latency_ns, "latency_ci95")
+        return self
 
 
 class _PauseMethod(_Method):
@@ -332,10 +410,14 @@ class _PauseMethod(_Method):
         times = (self.first_ns, self.median_ns, self.last_ns, self.send_ns)
         if len({time.p50 is None for time in times}) > 1:
             raise ValueError("some of the times are null")
+        self.last_ci95.check(self.last_ns, "last_ci95")
         return self
 
+    def faults(self) -> _Faults:
+        return _Faults({"rescued": self.rescued}, self.n + self.rescued, self.race_free_claim)
 
-class _RaceMethod(_Method, _KickCounts):
+
+class _RaceMethod(_KickCounts, _Method):
     lost: Count
     aimed: Count
     rescues: Count
@@ -343,6 +425,21 @@ class _RaceMethod(_Method, _KickCounts):
     lost_upper95: Share | None
     spurious_ci95: Shares | None
     latency_max_ns: Amount | None
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        share = self.lost / self.sent if self.sent else None
+        upper = self.lost_upper95
+        if (share is None) is not (self.lost_ci95 is None):
+            raise ValueError("lost_ci95 is not there exactly when kicks were sent")
+        if (share is None) is not (upper is None) or not _at_most(share or 0.0, upper or 0.0):
+            raise ValueError("lost_upper95 is not above the share lost")
+        _check_within(share, self.lost_ci95, "lost_ci95")
+        known = self.sent and self.spurious <= self.sent
+        _check_within(
+            self.spurious / self.sent if known else None, self.spurious_ci95, "spurious_ci95"
+        )
+        return self
 
 
 class _Difference(_Found):
@@ -374,7 +471,8 @@ class _Control(_Difference):
     @model_validator(mode="after")
     def _check_ok(self) -> Self:
         ends = self.ci_family
-        if self.ok is not (None if ends is None else ends[0] <= 0 <= ends[1]):
+        # None beside an interval: that one is too wide to tell.
+        if self.ok is not None and (ends is None or self.ok is not (ends[0] <= 0 <= ends[1])):
             raise ValueError("ok is not what its interval says")
         if ends is not None and None in (self.metric, self.diff, self.ci95):
             raise ValueError("it is judged, but has no difference")
@@ -384,7 +482,7 @@ class _Control(_Difference):
 class _Finding(_Found):
     method: Line
     what: Literal["lost", "spurious", "rescued"]
-    count: Count
+    count: Annotated[Count, Field(ge=1)]
     of: Count
     race_free_claim: bool | None
 
@@ -396,9 +494,14 @@ class _Finding(_Found):
 
 
 class _FoundCase(_Found):
-    """What is computed of a case, of whatever kind; ``metrics`` are those of its contrasts."""
+    """What is computed of a case, of whatever kind.
+
+    ``metrics`` are those of its contrasts; ``control_apart`` says that the A/A control's faults are
+    in the findings, where they are the baseline's, but not in the baseline's own figures.
+    """
 
     metrics: ClassVar[tuple[str, ...]]
+    control_apart: ClassVar[bool] = True
     methods: Mapping[Line, _Method]
     contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
     control: _Control
@@ -411,7 +514,8 @@ class _FoundCase(_Found):
     timeout_ns: Amount | None
     first_timeout_ns: Amount | None = None
     oversubscribed: bool = False
-    processes: Annotated[int, Field(ge=0, le=2**15)] = 0
+    # Runs before it was there lack it; none has a finished case without a process.
+    processes: Annotated[int, Field(ge=1, le=2**15)] = 1
     clocks: Annotated[list[_Clock], Field(max_length=2**15)] = []
 
 
@@ -432,6 +536,7 @@ class _FoundPauses(_FoundCase):
 
 class _FoundRaces(_FoundCase):
     metrics = ()
+    control_apart = False
     methods: dict[Line, _RaceMethod]
 
 
@@ -448,7 +553,7 @@ _FOUND: dict[str, type[_FoundCase]] = {
 
 def fail(where: object, what: str) -> NoReturn:
     """Raise the one-line ResultsError about a file or folder."""
-    raise ResultsError(one_line(f"{where}: {what[:300]}"))
+    raise ResultsError(one_line(f"{place(where)}: {what[:300]}"))
 
 
 def _reject_constant(text: str) -> NoReturn:
@@ -462,29 +567,45 @@ def _finite(text: str) -> float:
     return value
 
 
+def _check_depth(value: object) -> None:
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        inside = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [item for node in inside for item in node if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
-    """Parse a JSON object; NaN, infinities, invalid Unicode and bottomless nesting are refused."""
+    """Parse a JSON object; NaN, infinities, invalid Unicode and deep nesting are refused."""
     try:
         value = json.loads(
             data.decode("utf-8"), parse_constant=_reject_constant, parse_float=_finite
         )
+        _check_depth(value)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates fail here
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        fail(where, "is damaged, not valid JSON (nested too deeply)")
+    except ValueError as error:
         fail(where, f"is damaged, not valid JSON ({error})")
     if not isinstance(value, dict):
         fail(where, "is damaged, not a JSON object")
     return value
 
 
-def dump_json(value: object) -> bytes:
-    """JSON as it is stored: UTF-8, indented, numpy scalars as numbers, never NaN (ValueError)."""
+def dump_json(value: object, *, ensure_ascii: bool = False) -> bytes:
+    """JSON as it is stored: UTF-8, indented, numpy scalars as numbers, never NaN (ValueError).
+
+    With ``ensure_ascii`` it is fit for a terminal, whatever a stranger wrote.
+    """
 
     def plain(item: Any) -> Any:
         if hasattr(item, "item") and getattr(item, "ndim", None) == 0:
             return item.item()
         raise TypeError(f"{type(item).__name__} is not JSON")
 
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=plain)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, allow_nan=False, indent=2, default=plain)
     return (text + "\n").encode("utf-8", "replace")
 
 
@@ -584,8 +705,31 @@ def _check_found(
         fail(where, f"is damaged: {what}contrasts: the baseline is another")
     if model.control.metric not in (None, *model.metrics[:1]):
         fail(where, f"is damaged: {what}control: no such metric")
-    if not {finding.method for finding in model.findings} <= set(methods):
-        fail(where, f"is damaged: {what}findings: no such method")
+    _check_findings(model, baseline, f"{what}findings: ", where)
     plain = model.model_dump(by_alias=True, exclude_unset=True)
     plain["methods"] = {name: plain["methods"][name] for name in methods}
     return plain
+
+
+def _check_findings(model: _FoundCase, baseline: str, what: str, where: object) -> None:
+    """Whether the findings say of each fault what the methods' own figures say of it."""
+    found: dict[tuple[str, str], _Finding] = {(f.method, f.what): f for f in model.findings}
+    if len(found) != len(model.findings):
+        fail(where, f"is damaged: {what}one is there twice")
+    if not {method for method, _ in found} <= set(model.methods):
+        fail(where, f"is damaged: {what}no such method")
+    for name, method in model.methods.items():
+        faults = method.faults()
+        more = model.control_apart and name == baseline
+        for fault, count in faults.counts.items():
+            finding = found.pop((name, fault), None)
+            if finding is None:
+                agrees = count == 0
+            elif more:
+                agrees = finding.count >= count and finding.of >= faults.of
+            else:
+                agrees = (finding.count, finding.of) == (count, faults.of)
+            if not agrees or (finding and finding.race_free_claim is not faults.claim):
+                fail(where, f"is damaged: {what}{fault} of {name} is not what its figures say")
+    for name, fault in found:
+        fail(where, f"is damaged: {what}{fault} of {name}, which is not counted in such a case")

@@ -90,7 +90,8 @@ def _write_new(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         os.fsync(file.fileno())
 
 
-def _cannot_write(folder: Path, error: OSError, advice: str) -> NoReturn:
+def cannot_write(folder: Path, error: OSError, advice: str) -> NoReturn:
+    """Raise the one-line MeasurementError that says why, and what to do."""
     what = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
     line = documents.one_line(f"cannot write to {folder}: {what}; {advice}")
     raise MeasurementError(line) from error
@@ -122,7 +123,7 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         _replace_file(path, data)
     except OSError as error:
-        _cannot_write(path.parent, error, "the old file, if any, is unchanged")
+        cannot_write(path.parent, error, "the old file, if any, is unchanged")
 
 
 def _write_bytes(data: bytes, file: IO[bytes]) -> None:
@@ -202,7 +203,7 @@ class RunWriter:
             path = _make_folder(parent, f"{now:%Y%m%dT%H%M%SZ}-{host}")
         except OSError as error:
             if error.errno in _FULL:
-                _cannot_write(parent, error, "make room or choose another --results")
+                cannot_write(parent, error, "make room or choose another --results")
             raise UsageError(
                 documents.one_line(f"{parent}: cannot make a folder there: {error.strerror}")
             ) from None
@@ -234,7 +235,7 @@ class RunWriter:
                 os.close(lock)
             shutil.rmtree(path, ignore_errors=True)
             if isinstance(error, OSError):
-                _cannot_write(parent, error, "make room or choose another --results")
+                cannot_write(parent, error, "make room or choose another --results")
             raise
         return writer
 
@@ -260,7 +261,7 @@ class RunWriter:
         except BaseException as error:
             os.close(lock)
             if isinstance(error, OSError):
-                _cannot_write(path, error, _resume_advice(path))
+                cannot_write(path, error, _resume_advice(path))
             raise
         return writer
 
@@ -328,7 +329,7 @@ class RunWriter:
             entry["status"], entry["reason"] = "ok", document["reason"]
             self._save()
         except OSError as error:
-            _cannot_write(self.path, error, _resume_advice(self.path))
+            cannot_write(self.path, error, _resume_advice(self.path))
 
     def _write_case_folder(self, final: Path, text: bytes, tables: Mapping[str, pa.Table]) -> None:
         temporary = final.with_name(f".{final.name}.tmp-{secrets.token_hex(4)}")
@@ -373,7 +374,7 @@ class RunWriter:
         try:
             self._save()
         except OSError as error:
-            _cannot_write(self.path, error, _resume_advice(self.path))
+            cannot_write(self.path, error, _resume_advice(self.path))
 
     def _save(self) -> None:
         if self._lock is None:
@@ -435,13 +436,17 @@ def _load_json(root: Path, path: Path) -> dict[str, Any]:
 
 
 def load_manifest(root: Path) -> dict[str, Any]:
-    """Read and check a run folder's manifest. Raises ResultsError, in one line."""
+    """Read and check a run folder's manifest. Raises ResultsError, in one line.
+
+    A run with pending cases is not complete, whatever it says of itself.
+    """
     if not root.exists():
         fail(root, "does not exist")
     if not (root / MANIFEST).exists():
         fail(root, f"is not a results folder (no {MANIFEST})")
     manifest = _load_json(root, root / MANIFEST)
     documents.check_manifest(manifest, root / MANIFEST)
+    manifest["complete"] &= all(entry["status"] != "pending" for entry in manifest["cases"])
     return manifest
 
 

@@ -48,6 +48,11 @@ from kickbench.stats.contrasts import Interval, family_confidence
 # 5 of 100 in the long run, and so more than that in many a hundred.
 CONTROL_CONFIDENCE = 0.99
 
+# A control whose interval reaches further than this share of the baseline's level is no judge of
+# whether small differences are real: what is measured is of that size (an exit with sigmask takes
+# some 2 % longer).
+CONTROL_RESOLVES = 0.02
+
 # The columns of blocks that say what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
 
@@ -273,7 +278,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         "control": {"metric": "ns_per_exit", **control, "ci_family": None, "ok": None},
         "relative_half_width": width,
         "precision_reached": None if width is None or target is None else width <= target,
-    }, Control(differences)
+    }, Control(differences, mean)
 
 
 # The table of kinds: each fills in "methods", "contrasts", "control" and what else it knows.
@@ -392,15 +397,35 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Control]) -> Non
     """Fill in "ok" and "ci_family" of every case that has a control.
 
     With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
-    (Šidák) so that all of them together hold with CONTROL_CONFIDENCE.
+    (Šidák) so that all of them together hold with CONTROL_CONFIDENCE. "ok" stays null where that
+    contains 0 for no better reason than its width.
     """
     family = [i for i, case in enumerate(cases) if case["control"]["ci95"] is not None]
     for index in family:
         confidence = family_confidence(CONTROL_CONFIDENCE, len(family))
         widened = bounds(control_interval(controls[index].differences, confidence))
         cases[index]["control"]["ci_family"] = widened
-        if widened is not None:
-            cases[index]["control"]["ok"] = widened[0] <= 0 <= widened[1]
+        if widened is not None and not widened[0] <= 0 <= widened[1]:
+            cases[index]["control"]["ok"] = False
+        elif widened is not None and _resolves(cases[index], widened, controls[index].level_ns):
+            cases[index]["control"]["ok"] = True
+
+
+def _resolves(case: dict[str, Any], widened: list[float], level_ns: float | None) -> bool:
+    """Whether a bias as large as what the control is to vouch for would lie outside ``widened``.
+
+    That is the smallest difference seen in the case, or CONTROL_RESOLVES of the level if that is
+    more, or if none was seen.
+    """
+    seen = [
+        abs(contrast["diff"])
+        for contrast in case["contrasts"]
+        if contrast["metric"] == case["control"]["metric"]
+        and contrast["ci95"] is not None
+        and not contrast["ci95"][0] <= 0 <= contrast["ci95"][1]
+    ]
+    least = max(min(seen, default=0.0), CONTROL_RESOLVES * (level_ns or 0.0))
+    return (widened[1] - widened[0]) / 2 <= least
 
 
 def _method_statistics(
