@@ -21,7 +21,7 @@ from kickbench.cli import COMMANDS
 from kickbench.errors import EXIT_HOST, EXIT_OK
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBCOMMANDS = {*COMMANDS, "scenario"}
+SUBCOMMANDS = {*COMMANDS, "scenario", "history"}
 
 
 def text(name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kickbench
-from kickbench.cli import compare, doctor, methods, report, run, scenario, show
+from kickbench.cli import compare, doctor, history, methods, nightly, report, run, scenario, show
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_MEASUREMENT,
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show.show,
     "report": report.report,
     "compare": compare.compare,
+    "nightly": nightly.nightly,
     "doctor": doctor.doctor,
     "methods": methods.methods,
 }
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(scenario.app, name="scenario")
+app.add_typer(history.app, name="history")
 
 
 def _print_version(wanted: bool) -> None:

@@ -54,10 +54,9 @@ def nightly(
     result = job.run(load(config), _measure)
     typer.echo(OUTPUTS["markdown"](result), nl=False)
     codes = {result.exit_code} | _write_all(result, wanted, OUTPUTS)
-    if result.interrupted is None and (code := job.worst(codes)) != EXIT_OK:
+    code = result.exit_code if result.interrupted is not None else job.worst(codes)
+    if code != EXIT_OK:
         raise typer.Exit(code)
-    if result.interrupted is not None:
-        raise typer.Exit(result.exit_code)
 
 
 def _measure(scenario: Scenario, results: Path) -> Outcome:
@@ -74,9 +73,12 @@ def _check(file: Path) -> None:
     """Hours later would be late to learn that a file cannot be written."""
     from kickbench.errors import UsageError
 
-    if file.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        what = "is a folder" if file.is_dir() else "cannot be written: its folder is not there"
-        raise UsageError(f"{file}: {what}, or is not yours")
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UsageError(f"{file}: is a folder; name a file")
+    if not os.access(folder, os.W_OK):
+        what = "cannot be written to" if folder.exists() else "does not exist"
+        raise UsageError(f"{file}: its folder {what}")
 
 
 def _write_all(
@@ -100,8 +102,8 @@ def _write_all(
             failed(error)
     if summary := os.environ.get(_SUMMARY):
         try:
-            with Path(summary).open("a", encoding="utf-8", errors="replace") as file:
-                file.write(outputs["markdown"](result))
+            with Path(summary).open("a", encoding="utf-8", errors="replace") as more:
+                more.write(outputs["markdown"](result))
         except OSError as error:
             failed(f"{_SUMMARY}={summary}: {error.strerror}")
     return codes

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well the nightly decision decides: false alarms, power and delay, and how fast it is.
+
+Synthetic nights are built from the rounds of real runs (benchmarks/data/nightly_rounds.txt says
+what they are): a night draws processes and, within each, blocks of rounds, and gets the estimate
+and the interval that `kickbench run` would give it. On top come a deviation between nights, of a
+chosen size, with heavy tails, half of it common to all cases; and what is injected. 50 cases of 4
+metrics are 200 metrics, judged by the functions that `kickbench nightly` judges with.
+
+    python benchmarks/bench_nightly.py            # all tables, 90 s of CPU time
+    python benchmarks/bench_nightly.py --quick    # a fifth of the nights
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.nightly import changes, decide, noise
+from kickbench.nightly.decide import Rows, Settings
+from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.stats.contrasts import trimmed_mean
+from kickbench.stats.proportions import clopper_pearson
+
+Floats = NDArray[np.float64]
+
+DATA = Path(__file__).parent / "data" / "nightly_rounds.npz"
+CASES = 25
+RESAMPLES = 16
+BLOCK = 8  # rounds that are drawn together
+SETTINGS = Settings()
+STEPS = (0.005, 0.01, 0.02, 0.05)
+BETWEEN = (0.0, 0.001, 0.002, 0.003, 0.005, 0.01)
+INJECTED = ("nothing", "outliers", "variance", "suspects")
+COMMON = 0.5  # share of the between-night variance that all cases have in common
+DIFFERENCE = 0.08  # between-night deviation of a paired difference, of that of the level
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Per run and process, resampled estimates: (runs, processes, resamples, columns).
+
+    Columns are sigmask, immediate_exit and their difference; ``level`` is their grand mean.
+    """
+
+    values: Floats
+    level: Floats
+
+    def without_between(self) -> Pool:
+        """The processes of all runs around one level: what runs differ by is taken out."""
+        centred = self.values - self.values.mean((1, 2), keepdims=True) + self.level
+        return Pool(centred, self.level)
+
+    def quieter(self, factor: float) -> Pool:
+        """The same with processes that differ by ``factor`` of what they did."""
+        return Pool(self.level + (self.values - self.level) * factor, self.level)
+
+
+def read_pools(names: list[str], seed: int) -> list[Pool]:
+    """The pools of groups of rounds, each process's rounds resampled in blocks."""
+    random = np.random.default_rng(seed)
+    pools = []
+    with np.load(DATA) as data:
+        for name in names:
+            run, process, ns = (data[f"{name}_{part}"] for part in ("run", "process", "ns"))
+            rounds = np.stack([ns[0], ns[1], ns[0] - ns[1]]).astype(np.float64)
+            runs, processes = np.unique(run), np.unique(process)
+            values = np.empty((len(runs), len(processes), RESAMPLES, 3))
+            for i, r in enumerate(runs):
+                for j, p in enumerate(processes):
+                    own = rounds[:, (run == r) & (process == p)]
+                    values[i, j] = _resample(own, random)
+            pools.append(Pool(values, values.mean((0, 1, 2))))
+    return pools
+
+
+def _resample(rounds: Floats, random: np.random.Generator) -> Floats:
+    n = rounds.shape[1]
+    length = min(BLOCK, n)
+    starts = random.integers(0, n - length + 1, (RESAMPLES, -(-n // length)))
+    chosen = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :n]
+    return np.array([[trimmed_mean(row[c]) for row in rounds] for c in chosen])
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the nights come from. ``between``: None draws whole runs, deviations and all."""
+
+    pools: tuple[Pool, ...]
+    processes: int = 10
+    between: float | None = 0.0
+    tails: float = 4.0
+
+
+@dataclass
+class History:
+    """(nights, metrics) of values, standard errors and what relative effects are a share of."""
+
+    value: Floats
+    error: Floats
+    unit: Floats  # per metric
+
+
+def make_history(host: Host, nights: int, random: np.random.Generator) -> History:
+    """Nights of CASES cases in two placements, with 4 metrics each.
+
+    These are the levels of sigmask and of immediate_exit, their difference, and one that stands for
+    what goes with the level (CPU time).
+    """
+    values, errors, units = [], [], []
+    common = _deviation(random, host, (nights, 1))
+    run_of_night: dict[int, NDArray[np.int64]] = {}
+    for case in range(CASES):
+        pool = host.pools[case % len(host.pools)]
+        runs, processes, _, _ = pool.values.shape
+        shape = (nights, host.processes)
+        if host.between is None:
+            run = run_of_night.setdefault(runs, random.integers(0, runs, (nights, 1)))
+            run = np.broadcast_to(run, shape)
+        else:
+            run = random.integers(0, runs, shape)
+        for _ in range(2):  # placements
+            drawn = pool.values[
+                run, random.integers(0, processes, shape), random.integers(0, RESAMPLES, shape)
+            ]
+            mean, error = drawn.mean(1), drawn.std(1, ddof=1) / np.sqrt(host.processes)
+            level = pool.level[1]
+            if host.between is not None:
+                own = _deviation(random, host, (nights, 1))
+                extra = np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * own
+                differing = DIFFERENCE * _deviation(random, host, (nights, 1))
+                mean = mean + level * np.concatenate([extra, extra + differing, differing], axis=1)
+                rate = extra + DIFFERENCE * _deviation(random, host, (nights, 1))
+            else:
+                rate = np.zeros((nights, 1))
+            values += [mean, mean[:, 1:2] + level * rate * DIFFERENCE]
+            errors += [error, error[:, 1:2]]
+            units += [pool.level[0], level, level, level]
+    return History(np.concatenate(values, 1), np.concatenate(errors, 1), np.array(units))
+
+
+def _deviation(random: np.random.Generator, host: Host, shape: tuple[int, int]) -> Floats:
+    """Heavy-tailed, with the host's standard deviation between nights."""
+    scale = (host.between or 0.0) / np.sqrt(host.tails / (host.tails - 2))
+    return scale * random.standard_t(host.tails, shape)
+
+
+# --- deciding many nights at once --------------------------------------------------------------
+
+
+WINDOWS = (*SETTINGS.windows, noise.LONG)
+
+
+def judge(history: History, first: int, last: int, windows: tuple[int, ...] = WINDOWS) -> Floats:
+    """p (nights, metrics) of a regression on each of the nights, as `decide` has it without alarms.
+
+    The nights before ``first`` are history. ``windows`` (1,) is the test that makes suspects.
+    """
+    n, metrics = SETTINGS.baseline_nights, history.value.shape[1]
+    anchor = np.arange(n)
+    anchor_fit = noise.fit(history.value[:n].T)
+    found = []
+    for begin in range(first, last, 100):
+        nights = np.arange(begin, min(begin + 100, last))[:, None]
+        minimal = np.tile(SETTINGS.default_min_effect * history.unit, len(nights))
+        base = nights - SETTINGS.window - np.arange(n)
+        recent = _cells(history.value, nights + np.arange(1 - noise.RECENT, 1))
+        latest: Rows | None = None
+        df = np.empty(0)
+        p = {}
+        for k in windows:
+            used = base if k != noise.LONG else np.broadcast_to(anchor, base.shape)
+            window = nights + np.arange(1 - k, 1)
+            values = (
+                _cells(history.value, used) if latest is None or k == noise.LONG else latest.level
+            )
+            rows = Rows(
+                level=values,
+                scatter=values,
+                errors=_cells(history.error, used),
+                window=_cells(history.value, window),
+                window_errors=_cells(history.error, window),
+                recent=recent,
+                same=np.ones(len(minimal), np.bool_),
+            )
+            # The same fits as decide() has, but each once.
+            if k == noise.LONG:
+                rows.__dict__["fitted"] = tuple(np.tile(part, len(nights)) for part in anchor_fit)
+            elif latest is None:
+                latest = rows
+                residuals = rows.residuals().reshape(len(nights), metrics, n)
+                df = noise.tails(residuals).repeat(metrics)
+            else:
+                rows.__dict__["fitted"] = latest.fitted
+            p[k] = decide.weigh(rows, minimal, df, len(nights)).p_worse
+        combined = decide.combine(p).reshape(len(nights), metrics)
+        found.append(combined)
+    return np.concatenate(found)
+
+
+def alarms(p: Floats, rate: float = SETTINGS.false_discovery_rate) -> NDArray[np.bool_]:
+    """(nights, metrics) that raise an alarm."""
+    return np.array([decide.adjust(night) for night in p]) <= rate
+
+
+def _cells(values: Floats, nights: NDArray[np.int64]) -> Floats:
+    """(nights x metrics, window) of the values of the nights' windows."""
+    return values[nights].transpose(0, 2, 1).reshape(-1, nights.shape[1])
+
+
+# --- the tables --------------------------------------------------------------------------------
+
+
+def false_alarms(host: Host, nights: int, seed: int, inject: str = "nothing") -> str:
+    """Alarm nights per 1,000, over all metrics together, where there is no change to find.
+
+    "suspects" counts nights with a suspect instead, nothing being injected.
+    """
+    random = np.random.default_rng(seed)
+    first = SETTINGS.baseline_nights + 1 + noise.LONG
+    per_history = 250
+    count = total = 0
+    for _ in range(max(1, nights // per_history)):
+        history = make_history(host, first + per_history, random)
+        if inject == "outliers":
+            _add_outliers(history, random)
+        elif inject == "variance":
+            _double_variance(history, first)
+        if inject == "suspects":
+            p = judge(history, first, first + per_history, (1,))
+            found = alarms(p, decide.SUSPECT_RATE).any(1)
+        else:
+            found = alarms(judge(history, first, first + per_history)).any(1)
+        count += int(found.sum())
+        total += len(found)
+    share = clopper_pearson(count, total)
+    return f"{1000 * count / total:5.1f} ({1000 * share.low:.1f} to {1000 * share.high:.1f})"
+
+
+def _add_outliers(history: History, random: np.random.Generator) -> None:
+    """1 night of 50 has all levels 5 to 30 % up; 1 value of 1,000 is so by itself."""
+    nights, metrics = history.value.shape
+    whole = random.random((nights, 1)) < 0.02
+    single = random.random((nights, metrics)) < 0.001
+    history.value += (whole | single) * random.uniform(0.05, 0.3, (nights, metrics)) * history.unit
+
+
+def _double_variance(history: History, first: int) -> None:
+    """From the first judged night on, 30 nights of every 125 scatter twice as far."""
+    middle = np.median(history.value, 0)
+    noisy = (np.arange(len(history.value)) - first) % 125 < 30
+    noisy[:first] = False
+    history.value[noisy] = middle + 2 * (history.value[noisy] - middle)
+
+
+BOTH_METHODS, ONE_METHOD = (1, 0, 3), (2, 0)
+"""The metrics of a case (see make_history) that a step of both methods, or of sigmask, moves."""
+
+LOOKED_AT = 10
+"""Nights after a step for which it is looked for."""
+
+
+def power(
+    host: Host,
+    histories: int,
+    seed: int,
+    steps: tuple[float, ...] = STEPS,
+    hit: tuple[int, ...] = BOTH_METHODS,
+) -> tuple[list[Floats], list[Floats], float]:
+    """Per step the nights until it was found (inf: not within LOOKED_AT), one for each trial.
+
+    ``hit`` are the metrics of a case that go up, the first of them the one that is looked at. In
+    the first result one case of all is hit, in the second every case. Last, how far nights scatter
+    in all: the median standard deviation as a share of the level.
+    """
+    random = np.random.default_rng(seed)
+    start = SETTINGS.baseline_nights + SETTINGS.window
+    one: list[list[tuple[float, bool]]] = [[] for _ in steps]
+    every: list[list[tuple[float, bool]]] = [[] for _ in steps]
+    scatter = []
+    for _ in range(histories):
+        history = make_history(host, start + LOOKED_AT, random)
+        kind = np.arange(len(history.unit)) % 4
+        looked = kind == hit[0]
+        scatter.append((history.value[:start].std(0, ddof=1) / history.unit)[looked])
+        undisturbed = judge(history, start, start + LOOKED_AT)
+        alone = judge(history, start, start + 1, (1,))
+        for i, step in enumerate(steps):
+            changed = _with_change(history, start, np.full(LOOKED_AT, step), hit)
+            p, p_alone = changed(), changed((1,), 1)
+            suspect = alarms(p_alone, decide.SUSPECT_RATE)[0]
+            every[i] += zip(_delays(alarms(p))[looked], suspect[looked], strict=True)
+            for metric in np.flatnonzero(looked):
+                found = alarms(_mix(undisturbed, p, metric))
+                suspect = alarms(_mix(alone, p_alone, metric), decide.SUSPECT_RATE)[0]
+                one[i].append((_delays(found)[metric], suspect[metric]))
+    median = float(np.median(np.concatenate(scatter)))
+    return [np.array(x, np.float64) for x in one], [np.array(x, np.float64) for x in every], median
+
+
+def drift(host: Host, per_night: float, seed: int, nights: int = 120) -> tuple[float, float]:
+    """Nights until a drift of one case was found: the median, and by then 95 % of trials had it."""
+    random = np.random.default_rng(seed)
+    start = SETTINGS.baseline_nights + noise.LONG
+    found = []
+    for _ in range(2):
+        history = make_history(host, start + nights, random)
+        undisturbed = judge(history, start, start + nights)
+        p = _with_change(history, start, per_night * np.arange(1, nights + 1))()
+        found += [
+            _delays(alarms(_mix(undisturbed, p, metric)))[metric]
+            for metric in range(1, len(history.unit), 4)
+        ]
+    return float(np.median(found)), float(np.quantile(found, 0.95, method="higher"))
+
+
+def _with_change(
+    history: History, start: int, change: Floats, hit: tuple[int, ...] = BOTH_METHODS
+) -> Callable[..., Floats]:
+    """What judges the nights from ``start`` on, ``hit`` of each case being up by ``change``."""
+    value = history.value.copy()
+    chosen = np.isin(np.arange(len(history.unit)) % 4, hit)
+    value[start : start + len(change)] += change[:, None] * chosen * history.unit
+    changed = replace(history, value=value)
+
+    def judged(windows: tuple[int, ...] = WINDOWS, nights: int = len(change)) -> Floats:
+        return judge(changed, start, start + nights, windows)
+
+    return judged
+
+
+def _mix(undisturbed: Floats, changed: Floats, metric: int) -> Floats:
+    """The nights where only the case of ``metric`` changed."""
+    case = slice(metric // 4 * 4, metric // 4 * 4 + 4)
+    mixed = undisturbed.copy()
+    mixed[:, case] = changed[:, case]
+    return mixed
+
+
+def _delays(found: NDArray[np.bool_]) -> Floats:
+    return np.where(found.any(0), found.argmax(0) + 1.0, np.inf)
+
+
+def power_line(trials: Floats) -> str:
+    """Suspect on night 1, found within 2, 3 and 10 nights, in per cent, and the median delay."""
+    delays, suspect = trials.T
+    within = [suspect.mean(), *((delays <= n).mean() for n in (2, 3, LOOKED_AT))]
+    median = float(np.median(delays))
+    return " ".join(f"{100 * share:5.1f}" for share in within) + (
+        f"  {median:4.0f}" if np.isfinite(median) else f"  > {LOOKED_AT}"
+    )
+
+
+def speed(nights: int = 1100, metrics: int = 200) -> str:
+    """Seconds to decide, and to find the change points, over three years."""
+    random = np.random.default_rng(7)
+    value = 8000 * (1 + 0.003 * random.standard_t(4, (metrics, nights)))
+    value[:, 400:] *= 1.01
+    value[:, 800:] *= 0.98
+    every = np.arange(nights)
+    trends = [
+        Trend(
+            Key(f"case{i}", "sigmask", None, "ns_per_exit"),
+            "lower",
+            every,
+            row,
+            row * 0.999,
+            row * 1.001,
+            np.full(nights, 10),
+            None,
+            np.ones(nights, np.bool_),
+            0,
+        )
+        for i, row in enumerate(value)
+    ]
+    environment = ({"kernel": {"release": "6.12.3"}}, {"kernel": {"release": "6.12.4"}})
+    history = Nights(
+        tuple(f"run{i}" for i in every),
+        tuple(f"night {i}" for i in every),
+        tuple(environment[int(i >= 400)] for i in every),
+    )
+    begun = time.perf_counter()
+    decide.decide(trends, history, SETTINGS)
+    decided = time.perf_counter() - begun
+    found = changes.change_points(trends, history, SETTINGS)
+    both = time.perf_counter() - begun
+    return (
+        f"{nights} nights x {metrics} metrics: decided in {decided:.2f} s, with change points "
+        f"{both:.2f} s (target 10 s); {len(found)} change points, 400 injected"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tables", default="alarms,power,difference,drift,speed")
+    arguments = parser.parse_args()
+    factor = 5 if arguments.quick else 1
+    begun = time.monotonic()
+    measured = read_pools(["exits_1vcpu", "exits_2vcpu"], 1)
+    quiet = read_pools(["quiet_exits_1vcpu", "quiet_exits_2vcpu"], 1)
+    busy = Host(tuple(measured), between=None)
+    here = Host(tuple(pool.without_between() for pool in quiet))
+    calm = Host(tuple(pool.without_between().quieter(0.25) for pool in quiet))
+    if "alarms" in arguments.tables:
+        print("False-alarm nights per 1,000, 200 metrics together (exact 95 % interval)")
+        print(f"{'':38}" + "".join(f"{what:22}" for what in INJECTED))
+        for name, host in (
+            ("calm, nothing between nights", calm),
+            ("calm, 0.2 % between", replace(calm, between=0.002)),
+            ("calm, 1 % between", replace(calm, between=0.01)),
+            ("calm, 0.5 %, normal", replace(calm, between=0.005, tails=100.0)),
+            ("calm, 0.5 %, very heavy tails", replace(calm, between=0.005, tails=2.5)),
+            ("quiet hour, 0.3 % between", replace(here, between=0.003)),
+            ("busy, as measured", busy),
+        ):
+            print(f"{name:38}", end="", flush=True)
+            for inject in INJECTED:
+                print(f"{false_alarms(host, 1000 // factor, 11, inject):22}", end="", flush=True)
+            print()
+    if "power" in arguments.tables:
+        print(
+            "Suspect on night 1, found within 2, 3, 10 nights (%), median delay: one case hit | all"
+        )
+        for name, host in {"calm": calm, "quiet hour": here, "busy": busy}.items():
+            for between in (None,) if host.between is None else BETWEEN:
+                one, every, scatter = power(replace(host, between=between), 5 // min(factor, 2), 12)
+                what = "as measured" if between is None else f"{100 * between:g} % between"
+                for i, step in enumerate(STEPS):
+                    print(
+                        f"{name}, {what}, {100 * scatter:.2f} % in all, step {100 * step:g} %:  "
+                        f"{power_line(one[i])} | {power_line(every[i])}",
+                        flush=True,
+                    )
+    if "difference" in arguments.tables:
+        print("The same for a step of sigmask alone, seen in its paired difference; 1 vCPU")
+        for name, host in {
+            "quiet hour, 0.5 % between": Host((quiet[0].without_between(),), between=0.005),
+            "busy, as measured": Host((measured[0],), between=None),
+        }.items():
+            one, every, scatter = power(host, 4 // min(factor, 2), 12, hit=ONE_METHOD)
+            for i, step in enumerate(STEPS):
+                print(
+                    f"{name}, {100 * scatter:.2f} % in all, step {100 * step:g} % of the level:  "
+                    f"{power_line(one[i])} | {power_line(every[i])}",
+                    flush=True,
+                )
+    if "drift" in arguments.tables:
+        print("A drift of one case: nights until found, median and 95 %")
+        for per_night in (0.0001, 0.0003):
+            for between in (0.001, 0.002, 0.005):
+                median, late = drift(replace(calm, between=between), per_night, 13)
+                print(
+                    f"calm, {100 * between:g} % between, {100 * per_night:g} % a night: "
+                    f"{median:.0f}, {late:.0f}",
+                    flush=True,
+                )
+    if "speed" in arguments.tables:
+        print(speed())
+    print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

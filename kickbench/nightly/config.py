@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file of a nightly job: what it may say, with which defaults.
+
+``load`` reads a file that may be anything, and every scenario that it names, before anything is
+measured; what is wrong is one UsageError that names the file, the key, what was expected and what
+was found. Keys are described in ``docs/nightly.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from kickbench.errors import UsageError
+from kickbench.nightly.decide import Settings
+from kickbench.results.metrics import METRICS
+from kickbench.scenario.model import (
+    Axis,
+    Scenario,
+    Table,
+    expected,
+    expecting,
+    explain,
+    problem,
+    read_toml,
+)
+from kickbench.scenario.model import load as load_scenario
+from kickbench.scenario.shipped import shipped
+from kickbench.scenario.text import did_you_mean, quoted
+
+MAX_NIGHTS = 10_000
+_USUAL = Settings()
+_OF_DIFFERENCE = " difference"
+_DEFAULT = "default"
+_EFFECTS = (_DEFAULT, *METRICS, *(name + _OF_DIFFERENCE for name in METRICS))
+
+_PathText = Annotated[
+    str,
+    Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
+    expecting("a path"),
+]
+_ScenarioText = Annotated[
+    str,
+    Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
+    expecting("the name of a shipped scenario, or the path of a scenario file"),
+]
+_RunId = Annotated[
+    str,
+    Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"),
+    expecting("the id of a run, as kickbench history show has it"),
+]
+_Nights = Annotated[
+    int,
+    Field(strict=True, ge=5, le=MAX_NIGHTS),
+    expecting(f"a whole number of nights from 5 to {MAX_NIGHTS}"),
+]
+_Window = Annotated[
+    int, Field(strict=True, ge=1, le=3), expecting("a whole number of nights from 1 to 3")
+]
+_Rate = Annotated[
+    float,
+    Field(strict=True, gt=0, lt=1, allow_inf_nan=False),
+    expecting("a number between 0 and 1 (0.002 is 0.2 %)"),
+]
+_Effect = Annotated[
+    float,
+    Field(strict=True, ge=0, le=10, allow_inf_nan=False),
+    expecting("a share from 0 to 10 (0.01 is 1 %)"),
+]
+
+
+def _table(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise expected("a table of metrics and shares")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _of_metrics(effects: dict[str, float]) -> dict[str, float]:
+    for name in effects:
+        if name not in _EFFECTS:
+            meant = did_you_mean(name, _EFFECTS) or f"; there are {', '.join(METRICS)}, each also "
+            more = "" if meant.startswith("; did") else 'as "METRIC difference", and default'
+            raise problem(f"no metric {quoted(name)}{meant}{more}")
+    return effects
+
+
+class Baseline(Table):
+    """What tonight is compared with."""
+
+    nights: _Nights = _USUAL.baseline_nights
+    min_nights: _Nights = _USUAL.min_nights
+    pinned: Annotated[tuple[_RunId, ...], BeforeValidator(_listed)] = ()
+
+    @model_validator(mode="after")
+    def _enough_nights_are_kept(self) -> Self:
+        if self.min_nights > self.nights:
+            raise problem(
+                f"min_nights ({self.min_nights}) is more than nights ({self.nights}), so that no "
+                "baseline would ever be large enough"
+            )
+        return self
+
+
+class Decision(Table):
+    """When to call a change."""
+
+    false_discovery_rate: _Rate = _USUAL.false_discovery_rate
+    window: _Window = _USUAL.window
+
+
+class _File(Table):
+    scenarios: Axis[_ScenarioText] = Field(
+        description="What to measure each night: names of shipped scenarios, or paths"
+    )
+    history: _PathText = "history"
+    results: _PathText = "results"
+    reports: _PathText = "reports"
+    baseline: Baseline = Baseline()
+    decision: Decision = Decision()
+    min_effect: Annotated[
+        dict[str, _Effect], BeforeValidator(_table), AfterValidator(_of_metrics)
+    ] = Field(default_factory=dict)
+
+
+_TABLES: dict[str, type[BaseModel]] = {"baseline": Baseline, "decision": Decision}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A nightly job: its scenarios, where everything goes, and how to decide.
+
+    ``pinned`` are ids of runs, each the baseline of its own scenario and host.
+    """
+
+    path: Path
+    scenarios: tuple[Scenario, ...]
+    history: Path
+    results: Path
+    reports: Path
+    settings: Settings
+    pinned: tuple[str, ...]
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read and validate a job's file and the scenarios that it names; raises UsageError."""
+    data, source = read_toml(path, "a nightly job's file", UsageError)
+    try:
+        file = _File.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(explain(error, data, source, _File, _TABLES)) from None
+    folder = Path(path).absolute().parent
+    effects = {name: share for name, share in file.min_effect.items() if name != _DEFAULT}
+    return Config(
+        path=Path(path),
+        scenarios=_scenarios(file, source, folder),
+        history=folder / file.history,
+        results=folder / file.results,
+        reports=folder / file.reports,
+        settings=Settings(
+            baseline_nights=file.baseline.nights,
+            min_nights=file.baseline.min_nights,
+            window=file.decision.window,
+            # A false alarm in any scenario wakes the same person.
+            false_discovery_rate=file.decision.false_discovery_rate / len(file.scenarios),
+            min_effect=effects,
+            default_min_effect=file.min_effect.get(_DEFAULT, _USUAL.default_min_effect),
+        ),
+        pinned=file.baseline.pinned,
+    )
+
+
+def _scenarios(file: _File, source: str, folder: Path) -> tuple[Scenario, ...]:
+    found: dict[str, Scenario] = {}
+    ours = shipped()
+    for number, text in enumerate(file.scenarios):
+        where = f"{source}: scenarios[{number}]"
+        path = folder / text
+        try:
+            exists = path.exists() and not (path.is_dir() and text in ours)
+        except OSError:  # a name that no file can have, or a folder that we may not enter
+            exists = False
+        if not exists and text not in ours:
+            raise UsageError(
+                f"{where}: {quoted(text)} is no file beside this one, and no shipped scenario"
+                f"{did_you_mean(text, ours)}\nshipped: {', '.join(ours) or 'none'}"
+            )
+        scenario = load_scenario(path if exists else ours[text])
+        if scenario.name in found:
+            raise UsageError(
+                f"{where}: {quoted(text)} is called {scenario.name}, as another scenario of this "
+                "job is; their nights would mix: give it another name"
+            )
+        found[scenario.name] = scenario
+    return tuple(found.values())

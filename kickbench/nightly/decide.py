@@ -1,0 +1,643 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tonight against the baseline: which metric got slower, by how much, since when, and how sure.
+
+The model: a night's value is the present level, plus what this night was like (scale τ), plus the
+night's own error, which its interval tells. Level and scale come from the baseline nights,
+robustly; the tails from how all metrics behaved; :mod:`kickbench.nightly.noise` has the null
+distributions. A change is called when the nights of a window agree that it is larger than the
+minimal effect, at a false discovery rate over all metrics. docs/nightly.md explains each step and
+shows what it finds.
+
+One night alone never decides, for it may be an outlier of any size; it makes a suspect. The
+exception is a metric that is exact, such as the counts of a deterministic emulator: there, any
+difference is real.
+
+Arrays in, words and numbers out: no file, no clock, no configuration file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from kickbench.nightly import noise
+from kickbench.nightly.noise import LONG, Floats
+from kickbench.nightly.trends import Key, Nights, Trend
+
+Verdict = Literal["regression", "improvement", "no change", "too little history", "not measured"]
+
+SUSPECT_RATE = 0.05
+"""False discovery rate of single nights, which raise no alarm but are worth measuring again."""
+
+EXACT_NIGHTS = 2
+"""Nights that must agree to the last digit before an exact metric is judged."""
+
+WEIGHTS = {1: 1.0, 2: 0.3, 3: 0.5, LONG: 0.2}
+"""How the error is shared among the windows that are tried (Bonferroni, weighted)."""
+
+
+WILDER_HOST, WILDER_METRIC = 1.5, 4.0
+"""The last nights' own scatter counts when it is so many times that of the baseline: the median of
+all metrics, or one metric's own."""
+
+BEYOND = 1e6
+"""Scales that are as good as infinitely many."""
+
+ODD_SHARE, ODD_SCALES = 0.3, 4.0
+"""See _without_odd_nights."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to decide. Effects are shares of the level, or of the reference of a paired difference.
+
+    ``min_effect`` has a share per metric ("ns_per_exit"); a paired difference's own is found under
+    "ns_per_exit difference". ``pinned`` is the run that is the baseline instead of the last nights;
+    how far nights scatter is still learnt from those.
+    """
+
+    baseline_nights: int = 60
+    min_nights: int = 7
+    window: int = 3
+    false_discovery_rate: float = 0.002
+    min_effect: Mapping[str, float] = field(default_factory=dict)
+    default_min_effect: float = 0.001
+    pinned: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window <= 3:
+            raise ValueError(f"the window is 1, 2 or 3 nights, not {self.window}")
+        if not 5 <= self.min_nights <= self.baseline_nights:
+            raise ValueError("min_nights is at least 5 and at most baseline_nights")
+        if not 0 < self.false_discovery_rate < 1:
+            raise ValueError("the false discovery rate is between 0 and 1")
+        if not all(effect >= 0 for effect in (*self.min_effect.values(), self.default_min_effect)):
+            raise ValueError("a minimal effect is 0 or more")
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The numbers of nights that are tried together."""
+        return (1,) if self.window == 1 else tuple(range(2, self.window + 1))
+
+    def minimal(self, key: Key) -> float:
+        """The smallest relative effect of this metric that is worth an alarm."""
+        own = self.min_effect.get(key.metric, self.default_min_effect)
+        return own if key.baseline is None else self.min_effect.get(f"{key.metric} difference", own)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What tonight says about one metric. Numbers are NaN, and ``since`` None, where there is none.
+
+    ``effect`` (with ``low`` and ``high``, 95 %) is the change from ``baseline`` in the metric's
+    unit, ``relative`` the same as a share of the level or the reference. ``p`` is how often nights
+    without a change look like this, in this direction; ``q`` regards all metrics that were judged.
+    ``since`` indexes the nights: the first one of the change. ``nights`` are those that it rests
+    on. ``suspect``: tonight alone is far off for the worse; a second run tonight would tell.
+    """
+
+    key: Key
+    verdict: Verdict
+    reason: str
+    effect: float = np.nan
+    relative: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+    q: float = np.nan
+    since: int | None = None
+    nights: tuple[int, ...] = ()
+    baseline: float = np.nan
+    baseline_nights: int = 0
+    tau: float = np.nan
+    drift: bool = False  # against the first nights of the present normal, not the latest
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All judgements of a night, in the order of the trends.
+
+    ``lost`` has a line for each protocol without races that lost kicks tonight: always an alarm.
+    ``tail_df`` says how heavy the tails of this host's nights are (Student's t).
+    """
+
+    judgements: tuple[Judgement, ...]
+    lost: tuple[str, ...] = ()
+    tail_df: float = np.nan
+
+    def of(self, verdict: Verdict) -> tuple[Judgement, ...]:
+        """The judgements with this verdict."""
+        return tuple(j for j in self.judgements if j.verdict == verdict)
+
+    @property
+    def suspects(self) -> tuple[Judgement, ...]:
+        """What a second run tonight would confirm or clear."""
+        return tuple(j for j in self.judgements if j.suspect)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether to wake someone."""
+        return bool(self.lost) or any(j.verdict == "regression" for j in self.judgements)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of many metrics at once, in the unit of the values, upwards being worse."""
+
+    p_worse: Floats
+    p_better: Floats
+    level: Floats
+    scale: Floats
+    within: Floats
+    effect: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass
+class Rows:
+    """Metrics to be weighed in one window, a row each, padded with NaN (errors: with 0).
+
+    ``level`` has the nights that the level comes from, ``scatter`` those that the scale does, with
+    their own standard errors in ``errors``; ``window`` the nights that are judged, and ``recent``
+    these and some before. ``same`` says that ``level`` and ``scatter`` are the same nights.
+    """
+
+    level: Floats
+    scatter: Floats
+    errors: Floats
+    window: Floats
+    window_errors: Floats
+    recent: Floats
+    same: NDArray[np.bool_]
+
+    @cached_property
+    def fitted(self) -> tuple[Floats, Floats]:
+        """Level and scale of ``scatter``, by row."""
+        return noise.fit(self.scatter)
+
+    def residuals(self) -> Floats:
+        """The scatter in scales of each row; NaN where a row has none."""
+        level, scale = self.fitted
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(scale > 0, (self.scatter.T - level) / scale, np.nan).T
+
+
+def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Evidence:
+    """How likely the windows are without a change beyond ``minimal``.
+
+    ``df`` are the tails, for each row. The rows are those of so many decisions, one after the
+    other. NaN where a row has no nights.
+    """
+    k = rows.window.shape[1]
+    own_level, scale = rows.fitted
+    level = np.where(rows.same, own_level, np.nan)
+    other = np.flatnonzero(~rows.same)
+    level[other] = noise.fit(rows.level[other])[0]
+    n_level = np.isfinite(rows.level).sum(1)
+    n_scale = np.isfinite(rows.scatter).sum(1)
+    # Nights cannot truly agree better than their own errors; if they do, it is luck.
+    within = _median_of_positive(rows.errors)
+    scale = np.maximum(scale, within)
+    recent = noise.successive_scale(rows.recent)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wilder = _wilder(np.where(scale > 0, recent / scale, np.nan), decisions)
+    scale = np.where(scale > 0, scale * wilder, np.nan_to_num(recent))
+    # A night with a larger error than the baseline's is that much less telling.
+    excess = np.maximum(rows.window_errors**2 - within[:, None] ** 2, 0)
+    scales = np.sqrt(scale[:, None] ** 2 + excess)
+    deviation = rows.window - level[:, None]
+    p_worse, p_better, reach = (np.full(len(level), np.nan) for _ in range(3))
+    x_worse, x_better = (
+        noise.order(_without_odd_nights(_in_scales(side - minimal[:, None], scales), decisions))
+        for side in (deviation, -deviation)
+    )
+    group = np.stack([_rounded(n_level), _rounded(n_scale), rows.same, df], 1)
+    for n_l, n_s, same, tail_df in np.unique(group[(n_level > 0) & (n_scale > 1)], axis=0):
+        key = (int(n_l), int(n_s), bool(same), float(tail_df))
+        chosen = (group == (n_l, n_s, same, tail_df)).all(1)
+        x, log_p = noise.tail(k, *key)
+        p_worse[chosen] = np.exp(np.interp(x_worse[chosen], x, log_p))
+        p_better[chosen] = np.exp(np.interp(x_better[chosen], x, log_p))
+        reach[chosen] = noise.half_width(k, *key)
+    widest = reach * scales.max(1)
+    return Evidence(
+        p_worse,
+        p_better,
+        level,
+        scale,
+        within,
+        effect=np.median(deviation, 1),
+        low=noise.order(deviation) - widest,
+        high=widest - noise.order(-deviation),
+    )
+
+
+def _wilder(ratio: Floats, decisions: int) -> Floats:
+    """By how much nights scatter more than they used to, from the last nights' own scatter.
+
+    The last nights are few, so that the host's median tells it for all metrics; a metric's own
+    ratio counts when it is beyond doubt.
+    """
+    host = noise.row_median(ratio.reshape(decisions, -1)).repeat(len(ratio) // decisions)
+    return np.where(ratio > WILDER_METRIC, ratio, np.where(host > WILDER_HOST, host, 1.0))
+
+
+def _without_odd_nights(x: Floats, decisions: int) -> Floats:
+    """``x`` (rows, nights), where a night on which the whole host was off bears no witness.
+
+    It is off when ODD_SHARE of all metrics are ODD_SCALES above their level, and no other night of
+    the window has a third as many. Otherwise such a night, and one odd value of some metric on the
+    night before or after, would together look like a change of that metric.
+    """
+    if x.shape[1] == 1:
+        return x
+    by_decision = x.reshape(decisions, -1, x.shape[1])
+    known = np.isfinite(by_decision).any(2).sum(1)
+    share = (by_decision > ODD_SCALES).sum(1) / np.maximum(known, 1)[:, None]
+    others = np.sort(share, 1)[:, -2:-1]
+    odd = (share >= ODD_SHARE) & (share > 3 * others)
+    return np.where(odd[:, None, :], np.minimum(by_decision, 0), by_decision).reshape(x.shape)
+
+
+def combine(p_by_window: Mapping[int, Floats]) -> Floats:
+    """The p of all windows that were tried together, none counting where it could not be."""
+    shares = np.stack([np.where(np.isfinite(p), WEIGHTS[k], 0.0) for k, p in p_by_window.items()])
+    values = np.stack([np.where(np.isfinite(p), p, 1.0) for p in p_by_window.values()])
+    total = shares.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(shares > 0, values * total / shares, np.inf).min(0)
+    result: Floats = np.where(total > 0, np.minimum(p, 1.0), np.nan)
+    return result
+
+
+def decide(
+    trends: Sequence[Trend], nights: Nights, settings: Settings, lost: Sequence[str] = ()
+) -> Decision:
+    """Judge the last of ``nights`` on every metric; without a history, judgements say so."""
+    tonight = len(nights) - 1
+    pinned = nights.run_id.index(settings.pinned) if settings.pinned in nights.run_id else None
+    # A value may be of any size: what overflows is infinitely far off, and what it leaves is NaN.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        metrics = [_Metric(trend, tonight, pinned, settings) for trend in trends]
+        judged = [m for m in metrics if m.verdict is None]
+        decided, tail_df = _decide(judged, settings) if judged else ({}, np.nan)
+    return Decision(tuple(decided.get(id(m)) or m.settled() for m in metrics), tuple(lost), tail_df)
+
+
+# --- one metric: which nights count ------------------------------------------------------------
+
+
+class _Metric:
+    """One trend, cleaned, upwards being worse, and what can be said of it without statistics."""
+
+    def __init__(self, trend: Trend, tonight: int, pinned: int | None, settings: Settings) -> None:
+        known = np.isfinite(trend.value) & (trend.night <= tonight)
+        self.trend, self.settings, self.tonight = trend, settings, tonight
+        self.sign = 1.0 if trend.better == "lower" else -1.0
+        self.night = trend.night[known]
+        self.value = trend.value[known] * self.sign
+        self.error = noise.standard_error(trend.low, trend.high, trend.processes)[known]
+        self.exact = ((trend.low == trend.value) & (trend.high == trend.value))[known]
+        self.normal = self.night >= trend.accepted_from
+        self.usable = _settled_nights(trend.usable[known], self.normal)
+        self.reference = None if trend.reference is None else trend.reference[known]
+        self.pinned = np.flatnonzero(self.night == pinned) if pinned is not None else None
+        self.verdict: Verdict | None = None
+        self.reason = ""
+        if not len(self.night) or self.night[-1] != tonight:
+            self.verdict, self.reason = "not measured", "tonight has no value"
+        elif settings.pinned is not None and (self.pinned is None or not len(self.pinned)):
+            self.verdict = "too little history"
+            self.reason = f"the pinned run {settings.pinned} has no value"
+        else:
+            self._look_at_history()
+
+    def _look_at_history(self) -> None:
+        self.exact_value = self._exact_value()
+        if self.exact_value is not None:
+            return
+        shortest, need = self.settings.windows[0], self.settings.min_nights
+        end = len(self.night) - shortest
+        have, own = len(self.scatter(end)), len(self.level(end))
+        if have >= need:
+            have, need = own, self.fewest
+        if have < need or not self.normal[-shortest:].all():
+            self.verdict = "too little history"
+            self.reason = f"{have} of the {need} nights that a baseline needs" + (
+                f", besides the {shortest} that are judged together" if shortest > 1 else ""
+            )
+
+    def _exact_value(self) -> float | None:
+        """What an exact metric was last; None if it is not exact."""
+        if self.pinned is not None:
+            before = self.pinned
+        else:
+            before = np.flatnonzero((self.usable & self.normal)[:-1])
+            before = before[-self.settings.baseline_nights :]
+            if len(before) < EXACT_NIGHTS:
+                return None
+        if not self.exact[before].all() or not self.exact[-1]:
+            return None
+        # Steps there may have been, but not night by night.
+        jumps = np.count_nonzero(np.diff(self.value[before]))
+        if jumps > (len(before) + 5) // 10:
+            return None
+        return float(self.value[before[-1]])
+
+    def level(self, end: int) -> NDArray[np.intp]:
+        """The latest nights before ``end`` that tell the level."""
+        if self.pinned is not None:
+            return self.pinned
+        return np.flatnonzero((self.usable & self.normal)[:end])[-self.settings.baseline_nights :]
+
+    def scatter(self, end: int) -> NDArray[np.intp]:
+        """The latest nights before ``end`` that tell how far nights scatter.
+
+        Those of the present normal, or while these are too few those of the one before: nights
+        scatter no less because a new level was accepted.
+        """
+        own = np.flatnonzero((self.usable & self.normal)[:end])
+        if len(own) < self.settings.min_nights:
+            earlier = np.flatnonzero((self.usable & ~self.normal)[:end])
+            own = earlier if len(earlier) >= self.settings.min_nights else own
+        return own[-self.settings.baseline_nights :]
+
+    def anchor(self, end: int) -> NDArray[np.intp]:
+        """The first nights of the present normal, which do not move with a drift."""
+        if self.pinned is not None:
+            return self.pinned
+        return np.flatnonzero((self.usable & self.normal)[:end])[: self.settings.baseline_nights]
+
+    def possible(self, end: int, level: NDArray[np.intp], scatter: NDArray[np.intp]) -> bool:
+        """Whether the nights from ``end`` on can be judged by these."""
+        enough = len(level) >= self.fewest and len(scatter) >= self.settings.min_nights
+        return end > 0 and enough and bool(self.normal[end:].all())
+
+    @property
+    def unit(self) -> float:
+        """What a relative effect of 1 is in the metric's unit; 0 when there is no such thing."""
+        before = self.level(len(self.night) - 1)
+        if not len(before):
+            return 0.0
+        of = self.value if self.reference is None else self.reference
+        found = abs(float(np.median(of[before])))
+        return found if np.isfinite(found) else 0.0
+
+    @property
+    def fewest(self) -> int:
+        """Nights that make a level: one outlier must not shift it, but a person may pin a run."""
+        return 1 if self.pinned is not None else 3
+
+    @property
+    def minimal(self) -> float:
+        return self.settings.minimal(self.trend.key) * self.unit
+
+    def since(self, level: float, effect: float) -> int:
+        """The first night of the change that lasts until tonight; one night may stand aside."""
+        beyond = (self.value - level) * np.sign(effect) > abs(effect) / 2
+        beyond &= self.normal
+        first = last = len(beyond) - 1
+        while last > 0 and (beyond[last - 1] or (last > 1 and beyond[last - 2] and beyond[last])):
+            last -= 1
+            if beyond[last]:
+                first = last
+        return int(self.night[first])
+
+    def settled(self) -> Judgement:
+        """The judgement where there is nothing to weigh."""
+        assert self.verdict is not None
+        return Judgement(self.trend.key, self.verdict, self.reason)
+
+    def judge_exactly(self) -> Judgement:
+        assert self.exact_value is not None
+        level, change = self.exact_value, float(self.value[-1]) - self.exact_value
+        verdict: Verdict = (
+            "no change" if change == 0 else "regression" if change > 0 else "improvement"
+        )
+        effect = change * self.sign
+        return Judgement(
+            self.trend.key,
+            verdict,
+            "an exact figure, the same as before"
+            if change == 0
+            else "an exact figure that was always the same before",
+            effect=effect,
+            relative=effect / self.unit if self.unit else np.nan,
+            low=effect,
+            high=effect,
+            p=float(change == 0),
+            q=float(change == 0),
+            since=None if change == 0 else self.since(level, change),
+            nights=(self.tonight,),
+            baseline=level * self.sign,
+            baseline_nights=len(self.level(len(self.night) - 1)),
+            tau=0.0,
+        )
+
+
+def _settled_nights(usable: NDArray[np.bool_], normal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Nights that may be baseline: after an alarm, only where LONG nights in a row raised none.
+
+    A change that is just large enough for an alarm does not raise one every night, and must not
+    become the normal through the nights in between.
+    """
+    result = usable.copy()
+    start = 0
+    alarmed = False
+    for i in range(len(usable) + 1):
+        if i == len(usable) or not usable[i]:
+            if alarmed and i - start < LONG:
+                result[start:i] = False
+            alarmed = alarmed or (i < len(usable) and bool(normal[i]))
+            start = i + 1
+    return result
+
+
+# --- all metrics together ----------------------------------------------------------------------
+
+
+def _decide(metrics: list[_Metric], settings: Settings) -> tuple[dict[int, Judgement], float]:
+    weighed = [m for m in metrics if m.exact_value is None]
+    decided = {id(m): m.judge_exactly() for m in metrics if m.exact_value is not None}
+    if not weighed:
+        return decided, np.nan
+    minimal = np.array([m.minimal for m in weighed])
+    rows = {k: _rows(weighed, k) for k in {1, *settings.windows}} | {LONG: _drift_rows(weighed)}
+    df = float(noise.tails(rows[settings.windows[0]].residuals()[None])[0])
+    tails = np.full(len(weighed), df)
+    found = {k: weigh(row, minimal, tails) for k, row in rows.items()}
+    tried = (*settings.windows, LONG)
+    worse = combine({k: found[k].p_worse for k in tried})
+    better = combine({k: found[k].p_better for k in tried})
+    q_worse, q_better = adjust(worse), adjust(better)
+    suspect = adjust(found[1].p_worse) <= SUSPECT_RATE
+    for i, metric in enumerate(weighed):
+        upwards = worse[i] <= better[i]
+        p, q = (worse[i], q_worse[i]) if upwards else (better[i], q_better[i])
+        called = q <= settings.false_discovery_rate
+        by_window = {
+            k: (found[k].p_worse if upwards else found[k].p_better)[i] / WEIGHTS[k] for k in tried
+        }
+        available = [k for k in tried if np.isfinite(by_window[k])]
+        # Show the window that decided; the long one only where the latest nights did not tell it by
+        # themselves; and without a change the one that knows most.
+        latest = [k for k in available if k != LONG]
+        k = max(latest)
+        if called:
+            k = min(latest, key=lambda k: by_window[k])
+            limit = (worse[q_worse <= q] if upwards else better[q_better <= q]).max()
+            if by_window[k] > max(limit, settings.false_discovery_rate / len(weighed)):
+                k = min(available, key=lambda k: by_window[k])
+        elif suspect[i]:
+            k = 1  # it is about tonight alone
+        decided[id(metric)] = _judgement(
+            metric,
+            found[k],
+            i,
+            k,
+            rows[k],
+            verdict=("regression" if upwards else "improvement") if called else "no change",
+            p=float(p),
+            q=float(q),
+            suspect=bool(suspect[i]) and not (called and upwards),
+        )
+    return decided, df
+
+
+def adjust(p: Floats) -> Floats:
+    """q values (Benjamini and Hochberg) along the last axis of a vector; NaN is not judged."""
+    result = np.full(p.shape, np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        result[known] = false_discovery_control(np.clip(p[known], 0, 1), method="bh")
+    return result
+
+
+def _judgement(
+    metric: _Metric,
+    found: Evidence,
+    i: int,
+    k: int,
+    rows: Rows,
+    *,
+    verdict: Verdict,
+    p: float,
+    q: float,
+    suspect: bool,
+) -> Judgement:
+    effect, level, sign = float(found.effect[i]), float(found.level[i]), metric.sign
+    ends = sorted((float(found.low[i]) * sign, float(found.high[i]) * sign))
+    tau = float(np.sqrt(max(found.scale[i] ** 2 - found.within[i] ** 2, 0.0)))
+    drift = k == LONG
+    if verdict == "no change":
+        since = None
+        reason = "within what nights without a change differ by, or less than the minimal effect"
+        if suspect:
+            reason = "far off tonight, but a single night may be an outlier: the next one decides"
+    else:
+        since = metric.since(level, effect)
+        reason = f"{k} nights agree" if k > 1 else "tonight"
+        if drift:
+            reason = f"the last {k} nights against the first ones of the present normal"
+    return Judgement(
+        metric.trend.key,
+        verdict,
+        reason,
+        effect=effect * sign,
+        relative=effect * sign / metric.unit if metric.unit else np.nan,
+        low=ends[0],
+        high=ends[1],
+        p=p,
+        q=q,
+        since=since,
+        nights=tuple(int(n) for n in metric.night[-k:]),
+        baseline=level * sign,
+        baseline_nights=int(np.isfinite(rows.level[i]).sum()),
+        tau=tau,
+        drift=drift,
+        suspect=suspect,
+    )
+
+
+def _rows(metrics: list[_Metric], k: int) -> Rows:
+    """The last ``k`` nights of each metric against the nights before."""
+    chosen = []
+    for m in metrics:
+        end = len(m.night) - k
+        level, scatter = (m.level(end), m.scatter(end)) if end > 0 else (_NONE, _NONE)
+        chosen.append((level, scatter) if m.possible(end, level, scatter) else None)
+    return _gather(metrics, chosen, k)
+
+
+def _drift_rows(metrics: list[_Metric]) -> Rows:
+    """The last LONG nights of each metric against the first of the present normal."""
+    chosen = []
+    for m in metrics:
+        end = len(m.night) - LONG
+        level = m.anchor(end) if end > 0 else _NONE
+        scatter = level if m.pinned is None else m.scatter(end)
+        chosen.append((level, scatter) if m.possible(end, level, scatter) else None)
+    return _gather(metrics, chosen, LONG)
+
+
+_NONE: NDArray[np.intp] = np.empty(0, np.intp)
+
+
+def _gather(
+    metrics: list[_Metric],
+    chosen: list[tuple[NDArray[np.intp], NDArray[np.intp]] | None],
+    k: int,
+) -> Rows:
+    width = metrics[0].settings.baseline_nights
+    shape = (len(metrics), width)
+    rows = Rows(
+        level=np.full(shape, np.nan),
+        scatter=np.full(shape, np.nan),
+        errors=np.zeros(shape),
+        window=np.full((len(metrics), k), np.nan),
+        window_errors=np.zeros((len(metrics), k)),
+        recent=np.full((len(metrics), noise.RECENT), np.nan),
+        same=np.ones(len(metrics), np.bool_),
+    )
+    for i, (m, nights) in enumerate(zip(metrics, chosen, strict=True)):
+        if nights is None:
+            continue
+        level, scatter = nights
+        rows.level[i, : len(level)] = m.value[level]
+        rows.scatter[i, : len(scatter)] = m.value[scatter]
+        rows.errors[i, : len(scatter)] = m.error[scatter]
+        rows.window[i] = m.value[-k:]
+        rows.window_errors[i] = m.error[-k:]
+        rows.recent[i] = _last(m.value[m.normal], noise.RECENT)
+        rows.same[i] = np.array_equal(level, scatter)
+    return rows
+
+
+def _last(values: Floats, n: int) -> Floats:
+    """The last ``n`` values, after NaN where there are fewer."""
+    return np.concatenate([np.full(max(0, n - len(values)), np.nan), values[-n:]])
+
+
+def _rounded(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    values, place = np.unique(counts, return_inverse=True)
+    return np.array([noise.round_count(int(n)) for n in values], np.int64)[place]
+
+
+def _median_of_positive(errors: Floats) -> Floats:
+    """Per row the median of what is known; 0 without any."""
+    return np.nan_to_num(noise.row_median(np.where(errors > 0, errors, np.nan)))
+
+
+def _in_scales(deviation: Floats, scale: Floats) -> Floats:
+    """Deviations over scales, within ±BEYOND; with no scatter at all, any deviation is as large."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        x = np.clip(deviation / scale, -BEYOND, BEYOND)
+    return np.where(scale == 0, np.where(deviation > 0, BEYOND, -BEYOND), x)

@@ -1,0 +1,901 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nights that were measured, on disk: a Parquet dataset to which files are only ever added.
+
+A night is one file, that appears by one rename: appending costs the same however long the history
+is, needs no lock, and a kill at any moment leaves the history as it was. What was decided about
+nights (verdicts, accepted steps, forgotten nights) are small files beside them, and no file is
+changed or removed once it is there. A history may be shared and so in part a stranger's: what is
+damaged or foreign is left where it is, said in a line, and not read.
+
+Nothing here judges: see :mod:`kickbench.nightly.decide` and :mod:`kickbench.nightly.changes`.
+The format is described in ``docs/history.md``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import hashlib
+import json
+import os
+import pwd
+import re
+import secrets
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+import kickbench
+from kickbench.errors import MeasurementError, ResultsError, UsageError
+from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
+from kickbench.results.metrics import METRICS, points
+from kickbench.results.schema import (
+    Count,
+    Line,
+    Model,
+    SafeName,
+    Time,
+    check_model,
+    dump_json,
+    fail,
+    is_safe_name,
+    one_line,
+    parse_json,
+)
+from kickbench.results.store import DAMAGE, replace_file, sync
+
+SCHEMA = 1
+METADATA_KEY = b"kickbench.night"
+EVENTS = "_events"
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Of one file, and of its contents when it is read."""
+MAX_ROWS = 100_000
+_LONGEST_REASON = 500
+
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("night_utc", pa.timestamp("ms", "UTC"), "when the run began"),
+    ("run_id", pa.string(), "the run that measured it"),
+    ("case", pa.string(), "id of the case"),
+    ("kind", pa.string(), "kind of the case"),
+    ("method", pa.string(), "kick protocol"),
+    (
+        "baseline",
+        pa.string(),
+        "null: a level of the method; else the run's own paired difference, method - baseline",
+    ),
+    ("metric", pa.string(), "which figure, e.g. ns_per_exit"),
+    ("unit", pa.string(), "ns, 1/s or share; of an emulated night, of the emulator's clock"),
+    ("better", pa.string(), "lower or higher: the direction of an improvement"),
+    ("value", pa.float64(), "the estimate"),
+    ("ci95_low", pa.float64(), "lower end of the night's own 95 % interval; null: it has none"),
+    ("ci95_high", pa.float64(), "upper end"),
+    ("processes", pa.int32(), "worker processes that the interval rests on; 0: not known"),
+    (
+        "reference",
+        pa.float64(),
+        "the baseline's level, of which a paired difference is a share; null when there is none",
+    ),
+)
+"""One row per figure of a night: name, type, meaning."""
+
+_ARROW = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
+_KEY = ("case", "method", "baseline", "metric")
+_TEXTS = (*_KEY, "kind", "unit", "better")
+# Every row of a night has the same of these, which are in the metadata as well: for other readers.
+_REDUNDANT = ("night_utc", "run_id")
+_READ = [name for name in _ARROW.names if name not in _REDUNDANT]
+_FIGURES = pa.schema(
+    [
+        pa.field(name, pa.dictionary(pa.int32(), pa.string()) if name in _TEXTS else kind)
+        for name, kind, _ in COLUMNS
+        if name in _READ
+    ]
+)
+_FINGERPRINT = re.compile(r"fingerprint=([0-9a-f]{4,64})")
+_SCENARIO = re.compile(r"scenario=([A-Za-z0-9][A-Za-z0-9._+-]{0,199})")
+_EVENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
+_SUFFIX = ".parquet"
+_FACTS_OF_FINGERPRINT = ("CPU", "NUMA nodes", "kernel command line", "kernel command line (order)")
+_CLOCK_SLACK = datetime.timedelta(hours=1)
+
+Floats = NDArray[np.float64]
+
+
+# A tuple in JSON is a list.
+_EventKey = Annotated[tuple[Line, Line, Line | None, Line], Field(strict=False)]
+
+
+class _Case(Model):
+    id: SafeName
+    status: Line
+    reason: str | None
+
+
+class _Lost(Model):
+    case: SafeName
+    method: Line
+    what: Line
+    count: Count
+    of: Count | None
+
+
+class _Document(Model):
+    """The metadata of a night's file."""
+
+    run_id: SafeName
+    created_utc: Time
+    scenario: SafeName
+    scenario_digest: SafeName
+    fingerprint: SafeName
+    facts: dict[str, Any]
+    environment: dict[str, Any]
+    emulated: bool
+    emulated_by: Line | None
+    complete: bool
+    cases: Annotated[list[_Case], Field(max_length=MAX_ROWS)]
+    lost: Annotated[list[_Lost], Field(max_length=MAX_ROWS)]
+    kickbench: Line
+
+
+class _Event(Model):
+    what: Literal["verdict", "accept", "forget"]
+    when: Time
+    run_id: SafeName
+    alarms: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
+    metrics: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
+    created_utc: Time | None = None
+    reason: str | None = None
+    who: str | None = None
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a run found, as the history keeps it.
+
+    ``document`` is the metadata, ``table`` the figures: columns of :data:`COLUMNS` but those that
+    only repeat the metadata, texts as dictionaries. Both are checked.
+    """
+
+    document: Mapping[str, Any]
+    table: pa.Table
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> Night:
+        """The night that a run's manifest and summary describe.
+
+        Raises ResultsError when they cannot be kept, e.g. for a scenario whose name is no folder's.
+        """
+        environment = manifest["environment"]
+        document = {
+            "schema": SCHEMA,
+            "run_id": manifest["run_id"],
+            "created_utc": manifest["created_utc"],
+            "scenario": manifest["scenario_name"],
+            "scenario_digest": scenario_digest(manifest["scenario"]),
+            "fingerprint": fingerprint(environment),
+            "facts": fingerprint_facts(environment),
+            "environment": environment,
+            "emulated": manifest["emulated"],
+            "emulated_by": manifest["emulated_by"],
+            "complete": manifest["complete"],
+            "cases": [
+                {
+                    "id": case["id"],
+                    "status": case["status"],
+                    "reason": None if (r := case.get("reason")) is None else _reason(r),
+                }
+                for case in summary["cases"]
+            ],
+            "lost": list(_lost(summary)),
+            "kickbench": kickbench.__version__,
+        }
+        rows = [
+            {
+                "case": point.case,
+                "kind": point.kind,
+                "method": point.method,
+                "baseline": point.baseline,
+                "metric": point.metric,
+                "unit": METRICS[point.metric].unit,
+                "better": METRICS[point.metric].better,
+                "value": point.estimate.value,
+                "ci95_low": point.estimate.low,
+                "ci95_high": point.estimate.high,
+                "processes": point.estimate.processes,
+                "reference": point.reference,
+            }
+            for point in points(summary)
+        ]
+        return cls(document, figures(rows))
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return str(self.document["run_id"])
+
+    @property
+    def created_utc(self) -> str:
+        """When the run began, e.g. "2026-03-01T12:00:00Z"."""
+        return str(self.document["created_utc"])
+
+    @cached_property
+    def when(self) -> datetime.datetime:
+        """The same as an aware datetime."""
+        return datetime.datetime.fromisoformat(self.created_utc)
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """What nights are sorted by: the time, then the run's id."""
+        return self.created_utc, self.run_id
+
+    @property
+    def scenario(self) -> str:
+        """Name of the scenario."""
+        return str(self.document["scenario"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the host: see :func:`kickbench.results.identity.fingerprint`."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """The host, as the run's manifest has it."""
+        environment: Mapping[str, Any] = self.document["environment"]
+        return environment
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """Where a protocol that claims to be free of races lost kicks: always an alarm."""
+        return list(self.document["lost"])
+
+    def keys(self) -> list[Key]:
+        """The figures that the night has, in its order."""
+        columns = [self.table.column(name).to_pylist() for name in _KEY]
+        return [Key(*parts) for parts in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something said about a night: ``what`` is "verdict", "accept" or "forget".
+
+    ``keys`` are a verdict's alarms, or the metrics that are accepted (None: all). ``order`` sorts
+    events by the time when they were written, ``document`` is all that was written.
+    """
+
+    order: str
+    what: str
+    run_id: str
+    keys: frozenset[Key] | None
+    document: Mapping[str, Any]
+
+    @property
+    def when_utc(self) -> str:
+        """When it was said, e.g. "2026-03-01T12:00:00Z"."""
+        return str(self.document["when"])
+
+    @property
+    def reason(self) -> str:
+        """Why, in the words of who said it."""
+        return one_line(str(self.document.get("reason") or ""))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The nights of one host fingerprint and one scenario; ``runs`` are names of files, sorted."""
+
+    fingerprint: str
+    scenario: str
+    path: Path
+    runs: tuple[str, ...]
+
+
+class History:
+    """A history's folder, which need not be there before the first night.
+
+    ``problems`` has a line for everything that was found and left alone: damaged, foreign or
+    unreadable files. Each is there once, however often it is met.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises UsageError when the folder is something else than a folder."""
+        self.folder = Path(folder)
+        self._problems: dict[str, None] = {}
+        try:
+            is_folder = stat.S_ISDIR(self.folder.stat().st_mode)
+        except FileNotFoundError:
+            is_folder = True
+        except (OSError, ValueError) as error:
+            fail(self.folder, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        if not is_folder:
+            fail(self.folder, "is not a folder; a history is one")
+
+    @property
+    def problems(self) -> list[str]:
+        """What was left out so far, and why, a line each."""
+        return list(self._problems)
+
+    # --- adding --------------------------------------------------------------------------------
+
+    def append(self, night: Night) -> bool:
+        """Add a night; False when the run is in the history already, which then stays as it is.
+
+        When it returns, the night is on the disk. Raises ResultsError for a night that could not be
+        read back, UsageError when the folders cannot be made or a damaged file has the night's
+        name, MeasurementError when it cannot be written (the disk is full).
+        """
+        data = _night_bytes(night)
+        path = self._path_of(_parse_night(data, f"run {night.run_id}"))
+        if os.path.lexists(path):
+            try:
+                self._read_night(path, night.fingerprint, night.scenario)
+            except ResultsError as error:
+                raise UsageError(f"{error}; move the file away to add the run again") from None
+            return False
+        _make_folders(path.parent, self.folder.parent)
+        replace_file(path, data)
+        return True
+
+    def add_verdict(
+        self, run_id: str, alarms: Iterable[Key], more: Mapping[str, Any] | None = None
+    ) -> Event:
+        """Note what was decided about a night: the metrics that were alarmed, and more of it."""
+        return self._add_event(
+            {"what": "verdict", "run_id": run_id, "alarms": _listed(alarms), **(more or {})}
+        )
+
+    def accept(self, night: Night, reason: str, metrics: Collection[Key] | None = None) -> Event:
+        """Make the values from this night on the new normal, of these metrics or of all."""
+        return self._add_event(
+            {
+                "what": "accept",
+                "run_id": night.run_id,
+                "created_utc": night.created_utc,
+                "metrics": None if metrics is None else _listed(metrics),
+                "reason": _reason(reason),
+                "who": _who(),
+            }
+        )
+
+    def forget(self, night: Night, reason: str) -> Event:
+        """Leave a night out of every baseline from now on. Its file stays."""
+        return self._add_event(
+            {"what": "forget", "run_id": night.run_id, "reason": _reason(reason), "who": _who()}
+        )
+
+    def _add_event(self, event: Mapping[str, Any]) -> Event:
+        now = datetime.datetime.now(datetime.UTC)
+        name = f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+        data = dump_json({"schema": SCHEMA, "when": f"{now:%Y-%m-%dT%H:%M:%SZ}", **event})
+        parsed = _parse_event(data, name, f"the {event['what']}")
+        folder = self.folder / EVENTS
+        _make_folders(folder, self.folder.parent)
+        replace_file(folder / f"{name}.json", data)
+        return parsed
+
+    def _path_of(self, night: Night) -> Path:
+        folder = f"fingerprint={night.fingerprint}/scenario={night.scenario}"
+        return self.folder / folder / f"{night.run_id}{_SUFFIX}"
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def partitions(self) -> list[Partition]:
+        """All hosts and scenarios that have nights, by their folders alone."""
+        found = []
+        for host, above in self._folders(self.folder, _FINGERPRINT):
+            for scenario, path in self._folders(above, _SCENARIO):
+                if runs := tuple(self._runs(path)):
+                    found.append(Partition(host, scenario, path, runs))
+        return sorted(found, key=lambda partition: (partition.scenario, partition.fingerprint))
+
+    def nights(self, fingerprint: str, scenario: str) -> list[Night]:
+        """The nights of a host and scenario that can be read, oldest first.
+
+        Those that were forgotten are among them: see :func:`forgotten`.
+        """
+        for partition in self.partitions():
+            if (partition.fingerprint, partition.scenario) == (fingerprint, scenario):
+                return self.read(partition)
+        return []
+
+    def read(self, partition: Partition) -> list[Night]:
+        """The same of a partition."""
+        found = []
+        for name in partition.runs:
+            night = self._try_night(partition, name)
+            if night is not None:
+                found.append(night)
+        return sorted(found, key=lambda night: night.order)
+
+    def newest(self, partition: Partition) -> Night | None:
+        """The newest night of a partition that can be read, by the name of its file."""
+        return self._first(partition, reversed(partition.runs))
+
+    def oldest(self, partition: Partition) -> Night | None:
+        """The oldest of them."""
+        return self._first(partition, iter(partition.runs))
+
+    def _first(self, partition: Partition, names: Iterator[str]) -> Night | None:
+        nights = (self._try_night(partition, name) for name in names)
+        return next((night for night in nights if night is not None), None)
+
+    def find(self, run: str) -> Night:
+        """The night whose run has this id, or of which alone this is a part of the id.
+
+        Raises ResultsError when there is none, when there are several, or when it is damaged.
+        """
+        everything = [(p, name) for p in self.partitions() for name in p.runs]
+        exact = [(p, name) for p, name in everything if name == run + _SUFFIX]
+        found = exact or [
+            (p, name) for p, name in everything if run and run in name.removesuffix(_SUFFIX)
+        ]
+        if not found:
+            fail(self.folder, f"has no run {run!r}")
+        if len(found) > 1:
+            names = ", ".join(name.removesuffix(_SUFFIX) for _, name in found[:3])
+            fail(self.folder, f"has {len(found)} runs {run!r}: {names}...; give more of the id")
+        partition, name = found[0]
+        return self._read_night(partition.path / name, partition.fingerprint, partition.scenario)
+
+    def events(self) -> list[Event]:
+        """Everything that was said about nights, in the order in which it was said."""
+        found = []
+        for entry in self._entries(self.folder / EVENTS):
+            name = entry.name.removesuffix(".json")
+            if name == entry.name or not _EVENT_NAME.fullmatch(name):
+                self._leave_out(f"{entry.path}: is not of the history")
+                continue
+            try:
+                found.append(_parse_event(_read_bounded(Path(entry.path)), name, entry.path))
+            except ResultsError as error:
+                self._leave_out(str(error))
+        return sorted(found, key=lambda event: event.order)
+
+    def moved_from(self, night: Night) -> tuple[Night, list[Change]] | None:
+        """The newest night of the same scenario on another host, and what sets that host apart.
+
+        None when the night's own host has earlier nights, or when no other host has.
+        """
+        others = []
+        for partition in self.partitions():
+            if partition.scenario != night.scenario:
+                continue
+            if partition.fingerprint == night.fingerprint:
+                if any(name != night.run_id + _SUFFIX for name in partition.runs):
+                    return None
+            elif (newest := self.newest(partition)) is not None:
+                others.append(newest)
+        if not others:
+            return None
+        last = max(others, key=lambda other: other.order)
+        told = changes(last.environment, night.environment)
+        return last, [change for change in told if change.title in _FACTS_OF_FINGERPRINT]
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What is in a folder but for hidden files, in the order of the names."""
+        try:
+            with os.scandir(folder) as entries:
+                found = [e for e in entries if not e.name.startswith(".") and e.name != EVENTS]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._leave_out(f"{folder}: cannot be read: {error.strerror}")
+            return []
+        return sorted(found, key=lambda entry: entry.name)
+
+    def _folders(self, above: Path, named: re.Pattern[str]) -> Iterator[tuple[str, Path]]:
+        """The folders of a level of partitions: their values and paths."""
+        for entry in self._entries(above):
+            match = named.fullmatch(entry.name)
+            if match and entry.is_dir(follow_symlinks=False):
+                yield match[1], Path(entry.path)
+            else:
+                self._leave_out(f"{entry.path}: is not of the history")
+
+    def _runs(self, folder: Path) -> Iterator[str]:
+        for entry in self._entries(folder):
+            run = entry.name.removesuffix(_SUFFIX)
+            if run != entry.name and is_safe_name(run):
+                yield entry.name
+            else:
+                self._leave_out(f"{entry.path}: is not of the history")
+
+    def _try_night(self, partition: Partition, name: str) -> Night | None:
+        try:
+            path = partition.path / name
+            return self._read_night(path, partition.fingerprint, partition.scenario)
+        except ResultsError as error:
+            self._leave_out(str(error))
+            return None
+
+    def _read_night(self, path: Path, fingerprint: str, scenario: str) -> Night:
+        night = _parse_night(_read_bounded(path), path)
+        if (night.run_id + _SUFFIX, night.fingerprint, night.scenario) != (
+            path.name,
+            fingerprint,
+            scenario,
+        ):
+            fail(path, f"is in the wrong place: it is run {night.run_id} of {night.scenario}")
+        return night
+
+    def _leave_out(self, line: str) -> None:
+        self._problems[one_line(f"{line}; left out")] = None
+
+
+# --- what the nights and events say together ---------------------------------------------------
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Figures as a night has them, from their rows."""
+    return pa.Table.from_pylist(list(rows), schema=_FIGURES)
+
+
+def key_name(key: Key) -> str:
+    """A metric in a word: "CASE/METHOD/METRIC", of differences "CASE/METHOD-BASELINE/METRIC"."""
+    method = key.method if key.baseline is None else f"{key.method}-{key.baseline}"
+    return f"{key.case}/{method}/{key.metric}"
+
+
+def matching(keys: Iterable[Key], pattern: str) -> list[Key]:
+    """The keys whose name is or contains the pattern, or matches it as a shell's pattern does."""
+    found = []
+    for key in keys:
+        name = key_name(key)
+        if pattern in name or fnmatch.fnmatchcase(name, pattern):
+            found.append(key)
+    return found
+
+
+def forgotten(events: Iterable[Event]) -> dict[str, Event]:
+    """The forgotten nights by run id, each with the first event that said so."""
+    found: dict[str, Event] = {}
+    for event in events:
+        if event.what == "forget":
+            found.setdefault(event.run_id, event)
+    return found
+
+
+def verdicts(events: Iterable[Event]) -> dict[str, Event]:
+    """The last verdict on each night, by run id."""
+    return {event.run_id: event for event in events if event.what == "verdict"}
+
+
+def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, list[Trend]]:
+    """Every metric over the nights (of one host and scenario, oldest first).
+
+    The metrics that the newest night has come first, in its order. A night may serve as a baseline
+    of a metric unless it was forgotten, or an alarm was raised about this metric and no step at or
+    before that night was accepted since.
+    """
+    index = {night.run_id: number for number, night in enumerate(nights)}
+    known = Nights(
+        run_id=tuple(night.run_id for night in nights),
+        when_utc=tuple(night.created_utc for night in nights),
+        environment=tuple(night.environment for night in nights),
+    )
+    if not nights:
+        return known, []
+    left_out = {index[run] for run in forgotten(events) if run in index}
+    alarmed: dict[Key, list[tuple[int, str]]] = {}
+    for run, verdict in verdicts(events).items():
+        if run in index:
+            for key in verdict.keys or ():
+                alarmed.setdefault(key, []).append((index[run], verdict.order))
+    accepted = [
+        (event, _first_night(event, nights, index)) for event in events if event.what == "accept"
+    ]
+    found = []
+    for key, rows in _by_key(nights):
+        steps = [
+            (event.order, first)
+            for event, first in accepted
+            if event.keys is None or key in event.keys
+        ]
+        usable = np.array([night not in left_out for night in rows.night.tolist()])
+        for night, order in alarmed.get(key, ()):
+            if not any(said > order and first <= night for said, first in steps):
+                usable[rows.night == night] = False
+        found.append(replace(rows, usable=usable, accepted_from=steps[-1][1] if steps else 0))
+    return known, found
+
+
+def remarks(
+    nights: Sequence[Night], night: Night, now: datetime.datetime | None = None
+) -> list[str]:
+    """What the history's own nights make odd about this one: the clock, the scenario. A line each.
+
+    ``nights`` are those of the same host and scenario; the night itself may be among them.
+    """
+    now = now or datetime.datetime.now(datetime.UTC)
+    others = [other for other in nights if other.run_id != night.run_id]
+    found = []
+    if late := [other for other in others if other.when > now + _CLOCK_SLACK]:
+        found.append(
+            f"{late[-1].run_id} is dated in the future ({late[-1].created_utc}): the clock was or "
+            f"is wrong; forget the run if it was"
+        )
+    if others and others[-1].when > night.when:
+        found.append(
+            f"the clock went back: {night.run_id} is dated before {others[-1].run_id}, and takes "
+            f"its place by its date"
+        )
+    earlier = [other for other in others if other.order < night.order]
+    if earlier and earlier[-1].document["scenario_digest"] != night.document["scenario_digest"]:
+        found.append(
+            f"the scenario {night.scenario} was changed since {earlier[-1].run_id}: the metrics of "
+            f"cases with the same id are compared all the same"
+        )
+    return found
+
+
+def scenario_digest(scenario: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that change with the resolved scenario, whatever its description."""
+    measured = {key: value for key, value in scenario.items() if key != "description"}
+    text = json.dumps(measured, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]) -> int:
+    """Where an accepted step begins; should its own night be gone, with the next one."""
+    if event.run_id in index:
+        return index[event.run_id]
+    order = (str(event.document.get("created_utc") or ""), event.run_id)
+    return sum(night.order < order for night in nights)
+
+
+def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
+    """The rows of all nights by metric; of each a trend of which every night is usable."""
+    # Newest first, so that metrics come in the order of the newest night.
+    numbers = range(len(nights) - 1, -1, -1)
+    rows = pa.concat_tables([nights[number].table for number in numbers]).unify_dictionaries()
+    night = np.repeat(list(numbers), [nights[number].table.num_rows for number in numbers])
+    if not len(rows):
+        return
+    codes, names = _codes(rows)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    value, low, high, reference = (
+        rows.column(name).to_numpy() for name in ("value", "ci95_low", "ci95_high", "reference")
+    )
+    processes = rows.column("processes").to_numpy().astype(np.int64)
+    better = rows.column("better")
+    by_key = np.lexsort((night, inverse))
+    ends = np.cumsum(np.bincount(inverse))
+    for group in np.argsort(first):
+        at = by_key[ends[group - 1] if group else 0 : ends[group]]
+        newest = int(first[group])
+        key = Key(*(name(newest) for name in names))
+        yield (
+            key,
+            Trend(
+                key=key,
+                better=better[newest].as_py(),
+                night=night[at].astype(np.int64),
+                value=value[at],
+                low=low[at],
+                high=high[at],
+                processes=processes[at],
+                reference=None if np.isnan(reference[at]).all() else reference[at],
+                usable=np.ones(len(at), dtype=bool),
+                accepted_from=0,
+            ),
+        )
+
+
+def _codes(rows: pa.Table) -> tuple[NDArray[np.int64], list[Callable[[int], Any]]]:
+    """A number per row that is the same for rows of the same metric; and, by column of the key,
+    what gives the text of a row.
+    """
+    codes = np.zeros(len(rows), dtype=np.int64)
+    largest = 1
+    texts = []
+    for name in _KEY:
+        column = rows.column(name).combine_chunks()
+        known = [*column.dictionary.to_pylist(), None]
+        indices = column.indices.fill_null(len(known) - 1).to_numpy()
+        if largest * len(known) >= 2**62:
+            codes = np.unique(codes, return_inverse=True)[1]
+            largest = len(rows)
+        codes = codes * len(known) + indices
+        largest *= len(known)
+        texts.append(_text_of(known, indices))
+    return codes, texts
+
+
+def _text_of(known: Sequence[str | None], indices: NDArray[Any]) -> Callable[[int], Any]:
+    return lambda row: known[indices[row]]
+
+
+# --- one file ----------------------------------------------------------------------------------
+
+
+def _night_bytes(night: Night) -> bytes:
+    """A night as a Parquet file."""
+    check_model(_Document, night.document, f"run {night.document.get('run_id')}")
+    rows = night.table.num_rows
+    constant = {"night_utc": night.when, "run_id": night.run_id}
+    columns = [
+        pa.array([constant[name]] * rows, kind)
+        if name in constant
+        else pc.cast(night.table.column(name), kind)
+        for name, kind, _ in COLUMNS
+    ]
+    out = pa.BufferOutputStream()
+    # Arrow's own copy of the schema would be half of the file.
+    with pq.ParquetWriter(
+        out, _ARROW, compression="zstd", store_schema=False, write_page_checksum=True
+    ) as writer:
+        text = json.dumps(night.document, ensure_ascii=True, allow_nan=False)
+        writer.add_key_value_metadata({METADATA_KEY.decode(): text})
+        writer.write_table(pa.Table.from_arrays(columns, schema=_ARROW))
+    data: bytes = out.getvalue().to_pybytes()
+    if len(data) > MAX_BYTES:
+        fail(f"run {night.run_id}", f"is larger than {MAX_BYTES >> 20} MiB; refused")
+    return data
+
+
+def _parse_night(data: bytes, where: object) -> Night:
+    """A night from its file's contents. Raises ResultsError when anything about it is wrong."""
+    try:
+        file = pq.ParquetFile(
+            pa.BufferReader(data),
+            read_dictionary=list(_TEXTS),
+            thrift_string_size_limit=MAX_BYTES,
+            thrift_container_size_limit=1 << 16,
+            page_checksum_verification=True,
+        )
+        metadata = file.metadata
+        text = (metadata.metadata or {}).get(METADATA_KEY)
+        if text is None:
+            fail(where, "is not a night of kickbench")
+        document = parse_json(text, where)
+        _check_version(document, where)
+        check_model(_Document, document, where)
+        _check_columns(file, where)
+        groups = range(metadata.num_row_groups)
+        size = sum(metadata.row_group(number).total_byte_size for number in groups)
+        if not (0 <= metadata.num_rows <= MAX_ROWS and 0 <= size <= MAX_BYTES):
+            fail(where, f"is too large ({metadata.num_rows} rows, {size} bytes); refused")
+        table = file.read(columns=_READ, use_threads=False).select(_READ)
+        table.validate(full=True)
+        if fault := _find_fault(table):
+            fail(where, f"is damaged: {fault}")
+    except KeyError:  # columns that it has not
+        fail(where, "is not a night of kickbench")
+    except DAMAGE as error:
+        fail(where, f"is damaged or truncated: {error}")
+    return Night(document, table)
+
+
+def _check_columns(file: pq.ParquetFile, where: object) -> None:
+    found = file.schema_arrow
+    for name, kind, _ in COLUMNS:
+        if found.names.count(name) != 1:
+            fail(where, f"is damaged: it has no column {name}")
+        has = found.field(name).type
+        if (has.value_type if pa.types.is_dictionary(has) else has) != kind:
+            fail(where, f"is damaged: column {name} is {has}, not {kind}")
+
+
+def _find_fault(table: pa.Table) -> str | None:
+    """What is wrong with the figures: empty or odd cells, or a figure that is there twice."""
+    for name in _TEXTS:
+        column = table.column(name).combine_chunks()
+        texts = column.dictionary.to_pylist()
+        if column.indices.null_count and name != "baseline":
+            return f"column {name} has empty cells"
+        if len({*texts}) != len(texts) or not all(map(_is_line, texts)):
+            return f"column {name} has a text that is no printable line, or one twice"
+        if name == "better" and not {*texts} <= {"lower", "higher"}:
+            return "column better is neither lower nor higher"
+    numbers = {}
+    for name in ("value", "ci95_low", "ci95_high", "reference"):
+        column = table.column(name)
+        numbers[name] = column.to_numpy()
+        if name == "value" and column.null_count:
+            return "column value has empty cells"
+        if np.count_nonzero(np.isfinite(numbers[name])) != len(column) - column.null_count:
+            return f"column {name} has a value that is no number"
+    low, high = numbers["ci95_low"], numbers["ci95_high"]
+    if (np.isnan(low) != np.isnan(high)).any() or (low > high).any():
+        return "an interval has no lower or no upper end, or they are the wrong way round"
+    processes = table.column("processes")
+    if processes.null_count or (processes.to_numpy() < 0).any():
+        return "column processes has empty or negative cells"
+    if len(np.unique(_codes(table)[0])) != len(table):
+        return "a figure is there twice"
+    return None
+
+
+@lru_cache(maxsize=4096)  # nights repeat each other's words
+def _is_line(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= 1000 and text.isprintable()
+
+
+def _parse_event(data: bytes, order: str, where: object) -> Event:
+    document = parse_json(data, where)
+    _check_version(document, where)
+    event = check_model(_Event, document, where)
+    keys = event.alarms if event.what == "verdict" else event.metrics
+    return Event(
+        order=order,
+        what=event.what,
+        run_id=event.run_id,
+        keys=None if keys is None else frozenset(Key(*key) for key in keys),
+        document=document,
+    )
+
+
+def _check_version(document: Mapping[str, Any], where: object) -> None:
+    version = document.get("schema")
+    if type(version) is not int or version < 1:
+        fail(where, "is not of a kickbench history (no schema version)")
+    if version > SCHEMA:
+        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
+
+
+def _read_bounded(path: Path) -> bytes:
+    """The contents of a regular file of the history, which is never a link to elsewhere."""
+    try:
+        # Not to wait for a writer, should it be a pipe.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 (no path: a descriptor)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                fail(path, "is not a regular file")
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        what = "is a symlink" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        fail(path, what)
+    if len(data) > MAX_BYTES:
+        fail(path, f"is larger than {MAX_BYTES >> 20} MiB")
+    return data
+
+
+def _make_folders(folder: Path, above: Path) -> None:
+    """Make a folder and those above it, each on the disk when it returns."""
+    if folder.is_dir():
+        return
+    missing = [folder, *(p for p in folder.parents if above in p.parents and not p.exists())]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync(made.parent)
+    except OSError as error:
+        what = f"cannot be made: {error.strerror}; the history is as it was"
+        raise MeasurementError(one_line(f"{folder}: {what}")) from None
+
+
+def _listed(keys: Iterable[Key]) -> list[list[str | None]]:
+    return [list(key) for key in keys]
+
+
+def _lost(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for case in summary["cases"]:
+        for finding in case.get("findings") or ():
+            if finding.get("race_free_claim") is True and finding["what"] in ("lost", "rescued"):
+                yield {
+                    "case": case["id"],
+                    **{name: finding[name] for name in ("method", "what", "count", "of")},
+                }
+
+
+def _reason(text: str) -> str:
+    return one_line(text)[:_LONGEST_REASON]
+
+
+def _who() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nights as a CSV file that Apache Otava reads as it is, and a configuration that names it.
+
+Otava (https://otava.apache.org) finds change points in tables with a time column, one column per
+metric and some of attributes. Every cell of a metric has to be a number: a night that lacks it gets
+the value of the night before, as Otava does with the gaps of other sources, and the column "filled"
+says how many of a night's values are such. Nothing here depends on Otava.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kickbench.nightly.history import Event, Night, forgotten, key_name, trends
+from kickbench.nightly.trends import Trend
+
+TIME = "time"
+FILLED = "filled"
+# Attributes: the name of the column, and where the environment has it.
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "hostname": ("hostname",),
+    "kernel": ("kernel", "release"),
+    "microcode": ("cpu", "microcode"),
+    "kickbench": ("software", "kickbench"),
+}
+_RUN = "run_id"
+
+
+def export(nights: Sequence[Night], events: Sequence[Event], file: Path) -> tuple[str, str]:
+    """The CSV, which will be ``file``, and the YAML of a test that reads it.
+
+    ``nights`` are of one host and scenario, oldest first; those that were forgotten are left out.
+    """
+    gone = forgotten(events)
+    nights = [night for night in nights if night.run_id not in gone]
+    _, found = trends(nights, events)
+    return _csv(nights, found), _yaml(nights, found, file)
+
+
+def _csv(nights: Sequence[Night], found: Sequence[Trend]) -> str:
+    values = np.full((len(nights), len(found)), np.nan)
+    for number, trend in enumerate(found):
+        values[trend.night, number] = trend.value
+    missing = np.isnan(values)
+    for row in range(1, len(nights)):
+        values[row] = np.where(missing[row], values[row - 1], values[row])
+    for row in range(len(nights) - 2, -1, -1):  # before a metric's first night
+        values[row] = np.where(np.isnan(values[row]), values[row + 1], values[row])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [key_name(trend.key) for trend in found]
+    writer.writerow([TIME, _RUN, *_ATTRIBUTES, FILLED, *names])
+    for night, cells, filled in zip(nights, values.tolist(), missing.sum(axis=1), strict=True):
+        attributes = [_text(night.environment, path) for path in _ATTRIBUTES.values()]
+        when = f"{night.when:%Y-%m-%d %H:%M:%S} +0000"
+        writer.writerow(
+            [when, night.run_id, *attributes, int(filled), *(repr(value) for value in cells)]
+        )
+    return out.getvalue()
+
+
+def _yaml(nights: Sequence[Night], found: Sequence[Trend], file: Path) -> str:
+    """A JSON string is a YAML string, so that no name can be taken for something else."""
+    attributes = ", ".join([_RUN, *_ATTRIBUTES, FILLED])
+    lines = [
+        "tests:",
+        f"  {json.dumps(nights[-1].scenario if nights else 'none')}:",
+        "    type: csv",
+        f"    file: {json.dumps(str(file))}",
+        f"    time_column: {TIME}",
+        f"    attributes: [{attributes}]",
+        "    metrics:" if found else "    metrics: {}",
+    ]
+    for trend in found:
+        direction = -1 if trend.better == "lower" else 1
+        lines.append(f"      {json.dumps(key_name(trend.key))}: {{direction: {direction}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _text(environment: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    value: Any = environment
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) and value.isprintable() else "unknown"

@@ -1,0 +1,617 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A night in words for people (Markdown), for a CI's page of tests (JUnit) and for programs (JSON).
+
+:data:`OUTPUTS` is the table. The answer comes first and in one sentence; nothing is decided here.
+Names may come from a history that is in part a stranger's: they are escaped for what they are in.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kickbench
+from kickbench.nightly.decide import Judgement
+from kickbench.nightly.history import key_name
+from kickbench.nightly.job import Part, Result
+from kickbench.nightly.trends import Key
+from kickbench.report.names import emulation
+from kickbench.report.numbers import listed, measured, plural, significant
+from kickbench.results.identity import Change
+from kickbench.results.metrics import METRICS
+from kickbench.results.schema import dump_json, one_line
+from kickbench.scenario.text import printable
+
+SCHEMA = 1
+WIDTH = 80
+
+_MOST_STEPS = 5
+_MOST_GROUPS = 10
+_MOST_LINES = 5
+_MOST_CHANGES = 6
+_SUREST = 100_000
+"""Where the model of the noise ends: what is surer than this is said to be as sure."""
+
+_RANK = {name: rank for rank, name in enumerate(METRICS)}
+
+
+# --- words that all outputs share --------------------------------------------------------------
+
+
+def headline(result: Result) -> str:
+    """The answer, in a sentence or two."""
+    said = " ".join(_headline(result))
+    emulated = {emulation(p.night.document) for p in result.parts if p.night is not None} - {""}
+    return f"{' and '.join(sorted(emulated))}: {said}" if emulated else said
+
+
+def _headline(result: Result) -> Iterator[str]:
+    lost = [(part, each) for part in result.parts for each in part.lost]
+    worse = [judgement for part in result.parts for judgement in part.regressions]
+    judged = sum(len(part.judged) for part in result.parts)
+    nights = [part for part in result.parts if part.night is not None]
+    if lost:
+        more = f"; and {len(lost) - 1} more like it" if len(lost) > 1 else ""
+        yield f"Kicks were lost that must not be: {_lost(lost[0][1])}{more}."
+    if worse:
+        part, first = max(
+            ((part, some) for part in result.parts for some in _together(part)),
+            key=lambda item: _importance(item[1]),
+        )
+        more = f", and {len(worse) - len(first)} more" if len(worse) > len(first) else ""
+        yield (
+            f"{plural(len(worse), 'metric')} got {_word(worse)}: {_what(first[0].key)} by "
+            f"{_range(first, signed=False)} in {_where(first)} {_since(part, first[0])}{more}."
+        )
+    elif judged:
+        yield (
+            f"{'No other regression' if lost else 'No regression'} in {plural(judged, 'metric')} "
+            f"of {plural(sum(bool(p.judged) for p in nights), 'scenario')} ({_baseline(nights)})."
+        )
+    elif nights:
+        most = max(len(part.nights) for part in nights)
+        if most <= 1:
+            yield "The first night: there is nothing yet to compare it with."
+        else:
+            yield f"No decision yet: {most} of the {result.fewest_nights} nights that it takes."
+    else:
+        yield "Nothing was measured."
+    if failed := sum(len(part.cases("failed")) for part in nights):
+        yield f"{plural(failed, 'case')} failed."
+    missing = [part.scenario for part in result.parts if part.night is None]
+    if missing and nights:
+        yield f"Not measured: {listed(missing)}."
+    if result.interrupted is not None:
+        yield "The job was interrupted."
+
+
+def sentence(part: Part, judgement: Judgement) -> str:
+    """One change in full: which metric, by how much, since when, how sure, and with what."""
+    last, changes = part.changed_with(judgement)
+    word = "better" if judgement.verdict == "improvement" else _word([judgement])
+    words = (
+        f"{_what(judgement.key)} in {judgement.key.case} got {word}: {_amount(judgement)} "
+        f"({_interval(judgement)}), {_levels(judgement)}, {_since(part, judgement)}; "
+        f"{_sure(judgement.q)}"
+    )
+    if changes:
+        words += f"; changed with it: {_listed_changes(changes)}"
+    elif last is not None:
+        words += "; nothing that is known of the host changed with it"
+    return words
+
+
+def _what(key: Key) -> str:
+    """ "time per exit of sigmask", "time per exit of sigmask − immediate_exit"."""
+    title = METRICS[key.metric].title if key.metric in METRICS else key.metric
+    # No hyphen, which would begin a list where a line begins with it.
+    return f"{title} of {_who(key)}"
+
+
+def _who(key: Key) -> str:
+    return key.method if key.baseline is None else f"{key.method} \N{MINUS SIGN} {key.baseline}"
+
+
+def _word(judgements: Iterable[Judgement]) -> str:
+    """ "slower" of times and rates, "worse" when there is another metric among them."""
+    units = {METRICS[j.key.metric].unit if j.key.metric in METRICS else "" for j in judgements}
+    return "slower" if units <= {"ns", "1/s"} else "worse"
+
+
+def _unit(key: Key) -> str:
+    unit = METRICS[key.metric].unit if key.metric in METRICS else ""
+    return "" if unit == "share" else unit
+
+
+def _extent(judgement: Judgement) -> float:
+    return abs(judgement.relative) if math.isfinite(judgement.relative) else math.inf
+
+
+def _rank(key: Key) -> tuple[bool, int, str]:
+    """Levels before differences, then as the table of metrics has them."""
+    return key.baseline is not None, _RANK.get(key.metric, len(_RANK)), key_name(key)
+
+
+def _ranked(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """The largest change first."""
+    return sorted(judgements, key=lambda j: (-_extent(j), _rank(j.key)))
+
+
+def _together(part: Part) -> list[list[Judgement]]:
+    """The regressions of one metric since one night, in all cases; the first night first."""
+    found: dict[tuple[Any, ...], list[Judgement]] = {}
+    for judgement in sorted(part.regressions, key=lambda j: (j.since or 0, _rank(j.key))):
+        _, *what = judgement.key
+        found.setdefault((judgement.since, *what), []).append(judgement)
+    return [_ranked(some) for some in found.values()]
+
+
+def _importance(some: list[Judgement]) -> tuple[Any, ...]:
+    """What a headline has to say first: what is large; of the same size, what is known best."""
+    extent = max(map(_extent, some))
+    size = math.inf if not math.isfinite(extent) else round(math.log2(max(extent, 1e-9)))
+    paired, rank, _ = _rank(some[0].key)
+    return size, not paired, -rank, extent
+
+
+def _size(judgement: Judgement) -> tuple[float, float, float, str]:
+    """A change with its interval: of a level in per cent, of a paired difference in its unit."""
+    effect, low, high = judgement.effect, judgement.low, judgement.high
+    if judgement.key.baseline is not None or not math.isfinite(judgement.relative) or not effect:
+        return effect, low, high, _unit(judgement.key)
+    scale = 100 * judgement.relative / effect
+    return judgement.relative * 100, low * scale, high * scale, "%"
+
+
+def _amount(judgement: Judgement) -> str:
+    """ "+1.2 %"."""
+    value, low, high, unit = _size(judgement)
+    known = math.isfinite(high - low) and high > low
+    text = measured(value, (low, high))[0] if known else significant(value, 3)
+    return f"{'+' if value > 0 else ''}{text} {unit}".rstrip()
+
+
+def _range(some: list[Judgement], *, signed: bool = True) -> str:
+    """ "1.7 to 2.0 %", signed "+1.7 to +2.0 %", of changes of one metric, the largest first."""
+    ends = [some[-1], some[0]] if len(some) > 1 else some
+    texts = []
+    for judgement in ends:
+        value = _size(judgement)[0]
+        text = significant(abs(value), 2)
+        sign = "+" if value > 0 else "-"
+        texts.append(f"{sign}{text}" if signed else text)
+    return f"{' to '.join(dict.fromkeys(texts))} {_size(some[0])[3]}".rstrip()
+
+
+def _where(some: list[Judgement]) -> str:
+    return some[0].key.case if len(some) == 1 else f"{len(some)} cases"
+
+
+def _interval(judgement: Judgement) -> str:
+    """ "95 % CI 0.9 to 1.5 %"."""
+    value, low, high, unit = _size(judgement)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    if low == high:
+        return "exact"
+    _, first, last = measured(value, (low, high))
+    return f"95 % CI {first} to {last} {unit}".rstrip()
+
+
+def _levels(judgement: Judgement) -> str:
+    """ "2,080 → 2,169 ns"."""
+    before, after = judgement.baseline, judgement.baseline + judgement.effect
+    width = judgement.high - judgement.low
+    if math.isfinite(width) and width > 0:
+        texts = [measured(v, (judgement.low, judgement.high))[0] for v in (before, after)]
+    else:
+        texts = [significant(value) for value in (before, after)]
+    return f"{texts[0]} → {texts[1]} {_unit(judgement.key)}".rstrip()
+
+
+def _since(part: Part, judgement: Judgement) -> str:
+    """ "since 2026-01-19 (3 nights)", or "tonight"."""
+    if judgement.since is None:
+        return "tonight"
+    tonight = len(part.nights) - 1
+    if judgement.since >= tonight:
+        return f"since tonight ({_day(part, tonight)})"
+    slowly = "slowly " if judgement.drift else ""
+    count = plural(tonight - judgement.since + 1, "night")
+    return f"{slowly}since {_day(part, judgement.since)} ({count})"
+
+
+def _day(part: Part, night: int) -> str:
+    return part.nights.when_utc[night][:10]
+
+
+def _sure(q: float) -> str:
+    """ "about 1 in 4,000 such alarms is false"."""
+    if not math.isfinite(q):
+        return "how sure is not known"
+    if q * _SUREST < 1:
+        return f"fewer than 1 in {_SUREST:,} such alarms is false"
+    odds = 1 / q
+    digits = len(str(int(odds))) - 1
+    return f"about 1 in {max(1, round(odds, -digits)):,.0f} such alarms is false"
+
+
+def _lost(lost: Mapping[str, Any]) -> str:
+    of = "" if lost["of"] is None else f" of {lost['of']:,}"
+    what = "pauses had to be rescued" if lost["what"] == "rescued" else "kicks were lost"
+    return (
+        f"{lost['count']:,}{of} {what} in {lost['case']} with {lost['method']}, which claims to be "
+        "free of races"
+    )
+
+
+def _listed_changes(changes: Iterable[Change]) -> str:
+    words = [f"{c.title}: {c.before} → {c.after}" for c in changes]
+    return "; ".join(_shortened(words, _MOST_CHANGES))
+
+
+def _shortened(words: list[str], most: int) -> list[str]:
+    more = len(words) - most
+    return [*words[:most], f"{more:,} more"] if more > 0 else words
+
+
+def _baseline(parts: Iterable[Part]) -> str:
+    """ "12 nights of baseline", "7 to 12 nights of baseline"."""
+    judged = [part for part in parts if part.judged]
+    counts = [max(j.baseline_nights for j in p.judged) for p in judged if p.pinned is None]
+    words = []
+    if counts:
+        few, most = min(counts), max(counts)
+        words.append(f"{f'{few} to ' if few < most else ''}{plural(most, 'night')} of baseline")
+    if pinned := [part.pinned for part in judged if part.pinned is not None]:
+        words.append(f"against {listed(pinned)}")
+    return ", ".join(words)
+
+
+# --- Markdown ----------------------------------------------------------------------------------
+
+
+def markdown(result: Result) -> str:
+    """The night as a person reads it: the answer, what is behind it, and a table."""
+    blocks = [_paragraph(f"**{_text(headline(result))}**")]
+    for part in result.parts:
+        blocks += _steps_of(part)
+    if notes := [_bullet(note) for note in _notes(result)]:
+        blocks.append("\n".join(notes))
+    if any(part.night is not None for part in result.parts):
+        blocks.append(_overview(result))
+    if written := [path for part in result.parts for path in (part.report, part.trend) if path]:
+        blocks.append(
+            "\n".join(["Reports and trends:", "", *(f"- {_code(_shown(p))}" for p in written)])
+        )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _steps_of(part: Part) -> Iterator[str]:
+    """The regressions of a scenario, those of one night together."""
+    steps: dict[int | None, list[list[Judgement]]] = {}
+    for some in _together(part):
+        steps.setdefault(some[0].since, []).append(some)
+    for number, groups in enumerate(steps.values()):
+        if number == _MOST_STEPS:
+            yield f"And {plural(len(steps) - number, 'more step')}: the trends have them all."
+            return
+        yield _paragraph(" ".join(_step(part, groups)))
+        lines = [_bullet(_group(some)) for some in groups[:_MOST_GROUPS]]
+        if rest := sum(map(len, groups[_MOST_GROUPS:])):
+            lines.append(f"- and {plural(rest, 'more metric')}")
+        yield "\n".join(lines)
+
+
+def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
+    """When, with what, and how sure, of metrics that changed on one night."""
+    first = groups[0][0]
+    since = _since(part, first)
+    last, changes = part.changed_with(first)
+    if changes:
+        since += f", with {_listed_changes(changes)}"
+    elif last is not None:
+        since += ", when nothing that is known of the host changed"
+    yield f"{_text(part.scenario)} {_text(since)}."
+    sure = _sure(max(judgement.q for some in groups for judgement in some))
+    yield f"{sure[0].upper()}{sure[1:]}."
+
+
+def _group(some: list[Judgement]) -> str:
+    """One metric in all cases where it got worse."""
+    largest = some[0]
+    case = _code(largest.key.case)
+    numbers = f"{_interval(largest)}; {_text(_levels(largest))}"
+    if len(some) == 1:
+        return f"{_text(_what(largest.key))}: **{_amount(largest)}** in {case} ({numbers})"
+    return (
+        f"{_text(_what(largest.key))}: **{_range(some)}** in {len(some)} cases, most in {case} "
+        f"({numbers})"
+    )
+
+
+def _notes(result: Result) -> Iterator[str]:
+    """What else there is to know, a line of Markdown each."""
+    for part in result.parts:
+        yield from _shortened([f"{_text(_lost(lost))}" for lost in part.lost], _MOST_LINES)
+        yield from _shortened(
+            [
+                f"{_code(case['id'])} failed: {_text(case['reason'] or 'no reason is known')}"
+                for case in part.cases("failed")
+            ],
+            _MOST_LINES,
+        )
+    # What this host cannot do it cannot for any scenario.
+    alike: dict[tuple[bool, str], list[str]] = {}
+    for part in result.parts:
+        for error, _ in part.errors:
+            alike.setdefault((part.run is None, error), []).append(part.scenario)
+    for (unmeasured, error), scenarios in alike.items():
+        were = "was" if len(scenarios) == 1 else "were"
+        what = f"{were} not measured" if unmeasured else f"{were} measured, but"
+        yield f"{_text(listed(scenarios))} {what}: {_text(error)}"
+    if result.interrupted is not None:
+        yield _text(f"The job was interrupted: {result.interrupted}")
+    for part in result.parts:
+        yield from (_text(remark) for remark in part.remarks)
+        if gone := part.decision.of("not measured"):
+            names = {j.key.case for j in gone}
+            yield (
+                f"{plural(len(gone), 'metric')} of {plural(len(names), 'case')} of "
+                f"{_text(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value "
+                "tonight"
+            )
+        if suspects := _ranked(part.decision.suspects):
+            yield (f"Far off tonight, but a single night raises no alarm: {_some(suspects)}")
+        if better := _ranked(part.decision.of("improvement")):
+            yield f"Better than before: {_some(better)}, {_text(_since(part, better[0]))}"
+    yield from (_text(line) for line in _shortened(list(result.problems), _MOST_LINES))
+
+
+def _some(judgements: list[Judgement]) -> str:
+    first = judgements[0]
+    more = f" and {len(judgements) - 1} more" if len(judgements) > 1 else ""
+    return f"{_text(_what(first.key))} in {_code(first.key.case)} ({_amount(first)}){more}"
+
+
+def _overview(result: Result) -> str:
+    """A row per scenario."""
+    heads = ("scenario", "cases", "metrics", "worse", "better", "baseline")
+    rows = [heads, *(_row(part) for part in result.parts)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = (False, False, True, True, True, False)
+    rule = [
+        "-" * (width - 1) + ":" if to_right else "-" * width
+        for width, to_right in zip(widths, right, strict=True)
+    ]
+    lines = []
+    for row in (heads, rule, *rows[1:]):
+        cells = [
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    if part.night is None:
+        what = "not measured" if part.run is None else "not judged"
+        return (_text(part.scenario), what, "-", "-", "-", "-")
+    counts = [(len(part.cases(status)), status) for status in ("ok", "failed", "skipped")]
+    cases = ", ".join(f"{count} {status}" for count, status in counts if count) or "none"
+    if not part.judged:
+        return (_text(part.scenario), cases, "-", "-", "-", plural(len(part.nights) - 1, "night"))
+    return (
+        _text(part.scenario),
+        cases,
+        f"{len(part.judged):,}",
+        f"{len(part.regressions) + len(part.lost):,}",
+        f"{len(part.decision.of('improvement')):,}",
+        "pinned" if part.pinned else plural(max(j.baseline_nights for j in part.judged), "night"),
+    )
+
+
+def _paragraph(text: str) -> str:
+    return _filled(text, "")
+
+
+def _bullet(text: str) -> str:
+    return _filled(f"- {text}", "  ")
+
+
+def _filled(text: str, indent: str) -> str:
+    kept = text.replace(" %", "\0%")  # never a line that begins with the sign
+    filled = textwrap.fill(
+        kept, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return filled.replace("\0", " ")
+
+
+_SPECIAL = re.compile(
+    r"[\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w)|(?<!\S)[-+#=]+(?!\S)|(?<=(?<!\S)1)[.)](?!\S)"
+)
+
+
+def _text(text: str) -> str:
+    """Any text on one line of Markdown, where it means nothing but itself."""
+    return _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text))
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', chr(39))}`"
+
+
+def _shown(path: Path) -> str:
+    """The path as one would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+# --- JUnit -------------------------------------------------------------------------------------
+
+
+def junit(result: Result) -> str:
+    """XML as JUnit's ant task writes it, which every CI reads: a test case per metric."""
+    top = ElementTree.Element("testsuites", name="kickbench nightly")
+    for part in result.parts:
+        _suite(ElementTree.SubElement(top, "testsuite"), part)
+    for name in ("tests", "failures", "errors", "skipped"):
+        top.set(name, str(sum(int(suite.get(name, "0")) for suite in top)))
+    ElementTree.indent(top)
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(top, encoding="unicode")}\n'
+    )
+
+
+def _suite(suite: ElementTree.Element, part: Part) -> None:
+    name = printable(part.scenario)
+    when = "" if part.night is None else part.night.created_utc.rstrip("Z")
+    suite.attrib |= {"name": name, "timestamp": when} if when else {"name": name}
+    for error, _ in part.errors:
+        what = "measuring" if part.night is None else "after measuring"
+        _test(suite, name, what, "error", error)
+    if part.run is None and not part.errors:
+        _test(suite, name, "measuring", "skipped", "the job ended before it")
+    for case in (*part.cases("failed"), *part.cases("skipped")):
+        how = "error" if case["status"] == "failed" else "skipped"
+        _test(suite, f"{name}.{case['id']}", "measuring", how, case["reason"] or case["status"])
+    for lost in part.lost:
+        _test(
+            suite,
+            f"{name}.{lost['case']}",
+            f"{lost['method']} is free of races",
+            "failure",
+            _lost(lost),
+        )
+    alarms = {judgement.key for judgement in part.regressions}
+    for judgement in part.decision.judgements:
+        key = judgement.key
+        outcome, message = None, ""
+        if key in alarms:
+            outcome, message = "failure", sentence(part, judgement)
+        elif judgement.verdict in ("not measured", "too little history"):
+            outcome, message = "skipped", f"{judgement.verdict}: {judgement.reason}"
+        metric = key_name(key).removeprefix(f"{key.case}/")
+        _test(suite, f"{name}.{key.case}", metric, outcome, message)
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
+    suite.set("tests", str(len(suite)))
+    suite.set("time", "0")
+
+
+def _test(
+    suite: ElementTree.Element, group: str, name: str, outcome: str | None, message: str
+) -> None:
+    # What XML cannot have at all, no escape of it, is never printable.
+    names = {"classname": printable(group), "name": printable(name), "time": "0"}
+    case = ElementTree.SubElement(suite, "testcase", names)
+    if outcome is not None:
+        found = ElementTree.SubElement(case, outcome, message=printable(message))
+        if outcome != "skipped":
+            found.set("type", "regression" if outcome == "failure" else "measurement")
+            found.text = printable(message)
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def json(result: Result) -> str:
+    """The night for programs; ``docs/nightly.md`` has the keys."""
+    document = {
+        "schema": SCHEMA,
+        "kickbench": kickbench.__version__,
+        "exit_code": result.exit_code,
+        "headline": headline(result),
+        "interrupted": result.interrupted is not None,
+        "scenarios": [_scenario(part) for part in result.parts],
+        "problems": list(result.problems),
+    }
+    return dump_json(document).decode()
+
+
+def _scenario(part: Part) -> dict[str, Any]:
+    night = part.night
+    rows = {} if night is None else dict(zip(night.keys(), night.table.to_pylist(), strict=True))
+    return {
+        "scenario": part.scenario,
+        "exit_code": part.exit_code,
+        "run_id": None if night is None else night.run_id,
+        "night_utc": None if night is None else night.created_utc,
+        "fingerprint": None if night is None else night.fingerprint,
+        "emulated": None if night is None else night.document["emulated"],
+        "nights": len(part.nights),
+        "pinned": part.pinned,
+        "run": _path(part.run),
+        "report": _path(part.report),
+        "trend": _path(part.trend),
+        "errors": [error for error, _ in part.errors],
+        "remarks": part.remarks,
+        "cases": [] if night is None else night.document["cases"],
+        "lost": part.lost,
+        "metrics": [_metric(part, j, rows.get(j.key)) for j in part.decision.judgements],
+    }
+
+
+def _metric(part: Part, judgement: Judgement, row: Mapping[str, Any] | None) -> dict[str, Any]:
+    last, changes = part.changed_with(judgement)
+    key = judgement.key
+    return {
+        **key._asdict(),
+        "unit": None if row is None else row["unit"],
+        "better": None if row is None else row["better"],
+        "value": None if row is None else row["value"],
+        "ci95": None
+        if row is None or row["ci95_low"] is None
+        else [row["ci95_low"], row["ci95_high"]],
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+        "suspect": judgement.suspect,
+        "drift": judgement.drift,
+        "baseline_level": _number(judgement.baseline),
+        "baseline_nights": judgement.baseline_nights,
+        "between_nights": _number(judgement.tau),
+        "effect": _number(judgement.effect),
+        "effect_ci95": _ends(judgement),
+        "relative": _number(judgement.relative),
+        "p": _number(judgement.p),
+        "q": _number(judgement.q),
+        "nights": [part.nights.run_id[night] for night in judgement.nights],
+        "since": _night(part, judgement.since),
+        "last_before": _night(part, last),
+        "changed_with_it": [
+            {"title": c.title, "before": c.before, "after": c.after} for c in changes
+        ],
+        "message": sentence(part, judgement)
+        if judgement.verdict in ("regression", "improvement")
+        else None,
+    }
+
+
+def _night(part: Part, night: int | None) -> dict[str, str] | None:
+    if night is None:
+        return None
+    return {"run_id": part.nights.run_id[night], "night_utc": part.nights.when_utc[night]}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ends(judgement: Judgement) -> list[float] | None:
+    ends = [judgement.low, judgement.high]
+    return ends if all(map(math.isfinite, ends)) else None
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+OUTPUTS: dict[str, Callable[[Result], str]] = {"markdown": markdown, "junit": junit, "json": json}

@@ -1,0 +1,565 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trends of one host and scenario as one HTML page: what changed and with what, then the plots.
+
+The page is ``trend.html.j2``, in the style of the reports. What changed is
+:mod:`kickbench.nightly.changes`' to say; nothing is decided here. A history may be in part a
+stranger's: texts are escaped and bounded as in reports. The same history gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import dates
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+from kickbench.errors import UsageError
+from kickbench.nightly.changes import change_points
+from kickbench.nightly.decide import Settings
+from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
+from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.report.names import emulation
+from kickbench.report.numbers import NOTHING, fixed, measured, plural, significant
+from kickbench.report.pages import Head, Rows, file_stem, render, when
+from kickbench.report.plots import (
+    INK,
+    METHOD_STYLES,
+    OTHER_STYLES,
+    Plot,
+    draw_legend,
+    engineering,
+    new_plot,
+)
+from kickbench.report.svg import inline
+from kickbench.results.identity import Change, changes
+from kickbench.results.metrics import METRICS
+from kickbench.results.schema import one_line
+from kickbench.results.store import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from kickbench.nightly.changes import ChangePoint
+
+MOST_PLOTS = 8
+"""Plots that are shown at once; those of metrics that changed come first."""
+MOST_FOLDED = 12
+"""Further plots, folded away; the table has every metric."""
+MOST_ROWS = 1000
+_MOST_WORDS = 4
+_USUAL_NIGHTS = Settings().baseline_nights
+_NIGHTS_AS_DOTS = 90
+"""Of more nights than this a plot shows the running median, not each with a marker."""
+_SMOOTHED_NIGHTS = 7
+_NEARLY = 1
+"""Nights by which change points of one step may differ, each from the next."""
+_DATES: Any = dates  # which has no types
+
+Floats = NDArray[np.float64]
+
+# What a reader asks first: levels of these metrics in this order, after the differences.
+_RANK = {name: rank for rank, name in enumerate(METRICS)}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trends on one plot: the same metric of a case, for its methods; or differences of them."""
+
+    case: str
+    metric: str
+    paired: bool
+    trends: tuple[Trend, ...]
+
+    @property
+    def title(self) -> str:
+        """E.g. "exits-hlt-1vcpu-max-local: time per exit, paired difference"."""
+        name = METRICS[self.metric].title if self.metric in METRICS else self.metric
+        return f"{self.case}: {name}{', paired difference' if self.paired else ''}"
+
+    @property
+    def unit(self) -> str:
+        """E.g. "ns"; "" of a metric of another version."""
+        return METRICS[self.metric].unit if self.metric in METRICS else ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A night at which metrics changed: what changed with it, and the change points."""
+
+    night: int
+    with_it: list[str]
+    points: list[ChangePoint]
+
+
+def write(nights: Sequence[Night], events: Sequence[Event], folder: Path) -> Path:
+    """Write the page of nights (of one host and scenario, oldest first) and return the file.
+
+    Raises UsageError when the folder cannot be made, MeasurementError when the file cannot be
+    written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "is a file" if folder.exists() else f"cannot be made: {error.strerror}"
+        raise UsageError(one_line(f"{folder}: {what}; choose another folder with -o")) from None
+    newest = nights[-1]
+    path = folder / f"{file_stem(newest.scenario, newest.fingerprint, 'trend')}.html"
+    replace_file(path, page(nights, events).encode("utf-8", "replace"))
+    return path
+
+
+def page(nights: Sequence[Night], events: Sequence[Event]) -> str:
+    """The whole HTML document."""
+    known, found = trends(nights, events)
+    steps = _steps(change_points(found, known, Settings()), nights)
+    newest = nights[-1]
+    groups = _ranked(found, steps, verdicts(events).get(newest.run_id))
+    said = _Said(nights, events)
+    plots = [
+        (plot.finding, Markup(inline(plot, f"trend-{number}")))  # noqa: S704 (our own)
+        for number, plot in enumerate(
+            _draw(group, known, said, steps) for group in groups[: MOST_PLOTS + MOST_FOLDED]
+        )
+    ]
+    heads, rows = _table(found, steps, known)
+    return render(
+        "trend.html.j2",
+        script=True,
+        newest=newest,
+        emulated=emulation(newest.document),
+        origin=list(_origin(nights)),
+        badges=list(_badges(nights, steps, said)),
+        verdict={
+            "alarms": list(_alarms(newest, verdicts(events).get(newest.run_id))),
+            "answer": _answer(found, known, steps),
+            "more": [],
+        },
+        steps=[_in_words(*step, nights) for step in reversed([*enumerate(steps, 1)])],
+        guide=_guide(len(nights)),
+        plots=plots[:MOST_PLOTS],
+        folded=plots[MOST_PLOTS:],
+        groups=len(groups),
+        heads=heads,
+        rows=rows,
+        metrics=len(found),
+        said=list(_notes(nights, events)),
+        environment=list(_environment_changes(nights)),
+        facts=[
+            (key.replace("_", " "), str(v or "unknown"))
+            for key, v in newest.document["facts"].items()
+        ],
+    )
+
+
+class _Said:
+    """Which nights were alarmed (by metric), accepted and forgotten, as indices."""
+
+    def __init__(self, nights: Sequence[Night], events: Sequence[Event]) -> None:
+        index = {night.run_id: number for number, night in enumerate(nights)}
+        self.forgotten = {index[run] for run in forgotten(events) if run in index}
+        self._alarms = [
+            (index[run], verdict.keys or frozenset())
+            for run, verdict in verdicts(events).items()
+            if run in index
+        ]
+        self._accepted = [
+            (index[event.run_id], event.keys)
+            for event in events
+            if event.what == "accept" and event.run_id in index
+        ]
+
+    def alarmed(self, key: Key) -> set[int]:
+        return {night for night, keys in self._alarms if key in keys}
+
+    def accepted(self, key: Key) -> set[int]:
+        return {night for night, keys in self._accepted if keys is None or key in keys}
+
+    @property
+    def any_alarm(self) -> set[int]:
+        return {night for night, keys in self._alarms if keys}
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def _answer(found: Sequence[Trend], known: Nights, steps: Sequence[Step]) -> str:
+    metrics, over = plural(len(found), "metric"), plural(len(known), "night")
+    if len(known) == 1:
+        return "One night is no trend: come back when there are more."
+    if not steps:
+        return f"No lasting change is seen in {metrics} over {over}."
+    last = steps[-1]
+    changed = len({point.key for step in steps for point in step.points})
+    return (
+        f"Of {metrics}, {changed} changed in {over}; last on {_day(known, last.night)}: "
+        f"{_summary(last)}."
+    )
+
+
+def _summary(step: Step) -> str:
+    """The largest change of a step, and how many others there were."""
+    largest = max(step.points, key=_extent)
+    others = len(step.points) - 1
+    more = f", and {plural(others, 'other metric')}" if others else ""
+    key = largest.key
+    metric = METRICS[key.metric].title if key.metric in METRICS else key.metric
+    method = key.method if key.baseline is None else f"{key.method} - {key.baseline}"
+    by = f"{_percent(largest.relative)}, {largest.direction}"
+    return f"{metric} of {method} in {key.case} by {by}{more}"
+
+
+def _extent(point: ChangePoint) -> float:
+    return abs(point.relative) if np.isfinite(point.relative) else 0.0
+
+
+def _by(point: ChangePoint) -> str:
+    """ "+1.2 % (20 to 30 ns)": how much, with its interval in the metric's unit."""
+    _, low, high = measured(point.size, (point.low, point.high))
+    unit = METRICS[point.key.metric].unit if point.key.metric in METRICS else ""
+    return f"{_percent(point.relative)} ({low} to {high} {unit}".rstrip() + ")"
+
+
+def _in_words(number: int, step: Step, nights: Sequence[Night]) -> dict[str, Any]:
+    """A step for the page: the day, the run, what changed with it, and every metric."""
+    night = nights[step.night]
+    points = sorted(step.points, key=_extent, reverse=True)
+    return {
+        "number": number,
+        "when": night.created_utc,
+        "run": night.run_id,
+        "with_it": step.with_it,
+        "metrics": [
+            (
+                key_name(point.key),
+                _by(point),
+                "bad" if point.direction == "worse" else "good",
+                point.direction,
+            )
+            for point in points[:MOST_ROWS]
+        ],
+    }
+
+
+def _guide(nights: int) -> str:
+    line = "Each night's value"
+    if nights > _NIGHTS_AS_DOTS:
+        line = f"The median of {_SMOOTHED_NIGHTS} nights around each"
+    return f"{line}; each night's 95 % interval as a band. What changed comes first."
+
+
+def _alarms(newest: Night, verdict: Event | None) -> Iterator[str]:
+    for lost in newest.lost:
+        yield (
+            f"{lost['method']}, which claims to be free of races, lost kicks in {lost['case']}: "
+            f"{lost['count']} of {lost['of']}"
+        )
+    if verdict is not None and verdict.keys:
+        names = sorted(map(key_name, verdict.keys))
+        more = f" and {len(names) - _MOST_WORDS} more" if len(names) > _MOST_WORDS else ""
+        yield f"The newest night raised an alarm: {', '.join(names[:_MOST_WORDS])}{more}"
+
+
+def _badges(
+    nights: Sequence[Night], steps: Sequence[Step], said: _Said
+) -> Iterator[tuple[str, str]]:
+    yield "plain", plural(len(nights), "night")
+    yield ("doubt" if steps else "good"), plural(len(steps), "step")
+    if said.any_alarm:
+        yield "bad", plural(len(said.any_alarm), "night with an alarm", "nights with an alarm")
+    if said.forgotten:
+        yield "plain", plural(len(said.forgotten), "forgotten night")
+
+
+def _origin(nights: Sequence[Night]) -> Iterator[tuple[str, str]]:
+    yield "Host", nights[-1].fingerprint
+    yield "From", when(nights[0].created_utc)
+    yield "To", when(nights[-1].created_utc)
+
+
+def _notes(nights: Sequence[Night], events: Sequence[Event]) -> Iterator[tuple[str, str]]:
+    """What people said about nights, newest first: the night, and the words."""
+    by_run = {night.run_id: night for night in nights}
+    for event in reversed(events):
+        night = by_run.get(event.run_id)
+        if night is None or event.what == "verdict":
+            continue
+        what = "forgotten" if event.what == "forget" else "accepted"
+        if event.what == "accept" and event.keys is not None:
+            what += f" for {plural(len(event.keys), 'metric')}"
+        who = event.document.get("who")
+        yield when(night.created_utc), f"{what}{f' by {who}' if who else ''}: {event.reason}"
+
+
+def _environment_changes(nights: Sequence[Night]) -> Iterator[tuple[str, list[str]]]:
+    """The nights before which the host or the scenario changed, newest first."""
+    count = 0
+    for number in range(len(nights) - 1, 0, -1):
+        words = list(_between(nights[number - 1], nights[number]))
+        if words and count < MOST_ROWS:
+            count += 1
+            yield when(nights[number].created_utc), words
+
+
+def _between(before: Night, after: Night) -> Iterator[str]:
+    if before.environment != after.environment:
+        yield from map(_told, changes(before.environment, after.environment))
+    yield from _of_scenario(before, after)
+
+
+def _told(change: Change) -> str:
+    return f"{change.title}: {change.before} → {change.after}"
+
+
+def _of_scenario(before: Night, after: Night) -> Iterator[str]:
+    if before.document["scenario_digest"] != after.document["scenario_digest"]:
+        yield "the scenario was changed"
+
+
+def _day(known: Nights, night: int) -> str:
+    return known.when_utc[night][:10]
+
+
+def _percent(share: float) -> str:
+    """ "+1.2 %", or "+40 ns" when there is nothing to be a share of."""
+    if not np.isfinite(share):
+        return "an unknown share"
+    places = 1 if abs(share) < 0.1 else 0
+    return f"{'+' if share > 0 else ''}{fixed(100 * share, places)} %"
+
+
+# --- steps and groups --------------------------------------------------------------------------
+
+
+def _steps(points: Sequence[ChangePoint], nights: Sequence[Night]) -> list[Step]:
+    """The change points together that are of the same night, or nearly, oldest first.
+
+    Noise puts a metric's change point a night early or late: a step is said to be of the night that
+    most of them have.
+    """
+    together: list[list[ChangePoint]] = []
+    for point in sorted(points, key=lambda point: point.night):
+        if together and point.night - together[-1][-1].night <= _NEARLY:
+            together[-1].append(point)
+        else:
+            together.append([point])
+    found = []
+    for some in together:
+        of = [point.night for point in some]
+        night = max(dict.fromkeys(of), key=of.count)
+        told = (_told(change) for point in some for change in point.environment)
+        with_it = [*told, *_of_scenario(nights[night - 1], nights[night])]
+        found.append(Step(night, list(dict.fromkeys(with_it)), some))
+    return found
+
+
+def _ranked(found: Sequence[Trend], steps: Sequence[Step], verdict: Event | None) -> list[Group]:
+    """The plots, most important first: alarms, then the latest steps, then by metric."""
+    groups: dict[tuple[str, str, bool], list[Trend]] = {}
+    for trend in found:
+        paired = trend.key.baseline is not None
+        if np.any(trend.value):  # kicks lost, never: nothing to draw
+            groups.setdefault((trend.key.case, trend.key.metric, paired), []).append(trend)
+    changed = {point.key: step.night for step in steps for point in step.points}
+    alarmed = (verdict.keys if verdict else None) or frozenset()
+
+    def rank(group: Group) -> tuple[Any, ...]:
+        keys = [trend.key for trend in group.trends]
+        latest = max(changed.get(key, -1) for key in keys)
+        known = _RANK.get(group.metric, len(_RANK))
+        return (alarmed.isdisjoint(keys), -latest, known, not group.paired)
+
+    return sorted((Group(*key, tuple(some)) for key, some in groups.items()), key=rank)
+
+
+# --- plots -------------------------------------------------------------------------------------
+
+
+def _draw(group: Group, known: Nights, said: _Said, steps: Sequence[Step]) -> Plot:
+    canvas, axes = new_plot(group.title)
+    days = np.array(
+        _DATES.date2num([datetime.datetime.fromisoformat(text) for text in known.when_utc])
+    )
+    others = [t.key.method for t in group.trends if t.key.method not in METHOD_STYLES]
+    handles, names = [], []
+    for trend in group.trends:
+        method, baseline = trend.key.method, trend.key.baseline
+        if method in METHOD_STYLES:
+            colour, marker = METHOD_STYLES[method]
+        else:
+            colour, marker = OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
+        handles.append(_draw_trend(axes, trend, days, colour, marker))
+        names.append(method if baseline is None else f"{method} - {baseline}")
+    for look, name, nights in _MARKS:
+        marked = [
+            _draw_mark(axes, trend, days, look, nights(said, trend.key)) for trend in group.trends
+        ]
+        if any(marked):
+            handles.append(Line2D([], [], linestyle="none", **look))
+            names.append(name)
+    keys = {trend.key for trend in group.trends}
+    for number, step in enumerate(steps, 1):
+        if any(point.key in keys for point in step.points):
+            axes.axvline(days[step.night], color=INK, alpha=0.6, linewidth=1, linestyle="--")
+            axes.annotate(
+                str(number),
+                (days[step.night], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -2),
+                textcoords="offset points",
+                va="top",
+                color=INK,
+                fontsize=9,
+            )
+    _limit(axes, group)
+    locator = _DATES.AutoDateLocator(minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(_DATES.ConciseDateFormatter(locator))
+    axes.xaxis.get_offset_text().set(color=INK, fontsize=9)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+    axes.set_ylabel(group.unit)
+    draw_legend(axes, handles, names, split=len(group.trends))
+    return Plot(group.title, _finding(group, known, steps), canvas)
+
+
+_MARKS: tuple[tuple[dict[str, Any], str, Callable[[_Said, Key], set[int]]], ...] = (
+    (
+        {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": INK},
+        "alarm",
+        _Said.alarmed,
+    ),
+    (
+        {"marker": "^", "markersize": 8, "markerfacecolor": "none", "color": INK},
+        "new normal accepted",
+        _Said.accepted,
+    ),
+    ({"marker": "x", "markersize": 8, "color": INK}, "forgotten", lambda said, _: said.forgotten),
+)
+"""Nights with something to say: look, word, which."""
+
+
+def _draw_trend(axes: Axes, trend: Trend, days: Floats, colour: str, marker: str) -> Line2D:
+    """A line with its intervals as a band; returns the legend's handle."""
+    at = days[trend.night]
+    axes.fill_between(at, trend.low, trend.high, color=colour, alpha=0.2, linewidth=0)
+    looks: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4}
+    if len(at) > _NIGHTS_AS_DOTS:
+        axes.plot(at, median_filter(trend.value, _SMOOTHED_NIGHTS, mode="nearest"), **looks)
+        return Line2D([], [], **looks)
+    axes.plot(at, trend.value, marker=marker, **looks)
+    return Line2D([], [], marker=marker, **looks)
+
+
+def _draw_mark(
+    axes: Axes, trend: Trend, days: Floats, look: Mapping[str, Any], nights: set[int]
+) -> bool:
+    here = np.isin(trend.night, list(nights))
+    if here.any():
+        axes.plot(days[trend.night[here]], trend.value[here], linestyle="none", **look)
+    return bool(here.any())
+
+
+def _limit(axes: Axes, group: Group) -> None:
+    """What the values need, and of their intervals what does not dwarf them."""
+    values = np.concatenate([trend.value for trend in group.trends])
+    half = np.concatenate([(trend.high - trend.low) / 2 for trend in group.trends])
+    known = half[np.isfinite(half)]
+    room = max(0.15 * np.ptp(values), 1.5 * np.median(known) if len(known) else 0)
+    room = room or 0.05 * abs(values[0]) or 1.0
+    axes.set_ylim(values.min() - room, values.max() + 1.3 * room)
+
+
+def _finding(group: Group, known: Nights, steps: Sequence[Step]) -> str:
+    """What the plot shows, in words."""
+    words = []
+    for trend in group.trends:
+        method, baseline = trend.key.method, trend.key.baseline
+        name = method if baseline is None else f"{method} - {baseline}"
+        words.append(f"{name}: {_newest(trend, group.unit, known)}")
+    keys = {trend.key for trend in group.trends}
+    for number, step in enumerate(steps, 1):
+        points = [point for point in step.points if point.key in keys]
+        if points:
+            told = ", ".join(f"{p.key.method} {_by(p)}" for p in points)
+            because = f" with {_shortened(step.with_it)}" if step.with_it else ""
+            words.append(f"{number}: on {_day(known, step.night)} {told}{because}")
+    return "; ".join(words) + "."
+
+
+def _newest(trend: Trend, unit: str, known: Nights) -> str:
+    """ "2,010 ns (2,005 to 2,015), +1.2 % from the median of 29 nights before"."""
+    value, ends = _measured(trend, -1)
+    text = f"{value} {unit}{ends}"
+    usual, count = _usual(trend)
+    if usual is not None:
+        change = float(trend.value[-1]) - usual
+        if trend.key.baseline is None and usual:
+            by = _percent(change / usual)
+        else:
+            by = f"{'+' if change > 0 else ''}{significant(change, 3)} {unit}"
+        text += f", {by} from the median of {plural(count, 'night')} before"
+    if trend.night[-1] != len(known) - 1:
+        text += f" (last measured on {_day(known, int(trend.night[-1]))})"
+    return text
+
+
+def _usual(trend: Trend) -> tuple[float | None, int]:
+    """The median of the newest nights of the present normal before the last, and their number."""
+    normal = trend.usable & (trend.night >= trend.accepted_from)
+    before = trend.value[:-1][normal[:-1]][-_USUAL_NIGHTS:]
+    return (float(np.median(before)) if len(before) else None), len(before)
+
+
+def _measured(trend: Trend, at: int) -> tuple[str, str]:
+    value, low, high = (float(some[at]) for some in (trend.value, trend.low, trend.high))
+    if np.isnan(low):
+        return significant(value), ""
+    shown, first, last = measured(value, (low, high))
+    return shown, f" ({first} to {last})"
+
+
+def _shortened(words: Sequence[str]) -> str:
+    more = len(words) - _MOST_WORDS
+    return ", ".join(words[:_MOST_WORDS]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+def _table(found: Sequence[Trend], steps: Sequence[Step], known: Nights) -> tuple[list[Head], Rows]:
+    """Every metric: its newest value, what it was before, when it changed last."""
+    last = {point.key: step for step in steps for point in step.points}
+    names = (
+        ("metric", False),
+        ("unit", False),
+        ("nights", True),
+        ("newest value", True),
+        ("median before", True),
+        ("last step", False),
+    )
+    heads: list[Head] = [("", [(i, name, "", number) for i, (name, number) in enumerate(names)])]
+    rows: Rows = []
+    for trend in found[:MOST_ROWS]:
+        value, ends = _measured(trend, -1)
+        usual, _ = _usual(trend)
+        step = last.get(trend.key)
+        unit = METRICS[trend.key.metric].unit if trend.key.metric in METRICS else NOTHING
+        changed = NOTHING if step is None else _day(known, step.night)
+        cells: list[tuple[str, str | None, str]] = [
+            (key_name(trend.key), None, "name"),
+            (unit, None, "name"),
+            (f"{len(trend.night):,}", str(len(trend.night)), "number"),
+            (f"{value}{ends}", repr(float(trend.value[-1])), "number"),
+            (significant(usual), None if usual is None else repr(usual), "number"),
+            (changed, None, "name"),
+        ]
+        rows.append((not rows or found[len(rows) - 1].key.case != trend.key.case, cells))
+    return heads, rows

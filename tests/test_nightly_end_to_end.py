@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nightly job from the outside, on real KVM: quiet nights, then slower system calls.
+
+The slowdown is real and nothing in kickbench knows of it: see slow_syscalls.py. Nights are seconds
+apart here, which makes them no less of nights.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
+SLOW_SYSCALLS = [sys.executable, str(Path(__file__).with_name("slow_syscalls.py"))]
+MOST_INSTRUCTIONS = 30_000
+
+SCENARIO = """
+name = "tiny"
+[vm]
+vcpus = 1
+[guest]
+program = "pm_timer"
+[measure]
+methods = ["immediate_exit"]
+processes = 3
+max_seconds = 1
+precision = 0.000001
+"""
+CASE = "exits-pm_timer-1vcpu-max-any"
+
+JOB = """
+scenarios = ["tiny.toml"]
+[baseline]
+min_nights = 5
+[decision]
+false_discovery_rate = 0.02
+[min_effect]
+default = 0.03
+"""
+
+SYSCALL_NS = """
+import os, time
+def batch():
+    begin = time.perf_counter_ns()
+    for _ in range(100):
+        os.getppid()
+    return (time.perf_counter_ns() - begin) / 100
+print(min(batch() for _ in range(200)))
+"""
+
+
+@dataclass
+class Night:
+    """What a night of the job came to."""
+
+    exit_code: int
+    said: str
+    document: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        run_id = self.document["scenarios"][0]["run_id"]
+        assert isinstance(run_id, str)
+        return run_id
+
+    def metric(self, name: str) -> dict[str, Any]:
+        (found,) = [m for m in self.document["scenarios"][0]["metrics"] if m["metric"] == name]
+        assert (found["case"], found["method"]) == (CASE, "immediate_exit")
+        return found
+
+
+@cache
+def undisturbed() -> tuple[str, ...]:
+    """What lets a command run before all else, where that is allowed: other work is not the topic.
+
+    One vCPU of a machine with several CPUs: the others stay for everybody else.
+    """
+    first = ("chrt", "--rr", "1")  # (not --fifo, which never lets an equal in)
+    try:
+        allowed = subprocess.run([*first, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        allowed = False
+    return first if allowed else ()
+
+
+def slow(instructions: int) -> list[str]:
+    return [*SLOW_SYSCALLS, str(instructions)] if instructions else []
+
+
+def night(folder: Path, instructions: int = 0) -> Night:
+    """One night, on a host whose system calls are so many instructions slower."""
+    job, document = folder / "nightly.toml", folder / "night.json"
+    command = [*undisturbed(), *slow(instructions), *KICKBENCH, "nightly"]
+    done = subprocess.run(
+        [*command, str(job), "--json", str(document)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return Night(done.returncode, done.stdout, json.loads(document.read_text()))
+
+
+def history(*arguments: object) -> str:
+    done = subprocess.run(
+        [*KICKBENCH, "history", *(str(argument) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def syscall_ns(instructions: int) -> float:
+    """What a cheap system call costs below a filter of that length."""
+    command = [*undisturbed(), *slow(instructions), sys.executable, "-c", SYSCALL_NS]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def level(nights: Sequence[Night]) -> float:
+    """The middle night's time per exit."""
+    values = sorted(night.metric("ns_per_exit")["value"] for night in nights)
+    return float(values[len(values) // 2])
+
+
+def test_a_filter_makes_every_system_call_slower_by_its_length() -> None:
+    none, half, whole = (syscall_ns(n) for n in (0, 10_000, 20_000))
+    assert none < half < whole
+    assert whole - none == pytest.approx(2 * (half - none), rel=0.5)
+
+
+def test_a_command_below_the_filter_runs_as_it_would_without() -> None:
+    done = subprocess.run(
+        [*slow(5000), sys.executable, "-c", "import sys; print(sys.argv); sys.exit(7)", "a b"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "['-c', 'a b']\n", "")
+
+
+@pytest.mark.kvm
+def test_slower_system_calls_are_found_and_quiet_nights_are_no_alarm(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(SCENARIO)
+    (tmp_path / "nightly.toml").write_text(JOB)
+
+    # Five nights make a baseline, and two are judged together.
+    quiet = [night(tmp_path) for _ in range(7)]
+    assert [n.exit_code for n in quiet] == [0] * 7
+    assert quiet[0].metric("ns_per_exit")["verdict"] == "too little history"
+    assert quiet[-1].metric("ns_per_exit")["verdict"] != "too little history"
+
+    # Three quarters of an exit's time on top, or as much as the kernel takes.
+    of_one = (syscall_ns(MOST_INSTRUCTIONS) - syscall_ns(0)) / MOST_INSTRUCTIONS
+    instructions = min(round(0.75 * level(quiet) / of_one), MOST_INSTRUCTIONS)
+    injected = of_one * instructions
+    if injected < 0.2 * level(quiet):
+        pytest.skip("an exit takes so long here that the longest filter makes no difference")
+
+    # One night is only a suspect; the second one confirms it.
+    first = night(tmp_path, instructions)
+    assert first.exit_code == 0
+    assert first.metric("ns_per_exit")["suspect"]
+    second = night(tmp_path, instructions)
+    assert second.exit_code == 1
+    found = second.metric("ns_per_exit")
+    assert found["verdict"] == "regression"
+    assert found["since"]["run_id"] == first.run_id
+    assert found["effect"] == pytest.approx(injected, rel=0.5)
+    assert found["relative"] == pytest.approx(found["effect"] / level(quiet), rel=0.2)
+    said = " ".join(second.said.split())
+    assert "3 metrics got slower" in said
+    assert f"{found['relative']:.0%} in {CASE} since" in said.replace(" %", "%")
+
+    # It keeps being one until somebody says that this is how it is now.
+    history("accept", tmp_path / "history", first.run_id, "--reason", "the filter stays")
+    after = night(tmp_path, instructions)
+    assert after.exit_code == 0
+    assert after.metric("ns_per_exit")["verdict"] != "regression"
+    assert "the filter stays" in history("show", tmp_path / "history", first.run_id)

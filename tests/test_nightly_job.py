@@ -1,0 +1,554 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A night of the job: what it keeps, says and exits with, whatever happens to it.
+
+The runs are synthetic folders, written where ``kickbench run`` would, but for the last tests, which
+measure on real KVM.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+import synthetic_run
+
+from kickbench.cli import main
+from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
+from kickbench.nightly import job
+from kickbench.nightly.config import Config, load
+from kickbench.nightly.history import History, Night, forgotten, verdicts
+from kickbench.nightly.outputs import headline, junit, markdown
+from kickbench.results.store import RunReader
+from kickbench.results.summary import summarise
+from kickbench.run.runner import Outcome, RunInterruptedError
+from kickbench.scenario.model import Scenario
+
+KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
+SCENARIO = 'name = "{name}"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'
+BEGIN = datetime.datetime(2026, 3, 1, 2, tzinfo=datetime.UTC)
+CASES = synthetic_run.sweep()[:1]
+PAST = 12
+"""Nights that a history has that is asked for a decision."""
+
+
+def environment(kernel: str = "6.12.3", cpu: str = "A CPU") -> dict[str, Any]:
+    host = copy.deepcopy(dict(synthetic_run.ENVIRONMENT))
+    host["kernel"] = {**host["kernel"], "release": kernel}
+    host["cpu"] = {**host["cpu"], "model": cpu}
+    return host
+
+
+def measuring(day: int, *, kernel: str = "6.12.3", cpu: str = "A CPU", **how: Any) -> job.Measure:
+    """What measures on the night of this day."""
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        folder = synthetic_run.build(
+            results,
+            scenario_name=scenario.name,
+            now=BEGIN + datetime.timedelta(days=day),
+            environment=environment(kernel, cpu),
+            **{"cases": CASES, "seed": abs(day) + 1, **how},
+        )
+        return Outcome(folder, 1, {}, "")
+
+    return measure
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return job_of(tmp_path, "synthetic")
+
+
+def job_of(folder: Path, *names: str, more: str = "") -> Config:
+    for name in names:
+        (folder / f"{name}.toml").write_text(SCENARIO.format(name=name))
+    path = folder / "nightly.toml"
+    path.write_text(f"scenarios = {[f'{name}.toml' for name in names]}\n{more}")
+    return load(path)
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history of PAST calm nights."""
+    folder = tmp_path_factory.mktemp("past")
+    history = History(folder / "history")
+    for day in range(PAST):
+        run = measuring(day)(Scenario.from_dict({**_TINY, "name": "synthetic"}), folder).folder
+        reader = RunReader(run)
+        history.append(Night.of(reader.manifest, summarise(reader)))
+    return history.folder
+
+
+_TINY = {"vm": {"vcpus": 1}, "guest": {"program": "hlt"}}
+
+
+@pytest.fixture
+def seasoned(config: Config, past: Path) -> Config:
+    """A job with a past."""
+    shutil.copytree(past, config.history)
+    return config
+
+
+def slower(share: float) -> dict[str, Any]:
+    """What makes sigmask's exits longer by this share of the baseline's."""
+    return {"shift_ns": synthetic_run.siglock_ns(CASES[0]) + share * synthetic_run.BASE_NS}
+
+
+# --- good nights and bad ones ------------------------------------------------------------------
+
+
+def test_the_first_night_is_kept_and_decides_nothing(config: Config) -> None:
+    result = job.run(config, measuring(0))
+    assert result.exit_code == 0
+    assert headline(result) == "The first night: there is nothing yet to compare it with."
+    (part,) = result.parts
+    history = History(config.history)
+    (kept,) = history.read(history.partitions()[0])
+    assert part.night is not None
+    assert kept.run_id == part.night.run_id
+    assert verdicts(history.events())[kept.run_id].keys == frozenset()
+    for page in (part.report, part.trend):
+        assert page is not None
+        assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_too_few_nights_decide_nothing_either(config: Config) -> None:
+    job.run(config, measuring(0))
+    result = job.run(config, measuring(1, **slower(0.5)))
+    assert result.exit_code == 0
+    assert headline(result) == "No decision yet: 2 of the 9 nights that it takes."
+
+
+def test_a_calm_night_is_no_alarm(seasoned: Config) -> None:
+    result = job.run(seasoned, measuring(PAST))
+    assert result.exit_code == 0
+    said = headline(result)
+    assert said.startswith("No regression in 8 metrics of 1 scenario (")
+    assert said.endswith("nights of baseline).")
+
+
+def test_a_lasting_slowdown_is_told_with_its_night_and_what_changed_with_it(
+    seasoned: Config,
+) -> None:
+    worse = {"kernel": "6.12.4", **slower(0.05)}
+    first = job.run(seasoned, measuring(PAST, **worse))
+    assert first.exit_code == 0
+    assert "a single night raises no alarm" in " ".join(markdown(first).split())
+    second = job.run(seasoned, measuring(PAST + 1, **worse))
+    assert second.exit_code == 1
+    said = headline(second)
+    assert "got slower: time per exit of sigmask by " in said
+    assert "since 2026-03-13 (2 nights)" in said
+    told = " ".join(markdown(second).split())
+    assert "with kernel: 6.12.3 → 6.12.4" in told
+    part = second.parts[0]
+    alarmed = verdicts(History(seasoned.history).events())[part.night.run_id].keys  # type: ignore[union-attr]
+    assert alarmed == {judgement.key for judgement in part.regressions}
+    assert any(key.method == "sigmask" and key.baseline is None for key in alarmed)
+    assert all(key.method == "sigmask" for key in alarmed)  # immediate_exit is as it was
+    failed = [
+        case.get("name")
+        for case in ElementTree.fromstring(junit(second)).iter("testcase")  # noqa: S314 (our own)
+        if case.find("failure") is not None
+    ]
+    assert len(failed) == len(alarmed)
+    assert "sigmask/ns_per_exit" in failed
+
+
+def test_it_goes_on_being_an_alarm_until_it_is_accepted(seasoned: Config) -> None:
+    for day in (PAST, PAST + 1):
+        result = job.run(seasoned, measuring(day, **slower(0.05)))
+    assert result.exit_code == 1
+    history = History(seasoned.history)
+    first = history.find(f"{BEGIN + datetime.timedelta(days=PAST):%Y%m%d}")
+    history.accept(first, "the price of a mitigation")
+    assert job.run(seasoned, measuring(PAST + 2, **slower(0.05))).exit_code == 0
+    assert not forgotten(history.events())
+
+
+def test_a_pinned_run_is_the_baseline(seasoned: Config, tmp_path: Path) -> None:
+    history = History(seasoned.history)
+    run = history.read(history.partitions()[0])[3].run_id
+    pinned = job_of(tmp_path, "synthetic", more=f'[baseline]\npinned = "{run}"\n')
+    result = job.run(pinned, measuring(PAST))
+    assert result.exit_code == 0
+    assert headline(result).endswith(f"(against {run}).")
+
+
+def test_a_pinned_run_has_to_be_one_of_this_job(seasoned: Config, tmp_path: Path) -> None:
+    history = History(seasoned.history)
+    runs = [night.run_id for night in history.read(history.partitions()[0])]
+
+    def measured(*_: object) -> Outcome:
+        raise AssertionError("it has to be refused before anything is measured")
+
+    for scenario, pins, said in (
+        ("synthetic", ["20200101T000000Z-x-00000000"], "has no run"),
+        ("other", runs[:1], "is of synthetic, which this job does not measure"),
+        ("synthetic", runs[:2], "pin one"),
+    ):
+        pinned = job_of(tmp_path, scenario, more=f"[baseline]\npinned = {pins}\n")
+        with pytest.raises(UsageError, match=said):
+            job.run(pinned, measured)
+
+
+# --- odd nights --------------------------------------------------------------------------------
+
+
+def test_another_host_begins_a_baseline_of_its_own_and_is_told_why(seasoned: Config) -> None:
+    result = job.run(seasoned, measuring(PAST, cpu="A newer CPU", **slower(0.5)))
+    assert result.exit_code == 0
+    told = " ".join(markdown(result).split())
+    assert "The first night" in told
+    assert "this is another host" in told
+    assert "CPU: A CPU → A newer CPU" in told
+
+
+def test_a_clock_that_went_back_is_told_and_judges_by_the_past_of_its_date(
+    seasoned: Config,
+) -> None:
+    result = job.run(seasoned, measuring(-30))
+    assert result.exit_code == 0
+    assert len(result.parts[0].nights) == 1
+    assert "the clock went back" in " ".join(markdown(result).split())
+
+
+def test_a_changed_scenario_is_told(config: Config) -> None:
+    job.run(config, measuring(0))
+    history = History(config.history)
+    (night,) = history.read(history.partitions()[0])
+    path = history.partitions()[0].path / f"{night.run_id}.parquet"
+    path.unlink()
+    history.append(Night({**night.document, "scenario_digest": "another"}, night.table))
+    told = " ".join(markdown(job.run(config, measuring(1))).split())
+    assert "the scenario synthetic was changed" in told
+
+
+def test_damaged_and_foreign_files_are_named_and_do_no_harm(seasoned: Config) -> None:
+    history = History(seasoned.history)
+    partition = history.partitions()[0]
+    (partition.path / partition.runs[0]).write_bytes(b"PAR1 no more")
+    (partition.path / "notes.txt").write_text("of mine")
+    result = job.run(seasoned, measuring(PAST))
+    assert result.exit_code == 0
+    assert len(result.problems) == 2
+    told = " ".join(markdown(result).split())
+    assert "notes.txt" in told
+    assert partition.runs[0] in told
+    assert (partition.path / "notes.txt").read_text() == "of mine"
+
+
+def _failing(day: int) -> job.Measure:
+    """A night of two cases, of which the second fails."""
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        cases = synthetic_run.sweep()[:2]
+        done = measuring(day, cases=cases, finish=False)(scenario, results)
+        manifest = json.loads((done.folder / "manifest.json").read_text())
+        entry = manifest["cases"][1]
+        entry |= {"status": "failed", "reason": "the guest crashed"}
+        manifest["complete"] = True
+        shutil.rmtree(done.folder / "cases" / entry["id"])
+        (done.folder / "manifest.json").write_text(json.dumps(manifest))
+        return Outcome(done.folder, 1, {entry["id"]: "the guest crashed"}, "")
+
+    return measure
+
+
+def test_a_night_with_a_failed_case_is_kept_and_judged_as_far_as_it_goes(
+    seasoned: Config,
+) -> None:
+    result = job.run(seasoned, _failing(PAST))
+    assert result.exit_code == 4
+    assert headline(result).startswith("No regression in 8 metrics")
+    assert headline(result).endswith("1 case failed.")
+    assert "failed: the guest crashed" in markdown(result)
+    found = ElementTree.fromstring(junit(result))  # noqa: S314 (our own)
+    assert found.get("errors") == "1"
+
+
+# --- faults ------------------------------------------------------------------------------------
+
+
+def raising(error: BaseException, first: job.Measure | None = None) -> job.Measure:
+    """Measures the first scenario, if so wanted, and fails at the next."""
+    left = [] if first is None else [first]
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        if left:
+            return left.pop()(scenario, results)
+        raise error
+
+    return measure
+
+
+def test_one_scenario_that_fails_does_not_keep_the_others_from_being_measured(
+    tmp_path: Path,
+) -> None:
+    config = job_of(tmp_path, "one", "two", "three")
+    calls: list[str] = []
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        calls.append(scenario.name)
+        if scenario.name == "two":
+            raise MeasurementError("a worker died")
+        return measuring(0)(scenario, results)
+
+    result = job.run(config, measure)
+    assert calls == ["one", "two", "three"]
+    assert result.exit_code == 4
+    assert headline(result).endswith("Not measured: two.")
+    assert "two was not measured: a worker died" in markdown(result)
+    assert {p.scenario for p in History(config.history).partitions()} == {"one", "three"}
+
+
+def test_a_host_that_cannot_measure_is_told_once(tmp_path: Path) -> None:
+    config = job_of(tmp_path, "one", "two")
+    result = job.run(config, raising(HostError("no /dev/kvm here")))
+    assert result.exit_code == 3
+    assert headline(result) == "Nothing was measured."
+    assert markdown(result).count("no /dev/kvm here") == 1
+    assert "- one and two were not measured: no" in markdown(result)
+
+
+def test_when_results_cannot_be_stored_the_job_ends(tmp_path: Path) -> None:
+    config = job_of(tmp_path, "one", "two", "three")
+    result = job.run(config, raising(StorageError("the disk is full"), first=measuring(0)))
+    assert result.exit_code == 4
+    assert headline(result).endswith("Not measured: two and three.")
+    assert result.parts[2].errors == []
+
+
+def test_a_disk_that_is_full_after_measuring_costs_the_night_and_nothing_else(
+    seasoned: Config,
+) -> None:
+    before = {p: p.read_bytes() for p in seasoned.history.rglob("*") if p.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        done = measuring(PAST)(scenario, results)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+        return done
+
+    try:
+        result = job.run(seasoned, measure)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.exit_code == 4
+    told = " ".join(markdown(result).split())
+    assert "was measured, but: cannot write to" in told
+    assert "the disk is full" in told
+    for path, data in before.items():
+        assert path.read_bytes() == data
+    assert job.run(seasoned, measuring(PAST + 1)).exit_code == 0
+
+
+def test_a_regression_is_told_even_when_its_pages_cannot_be_written(seasoned: Config) -> None:
+    job.run(seasoned, measuring(PAST, **slower(0.05)))
+
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        done = measuring(PAST + 1, **slower(0.05))(scenario, results)
+        shutil.rmtree(seasoned.reports)
+        seasoned.reports.write_text("in the way")
+        return done
+
+    result = job.run(seasoned, measure)
+    assert result.exit_code == 1
+    told = " ".join(markdown(result).split())
+    assert "got slower" in told
+    assert "is a file" in told
+    assert verdicts(History(seasoned.history).events())[result.parts[0].night.run_id].keys  # type: ignore[union-attr]
+
+
+def test_ctrl_c_keeps_the_scenarios_that_are_finished(tmp_path: Path) -> None:
+    config = job_of(tmp_path, "one", "two")
+    half = Outcome(tmp_path / "results" / "two" / "x", 0, {}, "")
+    for stop in (RunInterruptedError(half), KeyboardInterrupt()):
+        result = job.run(config, raising(stop, first=measuring(0)))
+        assert result.exit_code == 130
+        assert "The job was interrupted" in headline(result)
+        (partition,) = History(config.history).partitions()
+        assert partition.scenario == "one"
+        shutil.rmtree(config.history)
+
+
+def test_a_second_job_at_once_is_refused_and_told_of_the_first(config: Config) -> None:
+    def measure(scenario: Scenario, results: Path) -> Outcome:
+        with pytest.raises(HostError, match=rf"another nightly job is running \(pid {os.getpid()}"):
+            job.run(config, measuring(1))
+        return measuring(0)(scenario, results)
+
+    assert job.run(config, measure).exit_code == 0
+    assert job.run(config, measuring(2)).exit_code == 0  # the lock is gone with its holder
+
+
+@pytest.mark.parametrize("name", ["history", "results", "reports"])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_measured(
+    config: Config, name: str
+) -> None:
+    getattr(config, name).write_text("in the way")
+    with pytest.raises(UsageError, match="folder"):
+        job.run(config, raising(AssertionError()))
+
+
+def test_which_exit_code_counts() -> None:
+    assert job.worst(set()) == 0
+    assert job.worst({0, 2}) == 2
+    assert job.worst({0, 3, 2}) == 3
+    assert job.worst({3, 4}) == 4
+    assert job.worst({4, 1, 3}) == 1
+
+
+# --- the command -------------------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``kickbench nightly ...`` and return the exit code, stdout and stderr."""
+    terminate = signal.getsignal(signal.SIGTERM)
+    hangup = signal.getsignal(signal.SIGHUP)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["kickbench", "nightly", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            signal.signal(signal.SIGHUP, hangup)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_a_missing_scenario_is_wrong_usage_and_leaves_no_trace(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "nightly.toml").write_text('scenarios = ["quick", "absent"]\n')
+    code, out, err = run(tmp_path / "nightly.toml")
+    assert (code, out) == (2, "")
+    assert "scenarios[1]" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["nightly.toml"]
+
+
+@pytest.mark.parametrize("option", ["--junit", "--json"])
+def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "nightly.toml").write_text('scenarios = "quick"\n')
+    for file in (tmp_path, tmp_path / "no" / "folder.x"):
+        code, out, err = run(tmp_path / "nightly.toml", option, file)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"kickbench: {file}: ")
+    assert not (tmp_path / "history").exists()
+
+
+REAL = """
+name = "tiny"
+[vm]
+vcpus = 1
+[guest]
+program = "pm_timer"
+[[placement]]
+name = "here"
+[[placement]]
+name = "nowhere"
+vcpus = "node:999"
+[measure]
+methods = ["sigmask", "immediate_exit"]
+processes = 2
+max_seconds = {seconds}
+"""
+
+
+def real_job(folder: Path, seconds: float = 0.4) -> Path:
+    (folder / "tiny.toml").write_text(REAL.format(seconds=seconds))
+    path = folder / "nightly.toml"
+    path.write_text('scenarios = ["tiny.toml"]\n')
+    return path
+
+
+@pytest.mark.kvm
+def test_nights_on_real_kvm(tmp_path: Path) -> None:
+    path, summary = real_job(tmp_path), tmp_path / "summary.md"
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*KICKBENCH, "nightly", path, "--junit", tmp_path / "j.xml", "--json", "j.json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "GITHUB_STEP_SUMMARY": str(summary)},
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        assert "[1/1]" in done.stderr
+    assert said[0].startswith("**The first night: ")
+    assert said[1].startswith("**No decision yet: 2 of the 9 nights")
+    assert "1 ok, 1 skipped" in said[1]
+    assert summary.read_text() == "".join(said)
+    document = json.loads((tmp_path / "j.json").read_text())
+    (scenario,) = document["scenarios"]
+    history = History(tmp_path / "history")
+    night = history.find(scenario["run_id"])
+    rows = dict(zip(night.keys(), night.table.to_pylist(), strict=True))
+    assert len(scenario["metrics"]) == len(rows)
+    for metric in scenario["metrics"]:
+        row = rows[job.Key(metric["case"], metric["method"], metric["baseline"], metric["metric"])]
+        assert metric["value"] == row["value"]
+        assert metric["verdict"] == "too little history"
+    assert Path(scenario["run"], "summary.json").is_file()
+    assert pc.min(night.table.column("processes")).as_py() == 2
+    ElementTree.parse(tmp_path / "j.xml")  # noqa: S314 (our own)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
+)
+def test_a_night_that_is_ended_is_no_night_and_the_next_one_is(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    running = subprocess.Popen(
+        [*KICKBENCH, "nightly", real_job(tmp_path, seconds=100)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not list((tmp_path / "results").glob("*/*/.work*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    running.send_signal(number)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == code
+    if code == 130:
+        assert "interrupted" in out
+    assert History(tmp_path / "history").partitions() == []
+    done = subprocess.run(
+        [*KICKBENCH, "nightly", real_job(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("**The first night: ")
