@@ -48,6 +48,15 @@ def folder(tmp_path: Path) -> Path:
     return history.folder
 
 
+def test_list_does_not_count_what_is_left_out(run: Run, folder: Path) -> None:
+    (path,) = folder.glob(f"*/*/{night(2).run_id}.parquet")
+    path.write_bytes(b"PAR1")
+    code, out, err = run("list", folder)
+    assert code == 0
+    assert "4 nights" in out
+    assert path.name in err
+
+
 def test_list_tells_hosts_scenarios_and_nights(run: Run, folder: Path) -> None:
     history = History(folder)
     history.append(night(9, cpu="Another CPU", scenario="other"))

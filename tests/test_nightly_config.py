@@ -116,6 +116,32 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, sai
     assert len(message.splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        ('results = "history"', "results: is the folder of the history"),
+        ('reports = "./x/../results"', "reports: is the folder of the results"),
+        ('reports = "history/reports"', "reports: is in the folder of the history"),
+        ('results = "link"', "results: is the folder of the history"),
+        ('results = "."\nhistory = "quick"', "history: is where the runs of quick go"),
+        ('results = "."\nreports = "quick/a"', "reports: is where the runs of quick go"),
+    ],
+)
+def test_folders_that_would_get_into_each_other_are_refused(
+    tmp_path: Path, folders: str, said: str
+) -> None:
+    (tmp_path / "history").mkdir()
+    (tmp_path / "link").symlink_to("history")
+    message = refused(tmp_path, f'scenarios = "quick"\n{folders}')
+    assert said in message
+    assert len(message.splitlines()) == 1
+
+
+def test_folders_beside_each_other_or_around_are_fine(tmp_path: Path) -> None:
+    folders = 'results = "all/raw"\nreports = "all"\nhistory = "all/history"'
+    assert load(write(tmp_path, f'scenarios = "quick"\n{folders}')).reports == tmp_path / "all"
+
+
 def test_a_wrong_scenario_is_refused_in_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('name = "bad"\n[vm]\nvcpus = 0\n')
     assert re.search(r"bad\.toml: vm\.vcpus", refused(tmp_path, 'scenarios = ["bad.toml"]'))

@@ -224,7 +224,10 @@ def verdict_exact(value: Sequence[float]) -> Verdict:
 def test_the_first_night_decides_nothing_and_says_so() -> None:
     found = judge(trend([8000.0])).judgements[0]
     assert found.verdict == "too little history"
-    assert "0 of the 7 nights" in found.reason
+    assert found.reason == (
+        "a new metric: 0 of the 7 nights that a baseline needs, besides the 2 that are judged "
+        "together; 8 more nights to go"
+    )
     assert not judge(trend([8000.0])).alarm
 
 
@@ -246,19 +249,92 @@ def test_a_metric_without_a_value_tonight_is_not_measured() -> None:
 def test_a_lasting_regression_keeps_alarming_since_its_first_night_until_accepted() -> None:
     value = noisy(11, n=160, sd=0.003)[0]
     value[70:] *= 1.03
-    usable = np.ones(160, np.bool_)
-    verdicts = []
-    for tonight in range(66, 160):
-        t = replace(trend(value[: tonight + 1]), usable=usable[: tonight + 1])
-        found = judge(t).judgements[0]
-        verdicts.append(found.verdict)
-        usable[tonight] = found.verdict != "regression"
-        if found.verdict == "regression":
-            assert found.since == 70
-    assert set(verdicts[:4]) == {"no change"}
-    assert set(verdicts[7:]) == {"regression"}
+    found = replay(value, 66)
+    assert {j.verdict for j in found[:4]} == {"no change"}
+    assert {j.verdict for j in found[7:]} == {"regression"}
+    assert {j.since for j in found if j.verdict == "regression"} == {70}
+    assert not any(j.drift for j in found)
     accepted = replace(trend(value), accepted_from=70)
     assert judge(accepted).judgements[0].verdict == "no change"
+
+
+def replay(value: NDArray[np.float64], first: int) -> list[Judgement]:
+    """The judgements from night ``first`` on, as the job makes them: an alarm is remembered."""
+    usable = np.ones(len(value), np.bool_)
+    found = []
+    for tonight in range(first, len(value)):
+        t = replace(trend(value[: tonight + 1]), usable=usable[: tonight + 1])
+        found.append(judge(t).judgements[0])
+        usable[tonight] = found[-1].verdict != "regression"
+    return found
+
+
+@pytest.mark.parametrize("lasting", [2, 3, 5, 12])
+def test_there_is_no_alarm_on_a_night_that_is_normal_again(lasting: int) -> None:
+    value = noisy(16, n=90)[0]
+    value[70 : 70 + lasting] *= 1.05
+    found = replay(value, 70)
+    alarmed = [j.verdict == "regression" for j in found]
+    assert alarmed == [False] + [True] * (lasting - 1) + [False] * (20 - lasting)
+    assert "back to where it was" in found[lasting].reason
+
+
+def test_a_second_step_on_an_open_one_is_one_regression_since_the_first() -> None:
+    value = noisy(17, n=100)[0]
+    value[70:80] *= 1.03
+    value[80:] *= 1.10
+    found = replay(value, 71)
+    assert {(j.verdict, j.since, j.drift) for j in found} == {("regression", 70, False)}
+    assert found[-1].relative == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_new_step_after_normal_nights_begins_with_itself() -> None:
+    value = noisy(18, n=80)[0]
+    value[70:73] *= 1.05
+    value[76:] *= 1.05
+    assert [j.since for j in replay(value, 70) if j.verdict == "regression"] == [70] * 2 + [76] * 4
+
+
+@pytest.mark.parametrize(("per_night", "sd"), [(0.00015, 0.001), (0.0005, 0.002)])
+def test_what_creeps_is_told_as_such_and_since_no_later_than_its_first_alarm(
+    per_night: float, sd: float
+) -> None:
+    value = noisy(19, n=140, sd=sd)[0]
+    value[20:] *= 1 + per_night * np.arange(120)
+    found = replay(value, 40)
+    alarmed = [40 + i for i, j in enumerate(found) if j.verdict == "regression"]
+    assert len(alarmed) > 50
+    for night in alarmed:
+        since = found[night - 40].since
+        assert since is not None
+        assert 20 < since <= alarmed[0]
+    # On the first of them the long window may not be sure yet.
+    assert all(found[night - 40].drift for night in alarmed[5:])
+
+
+@pytest.mark.parametrize("lasting", [10, 20, 40])
+def test_an_improvement_that_stays_is_the_new_measure(lasting: int) -> None:
+    back = 70 + lasting
+    value = noisy(20, n=back + 8)[0]
+    value[70:back] *= 0.95
+    found = replay(value, 70)
+    assert {j.verdict for j in found[1:6]} == {"improvement"}
+    assert {j.verdict for j in found[10 : lasting + 1]} <= {"no change"}
+    assert {(j.verdict, j.since) for j in found[lasting + 1 :]} == {("regression", back)}
+    assert found[-1].baseline == pytest.approx(7600, rel=0.003)
+
+
+def test_a_short_improvement_is_not_the_new_measure() -> None:
+    value = noisy(21, n=90)[0]
+    value[70:75] *= 0.95
+    assert not any(j.verdict == "regression" for j in replay(value, 70))
+
+
+def test_noise_never_makes_the_measure_stricter() -> None:
+    random = np.random.default_rng(22)
+    value = 8000 * (1 + 0.003 * random.standard_t(4, (40, 300)))
+    decision = judge(*(trend(row, name=str(i)) for i, row in enumerate(value)))
+    assert {j.baseline_nights for j in decision.judgements} == {SETTINGS.baseline_nights}
 
 
 def test_nights_between_alarms_do_not_become_the_normal() -> None:
@@ -281,8 +357,11 @@ def test_right_after_accepting_the_scatter_is_that_of_the_normal_before() -> Non
     assert found.since == 78
     early = judge(replace(trend(value[:75]), accepted_from=70)).judgements[0]
     assert (early.verdict, early.baseline_nights) == ("no change", 3)
-    assert judge(replace(trend(value[:73]), accepted_from=70)).judgements[0].verdict == (
-        "too little history"
+    short = judge(replace(trend(value[:73]), accepted_from=70)).judgements[0]
+    assert short.verdict == "too little history"
+    assert short.reason == (
+        "the new normal that was accepted began 2 nights ago: 1 of the 3 nights that a baseline "
+        "needs, besides the 2 that are judged together; 2 more nights to go"
     )
 
 

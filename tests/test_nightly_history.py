@@ -145,9 +145,9 @@ def test_other_readers_read_the_folder_as_it_is(tmp_path: Path) -> None:
 
 @SETTINGS
 @given(
-    value=st.floats(-1e200, 1e200),
-    interval=st.none() | st.tuples(st.floats(-1e200, 1e200), st.floats(0, 1e200)),
-    reference=st.none() | st.floats(-1e200, 1e200),
+    value=st.floats(-4e199, 4e199),
+    interval=st.none() | st.tuples(st.floats(-4e199, 4e199), st.floats(0, 4e199)),
+    reference=st.none() | st.floats(-4e199, 4e199),
     processes=st.integers(0, 2**31 - 1),
     text=st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40),
 )
@@ -282,6 +282,8 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
         (night(0, rows=twice), "twice"),
         (night(0, scenario="../up"), "scenario"),
         (night(0, created_utc="yesterday"), "created_utc"),
+        (night(0, created_utc="1970-01-01T00:00:00Z"), "clock"),
+        (night(0, rows=[synthetic_night.row(value=-1e308)]), "no number"),
     ):
         with pytest.raises(ResultsError, match=what):
             history.append(some)
@@ -378,6 +380,9 @@ FAULTS = {
     "another scenario": _metadata(scenario="other"),
     "a run id that is a path": _metadata(run_id="../../etc"),
     "no time": _metadata(created_utc="now"),
+    "a year that no run is of": _metadata(created_utc="9999-12-31T23:59:59Z"),
+    "the year of a clock that was never set": _metadata(created_utc="0001-01-01T00:00:00Z"),
+    "too large to be a figure": _column("reference", 1e308),
     "an environment that is none": _metadata(environment=[1]),
 }
 
@@ -561,6 +566,82 @@ def test_a_step_stays_accepted_when_its_night_is_gone(tmp_path: Path) -> None:
     history.accept(nights[2], "new kernel")
     file_of(history, nights[2]).unlink()
     assert trend_of(history).accepted_from == 2  # which is the night after it
+    assert not history.problems
+
+
+def test_a_step_is_one_of_its_own_host_and_scenario(tmp_path: Path) -> None:
+    history, nights = filled(tmp_path, 5)
+    other = night(3, scenario="other", run_id="20260104T020000Z-vm-other")
+    history.append(other)
+    history.accept(other, "of the other scenario")
+    _, found = trends(history.nights(nights[0].fingerprint, "nightly"), history.events())
+    assert {trend.accepted_from for trend in found} == {0}
+    assert not history.problems
+
+
+GONE = {"run_id": "gone", "fingerprint": night(0).fingerprint, "scenario": "nightly"}
+LIES = {
+    "of a run that never was": {"run_id": "gone", "created_utc": night(2).created_utc},
+    "of a run that never was, in another place": {
+        **GONE,
+        "scenario": "other",
+        "created_utc": night(2).created_utc,
+    },
+    "of a night after it was said": {**GONE, "created_utc": "2100-01-01T00:00:00Z"},
+    "of a night without a time": GONE,
+    "of another time": {"run_id": night(2).run_id, "created_utc": "2026-01-05T00:00:00Z"},
+    "of no time": {"run_id": night(2).run_id},
+    "of another host": {
+        "run_id": night(2).run_id,
+        "fingerprint": "0" * 12,
+        "scenario": "nightly",
+        "created_utc": night(2).created_utc,
+    },
+}
+
+
+def say(history: History, **event: Any) -> Path:
+    """Put an event into a history behind its back."""
+    path = history.folder / "_events" / "20260301T000000.000000Z-00000000.json"
+    path.parent.mkdir(exist_ok=True)
+    written = {"schema": 1, "what": "accept", "when": "2026-03-01T00:00:00Z", "reason": "x"}
+    path.write_text(json.dumps({**written, **event}))
+    return path
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_accepted_night_that_does_not_fit_the_history_counts_for_nothing(
+    tmp_path: Path, lie: str
+) -> None:
+    history, _ = filled(tmp_path, 5)
+    path = say(history, **LIES[lie])
+    assert trend_of(history).accepted_from == 0
+    (line,) = history.problems
+    assert line.startswith(f"{path}: ")
+    history.events()
+    assert len(history.problems) == 1
+
+
+def test_a_true_one_in_the_same_words_counts(tmp_path: Path) -> None:
+    history, nights = filled(tmp_path, 5)
+    say(history, run_id=nights[2].run_id, created_utc=nights[2].created_utc)
+    assert trend_of(history).accepted_from == 2
+    say(history, **GONE, created_utc=nights[2].created_utc)
+    assert trend_of(history).accepted_from == 3  # "gone" comes after the run of that time
+    assert not history.problems
+
+
+def test_events_that_lead_elsewhere_are_neither_read_nor_written(tmp_path: Path) -> None:
+    history, nights = filled(tmp_path / "history", 5)
+    history.forget(nights[1], "noise")
+    (history.folder / "_events").rename(tmp_path / "elsewhere")
+    (history.folder / "_events").symlink_to(tmp_path / "elsewhere")
+    assert history.events() == []
+    (line,) = history.problems
+    assert "_events: is a symlink" in line
+    with pytest.raises(UsageError, match="_events: is a symlink"):
+        history.forget(nights[2], "noise")
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
 def test_metrics_are_chosen_by_name() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import synthetic_run
 
@@ -32,6 +33,7 @@ from kickbench.nightly import job
 from kickbench.nightly.config import Config, load
 from kickbench.nightly.history import History, Night, forgotten, verdicts
 from kickbench.nightly.outputs import headline, junit, markdown
+from kickbench.nightly.outputs import json as json_of
 from kickbench.results.store import RunReader
 from kickbench.results.summary import summarise
 from kickbench.run.runner import Outcome, RunInterruptedError
@@ -197,7 +199,7 @@ def test_a_pinned_run_has_to_be_one_of_this_job(seasoned: Config, tmp_path: Path
         raise AssertionError("it has to be refused before anything is measured")
 
     for scenario, pins, said in (
-        ("synthetic", ["20200101T000000Z-x-00000000"], "has no run"),
+        ("synthetic", ["20200101T000000Z-x-00000000"], "baseline.pinned: .*has no run"),
         ("other", runs[:1], "is of synthetic, which this job does not measure"),
         ("synthetic", runs[:2], "pin one"),
     ):
@@ -374,6 +376,74 @@ def test_a_regression_is_told_even_when_its_pages_cannot_be_written(seasoned: Co
     assert verdicts(History(seasoned.history).events())[result.parts[0].night.run_id].keys  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("broken", ["write_report", "page.write"])
+def test_no_fault_of_a_page_costs_the_regression_or_the_next_scenario(
+    seasoned: Config, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    both = job_of(seasoned.path.parent, "synthetic", "two")
+
+    def fail(*_: object) -> Path:
+        raise ValueError("year -1 is out of range")
+
+    job.run(both, measuring(PAST, **slower(0.05)))
+    monkeypatch.setattr(f"kickbench.nightly.job.{broken}", fail)
+    result = job.run(both, measuring(PAST + 1, **slower(0.05)))
+    assert result.exit_code == 1
+    assert "got slower" in headline(result)
+    told = " ".join(markdown(result).split())
+    assert "year -1 is out of range" in told
+    assert result.parts[1].night is not None
+    assert result.parts[1].exit_code == 4
+    # The other page is there.
+    assert (result.parts[1].report is None) == (broken == "write_report")
+    assert (result.parts[1].trend is None) == (broken == "page.write")
+    for output in (junit, json_of):
+        assert "year -1 is out of range" in output(result)
+
+
+def test_a_night_of_a_year_far_away_in_the_history_is_left_out(seasoned: Config) -> None:
+    (path,) = seasoned.history.glob("*/*/20260303*.parquet")
+    far = path.with_name("99991231T235959Z-vm-00000001.parquet")
+    file = pq.ParquetFile(path)
+    document = json.loads(file.metadata.metadata[b"kickbench.night"])
+    document |= {"created_utc": "9999-12-31T23:59:59Z", "run_id": far.stem}
+    with pq.ParquetWriter(far, file.schema_arrow, store_schema=False) as writer:
+        writer.add_key_value_metadata({"kickbench.night": json.dumps(document)})
+        writer.write_table(file.read())
+    job.run(seasoned, measuring(PAST, **slower(0.05)))
+    result = job.run(seasoned, measuring(PAST + 1, **slower(0.05)))
+    assert result.exit_code == 1
+    assert result.parts[0].errors == []
+    assert any(far.name in line for line in result.problems)
+
+
+def test_advice_is_what_fits_the_job(config: Config) -> None:
+    for error, said in (
+        (
+            StorageError(
+                "cannot write to /x: the disk is full; the finished cases are kept: when that is "
+                "mended, continue with\nkickbench run --resume /x"
+            ),
+            "cannot write to /x: the disk is full; the next night starts anew",
+        ),
+        (
+            MeasurementError(
+                "cannot write to /x: the disk is full; make room or choose another --results"
+            ),
+            (
+                "cannot write to /x: the disk is full; make room or choose another folder of "
+                "results in the job's file"
+            ),
+        ),
+        (
+            UsageError("/r: is a symlink; remove it, or choose another -o"),
+            "/r: is a symlink; remove it, or choose another folder of reports in the job's file",
+        ),
+    ):
+        (part,) = job.run(config, raising(error)).parts
+        assert [line for line, _ in part.errors] == [said]
+
+
 def test_ctrl_c_keeps_the_scenarios_that_are_finished(tmp_path: Path) -> None:
     config = job_of(tmp_path, "one", "two")
     half = Outcome(tmp_path / "results" / "two" / "x", 0, {}, "")
@@ -458,6 +528,36 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(
         assert (code, out) == (2, "")
         assert err.startswith(f"kickbench: {file}: ")
     assert not (tmp_path / "history").exists()
+
+
+def test_no_output_is_where_something_else_is(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(SCENARIO.format(name="own"))
+    job_file = tmp_path / "nightly.toml"
+    job_file.write_text('scenarios = "own.toml"\n')
+    (tmp_path / "link").symlink_to("same")
+    before = {path: path.read_bytes() for path in (job_file, tmp_path / "own.toml")}
+    for outputs, said in (
+        (["--json", tmp_path / "same", "--junit", tmp_path / "same"], "--json and --junit"),
+        (["--json", tmp_path / "same", "--junit", tmp_path / "link"], "--json and --junit"),
+        (["--json", job_file], "is read by this job"),
+        (["--junit", tmp_path / "own.toml"], "is read by this job"),
+    ):
+        code, out, err = run(job_file, *outputs)
+        assert (code, out) == (2, "")
+        assert said in err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "history").exists()
+    (tmp_path / "history").write_text("in the way, so that nothing is measured")
+    _, _, err = run(job_file, "--json", "/dev/null", "--junit", "/dev/null")
+    assert "history: is not a folder" in err
+
+
+def test_every_output_that_cannot_be_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "nightly.toml").write_text('scenarios = "quick"\n')
+    files = [tmp_path / "no" / "a.xml", tmp_path / "no" / "b.json"]
+    code, _, err = run(tmp_path / "nightly.toml", "--junit", files[0], "--json", files[1])
+    assert code == 2
+    assert all(str(file) in err for file in files)
 
 
 REAL = """

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from synthetic_night import CASE, night, row, rows_of
 
 from kickbench.nightly.decide import Settings, decide
-from kickbench.nightly.history import Night, trends
+from kickbench.nightly.history import Event, Night, trends
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.outputs import OUTPUTS, headline, json, junit, markdown
 
@@ -27,9 +27,9 @@ LOST = {"case": "race-spin", "method": "sigmask", "what": "lost", "count": 3, "o
 NASTY = "<b>|`*_[x](y)\x00\x1b[31m\u202e\ud800\ufffe &amp; ]]> \\ # - ~~"
 
 
-def part_of(nights: Sequence[Night], **changes: Any) -> Part:
+def part_of(nights: Sequence[Night], events: Sequence[Event] = (), **changes: Any) -> Part:
     """What the job makes of the last of these nights."""
-    known, found = trends(nights, [])
+    known, found = trends(nights, events)
     return Part(
         **{
             "scenario": nights[-1].scenario,
@@ -37,6 +37,7 @@ def part_of(nights: Sequence[Night], **changes: Any) -> Part:
             "night": nights[-1],
             "nights": known,
             "measured_on": {trend.key: trend.night.tolist() for trend in found},
+            "accepted_from": {trend.key: trend.accepted_from for trend in found},
             "decision": decide(found, known, Settings()),
             **changes,
         }
@@ -129,6 +130,52 @@ def test_what_got_better_is_no_alarm_but_told() -> None:
     assert result.exit_code == 0
     assert headline(result).startswith("No regression in 3 metrics")
     assert re.search(r"Better than before: time per exit of \w+ in `[^`]+` \(-[45]", shown(result))
+
+
+def no_decision(part: Part) -> str:
+    result = result_of(part)
+    (row,) = [line for line in markdown(result).splitlines() if line.startswith("| nightly")]
+    assert "none yet" in row
+    said = headline(result)
+    assert said.startswith("No decision yet: ")
+    return said.removeprefix("No decision yet: ")
+
+
+def test_too_few_nights_are_counted_the_same_everywhere() -> None:
+    assert no_decision(part_of(calm(2))) == "2 of the 9 nights that it takes."
+    reasons = {
+        str(some.get("message"))
+        for some in suites(junit(result_of(part_of(calm(2))))).iter("skipped")
+    }
+    (reason,) = reasons
+    assert reason.startswith("too little history: ")
+    assert "0 of the 7 nights" in reason
+    assert "besides the 2 that" in reason  # which makes 2 of 9
+
+
+def test_why_there_is_no_decision_is_said_whatever_the_reason() -> None:
+    renamed = night(50, rows=[{**some, "case": "renamed"} for some in rows_of(50)])
+    known, found = trends([*calm(50), renamed], [])
+    only_new = [trend for trend in found if trend.key.case == "renamed"]
+    part = part_of([*calm(50), renamed], decision=decide(only_new, known, Settings()))
+    assert no_decision(part) == "all metrics are new tonight."
+    assert no_decision(part_of([*calm(20), night(20, rows=[])])) == "nothing has a value tonight."
+    nights = calm(51)
+    accepted = Event(
+        "1", "accept", nights[49].run_id, None, {"created_utc": nights[49].created_utc}
+    )
+    said = no_decision(part_of(nights, [accepted]))
+    assert said.startswith("the new normal that was accepted ")
+    assert said.endswith(" to go.")
+    forgotten = [Event(str(n), "forget", nights[n].run_id, None, {}) for n in range(51)]
+    assert "0 of the 7 nights that a baseline" in no_decision(part_of(nights, forgotten))
+
+
+def test_the_kind_of_an_error_is_told_to_the_ci() -> None:
+    part = Part("one", errors=[("no /dev/kvm", 3), ("a worker died", 4)])
+    text = junit(result_of(part))
+    check_junit(text)
+    assert [some.get("type") for some in suites(text).iter("error")] == ["host", "measurement"]
 
 
 def test_kicks_lost_that_must_not_be_come_first_and_always_alarm() -> None:
@@ -243,6 +290,8 @@ _TEXTS = st.one_of(
 
 
 @settings(max_examples=80)
+@example("", "", "", "", "__0__")
+@example("", "0)", "", "", "12. x")
 @given(scenario=_TEXTS, remark=_TEXTS, error=_TEXTS, problem=_TEXTS, reason=_TEXTS)
 def test_any_text_is_text_in_every_output(
     scenario: str, remark: str, error: str, problem: str, reason: str

@@ -7,6 +7,7 @@ import html
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_night
@@ -38,7 +39,7 @@ def test_a_step_is_said_with_what_changed_in_the_environment() -> None:
     text = text_of(page(stepped(), []))
     assert "Of 3 metrics, 2 changed in 30 nights; last on 2026-01-19" in text
     assert "kernel: 6.12.3 → 6.12.4" in text
-    assert re.search(r"sigmask/ns_per_exit: \+[45]\.[0-9] % \([0-9.]+ to [0-9.]+ ns\), worse", text)
+    assert re.search(r"sigmask/ns_per_exit: \+[45]\.[0-9]+ % \([0-9.]+ to [0-9.]+ %\), worse", text)
     assert night(18).run_id in text
 
 
@@ -49,7 +50,32 @@ def test_no_step_is_said_too() -> None:
 
 
 def test_an_improvement_is_better() -> None:
-    assert re.search(r"% \([-0-9.]+ to [-0-9.]+ ns\), better", text_of(page(stepped(by=0.95), [])))
+    assert re.search(r"% \(-[0-9.]+ to -[0-9.]+ %\), better", text_of(page(stepped(by=0.95), [])))
+
+
+def test_a_paired_difference_is_told_in_its_unit_and_by_both_names() -> None:
+    def rows(number: int) -> list[dict[str, Any]]:
+        *levels, pair = synthetic_night.rows_of(number)
+        more = 40.0 if number >= 18 else 0.0
+        ends = {name: pair[name] + more for name in ("value", "ci95_low", "ci95_high")}
+        return [*levels, {**pair, **ends}]
+
+    text = text_of(page([night(number, rows=rows(number)) for number in range(30)], []))
+    by = r"\+(39|40|41)(\.\d+)? ns \([0-9.]+ to [0-9.]+ ns\)"
+    assert re.search(rf"1: on 2026-01-19 sigmask - immediate_exit {by}", text)
+    assert re.search(rf"of sigmask - immediate_exit in \S+ by {by}, worse", text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_any_size_are_drawn() -> None:
+    huge = 9e199
+    rows = [
+        synthetic_night.row(value=huge, ci95_low=-huge, ci95_high=huge),
+        synthetic_night.row(baseline="immediate_exit", value=-huge, reference=1e-300),
+    ]
+    for some in (rows, [{**row, "ci95_low": None, "ci95_high": None} for row in rows]):
+        nights = [night(number, rows=some) for number in range(12)]
+        assert page([*nights, night(12), night(13)], [])
 
 
 def test_one_night_is_no_trend() -> None:
@@ -73,6 +99,8 @@ def test_every_figure_says_in_words_what_it_shows() -> None:
 def test_accepted_forgotten_and_alarmed_nights_are_marked(tmp_path: Path) -> None:
     history = History(tmp_path)
     nights = stepped()
+    for some in nights:
+        history.append(some)
     history.forget(nights[3], "a backup ran")
     history.accept(nights[18], "a fix that costs", [KEY])
     history.add_verdict(nights[-1].run_id, [KEY])

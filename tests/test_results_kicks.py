@@ -199,7 +199,9 @@ def test_contrasts_of_the_median_are_of_rounds(tmp_path):
     assert case["control"]["metric"] == "latency_p50_ns"
     assert case["control"]["diff"] == pytest.approx(interval.estimate)
     assert case["control"]["ci95"] == pytest.approx([interval.low, interval.high])
-    assert case["control"]["ok"] is (interval.low <= 0 <= interval.high)
+    # 18 rounds of noise as large as the values cannot vouch for anything.
+    assert interval.low <= 0 <= interval.high
+    assert case["control"]["ok"] is None
     # 99 kicks a process and method are not enough for two chunks of 200.
     found = contrast(case, "latency_p99_ns")
     assert (found["diff"], found["ci95"], found["chunks"]) == (None, None, 0)
@@ -437,7 +439,8 @@ def test_a_summary_of_every_kind(sweep):
     for control in controls:  # a family of seven
         assert control["ci_family"][0] < control["ci95"][0]
         assert control["ci95"][1] < control["ci_family"][1]
-        assert control["ok"] is (control["ci_family"][0] <= 0 <= control["ci_family"][1])
+        around_0 = control["ci_family"][0] <= 0 <= control["ci_family"][1]
+        assert control["ok"] in ((True, None) if around_0 else (False,))
     for case in cases[6:8]:
         assert case["contrasts"] == []
         assert (case["control"]["diff"], case["control"]["ok"]) == (None, None)

@@ -467,3 +467,21 @@ def test_json_on_the_disk_is_plain(tmp_path):
     document = json.loads((run.path / "cases" / ONE["id"] / "case.json").read_bytes())
     assert document["status"] == "ok"
     assert document["case"] == ONE
+
+
+def test_an_output_that_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
+    """As root, a rename would make a file of /dev/full."""
+    fifo, file = tmp_path / "fifo", tmp_path / "file"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    store.write_output(fifo, b"text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert fifo.is_fifo()
+    store.write_output(file, b"text")
+    store.write_output(file, b"other")
+    assert file.read_bytes() == b"other"
+    device = Path("/dev/full").stat().st_rdev
+    with pytest.raises(MeasurementError, match="/dev/full"):
+        store.write_output(Path("/dev/full"), b"text")
+    assert Path("/dev/full").stat().st_rdev == device

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -77,7 +78,11 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit codes."""
-    _mend_streams()
+    with _mended_streams():
+        _run()
+
+
+def _run() -> None:
     # The terminal is gone (a lost connection): as Ctrl-C, what is finished is kept.
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     command = typer.main.get_command(app)
@@ -87,7 +92,7 @@ def main() -> None:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:
-        sys.exit(done.exit_code)
+        _leave(done.exit_code)
     except KickbenchError as error:
         _fail(str(error), error.exit_code)
     except _Misuse as error:
@@ -132,8 +137,10 @@ class _Output(io.FileIO):
             return super().write(data)
 
 
-def _mend_streams() -> None:
+@contextmanager
+def _mended_streams() -> Iterator[None]:
     """Let a command whose standard streams are closed (``>&-``), or will be, write to nowhere."""
+    before = sys.stdout, sys.stderr
     # Where stderr fails there is nobody left to tell.
     for name, forgiven in (("stdout", BrokenPipeError), ("stderr", OSError)):
         stream = getattr(sys, name)
@@ -148,6 +155,22 @@ def _mend_streams() -> None:
                 write_through=stream.write_through,
             )
             setattr(sys, name, mended)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # what matters was flushed by the command
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _leave(code: int) -> NoReturn:
+    """End with the code; when the output could not be written, not as if all had been fine."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _fail(f"standard output: {error.strerror}", code or EXIT_MEASUREMENT)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

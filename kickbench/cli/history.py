@@ -103,7 +103,7 @@ def export(
     """Write a CSV file that Apache Otava reads, and FILE.yaml, its configuration."""
     from kickbench.errors import UsageError
     from kickbench.nightly.otava import export as otava
-    from kickbench.results.store import replace_file
+    from kickbench.results.store import write_output
 
     history = _open(folder)
     chosen = _chosen(history, scenario, host)
@@ -119,7 +119,7 @@ def export(
         raise UsageError(f"{output.parent}: is not a folder")
     table, config = otava(history.read(chosen[0]), history.events(), output)
     for path, text in ((output, table), (output.with_suffix(".yaml"), config)):
-        replace_file(path, text.encode("utf-8", "replace"))
+        write_output(path, text.encode("utf-8", "replace"))
         typer.echo(os.fsencode(path))
     _warn(history)
 
@@ -185,25 +185,22 @@ def _hosts(
     """Each host with its facts, then its scenarios, a line each."""
     for host in dict.fromkeys(partition.fingerprint for partition in partitions):
         of_host = [partition for partition in partitions if partition.fingerprint == host]
-        newest = [(partition, history.newest(partition)) for partition in of_host]
-        nights = [night for _, night in newest if night is not None]
+        read = [(partition.scenario, history.read(partition)) for partition in of_host]
+        newest = [nights[-1] for _, nights in read if nights]
         yield f"Host {host}"
-        if nights:
-            last = max(nights, key=lambda night: night.order)
+        if newest:
+            last = max(newest, key=lambda night: night.order)
             for name, fact in last.document["facts"].items():
                 yield f"  {name.replace('_', ' ')}: {fact or 'unknown'}"
-        width = max(len(partition.scenario) for partition in of_host)
-        for partition, night in newest:
-            yield f"  {partition.scenario:<{width}}  {_span(history, partition, night, events)}"
+        width = max(len(scenario) for scenario, _ in read)
+        for scenario, nights in read:
+            yield f"  {scenario:<{width}}  {_span(nights, events)}"
 
 
-def _span(
-    history: History, partition: Partition, newest: Night | None, events: Sequence[Event]
-) -> str:
-    if newest is None:
+def _span(nights: Sequence[Night], events: Sequence[Event]) -> str:
+    if not nights:
         return "no night that can be read"
-    runs = {name.removesuffix(".parquet") for name in partition.runs}
-    oldest = history.oldest(partition) or newest
+    runs = {night.run_id for night in nights}
     alarms = {event.run_id for event in events if event.what == "verdict" and event.keys}
     counts = [
         _counted(len(alarms & runs), "with an alarm", "with an alarm"),
@@ -212,7 +209,7 @@ def _span(
             for what, said in (("accept", "accepted"), ("forget", "forgotten"))
         ),
     ]
-    text = f"{_counted(len(runs), 'night')}, {_when(oldest)} to {_when(newest)}"
+    text = f"{_counted(len(runs), 'night')}, {_when(nights[0])} to {_when(nights[-1])}"
     return ", ".join([text, *(count for count in counts if not count.startswith("0 "))])
 
 

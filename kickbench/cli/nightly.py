@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kickbench.nightly.config import Config
     from kickbench.nightly.job import Result
     from kickbench.run.runner import Outcome
     from kickbench.scenario.model import Scenario
@@ -49,9 +50,9 @@ def nightly(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     files = {"junit": junit, "json": as_json}
     wanted = {name: file for name, file in files.items() if file is not None}
-    for file in wanted.values():
-        _check(file)
-    result = job.run(load(config), _measure)
+    job_config = load(config)
+    _check(wanted, job_config)
+    result = job.run(job_config, _measure)
     typer.echo(OUTPUTS["markdown"](result), nl=False)
     codes = {result.exit_code} | _write_all(result, wanted, OUTPUTS)
     code = result.exit_code if result.interrupted is not None else job.worst(codes)
@@ -69,16 +70,27 @@ def _measure(scenario: Scenario, results: Path) -> Outcome:
         return runner.run(scenario, results, watching)
 
 
-def _check(file: Path) -> None:
-    """Hours later would be late to learn that a file cannot be written."""
+def _check(outputs: dict[str, Path], config: Config) -> None:
+    """Hours later would be late to learn that a file cannot be written, or of what it replaced."""
     from kickbench.errors import UsageError
 
-    folder = file.absolute().parent
-    if file.is_dir():
-        raise UsageError(f"{file}: is a folder; name a file")
-    if not os.access(folder, os.W_OK):
-        what = "cannot be written to" if folder.exists() else "does not exist"
-        raise UsageError(f"{file}: its folder {what}")
+    faults = []
+    taken: dict[Path, str] = {}
+    for name, file in outputs.items():
+        real = file.resolve()
+        folder = file.absolute().parent
+        if file.is_dir():
+            faults.append(f"{file}: is a folder; name a file")
+        elif not os.access(folder, os.W_OK):
+            what = "cannot be written to" if folder.exists() else "does not exist"
+            faults.append(f"{file}: its folder {what}")
+        elif real in [read.resolve() for read in config.files]:
+            faults.append(f"{file}: is read by this job; name another file for --{name}")
+        elif real in taken and not (file.exists() and not file.is_file()):
+            faults.append(f"{file}: --{name} and --{taken[real]} are one file; name two")
+        taken[real] = name
+    if faults:
+        raise UsageError("\n".join(faults))
 
 
 def _write_all(
@@ -86,7 +98,7 @@ def _write_all(
 ) -> set[int]:
     """Write what was asked for, each whatever becomes of the others; returns what went wrong."""
     from kickbench.errors import EXIT_MEASUREMENT, KickbenchError
-    from kickbench.results.store import replace_file
+    from kickbench.results.store import write_output
     from kickbench.scenario.text import printable
 
     codes = set()
@@ -97,7 +109,7 @@ def _write_all(
 
     for name, file in files.items():
         try:
-            replace_file(file, outputs[name](result).encode("utf-8", "replace"))
+            write_output(file, outputs[name](result).encode("utf-8", "replace"))
         except KickbenchError as error:
             failed(error)
     if summary := os.environ.get(_SUMMARY):

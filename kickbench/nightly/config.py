@@ -9,6 +9,7 @@ was found. Keys are described in ``docs/nightly.md``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -144,10 +145,12 @@ _TABLES: dict[str, type[BaseModel]] = {"baseline": Baseline, "decision": Decisio
 class Config:
     """A nightly job: its scenarios, where everything goes, and how to decide.
 
-    ``pinned`` are ids of runs, each the baseline of its own scenario and host.
+    ``pinned`` are ids of runs, each the baseline of its own scenario and host. ``files`` are those
+    that were read: this one's ``path``, and those of the scenarios.
     """
 
     path: Path
+    files: tuple[Path, ...]
     scenarios: tuple[Scenario, ...]
     history: Path
     results: Path
@@ -165,12 +168,14 @@ def load(path: str | os.PathLike[str]) -> Config:
         raise UsageError(explain(error, data, source, _File, _TABLES)) from None
     folder = Path(path).absolute().parent
     effects = {name: share for name, share in file.min_effect.items() if name != _DEFAULT}
+    scenarios = _scenarios(file, source, folder)
+    folders = {name: folder / getattr(file, name) for name in ("history", "results", "reports")}
+    _check_folders(folders, list(scenarios), source)
     return Config(
         path=Path(path),
-        scenarios=_scenarios(file, source, folder),
-        history=folder / file.history,
-        results=folder / file.results,
-        reports=folder / file.reports,
+        files=(Path(path), *(scenario_file for _, scenario_file in scenarios.values())),
+        scenarios=tuple(scenario for scenario, _ in scenarios.values()),
+        **folders,
         settings=Settings(
             baseline_nights=file.baseline.nights,
             min_nights=file.baseline.min_nights,
@@ -184,8 +189,29 @@ def load(path: str | os.PathLike[str]) -> Config:
     )
 
 
-def _scenarios(file: _File, source: str, folder: Path) -> tuple[Scenario, ...]:
-    found: dict[str, Scenario] = {}
+def _check_folders(folders: Mapping[str, Path], scenarios: list[str], source: str) -> None:
+    """Refuse folders of which one would be taken for the contents of another."""
+    try:
+        real = {name: path.resolve() for name, path in folders.items()}
+    except (OSError, RuntimeError):  # a loop of symlinks, which making them will tell
+        return
+    names = list(real)
+    runs = {real["results"] / scenario: scenario for scenario in scenarios}
+    for number, name in enumerate(names):
+        advice = "; give it a folder of its own"
+        above = (real[name], *real[name].parents)
+        for other in names[:number]:
+            if real[name] == real[other]:
+                raise UsageError(f"{source}: {name}: is the folder of the {other}{advice}")
+        if name != "history" and real["history"] in above:
+            raise UsageError(f"{source}: {name}: is in the folder of the history{advice}")
+        if taken := [scenario for path, scenario in runs.items() if path in above]:
+            raise UsageError(f"{source}: {name}: is where the runs of {taken[0]} go{advice}")
+
+
+def _scenarios(file: _File, source: str, folder: Path) -> dict[str, tuple[Scenario, Path]]:
+    """By name, each with its file."""
+    found: dict[str, tuple[Scenario, Path]] = {}
     ours = shipped()
     for number, text in enumerate(file.scenarios):
         where = f"{source}: scenarios[{number}]"
@@ -199,11 +225,12 @@ def _scenarios(file: _File, source: str, folder: Path) -> tuple[Scenario, ...]:
                 f"{where}: {quoted(text)} is no file beside this one, and no shipped scenario"
                 f"{did_you_mean(text, ours)}\nshipped: {', '.join(ours) or 'none'}"
             )
-        scenario = load_scenario(path if exists else ours[text])
+        chosen = path if exists else ours[text]
+        scenario = load_scenario(chosen)
         if scenario.name in found:
             raise UsageError(
                 f"{where}: {quoted(text)} is called {scenario.name}, as another scenario of this "
                 "job is; their nights would mix: give it another name"
             )
-        found[scenario.name] = scenario
-    return tuple(found.values())
+        found[scenario.name] = scenario, chosen
+    return found

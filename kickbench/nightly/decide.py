@@ -23,12 +23,14 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from kickbench.nightly import noise
 from kickbench.nightly.noise import LONG, Floats
 from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.report.numbers import plural
 
 Verdict = Literal["regression", "improvement", "no change", "too little history", "not measured"]
 
@@ -51,6 +53,16 @@ BEYOND = 1e6
 
 ODD_SHARE, ODD_SCALES = 0.3, 4.0
 """See _without_odd_nights."""
+
+BACK = 2.5
+"""Tonight is clearly back when it is so many scales short of the change that the window shows, and
+nearer to the level than to the change. A night of a lasting change hardly ever is."""
+
+ESTABLISHED = 4.0
+"""Scales by which LONG nights in a row must be better to become the normal by themselves."""
+
+CREPT = 0.45
+"""A change crept when no step between two nights makes so much of it."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,7 @@ class Evidence:
     effect: Floats
     low: Floats
     high: Floats
+    back: NDArray[np.bool_]  # tonight is clearly at the level again, whatever the window shows
 
 
 @dataclass
@@ -228,15 +241,22 @@ def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Eviden
         p_better[chosen] = np.exp(np.interp(x_better[chosen], x, log_p))
         reach[chosen] = noise.half_width(k, *key)
     widest = reach * scales.max(1)
+    # What was is no alarm: the last night must not speak against what the others agree on.
+    effect, last = np.median(deviation, 1), deviation[:, -1]
+    short = np.where(effect > 0, effect - last, last - effect)
+    back = (short > np.abs(effect) / 2) & (short > BACK * scales[:, -1])
+    p_worse[back & (effect > 0) & np.isfinite(p_worse)] = 1.0
+    p_better[back & (effect < 0) & np.isfinite(p_better)] = 1.0
     return Evidence(
         p_worse,
         p_better,
         level,
         scale,
         within,
-        effect=np.median(deviation, 1),
+        effect=effect,
         low=noise.order(deviation) - widest,
         high=widest - noise.order(-deviation),
+        back=back,
     )
 
 
@@ -308,6 +328,7 @@ class _Metric:
         self.exact = ((trend.low == trend.value) & (trend.high == trend.value))[known]
         self.normal = self.night >= trend.accepted_from
         self.usable = _settled_nights(trend.usable[known], self.normal)
+        self.alarmed = ~trend.usable[known] & self.normal  # or forgotten
         self.reference = None if trend.reference is None else trend.reference[known]
         self.pinned = np.flatnonzero(self.night == pinned) if pinned is not None else None
         self.verdict: Verdict | None = None
@@ -321,6 +342,8 @@ class _Metric:
             self._look_at_history()
 
     def _look_at_history(self) -> None:
+        if self.pinned is None:
+            self._move_normal_to_improvements()
         self.exact_value = self._exact_value()
         if self.exact_value is not None:
             return
@@ -329,11 +352,35 @@ class _Metric:
         have, own = len(self.scatter(end)), len(self.level(end))
         if have >= need:
             have, need = own, self.fewest
-        if have < need or not self.normal[-shortest:].all():
+        judged = int(np.count_nonzero(self.normal[-shortest:]))
+        if have < need or judged < min(shortest, len(self.night)):
             self.verdict = "too little history"
-            self.reason = f"{have} of the {need} nights that a baseline needs" + (
-                f", besides the {shortest} that are judged together" if shortest > 1 else ""
+            self.reason = (
+                f"{self._what_is_new()}: {have} of the {need} nights that a baseline needs"
+                + (f", besides the {shortest} that are judged together" if shortest > 1 else "")
+                + f"; {plural(need - have + shortest - judged, 'more night')} to go"
             )
+
+    def _what_is_new(self) -> str:
+        begin = self.trend.accepted_from
+        if self.night[0] >= begin:
+            return "a new metric"
+        ago = plural(self.tonight - begin, "night") + " ago" if begin < self.tonight else "tonight"
+        return f"the new normal that was accepted began {ago}"
+
+    def _move_normal_to_improvements(self) -> None:
+        """Let the present normal begin where the metric became better and stayed so.
+
+        Otherwise a later regression to where it had been would be within the baseline's nights.
+        """
+        while True:
+            nights = np.flatnonzero(self.usable & self.normal)
+            start = _improvement(
+                self.value[nights], self.error[nights], self.minimal, self.settings
+            )
+            if start is None:
+                return
+            self.normal &= np.arange(len(self.normal)) >= nights[start]
 
     def _exact_value(self) -> float | None:
         """What an exact metric was last; None if it is not exact."""
@@ -397,19 +444,59 @@ class _Metric:
         return 1 if self.pinned is not None else 3
 
     @property
+    def open(self) -> bool:
+        """Whether one of the latest nights raised an alarm."""
+        return bool(self.alarmed[-LONG - 1 : -1].any())
+
+    @property
     def minimal(self) -> float:
         return self.settings.minimal(self.trend.key) * self.unit
 
     def since(self, level: float, effect: float) -> int:
-        """The first night of the change that lasts until tonight; one night may stand aside."""
-        beyond = (self.value - level) * np.sign(effect) > abs(effect) / 2
-        beyond &= self.normal
-        first = last = len(beyond) - 1
+        """The first night of the change that lasts until tonight, as an index of the values.
+
+        Where it rests on earlier alarms that nobody accepted, that of the first of them: steps that
+        came one on another, and what crept, are one change.
+        """
+        away = (self.value - level) * np.sign(effect)
+        first = self._begin(away, len(away) - 1, abs(effect))
+        while True:
+            earlier = np.flatnonzero(self.alarmed[max(0, first - LONG) : first])
+            if not len(earlier):
+                return first
+            at = max(0, first - LONG) + int(earlier[-1])
+            size = float(np.median(away[max(0, at - 2) : at + 1]))
+            between = away[at + 1 : first]
+            lasted = len(between) < 2 or float(np.median(between)) > size / 2
+            if not (size > self.minimal and lasted):
+                return first
+            first = self._begin(away, at, size)
+
+    def _begin(self, away: Floats, last: int, size: float) -> int:
+        """The first night of a change of this size that lasts until ``last``.
+
+        One night may stand aside.
+        """
+        beyond = (away > size / 2) & self.normal
+        first = last
         while last > 0 and (beyond[last - 1] or (last > 1 and beyond[last - 2] and beyond[last])):
             last -= 1
             if beyond[last]:
                 first = last
-        return int(self.night[first])
+        return first
+
+    def crept(self, level: float, effect: float, scale: float) -> bool:
+        """Whether no single step, from a week to the next, makes most of the change."""
+        begin = max(0, self.since(level, effect) - 3 * LONG)
+        value = self.value[begin:][self.normal[begin:]]
+        if len(value) < 2 * LONG:
+            return False
+        aside = np.full(LONG - 3, np.nan)
+        weeks = sliding_window_view(np.concatenate([aside, value, aside]), LONG)
+        level_of = noise.row_median(weeks)
+        steps = (level_of[LONG:] - level_of[:-LONG]) * np.sign(effect)
+        # The largest of many steps is about a scale too large.
+        return bool(steps.max() - scale < CREPT * abs(effect))
 
     def settled(self) -> Judgement:
         """The judgement where there is nothing to weigh."""
@@ -435,7 +522,7 @@ class _Metric:
             high=effect,
             p=float(change == 0),
             q=float(change == 0),
-            since=None if change == 0 else self.since(level, change),
+            since=None if change == 0 else int(self.night[self.since(level, change)]),
             nights=(self.tonight,),
             baseline=level * self.sign,
             baseline_nights=len(self.level(len(self.night) - 1)),
@@ -459,6 +546,28 @@ def _settled_nights(usable: NDArray[np.bool_], normal: NDArray[np.bool_]) -> NDA
             alarmed = alarmed or (i < len(usable) and bool(normal[i]))
             start = i + 1
     return result
+
+
+def _improvement(value: Floats, error: Floats, minimal: float, settings: Settings) -> int | None:
+    """Where ``value`` became better for LONG nights in a row, one of which may stand aside.
+
+    Better by ESTABLISHED scales of the baseline before, which no luck of so many nights makes.
+    """
+    least, most = settings.min_nights, settings.baseline_nights
+    if len(value) < least + LONG:
+        return None
+    after = sliding_window_view(value, LONG)[least:]
+    padded = np.concatenate([np.full(most - least, np.nan), value])
+    before = sliding_window_view(padded, most)[: len(after)]
+    level = noise.row_median(before)
+    scale = 1.4826 * noise.row_median(np.abs(before - level[:, None]))
+    # The scale of a few nights may be far too small by luck.
+    scale = np.maximum(scale, np.median(error)) * (1 + LONG / np.isfinite(before).sum(1))
+    gain = level - np.median(after, 1)
+    better = after < (level - gain / 2)[:, None]
+    found = (gain > minimal) & (gain > ESTABLISHED * scale)
+    found &= better[:, 0] & (better.sum(1) >= LONG - 1)
+    return least + int(found.argmax()) if found.any() else None
 
 
 # --- all metrics together ----------------------------------------------------------------------
@@ -491,12 +600,19 @@ def _decide(metrics: list[_Metric], settings: Settings) -> tuple[dict[int, Judge
         # themselves; and without a change the one that knows most.
         latest = [k for k in available if k != LONG]
         k = max(latest)
+        back = metric.open and any(found[k].back[i] for k in available)
         if called:
             k = min(latest, key=lambda k: by_window[k])
             limit = (worse[q_worse <= q] if upwards else better[q_better <= q]).max()
-            if by_window[k] > max(limit, settings.false_discovery_rate / len(weighed)):
+            limit = max(limit, settings.false_discovery_rate / len(weighed))
+            if by_window[k] > limit:
                 k = min(available, key=lambda k: by_window[k])
-        elif suspect[i]:
+            slow = found[LONG]
+            if by_window[LONG] <= limit and metric.crept(
+                float(slow.level[i]), float(slow.effect[i]), float(slow.scale[i])
+            ):
+                k = LONG
+        elif suspect[i] or back:
             k = 1  # it is about tonight alone
         decided[id(metric)] = _judgement(
             metric,
@@ -508,6 +624,7 @@ def _decide(metrics: list[_Metric], settings: Settings) -> tuple[dict[int, Judge
             p=float(p),
             q=float(q),
             suspect=bool(suspect[i]) and not (called and upwards),
+            back=back,
         )
     return decided, df
 
@@ -532,6 +649,7 @@ def _judgement(
     p: float,
     q: float,
     suspect: bool,
+    back: bool,
 ) -> Judgement:
     effect, level, sign = float(found.effect[i]), float(found.level[i]), metric.sign
     ends = sorted((float(found.low[i]) * sign, float(found.high[i]) * sign))
@@ -540,10 +658,12 @@ def _judgement(
     if verdict == "no change":
         since = None
         reason = "within what nights without a change differ by, or less than the minimal effect"
+        if back:
+            reason = "back to where it was before the last alarm"
         if suspect:
             reason = "far off tonight, but a single night may be an outlier: the next one decides"
     else:
-        since = metric.since(level, effect)
+        since = int(metric.night[metric.since(level, effect)])
         reason = f"{k} nights agree" if k > 1 else "tonight"
         if drift:
             reason = f"the last {k} nights against the first ones of the present normal"

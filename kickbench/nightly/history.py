@@ -39,7 +39,7 @@ import kickbench
 from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
-from kickbench.results.metrics import METRICS, points
+from kickbench.results.metrics import LARGEST, METRICS, points
 from kickbench.results.schema import (
     Count,
     Line,
@@ -62,6 +62,8 @@ EVENTS = "_events"
 MAX_BYTES = 16 * 1024 * 1024
 """Of one file, and of its contents when it is read."""
 MAX_ROWS = 100_000
+_YEARS = range(2000, 2200)
+"""Of runs: a clock that says anything else is wrong, and no calendar draws it."""
 _LONGEST_REASON = 500
 
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -156,6 +158,8 @@ class _Event(Model):
     alarms: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
     metrics: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
     created_utc: Time | None = None
+    fingerprint: SafeName | None = None
+    scenario: SafeName | None = None
     reason: str | None = None
     who: str | None = None
 
@@ -287,6 +291,11 @@ class Event:
         return str(self.document["when"])
 
     @property
+    def partition(self) -> tuple[str | None, str | None]:
+        """Fingerprint and scenario of an accepted night, None where it is not said."""
+        return self.document.get("fingerprint"), self.document.get("scenario")
+
+    @property
     def reason(self) -> str:
         """Why, in the words of who said it."""
         return one_line(str(self.document.get("reason") or ""))
@@ -333,8 +342,8 @@ class History:
         """Add a night; False when the run is in the history already, which then stays as it is.
 
         When it returns, the night is on the disk. Raises ResultsError for a night that could not be
-        read back, UsageError when the folders cannot be made or a damaged file has the night's
-        name, MeasurementError when it cannot be written (the disk is full).
+        read back (of a wrong clock, say), UsageError when a damaged file has the night's name,
+        MeasurementError when it cannot be written (the disk is full).
         """
         data = _night_bytes(night)
         path = self._path_of(_parse_night(data, f"run {night.run_id}"))
@@ -363,6 +372,8 @@ class History:
                 "what": "accept",
                 "run_id": night.run_id,
                 "created_utc": night.created_utc,
+                "fingerprint": night.fingerprint,
+                "scenario": night.scenario,
                 "metrics": None if metrics is None else _listed(metrics),
                 "reason": _reason(reason),
                 "who": _who(),
@@ -381,6 +392,8 @@ class History:
         data = dump_json({"schema": SCHEMA, "when": f"{now:%Y-%m-%dT%H:%M:%SZ}", **event})
         parsed = _parse_event(data, name, f"the {event['what']}")
         folder = self.folder / EVENTS
+        if folder.is_symlink():
+            fail(folder, "is a symlink; put the folder itself there")
         _make_folders(folder, self.folder.parent)
         replace_file(folder / f"{name}.json", data)
         return parsed
@@ -421,14 +434,7 @@ class History:
 
     def newest(self, partition: Partition) -> Night | None:
         """The newest night of a partition that can be read, by the name of its file."""
-        return self._first(partition, reversed(partition.runs))
-
-    def oldest(self, partition: Partition) -> Night | None:
-        """The oldest of them."""
-        return self._first(partition, iter(partition.runs))
-
-    def _first(self, partition: Partition, names: Iterator[str]) -> Night | None:
-        nights = (self._try_night(partition, name) for name in names)
+        nights = (self._try_night(partition, name) for name in reversed(partition.runs))
         return next((night for night in nights if night is not None), None)
 
     def find(self, run: str) -> Night:
@@ -450,18 +456,55 @@ class History:
         return self._read_night(partition.path / name, partition.fingerprint, partition.scenario)
 
     def events(self) -> list[Event]:
-        """Everything that was said about nights, in the order in which it was said."""
+        """Everything that was said about nights, in the order in which it was said.
+
+        A night that was accepted is left out when it does not fit the nights that there are.
+        """
         found = []
-        for entry in self._entries(self.folder / EVENTS):
+        folder = self.folder / EVENTS
+        if folder.is_symlink():
+            self._leave_out(f"{folder}: is a symlink")
+            return []
+        partitions: list[Partition] | None = None
+        for entry in self._entries(folder):
             name = entry.name.removesuffix(".json")
             if name == entry.name or not _EVENT_NAME.fullmatch(name):
                 self._leave_out(f"{entry.path}: is not of the history")
                 continue
             try:
-                found.append(_parse_event(_read_bounded(Path(entry.path)), name, entry.path))
+                event = _parse_event(_read_bounded(Path(entry.path)), name, entry.path)
             except ResultsError as error:
                 self._leave_out(str(error))
+                continue
+            if event.what == "accept":
+                partitions = self.partitions() if partitions is None else partitions
+                if fault := self._misfit(event, partitions):
+                    self._leave_out(f"{entry.path}: {fault}")
+                    continue
+            found.append(event)
         return sorted(found, key=lambda event: event.order)
+
+    def _misfit(self, event: Event, partitions: Sequence[Partition]) -> str | None:
+        """Why an accepted night cannot be what it is said to be; None if it can.
+
+        A forged one could make any value normal, or, in the future, put an end to all judging.
+        """
+        when, place = event.document.get("created_utc"), event.partition
+        named = [p for p in partitions if place in ((p.fingerprint, p.scenario), (None, None))]
+        name = event.run_id + _SUFFIX
+        nights = [self._try_night(p, name) for p in named if name in p.runs]
+        if when is None:
+            return f"accepts {event.run_id} without saying when it was (created_utc)"
+        if found := [night for night in nights if night is not None]:
+            if all(night.created_utc != when for night in found):
+                return f"accepts {event.run_id} of {when}, but it is of {found[0].created_utc}"
+            return None
+        # Its file may be gone or damaged, and what was accepted is normal all the same.
+        if None in place or not named:
+            return f"accepts {event.run_id}, which is not among the nights"
+        if when > event.when_utc:
+            return f"accepts {event.run_id} of {when} before it was measured"
+        return None
 
     def moved_from(self, night: Night) -> tuple[Night, list[Change]] | None:
         """The newest night of the same scenario on another host, and what sets that host apart.
@@ -593,8 +636,11 @@ def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, li
         if run in index:
             for key in verdict.keys or ():
                 alarmed.setdefault(key, []).append((index[run], verdict.order))
+    own = (nights[-1].fingerprint, nights[-1].scenario)
     accepted = [
-        (event, _first_night(event, nights, index)) for event in events if event.what == "accept"
+        (event, _first_night(event, nights, index))
+        for event in events
+        if event.what == "accept" and (event.run_id in index or event.partition == own)
     ]
     found = []
     for key, rows in _by_key(nights):
@@ -761,7 +807,9 @@ def _parse_night(data: bytes, where: object) -> Night:
             fail(where, "is not a night of kickbench")
         document = parse_json(text, where)
         _check_version(document, where)
-        check_model(_Document, document, where)
+        when = check_model(_Document, document, where).created_utc
+        if int(when[:4]) not in _YEARS:
+            fail(where, f"is dated {when}, not 2000 to 2199: the clock was wrong")
         _check_columns(file, where)
         groups = range(metadata.num_row_groups)
         size = sum(metadata.row_group(number).total_byte_size for number in groups)
@@ -805,8 +853,9 @@ def _find_fault(table: pa.Table) -> str | None:
         numbers[name] = column.to_numpy()
         if name == "value" and column.null_count:
             return "column value has empty cells"
-        if np.count_nonzero(np.isfinite(numbers[name])) != len(column) - column.null_count:
-            return f"column {name} has a value that is no number"
+        # NaN, which is not below, is also what an empty cell becomes.
+        if np.count_nonzero(abs(numbers[name]) < LARGEST) != len(column) - column.null_count:
+            return f"column {name} has a value that is no number, or none of this world"
     low, high = numbers["ci95_low"], numbers["ci95_high"]
     if (np.isnan(low) != np.isnan(high)).any() or (low > high).any():
         return "an interval has no lower or no upper end, or they are the wrong way round"

@@ -11,13 +11,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import kickbench
 from kickbench.errors import (
     EXIT_HOST,
     EXIT_INTERRUPTED,
@@ -28,6 +31,7 @@ from kickbench.errors import (
     HostError,
     KickbenchError,
     MeasurementError,
+    ResultsError,
     StorageError,
     UsageError,
 )
@@ -57,7 +61,8 @@ WORST_FIRST = (EXIT_REGRESSION, EXIT_MEASUREMENT, EXIT_HOST, EXIT_USAGE)
 class Part:
     """One scenario's night, as far as it came.
 
-    ``measured_on`` has, for each metric, the indices of the nights that measured it.
+    ``measured_on`` has, for each metric, the indices of the nights that measured it, and
+    ``accepted_from`` that of the first night of its present normal.
     ``errors`` are what went wrong: each a line, and the exit code that it is worth.
     """
 
@@ -66,6 +71,7 @@ class Part:
     night: Night | None = None
     nights: Nights = field(default_factory=lambda: Nights((), (), ()))
     measured_on: Mapping[Key, list[int]] = field(default_factory=dict)
+    accepted_from: Mapping[Key, int] = field(default_factory=dict)
     decision: Decision = field(default_factory=lambda: Decision(()))
     pinned: str | None = None
     remarks: list[str] = field(default_factory=list)
@@ -167,18 +173,15 @@ def run(config: Config, measure: Measure) -> Result:
         for part, scenario in zip(parts, config.scenarios, strict=True):
             try:
                 _one_night(part, scenario, config, history, pins, measure)
-            except KickbenchError as error:
-                part.errors.append((str(error), error.exit_code))
-                if isinstance(error, StorageError):
-                    break  # nothing that is measured now could be kept
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                line = one_line(f"{where}{error.strerror or error}")
-                part.errors.append((line, EXIT_MEASUREMENT))
             except RunInterruptedError as stop:
                 interrupted = f"{part.scenario} was being measured; what there is of it is no night"
                 part.run = stop.outcome.folder
                 break
+            except Exception as error:  # the other scenarios are still to be measured
+                code = error.exit_code if isinstance(error, KickbenchError) else EXIT_MEASUREMENT
+                part.errors.append((_in_a_line(error), code))
+                if isinstance(error, StorageError):
+                    break  # nothing that is measured now could be kept
             except KeyboardInterrupt:
                 interrupted = f"{part.scenario} was not finished"
                 break
@@ -201,10 +204,52 @@ def _one_night(
     part.night = night
     _judge(part, night, history, config.settings, pins)
     judged = {"judged": len(part.judged), "lost": len(part.lost)}
-    history.add_verdict(night.run_id, [j.key for j in part.decision.of("regression")], judged)
-    part.report = write_report(data, config.reports)
-    nights = history.nights(night.fingerprint, night.scenario)
-    part.trend = page.write(nights, history.events(), config.reports)
+    with _on_the_way(part):
+        alarms = [judgement.key for judgement in part.decision.of("regression")]
+        history.add_verdict(night.run_id, alarms, judged)
+    with _on_the_way(part):
+        part.report = write_report(data, config.reports)
+    with _on_the_way(part):
+        nights = history.nights(night.fingerprint, night.scenario)
+        part.trend = page.write(nights, history.events(), config.reports)
+
+
+@contextmanager
+def _on_the_way(part: Part) -> Iterator[None]:
+    """What goes wrong with something that only shows what was found costs nothing else."""
+    try:
+        yield
+    except Exception as error:  # no fault of a page may cost an alarm
+        part.errors.append((_in_a_line(error), EXIT_MEASUREMENT))
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong; of what was not foreseen, where."""
+    if isinstance(error, KickbenchError):
+        text = str(error)
+        for advice, fitting in _ADVICE:
+            text = advice.sub(fitting, text)
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: " if error.filename else ""
+        text += error.strerror or str(error)
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+        where = f"{Path(own[-1].filename).relative_to(_PACKAGE.parent)}:{own[-1].lineno}"
+        text = f"internal error in {where}: {type(error).__name__}: {error}"
+    return one_line(text)
+
+
+_PACKAGE = Path(kickbench.__file__).parent
+_ADVICE = tuple(
+    (re.compile(advice, re.DOTALL), fitting)
+    for advice, fitting in (
+        ("the finished cases are kept: .*", "the next night starts anew"),
+        ("choose another --results", "choose another folder of results in the job's file"),
+        ("choose another (folder with )?-o", "choose another folder of reports in the job's file"),
+    )
+)
+"""What other commands advise, and what fits this one."""
 
 
 def _judge(part: Part, night: Night, history: History, settings: Settings, pins: Pins) -> None:
@@ -217,6 +262,7 @@ def _judge(part: Part, night: Night, history: History, settings: Settings, pins:
     # What no night of late has measured is gone, and not "not measured".
     found = [trend for trend in found if trend.night[-1] >= tonight - settings.min_nights]
     part.measured_on = {trend.key: trend.night.tolist() for trend in found}
+    part.accepted_from = {trend.key: trend.accepted_from for trend in found}
     part.pinned = pins.get((night.fingerprint, night.scenario))
     lost = [f"{lost['method']} in {lost['case']}" for lost in night.lost]
     part.decision = decide(found, part.nights, replace(settings, pinned=part.pinned), lost)
@@ -255,8 +301,12 @@ def _find_pins(config: Config, history: History) -> dict[tuple[str, str], str]:
     names = [scenario.name for scenario in config.scenarios]
     found: dict[tuple[str, str], str] = {}
     for run_id in config.pinned:
-        night = history.find(run_id)
-        where = f"{config.path}: baseline.pinned: {run_id}"
+        where = f"{config.path}: baseline.pinned"
+        try:
+            night = history.find(run_id)
+        except ResultsError as error:
+            raise UsageError(f"{where}: {error}") from None
+        where += f": {run_id}"
         if night.scenario not in names:
             raise UsageError(
                 f"{where} is of {night.scenario}, which this job does not measure; it measures "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
+from kickbench.errors import EXIT_HOST, EXIT_USAGE
 from kickbench.nightly.decide import Judgement
 from kickbench.nightly.history import key_name
 from kickbench.nightly.job import Part, Result
@@ -74,11 +75,11 @@ def _headline(result: Result) -> Iterator[str]:
             f"of {plural(sum(bool(p.judged) for p in nights), 'scenario')} ({_baseline(nights)})."
         )
     elif nights:
-        most = max(len(part.nights) for part in nights)
-        if most <= 1:
+        longest = max(nights, key=lambda part: len(part.nights))
+        if len(longest.nights) <= 1:
             yield "The first night: there is nothing yet to compare it with."
         else:
-            yield f"No decision yet: {most} of the {result.fewest_nights} nights that it takes."
+            yield f"No decision yet: {_why_undecided(longest, result.fewest_nights)}."
     else:
         yield "Nothing was measured."
     if failed := sum(len(part.cases("failed")) for part in nights):
@@ -88,6 +89,22 @@ def _headline(result: Result) -> Iterator[str]:
         yield f"Not measured: {listed(missing)}."
     if result.interrupted is not None:
         yield "The job was interrupted."
+
+
+def _why_undecided(part: Part, fewest_nights: int) -> str:
+    """Of a scenario with nights and nothing judged: what keeps it from being judged."""
+    waiting = part.decision.of("too little history")
+    if not waiting:
+        return "nothing has a value tonight"
+    # The one that will be judged first.
+    first = max(waiting, key=lambda j: len(part.measured_on.get(j.key, ())))
+    count = len(part.measured_on.get(first.key, ()))
+    if part.pinned is None and not part.accepted_from.get(first.key):
+        if count == 1:
+            return "all metrics are new tonight"
+        if count < fewest_nights:
+            return f"{count} of the {fewest_nights} nights that it takes"
+    return first.reason
 
 
 def sentence(part: Part, judgement: Judgement) -> str:
@@ -406,7 +423,7 @@ def _row(part: Part) -> tuple[str, ...]:
     counts = [(len(part.cases(status)), status) for status in ("ok", "failed", "skipped")]
     cases = ", ".join(f"{count} {status}" for count, status in counts if count) or "none"
     if not part.judged:
-        return (_text(part.scenario), cases, "-", "-", "-", plural(len(part.nights) - 1, "night"))
+        return (_text(part.scenario), cases, "-", "-", "-", "none yet")
     return (
         _text(part.scenario),
         cases,
@@ -434,13 +451,16 @@ def _filled(text: str, indent: str) -> str:
 
 
 _SPECIAL = re.compile(
-    r"[\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w)|(?<!\S)[-+#=]+(?!\S)|(?<=(?<!\S)1)[.)](?!\S)"
+    r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)[-+#=]+(?!\S)|(?<=(?<!\S)1)[.)](?!\S)"
 )
+# Where a line begins with it, any number begins a list; elsewhere, should it be wrapped, 1 does.
+_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?!\S)")
 
 
 def _text(text: str) -> str:
     """Any text on one line of Markdown, where it means nothing but itself."""
-    return _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text))
+    escaped = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text))
+    return _NUMBERED.sub(r"\1\\\2", escaped)
 
 
 def _code(text: str) -> str:
@@ -475,9 +495,9 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
     name = printable(part.scenario)
     when = "" if part.night is None else part.night.created_utc.rstrip("Z")
     suite.attrib |= {"name": name, "timestamp": when} if when else {"name": name}
-    for error, _ in part.errors:
+    for error, code in part.errors:
         what = "measuring" if part.night is None else "after measuring"
-        _test(suite, name, what, "error", error)
+        _test(suite, name, what, "error", error, _KINDS_OF_ERROR.get(code, "measurement"))
     if part.run is None and not part.errors:
         _test(suite, name, "measuring", "skipped", "the job ended before it")
     for case in (*part.cases("failed"), *part.cases("skipped")):
@@ -507,8 +527,16 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
     suite.set("time", "0")
 
 
+_KINDS_OF_ERROR = {EXIT_HOST: "host", EXIT_USAGE: "usage"}
+
+
 def _test(
-    suite: ElementTree.Element, group: str, name: str, outcome: str | None, message: str
+    suite: ElementTree.Element,
+    group: str,
+    name: str,
+    outcome: str | None,
+    message: str,
+    kind: str = "measurement",
 ) -> None:
     # What XML cannot have at all, no escape of it, is never printable.
     names = {"classname": printable(group), "name": printable(name), "time": "0"}
@@ -516,7 +544,7 @@ def _test(
     if outcome is not None:
         found = ElementTree.SubElement(case, outcome, message=printable(message))
         if outcome != "skipped":
-            found.set("type", "regression" if outcome == "failure" else "measurement")
+            found.set("type", "regression" if outcome == "failure" else kind)
             found.text = printable(message)
 
 

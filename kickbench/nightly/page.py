@@ -212,9 +212,8 @@ def _summary(step: Step) -> str:
     more = f", and {plural(others, 'other metric')}" if others else ""
     key = largest.key
     metric = METRICS[key.metric].title if key.metric in METRICS else key.metric
-    method = key.method if key.baseline is None else f"{key.method} - {key.baseline}"
-    by = f"{_percent(largest.relative)}, {largest.direction}"
-    return f"{metric} of {method} in {key.case} by {by}{more}"
+    by = f"{_by(largest)}, {largest.direction}"
+    return f"{metric} of {_who(key)} in {key.case} by {by}{more}"
 
 
 def _extent(point: ChangePoint) -> float:
@@ -222,10 +221,22 @@ def _extent(point: ChangePoint) -> float:
 
 
 def _by(point: ChangePoint) -> str:
-    """ "+1.2 % (20 to 30 ns)": how much, with its interval in the metric's unit."""
-    _, low, high = measured(point.size, (point.low, point.high))
-    unit = METRICS[point.key.metric].unit if point.key.metric in METRICS else ""
-    return f"{_percent(point.relative)} ({low} to {high} {unit}".rstrip() + ")"
+    """ "+1.2 % (0.9 to 1.5 %)"; of a paired difference in its unit, "+24 ns (20 to 28 ns)"."""
+    size, low, high, unit = point.size, point.low, point.high, _unit(point.key)
+    if point.key.baseline is None and np.isfinite(point.relative) and size:
+        scale = 100 * point.relative / size
+        size, low, high, unit = size * scale, low * scale, high * scale, "%"
+    value, *ends = (f"{text} {unit}".rstrip() for text in measured(size, (low, high)))
+    return f"{'+' if size > 0 else ''}{value} ({ends[0].removesuffix(f' {unit}')} to {ends[1]})"
+
+
+def _unit(key: Key) -> str:
+    return METRICS[key.metric].unit if key.metric in METRICS else ""
+
+
+def _who(key: Key) -> str:
+    """The method; of a paired difference both, "sigmask - immediate_exit"."""
+    return key.method if key.baseline is None else f"{key.method} - {key.baseline}"
 
 
 def _in_words(number: int, step: Step, nights: Sequence[Night]) -> dict[str, Any]:
@@ -329,9 +340,7 @@ def _day(known: Nights, night: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """ "+1.2 %", or "+40 ns" when there is nothing to be a share of."""
-    if not np.isfinite(share):
-        return "an unknown share"
+    """ "+1.2 %"."""
     places = 1 if abs(share) < 0.1 else 0
     return f"{'+' if share > 0 else ''}{fixed(100 * share, places)} %"
 
@@ -391,13 +400,13 @@ def _draw(group: Group, known: Nights, said: _Said, steps: Sequence[Step]) -> Pl
     others = [t.key.method for t in group.trends if t.key.method not in METHOD_STYLES]
     handles, names = [], []
     for trend in group.trends:
-        method, baseline = trend.key.method, trend.key.baseline
+        method = trend.key.method
         if method in METHOD_STYLES:
             colour, marker = METHOD_STYLES[method]
         else:
             colour, marker = OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
         handles.append(_draw_trend(axes, trend, days, colour, marker))
-        names.append(method if baseline is None else f"{method} - {baseline}")
+        names.append(_who(trend.key))
     for look, name, nights in _MARKS:
         marked = [
             _draw_mark(axes, trend, days, look, nights(said, trend.key)) for trend in group.trends
@@ -479,16 +488,12 @@ def _limit(axes: Axes, group: Group) -> None:
 
 def _finding(group: Group, known: Nights, steps: Sequence[Step]) -> str:
     """What the plot shows, in words."""
-    words = []
-    for trend in group.trends:
-        method, baseline = trend.key.method, trend.key.baseline
-        name = method if baseline is None else f"{method} - {baseline}"
-        words.append(f"{name}: {_newest(trend, group.unit, known)}")
+    words = [f"{_who(t.key)}: {_newest(t, group.unit, known)}" for t in group.trends]
     keys = {trend.key for trend in group.trends}
     for number, step in enumerate(steps, 1):
         points = [point for point in step.points if point.key in keys]
         if points:
-            told = ", ".join(f"{p.key.method} {_by(p)}" for p in points)
+            told = ", ".join(f"{_who(p.key)} {_by(p)}" for p in points)
             because = f" with {_shortened(step.with_it)}" if step.with_it else ""
             words.append(f"{number}: on {_day(known, step.night)} {told}{because}")
     return "; ".join(words) + "."
@@ -551,7 +556,7 @@ def _table(found: Sequence[Trend], steps: Sequence[Step], known: Nights) -> tupl
         value, ends = _measured(trend, -1)
         usual, _ = _usual(trend)
         step = last.get(trend.key)
-        unit = METRICS[trend.key.metric].unit if trend.key.metric in METRICS else NOTHING
+        unit = _unit(trend.key) or NOTHING
         changed = NOTHING if step is None else _day(known, step.night)
         cells: list[tuple[str, str | None, str]] = [
             (key_name(trend.key), None, "name"),

@@ -19,7 +19,7 @@ Summary = Mapping[str, Any]
 
 __all__ = ["METRICS", "Estimate", "Metric", "Point", "points"]
 
-_LARGEST = 1e200
+LARGEST = 1e200
 """Beyond it, squares overflow; no figure of a run is anywhere near."""
 
 
@@ -281,7 +281,7 @@ def _number(value: object) -> float | None:
     """A finite number that can be squared."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if -_LARGEST < value < _LARGEST else None
+    return float(value) if -LARGEST < value < LARGEST else None
 
 
 def _count(value: object) -> int | None:

@@ -126,6 +126,20 @@ def replace_file(path: Path, data: bytes) -> None:
         cannot_write(path.parent, error, "the old file, if any, is unchanged")
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user named: as :func:`replace_file`, but what is there and no regular
+    file (a device, a pipe: /dev/stdout, /dev/full) is written to and never replaced.
+    """
+    try:
+        if not path.exists() or path.is_file():
+            replace_file(path, data)
+        else:
+            with path.open("wb", buffering=0) as file:
+                file.write(data)
+    except OSError as error:
+        cannot_write(path, error, "choose another file")
+
+
 def _write_bytes(data: bytes, file: IO[bytes]) -> None:
     file.write(data)
 
