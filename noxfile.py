@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|lint|benchmark``. Each builds its own environment."""
+"""The project's jobs: ``nox -s bench|tests|lab|lint|benchmark``. Each has its own environment."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ def _give_ci_a_browser(session: nox.Session) -> None:
     apt = ["apt-get", "-q", "-y", "-o", "Acquire::Retries=3"]
     session.run(*apt, "update", **quiet)
     session.run(*apt, "install", "--no-install-recommends", *packages, **quiet)
+
+
+@nox.session
+def lab(session: nox.Session) -> None:
+    """Build the lab's kernel, then run the tests in its machines: nox -s lab -- PYTEST_ARGS."""
+    session.install(".[test]")
+    # 3: something is missing, as it says. The tests are then skipped, or must not be.
+    session.run("kickbench", "lab", "build", success_codes=[0, 3])
+    session.run("pytest", "-m", "lab", *session.posargs)
 
 
 @nox.session

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: tests marked ``kvm`` run on the real /dev/kvm, and nowhere else."""
+"""What all tests share: tests marked ``kvm`` run on the real /dev/kvm, those marked ``lab`` in the
+lab's machines with its kernel, and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import signal
 import pytest
 from hypothesis import settings
 
+from kickbench.errors import KickbenchError
 from kickbench.host.capabilities import probe
+from kickbench.lab import build as builder
+from kickbench.lab import tools
 
 # Shared machines are slow at times; an example that takes long is not a fault.
 settings.register_profile("kickbench", deadline=None)
@@ -21,6 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _skip_without_lab([item for item in items if item.get_closest_marker("lab")])
     wants_kvm = [item for item in items if item.get_closest_marker("kvm")]
     if not wants_kvm:
         return
@@ -31,3 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         pytest.exit(f"the tests on real KVM must run here, but: {capabilities.reason}", 1)
     for item in wants_kvm:
         item.add_marker(pytest.mark.skip(reason=f"no usable KVM: {capabilities.reason}"))
+
+
+def _skip_without_lab(items: list[pytest.Item]) -> None:
+    if not items:
+        return
+    try:
+        tools.require("amd-numa")
+        builder.built()
+    except KickbenchError as error:
+        if os.environ.get("KICKBENCH_REQUIRE_LAB"):
+            pytest.exit(f"the tests in the lab must run here, but: {error}", 1)
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=f"no lab: {error}".replace("\n", "; ")))

@@ -18,7 +18,7 @@ import kickbench
 from kickbench.cli import COMMANDS
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
-SUBCOMMANDS = [*COMMANDS, "scenario"]
+SUBCOMMANDS = [*COMMANDS, "lab", "scenario"]
 # What the tests mean to see must not depend on the terminal or the settings of who runs them.
 ENVIRONMENT = {
     name: value

@@ -21,7 +21,7 @@ from kickbench.cli import COMMANDS
 from kickbench.errors import EXIT_HOST, EXIT_OK
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBCOMMANDS = {*COMMANDS, "scenario", "history"}
+SUBCOMMANDS = {*COMMANDS, "scenario", "history", "lab"}
 
 
 def text(name: str) -> str:
@@ -197,7 +197,17 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_the_licence_is_apache_2() -> None:
     assert text("LICENSE").split()[:4] == ["Apache", "License", "Version", "2.0,"]
-    assert tomllib.loads(text("pyproject.toml"))["project"]["license"] == "Apache-2.0"
+    assert tomllib.loads(text("pyproject.toml"))["project"]["license"] == (
+        "Apache-2.0 AND GPL-2.0-only"  # patches of the lab's kernel
+    )
+    assert text("LICENSES/GPL-2.0-only.txt").split()[:6] == [
+        "GNU",
+        "GENERAL",
+        "PUBLIC",
+        "LICENSE",
+        "Version",
+        "2,",
+    ]
 
 
 COMMENT = {".py": "# {}", ".c": "/* {} */", ".h": "/* {} */", ".S": "/* {} */", ".inc": "/* {} */"}
@@ -208,6 +218,9 @@ def test_every_source_file_begins_with_its_licence() -> None:
         if path.suffix not in COMMENT:
             continue
         first = path.read_text(encoding="utf-8").partition("\n")[0]
+        if path.is_relative_to(ROOT / "kickbench" / "lab" / "kernel"):  # the kernel's own, and form
+            assert first == "// SPDX-License-Identifier: GPL-2.0-only", path.relative_to(ROOT)
+            continue
         expected = COMMENT[path.suffix].format("SPDX-License-Identifier: Apache-2.0")
         assert first == expected, path.relative_to(ROOT)
 

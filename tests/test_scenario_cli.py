@@ -66,7 +66,9 @@ def test_list_shows_the_shipped_scenarios() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(lines) == [
+        "all_methods",
         "exit_throughput",
+        "instruction_counts",
         "kick_latency",
         "numa_siglock",
         "pause_all",

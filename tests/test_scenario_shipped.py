@@ -24,7 +24,9 @@ SCHEMA = model.json_schema()
 
 def test_these_are_shipped() -> None:
     assert list(SHIPPED) == [
+        "all_methods",
         "exit_throughput",
+        "instruction_counts",
         "kick_latency",
         "numa_siglock",
         "pause_all",

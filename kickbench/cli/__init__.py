@@ -19,7 +19,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kickbench
-from kickbench.cli import compare, doctor, history, methods, nightly, report, run, scenario, show
+from kickbench.cli import (
+    compare,
+    doctor,
+    history,
+    lab,
+    methods,
+    nightly,
+    report,
+    run,
+    scenario,
+    show,
+)
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_MEASUREMENT,
@@ -54,6 +65,7 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(scenario.app, name="scenario")
 app.add_typer(history.app, name="history")
+app.add_typer(lab.app, name="lab")
 
 
 def _print_version(wanted: bool) -> None:

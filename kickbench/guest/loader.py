@@ -83,11 +83,12 @@ class Guest:
         self._stack = ExitStack()
         try:
             self._allocate(VCPU_BLOCKS + n_vcpus * self._stride)
-            self._write(ENTRY, image(program, paced=self.paced))
-            self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
-            self.vm: Vm = self._stack.enter_context(kvm.create_vm())
-            self.vm.set_memory(0, 0, self._size, self._address)
-            self._add_irqchip(irqchip)
+            with on_node_of(0):  # what all vCPUs share
+                self._write(ENTRY, image(program, paced=self.paced))
+                self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
+                self.vm: Vm = self._stack.enter_context(kvm.create_vm())
+                self.vm.set_memory(0, 0, self._size, self._address)
+                self._add_irqchip(irqchip)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):

@@ -28,6 +28,7 @@ from kickbench.errors import HostError, MeasurementError, StorageError, UsageErr
 from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
+from kickbench.lab.emulated import Mark
 from kickbench.methods import CATALOGUE
 from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
@@ -116,6 +117,7 @@ def run(
     if quick:
         planned = quicken(planned)
     sources = _protocol_files(planned)
+    mark = Mark.of_this_process()
     with (
         _built(sources) as protocols,
         RunWriter.create(
@@ -128,7 +130,9 @@ def run(
                 "doctor": _diagnose(),
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
-            command=["kickbench", *sys.argv[1:]],
+            command=mark.command if mark else ["kickbench", *sys.argv[1:]],
+            emulated=mark is not None,
+            emulated_by=mark.by if mark else None,
         ) as writer,
     ):
         for case_id, reason in skipped.items():
@@ -281,8 +285,10 @@ def _run_pending(
 
 
 def _resume_command(writer: RunWriter, protocols: dict[str, Path]) -> str:
+    mark = Mark.of_this_process()
+    resume = mark.resume if mark else "kickbench run --resume"
     trust = " --trust-protocols" if protocols else ""
-    return f"kickbench run --resume {shlex.quote(str(writer.path))}{trust}"
+    return f"{resume} {shlex.quote(str(writer.path))}{trust}"
 
 
 def _conclude(writer: RunWriter, failed: dict[str, str], protocols: dict[str, Path]) -> Outcome:

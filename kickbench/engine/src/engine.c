@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define KICK_GRACE_NS	 1000000ll /* a vCPU that exits anyway ends its block by itself */
 #define KICKERS_GRACE_NS (2 * KICK_MAX_S * NS_PER_S)
@@ -275,6 +276,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config)
 	memset(e->workers, 0, workers_bytes);
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
+	e->one_cpu = sysconf(_SC_NPROCESSORS_ONLN) == 1;
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
 	e->failure.vcpu = -1;

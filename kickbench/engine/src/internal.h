@@ -57,6 +57,7 @@ struct kb_engine {
 	uint32_t n_vcpus, n_entries;
 	double clock_hz;
 	bool memory_locked;
+	bool one_cpu; /* the host has no other */
 	uint64_t samples_capacity;
 	struct worker *workers;
 	struct kb_failure failure;

@@ -44,9 +44,10 @@ static uint64_t random_gap(uint64_t *state, uint64_t mean)
 	return mean / 2 + (mean ? random_next(state) % mean : 0);
 }
 
-static void relax(unsigned int *spins)
+/* With one CPU, whom we wait for runs only when we yield. */
+static void relax(const struct kb_engine *e, unsigned int *spins)
 {
-	if (++*spins % YIELD_SPINS == 0)
+	if (e->one_cpu || ++*spins % YIELD_SPINS == 0)
 		sched_yield();
 	else
 		__builtin_ia32_pause();
@@ -76,7 +77,7 @@ static void wait_until(const struct kb_engine *e, const struct worker *w, uint64
 
 			nanosleep(&t, NULL);
 		} else {
-			relax(&spins);
+			relax(e, &spins);
 		}
 	}
 }
@@ -214,7 +215,7 @@ static bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
 		if (k->engine->plan.kicking == KB_PAUSES)
 			doze();
 		else
-			relax(&spins);
+			relax(k->engine, &spins);
 	}
 	return true;
 }
@@ -320,7 +321,7 @@ static void kick_at_window(struct kb_engine *e, struct kick *k)
 		unsigned int spins = 0;
 
 		if (turn == 0) {
-			relax(&spins);
+			relax(e, &spins);
 			continue;
 		}
 		if (spread)
@@ -329,7 +330,7 @@ static void kick_at_window(struct kb_engine *e, struct kick *k)
 			return;
 		while (atomic_load_explicit(&v->turn, memory_order_acquire) == turn &&
 		       stamp(k->w) < e->record_until)
-			relax(&spins);
+			relax(e, &spins);
 	}
 }
 

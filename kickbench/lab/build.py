@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the lab's kernel and keeps it: source, configuration and patches in, a bzImage out.
+
+A kernel is kept under the hash of all that went into it, in ``XDG_CACHE_HOME/kickbench/lab/``::
+
+    kernels/<hash>/bzImage       finished kernels, each put there by one rename
+    kernels/<hash>/inputs.json   what went into it, for people
+    trees/<source>/source/       the source with the patches applied
+    trees/<source>/originals/    the files that the patches touch, as they came
+    trees/<source>/objects-*/    what make leaves, so that a changed patch is a matter of seconds
+    lock                         one build at a time
+
+All but ``kernels`` may be deleted whenever nothing builds. It never builds in the user's own source
+tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.lab import tools
+from kickbench.lab.emulator import die_with, printable
+from kickbench.run.progress import duration
+
+KERNEL = Path(__file__).parent / "kernel"
+CONFIGS: dict[str, tuple[str, ...]] = {
+    "lab": ("lab.config",),
+    "debug": ("lab.config", "debug.config"),
+}
+"""Per configuration: the fragments that are merged over ``make tinyconfig``, later ones win."""
+
+# How many lines with CC or AS a whole build prints; only the progress depends on it.
+_STEPS = 1620
+_STEP = re.compile(rb"  (CC|AS) ")
+_REPORT_SECONDS = 15.0
+_LINES_SHOWN = 12
+# The same inputs make the same kernel, to the byte.
+_REPRODUCIBLE = {
+    "KBUILD_BUILD_USER": "kickbench",
+    "KBUILD_BUILD_HOST": "lab",
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_VERSION": "1",
+    "LC_ALL": "C",
+}
+
+
+def cache() -> Path:
+    """The lab's part of the user's cache (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "kickbench" / "lab"
+
+
+# --- inputs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that decides what is built. ``source`` is a folder or a tarball, ``identity`` its hash;
+    ``fragments`` and ``patches`` are texts by file name, in order."""
+
+    source: Path
+    identity: str
+    config: str
+    fragments: Mapping[str, str]
+    patches: Mapping[str, str]
+    compiler: str
+
+    @property
+    def key(self) -> str:
+        """The name under which the kernel is kept."""
+        return _hash(json.dumps({**self.facts(), "source": None}).encode())[:16]
+
+    def facts(self) -> dict[str, object]:
+        """Themselves as JSON."""
+        return {**vars(self), "source": str(self.source)}
+
+
+def inputs(source: Path | None = None, config: str = "lab") -> Inputs:
+    """What a build would use now. Reads all of the source: half a second.
+
+    Raises UsageError for a source or configuration that is not there, HostError (exit code 3)
+    where Debian's source or the compiler is missing.
+    """
+    if config not in CONFIGS:
+        raise UsageError(f"no configuration {config}; there are: {', '.join(CONFIGS)}")
+    if source is None:
+        source = tools.DEBIAN_SOURCE
+        if not source.exists():
+            tool = next(tool for tool in tools.TOOLS if tool.name == str(source))
+            raise HostError(
+                f"{source} is missing; name a kernel's source with --source, or install it: "
+                f"{tools.install_line([tool])}"
+            )
+    elif not source.exists():
+        raise UsageError(f"{source}: no such file or folder")
+    names = CONFIGS[config]
+    return Inputs(
+        source.resolve(),
+        _identity_of_folder(source) if source.is_dir() else _identity_of_file(source),
+        config,
+        {name: (KERNEL / name).read_text() for name in names},
+        {path.name: path.read_text() for path in sorted((KERNEL / "patches").glob("*.patch"))},
+        _compiler(),
+    )
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _identity_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity_of_folder(folder: Path) -> str:
+    """Of a working tree: names, sizes and times of all files, so that an edit makes another one."""
+    if not (folder / "Kbuild").is_file() or not (folder / "arch/x86/Makefile").is_file():
+        raise UsageError(f"{folder} is not the source of a Linux kernel")
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(files):
+            facts = os.lstat(os.path.join(place, name))  # noqa: PTH118 (90,000 of them)
+            digest.update(f"{place}/{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _compiler() -> str:
+    try:
+        said = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
+    except OSError:
+        tools.require("build", but=[tool.name for tool in tools.TOOLS if tool.name != "gcc"])
+        raise
+    return said.stdout.partition("\n")[0]
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+def built(source: Path | None = None, config: str = "lab") -> Path:
+    """The kernel that :func:`build` would give, without building it.
+
+    Raises HostError (exit code 3) when it is not built.
+    """
+    image = _image(inputs(source, config))
+    if not image.is_file():
+        raise HostError("the lab's kernel is not built: run kickbench lab build")
+    return image
+
+
+def build(source: Path | None = None, config: str = "lab", jobs: int | None = None) -> Path:
+    """The kernel of these inputs, built if it is not there yet; returns the bzImage's path.
+
+    Raises HostError (exit code 3) where tools are missing, MeasurementError (exit code 4) when a
+    patch does not apply, the build fails or the disk is full.
+    """
+    wanted = inputs(source, config)
+    image = _image(wanted)
+    if image.is_file():
+        return image
+    # Neither Debian's source nor what unpacks a tarball is needed for a tree of the user's.
+    own_tree = ("tar", "xz") if wanted.source.is_dir() else ()
+    tools.require("build", but=(str(tools.DEBIAN_SOURCE), *own_tree))
+    try:
+        with _only_builder() as lock:
+            if not image.is_file():  # built by the one that we waited for
+                _Build(wanted, jobs or len(os.sched_getaffinity(0)), lock).run(image)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise MeasurementError(
+            f"the kernel cannot be built: {where}{error.strerror}\n"
+            f"the lab builds in {cache()}, which XDG_CACHE_HOME moves"
+        ) from error
+    return image
+
+
+def _image(wanted: Inputs) -> Path:
+    return cache() / "kernels" / wanted.key / "bzImage"
+
+
+@contextlib.contextmanager
+def _only_builder() -> Iterator[int]:
+    """Holds the cache's lock. What is started inside may inherit it and hold it on."""
+    cache().mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(cache() / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another kickbench lab build is at work: waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+# --- one build ---------------------------------------------------------------------------------
+
+
+class _Build:
+    def __init__(self, wanted: Inputs, jobs: int, lock: int) -> None:
+        self._inputs, self._jobs, self._lock = wanted, jobs, lock
+        self._tree = cache() / "trees" / wanted.identity[:16]
+        self._source = self._tree / "source"
+        self._originals = self._tree / "originals"
+        self._objects = self._tree / f"objects-{wanted.config}"
+
+    def run(self, image: Path) -> None:
+        begun = time.monotonic()
+        if not self._source.is_dir():
+            self._unpack()
+        self._restore()
+        for name, text in self._inputs.patches.items():
+            self._apply(name, text)
+        self._configure()
+        self._make("bzImage", follow=_Progress().take)
+        self._keep(image)
+        _say(f"built in {duration(time.monotonic() - begun)}")
+
+    def _unpack(self) -> None:
+        _say(f"unpacking {self._inputs.source}")
+        self._tree.mkdir(parents=True, exist_ok=True)
+        for leftover in self._tree.glob(".unpacking-*"):
+            shutil.rmtree(leftover)
+        work = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=self._tree))
+        fresh = work / "source"
+        if self._inputs.source.is_dir():
+            shutil.copytree(
+                self._inputs.source, fresh, symlinks=True, ignore=shutil.ignore_patterns(".git")
+            )
+            # Objects in the source would be in the way of objects beside it.
+            self._command(["make", "-s", "-C", str(fresh), "mrproper"], "cleaning the source")
+        else:
+            fresh.mkdir()
+            self._command(
+                ["tar", "-xf", str(self._inputs.source), "-C", str(fresh), "--strip-components=1"],
+                "unpacking the source",
+            )
+            if not (fresh / "Kbuild").is_file():
+                raise UsageError(f"{self._inputs.source} is not the source of a Linux kernel")
+        fresh.rename(self._source)
+        work.rmdir()
+
+    def _restore(self) -> None:
+        """Undo earlier patches; make then compiles what depends on their files, and no more."""
+        added = self._tree / "added.json"
+        if added.exists():
+            for name in json.loads(added.read_text()):
+                (self._source / name).unlink(missing_ok=True)
+        for original in [path for path in self._originals.rglob("*") if path.is_file()]:
+            target = self._source / original.relative_to(self._originals)
+            shutil.copyfile(original, target)
+
+    def _apply(self, name: str, text: str) -> None:
+        self._save_originals(touched_files(text))
+        done = subprocess.run(
+            # No fuzz: a hunk that only nearly fits would be another patch.
+            ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-r-"],
+            cwd=self._source,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            where = rejects(done.stdout) or (done.stdout + done.stderr).strip().split("\n")[-1:]
+            raise MeasurementError(
+                f"{name} does not apply to {self._inputs.source}: {'; '.join(where)}\n"
+                "it is made for Linux 6.12: rebase it, or name such a source with --source"
+            )
+
+    def _save_originals(self, names: list[str]) -> None:
+        added_file = self._tree / "added.json"
+        added = json.loads(added_file.read_text()) if added_file.exists() else []
+        for name in names:
+            path, original = self._source / name, self._originals / name
+            if original.exists() or name in added:
+                continue
+            if path.exists():
+                original.parent.mkdir(parents=True, exist_ok=True)
+                part = original.with_name(f".{original.name}.part")
+                shutil.copyfile(path, part)
+                part.rename(original)
+            else:
+                added.append(name)
+        added_file.write_text(json.dumps(added))
+
+    def _configure(self) -> None:
+        self._objects.mkdir(exist_ok=True)
+        self._make("tinyconfig")
+        config = self._objects / ".config"
+        fragments = "\n".join(self._inputs.fragments.values())
+        name = f'CONFIG_LOCALVERSION="-kickbench-{self._inputs.key}"\n'
+        config.write_text(f"{config.read_text()}\n{fragments}\n{name}")
+        self._make("olddefconfig")
+        for option in unmet(fragments, config.read_text()):
+            _say(f"warning: this kernel does not take {option}")
+
+    def _make(self, target: str, follow: Callable[[bytes], None] | None = None) -> None:
+        command = ["make", "-C", str(self._source), f"O={self._objects}", f"-j{self._jobs}", target]
+        self._command(command, f"make {target}", follow)
+
+    def _command(
+        self, command: list[str], what: str, follow: Callable[[bytes], None] | None = None
+    ) -> None:
+        """Run a part of the build. It holds the lock as long as any process of it lives."""
+        last: deque[str] = deque(maxlen=_LINES_SHOWN)
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**_clean_environment(), **_REPRODUCIBLE},
+            pass_fds=[self._lock],
+            process_group=0,
+            preexec_fn=functools.partial(die_with, os.getpid(), signal.SIGTERM),
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    last.append(printable(line.decode(errors="replace").rstrip()))
+                    if follow is not None:
+                        follow(line)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
+        if process.returncode:
+            shown = "\n".join(f"  | {line}" for line in last)
+            full = any("No space left on device" in line for line in last)
+            why = f"the disk of {cache()} is full" if full else f"{what} failed"
+            raise MeasurementError(f"the kernel cannot be built: {why}; it said last:\n{shown}")
+
+    def _keep(self, image: Path) -> None:
+        folder = image.parent.parent
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(".new-*"):
+            shutil.rmtree(leftover)
+        work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+        try:
+            shutil.copyfile(self._objects / "arch/x86/boot/bzImage", work / image.name)
+            text = json.dumps(self._inputs.facts(), indent=2)
+            (work / "inputs.json").write_text(text + "\n")
+            for path in (*work.iterdir(), work):
+                _sync(path)
+            work.chmod(0o755)
+            work.rename(image.parent)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours, without what would change what make builds."""
+    others = ("ARCH", "CROSS_COMPILE", "LLVM", "CC", "HOSTCC", "MAKEFLAGS", "LOCALVERSION", "O")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in others and not name.startswith(("KBUILD_", "KCONFIG_", "KCFLAGS"))
+    }
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- reading patches and configurations ---------------------------------------------------------
+
+
+def touched_files(patch: str) -> list[str]:
+    """The files that a patch in git's format changes, makes or removes, each once."""
+    found = re.findall(r"^(?:---|\+\+\+) [ab]/(\S+)$", patch, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+def rejects(said: str) -> list[str]:
+    """What patch(1) could not do, in words: the file and the hunk."""
+    found, file = [], "?"
+    for line in said.splitlines():
+        if match := re.match(r"(?:checking|patching) file '?(.+?)'?$", line):
+            file = match[1]
+        elif match := re.match(r"Hunk #(\d+) FAILED at (\d+)", line):
+            found.append(f"{file}, hunk {match[1]} (line {match[2]})")
+        elif match := re.match(r"can't find file to patch at input line (\d+)", line):
+            found.append(f"no file for line {match[1]} of the patch")
+        elif "previously applied" in line:
+            found.append(f"{file}: it is applied already")
+    return found
+
+
+def unmet(wanted: str, config: str) -> list[str]:
+    """The options of a fragment that a .config does not have; a later line wins in both."""
+    have = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
+    asked = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", wanted, re.MULTILINE))
+    return [f"{name}={value}" for name, value in asked.items() if have.get(name, "n") != value]
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class _Progress:
+    """A line every so often, or one that is rewritten where there is a terminal."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+        self._steps = 0
+
+    def take(self, line: bytes) -> None:
+        self._steps += bool(_STEP.match(line))
+        terminal = sys.stderr.isatty()
+        now = time.monotonic()
+        if now - self._last < (0.5 if terminal else _REPORT_SECONDS) or not self._steps:
+            return
+        self._last = now
+        text = progress_words(self._steps, now - self._begun)
+        if terminal:
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            _say(text)
+
+
+def progress_words(steps: int, spent_seconds: float) -> str:
+    """How far a build is, and how long it may still take."""
+    left = spent_seconds / steps * max(0, _STEPS - steps)
+    return f"{steps} of about {max(_STEPS, steps)} files compiled, about {duration(left)} left"
+
+
+def _say(text: str) -> None:
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{text}", file=sys.stderr, flush=True)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# The first process of a lab machine: sh init.sh PYTHON. Its root is the host's file system, read
+# only. It puts a layer of memory over it, so that everything can be written and nothing is kept,
+# and hands over to kickbench.lab.inside.
+set -e
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mount -t tmpfs lab /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work lab /mnt/root
+cd /mnt/root
+# The host's own of these must not be seen.
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t devtmpfs dev dev
+mkdir -p dev/pts dev/shm
+mount -t devpts pts dev/pts
+mount -t tmpfs shm dev/shm
+mount -t tmpfs run run
+mount -t debugfs debug sys/kernel/debug || true
+mount -t tracefs trace sys/kernel/tracing || true
+exec chroot /mnt/root "$1" -P -m kickbench.lab.inside

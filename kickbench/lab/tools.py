@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lab needs of this host: each tool, what for, and the Debian package that has it.
+
+It looks, and installs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kickbench.errors import HostError
+
+# Where Debian puts programs that a user's PATH may lack.
+_MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """``name`` is a program on the PATH, or an absolute path for what is none. ``users`` are what
+    needs it: "build", or machines."""
+
+    name: str
+    package: str
+    doc: str
+    users: tuple[str, ...] = ("build",)
+
+    def find(self) -> Path | None:
+        """Where it is on this host, or None."""
+        if self.name.startswith("/"):
+            return Path(self.name) if Path(self.name).exists() else None
+        found = shutil.which(self.name) or shutil.which(self.name, path=_MORE_PLACES)
+        return Path(found) if found else None
+
+
+DEBIAN_SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
+
+_AMD = ("amd-numa", "amd-count")
+
+TOOLS: tuple[Tool, ...] = (
+    Tool("gcc", "gcc", "compiles the kernel"),
+    Tool("make", "make", "runs the kernel's build"),
+    Tool("flex", "flex", "the kernel's configuration"),
+    Tool("bison", "bison", "the kernel's configuration"),
+    Tool("bc", "bc", "the kernel's timer constants"),
+    Tool("perl", "perl", "the kernel's build"),
+    Tool("patch", "patch", "applies the lab's patches"),
+    Tool("tar", "tar", "unpacks the kernel's source"),
+    Tool("xz", "xz-utils", "unpacks the kernel's source"),
+    Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool"),
+    Tool(str(DEBIAN_SOURCE), "linux-source-6.12", "the kernel's source, unless --source names one"),
+    Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
+    Tool("mount", "mount", "the file systems inside", _AMD),
+)
+"""Every tool, once; in the order in which they are needed."""
+
+
+def missing(user: str, but: Iterable[str] = ()) -> list[Tool]:
+    """The tools that ``user`` needs and this host lacks, without those named in ``but``."""
+    return [t for t in TOOLS if user in t.users and t.name not in but and t.find() is None]
+
+
+def require(user: str, but: Iterable[str] = ()) -> None:
+    """Raises HostError (exit code 3) that names what is missing and the line that installs it."""
+    if lacking := missing(user, but):
+        what = ", ".join(f"{tool.name} ({tool.doc})" for tool in lacking)
+        raise HostError(f"{what}: not found\ninstall it: {install_line(lacking)}")
+
+
+def install_line(tools: Iterable[Tool]) -> str:
+    """The one command that installs them."""
+    packages = dict.fromkeys(tool.package for tool in tools)
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install --no-install-recommends {' '.join(packages)}"

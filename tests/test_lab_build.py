@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's kernel builds: what makes another kernel, what a second call does, and what a failure
+leaves. The "kernel" is a makefile that takes no time; the real one is built by ``nox -s lab``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from kickbench.errors import EXIT_HOST, EXIT_MEASUREMENT, HostError, MeasurementError, UsageError
+from kickbench.lab import build as builder
+from kickbench.lab import tools
+
+NEEDED = ("gcc", "make", "patch", "tar")
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in NEEDED), reason=f"needs {', '.join(NEEDED)}"
+)
+
+MAKEFILE = """
+tinyconfig olddefconfig mrproper:
+\t@cd $(or $(O),.) && echo CONFIG_TINY=y >> .config
+bzImage:
+\t@mkdir -p $(O)/arch/x86/boot
+\t@echo "  CC      init/main.o"
+\t@cat init/main.c > $(O)/arch/x86/boot/bzImage
+\t@echo built >> $(O)/../../../builds
+"""
+PATCH = """From: a developer
+
+--- a/init/main.c
++++ b/init/main.c
+@@ -1,3 +1,3 @@
+ one
+-two
++{two}
+ three
+--- /dev/null
++++ b/init/{new}
+@@ -0,0 +1 @@
++new
+"""
+
+
+@pytest.fixture(autouse=True)
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache, a source and patches of our own; and a host that has all tools."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(builder, "KERNEL", tmp_path / "kernel")
+    monkeypatch.setattr(tools, "TOOLS", [tool for tool in tools.TOOLS if tool.name in NEEDED])
+    (tmp_path / "kernel/patches").mkdir(parents=True)
+    (tmp_path / "kernel/lab.config").write_text("CONFIG_TINY=y\n")
+    (tmp_path / "kernel/debug.config").write_text("CONFIG_KASAN=y\n")
+    patch(tmp_path, "TWO")
+    return tmp_path
+
+
+def patch(lab: Path, two: str, new: str = "new.c") -> None:
+    (lab / "kernel/patches/0001-two.patch").write_text(PATCH.format(two=two, new=new))
+
+
+def source(lab: Path, makefile: str = MAKEFILE) -> Path:
+    folder = lab / "linux"
+    for name, text in {
+        "Kbuild": "",
+        "Makefile": makefile,
+        "arch/x86/Makefile": "",
+        "init/main.c": "one\ntwo\nthree\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def tarball(lab: Path) -> Path:
+    path = lab / "linux.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        archive.add(source(lab), "linux-6.12")
+    return path
+
+
+def kernels(lab: Path) -> list[str]:
+    return sorted(path.name for path in (lab / "cache/kickbench/lab/kernels").glob("*"))
+
+
+def builds(lab: Path) -> int:
+    logs = (lab / "cache/kickbench/lab").rglob("builds")
+    return sum(len(log.read_text().splitlines()) for log in logs)
+
+
+# --- what makes another kernel ------------------------------------------------------------------
+
+
+def test_everything_that_goes_in_makes_another_kernel(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = source(lab)
+    keys = [builder.inputs(tree).key]
+    keys.append(builder.inputs(tree, "debug").key)
+    (lab / "kernel/lab.config").write_text("CONFIG_TINY=n\n")
+    keys.append(builder.inputs(tree).key)
+    patch(lab, "2")
+    keys.append(builder.inputs(tree).key)
+    shutil.copy(lab / "kernel/patches/0001-two.patch", lab / "kernel/patches/0002-two.patch")
+    keys.append(builder.inputs(tree).key)
+    (tree / "init/main.c").write_text("one\ntwo\nthree\nfour\n")
+    keys.append(builder.inputs(tree).key)
+    monkeypatch.setattr(builder, "_compiler", lambda: "gcc 99")
+    keys.append(builder.inputs(tree).key)
+    assert len(set(keys)) == len(keys) == 7
+
+
+def test_the_same_inputs_make_the_same_kernel_wherever_the_tarball_is(lab: Path) -> None:
+    path = tarball(lab)
+    key = builder.inputs(path).key
+    assert builder.inputs(path.rename(lab / "other.tar.xz")).key == key
+
+
+def test_a_source_that_is_none_is_refused(lab: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        builder.inputs(lab / "nowhere")
+    with pytest.raises(UsageError, match="not the source of a Linux kernel"):
+        builder.inputs(lab / "kernel")
+    with pytest.raises(UsageError, match="there are: lab, debug"):
+        builder.inputs(source(lab), "speedy")
+
+
+def test_without_debians_source_its_package_is_named(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = tools.Tool(str(lab / "linux-source.tar.xz"), "linux-source-6.12", "the source")
+    monkeypatch.setattr(tools, "DEBIAN_SOURCE", Path(absent.name))
+    monkeypatch.setattr(tools, "TOOLS", [absent])
+    with pytest.raises(HostError, match=r"--source, or install it: .*linux-source-6\.12") as caught:
+        builder.build()
+    assert caught.value.exit_code == EXIT_HOST
+
+
+def test_missing_tools_are_named_with_their_packages(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = tools.Tool("flexx", "flex", "the kernel's configuration")
+    monkeypatch.setattr(tools, "TOOLS", [*tools.TOOLS, absent])
+    with pytest.raises(HostError, match=r"flexx \(.*\): not found\ninstall it: .* flex$"):
+        builder.build(source(lab))
+
+
+# --- building -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [source, tarball])
+def test_a_second_call_does_nothing(lab: Path, make: object) -> None:
+    path = make(lab)  # type: ignore[operator]
+    image = builder.build(path)
+    assert image.read_text() == "one\nTWO\nthree\n"
+    inputs = json.loads((image.parent / "inputs.json").read_text())
+    assert inputs["source"] == str(path)
+    assert builder.build(path) == builder.built(path) == image
+    assert builds(lab) == 1
+
+
+def test_the_users_own_tree_is_left_alone(lab: Path) -> None:
+    tree = source(lab)
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    builder.build(tree)
+    assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
+
+
+def test_changed_patches_replace_the_earlier_ones_in_the_same_tree(lab: Path) -> None:
+    path = tarball(lab)
+    builder.build(path)
+    (built,) = (lab / "cache/kickbench/lab/trees").glob("*/source")
+    untouched = (built / "Kbuild").stat().st_ctime_ns
+    patch(lab, "deux", new="other.c")
+    assert builder.build(path).read_text() == "one\ndeux\nthree\n"
+    assert sorted(file.name for file in (built / "init").iterdir()) == ["main.c", "other.c"]
+    assert (built / "Kbuild").stat().st_ctime_ns == untouched
+    assert len(kernels(lab)) == 2
+
+
+def test_a_kernel_that_is_not_built_is_asked_for(lab: Path) -> None:
+    with pytest.raises(HostError, match="run kickbench lab build"):
+        builder.built(source(lab))
+
+
+def test_progress_has_a_count_and_a_time() -> None:
+    assert builder.progress_words(405, 60) == (
+        "405 of about 1620 files compiled, about 3 min 00 s left"
+    )
+    assert builder.progress_words(1700, 60) == "1700 of about 1700 files compiled, about 0 s left"
+
+
+def test_options_that_the_kernel_does_not_take_are_found() -> None:
+    wanted = "CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=3\nCONFIG_D=y\nCONFIG_D=n\n"
+    config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=4\n"
+    assert builder.unmet(wanted, config) == ["CONFIG_C=3"]
+    assert builder.unmet("CONFIG_A=y\n", "") == ["CONFIG_A=y"]
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+def test_a_patch_that_does_not_apply_is_named_with_file_and_hunk(lab: Path) -> None:
+    tree = source(lab)
+    (tree / "init/main.c").write_text("one\nzwei\nthree\n")
+    with pytest.raises(MeasurementError) as caught:
+        builder.build(tree)
+    first = str(caught.value).split("\n")[0]
+    assert first == f"0001-two.patch does not apply to {tree}: init/main.c, hunk 1 (line 1)"
+    assert caught.value.exit_code == EXIT_MEASUREMENT
+    assert kernels(lab) == []
+    patch(lab, "TWO")
+    (tree / "init/main.c").write_text("one\ntwo\nthree\n")
+    assert builder.build(tree).read_text() == "one\nTWO\nthree\n"
+
+
+def test_a_patch_to_a_file_that_is_not_there_is_named(lab: Path) -> None:
+    tree = source(lab)
+    (tree / "init/main.c").unlink()
+    with pytest.raises(MeasurementError, match=r"0001-two\.patch does not apply"):
+        builder.build(tree)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("echo main.c:1: error: oops; exit 2", "make bzImage failed"),
+        ("echo ld: cannot write: No space left on device; exit 2", "the disk of .* is full"),
+    ],
+)
+def test_a_failed_build_shows_its_last_lines_and_leaves_no_kernel(
+    lab: Path, line: str, why: str
+) -> None:
+    tree = source(lab, MAKEFILE.replace('@echo "  CC      init/main.o"', f"@{line}"))
+    with pytest.raises(MeasurementError, match=why) as caught:
+        builder.build(tree)
+    assert line.split(";")[0].removeprefix("echo ") in str(caught.value)
+    assert kernels(lab) == []
+
+
+def test_a_full_disk_at_the_last_moment_leaves_no_kernel(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builder, "_sync", full)
+    with pytest.raises(MeasurementError, match="No space left on device"):
+        builder.build(source(lab))
+    assert kernels(lab) == []
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from kickbench.lab import build, tools
+build.KERNEL = Path({kernel!r})
+tools.TOOLS = [tool for tool in tools.TOOLS if tool.name in {needed!r}]
+print(build.build(Path({tree!r})))
+"""
+
+
+def building(lab: Path, tree: Path) -> subprocess.Popen[str]:
+    text = CHILD.format(kernel=str(lab / "kernel"), needed=NEEDED, tree=str(tree))
+    return subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until, path
+        time.sleep(0.02)
+
+
+def test_a_killed_build_leaves_no_kernel_and_the_next_one_succeeds(lab: Path) -> None:
+    slow = "@touch $(O)/../../../compiling; [ -e $(O)/../../../quick ] || exec sleep 600"
+    tree = source(lab, MAKEFILE.replace('@echo "  CC      init/main.o"', slow))
+    process = building(lab, tree)
+    cache = lab / "cache/kickbench/lab"
+    wait_for(cache / "compiling")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert kernels(lab) == []
+    (cache / "quick").touch()
+    assert builder.build(tree).is_file()
+
+
+def test_two_builds_at_once_are_one(lab: Path) -> None:
+    tree = source(lab)
+    lock = lab / "cache/kickbench/lab/lock"
+    lock.parent.mkdir(parents=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    both = [building(lab, tree) for _ in range(2)]
+    for process in both:
+        assert process.stderr is not None
+        assert "another kickbench lab build is at work" in process.stderr.readline()
+    os.close(descriptor)
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert said[0] == said[1] != ""
+    assert builds(lab) == 1

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the lab follows a machine: what it passes on, and when it gives up. The emulator is a stub
+that does at once what a real one does rarely; the real one is in test_lab_machines.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kickbench.errors import EXIT_MEASUREMENT, MeasurementError
+from kickbench.lab.emulator import Limits, Order, execute
+from kickbench.lab.machines import Machine
+
+STUB = """#!{python}
+import json, os, re, signal, subprocess, sys, time
+port = {{
+    name: open(int(re.search(rf"socket,id={{name}},fd=(\\d+)", " ".join(sys.argv))[1]), "r+b", 0)
+    for name in ("console", "control", "stdout", "stderr")
+}}
+say = lambda name, text: port[name].write(text.encode() + b"\\n")
+order = json.loads(port["control"].readline())
+{what}
+"""
+
+
+def machine(folder: Path, what: str) -> Machine:
+    """A machine whose emulator does ``what``, in Python: it has port, say and order."""
+    stub = folder / "emulator"
+    stub.write_text(STUB.format(python=sys.executable, what=what))
+    stub.chmod(0o755)
+    return Machine("stubbed", "", "", str(stub), ())
+
+
+def run(folder: Path, what: str, limits: Limits | None = None, *argv: str) -> int:
+    order = Order(argv or ["true"], {}, folder, [folder])
+    return execute(machine(folder, what), folder / "bzImage", order, limits)
+
+
+def failure(folder: Path, what: str, limits: Limits | None = None) -> str:
+    with pytest.raises(MeasurementError) as caught:
+        run(folder, what, limits)
+    assert caught.value.exit_code == EXIT_MEASUREMENT
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 130])
+def test_the_status_of_the_command_comes_back(tmp_path: Path, status: int) -> None:
+    assert run(tmp_path, f"say('control', 'exit {status}')") == status
+
+
+def test_what_it_prints_comes_out_byte_for_byte(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    what = "port['stdout'].write(b'\\0\\xff' * 50000); say('stderr', 'aside')"
+    assert run(tmp_path, f"{what}; say('control', 'exit 0')") == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out == b"\0\xff" * 50000
+    assert captured.err == b"aside\n"
+
+
+def test_the_order_has_the_command_and_the_folder_to_write_to(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    what = "say('stdout', json.dumps([order[k] for k in ('argv', 'cwd', 'shares', 'hostname')]))"
+    assert run(tmp_path, f"{what}; say('control', 'exit 0')", None, "a", "b c") == 0
+    assert capfd.readouterr().out == (
+        f'[["a", "b c"], "{tmp_path}", {{"share0": "{tmp_path}"}}, "stubbed"]\n'
+    )
+
+
+def test_a_machine_that_panics_is_reported_with_the_last_lines_of_its_console(
+    tmp_path: Path,
+) -> None:
+    what = (
+        "for n in range(100): say('console', f'line {n}')\nsay('console', 'Kernel panic\\x1b[2J')"
+    )
+    message = failure(tmp_path, what)
+    assert message.startswith("the machine stubbed ended by itself; its console said last:\n")
+    assert message.endswith("  | line 99\n  | Kernel panic [2J")
+    assert "line 80" not in message
+
+
+def test_a_machine_that_does_not_come_up_is_ended(tmp_path: Path) -> None:
+    message = failure(tmp_path, "say('console', 'stuck'); time.sleep(600)", Limits(boot=0.5))
+    assert re.match(r"the machine stubbed did not come up for \d+ s and was ended", message)
+    assert message.endswith("  | stuck")
+
+
+def test_a_machine_that_falls_silent_is_ended_however_much_its_console_says(tmp_path: Path) -> None:
+    what = """
+say('control', 'alive')
+while True:
+    say('console', 'rcu: stall')
+    time.sleep(0.05)
+"""
+    message = failure(tmp_path, what, Limits(silence=0.7))
+    assert "gave no sign of life for" in message
+    assert "rcu: stall" in message
+
+
+def test_a_machine_that_takes_too_long_is_ended_though_it_lives(tmp_path: Path) -> None:
+    what = """
+while True:
+    say('control', 'alive')
+    time.sleep(0.05)
+"""
+    assert "(--time-limit)" in failure(tmp_path, what, Limits(total=0.7))
+
+
+def test_an_emulator_that_does_not_start_says_why(tmp_path: Path) -> None:
+    message = failure(tmp_path, "sys.exit('no such CPU model')")
+    assert message.endswith("  | no such CPU model")
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends, which takes a moment when it is nobody's child any more."""
+    until = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_no_process_is_left_not_even_a_child_of_the_emulator(tmp_path: Path) -> None:
+    what = """
+child = subprocess.Popen(["sleep", "600"])
+open(order["cwd"] + "/pids", "w").write(f"{os.getpid()} {child.pid}")
+time.sleep(600)
+"""
+    failure(tmp_path, what, Limits(boot=1.5))
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    assert all(ends(pid) for pid in pids)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_lab_emulator as t
+from pathlib import Path
+try:
+    print("status", t.run(Path({folder!r}), {what!r}), flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+ANSWER_TO_SIGNALS = """
+say('control', 'alive')
+open(order["cwd"] + "/pids", "w").write(str(os.getpid()))
+said = port['control'].readline().decode().strip()
+{then}
+"""
+
+
+def parent(folder: Path, what: str) -> subprocess.Popen[str]:
+    """A process that runs the stub, when the stub is up."""
+    text = PARENT.format(tests=str(Path(__file__).parent), folder=str(folder), what=what)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (folder / "pids").exists() or not (folder / "pids").read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.2)  # it says that it lives before it writes the file, and that must be read
+    return process
+
+
+def test_ctrl_c_is_passed_on_and_the_command_may_end_in_its_own_way(tmp_path: Path) -> None:
+    what = ANSWER_TO_SIGNALS.format(then="say('control', 'exit 13' + said[-1])")
+    process = parent(tmp_path, what)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == f"status 13{int(signal.SIGINT)}\n"
+
+
+def test_a_second_ctrl_c_ends_the_machine(tmp_path: Path) -> None:
+    then = "open(order['cwd'] + '/told', 'w').close(); time.sleep(600)"
+    process = parent(tmp_path, ANSWER_TO_SIGNALS.format(then=then))
+    process.send_signal(signal.SIGINT)
+    while not (tmp_path / "told").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert ends(int((tmp_path / "pids").read_text()))
+
+
+def test_the_emulator_does_not_survive_us(tmp_path: Path) -> None:
+    process = parent(tmp_path, ANSWER_TO_SIGNALS.format(then="time.sleep(600)"))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert ends(int((tmp_path / "pids").read_text()))

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's machines: their table, their command lines, and what runs in them for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_USAGE, UsageError
+from kickbench.lab import machines, tools
+from kickbench.lab.emulated import VARIABLE, Mark
+from kickbench.lab.machines import MACHINES, Channels
+
+KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
+EVERY = pytest.mark.parametrize("name", MACHINES)
+
+
+def words(name: str, kernel: str = "/k/bzImage", python: str = "/v/bin/python") -> list[str]:
+    return MACHINES[name].command_line(
+        Path(kernel), {"share0": Path("/re,sults")}, Channels(3, 4, 5, 6), python
+    )
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+@EVERY
+def test_the_hosts_files_are_the_root_and_cannot_be_written_to(name: str) -> None:
+    assert "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap" in words(name)
+    parameters = words(name)[words(name).index("-append") + 1]
+    assert "root=root rootfstype=9p" in parameters
+    assert " ro " in parameters
+
+
+@EVERY
+def test_the_folder_of_the_results_can(name: str) -> None:
+    assert "local,id=share0,path=/re,,sults,security_model=none" in words(name)
+
+
+@EVERY
+def test_nothing_of_the_users_own_configuration_or_network_gets_in(name: str) -> None:
+    assert {"-no-user-config", "-nodefaults"} <= set(words(name))
+    assert not any(word.startswith(("-net", "user,", "-nic")) for word in words(name))
+
+
+@EVERY
+def test_a_panic_ends_the_machine(name: str) -> None:
+    assert "-no-reboot" in words(name)
+    assert " panic=-1 " in words(name)[words(name).index("-append") + 1]
+
+
+@EVERY
+def test_a_path_that_the_kernel_cannot_be_told_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot use a path"):
+        words(name, python='/a"b/python')
+
+
+def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
+    found = MACHINES["amd-numa"].command_line(Path("/k"), {}, Channels(3, 4, None, None), "/p")
+    assert "virtconsole,chardev=terminal" in found
+    assert not any("name=stdout" in word for word in found)
+
+
+def test_amd_numa_has_two_nodes_and_amd_count_an_instruction_counter() -> None:
+    assert "dist,src=0,dst=1,val=21" in words("amd-numa")
+    assert "shift=0,sleep=on" in words("amd-count")
+    assert [m.id for m in MACHINES.values() if m.counts] == ["amd-count"]
+
+
+def test_every_machine_has_its_tools_in_the_doctors_table() -> None:
+    for machine in MACHINES.values():
+        assert machine.tool in {tool.name for tool in tools.TOOLS if machine.id in tool.users}
+    users = {user for tool in tools.TOOLS for user in tool.users}
+    assert users == {"build", *MACHINES}
+
+
+def test_an_unknown_machine_lists_what_there_is() -> None:
+    with pytest.raises(UsageError, match="no machine amd; there are: amd-numa, amd-count"):
+        machines.find("amd")
+
+
+def test_a_mark_travels_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert Mark.of_this_process() is None
+    mark = Mark("QEMU", ["kickbench", "lab", "run"], "kickbench lab run --resume")
+    for name, value in mark.to_environment().items():
+        monkeypatch.setenv(name, value)
+    assert Mark.of_this_process() == mark
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def lab(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **options}
+    return subprocess.run(
+        [*KICKBENCH, "lab", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,  # type: ignore[arg-type]
+    )
+
+
+def test_the_doctor_names_each_package_and_one_line_that_installs_the_missing(
+    tmp_path: Path,
+) -> None:
+    done = lab("doctor", PATH=str(tmp_path))
+    assert done.returncode == EXIT_HOST
+    for tool in tools.TOOLS:
+        assert tool.package in done.stdout
+    last = done.stdout.strip().split("\n")[-1]
+    assert "apt-get install" in last
+    assert {"gcc", "make", "flex", "qemu-system-x86"} <= set(last.split())
+    listed = json.loads(lab("doctor", "--json", PATH=str(tmp_path)).stdout)
+    assert listed["complete"] is False
+    assert listed["install"] in last
+
+
+def test_without_qemu_a_run_says_which_package(tmp_path: Path) -> None:
+    done = lab("run", "quick", "--machine", "amd-numa", PATH=str(tmp_path))
+    assert done.returncode == EXIT_HOST
+    assert "qemu-system-x86" in done.stderr.split("install it:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["run"], "name a scenario"),
+        (["run", "quick", "--resume", "x"], "name a scenario"),
+        (["run", "quick", "--machine", "vax"], "no machine vax"),
+        (["build", "--config", "speedy"], "no configuration speedy"),
+        (["build", "--source", "/nowhere"], "no such file"),
+        (["shell"], "a shell needs a terminal"),
+    ],
+)
+def test_a_misuse_is_told_in_a_line(arguments: list[str], why: str) -> None:
+    done = lab(*arguments)
+    assert done.returncode == EXIT_USAGE
+    assert why in done.stderr
+    assert done.stderr.count("\n") <= 2
+
+
+# --- in the machines ----------------------------------------------------------------------------
+
+
+@pytest.mark.lab
+@EVERY
+def test_a_command_runs_inside_and_its_streams_and_status_come_out(name: str) -> None:
+    done = lab("shell", "--machine", name, "--", "sh", "-c", "hostname; echo aside >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}\n", "aside\n")
+
+
+@pytest.mark.lab
+def test_what_is_written_inside_is_gone_but_in_the_results(tmp_path: Path) -> None:
+    done = lab("shell", "--", "sh", "-c", f"echo x > {tmp_path}/x && cat {tmp_path}/x")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.lab
+def test_a_kernel_that_panics_shows_its_last_words() -> None:
+    done = lab("shell", "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
+    assert done.returncode == EXIT_MEASUREMENT
+    assert "ended by itself" in done.stderr
+    assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+
+
+@pytest.mark.lab
+def test_every_protocol_of_the_catalogue_is_supported_inside() -> None:
+    done = lab("shell", "--", *KICKBENCH, "methods", "--json")
+    supported = {row["id"]: row["supported"] for row in json.loads(done.stdout)["methods"]}
+    assert {"user_exit", "exitfd"} <= supported.keys()
+    assert all(supported.values())
+
+
+SCENARIO = """
+name = "inside"
+[vm]
+vcpus = [1]
+[guest]
+program = "pm_timer"
+{more}
+[measure]
+kinds = {kinds}
+methods = {methods}
+processes = 1
+max_seconds = {seconds}
+{last}
+"""
+
+
+def scenario(folder: Path, **values: object) -> Path:
+    path = folder / "inside.toml"
+    defaults = {"more": "", "kinds": '["exits"]', "seconds": 1, "last": ""}
+    defaults["methods"] = '["sigmask", "immediate_exit"]'
+    path.write_text(SCENARIO.format(**{**defaults, **values}))
+    return path
+
+
+@pytest.mark.lab
+def test_a_run_comes_out_marked_as_emulated_and_the_command_reproduces_it(tmp_path: Path) -> None:
+    path = scenario(tmp_path)
+    done = lab("run", path, "--machine", "amd-numa", "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert "Emulated (QEMU" in done.stdout
+    (manifest,) = (tmp_path / "results").rglob("manifest.json")
+    told = json.loads(manifest.read_text())
+    assert told["emulated"] is True
+    assert told["emulated_by"] == MACHINES["amd-numa"].description()
+    assert told["environment"]["hostname"] == "amd-numa"
+    assert told["command"][:4] == ["kickbench", "lab", "run", str(path)]
+    assert subprocess.run([*KICKBENCH, "show", manifest.parent], check=False).returncode == 0
+
+
+@pytest.mark.lab
+def test_an_interrupted_run_is_resumed_in_the_lab(tmp_path: Path) -> None:
+    path = scenario(tmp_path, more="exit_rate_hz = ['max', 100, 50]", seconds=2)
+    with subprocess.Popen(
+        [*KICKBENCH, "lab", "run", path, "--results", tmp_path / "results"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("[2/3]"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == EXIT_INTERRUPTED
+    assert "1 finished case is kept" in rest
+    command = next(line for line in rest.split("\n") if line.startswith("kickbench lab run"))
+    assert "--machine amd-numa" in command
+    done = lab(*command.split()[2:])
+    assert done.returncode == 0, done.stderr
+    (summary,) = (tmp_path / "results").rglob("summary.json")
+    assert [case["status"] for case in json.loads(summary.read_text())["cases"]] == ["ok"] * 3
+
+
+RACE = """
+[race]
+window_ns = 50000
+kicks = 60
+"""
+
+
+@pytest.mark.lab
+def test_no_race_free_protocol_loses_a_kick(tmp_path: Path) -> None:
+    methods = '["sigmask", "immediate_exit", "immediate_exit_remote", "user_exit", "exitfd"]'
+    path = scenario(tmp_path, kinds='["race"]', methods=methods, seconds=60, last=RACE)
+    done = lab("run", path, "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    (summary,) = (tmp_path / "results").rglob("summary.json")
+    (case,) = json.loads(summary.read_text())["cases"]
+    for name, method in case["methods"].items():
+        assert method["sent"] > 0, name
+        assert method["lost"] == 0, name
+
+
+# Runs inside: starts a run whose threads belong on both nodes, and looks where they are.
+LOOK = Path(__file__).parent / "lab_placement.py"
+PLACEMENT = """
+[[placement]]
+name = "remote"
+creator = "node:0"
+vcpus = "node:1"
+kicker = "node:0"
+"""
+
+
+@pytest.mark.lab
+def test_memory_threads_and_creator_are_on_the_nodes_asked_for(tmp_path: Path) -> None:
+    path = scenario(tmp_path, more=PLACEMENT, kinds='["kick"]', seconds=20, last="precision = 1e-9")
+    done = lab("shell", "--machine", "amd-numa", "--", sys.executable, LOOK, path)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["creator_node"] == 0
+    assert seen["vcpu_nodes"] == [1]
+    assert seen["kicker_nodes"] == [0]
+    assert seen["guest_memory_nodes"] == [1]
+
+
+@pytest.mark.lab
+def test_counts_are_the_same_to_the_instruction_in_two_runs(tmp_path: Path) -> None:
+    path = scenario(tmp_path, seconds=0.3)
+    found = []
+    for number in range(2):
+        results = tmp_path / str(number)
+        done = lab("run", path, "--machine", "amd-count", "--results", results)
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(lab("counts", results, "--json").stdout)
+        found.append({row["method"]: row["instructions"] for row in rows})
+        assert all(row["share"] > 0.9 for row in rows)
+    assert found[0] == found[1]
+    assert found[0]["sigmask"] > found[0]["immediate_exit"]
+
+
+@pytest.mark.lab
+def test_counts_are_of_a_machine_that_counts_only(tmp_path: Path) -> None:
+    done = lab("counts", tmp_path)
+    assert done.returncode == EXIT_USAGE
