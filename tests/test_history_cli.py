@@ -189,6 +189,9 @@ def test_trend_writes_a_page_for_each_host_and_scenario(
     code, _, err = run("trend", folder, "-o", tmp_path / "file")
     assert code == 2
     assert "is a file" in err
+    code, _, err = run("trend", folder, "-o", tmp_path / ("x" * 300))
+    assert code == 2
+    assert "File name too long" in err
 
 
 def read_as_otava_does(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -31,7 +31,7 @@ SYS_PIDFD_SEND_SIGNAL = 424  # arch/x86/entry/syscalls/syscall_64.tbl
 SYS_PIDFD_OPEN = 434
 PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
 
-_PROPOSED = "proposed in 2015, in no released kernel; the lab's kernel will have it"
+_PROPOSED = "proposed in 2015, in no released kernel; kickbench lab has it"
 
 REQUIREMENTS = {
     "immediate_exit": "immediate_exit (KVM_CAP_IMMEDIATE_EXIT, Linux 4.11)",

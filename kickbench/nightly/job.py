@@ -45,6 +45,7 @@ from kickbench.report.data import RunData
 from kickbench.report.numbers import listed
 from kickbench.results.identity import Change, changes
 from kickbench.results.schema import one_line, safe_name
+from kickbench.results.store import make_folder
 from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
 
@@ -165,7 +166,7 @@ def run(config: Config, measure: Measure) -> Result:
     """
     history = History(config.history)
     for folder in (config.history, config.results, config.reports):
-        _make(folder)
+        make_folder(folder, "name another folder in the job's file")
     pins = _find_pins(config, history)
     parts = [Part(scenario.name) for scenario in config.scenarios]
     interrupted = None
@@ -285,16 +286,6 @@ def _what_is_odd(every: list[Night], night: Night, history: History, pins: Pins)
 
 
 # --- before anything is measured ---------------------------------------------------------------
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = "is a file" if folder.exists() else f"cannot be made: {error.strerror}"
-        raise UsageError(
-            one_line(f"{folder}: {what}; name another folder in the job's file")
-        ) from None
 
 
 def _find_pins(config: Config, history: History) -> dict[tuple[str, str], str]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends
 from kickbench.nightly.trends import Trend
+from kickbench.results.schema import dig
 
 TIME = "time"
 FILLED = "filled"
@@ -85,7 +86,5 @@ def _yaml(nights: Sequence[Night], found: Sequence[Trend], file: Path) -> str:
 
 
 def _text(environment: Mapping[str, Any], path: tuple[str, ...]) -> str:
-    value: Any = environment
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = dig(environment, *path)
     return value if isinstance(value, str) and value.isprintable() else "unknown"

@@ -22,7 +22,6 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from kickbench.errors import UsageError
 from kickbench.nightly.changes import change_points
 from kickbench.nightly.decide import Settings
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
@@ -42,8 +41,7 @@ from kickbench.report.plots import (
 from kickbench.report.svg import inline
 from kickbench.results.identity import Change, changes
 from kickbench.results.metrics import METRICS
-from kickbench.results.schema import one_line
-from kickbench.results.store import replace_file
+from kickbench.results.store import make_folder, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,11 +104,7 @@ def write(nights: Sequence[Night], events: Sequence[Event], folder: Path) -> Pat
     Raises UsageError when the folder cannot be made, MeasurementError when the file cannot be
     written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = "is a file" if folder.exists() else f"cannot be made: {error.strerror}"
-        raise UsageError(one_line(f"{folder}: {what}; choose another folder with -o")) from None
+    make_folder(folder, "choose another folder with -o")
     newest = nights[-1]
     path = folder / f"{file_stem(newest.scenario, newest.fingerprint, 'trend')}.html"
     replace_file(path, page(nights, events).encode("utf-8", "replace"))

@@ -17,7 +17,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from kickbench.errors import UsageError
 from kickbench.report import assets, downloads, environment, index, tables, toml, words
 from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES, Figure
@@ -26,8 +25,8 @@ from kickbench.report.numbers import listed
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
-from kickbench.results.schema import place, safe_name
-from kickbench.results.store import replace_file
+from kickbench.results.schema import safe_name
+from kickbench.results.store import make_folder, replace_file
 
 LARGEST_SCENARIO = 100_000
 """Characters of a scenario that a page shows; a larger one is in the manifest only."""
@@ -110,7 +109,7 @@ def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> P
     Raises UsageError when the folder cannot be made, MeasurementError when a file cannot be
     written.
     """
-    _make_folder(folder)
+    make_folder(folder, "choose another folder with -o")
     path = folder / file_name(data)
     figures = list(drawn(data))
     files: Sequence[str] = ()
@@ -119,15 +118,6 @@ def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> P
     replace_file(path, page(data, figures, files).encode("utf-8", "replace"))
     index.update(folder)
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        there = isinstance(error, FileExistsError)
-        what = "is a file" if there else f"cannot be made: {error.strerror}"
-        raise UsageError(f"{place(folder)}: {what}; choose another folder with -o") from None
 
 
 def file_name(data: RunData) -> str:

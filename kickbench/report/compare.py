@@ -21,6 +21,7 @@ from kickbench.report.words import ANSWERS, STATUS_WORDS
 from kickbench.results.compare import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
 from kickbench.results.identity import UNKNOWN, Change
 from kickbench.results.metrics import METRICS, Point
+from kickbench.results.schema import dig
 from kickbench.scenario.text import shorten
 from kickbench.stats.independent import Difference
 
@@ -179,9 +180,7 @@ def _created(summary: Summary) -> str:
 
 
 def _at(summary: Summary, *path: str) -> str:
-    value: Any = summary
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = dig(summary, *path)
     return value if isinstance(value, str) else ""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kickbench.results.schema import one_line
+from kickbench.results.schema import dig, one_line
 
 UNKNOWN = "unknown"
 NONE = "none"
@@ -143,8 +143,8 @@ def fingerprint_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     neither are parameters of the command line that only say where the kernel was loaded from.
     """
     return {
-        "cpu": _text(_get(environment, ("cpu", "model"))),
-        "nodes": _text(_layout(_get(environment, ("nodes",)))),
+        "cpu": _text(dig(environment, "cpu", "model")),
+        "nodes": _text(_layout(dig(environment, "nodes"))),
         "kernel_command_line": _command_line(environment),
     }
 
@@ -164,7 +164,7 @@ def _changes_of(
     if fact.path == ("kernel", "cmdline"):
         yield from _command_line_changes(fact, before, after)
         return
-    old, new = (fact.read(_get(side, fact.path)) for side in (before, after))
+    old, new = (fact.read(dig(side, *fact.path)) for side in (before, after))
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old and new:
         for name in dict.fromkeys([*_flat(old), *_flat(new)]):
             texts = [_text(_flat(side).get(name)) for side in (old, new)]
@@ -191,14 +191,6 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _get(value: object, path: tuple[str, ...]) -> object:
-    for key in path:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
-
-
 def _text(value: object) -> str | None:
     """A fact as a line; None when it is not known, "none" when it is known to be empty."""
     match value:
@@ -220,10 +212,10 @@ def _text(value: object) -> str | None:
 
 def _command_line(environment: Mapping[str, Any]) -> str | None:
     """The kernel's parameters without what changes with its version alone."""
-    text = _get(environment, ("kernel", "cmdline"))
+    text = dig(environment, "kernel", "cmdline")
     if not isinstance(text, str):
         return None
-    release = _get(environment, ("kernel", "release"))
+    release = dig(environment, "kernel", "release")
     words = [word for word in text.split() if word.partition("=")[0] not in _PER_BOOT]
     if isinstance(release, str) and release:
         words = [word.replace(release, "*") for word in words]

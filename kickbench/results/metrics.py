@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kickbench.results.schema import dig
 from kickbench.stats.independent import Estimate
 from kickbench.stats.proportions import clopper_pearson
 
@@ -169,8 +170,8 @@ def points(summary: Summary) -> list[Point]:
     """
     found: dict[tuple[str, str, str | None, str], Point] = {}
     for case in _items(summary, "cases"):
-        if _get(case, "status") == "ok":
-            paced = _get(case, "exit_rate_hz") is not None
+        if dig(case, "status") == "ok":
+            paced = dig(case, "exit_rate_hz") is not None
             for point in (*_levels(case), *_paired(case)):
                 if not (paced and METRICS[point.metric].set_by_rate):
                     found.setdefault(point.key, point)
@@ -179,7 +180,7 @@ def points(summary: Summary) -> list[Point]:
 
 def _levels(case: Summary) -> Iterator[Point]:
     case_id, kind = _text(case, "id"), _text(case, "kind")
-    methods = _get(case, "methods")
+    methods = dig(case, "methods")
     if case_id is None or kind is None or not isinstance(methods, Mapping):
         return
     for method, figures in methods.items():
@@ -188,8 +189,8 @@ def _levels(case: Summary) -> Iterator[Point]:
                 continue
             if metric.fault is None:
                 estimate = _estimate(
-                    _get(figures, *metric.value),
-                    _get(figures, *metric.ci95),
+                    dig(figures, *metric.value),
+                    dig(figures, *metric.ci95),
                     _processes(case),
                 )
                 if estimate is not None:
@@ -202,7 +203,7 @@ def _levels(case: Summary) -> Iterator[Point]:
             if of > 0:
                 share = clopper_pearson(count, of)
                 estimate = Estimate(share.estimate, share.low, share.high, 0)
-                claim = _get(figures, "race_free_claim")
+                claim = dig(figures, "race_free_claim")
                 yield Point(
                     case_id,
                     kind,
@@ -222,12 +223,12 @@ def _paired(case: Summary) -> Iterator[Point]:
     for contrast in _items(case, "contrasts"):
         method, baseline = _text(contrast, "method"), _text(contrast, "baseline")
         metric = METRICS.get(_text(contrast, "metric") or "")
-        estimate = _estimate(_get(contrast, "diff"), _get(contrast, "ci95"), _processes(case))
+        estimate = _estimate(dig(contrast, "diff"), dig(contrast, "ci95"), _processes(case))
         if case_id is None or kind is None or method is None or baseline is None:
             continue
         if metric is None or estimate is None:
             continue
-        reference = _number(_get(case, "methods", baseline, *metric.value))
+        reference = _number(dig(case, "methods", baseline, *metric.value))
         yield Point(case_id, kind, method, baseline, metric.name, estimate, reference)
 
 
@@ -237,20 +238,20 @@ def _faults(case: Summary, method: str, figures: object, metric: Metric) -> tupl
     A finding counts the control's too, which are the baseline's.
     """
     for finding in _items(case, "findings"):
-        if (_get(finding, "method"), _get(finding, "what")) == (method, metric.fault):
-            counts = [_count(_get(finding, "count")), _count(_get(finding, "of"))]
+        if (dig(finding, "method"), dig(finding, "what")) == (method, metric.fault):
+            counts = [_count(dig(finding, "count")), _count(dig(finding, "of"))]
             break
     else:
-        parts = [_count(_get(figures, key)) for key in metric.of]
+        parts = [_count(dig(figures, key)) for key in metric.of]
         of = None if None in parts else sum(part or 0 for part in parts)
-        counts = [_count(_get(figures, str(metric.fault))), of]
+        counts = [_count(dig(figures, str(metric.fault))), of]
     count, of = counts
     return (0, 0) if count is None or of is None or count > of else (count, of)
 
 
 def _waiting(figures: object) -> float | None:
-    delay_ns = _number(_get(figures, "disturbances", "run_delay_ns"))
-    exits, cpu_ns = _number(_get(figures, "n")), _number(_get(figures, "cpu_ns_per_exit"))
+    delay_ns = _number(dig(figures, "disturbances", "run_delay_ns"))
+    exits, cpu_ns = _number(dig(figures, "n")), _number(dig(figures, "cpu_ns_per_exit"))
     if delay_ns is None or not exits or not cpu_ns:
         return None
     return abs(delay_ns / exits / cpu_ns)
@@ -259,21 +260,13 @@ def _waiting(figures: object) -> float | None:
 # --- a stranger's values -----------------------------------------------------------------------
 
 
-def _get(value: object, *path: str) -> object:
-    for key in path:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
-
-
 def _items(value: object, key: str) -> list[Summary]:
-    found = _get(value, key)
+    found = dig(value, key)
     return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
 
 
 def _text(value: object, key: str) -> str | None:
-    found = _get(value, key)
+    found = dig(value, key)
     return found if isinstance(found, str) else None
 
 
@@ -293,7 +286,7 @@ def _count(value: object) -> int | None:
 
 def _processes(case: Summary) -> int:
     """How many processes the case's intervals rest on; 1 when it is not said."""
-    return _count(_get(case, "processes")) or 1
+    return _count(dig(case, "processes")) or 1
 
 
 def _estimate(value: object, ci95: object, processes: int) -> Estimate | None:

@@ -551,6 +551,15 @@ _FOUND: dict[str, type[_FoundCase]] = {
 # --- checking ----------------------------------------------------------------------------------
 
 
+def dig(value: object, *path: str) -> object:
+    """What lies at a path of mappings, or None: of a stranger's document, which may be anything."""
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
 def fail(where: object, what: str) -> NoReturn:
     """Raise the one-line ResultsError about a file or folder."""
     raise ResultsError(one_line(f"{place(where)}: {what[:300]}"))

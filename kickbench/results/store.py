@@ -126,6 +126,19 @@ def replace_file(path: Path, data: bytes) -> None:
         cannot_write(path.parent, error, "the old file, if any, is unchanged")
 
 
+def make_folder(folder: Path, advice: str) -> None:
+    """Make a folder that the user named, if it is not there. Raises UsageError when it cannot be
+    made, with ``advice`` on what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # Not folder.exists(), which fails as mkdir() did where the name is too long.
+        there = isinstance(error, FileExistsError)
+        what = "is a file" if there else f"cannot be made: {error.strerror}"
+        raise UsageError(f"{documents.place(folder)}: {what}; {advice}") from None
+
+
 def write_output(path: Path, data: bytes) -> None:
     """Write a file that the user named: as :func:`replace_file`, but what is there and no regular
     file (a device, a pipe: /dev/stdout, /dev/full) is written to and never replaced.
