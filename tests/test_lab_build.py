@@ -130,7 +130,7 @@ def test_a_source_that_is_none_is_refused(lab: Path) -> None:
         builder.inputs(lab / "nowhere")
     with pytest.raises(UsageError, match="not the source of a Linux kernel"):
         builder.inputs(lab / "kernel")
-    with pytest.raises(UsageError, match="there are: lab, debug"):
+    with pytest.raises(UsageError, match="there are: lab, debug, no-immediate-exit"):
         builder.inputs(source(lab), "speedy")
 
 
@@ -185,6 +185,27 @@ def test_changed_patches_replace_the_earlier_ones_in_the_same_tree(lab: Path) ->
     assert sorted(file.name for file in (built / "init").iterdir()) == ["main.c", "other.c"]
     assert (built / "Kbuild").stat().st_ctime_ns == untouched
     assert len(kernels(lab)) == 2
+
+
+REMOVAL = """\
+--- a/init/main.c
++++ b/init/main.c
+@@ -1,3 +1,2 @@
+ one
+-TWO
+ three
+"""
+
+
+def test_a_removal_is_applied_last_and_another_kernel_from_the_same_objects(lab: Path) -> None:
+    tree = source(lab)
+    (lab / "kernel/removals").mkdir()
+    (lab / "kernel/removals/no-immediate-exit.patch").write_text(REMOVAL)
+    whole = builder.build(tree)
+    without = builder.build(tree, "no-immediate-exit")
+    assert (whole.read_text(), without.read_text()) == ("one\nTWO\nthree\n", "one\nthree\n")
+    assert [path.name for path in (lab / "cache").rglob("objects-*")] == ["objects-lab"]
+    assert builder.built(tree) == whole
 
 
 def test_a_kernel_that_is_not_built_is_asked_for(lab: Path) -> None:

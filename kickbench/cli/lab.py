@@ -98,7 +98,7 @@ def build(
         ),
     ] = None,
     config: Annotated[
-        str, typer.Option("--config", metavar="NAME", help="lab, or debug (KASAN, lockdep).")
+        str, typer.Option("--config", metavar="NAME", help="lab, debug or no-immediate-exit.")
     ] = "lab",
     jobs: Annotated[
         int | None,

@@ -40,11 +40,31 @@ from kickbench.lab.emulator import die_with, printable
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"
-CONFIGS: dict[str, tuple[str, ...]] = {
-    "lab": ("lab.config",),
-    "debug": ("lab.config", "debug.config"),
+
+
+@dataclass(frozen=True)
+class Config:
+    """``fragments`` are merged over ``make tinyconfig``, later ones win; ``removals`` are patches
+    applied after the lab's own, each of which takes away what is to be missed."""
+
+    doc: str
+    fragments: tuple[str, ...] = ("lab.config",)
+    removals: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> str:
+        """The folder of its objects: with the same options, a patch is a matter of seconds."""
+        return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
+
+
+CONFIGS: dict[str, Config] = {
+    "lab": Config("what is measured in"),
+    "debug": Config("KASAN, lockdep and kmemleak", ("lab.config", "debug.config")),
+    "no-immediate-exit": Config(
+        "KVM forgets to leave a nested guest at once", removals=("no-immediate-exit.patch",)
+    ),
 }
-"""Per configuration: the fragments that are merged over ``make tinyconfig``, later ones win."""
+"""The kernels that can be built, by name."""
 
 # How many lines with CC or AS a whole build prints; only the progress depends on it.
 _STEPS = 1620
@@ -110,13 +130,15 @@ def inputs(source: Path | None = None, config: str = "lab") -> Inputs:
             )
     elif not source.exists():
         raise UsageError(f"{source}: no such file or folder")
-    names = CONFIGS[config]
+    chosen = CONFIGS[config]
+    patches = sorted((KERNEL / "patches").glob("*.patch"))
+    patches += [KERNEL / "removals" / name for name in chosen.removals]
     return Inputs(
         source.resolve(),
         _identity_of_folder(source) if source.is_dir() else _identity_of_file(source),
         config,
-        {name: (KERNEL / name).read_text() for name in names},
-        {path.name: path.read_text() for path in sorted((KERNEL / "patches").glob("*.patch"))},
+        {name: (KERNEL / name).read_text() for name in chosen.fragments},
+        {path.name: path.read_text() for path in patches},
         _compiler(),
     )
 
@@ -221,7 +243,7 @@ class _Build:
         self._tree = cache() / "trees" / wanted.identity[:16]
         self._source = self._tree / "source"
         self._originals = self._tree / "originals"
-        self._objects = self._tree / f"objects-{wanted.config}"
+        self._objects = self._tree / CONFIGS[wanted.config].objects
 
     def run(self, image: Path) -> None:
         begun = time.monotonic()

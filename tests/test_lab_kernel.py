@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's kernel: the tests of its patches, which run inside it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kickbench.lab.build import KERNEL
+
+SOURCE = KERNEL / "tests/user_exit.c"
+
+
+@pytest.mark.lab
+def test_every_sentence_of_the_patches_holds(tmp_path: Path) -> None:
+    program = tmp_path / "user_exit"
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
+    subprocess.run(["gcc", *flags, "-o", program, SOURCE], check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "kickbench", "lab", "shell", "--machine", "amd-numa"]
+        + ["--", str(program), "-k", "500", "-r", "50"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = re.findall(r'^    \{"(\w+)", test_\w+\},$', SOURCE.read_text(), re.MULTILINE)
+    passed = re.findall(r"^ok \d+ - (\w+)", done.stdout, re.MULTILINE)
+    assert passed == wanted
+    assert "# SKIP" not in done.stdout
