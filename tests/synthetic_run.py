@@ -60,6 +60,8 @@ KICKS = np.dtype(
         ("entry", "u1"),
         ("vcpu", "i2"),
         ("kicker", "i2"),
+        ("volley", "i4"),
+        ("cpu", "i4"),
         ("met", "?"),
         ("lost", "?"),
         ("at_cycles", "i8"),
@@ -387,6 +389,8 @@ def kick_arrays(
     spread: float = 0.3,
     hz: float = HZ,
     noise: float = 0.004,
+    send_growth: Mapping[str, float] = {},
+    take_turns: bool = False,
     seed: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """What one worker process returns for a case of the kind kick.
@@ -395,7 +399,9 @@ def kick_arrays(
     the standard deviation ``spread``) around the state's median; every quantile of every method but
     the baseline is ``shift_ns`` above the baseline's. The share ``unmet`` meets another state,
     where a kick takes twice as long. A method's share ``lost`` waits for the time-out. sigmask has
-    no handler, and so no delivery.
+    no handler, and so no delivery. Several kickers kick in volleys, at once, or one after the other
+    where they ``take_turns``; a call takes a fifth of the baseline's latency, and the share
+    ``send_growth`` of it more for each further kicker.
     """
     rng = _rng(parameters, process, seed)
     entries = entries_of(parameters)
@@ -404,7 +410,12 @@ def kick_arrays(
     rows = np.zeros(order.size * kicks, KICKS)
     round_ = _place(rows, order, kicks)
     rows["vcpu"] = rng.integers(0, parameters["vcpus"], len(rows))
-    rows["kicker"] = rng.integers(0, parameters["kickers"], len(rows))
+    kickers = parameters["kickers"]
+    turn = np.tile(np.arange(kicks), order.size)
+    rows["kicker"], rows["volley"] = turn % kickers, turn // kickers
+    rows["cpu"] = rows["kicker"]
+    if kickers > 1:  # each begins at the vCPU of its own index
+        rows["vcpu"] = (rows["volley"] + rows["kicker"]) % parameters["vcpus"]
     shift = _shifts(parameters, shift_ns, control_shift_ns)[rows["entry"]]
     base = KICK_NS[parameters["state"]] * (1 + drift[round_])
     ns = base * np.exp(spread * rng.standard_normal(len(rows))) + shift
@@ -413,10 +424,14 @@ def kick_arrays(
     ns = np.where(rows["met"], ns, 2 * ns)
     ns = np.where(rows["lost"], TIMEOUT_NS, ns)
     rows["latency_cycles"] = np.rint(ns * hz / 1e9)
-    rows["send_cycles"] = np.rint(0.2 * base * hz / 1e9)
+    growth = np.array([send_growth.get(e["method"], 0.0) for e in entries])[rows["entry"]]
+    send = 0.2 * base * (1 + growth * (kickers - 1)) * hz / 1e9
+    rows["send_cycles"] = np.rint(send)
     handled = np.array([e["method"] != "sigmask" for e in entries])[rows["entry"]]
     rows["delivery_cycles"] = np.where(handled & ~rows["lost"], 0.6 * ns * hz / 1e9, 0)
-    rows["at_cycles"] = np.tile(np.arange(kicks) * round(1e-4 * hz), order.size)
+    # Due at one moment, 100 us after the volley before; a cycle apart, as stamps are.
+    apart = 2 * send.max() if take_turns else 1
+    rows["at_cycles"] = rows["volley"] * round(1e-4 * hz) + rows["kicker"] * np.rint(apart)
     blocks = np.zeros(order.size, KICK_BLOCKS)
     _place(blocks, order)
     blocks["sent"] = kicks
@@ -589,15 +604,18 @@ def build(
     now: datetime.datetime = NOW,
     environment: Mapping[str, Any] = ENVIRONMENT,
     emulated: bool = False,
+    counts_instructions: bool = False,
     finish: bool = True,
     paced: bool = False,
+    of_kicks: Mapping[str, Any] = {},
     **arguments: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
 
     ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped unless the
     host can run them, ``paced``. ``shift_ns`` is what every method costs more per exit than the
-    baseline, a number or a function of the case. Other arguments go to the arrays of exits.
+    baseline, a number or a function of the case. ``of_kicks`` are more arguments of the arrays of
+    the kind kick; other arguments go to those of exits.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
     with RunWriter.create(
@@ -609,6 +627,7 @@ def build(
         command=["kickbench", "run", "synthetic.toml"],
         emulated=emulated,
         emulated_by="QEMU TCG" if emulated else None,
+        counts_instructions=counts_instructions,
         host=host,
         now=now,
     ) as writer:
@@ -623,7 +642,7 @@ def build(
                 rounds=rounds,
                 noise=noise,
                 seed=seed,
-                **(arguments if item["kind"] == "exits" else {}),
+                **{"exits": arguments, "kick": of_kicks}.get(item["kind"], {}),
             )
             writer.write_case(item["id"], case_document(item, rounds=rounds), tables)
         if finish:

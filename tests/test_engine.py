@@ -345,6 +345,7 @@ def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, s
     assert (kicks["delivery"] <= kicks["latency"]).all()
     assert (np.diff(kicks["at"]) > 0).all()
     assert set(kicks["vcpu"]) == set(kicks["kicker"]) == set(kicks["block"]) == {0}
+    assert set(kicks["cpu"]) == {CPUS[-1] if clock.is_tsc else -1}
     assert bool(results["exits"].any()) is (state in ("userspace", "storm"))
 
 
@@ -386,6 +387,25 @@ def test_several_kickers_kick_at_once_and_each_is_answered(clock: Clock, method:
         mine = kicks[kicks["kicker"] == kicker]
         assert set(mine["block"]) == {0, 1}
         assert all((np.diff(mine["at"][mine["block"] == block]) > 0).all() for block in (0, 1))
+
+
+@pytest.mark.kvm
+def test_the_kicks_of_a_volley_are_due_at_one_moment(clock: Clock) -> None:
+    kickers = Kickers(count=2, cpus=[CPUS[-1]])
+    _, kicks = kicked(clock, "immediate_exit", kickers=kickers, n_blocks=2, gap_ns=2 * MS)
+    for block in (0, 1):
+        one, two = (
+            kicks[(kicks["block"] == block) & (kicks["kicker"] == kicker)] for kicker in (0, 1)
+        )
+        # Each has a volley once at most: one that comes too late for it leaves it out.
+        for mine in (one, two):
+            assert (np.diff(mine["volley"].astype(np.int64)) > 0).all()
+        common = np.intersect1d(one["volley"], two["volley"])
+        assert len(common) > 0
+        first, second = (
+            mine["at"][np.isin(mine["volley"], common)].astype(np.int64) for mine in (one, two)
+        )
+        assert (np.diff(np.minimum(first, second)) > 0).all()
 
 
 @pytest.mark.kvm

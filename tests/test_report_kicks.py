@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.report.build import page
+from kickbench.report.contention import answer_contention
 from kickbench.report.data import RunData
 from kickbench.report.exits import kicked_cases
 from kickbench.report.figures import FIGURES
@@ -328,6 +329,96 @@ def test_states_transports_and_kickers_are_told_where_they_vary(tmp_path: Path) 
     assert label(data.summary, data.finished[-1]) == (
         "1 vCPU, local, kicked while halted, 2 kickers, by pidfd"
     )
+
+
+KICKERS = (1, 2, 4)
+
+
+def contending(folder: Path, growth: Mapping[str, float], **arguments: Any) -> RunData:
+    cases = [
+        synthetic_run.kick_case(s, 1, kickers=k, id=f"{s}-{k}")
+        for s in ("guest", "halted")
+        for k in KICKERS
+    ]
+    return build(folder, cases, of_kicks={"send_growth": growth, **arguments})
+
+
+def test_the_send_cost_of_many_kickers_is_told_against_that_of_one(tmp_path: Path) -> None:
+    data = contending(tmp_path, {"sigmask": 0.5})
+    said = answer_contention(data.summary)
+    assert len(said) == 2
+    for state, line in zip(("in the guest", "while halted"), said, strict=True):
+        assert line.startswith(f"With 4 kickers instead of 1, 1 vCPU, local, kicked {state} (100 %")
+        assert re.search(
+            r": sigmask [\d,]+ ns more than [\d,]+ \(95 % CI [\d,]+ to [\d,]+\);", line
+        )
+        assert re.search(r"no difference seen for immediate_exit \(95 % CI -", line)
+        assert line in verdict(data.summary).more
+    names = [column.name for column in columns_of(every_column("kick"), rows_of(data.finished))]
+    assert "overlapping" in names
+
+
+def test_the_send_cost_grows_by_what_the_tables_say(tmp_path: Path) -> None:
+    data = contending(tmp_path, {"sigmask": 0.5})
+    alone, *_, most = (c["methods"]["sigmask"]["send_ns"]["p50"] for c in data.finished[:3])
+    # A fifth of the latency, and half of it more for each of three further kickers.
+    assert most / alone == pytest.approx(2.5, rel=0.02)
+
+
+def test_kickers_that_take_turns_are_not_said_to_contend(tmp_path: Path) -> None:
+    data = contending(tmp_path, {"sigmask": 0.5}, take_turns=True)
+    (line, _) = answer_contention(data.summary)
+    assert "was not tested" in line
+    assert "0 % overlapped" in line
+    assert "sigmask" not in line
+
+
+def test_send_cost_is_drawn_by_kickers(tmp_path: Path) -> None:
+    (figure,) = [figure for figure in FIGURES if figure.name == "contention"]
+    data = contending(tmp_path, {"sigmask": 0.5})
+    first, second = figure.draw(data)
+    assert [first.finding, second.finding] == answer_contention(data.summary)
+    assert first.scales == ("linear", "logarithmic")
+    for canvas in (first.canvas, first.alternative):
+        assert canvas is not None
+        (axes,) = canvas.axes
+        assert axes.get_xlabel() == "kickers"
+        assert axes.get_ylabel() == "kicker's call, p50 [µs]"
+        assert list(axes.get_xticks()) == list(KICKERS)
+        drawn = {line.get_color() for line in axes.get_lines()}
+        assert {style(data, method)[0] for method in data.finished[0]["methods"]} <= drawn
+        hollow = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
+        assert not hollow
+
+
+def test_kickers_that_took_turns_are_hollow(tmp_path: Path) -> None:
+    (figure,) = [figure for figure in FIGURES if figure.name == "contention"]
+    data = contending(tmp_path, {}, take_turns=True)
+    (axes,) = figure.draw(data)[0].canvas.axes
+    hollow = [x for line in axes.get_lines() for x in line.get_xdata() if is_hollow(line)]
+    methods = data.finished[0]["methods"]
+    assert sorted(round(x) for x in hollow) == sorted(KICKERS[1:] * len(methods))
+
+
+def is_hollow(line: Any) -> bool:
+    return bool(line.get_markerfacecolor() == "none" and line.get_marker() != "None")
+
+
+def test_one_number_of_kickers_has_no_figure(kick: dict[str, Any], tmp_path: Path) -> None:
+    (figure,) = [figure for figure in FIGURES if figure.name == "contention"]
+    assert answer_contention(kick) == []
+    case = synthetic_run.kick_case(kickers=3)
+    assert figure.draw(build(tmp_path, [case])) == []
+
+
+def test_a_summary_from_before_send_costs_were_told_says_nothing_of_them(tmp_path: Path) -> None:
+    summary = copy.deepcopy(contending(tmp_path, {}).summary)
+    for case in summary["cases"]:
+        for figures in case["methods"].values():
+            for key in ("send_ns", "send_ci95", "sends", "estimates"):
+                del figures[key]
+    assert answer_contention(summary) == []
+    assert verdict(summary).answer
 
 
 def test_what_goes_without_saying_is_not_said(kick: dict[str, Any]) -> None:

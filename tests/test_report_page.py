@@ -90,6 +90,7 @@ def html(data: RunData) -> str:
 def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     """A run that has something for each figure."""
     cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
+    cases.append(synthetic_run.kick_case(kickers=2, id="kick-guest-2vcpu-2kicker-local"))
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
     return RunData.load(run)
 
@@ -395,7 +396,7 @@ def test_every_axis_has_a_unit(every: RunData) -> None:
         for plot in figure.draw(every):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
-                assert re.search(r"\[.+\]|vCPUs|per second|state|window", label)
+                assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|window", label)
 
 
 def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:

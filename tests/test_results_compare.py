@@ -260,10 +260,37 @@ def test_an_exact_count_needs_no_minimal_effect(base: Summary) -> None:
     assert verdicts(compare(exact(base, 2430.0), exact(base, 2430.0)), "ns_per_exit") == {"same"}
 
 
+def counted(base: Summary, instructions: int, share: float = 0.998) -> Summary:
+    summary = copy.deepcopy(base) | {"emulated": True, "emulated_by": "QEMU TCG"}
+    for figures in summary["cases"][EXITS]["methods"].values():
+        figures["counts"] = {"exit": {"instructions": instructions, "share": share}}
+    return summary
+
+
+def test_ten_instructions_more_are_worse_and_the_same_are_the_same(base: Summary) -> None:
+    one, other = counted(base, 2521), counted(base, 2531)
+    assert verdicts(compare(one, other), "instructions_per_exit") == {"worse"}
+    assert verdicts(compare(other, one), "instructions_per_exit") == {"better"}
+    assert verdicts(compare(one, one), "instructions_per_exit") == {"same"}
+    (judged, *_) = figures(compare(one, other), "instructions_per_exit")
+    assert judged.difference.value == 10
+
+
+def test_a_count_of_some_samples_only_is_not_judged(base: Summary) -> None:
+    found = compare(counted(base, 2521, share=0.6), counted(base, 2531))
+    assert figures(found, "instructions_per_exit") == []
+
+
 def test_rounding_is_no_difference_between_exact_counts(base: Summary) -> None:
     almost = 2430.0 * (1 + 1e-14)
     assert almost != 2430.0
     assert verdicts(compare(exact(base, 2430.0), exact(base, almost)), "ns_per_exit") == {"same"}
+
+
+def test_neither_is_what_two_processes_make_of_one_clock(base: Summary) -> None:
+    one, other = exact(base, 2430.0), exact(base, 2430.002)
+    assert verdicts(compare(one, other), "ns_per_exit") == {"same"}
+    assert verdicts(compare(one, exact(base, 2431.0)), "ns_per_exit") == {"worse"}
 
 
 def test_on_hardware_no_width_is_no_exactness(base: Summary) -> None:

@@ -25,6 +25,9 @@ from kickbench.results.kicks import (
     Kicks,
     _groups,
     _intervals,
+    find_contending,
+    find_overlapping,
+    index_volleys,
     latency_differences,
     read_kicks,
     read_pauses,
@@ -373,6 +376,8 @@ def kicks_of(parameters, seed, **arguments):
         entry=array["entry"].astype(np.int64),
         met=array["met"],
         lost=array["lost"],
+        contending=array["met"],
+        overlapping=np.zeros(len(array), np.bool_),
         send_ns=np.zeros(len(array)),
         delivery_ns=np.zeros(len(array)),
         latency_ns=array["latency_cycles"] / synthetic_run.HZ * 1e9,
@@ -703,6 +708,99 @@ def test_exits_with_kicks_need_the_table_of_them(tmp_path):
     (writer.path / "cases" / parameters["id"] / "kick_blocks.parquet").unlink()
     with pytest.raises(ResultsError, match=r"kick_blocks\.parquet.*is missing"):
         RunReader(writer.path)
+
+
+# --- kickers that contend ----------------------------------------------------------------------
+
+CALLS = st.lists(
+    st.tuples(
+        st.integers(0, 1),  # block
+        st.integers(0, 1),  # vCPU
+        st.integers(-1, 2),  # volley
+        st.integers(0, 20),  # begin
+        st.integers(1, 8),  # length
+        st.integers(-1, 2),  # CPU
+        st.booleans(),  # met
+    ),
+    max_size=30,
+)
+
+
+@given(CALLS)
+def test_calls_of_a_volley_overlap_when_their_times_do(calls):
+    block, vcpu, number, begin, length, cpu, met = (
+        np.array(column, np.int64) for column in (zip(*calls, strict=True) if calls else [()] * 7)
+    )
+    volley = index_volleys(block, np.zeros(len(calls)), vcpu, number)
+    overlapping = find_overlapping(volley, cpu, begin, length)
+    contending = find_contending(volley, met.astype(np.bool_))
+    for i, one in enumerate(calls):
+        mates = [
+            other
+            for j, other in enumerate(calls)
+            if j != i and other[:3] == one[:3] and one[2] >= 0
+        ]
+        assert overlapping[i] == any(
+            max(one[3], other[3]) < min(one[3] + one[4], other[3] + other[4])
+            and -1 < one[5] != other[5] > -1
+            for other in mates
+        )
+        assert contending[i] == (one[6] or any(mate[6] for mate in mates))
+
+
+def test_a_kick_that_another_kicker_was_faster_than_counts_as_sent_but_not_as_met(tmp_path):
+    parameters = synthetic_run.kick_case(kickers=3, processes=1)
+    rows = []
+    for number in range(4):
+        for entry in range(3):
+            place = {"round": number, "position": entry, "entry": entry, "volley": 0}
+            calls = [
+                {"at_cycles": 100, "send_cycles": 50, "latency_cycles": 70},
+                {"at_cycles": 120, "send_cycles": 80, "latency_cycles": 0, "met": False},
+                {"at_cycles": 300, "send_cycles": 20, "latency_cycles": 0, "met": False},
+                # The vCPU was elsewhere: another volley, which met nothing.
+                {"at_cycles": 900, "send_cycles": 5000, "met": False, "volley": 1},
+            ]
+            rows += [{**place, "kicker": k % 3, "cpu": k, **call} for k, call in enumerate(calls)]
+    blocks = [
+        {"round": r, "position": e, "entry": e, "sent": 4, "met": 1}
+        for r in range(4)
+        for e in range(3)
+    ]
+    worker = {"kicks": rows_of("kicks", rows), "kick_blocks": rows_of("kick_blocks", blocks)}
+    reader = write_run(tmp_path, parameters, [worker])
+    (case,) = summarise(reader)["cases"]
+    for figures in case["methods"].values():
+        assert figures["n"] == 4
+        assert figures["sends"] == {"n": 12, "overlapping": pytest.approx(2 / 3)}
+        assert figures["send_ns"] == {"p50": 50.0, "p99": 80.0, "max": 80.0}
+        assert figures["estimates"]["send_mean_ns"]["value"] == pytest.approx(50.0)
+        assert figures["phases_ns"]["send"]["p50"] == 50.0
+    metrics = {c["metric"]: c for c in case["contrasts"]}
+    assert metrics["send_mean_ns"]["diff"] == 0
+    assert metrics["send_mean_ns"]["rounds"] == 4
+
+
+def test_the_difference_of_two_send_costs_is_paired_and_found(tmp_path):
+    case = synthetic_run.kick_case(kickers=3)
+    run = synthetic_run.build(tmp_path, cases=[case], of_kicks={"send_growth": {"sigmask": 0.1}})
+    (found,) = summarise(RunReader(run))["cases"]
+    call = 0.2 * synthetic_run.KICK_NS[case["state"]]
+    for contrast in found["contrasts"]:
+        if contrast["metric"].startswith("send_"):
+            assert contrast["diff"] == pytest.approx(2 * 0.1 * call, rel=0.02)
+            assert contrast["ci95"][0] > 0
+
+
+def test_runs_before_there_were_volleys_have_their_send_cost(tmp_path):
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.kick_case()], rounds=4)
+    new = summarise(RunReader(run))["cases"][0]["methods"]
+    (path,) = run.rglob("kicks.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["volley", "cpu"]), path)
+    reader = RunReader(run)
+    assert set(reader.table(reader.cases[0].id, "kicks")["volley"].to_pylist()) == {-1}
+    assert summarise(reader)["cases"][0]["methods"] == new
 
 
 @pytest.mark.parametrize("dtype", ["?", "u1", "i8"])

@@ -138,8 +138,29 @@ def test_a_value_without_a_sound_interval_is_no_point(summary: dict[str, Any], c
 def test_every_metric_says_where_it_is() -> None:
     for name, metric in METRICS.items():
         assert metric.name == name
-        assert bool(metric.value and metric.ci95) != bool(metric.fault and metric.of)
+        ways = (metric.value and metric.ci95, metric.fault and metric.of, metric.count)
+        assert sum(map(bool, ways)) == 1
         assert metric.kinds
+
+
+@pytest.mark.parametrize(
+    ("count", "judged"),
+    [
+        ({"instructions": 2521, "share": 0.998}, [2521.0]),
+        ({"instructions": 2521, "share": 0.6}, []),
+        ({"instructions": "2521", "share": 1.0}, []),
+        ({"instructions": 2521}, []),
+        (None, []),
+    ],
+)
+def test_a_count_is_judged_where_nearly_all_samples_have_it(
+    summary: dict[str, Any], count: Any, judged: list[float]
+) -> None:
+    changed = copy.deepcopy(summary)
+    changed["cases"][0]["methods"]["sigmask"]["counts"] = {"exit": count}
+    found = of(changed, kind="exits", metric="instructions_per_exit")
+    assert [point.estimate.value for point in found] == judged
+    assert all(point.estimate.low == point.estimate.high for point in found)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -25,6 +25,7 @@ SCHEMA = model.json_schema()
 def test_these_are_shipped() -> None:
     assert list(SHIPPED) == [
         "all_methods",
+        "contending_kickers",
         "exit_throughput",
         "instruction_counts",
         "kick_latency",

@@ -190,16 +190,25 @@ def counts(
 
     rows = list(count(find_run(run)))
     if as_json:
-        typer.echo(json.dumps([vars(row) for row in rows], indent=2))
+        plain = [
+            {"case": row.case, "method": row.method, "what": row.what, **vars(row.count)}
+            for row in rows
+        ]
+        typer.echo(json.dumps(plain, indent=2))
         return
     case = None
     for row in rows:
         if row.case != case:
             case = row.case
             typer.secho(f"\n{case}", bold=True)
-            typer.echo(f"  {'method':<34}  {'what':<8}  instructions  share of samples")
-        share = f"{row.share:.1%} of {row.samples:,}"
-        typer.echo(f"  {row.method:<34}  {row.what:<8}  {row.instructions:>12,}  {share}")
+            typer.echo(
+                f"  {'method':<34}  {'what':<8}  instructions     least      mean  share of samples"
+            )
+        one = row.count
+        name = f"{row.method:<34}  {row.what:<8}"
+        share = f"{one.share:.1%} of {one.samples:,}"
+        numbers = f"{one.instructions:>12,}  {one.least:>8,}  {one.mean:>8,.0f}"
+        typer.echo(f"  {name}  {numbers}  {share}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

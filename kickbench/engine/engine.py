@@ -91,6 +91,8 @@ class _Kick(ctypes.Structure):
         ("kicker", ctypes.c_uint8),
         ("flags", ctypes.c_uint8),
         ("rescues", c_uint32),
+        ("volley", c_uint32),
+        ("cpu", c_int32),
     ]
 
 

@@ -18,11 +18,13 @@ VARIABLE = "KICKBENCH_LAB"
 @dataclass(frozen=True)
 class Mark:
     """``by``: the machine, for people. ``command``: what the user typed outside. ``resume``: what
-    to type before the folder of a run to finish it."""
+    to type before the folder of a run to finish it. ``counts_instructions``: the machine's clock
+    does."""
 
     by: str
     command: list[str]
     resume: str
+    counts_instructions: bool = False
 
     def to_environment(self) -> dict[str, str]:
         """The variable that :meth:`of_this_process` reads inside."""

@@ -41,7 +41,7 @@ def run(
         raise UsageError(f"{writes_to}: cannot make this folder: {error.strerror}") from None
     if not os.access(writes_to, os.W_OK):
         raise UsageError(f"{writes_to}: this folder cannot be written to")
-    mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume)
+    mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume, machine.counts)
     order = Order(
         [sys.executable, "-P", "-m", "kickbench", "run", *arguments],
         environment({**mark.to_environment(), **_display()}),

@@ -78,7 +78,11 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         "null: a level of the method; else the run's own paired difference, method - baseline",
     ),
     ("metric", pa.string(), "which figure, e.g. ns_per_exit"),
-    ("unit", pa.string(), "ns, 1/s or share; of an emulated night, of the emulator's clock"),
+    (
+        "unit",
+        pa.string(),
+        "ns, 1/s, share or instructions; of an emulated night, of the emulator's clock",
+    ),
     ("better", pa.string(), "lower or higher: the direction of an improvement"),
     ("value", pa.float64(), "the estimate"),
     ("ci95_low", pa.float64(), "lower end of the night's own 95 % interval; null: it has none"),

@@ -224,7 +224,7 @@ def _value(point: Point) -> str:
         return f"{whole(point.count)} of {whole(point.of)}"
     value, low, high = (getattr(point.estimate, end) for end in ("value", "low", "high"))
     if low == high:
-        return significant(value)
+        return _exactly(value)
     if point.baseline is None:
         return level(value, (low, high))
     shown, first, last = measured(value, (low, high))
@@ -253,9 +253,14 @@ def _is_exact(found: Difference) -> bool:
 def _measured(value: float, low: float, high: float, unit: str = "") -> str:
     """ "+31 (29 to 33)"; a value that is exact has no interval, and its own digits."""
     if low == high:
-        return f"{_signed(significant(value).removesuffix('.000'))}{unit}"
+        return f"{_signed(_exactly(value))}{unit}"
     shown, first, last = measured(value, (low, high))
     return f"{_signed(shown)}{unit} ({first} to {last})"
+
+
+def _exactly(value: float) -> str:
+    """A value without an interval: a whole one, as a count is, without decimals."""
+    return whole(value) if value == round(value) else significant(value)
 
 
 def _share_difference(judged: Judged) -> str:

@@ -21,7 +21,11 @@ MOST_IN_PAGE_BYTES = 1 << 18
 """A larger file has no place in a page, which has to be small."""
 
 # Intervals are beside what they are of in the summary; here the name has to say the unit.
-_WITH_UNIT = {"latency_ci95": "latency_ns_ci95", "last_ci95": "last_ns_ci95"}
+_WITH_UNIT = {
+    "latency_ci95": "latency_ns_ci95",
+    "last_ci95": "last_ns_ci95",
+    "send_ci95": "send_ns_ci95",
+}
 _UNSAID = ("methods", "contrasts", "control", "warnings", "clocks", "title", "status")
 _ENDS = ("low", "high")
 # Also the wide ones, which some spreadsheets take for the narrow. After a semicolon, too: where

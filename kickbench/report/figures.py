@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kickbench.report.contention_figures import draw_contention
 from kickbench.report.data import RunData
 from kickbench.report.exit_figures import (
     draw_cost,
@@ -107,6 +108,16 @@ FIGURES: tuple[Figure, ...] = (
         "kicker's own call; a diamond is p99, an arrow a p99 beyond the axis, "
         "a small one the end of an interval there.",
         draw_kick_latency,
+    ),
+    Figure(
+        "contention",
+        "What a kick costs its sender, by the number of kickers",
+        "The length of the kicker's call, the median with its 95 % interval, while so many threads "
+        "kick the same vCPU at once. Of all their calls, also those that came after another "
+        "kicker's kick had got the vCPU out. A hollow marker: less than half of the calls "
+        "overlapped with another's, so that the kickers took turns and did not contend; an arrow "
+        "ends an interval that reaches beyond the axis.",
+        draw_contention,
     ),
     Figure(
         "race",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from kickbench.report.contention import answer_contention
 from kickbench.report.exits import MOST_OTHERS
 from kickbench.report.names import (
     TOO_FEW,
@@ -246,7 +247,7 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     answers += _states(summary, cases, case)
     for key, words in (("transport", "transport"), ("kickers", "number of kickers")):
         answers += _along(summary, cases, case, key, words)
-    return answers + _not_ranked(cases)
+    return answers + answer_contention(summary) + _not_ranked(cases)
 
 
 def _p50(case: Summary, method: str) -> float | None:

@@ -28,6 +28,8 @@ _LEVELS = {
     "cpu_ns_per_exit": ("ns_per_exit", "mean"),
     "latency_p50_ns": ("latency_ns", "p50"),
     "latency_p99_ns": ("latency_ns", "p99"),
+    "send_p50_ns": ("send_ns", "p50"),
+    "send_mean_ns": ("send_ns", "p50"),
     "pause_last_ns": ("last_ns", "p50"),
 }
 """By metric of a difference, the baseline's figure that it is to be seen against."""
@@ -38,6 +40,8 @@ _METRICS = {
     "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
     "latency_p50_ns": ("takes", "per kick at p50"),
     "latency_p99_ns": ("takes", "per kick at p99"),
+    "send_p50_ns": ("takes", "per call at p50"),
+    "send_mean_ns": ("takes", "per call"),
     "pause_last_ns": ("takes", "per pause"),
 }
 

@@ -60,6 +60,14 @@ def index_rounds(process: Ints, round_: Ints) -> tuple[Ints, NDArray[np.intp]]:
     return keys >> 32, row
 
 
+def by_process(process: Ints, values: Floats) -> list[Floats]:
+    """Per process its finite values in time order; a process with fewer than two is left out."""
+    usable = np.isfinite(values)
+    values, process = values[usable], process[usable]
+    starts = np.flatnonzero(np.diff(process)) + 1
+    return [part for part in np.split(values, starts) if len(part) > 1]
+
+
 def number(value: float) -> float | None:
     """The value, or None when it does not exist (NaN, infinite)."""
     value = float(value)
@@ -86,6 +94,15 @@ def contrast_interval(differences: list[Floats]) -> Interval | None:
 def control_interval(differences: list[Floats], confidence: float) -> Interval | None:
     """The A/A control's interval: both entries are one method, so that processes cannot differ."""
     return running_interval(differences, confidence=confidence) if differences else None
+
+
+def level_estimate(process: Ints, values: Floats) -> dict[str, Any]:
+    """A level from its values per round, "value" and "ci95": what separate runs compare."""
+    interval = contrast_interval(by_process(process, values))
+    return {
+        "value": None if interval is None else number(interval.estimate),
+        "ci95": bounds(interval),
+    }
 
 
 def relative_half_width(

@@ -23,10 +23,12 @@ from kickbench.results.figures import (
     Floats,
     Ints,
     bounds,
+    by_process,
     contrast_interval,
     control_interval,
     entry_index,
     index_rounds,
+    level_estimate,
     ns_per_cycle,
     number,
     ratio,
@@ -44,8 +46,9 @@ MIN_HANDLED = 0.9
 """The share of kicks whose handler must have been seen for their phases to be told."""
 
 PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
+SEND_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
-CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200}
+CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200, "send_p50_ns": 10}
 """Kicks that a method and the baseline each need for one paired difference of the metric: rounds
 with fewer are pooled with those that follow."""
 
@@ -71,7 +74,10 @@ class Kicks:
     """Every kick of a case. ``entry``: the method's index, or the control's, or -1 for neither.
 
     ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
-    of the case in time order. ``delivery_ns`` is 0 where no handler was seen.
+    of the case in time order. ``delivery_ns`` is 0 where no handler was seen. ``contending``: one
+    of the kicks of the volley at this vCPU met the wanted state, so that this one, too, was sent at
+    it, whether another kicker got it out first or not. ``overlapping``: meanwhile another of them
+    was called on another CPU.
     """
 
     round_process: Ints
@@ -79,6 +85,8 @@ class Kicks:
     entry: Ints
     met: NDArray[np.bool_]
     lost: NDArray[np.bool_]
+    contending: NDArray[np.bool_]
+    overlapping: NDArray[np.bool_]
     send_ns: Floats
     delivery_ns: Floats
     latency_ns: Floats
@@ -87,6 +95,13 @@ class Kicks:
     def timed(self) -> NDArray[np.bool_]:
         """The kicks whose latency counts: they met the wanted state and were not lost."""
         return np.asarray(self.met & ~self.lost)
+
+    @property
+    def sent(self) -> NDArray[np.bool_]:
+        """The kicks whose call counts: what it costs to send them does not depend on who of several
+        kickers came first.
+        """
+        return np.asarray(self.contending & ~self.lost)
 
 
 @dataclass(frozen=True)
@@ -122,18 +137,69 @@ class RoundMedians:
 
 def read_kicks(reader: RunReader, case_id: str) -> Kicks:
     """Every kick of a finished case of the kind kick, in ns."""
-    columns = ("met", "lost", "send_cycles", "delivery_cycles", "latency_cycles")
+    times = ("at_cycles", "send_cycles", "delivery_cycles", "latency_cycles")
+    columns = ("position", "vcpu", "volley", "cpu", "met", "lost", *times)
     rounds, row, entry, scale, found = _read(reader, reader.case(case_id), "kicks", columns)
+    volley = index_volleys(row, *(found[name] for name in ("position", "vcpu", "volley")))
     return Kicks(
         round_process=rounds,
         row=row,
         entry=entry,
         met=found["met"],
         lost=found["lost"],
+        contending=find_contending(volley, found["met"]),
+        overlapping=find_overlapping(
+            volley, found["cpu"], found["at_cycles"], found["send_cycles"]
+        ),
         send_ns=found["send_cycles"] * scale,
         delivery_ns=found["delivery_cycles"] * scale,
         latency_ns=found["latency_cycles"] * scale,
     )
+
+
+def index_volleys(
+    row: NDArray[np.intp], position: NDArray[Any], vcpu: NDArray[Any], volley: NDArray[Any]
+) -> NDArray[np.intp]:
+    """Per kick a number that those have in common which were due at one moment at one vCPU.
+
+    ``row`` and ``position`` say in which block. A kick of which that is not known (-1) is alone.
+    """
+    alone = np.where(volley < 0, np.arange(len(volley)), -1)
+    keys = np.column_stack([row, position, vcpu, volley, alone]).astype(np.int64)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def find_contending(volley: NDArray[np.intp], met: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The kicks of whose volley any met the wanted state."""
+    return np.asarray(np.bincount(volley, met)[volley] > 0) if len(volley) else met
+
+
+def find_overlapping(
+    volley: NDArray[np.intp],
+    cpu: NDArray[Any],
+    at_cycles: NDArray[Any],
+    send_cycles: NDArray[Any],
+) -> NDArray[np.bool_]:
+    """The kicks during whose call another of their volley was under way, on another CPU.
+
+    On the same one, that is the call of a kicker that was preempted within it, or preempted ours.
+    """
+    begin = at_cycles.astype(np.int64)
+    end = begin + send_cycles.astype(np.int64)
+    order = np.lexsort((begin, volley))
+    volley, cpu, begin, end = volley[order], cpu[order], begin[order], end[order]
+    found = np.zeros(len(volley), np.bool_)
+    # As many steps as a volley has kicks, at most.
+    for step in range(1, len(volley)):
+        pair = np.flatnonzero(volley[step:] == volley[:-step])
+        if not len(pair):
+            break
+        apart = (cpu[pair] != cpu[pair + step]) & (np.minimum(cpu[pair], cpu[pair + step]) >= 0)
+        pair = pair[apart & (begin[pair + step] < end[pair])]
+        found[pair] = found[pair + step] = True
+    result = np.empty_like(found)
+    result[order] = found
+    return result
 
 
 def read_pauses(reader: RunReader, case_id: str) -> Pauses:
@@ -198,6 +264,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     for index, method in enumerate(methods):
         of_method = kicks.entry == index
         chosen = of_method & kicks.timed
+        sent = of_method & kicks.sent
         count = counts[method]
         statistics[method] = {
             "latency_ns": _quantiles(kicks.latency_ns[chosen], LATENCY_QUANTILES, maximum=True),
@@ -207,6 +274,17 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
             "phases_ns": _phases(
                 kicks.send_ns[chosen], kicks.delivery_ns[chosen], kicks.latency_ns[chosen]
             ),
+            "send_ns": _quantiles(kicks.send_ns[sent], SEND_QUANTILES, maximum=True),
+            "send_ci95": _intervals(
+                kicks.send_ns[sent], kicks.row[sent], kicks.round_process, SEND_QUANTILES
+            ),
+            "sends": {
+                "n": int(sent.sum()),
+                "overlapping": ratio(int((sent & kicks.overlapping).sum()), int(sent.sum())),
+            },
+            "estimates": {
+                "send_mean_ns": level_estimate(kicks.round_process, _send_means(kicks, index))
+            },
             "n": int(chosen.sum()),
             "unmet": int((of_method & ~kicks.met & ~kicks.lost).sum()),
             **{name: count[name] for name in ("lost", "spurious", "sent", "race_free_claim")},
@@ -214,6 +292,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
     metrics = {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
     fill, control = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
+    fill["contrasts"] += _compare_sends(record, kicks)
     timeouts = [p.get("lost_timeout_ns") for p in (record.document or {})["processes"]]
     return {
         "methods": statistics,
@@ -435,17 +514,20 @@ def latency_differences(
     baseline: int,
     probability: float,
     at_least: int,
+    of: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Floats], int]:
     """Per process the paired differences of a quantile, entry - baseline, in time order.
 
     A difference is of a round, or of as many consecutive rounds as give both sides ``at_least``
     values (:mod:`kickbench.stats.chunks`). A process with fewer than two is left out, for a single
-    value has no spread. The second result is the number of rounds that went in.
+    value has no spread. The second result is the number of rounds that went in. ``of`` says which
+    values count; by default those that are timed.
     """
+    counted = data.timed if of is None else of
     edges = np.append(np.unique(data.round_process, return_index=True)[1], len(data.round_process))
     sides = []
     for wanted in (entry, baseline):
-        chosen = np.flatnonzero(data.timed & (data.entry == wanted))
+        chosen = np.flatnonzero(counted & (data.entry == wanted))
         chosen = chosen[np.argsort(data.row[chosen], kind="stable")]
         row = data.row[chosen]
         sides.append((values[chosen], row, np.searchsorted(row, edges)))
@@ -522,6 +604,53 @@ def _compare(
         **counts,
     }
     return {"contrasts": contrasts, "control": control}, Control(found, level_ns)
+
+
+def _send_means(kicks: Kicks, entry: int) -> Floats:
+    """Per round the mean of an entry's calls; NaN without any."""
+    chosen = kicks.sent & (kicks.entry == entry)
+    rows, n_rounds = kicks.row[chosen], len(kicks.round_process)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            np.bincount(rows, kicks.send_ns[chosen], n_rounds) / np.bincount(rows, None, n_rounds)
+        )
+
+
+def _compare_sends(record: CaseRecord, kicks: Kicks) -> list[dict[str, Any]]:
+    """The contrasts of the kicker's call: of its median by chunks, of its mean by rounds."""
+    methods: list[str] = record.parameters["methods"]
+    baseline = methods.index(record.parameters["baseline"])
+    n_rounds = len(kicks.round_process)
+    contrasts = []
+    for index, method in enumerate(methods):
+        if index == baseline:
+            continue
+        medians, used = latency_differences(
+            kicks, kicks.send_ns, index, baseline, 0.5, CHUNK_KICKS["send_p50_ns"], kicks.sent
+        )
+        means = by_process(
+            kicks.round_process, _send_means(kicks, index) - _send_means(kicks, baseline)
+        )
+        in_means = sum(len(part) for part in means)
+        chunks = sum(len(part) for part in medians)
+        for metric, found, rounds, counts in (
+            ("send_p50_ns", medians, used, {"chunks": chunks}),
+            ("send_mean_ns", means, in_means, {}),
+        ):
+            interval = contrast_interval(found)
+            contrasts.append(
+                {
+                    "method": method,
+                    "baseline": methods[baseline],
+                    "metric": metric,
+                    "diff": None if interval is None else number(interval.estimate),
+                    "ci95": bounds(interval),
+                    "rounds": rounds,
+                    **counts,
+                    "rounds_left_out": n_rounds - rounds,
+                }
+            )
+    return contrasts
 
 
 def _precision(

@@ -20,6 +20,10 @@ Summary = Mapping[str, Any]
 
 __all__ = ["METRICS", "Estimate", "Metric", "Point", "points"]
 
+STEADY = 0.95
+"""The share of samples that must have a count for it to be judged: another run of the same kernel
+then has it, too. Where two paths are about as frequent, either may be ahead."""
+
 LARGEST = 1e200
 """Beyond it, squares overflow; no figure of a run is anywhere near."""
 
@@ -30,20 +34,21 @@ class Metric:
 
     ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A proportion has
     instead the name of a fault in the case's findings, and the keys that count it and, in all, what
-    it may happen to. ``set_by_rate``: of a case with an exit rate it is that rate, and nothing of
-    the method. ``min_effect`` is by what part of a level two runs of one kernel may well differ;
-    docs/compare.md has the measurements.
+    it may happen to; an exact ``count`` the name of what was counted. ``set_by_rate``: of a case
+    with an exit rate it is that rate, and nothing of the method. ``min_effect`` is by what part of
+    a level two runs of one kernel may well differ; docs/compare.md has the measurements.
     """
 
     name: str
     title: str
-    unit: Literal["ns", "1/s", "share"]
+    unit: Literal["ns", "1/s", "share", "instructions"]
     better: Literal["lower", "higher"]
     kinds: tuple[str, ...]
     value: tuple[str, ...] = ()
     ci95: tuple[str, ...] = ()
     fault: str | None = None
     of: tuple[str, ...] = ()
+    count: str | None = None
     set_by_rate: bool = False
     min_effect: float = 0.05
 
@@ -109,6 +114,30 @@ METRICS: dict[str, Metric] = {
             value=("last_ns", "p50"),
             ci95=("last_ci95", "p50"),
             min_effect=0.1,
+        ),
+        Metric(
+            name="instructions_per_exit",
+            title="instructions per exit",
+            unit="instructions",
+            better="lower",
+            kinds=("exits",),
+            count="exit",
+        ),
+        Metric(
+            name="instructions_per_kick",
+            title="instructions per kick",
+            unit="instructions",
+            better="lower",
+            kinds=("kick",),
+            count="kick",
+        ),
+        Metric(
+            name="instructions_per_send",
+            title="instructions to send a kick",
+            unit="instructions",
+            better="lower",
+            kinds=("kick",),
+            count="send",
         ),
         Metric(
             name="lost",
@@ -188,10 +217,14 @@ def _levels(case: Summary) -> Iterator[Point]:
             if kind not in metric.kinds or not isinstance(method, str):
                 continue
             if metric.fault is None:
-                estimate = _estimate(
-                    dig(figures, *metric.value),
-                    dig(figures, *metric.ci95),
-                    _processes(case),
+                estimate = (
+                    _estimate(
+                        dig(figures, *metric.value),
+                        dig(figures, *metric.ci95),
+                        _processes(case),
+                    )
+                    if metric.count is None
+                    else _exact(dig(figures, "counts", metric.count))
                 )
                 if estimate is not None:
                     waiting = _waiting(figures)
@@ -216,6 +249,14 @@ def _levels(case: Summary) -> Iterator[Point]:
                     count=count,
                     of=of,
                 )
+
+
+def _exact(count: object) -> Estimate | None:
+    """A count that nearly all samples have, which is exact; None of another."""
+    share, value = _number(dig(count, "share")), _number(dig(count, "instructions"))
+    if value is None or share is None or share < STEADY:
+        return None
+    return Estimate(value, value, value, 0)
 
 
 def _paired(case: Summary) -> Iterator[Point]:

@@ -168,6 +168,8 @@ class _Manifest(Model):
     environment: dict[str, Any]
     emulated: bool
     emulated_by: Line | None
+    # Runs before it was there lack it.
+    counts_instructions: bool = False
     complete: bool
     cases: Annotated[list[_ManifestCase], Field(max_length=100_000)]
 
@@ -267,6 +269,12 @@ class _Phase(_Quantiles):
     p99: Amount | None
 
 
+class _SendTimes(_Quantiles):
+    p50: Amount | None
+    p99: Amount | None
+    max: Amount | None
+
+
 class _HandlerPhase(_Quantiles):
     p50: Amount
     p99: Amount
@@ -278,15 +286,18 @@ class _Phases(_Found):
     return_: Annotated[_HandlerPhase | None, Field(alias="return")]
 
 
-class _PauseIntervals(_Found):
+class _SendIntervals(_Found):
     p50: Times | None
-    p90: Times | None
     p99: Times | None
 
     def check(self, values: _Quantiles, name: str) -> None:
         """Raises ValueError when one of them is not around the quantile that it is of."""
         for key in type(self).model_fields:
             _check_within(getattr(values, key), getattr(self, key), f"{name}.{key}")
+
+
+class _PauseIntervals(_SendIntervals):
+    p90: Times | None
 
 
 class _LatencyIntervals(_PauseIntervals):
@@ -326,6 +337,19 @@ class _Estimate(_Found):
         return self
 
 
+class _Count(_Found):
+    instructions: Count
+    share: Annotated[float, Field(gt=0, le=1)]
+    least: Count
+    mean: Amount
+    samples: Annotated[Count, Field(ge=1)]
+
+
+class _Sends(_Found):
+    n: Count
+    overlapping: Share | None
+
+
 class _Faults(NamedTuple):
     """What a method's own figures say of its faults: how often each, of how many; its claim."""
 
@@ -336,6 +360,7 @@ class _Faults(NamedTuple):
 
 class _Method(_Found):
     estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
+    counts: Annotated[dict[Line, _Count], Field(max_length=100)] = {}
 
     def faults(self) -> _Faults:
         """What the findings of the case must agree with."""
@@ -387,10 +412,17 @@ class _KickMethod(_KickCounts, _Method):
     phases_ns: _Phases
     n: Count
     unmet: Count
+    # Runs before they were there lack these.
+    send_ns: _SendTimes = _SendTimes(p50=None, p99=None, max=None)
+    send_ci95: _SendIntervals = _SendIntervals(p50=None, p99=None)
+    sends: _Sends = _Sends(n=0, overlapping=None)
 
     @model_validator(mode="after")
     def _check_intervals(self) -> Self:
         self.latency_ci95.check(self.latency_ns, "latency_ci95")
+        self.send_ci95.check(self.send_ns, "send_ci95")
+        if self.sends.n > self.sent:
+            raise ValueError("sends.n is more than were sent")
         return self
 
 
@@ -525,7 +557,7 @@ class _FoundExits(_FoundCase):
 
 
 class _FoundKicks(_FoundCase):
-    metrics = ("latency_p50_ns", "latency_p99_ns")
+    metrics = ("latency_p50_ns", "latency_p99_ns", "send_p50_ns", "send_mean_ns")
     methods: dict[Line, _KickMethod]
 
 

@@ -211,6 +211,7 @@ class RunWriter:
         command: Sequence[str] = (),
         emulated: bool = False,
         emulated_by: str | None = None,
+        counts_instructions: bool = False,
         host: str | None = None,
         now: datetime.datetime | None = None,
     ) -> Self:
@@ -244,6 +245,7 @@ class RunWriter:
             "environment": dict(environment),
             "emulated": emulated,
             "emulated_by": emulated_by,
+            "counts_instructions": counts_instructions,
             "complete": False,
             "cases": [
                 {"id": case["id"], "status": "pending", "reason": None, "case": dict(case)}
@@ -554,6 +556,11 @@ class RunReader:
         return environment
 
     @property
+    def counts_instructions(self) -> bool:
+        """Whether a cycle of the run's clock is an instruction, as an emulator's can be."""
+        return bool(self.manifest["emulated"] and self.manifest.get("counts_instructions", False))
+
+    @property
     def complete(self) -> bool:
         """Whether the run came to its end (cases may have been skipped or have failed)."""
         return bool(self.manifest["complete"])
@@ -609,9 +616,17 @@ class RunReader:
         fields = pa.schema([column.field for column in selected])
         path = self._table_path(case_id, spec)
         with self._open(case_id, spec) as file:
+            there = set(file.schema_arrow.names)
             try:
-                for batch in file.iter_batches(batch_size=batch_rows, columns=names):
-                    ordered = [batch.column(name) for name in names]
+                for batch in file.iter_batches(
+                    batch_size=batch_rows, columns=[name for name in names if name in there]
+                ):
+                    ordered = [
+                        batch.column(column.name)
+                        if column.name in there
+                        else pa.repeat(pa.scalar(column.minimum, column.type), batch.num_rows)
+                        for column in selected
+                    ]
                     fault = _find_fault(ordered, selected, document, spec.at_most)
                     if fault:
                         fail(path, f"is damaged: {fault}")
@@ -660,6 +675,8 @@ def _check_file(file: pq.ParquetFile, table: Table, path: Path) -> None:
     except DAMAGE as error:
         fail(path, f"is damaged: {error}")
     for column in table.columns:
+        if column.later and column.name not in found.names:
+            continue
         if found.names.count(column.name) != 1:
             fail(path, f"is damaged: it has no column {column.name}")
         if found.field(column.name).type != column.type:

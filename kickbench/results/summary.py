@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.results.counts import read_counts
 from kickbench.results.figures import (
     CONFIDENCE,
     Control,
     Floats,
     Ints,
     bounds,
+    by_process,
     contrast_interval,
     control_interval,
     entry_index,
     index_rounds,
+    level_estimate,
     ns_per_cycle,
     number,
     ratio,
@@ -94,6 +97,7 @@ def summarise(reader: RunReader) -> dict[str, Any]:
         "complete": reader.complete,
         "emulated": reader.manifest["emulated"],
         "emulated_by": reader.manifest["emulated_by"],
+        "counts_instructions": reader.counts_instructions,
         "environment": reader.environment,
         "cases": [case for case, _ in cases],
     }
@@ -199,6 +203,10 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     if record.document is not None:
         fill, control = _SUMMARISERS[parameters["kind"]](reader, record)
         summary |= fill
+        for method, counts in read_counts(reader, record).items():
+            summary["methods"][method]["counts"] = {
+                what: vars(count) for what, count in counts.items()
+            }
     return summary, control
 
 
@@ -355,15 +363,7 @@ def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> li
 
     A process with only one such round is left out: a single value has no spread.
     """
-    return _by_process(process, values[:, entry] - values[:, baseline])
-
-
-def _by_process(process: Ints, values: Floats) -> list[Floats]:
-    """Per process its finite values in time order; a process with fewer than two is left out."""
-    usable = np.isfinite(values)
-    values, process = values[usable], process[usable]
-    starts = np.flatnonzero(np.diff(process)) + 1
-    return [part for part in np.split(values, starts) if len(part) > 1]
+    return by_process(process, values[:, entry] - values[:, baseline])
 
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -371,14 +371,10 @@ def _by_process(process: Ints, values: Floats) -> list[Floats]:
 
 def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
     """The level of a method, metric by metric, with an interval: what separate runs compare."""
-    estimates = {}
-    for metric in ("ns_per_exit", "cpu_ns_per_exit", "exits_per_second"):
-        interval = contrast_interval(_by_process(rounds.process, getattr(rounds, metric)[:, entry]))
-        estimates[metric] = {
-            "value": None if interval is None else number(interval.estimate),
-            "ci95": bounds(interval),
-        }
-    return estimates
+    return {
+        metric: level_estimate(rounds.process, getattr(rounds, metric)[:, entry])
+        for metric in ("ns_per_exit", "cpu_ns_per_exit", "exits_per_second")
+    }
 
 
 def _contrast(

@@ -31,13 +31,17 @@ LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown")."""
+    """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown").
+
+    A ``later`` column is not in the tables of earlier runs, where it reads as its ``minimum``.
+    """
 
     name: str
     type: pa.DataType
     unit: str
     doc: str
     minimum: int = 0
+    later: bool = False
 
     @property
     def field(self) -> pa.Field:
@@ -169,6 +173,23 @@ TABLES: dict[str, Table] = {
                 _CONTROL,
                 _VCPU,
                 Column("kicker", pa.int16(), "", "index of the kicking thread"),
+                Column(
+                    "volley",
+                    pa.int32(),
+                    "",
+                    "index within the block of the moment that all kickers' kicks were due at; "
+                    "-1 unknown",
+                    -1,
+                    later=True,
+                ),
+                Column(
+                    "cpu",
+                    pa.int32(),
+                    "",
+                    "CPU that the kicker's call began and ended on; -1 unknown, or another",
+                    -1,
+                    later=True,
+                ),
                 Column("met", pa.bool_(), "", "the vCPU was seen to be in the wanted state"),
                 Column("lost", pa.bool_(), "", "only the rescue made KVM_RUN return"),
                 Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),

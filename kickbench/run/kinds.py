@@ -235,6 +235,8 @@ KICKS = np.dtype(
         *_PLACE,
         ("vcpu", "i2"),
         ("kicker", "i2"),
+        ("volley", "i4"),
+        ("cpu", "i4"),
         ("met", "?"),
         ("lost", "?"),
         ("at_cycles", "i8"),
@@ -259,7 +261,7 @@ class KickRecorder(_Base):
         kicks = taken.engine.kicks()
         met, lost = (kicks["flags"] & MET) != 0, (kicks["flags"] & LOST) != 0
         rows = taken.rows(KICKS, kicks["block"].astype(np.int64))
-        for name in ("vcpu", "kicker"):
+        for name in ("vcpu", "kicker", "volley", "cpu"):
             rows[name] = kicks[name]
         rows["met"], rows["lost"] = met, lost
         for name in ("at", "send", "delivery", "latency"):

@@ -70,6 +70,8 @@ struct kb_kick {
 	uint8_t kicker;
 	uint8_t flags;
 	uint32_t rescues; /* kicks after this one that it took in the end */
+	uint32_t volley;  /* of a block: the kicks that were due at one moment */
+	int32_t cpu;	  /* that the kicker's call began and ended on; -1: two, or not known */
 };
 
 /* One pause of all vCPUs, in cycles since its begin. */

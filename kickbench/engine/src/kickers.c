@@ -168,16 +168,18 @@ struct kick {
 	struct kicker *thread;
 	struct kb_kicker *kicker;
 	struct worker *w;
+	uint32_t volley;
 	uint64_t sent, returned;
+	uint32_t cpu_sent, cpu_returned;
 };
 
 static void send_kick(struct kick *k)
 {
 	int error;
 
-	k->sent = stamp(k->w);
+	k->sent = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_sent);
 	error = k->engine->block.protocol->kick(&k->w->v, k->kicker);
-	k->returned = stamp(k->w);
+	k->returned = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_returned);
 	if (error)
 		k->thread->error = -error;
 }
@@ -249,7 +251,9 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 	bool lost = false;
 	struct kb_kick note = {.block = e->block_index,
 			       .vcpu = (int16_t)k->w->v.index,
-			       .kicker = (uint8_t)k->kicker->index};
+			       .kicker = (uint8_t)k->kicker->index,
+			       .volley = k->volley,
+			       .cpu = -1};
 
 	send_kick(k);
 	if (!wait_taken(k, &lost, &note.rescues)) {
@@ -264,6 +268,8 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 	}
 	note.at = k->sent - e->record_from;
 	note.send = saturate(k->returned - k->sent);
+	if (k->cpu_sent == k->cpu_returned && k->cpu_sent != KB_CPU_UNKNOWN)
+		note.cpu = (int32_t)k->cpu_sent;
 	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
 	note.latency = saturate(ack->taken_at > k->sent ? ack->taken_at - k->sent : 0);
@@ -287,7 +293,7 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 	uint64_t next = e->record_from;
 	uint32_t vcpu = k->kicker->index;
 
-	for (;;) {
+	for (;; k->volley++) {
 		bool met;
 
 		next += random_gap(&random, gap);

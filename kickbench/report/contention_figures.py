@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figure of kickers that contend: what a kick costs its sender, by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from kickbench.report.contention import answer, contends, place_of, senders, series_of_kickers
+from kickbench.report.data import RunData
+from kickbench.report.names import Summary, microseconds
+from kickbench.report.plots import (
+    BAND,
+    LINEAR,
+    LOGARITHMIC,
+    Plot,
+    draw_cut_ends,
+    draw_each,
+    draw_intervals,
+    draw_legend,
+    log_ticks,
+    new_plot,
+    on_both,
+    round_ticks,
+    scaled,
+    style,
+    tick_time,
+    titled,
+)
+
+_US = 1e-3
+_APART = 0.06
+"""By how much of a kicker the methods stand apart, so that their intervals can be told."""
+
+
+def draw_contention(data: RunData) -> list[Plot]:
+    """Send cost against the number of kickers: a plot per state, placement and transport."""
+    return draw_each(series_of_kickers(data.summary), lambda cases: _contention_plot(data, cases))
+
+
+def _contention_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
+    title = titled(data, place_of(data.summary, cases[0]))
+    methods = list(dict.fromkeys(method for case in cases for method in senders(case)))
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        values: list[float] = []
+        marks = []
+        for place, method in enumerate(methods):
+            drawn = [case for case in cases if method in senders(case)]
+            figures = [case["methods"][method] for case in drawn]
+            shift = _APART * (place - (len(methods) - 1) / 2)
+            x = [case["kickers"] + shift for case in drawn]
+            y = [found["send_ns"]["p50"] * _US for found in figures]
+            ends = [scaled(found["send_ci95"]["p50"], _US) for found in figures]
+            colour, marker = style(data, method)
+            axes.plot(x, y, color=colour, linewidth=1.4)
+            for case, at, value in zip(drawn, x, y, strict=True):
+                face = colour if contends(case) else "none"
+                axes.plot([at], [value], marker, color=colour, markerfacecolor=face, markersize=6)
+            values += y
+            marks.append((x, ends, colour))
+        values = [value for value in values if value > 0] or [1.0]
+        if scale == LOGARITHMIC:
+            axes.set_yscale("log")
+            log_ticks(axes, values, "y", tick_time)
+        else:
+            # An interval of a few rounds may be a hundred times as long as all that it is of.
+            tops = [pair[1] for _, ends, _ in marks for pair in ends if pair]
+            axes.set_ylim(0, 1.08 * max(*values, min(max(tops, default=0.0), 2 * max(values))))
+            round_ticks(axes, "y", tick_time)
+        for x, ends, colour in marks:
+            draw_intervals(axes, x, ends, colour)
+            draw_cut_ends(axes, x, ends, colour)
+        kickers = [case["kickers"] for case in cases]
+        axes.xaxis.set_major_locator(FixedLocator(kickers))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        axes.set_xlim(min(kickers) - 0.4, max(kickers) + 0.4)
+        axes.set_xlabel("kickers")
+        axes.set_ylabel(f"kicker's call, p50 [{microseconds(data.summary)}]")
+        handles = []
+        for method in methods:
+            colour, marker = style(data, method)
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
+        names = list(methods)
+        if not all(contends(case) for case in cases):
+            hollow: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none"}
+            handles.append(Line2D([], [], color=BAND, marker="o", markersize=6, **hollow))
+            names.append("hollow: kickers took turns")
+        draw_legend(axes, handles, names)
+        return canvas
+
+    return on_both(title, answer(data.summary, cases), draw, LINEAR, LOGARITHMIC)
