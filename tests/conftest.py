@@ -39,13 +39,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _skip_without_lab(items: list[pytest.Item]) -> None:
-    if not items:
-        return
-    try:
-        tools.require("amd-numa")
-        builder.built()
-    except KickbenchError as error:
-        if os.environ.get("KICKBENCH_REQUIRE_LAB"):
-            pytest.exit(f"the tests in the lab must run here, but: {error}", 1)
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason=f"no lab: {error}".replace("\n", "; ")))
+    """Each needs the machine that its marker names, or amd-numa."""
+    by_machine: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        marker = item.get_closest_marker("lab")
+        assert marker is not None
+        by_machine.setdefault(*marker.args or ("amd-numa",), []).append(item)
+    for machine, wanted in by_machine.items():
+        try:
+            tools.require(machine)
+            builder.built()
+        except KickbenchError as error:
+            if os.environ.get("KICKBENCH_REQUIRE_LAB"):
+                pytest.exit(f"the tests in the lab must run here, but: {error}", 1)
+            for item in wanted:
+                item.add_marker(pytest.mark.skip(reason=f"no lab: {error}".replace("\n", "; ")))

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from kickbench.errors import EXIT_MEASUREMENT, MeasurementError
-from kickbench.lab.emulator import Limits, Order, execute
+from kickbench.lab.emulation import Order
+from kickbench.lab.emulator import Limits, execute
 from kickbench.lab.machines import Machine
+from kickbench.lab.qemu import Qemu
 
 STUB = """#!{python}
 import json, os, re, signal, subprocess, sys, time
@@ -35,7 +37,7 @@ def machine(folder: Path, what: str) -> Machine:
     stub = folder / "emulator"
     stub.write_text(STUB.format(python=sys.executable, what=what))
     stub.chmod(0o755)
-    return Machine("stubbed", "", "", str(stub), ())
+    return Machine("stubbed", "", Qemu("", (), str(stub)))
 
 
 def run(folder: Path, what: str, limits: Limits | None = None, *argv: str) -> int:
@@ -63,6 +65,14 @@ def test_what_it_prints_comes_out_byte_for_byte(
     captured = capfdbinary.readouterr()
     assert captured.out == b"\0\xff" * 50000
     assert captured.err == b"aside\n"
+
+
+def test_standard_error_may_come_by_lines_of_control(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    what = "say('control', 'stderr AP8K'); say('control', 'exit 0')"
+    assert run(tmp_path, what) == 0
+    assert capfdbinary.readouterr().err == b"\0\xff\n"
 
 
 def test_the_order_has_the_command_and_the_folder_to_write_to(

@@ -14,15 +14,27 @@ import pytest
 
 from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_USAGE, UsageError
 from kickbench.lab import machines, tools
+from kickbench.lab.bochs import Bochs
 from kickbench.lab.emulated import VARIABLE, Mark
-from kickbench.lab.machines import MACHINES, Channels
+from kickbench.lab.machines import MACHINES
+from kickbench.lab.qemu import Channels, Qemu
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
-EVERY = pytest.mark.parametrize("name", MACHINES)
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
+)
+OF_QEMU = [name for name, machine in MACHINES.items() if isinstance(machine.emulator, Qemu)]
+EVERY_OF_QEMU = pytest.mark.parametrize("name", OF_QEMU)
+
+
+def qemu(name: str) -> Qemu:
+    emulator = MACHINES[name].emulator
+    assert isinstance(emulator, Qemu)
+    return emulator
 
 
 def words(name: str, kernel: str = "/k/bzImage", python: str = "/v/bin/python") -> list[str]:
-    return MACHINES[name].command_line(
+    return qemu(name).command_line(
         Path(kernel), {"share0": Path("/re,sults")}, Channels(3, 4, 5, 6), python
     )
 
@@ -30,7 +42,7 @@ def words(name: str, kernel: str = "/k/bzImage", python: str = "/v/bin/python") 
 # --- the table ----------------------------------------------------------------------------------
 
 
-@EVERY
+@EVERY_OF_QEMU
 def test_the_hosts_files_are_the_root_and_cannot_be_written_to(name: str) -> None:
     assert "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap" in words(name)
     parameters = words(name)[words(name).index("-append") + 1]
@@ -38,31 +50,31 @@ def test_the_hosts_files_are_the_root_and_cannot_be_written_to(name: str) -> Non
     assert " ro " in parameters
 
 
-@EVERY
+@EVERY_OF_QEMU
 def test_the_folder_of_the_results_can(name: str) -> None:
     assert "local,id=share0,path=/re,,sults,security_model=none" in words(name)
 
 
-@EVERY
+@EVERY_OF_QEMU
 def test_nothing_of_the_users_own_configuration_or_network_gets_in(name: str) -> None:
     assert {"-no-user-config", "-nodefaults"} <= set(words(name))
     assert not any(word.startswith(("-net", "user,", "-nic")) for word in words(name))
 
 
-@EVERY
+@EVERY_OF_QEMU
 def test_a_panic_ends_the_machine(name: str) -> None:
     assert "-no-reboot" in words(name)
     assert " panic=-1 " in words(name)[words(name).index("-append") + 1]
 
 
-@EVERY
+@EVERY_OF_QEMU
 def test_a_path_that_the_kernel_cannot_be_told_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot use a path"):
         words(name, python='/a"b/python')
 
 
 def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
-    found = MACHINES["amd-numa"].command_line(Path("/k"), {}, Channels(3, 4, None, None), "/p")
+    found = qemu("amd-numa").command_line(Path("/k"), {}, Channels(3, 4, None, None), "/p")
     assert "virtconsole,chardev=terminal" in found
     assert not any("name=stdout" in word for word in found)
 
@@ -70,18 +82,36 @@ def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
 def test_amd_numa_has_two_nodes_and_amd_count_an_instruction_counter() -> None:
     assert "dist,src=0,dst=1,val=21" in words("amd-numa")
     assert "shift=0,sleep=on" in words("amd-count")
-    assert [m.id for m in MACHINES.values() if m.counts] == ["amd-count"]
+    assert [m.id for m in MACHINES.values() if m.counts] == ["amd-count", "intel-vmx"]
+
+
+def test_intel_vmx_has_two_cpus_and_nothing_of_the_users_own_configuration(tmp_path: Path) -> None:
+    emulator = MACHINES["intel-vmx"].emulator
+    assert isinstance(emulator, Bochs)
+    ends = {"console": 3, "control": 4, "stdout": 5, "log": 7}
+    text = emulator.configuration(tmp_path, ends, "/dev/pts/7")
+    assert "cpu: model=corei7_skylake_x, count=2, " in text
+    assert f"ata0-master: type=disk, path={tmp_path}/root, mode=flat\n" in text
+    assert f"ata1-master: type=disk, path={tmp_path}/disk, mode=flat\n" in text
+    assert "com1: enabled=1, mode=file, dev=/dev/fd/3\n" in text
+    assert "com2: enabled=1, mode=term, dev=/dev/pts/7\n" in text
+    assert "log: /dev/fd/7\npanic: action=fatal\n" in text
+    assert "ne2k" not in text
+    with pytest.raises(UsageError, match="TMPDIR"):
+        emulator.configuration(tmp_path / "a,b", ends, "/dev/pts/7")
 
 
 def test_every_machine_has_its_tools_in_the_doctors_table() -> None:
     for machine in MACHINES.values():
-        assert machine.tool in {tool.name for tool in tools.TOOLS if machine.id in tool.users}
+        assert machine.emulator.tool in {
+            tool.name for tool in tools.TOOLS if machine.id in tool.users
+        }
     users = {user for tool in tools.TOOLS for user in tool.users}
     assert users == {"build", *MACHINES}
 
 
 def test_an_unknown_machine_lists_what_there_is() -> None:
-    with pytest.raises(UsageError, match="no machine amd; there are: amd-numa, amd-count"):
+    with pytest.raises(UsageError, match=f"no machine amd; there are: {', '.join(MACHINES)}"):
         machines.find("amd")
 
 
@@ -151,11 +181,44 @@ def test_a_misuse_is_told_in_a_line(arguments: list[str], why: str) -> None:
 # --- in the machines ----------------------------------------------------------------------------
 
 
-@pytest.mark.lab
 @EVERY
 def test_a_command_runs_inside_and_its_streams_and_status_come_out(name: str) -> None:
     done = lab("shell", "--machine", name, "--", "sh", "-c", "hostname; echo aside >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}\n", "aside\n")
+
+
+# In one go: what takes long with Bochs is to come up, and to import.
+@pytest.mark.lab("intel-vmx")
+def test_a_run_on_intel_vmx_comes_out_and_has_counts(tmp_path: Path) -> None:
+    path = scenario(tmp_path, seconds=0.3)
+    results = tmp_path / "results"
+    done = lab("run", path, "--machine", "intel-vmx", "--results", results)
+    assert done.returncode == 0, done.stderr
+    assert "Emulated (Bochs" in done.stdout
+    (manifest,) = results.rglob("manifest.json")
+    told = json.loads(manifest.read_text())
+    assert told["emulated_by"] == MACHINES["intel-vmx"].description()
+    assert told["environment"]["hostname"] == "intel-vmx"
+    assert [case["status"] for case in told["cases"]] == ["ok"]
+    assert (manifest.parent / "summary.json").is_file()
+    assert not list(results.rglob(".*.tmp-*"))
+    rows = json.loads(lab("counts", results, "--json").stdout)
+    found = {row["method"]: row["instructions"] for row in rows}
+    assert found["sigmask"] > found["immediate_exit"] > 0
+    # With two CPUs, the clock goes on by five instructions at a time.
+    assert {count % 5 for count in found.values()} == {0}
+
+
+def test_a_protocol_of_ones_own_is_refused_where_there_is_no_compiler(tmp_path: Path) -> None:
+    (tmp_path / "own.c").touch()
+    path = scenario(tmp_path, methods=f'["immediate_exit", "{tmp_path}/own.c"]')
+    bzimage = tmp_path / "bzImage"
+    bzimage.touch()
+    done = lab("run", path, "--machine", "intel-vmx", "--kernel", bzimage)
+    if "not found" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == EXIT_USAGE
+    assert "intel-vmx has no compiler" in done.stderr
 
 
 @pytest.mark.lab

@@ -150,26 +150,35 @@ def run(
     from kickbench.lab import run as lab
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.results.store import load_manifest
+    from kickbench.scenario.cases import is_protocol_file
     from kickbench.scenario.model import load
     from kickbench.scenario.shipped import resolve
 
     chosen, bzimage = _prepare(machine, kernel)
     if scenario is not None:
         # Here, where it takes a moment: what is wrong with it is not worth a machine.
-        load(resolve(scenario))
+        reads = resolve(scenario)
+        methods = load(reads).measure.methods
         arguments = [scenario, "--results", str(results)]
         arguments += ["--quick"] * quick + ["--strict"] * strict
         writes_to = results
     else:
         assert resume is not None
-        load_manifest(resume)
+        begun = load_manifest(resume)
+        reads = resume
+        methods = tuple(
+            method for case in begun["cases"] for method in case["parameters"]["methods"]
+        )
         arguments = ["--resume", str(resume)] + ["--trust-protocols"] * trust_protocols
         writes_to = resume
+    if not chosen.emulator.sees_host and any(map(is_protocol_file, methods)):
+        raise UsageError(f"{chosen.id} has no compiler for protocols of your own: use amd-numa")
     _heed_sigterm()
     status = lab.run(
         chosen,
         bzimage,
         arguments,
+        reads=reads,
         writes_to=writes_to,
         resume=lab.resume_words(chosen, kernel),
         limits=Limits(total=time_limit or LIMIT_SECONDS),
@@ -182,7 +191,7 @@ def counts(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one with runs.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a run's exact counts of instructions, of a machine that counts them (amd-count)."""
+    """Print a run's exact counts of instructions, of a machine that counts them."""
     import json
 
     from kickbench.lab.counts import counts as count
@@ -232,7 +241,8 @@ def shell(
     import shutil
     import sys
 
-    from kickbench.lab.emulator import LIMIT_SECONDS, Limits, Order, environment, execute
+    from kickbench.lab.emulation import Order
+    from kickbench.lab.emulator import LIMIT_SECONDS, Limits, environment, execute
 
     if not command and not sys.stdin.isatty():
         raise UsageError("a shell needs a terminal; name a command after --")
@@ -242,6 +252,9 @@ def shell(
         command or [os.environ.get("SHELL", "/bin/sh")],
         environment({"KICKBENCH_MACHINE": chosen.id}),
         Path.cwd(),
+        # Programs of the user's own, and what they read, for a machine that does not see this host.
+        # (Path.is_file() would raise for a script's text, which is no name.)
+        reads=[Path(word) for word in command or () if os.path.isfile(word)],  # noqa: PTH113
         terminal=None if command else (rows, columns),
     )
     total = time_limit or (LIMIT_SECONDS if command else math.inf)

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import tools
-from kickbench.lab.emulator import die_with, printable
+from kickbench.lab.emulation import die_with, printable
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"

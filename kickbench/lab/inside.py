@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Process 1 of a lab machine: runs one command as the lab outside orders, and says how it ended.
 
-It talks over the serial port of virtio that is called ``control``: the first line from outside is
-the order (:class:`kickbench.lab.machines.Order` as JSON), later lines are numbers of signals for
-the command. From inside come ``alive``, again and again, and at last ``exit N``. The command's
-standard output and error are ports of their own, so that the lab passes them on byte for byte.
-Standard library only: it runs before anything else does.
+There are two kinds of machines. One has virtio: named ports, and this host's folders by 9p. The
+other has serial ports, and a disk with files (:mod:`kickbench.lab.disk`). The order
+(:class:`kickbench.lab.emulation.Order` as JSON) is the first line on the port ``control``, or on
+the disk. Later lines on that port are numbers of signals for the command; from inside come
+``alive``, again and again, ``files BEGIN END`` (on the disk), and at last ``exit N``. The
+command's standard output and error are ports of their own, so that the lab passes them on byte for
+byte; where a port lacks, they come by lines ``stderr BASE64``. Standard library only: it runs
+before anything else does.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import fcntl
 import json
@@ -21,8 +25,11 @@ import struct
 import sys
 import termios
 import time
+import tty
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from kickbench.lab.disk import Inside as Disk
 
 PORTS = Path("/sys/class/virtio-ports")
 CONSOLE = "/dev/hvc0"
@@ -33,36 +40,133 @@ RB_POWER_OFF = 0x4321FEDC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _port(name: str) -> str:
-    """The device of the port that has this name; it may take a moment to appear."""
-    until = time.monotonic() + PORT_SECONDS
-    while time.monotonic() < until:
-        for port in PORTS.glob("vport*"):
-            if (port / "name").read_text().strip() == name:
-                return f"/dev/{port.name}"
-        time.sleep(0.05)
-    raise SystemExit(f"kickbench: the machine has no port {name}")
+class _Virtio:
+    """Named ports, and shared folders. ``relayed`` (none here): the descriptors of streams that
+    the command writes and we pass on."""
+
+    def __init__(self) -> None:
+        self.control = os.open(self.port("control"), os.O_RDWR)
+        self.relayed: dict[int, str] = {}
+
+    def port(self, name: str) -> str:
+        """The device of the port that has this name; it may take a moment to appear."""
+        until = time.monotonic() + PORT_SECONDS
+        while time.monotonic() < until:
+            for port in PORTS.glob("vport*"):
+                if (port / "name").read_text().strip() == name:
+                    return f"/dev/{port.name}"
+            time.sleep(0.05)
+        raise SystemExit(f"kickbench: the machine has no port {name}")
+
+    def stream(self, name: str) -> int:
+        """What the command writes to."""
+        return os.open(self.port(name), os.O_RDWR)
+
+    def order(self) -> dict[str, Any]:
+        text = b""
+        while not text.endswith(b"\n"):
+            text += os.read(self.control, 1 << 16)
+        order: dict[str, Any] = json.loads(text)
+        return order
+
+    def share(self, folders: dict[str, str]) -> None:
+        """Folders of the host's, to be written to, where they are outside."""
+        for tag, path in folders.items():
+            Path(path).mkdir(parents=True, exist_ok=True)
+            options = b"trans=virtio,version=9p2000.L,msize=512000,cache=mmap"
+            no_flags = ctypes.c_ulong(0)
+            if _libc.mount(tag.encode(), os.fsencode(path), b"9p", no_flags, options):
+                error = os.strerror(ctypes.get_errno())
+                raise SystemExit(f"kickbench: {path} cannot be shared with the machine: {error}")
+
+    def pass_on(self, name: str, data: bytes) -> None:
+        """The command writes to its ports."""
+
+    def tell_files(self) -> None:
+        """They are outside already."""
+
+    def drain(self) -> None:
+        """What is written is outside already."""
 
 
-def _mount_share(tag: str, path: str) -> None:
-    """A folder of the host's, to be written to, where it is outside."""
-    Path(path).mkdir(parents=True, exist_ok=True)
-    options = b"trans=virtio,version=9p2000.L,msize=512000,cache=mmap"
-    if _libc.mount(tag.encode(), os.fsencode(path), b"9p", ctypes.c_ulong(0), options):
-        error = os.strerror(ctypes.get_errno())
-        raise SystemExit(f"kickbench: {path} cannot be shared with the machine: {error}")
+class _Serial:
+    """Serial ports, and a disk."""
+
+    # The first and third share an interrupt, and the others: two that are busy must not. The first
+    # is the console, which the kernel polls; the last is not used.
+    DEVICES: ClassVar = {"control": "ttyS1", "stdout": "ttyS2"}
+
+    def __init__(self) -> None:
+        self._disk = Disk(Path("/dev/sdb"))
+        # Held open: the last one to close a port would take its settings with it.
+        self._open = {name: self._raw(name) for name in self.DEVICES}
+        self.control = self._open["control"]
+        self.relayed: dict[int, str] = {}
+
+    def stream(self, name: str) -> int:
+        """What the command writes to: no terminal, which it would take the port for."""
+        reader, writer = os.pipe()
+        self.relayed[reader] = name
+        return writer
+
+    def pass_on(self, name: str, data: bytes) -> None:
+        """Bring out what the command has written: the lab reads a line ``stderr BASE64`` too."""
+        port = self.control
+        if name in self._open:
+            port = self._open[name]
+        else:
+            data = b"%s %s\n" % (name.encode(), base64.b64encode(data))
+        while data:
+            data = data[os.write(port, data) :]
+
+    def _raw(self, name: str) -> int:
+        """Opened, and set to pass on each byte as it is."""
+        descriptor = os.open(f"/dev/{self.DEVICES[name]}", os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(descriptor)
+        settings = termios.tcgetattr(descriptor)
+        settings[2] |= termios.CLOCAL
+        settings[4] = settings[5] = termios.B115200
+        termios.tcsetattr(descriptor, termios.TCSANOW, settings)
+        return descriptor
+
+    def order(self) -> dict[str, Any]:
+        order = self._disk.read()
+        Path(order["cwd"]).mkdir(parents=True, exist_ok=True)
+        return order
+
+    def share(self, folders: dict[str, str]) -> None:
+        """Folders whose files are to be known outside."""
+        self._disk.watch(folders.values())
+
+    def tell_files(self) -> None:
+        """Bring out what is new in the shared folders."""
+        if place := self._disk.collect():
+            os.write(self.control, b"files %d %d\n" % place)
+
+    def drain(self) -> None:
+        """Wait until all that was written is outside."""
+        for descriptor in self._open.values():
+            termios.tcdrain(descriptor)
 
 
-def _begin(order: dict[str, Any]) -> int:
+_LINKS: dict[str, type[_Virtio | _Serial]] = {"virtio": _Virtio, "serial": _Serial}
+
+
+def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
     """Start the command; returns its process id."""
-    streams = [CONSOLE] * 3 if order["terminal"] else [os.devnull, _port("stdout"), _port("stderr")]
+    if order["terminal"]:
+        streams = [os.open(CONSOLE, os.O_RDWR | os.O_NOCTTY)] * 3
+    else:
+        streams = [os.open(os.devnull, os.O_RDONLY), link.stream("stdout"), link.stream("stderr")]
     child = os.fork()
     if child:
+        for descriptor in set(streams):
+            os.close(descriptor)
         return child
     try:
         os.setsid()
         for number, stream in enumerate(streams):
-            os.dup2(os.open(stream, os.O_RDONLY if stream == os.devnull else os.O_RDWR), number)
+            os.dup2(stream, number)
         if order["terminal"]:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", *order["terminal"], 0, 0))
@@ -78,12 +182,30 @@ def _begin(order: dict[str, Any]) -> int:
         os._exit(127)
 
 
-def _follow(child: int, control: int, wakeup: int) -> int:
+def _relay(link: _Virtio | _Serial, seconds: float) -> bool:
+    """Pass on what the command has written, if it has within this time."""
+    ready = select.select(list(link.relayed), [], [], seconds)[0]
+    for reader in ready:
+        if data := os.read(reader, 1 << 12):
+            link.pass_on(link.relayed[reader], data)
+        else:
+            os.close(reader)
+            del link.relayed[reader]
+    return bool(ready)
+
+
+def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
     """Pass signals on and say that we live, until the command ends; returns its exit status."""
+    control = link.control
     pending = b""
+    said = 0.0
     while True:
-        ready, _, _ = select.select([control, wakeup], [], [], ALIVE_SECONDS)
-        os.write(control, b"alive\n")
+        ready, _, _ = select.select([control, wakeup, *link.relayed], [], [], ALIVE_SECONDS)
+        _relay(link, 0)
+        if (now := time.monotonic()) - said >= ALIVE_SECONDS:
+            said = now
+            os.write(control, b"alive\n")
+            link.tell_files()
         if wakeup in ready:
             os.read(wakeup, 4096)
         if control in ready:
@@ -99,22 +221,22 @@ def _follow(child: int, control: int, wakeup: int) -> int:
 
 def main() -> None:
     """Do the one order, and switch the machine off."""
-    control = os.open(_port("control"), os.O_RDWR)
-    text = b""
-    while not text.endswith(b"\n"):
-        text += os.read(control, 1 << 16)
-    order = json.loads(text)
-    os.write(control, b"alive\n")
+    link = _LINKS[sys.argv[1]]()
+    order = link.order()
+    os.write(link.control, b"alive\n")
     socket.sethostname(order["hostname"])
-    for tag, path in order["shares"].items():
-        _mount_share(tag, path)
+    link.share(order["shares"])
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    status = _follow(_begin(order), control, reader)
+    status = _follow(_begin(order, link), link, reader)
+    while link.relayed and _relay(link, 0):
+        pass
     os.sync()
-    os.write(control, f"exit {status}\n".encode())
+    link.tell_files()
+    os.write(link.control, f"exit {status}\n".encode())
+    link.drain()
     _libc.reboot(RB_POWER_OFF)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kickbench.errors import UsageError
 from kickbench.lab.emulated import Mark
-from kickbench.lab.emulator import Limits, Order, environment, execute
+from kickbench.lab.emulation import Order
+from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.machines import Machine
 
 
@@ -25,14 +26,16 @@ def run(
     kernel: Path,
     arguments: Sequence[str],
     *,
+    reads: Path,
     writes_to: Path,
     resume: str,
     limits: Limits | None = None,
 ) -> int:
     """``kickbench run ARGUMENTS`` inside; returns its exit code.
 
-    ``writes_to`` is the folder of this host's that it writes to, ``resume`` what a user types
-    before the name of a run's folder to finish it. Raises UsageError when the folder cannot be
+    ``reads`` is the scenario's file or the run's folder that the arguments name, ``writes_to`` the
+    folder of this host's that it writes to, ``resume`` what a user types before the name of a run's
+    folder to finish it. Raises UsageError when the folder cannot be
     written to, MeasurementError when the machine fails.
     """
     try:
@@ -44,9 +47,10 @@ def run(
     mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume, machine.counts)
     order = Order(
         [sys.executable, "-P", "-m", "kickbench", "run", *arguments],
-        environment({**mark.to_environment(), **_display()}),
+        environment({**mark.to_environment(), **_display(machine)}),
         Path.cwd(),
         [writes_to.resolve()],
+        [reads],
     )
     return execute(machine, kernel, order, limits)
 
@@ -57,10 +61,11 @@ def resume_words(machine: Machine, kernel: Path | None) -> str:
     return shlex.join(["kickbench", "lab", "run", "--machine", machine.id, *chosen, "--resume"])
 
 
-def _display() -> dict[str, str]:
+def _display(machine: Machine) -> dict[str, str]:
     """What the run inside has to know of our terminal, which it writes to through a port."""
     columns, lines = shutil.get_terminal_size()
     found = {"COLUMNS": str(columns), "LINES": str(lines)}
-    if sys.stderr.isatty():
+    # Where there is little more than the measurement, a display that moves would disturb it.
+    if sys.stderr.isatty() and machine.emulator.sees_host:
         found["FORCE_COLOR"] = "1"  # to rich: it is a terminal
     return found

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError
+from kickbench.lab.bochs import BIOS, VGA_BIOS
+from kickbench.lab.image import GRUB
 
 # Where Debian puts programs that a user's PATH may lack.
 _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -39,6 +41,7 @@ class Tool:
 DEBIAN_SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 
 _AMD = ("amd-numa", "amd-count")
+_VMX = ("intel-vmx",)
 
 TOOLS: tuple[Tool, ...] = (
     Tool("gcc", "gcc", "compiles the kernel"),
@@ -53,7 +56,15 @@ TOOLS: tuple[Tool, ...] = (
     Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool"),
     Tool(str(DEBIAN_SOURCE), "linux-source-6.12", "the kernel's source, unless --source names one"),
     Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
-    Tool("mount", "mount", "the file systems inside", _AMD),
+    Tool("bochs", "bochs", "emulates an Intel host with VMX", _VMX),
+    Tool(str(BIOS), "bochsbios", "the BIOS in Bochs", _VMX),
+    Tool(str(VGA_BIOS), "vgabios", "the VGA BIOS in Bochs", _VMX),
+    Tool("/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_x_gui.so", "bochs-x", "its window", _VMX),
+    Tool("Xvfb", "xvfb", "a display for its window", _VMX),
+    Tool("grub-mkrescue", "grub-common", "makes the CD that Bochs boots", _VMX),
+    Tool(str(GRUB), "grub-pc-bin", "the boot loader on that CD", _VMX),
+    Tool("xorriso", "xorriso", "writes that CD", _VMX),
+    Tool("mount", "mount", "the file systems inside", (*_AMD, *_VMX)),
 )
 """Every tool, once; in the order in which they are needed."""
 

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bochs as the lab uses it: VMX, and a clock that counts instructions.
+
+It has no virtio and no 9p: the root is a disk made of what a run needs
+(:mod:`kickbench.lab.image`), files go in and out by another (:mod:`kickbench.lab.disk`), and the
+channels are its serial ports. Its window is shown to nobody, on a display of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import subprocess
+import tempfile
+import tty
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.lab import disk, image
+from kickbench.lab.emulation import Order, Running, child, printable
+
+BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
+# Instructions in a second of the machine's. Bochs does somewhat more in a second of ours; but what
+# waits for a disk or a timer waits in seconds of the machine's, instruction by instruction.
+IPS = 20_000_000
+DISPLAY_SECONDS = 60.0
+_PARAMETERS = (
+    # Each letter on the console takes 87 us, and the kernel waits for it.
+    "console=ttyS0 loglevel=4 panic=-1 root=/dev/sda rootfstype=iso9660 ro "
+    # The CPU says in CPUID that its TSC runs at 3.5 GHz, but it counts instructions.
+    f"tsc=reliable tsc_early_khz={IPS // 1000} "
+    # What it says of XSAVE does not convince the kernel, which dumps it all and does without.
+    "noxsave"
+)
+# OpenBLAS takes AVX all the same, and ends by an illegal instruction; and its threads spin.
+_ENVIRONMENT = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
+_CONFIGURATION = """\
+megs: 1024
+cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0
+clock: sync=none, time0=utc
+romimage: file={bios}
+vgaromimage: file={vga_bios}
+vga: update_freq=1
+display_library: x
+speaker: enabled=0
+log: /dev/fd/{log}
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, path={folder}/root, mode=flat
+ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
+ata1-master: type=disk, path={folder}/disk, mode=flat
+boot: disk
+com1: enabled=1, mode=file, dev=/dev/fd/{console}
+com2: enabled=1, mode=term, dev={control}
+com3: enabled=1, mode=file, dev=/dev/fd/{stdout}
+"""
+
+
+@dataclass(frozen=True)
+class Bochs:
+    """A machine of Bochs's with so many CPUs."""
+
+    cpus: int
+    tool: str = "bochs"
+    sees_host: bool = False
+
+    def description(self) -> str:
+        """What marks its results, with the emulator's version: figures depend on it."""
+        cpus = f"{self.cpus} CPU{'s' * (self.cpus > 1)}"
+        return f"Bochs {_version(self.tool)}, VMX, {cpus}, a tick of the TSC is an instruction"
+
+    @contextlib.contextmanager
+    def start(self, machine: str, kernel: Path, order: Order) -> Iterator[Running]:
+        """Start it; the channels are pipes, but for ``control``, which is a terminal's."""
+        if order.terminal:
+            raise UsageError(
+                f"{machine} has no terminal to open a shell on: name a command after --"
+            )
+        inside = replace(order, environment={**order.environment, **_ENVIRONMENT})
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kickbench-lab-")))
+            try:
+                (folder / "work").mkdir()
+                image.make(folder / "root", kernel, _PARAMETERS, folder / "work")
+                disk.write(folder / "disk", inside.to_json(machine), order.reads)
+            except OSError as error:
+                raise MeasurementError(
+                    f"the machine's disks cannot be written: {error.strerror}\n"
+                    f"they take 600 MB in {folder.parent}, which TMPDIR moves"
+                ) from error
+            ours, theirs = _channels(stack)
+            configuration = folder / "bochsrc"
+            configuration.write_text(
+                self.configuration(folder, theirs, os.ttyname(theirs["control"]))
+            )
+            display = _display(stack, folder)
+            with (folder / "said").open("wb") as said:
+                process = stack.enter_context(
+                    child(
+                        [self.tool, "-q", "-f", str(configuration)],
+                        pass_fds=list(theirs.values()),
+                        stdin=subprocess.PIPE,
+                        stdout=said,
+                        stderr=said,
+                        env={**os.environ, "DISPLAY": display, "HOME": str(folder)},
+                    )
+                )
+            for descriptor in theirs.values():
+                os.close(descriptor)
+            theirs.clear()
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                # Debian's has its debugger built in, which asks before the first instruction.
+                process.stdin.write(b"c\nquit\n")
+
+            def receive(place: str) -> None:
+                begin, _, end = place.partition(" ")
+                try:
+                    disk.receive(folder / "disk", int(begin), int(end), order.shares)
+                except (ValueError, OSError) as error:
+                    raise MeasurementError(
+                        f"files of the machine {machine} cannot be brought out: {error}"
+                    ) from error
+
+            yield Running(process, ours, receive)
+
+    def configuration(self, folder: Path, theirs: dict[str, int], control: str) -> str:
+        """The file that Bochs reads; its disks are in ``folder``."""
+        if re.search(r"[,\"#\n$]", str(folder)):
+            raise UsageError(f"{folder}: the lab cannot use this folder; TMPDIR names another")
+        return _CONFIGURATION.format(
+            **{**theirs, "control": control},
+            folder=folder,
+            cpus=self.cpus,
+            ips=IPS,
+            bios=BIOS,
+            vga_bios=VGA_BIOS,
+        )
+
+
+def _channels(stack: contextlib.ExitStack) -> tuple[dict[str, int], dict[str, int]]:
+    """Our ends and the emulator's, by name; both are closed with the stack."""
+    ours, theirs = {}, {}
+    for name in ("console", "stdout", "log"):
+        ours[name], theirs[name] = os.pipe()
+    ours["control"], theirs["control"] = os.openpty()
+    tty.setraw(theirs["control"])
+
+    def close() -> None:
+        for end in (*ours.values(), *theirs.values()):
+            os.close(end)
+
+    stack.callback(close)
+    return ours, theirs
+
+
+def _display(stack: contextlib.ExitStack, folder: Path) -> str:
+    """Start an X server of our own; returns its name."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as answer, (folder / "xvfb").open("w+b") as said:
+        try:
+            command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", "800x600x24"]
+            stack.enter_context(
+                child(
+                    [*command, "-nolisten", "tcp", "-noreset"],
+                    pass_fds=[writer],
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                )
+            )
+        finally:
+            os.close(writer)
+        ready = select.select([answer], [], [], DISPLAY_SECONDS)[0]
+        number = answer.readline().strip() if ready else b""
+        if not number.isdigit():
+            said.seek(0)
+            last = printable(said.read().decode(errors="replace").strip().rpartition("\n")[2])
+            raise MeasurementError(f"Xvfb, which Bochs needs, does not come up: {last}")
+    return f":{number.decode()}"
+
+
+def _version(tool: str) -> str:
+    try:
+        said = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(f"{tool} does not run: {error}") from error
+    found = re.search(r"Bochs x86 Emulator ([0-9.]+)", said.stdout + said.stderr)
+    return found[1] if found else "of unknown version"

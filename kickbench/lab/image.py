@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The root of a machine that cannot see this host's files: what a run needs of them, at the same
+paths, on a disk that boots.
+
+In it are Python with its standard library, the distributions that kickbench's run needs, kickbench
+itself however it is installed, a few programs, and the shared libraries of all of those. Times are
+kept, so that compiled Python files are still valid: to compile is what takes long in there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import py_compile
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path, PurePath
+
+import kickbench
+from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.lab import disk
+from kickbench.lab.emulation import printable
+from kickbench.scenario import shipped
+
+PROGRAMS = (
+    *("sh", "mount", "mkdir", "chroot"),  # what guest/init.sh needs; the others: for a look around
+    *("cat", "cp", "dmesg", "env", "false", "grep", "head", "hostname", "ls", "ps", "sleep"),
+    *("sort", "tail", "taskset", "true"),
+)
+INIT = Path(__file__).parent / "guest" / "init.sh"
+GRUB = Path("/usr/lib/grub/i386-pc")
+_EMPTY = ("dev", "mnt", "proc", "run", "sys", "tmp")
+_ALSO = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/localtime")
+_LINKS = ("/bin", "/sbin", "/lib", "/lib64")
+# Of Python's library and of distributions: no run imports it.
+_NOT_IMPORTED = {"test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3"}
+_NOT_READ = (".a", ".h", ".pxd", ".pyi", ".pyx")
+_NOT_IN_A_RUN = {"matplotlib", "ruptures"}
+_ELF = b"\x7fELF"
+
+
+def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
+    """Write the disk: GRUB, the kernel with these parameters, and the root. It is a CD's image,
+    which boots as a disk too.
+
+    ``work`` is an empty folder of ours. Raises MeasurementError when that fails.
+    """
+    (work / "empty").mkdir()
+    menu, first = work / "grub.cfg", work / "init"
+    # GRUB and the kernel do not agree on quotes: no path may be among the parameters.
+    menu.write_text(f"linux /boot/lab-kernel {parameters} init=/boot/lab-init\nboot\n")
+    first.write_text(
+        f"#!/bin/sh\nexec {shlex.join(['/bin/sh', str(INIT), sys.executable, 'serial'])}\n"
+    )
+    first.chmod(0o755)
+    grafts = {"/boot/grub/grub.cfg": menu, "/boot/lab-kernel": kernel.resolve()}
+    grafts["/boot/lab-init"] = first
+    grafts |= {f"/{name}": work / "empty" for name in _EMPTY}
+    files = closure(wanted())
+    grafts |= {str(path): path for path in files}
+    (work / "compiled").mkdir()
+    grafts |= {str(at): of for at, of in compiled(files, work / "compiled").items()}
+    listing = work / "listing"
+    listing.write_text("".join(f"{_graft(at)}={_graft(of)}\n" for at, of in grafts.items()))
+    command = ["grub-mkrescue", "-d", str(GRUB), "-o", str(target)]
+    command += [
+        "--locales=",
+        "--fonts=",
+        "--themes=",
+        "--install-modules=linux normal iso9660 biosdisk",
+    ]
+    made = subprocess.run(
+        [*command, "-graft-points", "-path-list", str(listing)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "TMPDIR": str(work)},
+    )
+    if made.returncode:
+        last = [printable(line) for line in made.stderr.strip().split("\n")[-3:]]
+        raise MeasurementError("the machine's root cannot be written: " + "; ".join(last))
+    disk.fill(target)
+
+
+def _graft(path: object) -> str:
+    """A path in a list of xorriso's."""
+    if "\n" in (text := str(path)):
+        raise UsageError(f"{printable(text)}: the lab cannot use a path with a newline")
+    return text.replace("\\", "\\\\").replace("=", "\\=")
+
+
+# --- what goes in ------------------------------------------------------------------------------
+
+
+def closure(wanted: Iterable[Path]) -> list[Path]:
+    """These files, the symbolic links on the way to them, and the shared libraries that they
+    need: all that has to be there for them to be found where they are. Sorted, each once."""
+    found: set[Path] = set()
+    for path in wanted:
+        _follow(path, found)
+    for library in _libraries([path for path in found if not path.is_symlink()]):
+        _follow(library, found)
+    return sorted(found)
+
+
+def _follow(path: Path, found: set[Path], depth: int = 0) -> None:
+    """Add a file, and every link that is passed through."""
+    if path in found or depth > 40:
+        return
+    place = Path("/")
+    parts = Path(os.path.abspath(path)).parts[1:]  # noqa: PTH100 (resolve() would skip the links)
+    for number, part in enumerate(parts):
+        place = place / part
+        if place.is_symlink():
+            found.add(place)
+            target = place.parent / place.readlink() / PurePath(*parts[number + 1 :])
+            _follow(target, found, depth + 1)
+            return
+    if place.is_file():
+        found.add(place)
+
+
+def _libraries(files: Iterable[Path]) -> set[Path]:
+    """The shared libraries that the loader would take for these files."""
+    elf = [str(path) for path in files if _is_elf(path)]
+    if not elf:
+        return set()
+    said = subprocess.run(["ldd", *elf], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"^\t(?:.* => )?(/.*) \(0x", said, re.M)}
+
+
+def _is_elf(path: Path) -> bool:
+    if ".so" not in path.name and not os.access(path, os.X_OK):
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == _ELF
+
+
+def compiled(files: Iterable[Path], work: Path) -> dict[Path, Path]:
+    """What Python would compile inside, in every process: by the place where it looks, the file in
+    ``work`` that is compiled here."""
+    made = {}
+    for number, source in enumerate(path for path in files if path.suffix == ".py"):
+        place = Path(importlib.util.cache_from_source(source))
+        facts = source.stat()
+        times = (int(facts.st_mtime), facts.st_size)
+        valid = struct.pack("<4sIII", importlib.util.MAGIC_NUMBER, 0, *times)
+        try:
+            with place.open("rb") as file:
+                if file.read(len(valid)) == valid:
+                    continue
+        except OSError:
+            pass
+        with contextlib.suppress(py_compile.PyCompileError, OSError):
+            py_compile.compile(str(source), str(work / str(number)), doraise=True)
+            made[place] = work / str(number)
+    return made
+
+
+def wanted() -> Iterator[Path]:
+    """What a run needs, and a few programs."""
+    yield from map(Path, (*_ALSO, *_LINKS))
+    for name in PROGRAMS:
+        if found := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"):
+            yield Path(found)
+    yield Path(sys.executable)
+    yield Path(sys.prefix) / "pyvenv.cfg"
+    for library in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
+        yield from _tree(Path(library), but={"site-packages", "dist-packages"})
+    for name in distributions("kickbench"):
+        for file in metadata.files(name) or ():
+            if _is_needed(file):
+                yield Path(str(file.locate()))
+    for folder in (*map(Path, kickbench.__path__), shipped.folder()):
+        yield from _tree(folder)
+
+
+def _tree(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _NOT_IMPORTED and name not in but]
+        yield from (Path(place, name) for name in files if _is_needed(PurePath(name)))
+
+
+def _is_needed(path: PurePath) -> bool:
+    return path.suffix not in _NOT_READ and not _NOT_IMPORTED.intersection(path.parts)
+
+
+def distributions(name: str) -> set[str]:
+    """The distribution and those that it requires, which a run imports and this host has."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        name = re.sub("[-_.]+", "-", waiting.pop()).lower()
+        if name in found or name in _NOT_IN_A_RUN:
+            continue
+        try:
+            requirements = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # for another system than this one
+        found.add(name)
+        for requirement in requirements:
+            wanted, _, marker = requirement.partition(";")
+            if "extra" not in marker and (match := re.match(r"[\w.-]+", wanted)):
+                waiting.append(match[0])
+    if not found:
+        raise HostError("kickbench is not installed: pip install . and run it from there")
+    return found

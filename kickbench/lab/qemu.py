@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU as the lab uses it: TCG, so that no KVM is needed, and this host's files by 9p.
+
+It is called directly: the kernel mounts the host's root by 9p itself, so that a machine needs
+neither a disk image nor an initramfs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kickbench.errors import HostError, UsageError
+from kickbench.lab.emulation import Order, Running, child
+
+INIT = Path(__file__).parent / "guest" / "init.sh"
+# One line of the kernel's is 2048 bytes (COMMAND_LINE_SIZE), and it has no other quotes than these.
+_UNQUOTABLE = re.compile(r'["\n]|,,')
+_9P = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Descriptors that the emulator gets: sockets, or None for the terminal it was started on."""
+
+    console: int
+    control: int
+    stdout: int | None
+    stderr: int | None
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A machine of QEMU's. ``hardware`` is what it emulates, in the words that mark its results;
+    ``arguments`` are QEMU's own for this machine."""
+
+    hardware: str
+    arguments: tuple[str, ...]
+    tool: str = "qemu-system-x86_64"
+    sees_host: bool = True
+
+    def description(self) -> str:
+        """What marks its results, with the emulator's version: figures depend on it."""
+        return f"QEMU {_version(self.tool)} TCG, {self.hardware}"
+
+    @contextlib.contextmanager
+    def start(self, machine: str, kernel: Path, order: Order) -> Iterator[Running]:
+        """Start it; each channel is a socket."""
+        names = ("console", "control") if order.terminal else _CHANNELS
+        terminal = termios.tcgetattr(0) if order.terminal else None
+        with contextlib.ExitStack() as stack:
+            pairs = {name: socket.socketpair() for name in names}
+            for end in (end for pair in pairs.values() for end in pair):
+                stack.callback(end.close)
+            if terminal is not None:
+                stack.callback(termios.tcsetattr, 0, termios.TCSADRAIN, terminal)
+            theirs = {name: pair[1].fileno() for name, pair in pairs.items()}
+            channels = Channels(*(theirs.get(name) for name in _CHANNELS))  # type: ignore[arg-type]
+            process = stack.enter_context(
+                child(
+                    self.command_line(kernel, order.tags, channels, sys.executable),
+                    terminal=order.terminal is not None,
+                    pass_fds=list(theirs.values()),
+                    stdin=None if order.terminal else subprocess.DEVNULL,
+                    stdout=None if order.terminal else subprocess.DEVNULL,
+                    stderr=theirs["console"],
+                )
+            )
+            for _, end in pairs.values():
+                end.close()
+            with contextlib.suppress(OSError):  # it has ended; what it said is still to be read
+                pairs["control"][0].sendall(order.to_json(machine))
+            yield Running(process, {name: pair[0].fileno() for name, pair in pairs.items()})
+
+    def command_line(
+        self, kernel: Path, shares: Mapping[str, Path], channels: Channels, python: str
+    ) -> list[str]:
+        """QEMU with this machine in it; ``shares`` are folders to write to, by tag."""
+        for path in (kernel, INIT, Path(python), *shares.values()):
+            if _UNQUOTABLE.search(str(path)):
+                raise UsageError(f"{path}: the lab cannot use a path with a quote or a newline")
+        parameters = (
+            # The TSC is the emulator's: only a busy host makes the kernel's watchdog doubt it.
+            f"console=ttyS0 panic=-1 tsc=reliable "
+            f"root=root rootfstype=9p rootflags={_9P} ro "
+            f'init=/bin/sh -- "{INIT}" "{python}" virtio'
+        )
+        return [
+            self.tool,
+            *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
+            *self.arguments,
+            *("-kernel", str(kernel), "-append", parameters),
+            *_folder("root", Path("/"), ",readonly=on,multidevs=remap"),
+            *(word for tag, path in shares.items() for word in _folder(tag, path, "")),
+            *("-chardev", f"socket,id=console,fd={channels.console}", "-serial", "chardev:console"),
+            *("-device", "virtio-serial-pci"),
+            *_port("control", channels.control),
+            *_output(channels),
+        ]
+
+
+_CHANNELS = ("console", "control", "stdout", "stderr")
+
+
+def _folder(tag: str, path: Path, more: str) -> list[str]:
+    place = str(path).replace(",", ",,")
+    return [
+        *("-fsdev", f"local,id={tag},path={place},security_model=none{more}"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
+def _port(name: str, descriptor: int) -> list[str]:
+    return [
+        *("-chardev", f"socket,id={name},fd={descriptor}"),
+        *("-device", f"virtserialport,chardev={name},name={name}"),
+    ]
+
+
+def _output(channels: Channels) -> list[str]:
+    if channels.stdout is None or channels.stderr is None:
+        # Ctrl-C is for the shell inside; Ctrl-A x ends the machine.
+        return [
+            *("-chardev", "stdio,id=terminal,mux=on,signal=off"),
+            *("-device", "virtconsole,chardev=terminal"),
+        ]
+    return [*_port("stdout", channels.stdout), *_port("stderr", channels.stderr)]
+
+
+def _version(tool: str) -> str:
+    try:
+        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise HostError(f"{tool} does not run: {error}") from error
+    found = re.search(r"version ([0-9.]+)", said.stdout)
+    return found[1] if found else "of unknown version"
