@@ -12,6 +12,7 @@ import pytest
 
 from kickbench.lab.build import KERNEL
 
+KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SOURCE = KERNEL / "tests/user_exit.c"
 
 
@@ -21,8 +22,7 @@ def test_every_sentence_of_the_patches_holds(tmp_path: Path) -> None:
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
     subprocess.run(["gcc", *flags, "-o", program, SOURCE], check=True)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "kickbench", "lab", "shell", "--machine", "amd-numa"]
-        + ["--", str(program), "-k", "500", "-r", "50"],
+        [*KICKBENCH, "lab", "shell", "--machine", "amd-numa", "--", program, "-k500", "-r50"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
