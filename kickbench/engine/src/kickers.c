@@ -287,13 +287,14 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 /* All kickers draw the same times from the same seed, so that they kick at once. */
 static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 {
-	const uint64_t gap = to_cycles(e, e->plan.gap_ns), look = to_cycles(e, STATE_LOOK_NS);
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
 	uint64_t random =
 	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
-	uint64_t next = e->record_from;
+	uint64_t next = e->record_from, look = to_cycles(e, STATE_LOOK_NS);
 	uint32_t vcpu = k->kicker->index;
 
 	for (;; k->volley++) {
+		uint64_t begun, took;
 		bool met;
 
 		next += random_gap(&random, gap);
@@ -301,8 +302,12 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 			return;
 		k->w = &e->workers[vcpu++ % e->n_vcpus];
 		wait_until(e, k->w, next - look);
+		begun = stamp(k->w);
 		met = is_in_state(k->w, e->plan.state);
-		if (stamp(k->w) > next)
+		took = stamp(k->w) - begun;
+		if (took > look) /* a slow machine: begin earlier from now on */
+			look = 2 * took < gap / 2 ? 2 * took : gap / 2;
+		if (begun + took > next)
 			continue; /* the kick before, or the look, took too long */
 		wait_until(e, k->w, next);
 		if (e->plan.state == KB_IN_USERSPACE)
