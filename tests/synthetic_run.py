@@ -3,7 +3,8 @@
 
 The numbers imitate a host: noise that is autocorrelated over the rounds and shared by the methods
 of a round, a cost of siglock that grows with the vCPUs, outliers, a histogram of every exit and raw
-samples; kicks of skewed latency, of which flag_signal loses some. The same arguments give the same
+samples; kicks of skewed latency, of which flag_signal loses some; a guest hypervisor whose L0 keeps
+its event for it, or does not. The same arguments give the same
 numbers. Nothing here measures anything.
 """
 
@@ -110,6 +111,28 @@ RACES = np.dtype(
         ("latency_max_cycles", "i8"),
     ]
 )
+
+NESTED = np.dtype(
+    [
+        ("round", "i4"),
+        ("position", "i2"),
+        ("entry", "u1"),
+        ("cycles", "i8"),
+        ("exit_reason", "i8"),
+        ("expected", "?"),
+        ("injected", "?"),
+        ("delivered", "i8"),
+        ("work", "i8"),
+        ("detail", "i8"),
+        ("latency_cycles", "i8"),
+    ]
+)
+NESTED_WAYS = ("plain", "pending", "pending_no_injection", "asynchronous")
+# The round trip of plain, a turn of L2's loop, and the gap between the ticks of the host's timer.
+ROUND_TRIP_NS = 5000.0
+TURN_NS = 2.0
+TICK_NS = 4e6
+VMX_INTERRUPT, VMX_VMCALL = 1, 18
 
 # What the catalogue claims: is the protocol free of races?
 CLAIMS: dict[str, bool | None] = {
@@ -239,6 +262,16 @@ def race_case(window_ns: float = 0.0, vcpus: int = 2, **other: Any) -> dict[str,
         "window_ns": window_ns,
         "kicks": 10_000,
         "methods": ["flag_signal", "sigmask", "immediate_exit"],
+        **other,
+    }
+
+
+def nested_case(**other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind nested; ``other`` replaces single fields."""
+    return _kicking_case("nested", "nested-local", 1, "hypervisor") | {
+        "methods": list(NESTED_WAYS),
+        "baseline": "plain",
+        "iterations": 50,
         **other,
     }
 
@@ -511,11 +544,62 @@ def race_arrays(
     return {"races": rows}
 
 
+def nested_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float = 0.0,
+    control_shift_ns: float = 0.0,
+    rounds: int = 20,
+    kept: bool = False,
+    lost: float = 0.0,
+    doubled: float = 0.0,
+    unexpected: float = 0.0,
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind nested, on VMX.
+
+    A pending event costs ``shift_ns`` more than plain, an injection a fifth of that once more. Of
+    an L0 that has ``kept`` L1's event to itself, L2 works on until a tick of the host's timer. The
+    shares ``lost`` and ``doubled`` are of the injections, ``unexpected`` of all iterations.
+    """
+    rng = _rng(parameters, process, seed)
+    entries = entries_of(parameters)
+    order = _order(rng, rounds, len(entries))
+    drift = _drift(rng, rounds, noise)
+    count = int(parameters["iterations"])
+    rows = np.zeros(order.size * count, NESTED)
+    round_ = _place(rows, order, count)
+    way = np.array([e["method"] for e in entries])[rows["entry"]]
+    control = np.array([e["control"] for e in entries])[rows["entry"]]
+    pending = np.isin(way, ("pending", "pending_no_injection"))
+    rows["injected"] = way == "pending"
+    ns = ROUND_TRIP_NS * (1 + drift[round_] + noise * rng.standard_normal(len(rows)))
+    ns += shift_ns * pending + shift_ns / 5 * rows["injected"] + control_shift_ns * control
+    spun = (way == "asynchronous") * rng.uniform(20_000, 200_000, len(rows))
+    rows["latency_cycles"] = np.rint((way == "asynchronous") * 0.8 * ns * hz / 1e9)
+    if kept:
+        spun += pending * rng.uniform(0, TICK_NS, len(rows))
+    rows["work"] = np.rint(spun / TURN_NS)
+    rows["cycles"] = np.rint((ns + spun) * hz / 1e9)
+    rows["expected"] = rng.random(len(rows)) >= unexpected
+    rows["exit_reason"] = np.where(way == "plain", VMX_VMCALL, VMX_INTERRUPT)
+    rows["exit_reason"][~rows["expected"]] = 48  # EPT violation
+    chance = rng.random(len(rows))
+    rows["delivered"] = rows["injected"] * np.where(
+        chance < lost, 0, np.where(chance > 1 - doubled, 2, 1)
+    )
+    return {"nested": rows}
+
+
 ARRAYS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
     "exits": worker_arrays,
     "kick": kick_arrays,
     "pause_all": pause_arrays,
     "race": race_arrays,
+    "nested": nested_arrays,
 }
 
 
@@ -551,7 +635,11 @@ def case_document(
     parameters: Mapping[str, Any], *, rounds: int = 40, hz: float = HZ, **other: Any
 ) -> dict[str, Any]:
     """A case.json for :func:`case_tables`; ``other`` replaces single fields."""
-    timeout = {"lost_timeout_ns": TIMEOUT_NS} if parameters["kind"] in ("kick", "race") else {}
+    more: dict[str, Any] = {}
+    if parameters["kind"] in ("kick", "race"):
+        more = {"lost_timeout_ns": TIMEOUT_NS}
+    if parameters["kind"] == "nested":
+        more = {"nested": {"vendor": "vmx", "nested_paging": True}}
     return {
         "case": dict(parameters),
         "seconds": 12.5,
@@ -563,7 +651,7 @@ def case_document(
                 "warnings": [],
                 "rounds": rounds,
                 "oversubscribed": False,
-                **timeout,
+                **more,
             }
             for index in range(parameters["processes"])
         ],
@@ -608,14 +696,15 @@ def build(
     finish: bool = True,
     paced: bool = False,
     of_kicks: Mapping[str, Any] = {},
+    nested: Mapping[str, Any] = {},
     **arguments: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
 
     ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped unless the
     host can run them, ``paced``. ``shift_ns`` is what every method costs more per exit than the
-    baseline, a number or a function of the case. ``of_kicks`` are more arguments of the arrays of
-    the kind kick; other arguments go to those of exits.
+    baseline, a number or a function of the case. Other arguments go to the arrays of exits,
+    ``of_kicks`` and ``nested`` to those of these kinds.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
     with RunWriter.create(
@@ -642,7 +731,7 @@ def build(
                 rounds=rounds,
                 noise=noise,
                 seed=seed,
-                **{"exits": arguments, "kick": of_kicks}.get(item["kind"], {}),
+                **{"exits": arguments, "kick": of_kicks, "nested": nested}.get(item["kind"], {}),
             )
             writer.write_case(item["id"], case_document(item, rounds=rounds), tables)
         if finish:

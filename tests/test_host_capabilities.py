@@ -24,6 +24,7 @@ from kickbench.host.capabilities import (
     supports_transport,
 )
 from kickbench.kvm import KvmError, abi, ioctl, proposed
+from kickbench.kvm.vm import Cpuid
 from kickbench.methods import CATALOGUE
 
 USABLE = Capabilities(
@@ -124,6 +125,7 @@ class PlayedKernel:
         self.requested = False
         self.exitfd: int | None = None  # ours, of the same eventfd
         self.user_exit_argument = b""
+        self.cpuid_ecx: dict[int, int] = {}  # by leaf
 
     def new_fd(self) -> int:
         fd = os.memfd_create("played")
@@ -171,6 +173,11 @@ class PlayedKernel:
         if request == proposed.KVM_USER_EXIT:
             assert isinstance(arg, proposed.kvm_user_exit)
             self.user_exit_argument = bytes(arg)
+        if request == abi.KVM_GET_SUPPORTED_CPUID and request not in self.answers:
+            assert isinstance(arg, Cpuid)
+            for entry, leaf in zip(arg.entries, self.cpuid_ecx, strict=False):
+                entry.function, entry.ecx = leaf, self.cpuid_ecx[leaf]
+            arg.nent = len(self.cpuid_ecx)
         if request == abi.KVM_CHECK_EXTENSION:
             assert isinstance(arg, int)
             return self.extensions.get(arg, 0)
@@ -232,6 +239,32 @@ def test_a_capability_without_the_behaviour_does_not_count(
     found = probe(device)
     assert found.usable
     assert not found.immediate_exit
+
+
+@pytest.mark.parametrize(("leaf", "ecx"), [(1, 1 << 5), (0x8000_0001, 1 << 2)])
+def test_a_guest_can_be_a_hypervisor_with_vmx_or_svm_and_nested_state(
+    leaf: int, ecx: int, kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.extensions[abi.KVM_CAP_NESTED_STATE] = 1
+    kernel.cpuid_ecx = {leaf: ecx}
+    assert probe(device).nested is None
+    kernel.cpuid_ecx = {leaf: ~ecx & 0xFFFFFFFF, 7: ecx}
+    assert "does not offer VMX or SVM" in (probe(device).nested or "")
+    kernel.cpuid_ecx = {}
+    assert "KVM_GET_SUPPORTED_CPUID" in (probe(device).nested or "")
+    kernel.fail(abi.KVM_GET_SUPPORTED_CPUID, errno.ENOMEM)
+    found = probe(device)
+    assert "KVM_GET_SUPPORTED_CPUID failed" in (found.nested or "")
+    assert found.usable
+
+
+def test_without_nested_state_no_guest_is_a_hypervisor(kernel: PlayedKernel, device: Path) -> None:
+    kernel.cpuid_ecx = {1: 1 << 5}
+    assert "KVM_CAP_NESTED_STATE" in (probe(device).nested or "")
+
+
+def test_where_kvm_cannot_be_used_nothing_is_nested(tmp_path: Path) -> None:
+    assert probe(tmp_path / "none").nested is not None
 
 
 @pytest.mark.parametrize("number", [errno.ENOTTY, errno.EINVAL, errno.EPERM])

@@ -147,6 +147,25 @@ def test_the_guests_tsc_has_a_frequency(machine: Machine) -> None:
 
 
 @pytest.mark.kvm
+def test_a_guest_sees_the_cpuid_that_it_was_given(machine: Machine) -> None:
+    with Kvm() as kvm:
+        cpuid = kvm.supported_cpuid()
+    assert cpuid.leaf(0).eax >= 1
+    assert cpuid.leaf(0x4711_4711).eax == 0
+    cpuid.leaf(0).ebx = 0x6B636B69
+    machine.vcpu.set_cpuid(cpuid)
+    ctypes.memmove(machine.page, b"\x66\x31\xc0\x0f\xa2\xf4", 6)  # xor eax, eax; cpuid; hlt
+    assert machine.vcpu.run_once() == abi.KVM_EXIT_HLT
+    assert machine.vcpu.get_regs().rbx == 0x6B636B69
+
+
+@pytest.mark.kvm
+def test_the_guests_tsc_is_the_hosts_and_an_offset_if_kvm_tells(machine: Machine) -> None:
+    offset = machine.vcpu.tsc_offset()
+    assert offset is None or 0 <= offset < 2**64
+
+
+@pytest.mark.kvm
 def test_no_descriptor_survives_an_exec_or_the_with_block() -> None:
     with Kvm() as kvm, kvm.create_vm() as vm:
         fds = [kvm.fd, vm.fd, vm.create_vcpu(0).fd, vm.create_vcpu(1).fd]
@@ -283,6 +302,18 @@ def test_a_vcpu_that_cannot_be_mapped_is_closed(kernel: PlayedKernel, device: Pa
         with pytest.raises((OSError, ValueError)):
             vm.create_vcpu(0)
         assert not is_open(kernel.fds[-1])
+
+
+@pytest.mark.parametrize("number", [errno.ENOTTY, errno.ENXIO, errno.EINVAL])
+def test_a_kernel_without_the_attribute_does_not_tell_the_offset(
+    number: int, kernel: PlayedKernel, device: Path
+) -> None:
+    kernel.fail(abi.KVM_GET_DEVICE_ATTR, number)
+    with Kvm(device) as kvm, kvm.create_vm() as vm:
+        assert vm.create_vcpu(0).tsc_offset() is None
+        kernel.fail(abi.KVM_GET_DEVICE_ATTR, errno.EFAULT)
+        with pytest.raises(KvmError, match="EFAULT"):
+            vm.create_vcpu(1).tsc_offset()
 
 
 def test_a_vm_that_cannot_be_created_opens_nothing(kernel: PlayedKernel, device: Path) -> None:

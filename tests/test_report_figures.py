@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kickbench.report import plots
 from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES
-from kickbench.report.plots import METHOD_STYLES, MOST_PLOTS, OTHER_STYLES, Plot, draw_each
+from kickbench.report.plots import MOST_PLOTS, OTHER_STYLES, STYLES, WAY_STYLES, Plot, draw_each
 from kickbench.report.round_figures import MOST_DOTS, MOST_POINTS, _grouped
 from kickbench.report.svg import inline, png, standalone
 from kickbench.results.summary import DISTURBANCES, read_differences, read_disturbances, read_rounds
@@ -162,20 +162,23 @@ def test_contrast_is_that_of_the_guideline() -> None:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#f6f7f9", "#1c2127"])
 def test_every_colour_stands_out_from_the_page(page: str) -> None:
-    for colour, _ in (*METHOD_STYLES.values(), *OTHER_STYLES, (plots.BAND, "")):
+    for colour, _ in (*STYLES.values(), *OTHER_STYLES, (plots.BAND, "")):
         assert contrast(colour, page) >= 3, colour
 
 
+@pytest.mark.parametrize("drawn_together", [BLUEPRINT, tuple(WAY_STYLES)])
 @pytest.mark.parametrize("eyes", EYES)
-def test_methods_differ_in_colour_for_every_kind_of_eyes(eyes: str) -> None:
-    seen = {method: lab(EYES[eyes] @ linear(METHOD_STYLES[method][0])) for method in BLUEPRINT}
-    for first, second in itertools.combinations(BLUEPRINT, 2):
+def test_methods_differ_in_colour_for_every_kind_of_eyes(
+    eyes: str, drawn_together: tuple[str, ...]
+) -> None:
+    seen = {method: lab(EYES[eyes] @ linear(STYLES[method][0])) for method in drawn_together}
+    for first, second in itertools.combinations(drawn_together, 2):
         # 2.3 is what can just be told apart side by side.
         assert np.linalg.norm(seen[first] - seen[second]) > 15, (first, second)
 
 
 def test_methods_differ_in_their_markers_too() -> None:
-    markers = [marker for _, marker in (*METHOD_STYLES.values(), *OTHER_STYLES)]
+    markers = [marker for _, marker in (*STYLES.values(), *OTHER_STYLES)]
     assert len(markers) == len(set(markers))
 
 

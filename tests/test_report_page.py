@@ -33,7 +33,15 @@ from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.exit_figures import _ecdf_plot
 from kickbench.report.figures import FIGURES
 from kickbench.report.numbers import whole
-from kickbench.report.plots import METHOD_STYLES, Plot, log_ticks, new_plot, tick_time
+from kickbench.report.plots import (
+    METHOD_STYLES,
+    STYLES,
+    WAY_STYLES,
+    Plot,
+    log_ticks,
+    new_plot,
+    tick_time,
+)
 from kickbench.report.svg import inline, standalone
 from kickbench.report.words import verdict
 from kickbench.results.summary import write_summary
@@ -91,6 +99,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     """A run that has something for each figure."""
     cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
     cases.append(synthetic_run.kick_case(kickers=2, id="kick-guest-2vcpu-2kicker-local"))
+    cases.append(synthetic_run.nested_case())
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
     return RunData.load(run)
 
@@ -396,14 +405,16 @@ def test_every_axis_has_a_unit(every: RunData) -> None:
         for plot in figure.draw(every):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
-                assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|window", label)
+                assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|window|way", label)
 
 
 def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:
     for figure in FIGURES:
+        known = "pending" if figure.name.startswith("nested-") else "sigmask"
         for plot in figure.draw(every):
-            assert METHOD_STYLES["sigmask"][0] in inline(plot, "x")
+            assert STYLES[known][0] in inline(plot, "x")
     assert len({colour for colour, _ in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({colour for colour, _ in WAY_STYLES.values()}) == len(WAY_STYLES)
 
 
 def test_the_cost_figure_draws_the_differences_of_the_summary(data: RunData) -> None:

@@ -24,11 +24,11 @@ from kickbench.results.kicks import (
     MAX_GROUPS,
     Kicks,
     _groups,
-    _intervals,
     find_contending,
     find_overlapping,
     index_volleys,
     latency_differences,
+    named_intervals,
     read_kicks,
     read_pauses,
     read_round_medians,
@@ -333,7 +333,7 @@ def test_intervals_hold_their_estimate(seed, processes, rounds, kicks, distinct)
     round_process = np.repeat(np.arange(processes), rounds)
     row = rng.integers(0, processes * rounds, processes * rounds * kicks)
     values = rng.gamma(2.0, 500.0, len(row)) // (10_000 / distinct) * (10_000 / distinct)
-    found = _intervals(values, row, round_process, LATENCY_QUANTILES)
+    found = named_intervals(values, row, round_process, LATENCY_QUANTILES)
     exact = np.quantile(values, list(LATENCY_QUANTILES.values()), method="inverted_cdf")
     for (name, p), value in zip(LATENCY_QUANTILES.items(), exact, strict=True):
         beyond = len(values) * min(p, 1 - p) >= 10 - 1e-9
@@ -931,7 +931,7 @@ def test_truncated_tables(run, name):
 
 def test_every_table_is_of_a_kind():
     kinds = {kind for table in TABLES.values() for kind in table.kinds}
-    assert kinds == {"exits", "kick", "pause_all", "race"}
+    assert kinds == {"exits", "kick", "pause_all", "race", "nested"}
 
 
 def test_every_kick_is_read(run):

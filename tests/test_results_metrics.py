@@ -25,6 +25,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         synthetic_run.kick_case("guest"),
         synthetic_run.pause_case(2),
         synthetic_run.race_case(50_000.0),
+        synthetic_run.nested_case(),
     ]
     path = synthetic_run.build(tmp_path_factory.mktemp("results"), cases=cases)
     return summarise(RunReader(path))
@@ -45,6 +46,16 @@ def test_every_kind_has_its_metrics(summary: dict[str, Any]) -> None:
     pause = {("pause_last_ns", False), ("pause_last_ns", True), ("rescued", False)}
     assert found["pause_all"] == pause
     assert found["race"] == {("lost", False)}
+    shares = {("late", False), ("injections_lost", False), ("injections_doubled", False)}
+    times = {("round_trip_p50_ns", False), ("round_trip_p50_ns", True), ("injection_p50_ns", True)}
+    assert found["nested"] == shares | times | {("event_latency_p50_ns", False)}
+
+
+def test_an_injections_cost_is_seen_against_the_round_trip_without(summary: dict[str, Any]) -> None:
+    (point,) = of(summary, kind="nested", metric="injection_p50_ns")
+    assert (point.method, point.baseline) == ("pending", "pending_no_injection")
+    (level,) = of(summary, metric="round_trip_p50_ns", method="pending_no_injection", baseline=None)
+    assert point.reference == level.estimate.value
 
 
 def test_points_are_the_numbers_of_the_summary(summary: dict[str, Any]) -> None:
@@ -138,8 +149,9 @@ def test_a_value_without_a_sound_interval_is_no_point(summary: dict[str, Any], c
 def test_every_metric_says_where_it_is() -> None:
     for name, metric in METRICS.items():
         assert metric.name == name
-        ways = (metric.value and metric.ci95, metric.fault and metric.of, metric.count)
+        ways = (metric.value, metric.fault and metric.of, metric.count)
         assert sum(map(bool, ways)) == 1
+        assert metric.value or not metric.ci95
         assert metric.kinds
 
 

@@ -31,6 +31,7 @@ DTYPES = {
     "kick_blocks": synthetic_run.KICK_BLOCKS,
     "pauses": synthetic_run.PAUSES,
     "races": synthetic_run.RACES,
+    "nested": synthetic_run.NESTED,
 }
 
 
@@ -90,6 +91,7 @@ def test_a_kind_knows_its_tables():
     assert [t.name for t in tables_of("kick")] == ["kicks", "kick_blocks"]
     assert [t.name for t in tables_of("pause_all")] == ["pauses"]
     assert [t.name for t in tables_of("race")] == ["races"]
+    assert [t.name for t in tables_of("nested")] == ["nested"]
     assert tables_of("telepathy") == ()
 
 

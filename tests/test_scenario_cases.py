@@ -60,7 +60,7 @@ def _kicking(
 ) -> Scenario:
     if "exits" not in kinds:
         kick_rates = [0]
-    if kinds == ["exits"] and kick_rates == [0]:
+    if set(kinds) <= {"exits", "nested"} and kick_rates == [0]:
         transports = ["tgkill"]
     return Scenario.from_dict(
         {
@@ -96,6 +96,7 @@ WITH_KICKS = st.builds(
                 {"window_ns": axis(st.just(0.0) | st.floats(1, 1e9))},
                 optional={"vcpus": axis(st.integers(1, 9)), "kicks": st.integers(1, 10**12)},
             ),
+            "nested": st.fixed_dictionaries({}, optional={"iterations": st.integers(1, 100_000)}),
         }
     ),
 )
@@ -219,6 +220,27 @@ def test_a_case_has_the_settings_of_its_kind_and_no_others() -> None:
             assert case.kick_rate_hz or case.transport == "tgkill"
         else:
             assert case.kick_rate_hz is None
+
+
+def test_a_nested_case_has_the_ways_of_a_hypervisor_in_place_of_protocols() -> None:
+    scenario = Scenario.from_dict(
+        {
+            "name": "n",
+            "vm": {"vcpus": [1, 2]},
+            "guest": {"program": ["spin", "hlt"]},
+            "placement": [{"name": "local"}, {"name": "remote"}],
+            "measure": {"kinds": ["nested", "exits"], "methods": ["sigmask"]},
+            "nested": {"iterations": 7},
+        }
+    )
+    nested = [case for case in expand(scenario) if case.kind == "nested"]
+    assert [case.id for case in nested] == ["nested-local", "nested-remote"]
+    for case in nested:
+        assert (case.program, case.vcpus, case.iterations) == ("hypervisor", 1, 7)
+        assert case.methods == ("plain", "pending", "pending_no_injection", "asynchronous")
+        assert case.baseline == "plain"
+    (exits, *_) = [case for case in expand(scenario) if case.kind == "exits"]
+    assert (exits.methods, exits.iterations) == (("sigmask",), None)
 
 
 def test_the_state_of_a_kick_decides_what_the_guest_runs() -> None:
@@ -386,6 +408,10 @@ def place(**changes: str) -> dict[str, str]:
         ({"kind": "kick"}, "case.state: expected one, for the kind is kick"),
         ({"kind": "race"}, "case.window_ns: expected one, for the kind is race"),
         ({"kind": "race", "window_ns": 0.0}, "case.kicks: expected one, for the kind is race"),
+        ({"kind": "nested"}, "case.iterations: expected one, for the kind is nested"),
+        ({"kind": "nested", "iterations": 0}, "case.iterations: expected a number from 1 to"),
+        ({"kind": "nested", "iterations": 9}, "case.program: expected hypervisor of the kind"),
+        ({"program": "hypervisor"}, "case.program: expected hypervisor of the kind nested"),
         ({"placement": place(name="../x")}, "case.placement.name: expected a name"),
         ({"placement": place(creator="node:x")}, "case.placement.creator: expected any, node:N"),
         ({"placement": place(vcpus="cpu:3-1")}, "case.placement.vcpus: expected any, node:N"),
@@ -424,7 +450,7 @@ def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
 
 
 def test_a_case_of_an_earlier_version_is_a_case_without_kicks() -> None:
-    later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks")
+    later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks", "iterations")
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}
     assert Case.from_dict(earlier) == Case.from_dict(GOOD)

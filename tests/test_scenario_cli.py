@@ -70,6 +70,7 @@ def test_list_shows_the_shipped_scenarios() -> None:
         "exit_throughput",
         "instruction_counts",
         "kick_latency",
+        "nested_immediate_exit",
         "numa_siglock",
         "pause_all",
         "quick",

@@ -111,17 +111,20 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         },
         "kick": None,
         "race": None,
+        "nested": None,
     }
 
 
 def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
-    resolved = Scenario.from_dict(scenario(measure={"kinds": ["kick", "race"]})).to_dict()
+    kinds = ["kick", "race", "nested"]
+    resolved = Scenario.from_dict(scenario(measure={"kinds": kinds})).to_dict()
     assert resolved["kick"] == {
         "states": ["guest", "halted", "userspace", "storm"],
         "kickers": [1],
         "vcpus": None,
     }
     assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
+    assert resolved["nested"] == {"iterations": 200}
 
 
 def test_a_single_value_stands_for_a_list_of_one() -> None:
@@ -183,7 +186,7 @@ SECONDS = "expected a number of seconds above 0 and at most 86400"
 PROCESSES = "expected a whole number from 1 to 100"
 PROGRAM = "expected one of pm_timer, pio_out, mmio, hlt, spin"
 METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)"
-KIND = "expected one of exits, kick, pause_all, race"
+KIND = "expected one of exits, kick, pause_all, race, nested"
 STATE = "expected one of guest, halted, userspace, storm"
 TRANSPORT = "expected one of tgkill, pidfd, timer"
 KICK_RATE = "expected 0 (no kicks) or a number of kicks per second from 0.001 to 1e6"
@@ -336,6 +339,23 @@ BAD = {
         measure(transports=["tgkill", "pidfd"]),
         "bad.toml: measure.transports is set, but nothing kicks",
     ),
+    "transports in vain beside nested": (
+        measure(kinds=["nested"], transports="pidfd"),
+        "bad.toml: measure.transports is set, but nothing kicks: measure.kinds is nested",
+    ),
+    "nested table in vain": (
+        scenario(nested={}),
+        'bad.toml: nested: this table is for the kind "nested"; add it to measure.kinds, or leave',
+    ),
+    "nested without its irqchip": (
+        {**vm(irqchip="split"), "measure": {"kinds": "nested"}},
+        'bad.toml: measure.kinds: "nested" needs the interrupt chip in the kernel: expected vm.irq',
+    ),
+    "no iterations": (
+        scenario(measure={"kinds": "nested"}, nested={"iterations": 0}),
+        "nested.iterations: expected a whole number from 1 to 100000, found 0",
+    ),
+    "the hypervisor as a program": (guest(program="hypervisor"), f"guest.program: {PROGRAM}"),
     "kick no table": (scenario(kick=3), "kick: expected a table, found 3"),
     "two kick": (scenario(kick=[{}]), "kick: expected a table, found a list of 1"),
     "key of kick elsewhere": (
@@ -669,13 +689,15 @@ COUNTS = st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)
 def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any]) -> dict[str, Any]:
     """``scenario`` with ``kinds`` and those of the tables and keys in ``data`` that suit them."""
     measure = {**scenario.get("measure", {}), "kinds": kinds}
-    if kinds != ["exits"]:
+    if not set(kinds) <= {"exits", "nested"}:
         measure["transports"] = data["transports"]
     if "exits" in kinds:
         scenario = {**scenario, "guest": {**scenario["guest"], "kick_rate_hz": data["rates"]}}
     if scenario["vm"].get("irqchip") == "none":
         data["kick"]["states"] = ["guest", "storm"]
-    tables = {kind: data[kind] for kind in ("kick", "race") if kind in kinds}
+    if "nested" in kinds:
+        scenario = {**scenario, "vm": {**scenario["vm"], "irqchip": "kernel"}}
+    tables = {kind: data[kind] for kind in ("kick", "race", "nested") if kind in kinds}
     return {**scenario, **tables, "measure": measure}
 
 
@@ -746,6 +768,7 @@ VALID = PLAIN | st.builds(
                     "vcpus": COUNTS,
                 },
             ),
+            "nested": st.fixed_dictionaries({}, optional={"iterations": st.integers(1, 100_000)}),
         }
     ),
 )

@@ -16,7 +16,7 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario import model, shipped
 from kickbench.scenario.cases import expand
-from kickbench.scenario.kinds import STATES, TRANSPORTS
+from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS
 
 SHIPPED = shipped.shipped()
 SCHEMA = model.json_schema()
@@ -29,6 +29,7 @@ def test_these_are_shipped() -> None:
         "exit_throughput",
         "instruction_counts",
         "kick_latency",
+        "nested_immediate_exit",
         "numa_siglock",
         "pause_all",
         "quick",
@@ -81,6 +82,12 @@ def test_the_race_is_of_every_method_that_signals_and_a_million_kicks() -> None:
     assert set(scenario.measure.methods) == signalling
     assert {case.window_ns for case in expand(scenario)} == {0.0, 50_000.0}
     assert {case.kicks for case in expand(scenario)} == {1_000_000}
+
+
+def test_nested_immediate_exit_is_one_case_of_every_way_in_which_l1_enters_l2() -> None:
+    (case,) = expand(model.load(SHIPPED["nested_immediate_exit"]))
+    assert (case.kind, case.methods, case.baseline) == ("nested", tuple(ITERATIONS), "plain")
+    assert (case.vcpus, case.irqchip) == (1, "kernel")
 
 
 def test_every_program_of_exit_throughput_exits() -> None:
@@ -204,6 +211,9 @@ def test_the_schema_accepts_what_is_shipped(name: str) -> None:
         {"race": {"window_ns": [0, 0.5]}, "measure": {"kinds": ["race"]}},
         {"race": {"kicks": 0}, "measure": {"kinds": ["race"]}},
         {"race": {"nope": 0}, "measure": {"kinds": ["race"]}},
+        {"nested": {"iterations": 0}, "measure": {"kinds": ["nested"]}},
+        {"nested": {"iterations": 100_001}, "measure": {"kinds": ["nested"]}},
+        {"nested": {"methods": ["plain"]}, "measure": {"kinds": ["nested"]}},
     ],
 )
 def test_the_schema_and_the_model_refuse_the_same(change: dict[str, Any]) -> None:
@@ -252,6 +262,7 @@ def test_the_reference_names_every_key() -> None:
         model.Measure,
         model.Kick,
         model.Race,
+        model.Nested,
     )
     scalars = {key for table in tables for key in table.model_fields} - {
         "vm",
@@ -260,6 +271,7 @@ def test_the_reference_names_every_key() -> None:
         "measure",
         "kick",
         "race",
+        "nested",
     }
     # "vcpus" is a key of four tables.
     assert named == scalars

@@ -115,8 +115,8 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
             for method, contrast in contrasts(case, metric).items():
                 how = f"{method} - {contrast['baseline']}{at}"
                 yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
-            for method in hidden(case, metric):
-                yield f"  {method} - {case['baseline']}{at}: {TOO_FEW}", "", "    "
+            for method, contrast in hidden(case, metric).items():
+                yield f"  {method} - {contrast['baseline']}{at}: {TOO_FEW}", "", "    "
         if table.metrics:
             ok = case["control"]["ok"]
             style = "" if ok is None else GOOD if ok else BAD

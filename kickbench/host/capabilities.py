@@ -27,6 +27,9 @@ HLT = b"\xf4"
 LOAD_ADDRESS = 0x1000
 INTERRUPTIONS = 100  # more of them in a row are no signals that are no business of ours
 
+CPUID_VMX = 1 << 5  # leaf 1, ECX
+CPUID_SVM = 1 << 2  # leaf 8000_0001h, ECX
+
 SYS_PIDFD_SEND_SIGNAL = 424  # arch/x86/entry/syscalls/syscall_64.tbl
 SYS_PIDFD_OPEN = 434
 PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
@@ -51,7 +54,8 @@ class Capabilities:
     ``nr_vcpus`` is what KVM recommends, ``max_vcpus`` what it allows in one machine. ``irqchip``,
     ``split_irqchip``, ``immediate_exit``, ``user_exit`` (KVM_USER_EXIT) and ``exitfd``
     (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
-    (PIDFD_SIGNAL_THREAD) on the calling thread; ``tsc_khz`` is the guest's TSC in kHz.
+    (PIDFD_SIGNAL_THREAD) on the calling thread; ``tsc_khz`` is the guest's TSC in kHz. ``nested``
+    is None when a guest can be a hypervisor itself, else the reason why not.
     """
 
     path: str
@@ -72,6 +76,7 @@ class Capabilities:
     mp_state: bool = False
     tsc_control: bool = False
     nested_state: bool = False
+    nested: str | None = "KVM is not usable"
     tsc_khz: int | None = None
 
 
@@ -141,6 +146,22 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
         mp_state=bool(kvm.check_extension(abi.KVM_CAP_MP_STATE)),
         tsc_control=bool(kvm.check_extension(abi.KVM_CAP_TSC_CONTROL)),
         nested_state=bool(kvm.check_extension(abi.KVM_CAP_NESTED_STATE)),
+        nested=_why_not_nested(kvm),
+    )
+
+
+def _why_not_nested(kvm: Kvm) -> str | None:
+    if not kvm.check_extension(abi.KVM_CAP_NESTED_STATE):
+        return "this KVM cannot run nested guests: it has no nested state (KVM_CAP_NESTED_STATE)"
+    try:
+        cpuid = kvm.supported_cpuid()
+    except KvmError as error:
+        return str(error)
+    if cpuid.leaf(1).ecx & CPUID_VMX or cpuid.leaf(0x8000_0001).ecx & CPUID_SVM:
+        return None
+    return (
+        "this KVM does not offer VMX or SVM to guests (KVM_GET_SUPPORTED_CPUID): "
+        "load kvm_intel or kvm_amd with nested=1"
     )
 
 

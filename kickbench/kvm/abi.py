@@ -116,6 +116,33 @@ class kvm_enable_cap(ctypes.Structure):
     ]
 
 
+class kvm_cpuid_entry2(ctypes.Structure):
+    """One leaf of CPUID."""
+
+    _fields_ = [
+        ("function", c_uint32),
+        ("index", c_uint32),
+        ("flags", c_uint32),
+        ("eax", c_uint32),
+        ("ebx", c_uint32),
+        ("ecx", c_uint32),
+        ("edx", c_uint32),
+        ("padding", c_uint32 * 3),
+    ]
+
+
+class kvm_cpuid2(ctypes.Structure):
+    """Argument of KVM_GET_SUPPORTED_CPUID and KVM_SET_CPUID2: ``nent`` entries follow."""
+
+    _fields_ = [("nent", c_uint32), ("padding", c_uint32), ("entries", kvm_cpuid_entry2 * 0)]
+
+
+class kvm_device_attr(ctypes.Structure):
+    """Argument of KVM_GET_DEVICE_ATTR; ``addr`` is where the value is."""
+
+    _fields_ = [("flags", c_uint32), ("group", c_uint32), ("attr", c_uint64), ("addr", c_uint64)]
+
+
 class _run_hw(ctypes.Structure):
     _fields_ = [("hardware_exit_reason", c_uint64)]
 
@@ -214,11 +241,16 @@ def _IOW(  # noqa: N802
     return _IOC(_WRITE, number, ctypes.sizeof(argument))
 
 
+def _IOWR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
+    return _IOC(_READ | _WRITE, number, ctypes.sizeof(argument))
+
+
 # On /dev/kvm.
 KVM_GET_API_VERSION = _IO(0x00)
 KVM_CREATE_VM = _IO(0x01)
 KVM_CHECK_EXTENSION = _IO(0x03)  # also on a VM
 KVM_GET_VCPU_MMAP_SIZE = _IO(0x04)
+KVM_GET_SUPPORTED_CPUID = _IOWR(0x05, kvm_cpuid2)
 # On a VM.
 KVM_CREATE_VCPU = _IO(0x41)
 KVM_SET_USER_MEMORY_REGION = _IOW(0x46, kvm_userspace_memory_region)
@@ -235,7 +267,9 @@ KVM_SET_SREGS = _IOW(0x84, kvm_sregs)
 KVM_SET_SIGNAL_MASK = _IOW(0x8B, kvm_signal_mask)
 KVM_GET_MP_STATE = _IOR(0x98, kvm_mp_state)
 KVM_SET_MP_STATE = _IOW(0x99, kvm_mp_state)
+KVM_SET_CPUID2 = _IOW(0x90, kvm_cpuid2)
 KVM_GET_TSC_KHZ = _IO(0xA3)
+KVM_GET_DEVICE_ATTR = _IOW(0xE2, kvm_device_attr)  # also on a VM and on a device
 
 # --- constants --------------------------------------------------------------------------------
 
@@ -255,6 +289,9 @@ KVM_CAP_MAX_VCPU_ID = 128
 KVM_CAP_X2APIC_API = 129
 KVM_CAP_IMMEDIATE_EXIT = 136
 KVM_CAP_NESTED_STATE = 157
+
+KVM_VCPU_TSC_CTRL = 0  # a group of attributes of a vCPU
+KVM_VCPU_TSC_OFFSET = 0  # its attribute, Linux 5.16
 
 KVM_X2APIC_API_USE_32BIT_IDS = 1
 KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 2

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,7 @@ from kickbench.kvm import abi, ioctl
 from kickbench.kvm.ioctl import KvmError
 
 DEVICE = "/dev/kvm"
+MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES, arch/x86/include/asm/kvm_host.h
 
 
 class KvmUnavailableError(HostError):
@@ -29,6 +31,22 @@ class KvmUnavailableError(HostError):
         super().__init__(f"{problem}: {advice}")
         self.problem = problem
         self.advice = advice
+
+
+class Cpuid(ctypes.Structure):
+    """struct kvm_cpuid2 with room for all the leaves that KVM knows."""
+
+    _fields_ = [
+        ("nent", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("entries", abi.kvm_cpuid_entry2 * MAX_CPUID_ENTRIES),
+    ]
+
+    def leaf(self, function: int) -> abi.kvm_cpuid_entry2:
+        """The first leaf of that number; all zero when there is none."""
+        leaves = self.entries[: self.nent]
+        found: Iterator[abi.kvm_cpuid_entry2] = (e for e in leaves if e.function == function)
+        return next(found, abi.kvm_cpuid_entry2(function=function))
 
 
 class _Descriptor:
@@ -103,6 +121,12 @@ class Kvm(_Descriptor):
     def vcpu_mmap_size(self) -> int:
         """Bytes that a vCPU's fd maps, struct kvm_run first."""
         return ioctl.call(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE)
+
+    def supported_cpuid(self) -> Cpuid:
+        """KVM_GET_SUPPORTED_CPUID: what a vCPU may be told that its CPU has. Raises KvmError."""
+        cpuid = Cpuid(nent=MAX_CPUID_ENTRIES)
+        ioctl.call(self.fd, abi.KVM_GET_SUPPORTED_CPUID, cpuid)
+        return cpuid
 
     def create_vm(self) -> Vm:
         """KVM_CREATE_VM with the default machine type. Raises KvmError."""
@@ -237,6 +261,26 @@ class Vcpu(_Descriptor):
     def tsc_khz(self) -> int:
         """KVM_GET_TSC_KHZ: the guest's TSC frequency in kHz; 0 when KVM does not know it."""
         return ioctl.call(self.fd, abi.KVM_GET_TSC_KHZ)
+
+    def set_cpuid(self, cpuid: Cpuid) -> None:
+        """KVM_SET_CPUID2, before the first KVM_RUN."""
+        ioctl.call(self.fd, abi.KVM_SET_CPUID2, cpuid)
+
+    def tsc_offset(self) -> int | None:
+        """The vCPU's TSC less the host's, modulo 2**64; None when KVM (before 5.16) keeps it."""
+        value = ctypes.c_uint64()
+        attribute = abi.kvm_device_attr(
+            group=abi.KVM_VCPU_TSC_CTRL,
+            attr=abi.KVM_VCPU_TSC_OFFSET,
+            addr=ctypes.addressof(value),
+        )
+        try:
+            ioctl.call(self.fd, abi.KVM_GET_DEVICE_ATTR, attribute)
+        except KvmError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENXIO):
+                return None
+            raise
+        return value.value
 
     def set_signal_mask(self, sigset: bytes | None) -> None:
         """The signals blocked while in KVM_RUN, as the kernel's sigset_t (8 bytes on x86-64,

@@ -31,8 +31,8 @@ from kickbench.report.numbers import NOTHING, fixed, measured, plural, significa
 from kickbench.report.pages import Head, Rows, file_stem, render, when
 from kickbench.report.plots import (
     INK,
-    METHOD_STYLES,
     OTHER_STYLES,
+    STYLES,
     Plot,
     draw_legend,
     engineering,
@@ -391,12 +391,12 @@ def _draw(group: Group, known: Nights, said: _Said, steps: Sequence[Step]) -> Pl
     days = np.array(
         _DATES.date2num([datetime.datetime.fromisoformat(text) for text in known.when_utc])
     )
-    others = [t.key.method for t in group.trends if t.key.method not in METHOD_STYLES]
+    others = [t.key.method for t in group.trends if t.key.method not in STYLES]
     handles, names = [], []
     for trend in group.trends:
         method = trend.key.method
-        if method in METHOD_STYLES:
-            colour, marker = METHOD_STYLES[method]
+        if method in STYLES:
+            colour, marker = STYLES[method]
         else:
             colour, marker = OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
         handles.append(_draw_trend(axes, trend, days, colour, marker))

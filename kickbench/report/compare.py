@@ -52,6 +52,12 @@ _WORDS: dict[str, dict[Verdict, str]] = {
         "maybe worse": "maybe more lost",
         "maybe better": "maybe fewer lost",
     },
+    "faults": {
+        "worse": "more often",
+        "better": "less often",
+        "maybe worse": "maybe more often",
+        "maybe better": "maybe less often",
+    },
 }
 _SEVERITIES: dict[Verdict, Severity] = {"worse": "bad", "better": "good"}
 _ORDER: tuple[Verdict, ...] = (
@@ -80,7 +86,12 @@ _NAMED_CHANGES = 3
 _FEW = 2
 """So many figures of a case that only one run has are named; more are counted."""
 
-_COUNTED = {"more lost": "with more kicks lost", "fewer lost": "with fewer kicks lost"}
+_COUNTED = {
+    "more lost": "with more kicks lost",
+    "fewer lost": "with fewer kicks lost",
+    "more often": "with faults more often",
+    "less often": "with faults less often",
+}
 
 _DOUBTS = {
     "partial": "{run} is partial: it did not come to its end, only finished cases are compared.",
@@ -293,7 +304,9 @@ def word(judged: Judged) -> str:
     """The verdict in a word or three, e.g. "maybe slower"."""
     if judged.alarm:
         return _WORDS["share"]["worse"]
-    words = _WORDS["share" if METRICS[judged.base.metric].unit == "share" else "time"]
+    unit = METRICS[judged.base.metric].unit
+    faults = judged.base.kind == "nested"
+    words = _WORDS["time" if unit != "share" else "faults" if faults else "share"]
     return words.get(judged.verdict, SAME if judged.verdict == "same" else judged.verdict)
 
 

@@ -20,6 +20,7 @@ from kickbench.report.exit_figures import (
     draw_throughput_per_vcpu,
 )
 from kickbench.report.kick_figures import draw_kick_latency, draw_pauses
+from kickbench.report.nested_figures import draw_round_trips, draw_work
 from kickbench.report.node_figures import draw_nodes
 from kickbench.report.plots import Plot
 from kickbench.report.race_figures import draw_race
@@ -134,6 +135,23 @@ FIGURES: tuple[Figure, ...] = (
         "(dashed) and the first (dotted) have acknowledged; medians over all pauses. A hollow "
         "marker has more vCPUs than CPUs.",
         draw_pauses,
+    ),
+    Figure(
+        "nested-work",
+        "What L2 gets done before L1 has its event",
+        "Turns of L2's loop: a marker is the median, the thick line reaches to p99, the thin one "
+        "to the most. While an event for L1 is pending, L2 should get none done. Beyond the dashed "
+        "line the event is late; plain leaves before the loop, and asynchronous works until it "
+        "is interrupted.",
+        draw_work,
+    ),
+    Figure(
+        "nested-round-trips",
+        "Round trips of a guest hypervisor",
+        "From just before L1 enters L2 until it has the exit, by L1's clock; every iteration but "
+        "those with an unexpected exit. Further left is faster. Those that L2 works in until a "
+        "thread interrupts are not drawn: of them the time is that thread's.",
+        draw_round_trips,
     ),
     Figure(
         "ecdf",

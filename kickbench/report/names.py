@@ -16,7 +16,12 @@ from kickbench.stats.independent import Estimate, difference
 
 Summary = Mapping[str, Any]
 
-HEADLINES = {"exits": "ns_per_exit", "kick": "latency_p50_ns", "pause_all": "pause_last_ns"}
+HEADLINES = {
+    "exits": "ns_per_exit",
+    "kick": "latency_p50_ns",
+    "pause_all": "pause_last_ns",
+    "nested": "round_trip_p50_ns",
+}
 """By kind, the metric of the contrasts that a case stands for; the kind race has none."""
 
 FEW_ROUNDS = 10
@@ -31,6 +36,8 @@ _LEVELS = {
     "send_p50_ns": ("send_ns", "p50"),
     "send_mean_ns": ("send_ns", "p50"),
     "pause_last_ns": ("last_ns", "p50"),
+    "round_trip_p50_ns": ("round_trip_ns", "p50"),
+    "injection_p50_ns": ("round_trip_ns", "p50"),
 }
 """By metric of a difference, the baseline's figure that it is to be seen against."""
 
@@ -43,6 +50,8 @@ _METRICS = {
     "send_p50_ns": ("takes", "per call at p50"),
     "send_mean_ns": ("takes", "per call"),
     "pause_last_ns": ("takes", "per pause"),
+    "round_trip_p50_ns": ("takes", "per round trip at p50"),
+    "injection_p50_ns": ("takes", "per round trip at p50"),
 }
 
 _STATES = {
@@ -50,6 +59,41 @@ _STATES = {
     "halted": "while halted",
     "userspace": "in userspace",
     "storm": "while exiting at full speed",
+}
+
+_VENDORS = {"vmx": "VMX", "svm": "SVM"}
+
+_EXIT_REASONS: dict[str, dict[int, str]] = {
+    # Intel SDM volume 3, appendix C: basic exit reasons.
+    "vmx": {
+        0: "exception or NMI",
+        1: "external interrupt",
+        2: "triple fault",
+        7: "interrupt window",
+        10: "CPUID",
+        12: "HLT",
+        18: "VMCALL",
+        28: "control-register access",
+        30: "I/O instruction",
+        33: "entry failure: invalid guest state",
+        34: "entry failure: MSR loading",
+        48: "EPT violation",
+        49: "EPT misconfiguration",
+        52: "preemption timer",
+    },
+    # AMD APM volume 2, appendix C: exit codes, the low 32 bits.
+    "svm": {
+        0x60: "INTR",
+        0x61: "NMI",
+        0x64: "VINTR",
+        0x72: "CPUID",
+        0x78: "HLT",
+        0x7B: "IOIO",
+        0x7F: "SHUTDOWN",
+        0x81: "VMMCALL",
+        0x400: "nested page fault",
+        0xFFFF_FFFF: "INVALID",
+    },
 }
 
 _SCALES = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
@@ -123,6 +167,22 @@ def state_name(state: object) -> str:
     return _STATES.get(str(state), f"in the state {state}")
 
 
+def vendor_name(case: Summary) -> str:
+    """ "VMX" or "SVM", or "VMX or SVM" of a case that does not say."""
+    vendor = (case.get("nested") or {}).get("vendor")
+    return _VENDORS.get(str(vendor), "VMX or SVM")
+
+
+def exit_reason_name(case: Summary, reason: str) -> str:
+    """Why L2 left, e.g. "HLT (12)"; only the number where it has no name here."""
+    vendor = (case.get("nested") or {}).get("vendor")
+    known = _EXIT_REASONS.get(str(vendor), {})
+    name = known.get(int(reason)) if reason.isdecimal() and len(reason) < 12 else None
+    if name is None:
+        return f"reason {reason}"
+    return f"{name} ({int(reason):#x})" if vendor == "svm" else f"{name} ({reason})"
+
+
 def window_name(summary: Summary, window_ns: float | None) -> str:
     """ "a window of 50 µs", or "the natural window"."""
     return f"a window of {duration(summary, window_ns)}" if window_ns else "the natural window"
@@ -164,6 +224,8 @@ def _kind_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
             return [f"race at {window_name(summary, case['window_ns'])}"]
         case "pause_all":
             return ["pause all"]
+        case "nested":
+            return [f"nested by {vendor_name(case)}"]
         case _:
             return []
 
@@ -224,10 +286,10 @@ def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
     return {method: found[method] for method in found if not _says_nothing(case, found[method])}
 
 
-def hidden(case: Summary, metric: str | None = None) -> list[str]:
-    """The methods whose difference has an interval that says nothing."""
+def hidden(case: Summary, metric: str | None = None) -> dict[str, Summary]:
+    """By method, the differences that :func:`contrasts` leaves out: their interval says nothing."""
     found = _with_interval(case, metric)
-    return [method for method in found if _says_nothing(case, found[method])]
+    return {method: found[method] for method in found if _says_nothing(case, found[method])}
 
 
 def _with_interval(case: Summary, metric: str | None) -> dict[str, Summary]:
@@ -248,7 +310,7 @@ def _says_nothing(case: Summary, contrast: Summary) -> bool:
     """
     low, high = contrast["ci95"]
     figure, name = _LEVELS[contrast["metric"]]
-    level = case["methods"].get(case["baseline"], {}).get(figure, {}).get(name)
+    level = case["methods"].get(contrast["baseline"], {}).get(figure, {}).get(name)
     return bool(few(contrast) and level is not None and (high - low) / 2 > level)
 
 

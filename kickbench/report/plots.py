@@ -56,6 +56,14 @@ METHOD_STYLES: dict[str, tuple[str, str]] = {
     "exitfd": ("#946246", "P"),
     "immediate_exit_remote_flag_first": ("#bf397a", "<"),
 }
+WAY_STYLES: dict[str, tuple[str, str]] = {
+    # What a guest hypervisor does, in four of the same colours: no plot has both.
+    "plain": ("#0072b2", "H"),
+    "pending": ("#d55e00", ">"),
+    "pending_no_injection": ("#009e73", "d"),
+    "asynchronous": ("#9e7e98", "8"),
+}
+STYLES = METHOD_STYLES | WAY_STYLES
 OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "p"), (BAND, "*"))
 """Of protocols that are not in the catalogue, in the order in which a run has them."""
 DASHES = ("-", "--", ":", "-.")
@@ -121,10 +129,10 @@ def on_both(title: str, finding: str, draw: Callable[[str], Canvas], main: str, 
 
 def style(data: RunData, method: str) -> tuple[str, str]:
     """A method's colour and marker, the same in all figures of a run."""
-    if method in METHOD_STYLES:
-        return METHOD_STYLES[method]
+    if method in STYLES:
+        return STYLES[method]
     methods = dict.fromkeys(m for case in data.finished for m in case["methods"])
-    others = [m for m in methods if m not in METHOD_STYLES]
+    others = [m for m in methods if m not in STYLES]
     return OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
 
 

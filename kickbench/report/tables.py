@@ -19,12 +19,14 @@ from kickbench.report.kicks import at_most
 from kickbench.report.names import (
     TOO_FEW,
     contrasts,
+    exit_reason_name,
     few,
     hidden,
     judged,
     microseconds,
     nanoseconds,
     seconds,
+    vendor_name,
 )
 from kickbench.report.numbers import NOTHING, level, measured, significant, whole
 
@@ -200,6 +202,22 @@ def _broken(*path: str) -> Callable[[Row], bool]:
         return bool(value.get("race_free_claim") is True and value.get(path[-1]))
 
     return bad
+
+
+def _is_fault(name: str) -> Callable[[Row], bool]:
+    """Whether a count that must be 0 is not."""
+    return lambda row: bool(row.figures.get(name))
+
+
+def _unexpected(row: Row) -> float:
+    return float(sum(row.figures["unexpected"].values()))
+
+
+def _unexpected_exits(row: Row) -> str:
+    """ "3 HLT (12)", or "0"."""
+    found = row.figures["unexpected"].items()
+    texts = (f"{whole(count)} {exit_reason_name(row.case, reason)}" for reason, count in found)
+    return ", ".join(texts) or "0"
 
 
 def _state(row: Row) -> str:
@@ -524,7 +542,88 @@ _PAUSE = Table(
     metrics=(("pause_last_ns", " (last)"),),
 )
 
-TABLES: dict[str, Table] = {"exits": _EXITS, "race": _RACE, "kick": _KICK, "pause_all": _PAUSE}
+_NESTED = Table(
+    "Nested",
+    "By L1's own clock, from just before it enters L2 until it has the exit. Work is the turns of "
+    "L2's loop before that: while an event for L1 is pending, L2 should get none done. Late are "
+    "the events for which L2 worked longer than a tenth of the median plain round trip. Lost are "
+    "injected events that L2's handler never saw, doubled those that it saw twice. Where L2 left "
+    "for an unexpected reason, the iteration is in no other figure. The latency is from the stamp "
+    "of the sending thread until L1 has the exit. Differences are paired, method - baseline. "
+    + _OF_BASELINE,
+    keys=(
+        _PLACEMENT,
+        Column("by", "", lambda row: vendor_name(row.case), always=False),
+        Column("iteration", "", lambda row: row.method),
+    ),
+    parts=(
+        Part(
+            "Nested: round trips",
+            (
+                *(
+                    _number(name, "", "round_trip_ns", name, group="round trip [{ns}]")
+                    for name in ("p50", "p90", "p99", "max", "mean")
+                ),
+                _difference_column("round_trip_p50_ns", "p50", "{ns} per round trip"),
+                *(
+                    _number(name, "", "latency_ns", name, group="latency [{ns}]")
+                    for name in ("p50", "p99", "max")
+                ),
+                _ENDED_BY,
+            ),
+        ),
+        Part(
+            "Nested: work of L2 and injections",
+            (
+                *(
+                    _number(name, "", "work", name, group="work [turns]")
+                    for name in ("p50", "p99", "max", "mean")
+                ),
+                _count("iterations", "", "n"),
+                _count("late", "", "late", bad=_is_fault("late")),
+                _count("injected", "", "injected", group="injections"),
+                _count("lost", "", "lost", bad=_is_fault("lost"), group="injections"),
+                _count("doubled", "", "doubled", bad=_is_fault("doubled"), group="injections"),
+                Column("unexpected exits", "", _unexpected_exits),
+            ),
+        ),
+    ),
+    terminal=(
+        (
+            "{ns}",
+            tuple(
+                _number(name, "", "round_trip_ns", name)
+                for name in ("p50", "p90", "p99", "max", "mean")
+            ),
+        ),
+        (
+            "turns of L2",
+            (
+                *(_number(name, "", "work", name) for name in ("p50", "p99", "max")),
+                _count("late", "", "late"),
+            ),
+        ),
+        (
+            "injections",
+            (
+                _count("injected", "", "injected"),
+                _count("lost", "", "lost"),
+                _count("doubled", "", "doubled"),
+                _count("iterations", "", "n"),
+                Column("unexpected", "", _shown(_unexpected, whole), _unexpected),
+            ),
+        ),
+    ),
+    metrics=(("round_trip_p50_ns", " at p50"), ("injection_p50_ns", " at p50")),
+)
+
+TABLES: dict[str, Table] = {
+    "exits": _EXITS,
+    "race": _RACE,
+    "kick": _KICK,
+    "pause_all": _PAUSE,
+    "nested": _NESTED,
+}
 """The table of each kind of measurement."""
 
 

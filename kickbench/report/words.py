@@ -4,7 +4,8 @@
 Everything comes from the summary (``summary.json``); ``show`` and the HTML report say the same
 sentences. The words are plain text and may hold what a stranger wrote into a scenario: whoever
 prints them makes them safe for where they go. What a kind of measurement has to say is in a module
-of its own, :mod:`~kickbench.report.exits` and :mod:`~kickbench.report.kicks`.
+of its own, :mod:`~kickbench.report.exits`, :mod:`~kickbench.report.kicks` and
+:mod:`~kickbench.report.nested`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kickbench.report.names import (
     nanoseconds,
     per,
 )
+from kickbench.report.nested import answer_nested, broken_injections
 from kickbench.report.numbers import listed, plural, significant, whole
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
@@ -89,6 +91,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     if emulated := emulation(summary):
         alarms.append(f"{emulated}: no figure of this run is a time on hardware.")
     alarms += broken_claims(summary, oversubscribed)
+    alarms += broken_injections(summary)
     trusted, control = _control(summary, done, oversubscribed)
     if trusted is False:
         alarms.append(control)
@@ -214,6 +217,7 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "race": answer_race,
     "kick": answer_kick,
     "pause_all": answer_pause,
+    "nested": answer_nested,
 }
 
 STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run yet"}
@@ -313,6 +317,10 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
         sent = whole(sum(_total(case, "sent") for case in unmet))
         text = f"kicks that met the vCPU in another state: {kicks} of {sent} ({_of(unmet, done)})"
         found.append(Note(text, "they are counted, and in no latency"))
+    if strange := [case for case in done if _unexpected(case)]:
+        iterations = plural(sum(map(_unexpected, strange)), "iteration")
+        text = f"L2 left for an unexpected reason in {iterations} ({_of(strange, done)})"
+        found.append(Note(text, "they are counted, and in no other figure"))
     found += [Note(f"{text} ({_of(cases, done)})", "") for text, cases in _warnings(done)]
     for kind in _DISTURBANCES:
         totals = [(case, _disturbed(case, kind.key)) for case in done]
@@ -369,6 +377,10 @@ def _kicks_missing(case: Summary) -> bool:
 
 def _total(case: Summary, key: str) -> int:
     return sum(method.get(key) or 0 for method in case["methods"].values())
+
+
+def _unexpected(case: Summary) -> int:
+    return sum(sum(m.get("unexpected", {}).values()) for m in case["methods"].values())
 
 
 def _of(cases: Sequence[Summary], every: Sequence[Summary]) -> str:

@@ -139,7 +139,7 @@ def read_kicks(reader: RunReader, case_id: str) -> Kicks:
     """Every kick of a finished case of the kind kick, in ns."""
     times = ("at_cycles", "send_cycles", "delivery_cycles", "latency_cycles")
     columns = ("position", "vcpu", "volley", "cpu", "met", "lost", *times)
-    rounds, row, entry, scale, found = _read(reader, reader.case(case_id), "kicks", columns)
+    rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "kicks", columns)
     volley = index_volleys(row, *(found[name] for name in ("position", "vcpu", "volley")))
     return Kicks(
         round_process=rounds,
@@ -205,7 +205,7 @@ def find_overlapping(
 def read_pauses(reader: RunReader, case_id: str) -> Pauses:
     """Every pause of a finished case of the kind pause_all, in ns."""
     columns = ("rescues", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
-    rounds, row, entry, scale, found = _read(reader, reader.case(case_id), "pauses", columns)
+    rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "pauses", columns)
     return Pauses(
         round_process=rounds,
         row=row,
@@ -267,15 +267,17 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         sent = of_method & kicks.sent
         count = counts[method]
         statistics[method] = {
-            "latency_ns": _quantiles(kicks.latency_ns[chosen], LATENCY_QUANTILES, maximum=True),
-            "latency_ci95": _intervals(
+            "latency_ns": named_quantiles(
+                kicks.latency_ns[chosen], LATENCY_QUANTILES, maximum=True
+            ),
+            "latency_ci95": named_intervals(
                 kicks.latency_ns[chosen], kicks.row[chosen], kicks.round_process, LATENCY_QUANTILES
             ),
             "phases_ns": _phases(
                 kicks.send_ns[chosen], kicks.delivery_ns[chosen], kicks.latency_ns[chosen]
             ),
-            "send_ns": _quantiles(kicks.send_ns[sent], SEND_QUANTILES, maximum=True),
-            "send_ci95": _intervals(
+            "send_ns": named_quantiles(kicks.send_ns[sent], SEND_QUANTILES, maximum=True),
+            "send_ci95": named_intervals(
                 kicks.send_ns[sent], kicks.row[sent], kicks.round_process, SEND_QUANTILES
             ),
             "sends": {
@@ -314,10 +316,10 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         chosen = of_method & pauses.timed
         statistics[method] = {
             **{
-                name: _quantiles(getattr(pauses, name)[chosen], PAUSE_QUANTILES, maximum=True)
+                name: named_quantiles(getattr(pauses, name)[chosen], PAUSE_QUANTILES, maximum=True)
                 for name in ("first_ns", "median_ns", "last_ns", "send_ns")
             },
-            "last_ci95": _intervals(
+            "last_ci95": named_intervals(
                 pauses.last_ns[chosen], pauses.row[chosen], pauses.round_process, PAUSE_QUANTILES
             ),
             "n": int(chosen.sum()),
@@ -327,10 +329,10 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         }
     baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
     fill, control = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline)
-    entry = _merge_control(pauses.entry, record)
+    entry = merge_control(pauses.entry, record)
     totals = {
-        "rescued": _totals(entry, ~pauses.timed, len(methods)),
-        "sent": _totals(entry, np.ones(len(entry)), len(methods)),
+        "rescued": totals_of(entry, ~pauses.timed, len(methods)),
+        "sent": totals_of(entry, np.ones(len(entry)), len(methods)),
     }
     return {
         "methods": statistics,
@@ -346,9 +348,9 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     claims = _claims(record)
     names = ("sent", "aimed", "lost", "spurious", "rescues")
     columns = (*names, "timeout_cycles", "latency_max_cycles")
-    process, row, entry, scale, found = _read(reader, record, "races", columns)
-    entry = _merge_control(entry, record)
-    totals = {name: _totals(entry, found[name], len(methods)) for name in names}
+    process, row, entry, scale, found = read_rows(reader, record, "races", columns)
+    entry = merge_control(entry, record)
+    totals = {name: totals_of(entry, found[name], len(methods)) for name in names}
     timeouts = found["timeout_cycles"] * scale
     # The first round of a process finds out how long kicks take; the others wait less.
     later = np.append(False, process[1:] == process[:-1])[row] if len(row) else np.empty(0, bool)
@@ -381,8 +383,8 @@ def count_kicks(
     methods: list[str] = record.parameters["methods"]
     claims = _claims(record)
     names = ("sent", "met", "lost", "spurious")
-    _, _, entry, scale, found = _read(reader, record, "kick_blocks", (*names, "elapsed_cycles"))
-    totals = {name: _totals(entry, found[name], len(methods)) for name in names}
+    _, _, entry, scale, found = read_rows(reader, record, "kick_blocks", (*names, "elapsed_cycles"))
+    totals = {name: totals_of(entry, found[name], len(methods)) for name in names}
     seconds = [
         float((found["elapsed_cycles"] * scale)[entry == index].sum()) / 1e9
         for index in range(len(methods))
@@ -395,15 +397,15 @@ def count_kicks(
         }
         for index, method in enumerate(methods)
     }
-    merged = _merge_control(entry, record)
-    in_all = {name: _totals(merged, found[name], len(methods)) for name in names}
+    merged = merge_control(entry, record)
+    in_all = {name: totals_of(merged, found[name], len(methods)) for name in names}
     return counts, _findings(methods, claims, in_all, ("lost", "spurious"))
 
 
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read(
+def read_rows(
     reader: RunReader, record: CaseRecord, name: str, columns: Sequence[str]
 ) -> tuple[Ints, NDArray[np.intp], Ints, Floats, dict[str, NDArray[Any]]]:
     """A table as arrays: process per round, and per row: round, entry, ns per cycle, columns."""
@@ -428,13 +430,13 @@ def _claims(record: CaseRecord) -> dict[str, bool | None]:
     return {method_label(method): claim for method, claim in claims.items()}
 
 
-def _merge_control(entry: Ints, record: CaseRecord) -> Ints:
+def merge_control(entry: Ints, record: CaseRecord) -> Ints:
     """The control's rows as what they are, the baseline's: a kick that it lost is no less lost."""
     methods: list[str] = record.parameters["methods"]
     return np.where(entry == len(methods), methods.index(record.parameters["baseline"]), entry)
 
 
-def _totals(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
+def totals_of(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
     known = (entry >= 0) & (entry < n_methods)
     sums = np.bincount(entry[known], values[known].astype(np.float64), minlength=n_methods)
     return [int(value) for value in sums]
@@ -443,7 +445,7 @@ def _totals(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
 # --- figures -----------------------------------------------------------------------------------
 
 
-def _quantiles(
+def named_quantiles(
     values: Floats, levels: Mapping[str, float], *, maximum: bool = False
 ) -> dict[str, float | None]:
     """The quantiles by name, each a value that occurred; null without any."""
@@ -463,13 +465,15 @@ def _phases(send: Floats, delivery: Floats, latency: Floats) -> dict[str, Any]:
     handled = (delivery > 0) & (delivery <= latency)
     divisible = len(handled) > 0 and handled.mean() >= MIN_HANDLED
     return {
-        "send": _quantiles(send, PHASE_QUANTILES),
-        "delivery": _quantiles(delivery[handled], PHASE_QUANTILES) if divisible else None,
-        "return": _quantiles((latency - delivery)[handled], PHASE_QUANTILES) if divisible else None,
+        "send": named_quantiles(send, PHASE_QUANTILES),
+        "delivery": named_quantiles(delivery[handled], PHASE_QUANTILES) if divisible else None,
+        "return": named_quantiles((latency - delivery)[handled], PHASE_QUANTILES)
+        if divisible
+        else None,
     }
 
 
-def _intervals(
+def named_intervals(
     values: Floats, row: NDArray[np.intp], round_process: Ints, levels: Mapping[str, float]
 ) -> dict[str, list[float] | None]:
     """The 95 % intervals of quantiles; null with fewer than MIN_BEYOND values on its rarer side.

@@ -32,7 +32,8 @@ LARGEST = 1e200
 class Metric:
     """One thing that is judged.
 
-    ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A proportion has
+    ``value`` and ``ci95`` are the paths of both in a method's part of the summary; one without a
+    ``ci95`` is of differences only, which are seen against the ``value``. A proportion has
     instead the name of a fault in the case's findings, and the keys that count it and, in all, what
     it may happen to; an exact ``count`` the name of what was counted. ``set_by_rate``: of a case
     with an exit rate it is that rate, and nothing of the method. ``min_effect`` is by what part of
@@ -156,6 +157,61 @@ METRICS: dict[str, Metric] = {
             kinds=("pause_all",),
             fault="rescued",
             of=("n", "rescued"),
+        ),
+        Metric(
+            name="round_trip_p50_ns",
+            title="round trip to L2 p50",
+            unit="ns",
+            better="lower",
+            kinds=("nested",),
+            value=("estimates", "round_trip_p50_ns", "value"),
+            ci95=("estimates", "round_trip_p50_ns", "ci95"),
+        ),
+        # Only a difference: its levels are those of round_trip_p50_ns.
+        Metric(
+            name="injection_p50_ns",
+            title="round trip to L2 p50",
+            unit="ns",
+            better="lower",
+            kinds=("nested",),
+            value=("estimates", "round_trip_p50_ns", "value"),
+        ),
+        Metric(
+            name="event_latency_p50_ns",
+            title="event latency p50",
+            unit="ns",
+            better="lower",
+            kinds=("nested",),
+            value=("latency_ns", "p50"),
+            ci95=("latency_ci95", "p50"),
+            min_effect=0.1,
+        ),
+        Metric(
+            name="late",
+            title="events late for L1",
+            unit="share",
+            better="lower",
+            kinds=("nested",),
+            fault="late",
+            of=("judged",),
+        ),
+        Metric(
+            name="injections_lost",
+            title="injections lost",
+            unit="share",
+            better="lower",
+            kinds=("nested",),
+            fault="lost",
+            of=("injected",),
+        ),
+        Metric(
+            name="injections_doubled",
+            title="injections doubled",
+            unit="share",
+            better="lower",
+            kinds=("nested",),
+            fault="doubled",
+            of=("injected",),
         ),
     )
 }

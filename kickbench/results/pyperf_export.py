@@ -7,7 +7,9 @@ seconds. By kind:
 - exits: "<case id>/<method>", the method's mean time per exit in the round;
 - kick: "<case id>/<method>/latency", the median latency of its kicks in the round;
 - pause_all: "<case id>/<method>/pause", the median time until the last vCPU acknowledged;
-- race: none, for lost kicks are no time.
+- race: none, for lost kicks are no time;
+- nested: "<case id>/<iteration>/round_trip", the median of its round trips in the round, if they
+  are compared.
 
 pyperf compares such values
 unpaired, so it resolves far less than the contrasts in summary.json; the file is for its tools and
@@ -27,6 +29,7 @@ import pyperf
 
 from kickbench.results.figures import Floats, Ints
 from kickbench.results.kicks import read_round_medians
+from kickbench.results.nested import read_nested_rounds
 from kickbench.results.schema import one_line
 from kickbench.results.store import PYPERF, CaseRecord, RunReader, replace_file
 from kickbench.results.summary import describe, read_rounds
@@ -70,11 +73,17 @@ def _pauses(reader: RunReader, case_id: str) -> _Values:
     return _Values("/pause", rounds.process, rounds.median_ns, rounds.count)
 
 
+def _nested(reader: RunReader, case_id: str) -> _Values:
+    rounds = read_nested_rounds(reader, case_id)
+    return _Values("/round_trip", rounds.process, rounds.median_ns, rounds.count)
+
+
 # The kinds that have a time to export.
 _KINDS: dict[str, Callable[[RunReader, str], _Values]] = {
     "exits": _exits,
     "kick": _kicks,
     "pause_all": _pauses,
+    "nested": _nested,
 }
 
 
@@ -120,7 +129,7 @@ def _benchmarks(
             "name": f"{record.id}/{method}{rounds.suffix}",
             "unit": "second",
             "kickbench_method": method,
-            # A value is of so many exits, kicks or pauses: the median round's.
+            # A value is of so many exits, kicks, pauses or iterations: the median round's.
             "loops": max(1, int(np.median(rounds.count[usable, index]))),
         }
         runs = []

@@ -36,6 +36,7 @@ from pydantic import (
 )
 
 from kickbench.errors import ResultsError
+from kickbench.scenario.kinds import INJECTION
 
 SCHEMA = 1
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -150,6 +151,7 @@ class _Case(Model):
     kick_rate_hz: Annotated[float, Field(gt=0)] | None = None
     window_ns: Annotated[float, Field(ge=0)] | None = None
     kicks: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    iterations: Annotated[int, Field(ge=1, le=2**53)] | None = None
 
 
 class _ManifestCase(Model):
@@ -180,6 +182,11 @@ class _Clock(Model):
     stamp_cycles: Annotated[float, Field(ge=0)] | None = None
 
 
+class _NestedBy(Model):
+    vendor: Literal["vmx", "svm"]
+    nested_paging: bool
+
+
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: _Clock
@@ -187,6 +194,7 @@ class _Process(Model):
     rounds: Count
     oversubscribed: bool
     lost_timeout_ns: Annotated[float, Field(ge=0)] | None = None
+    nested: _NestedBy | None = None
 
 
 class _CaseDocument(Model):
@@ -474,6 +482,58 @@ class _RaceMethod(_KickCounts, _Method):
         return self
 
 
+class _Spread(_Found):
+    """Quantiles and a mean, which is no more than the largest; null, all of them, without data."""
+
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    max: Amount | None
+    mean: Amount | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = [v for v in (self.p50, self.p90, self.p99, self.max) if v is not None]
+        if len(known) not in (0, 4) or (self.mean is None) is bool(known):
+            raise ValueError("some of the figures are null")
+        _rising(known)
+        if self.mean is not None and not _at_most(self.mean, known[-1]):
+            raise ValueError("the mean is above the maximum")
+        return self
+
+
+class _NestedMethod(_Method):
+    round_trip_ns: _Spread
+    work: _Spread
+    latency_ns: _PauseTimes
+    latency_ci95: _PauseIntervals
+    n: Count
+    unexpected: Annotated[dict[Line, Count], Field(max_length=1000)]
+    injected: Count
+    lost: Count
+    doubled: Count
+    judged: Count
+    late: Count | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.latency_ci95.check(self.latency_ns, "latency_ci95")
+        if (self.n > 0) is (self.round_trip_ns.p50 is None):
+            raise ValueError("round_trip_ns is not there exactly when there are iterations")
+        if (self.n > 0) is (self.work.p50 is None):
+            raise ValueError("work is not there exactly when there are iterations")
+        if max(self.injected, self.doubled, self.judged) > self.n or self.lost > self.injected:
+            raise ValueError("injected, lost, doubled or judged is more than there were")
+        if (self.late or 0) > self.judged or (self.late is None and self.judged):
+            raise ValueError("late is not of those judged")
+        return self
+
+    def faults(self) -> _Faults:
+        counts = {"lost": self.lost, "doubled": self.doubled, "late": self.late}
+        known = {name: count for name, count in counts.items() if count is not None}
+        return _Faults(known, self.n, None)
+
+
 class _Difference(_Found):
     diff: Signed | None
     ci95: Interval | None
@@ -513,7 +573,7 @@ class _Control(_Difference):
 
 class _Finding(_Found):
     method: Line
-    what: Literal["lost", "spurious", "rescued"]
+    what: Literal["lost", "spurious", "rescued", "doubled", "late"]
     count: Annotated[Count, Field(ge=1)]
     of: Count
     race_free_claim: bool | None
@@ -528,11 +588,13 @@ class _Finding(_Found):
 class _FoundCase(_Found):
     """What is computed of a case, of whatever kind.
 
-    ``metrics`` are those of its contrasts; ``control_apart`` says that the A/A control's faults are
+    ``metrics`` are those of its contrasts; ``other_pairs`` has those that are of two methods only,
+    not of every method and the baseline; ``control_apart`` says that the A/A control's faults are
     in the findings, where they are the baseline's, but not in the baseline's own figures.
     """
 
     metrics: ClassVar[tuple[str, ...]]
+    other_pairs: ClassVar[dict[str, tuple[str, str]]] = {}
     control_apart: ClassVar[bool] = True
     methods: Mapping[Line, _Method]
     contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
@@ -572,11 +634,26 @@ class _FoundRaces(_FoundCase):
     methods: dict[Line, _RaceMethod]
 
 
+class _NestedCase(_Found):
+    vendor: Literal["vmx", "svm"] | None
+    nested_paging: bool | None
+    turn_ns: Amount | None
+    at_once_turns: Count | None
+
+
+class _FoundNested(_FoundCase):
+    metrics = ("round_trip_p50_ns",)
+    other_pairs = {"injection_p50_ns": INJECTION}
+    methods: dict[Line, _NestedMethod]
+    nested: _NestedCase
+
+
 _FOUND: dict[str, type[_FoundCase]] = {
     "exits": _FoundExits,
     "kick": _FoundKicks,
     "pause_all": _FoundPauses,
     "race": _FoundRaces,
+    "nested": _FoundNested,
 }
 
 
@@ -740,10 +817,15 @@ def _check_found(
         fail(where, f"is damaged: {what}its kind or methods are not those of the manifest")
     pairs = [(contrast.method, contrast.metric) for contrast in model.contrasts]
     others = {(name, metric) for name in methods if name != baseline for metric in model.metrics}
+    others |= {(pair[0], metric) for metric, pair in model.other_pairs.items()}
     if len(set(pairs)) != len(pairs) or not set(pairs) <= others:
         fail(where, f"is damaged: {what}contrasts: one is there twice or of what is not there")
-    if any(contrast.baseline != baseline for contrast in model.contrasts):
-        fail(where, f"is damaged: {what}contrasts: the baseline is another")
+    for contrast in model.contrasts:
+        _, wanted_baseline = model.other_pairs.get(contrast.metric, ("", baseline))
+        if contrast.baseline != wanted_baseline or not {contrast.method, wanted_baseline} <= set(
+            methods
+        ):
+            fail(where, f"is damaged: {what}contrasts: the baseline is another")
     if model.control.metric not in (None, *model.metrics[:1]):
         fail(where, f"is damaged: {what}control: no such metric")
     _check_findings(model, baseline, f"{what}findings: ", where)

@@ -3,8 +3,8 @@
 
 Exits are computed from the blocks and the histograms, which cover every one; their raw samples are
 not read, so a run's summary costs the same however many of them are stored. The kinds that kick are
-in :mod:`kickbench.results.kicks`. A number that does not exist (no exit happened, one round only)
-is null. The estimates themselves are those of
+in :mod:`kickbench.results.kicks`, the kind nested in :mod:`kickbench.results.nested`. A number that
+does not exist (no exit happened, one round only) is null. The estimates themselves are those of
 :mod:`kickbench.stats.contrasts`; nothing here decides what is worth showing.
 """
 
@@ -43,6 +43,7 @@ from kickbench.results.kicks import (
     summarise_pauses,
     summarise_races,
 )
+from kickbench.results.nested import describe_nested, summarise_nested
 from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
 from kickbench.stats.contrasts import Interval, family_confidence
@@ -175,8 +176,10 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "kick_rate_hz": parameters.get("kick_rate_hz"),
         "window_ns": parameters.get("window_ns"),
         "kicks_wanted": parameters.get("kicks"),
+        "iterations": parameters.get("iterations"),
         "timeout_ns": None,
         "first_timeout_ns": None,
+        "nested": None,
         "baseline": parameters["baseline"],
         "processes": len(document.get("processes", ())),
         "oversubscribed": any(p["oversubscribed"] for p in document.get("processes", ())),
@@ -222,6 +225,7 @@ def describe(parameters: dict[str, Any]) -> str:
         words.append("full speed" if rate is None else f"{rate:,.10g} exits/s per vCPU")
         words.append(None if rate is None else parameters.get("arrival"))
     words += describe_kicks(parameters)
+    words += describe_nested(parameters)
     return ", ".join(word for word in words if word)
 
 
@@ -295,6 +299,7 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
     "kick": summarise_kicks,
     "pause_all": summarise_pauses,
     "race": summarise_races,
+    "nested": summarise_nested,
 }
 
 

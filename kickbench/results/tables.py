@@ -280,6 +280,48 @@ TABLES: dict[str, Table] = {
             ),
             at_most=(("aimed", "sent"), ("lost", "sent")),
         ),
+        Table(
+            name="nested",
+            doc="one row per iteration of the guest hypervisor (L1), in order of happening",
+            kinds=("nested",),
+            max_rows=2**27,
+            columns=(
+                _PROCESS,
+                _ROUND,
+                _POSITION,
+                Column("method", METHOD_TYPE, "", "id of the iteration's way"),
+                _CONTROL,
+                Column(
+                    "cycles",
+                    pa.int64(),
+                    "cycles",
+                    "by L1's TSC, from just before it entered L2 until it had the exit",
+                ),
+                Column(
+                    "exit_reason",
+                    pa.int64(),
+                    "",
+                    "basic exit reason (VMX), or the low 32 bits of the exit code (SVM)",
+                ),
+                Column("expected", pa.bool_(), "", "L2 left for the reason that was expected"),
+                Column("injected", pa.bool_(), "", "an event was injected into L2"),
+                Column("delivered", pa.int64(), "", "runs of L2's handler for that event"),
+                Column("work", pa.int64(), "loops", "turns of L2's loop before the exit"),
+                Column(
+                    "detail",
+                    pa.int64(),
+                    "",
+                    "exit qualification (VMX) or EXITINFO1 (SVM); saturates at 2^53",
+                ),
+                Column(
+                    "latency_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "from the sender's stamp until L1 had the exit, if a thread sent the event; "
+                    "else 0",
+                ),
+            ),
+        ),
     )
 }
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of what a worker can measure: for each kind of case, who kicks how, and what is kept.
+"""The table of what the engine measures: for each kind of case, who kicks how, and what is kept.
+The kind nested has a guest and rounds of its own, :mod:`kickbench.run.nested`.
 
 The arrays have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
 index into the schedule's participants) in place of the method. Standard library and numpy only.
@@ -83,19 +84,13 @@ class Round:
 
 
 class Recorder(Protocol):
-    """Takes the rounds of one kind, and has them as arrays at the end."""
-
-    def add(self, taken: Round) -> None:
-        """Take a round."""
+    """Has the rounds of one kind, and all of them as arrays at the end."""
 
     def round_cycles(self, entry: int) -> float | None:
         """What the kind compares, of one entry in the last round, in cycles; None: nothing."""
 
     def counts(self, entry: int) -> dict[str, int]:
         """What the kind counts of one entry, so far."""
-
-    def latencies_cycles(self) -> NDArray[Any]:
-        """Latencies of the last round's kicks that were not lost."""
 
     def is_settled(self, entry: int) -> bool:
         """Whether more rounds of the entry would tell nothing that is asked for."""
@@ -104,7 +99,41 @@ class Recorder(Protocol):
         """All rounds, by table."""
 
 
-class _Base:
+class EngineRecorder(Recorder, Protocol):
+    """Takes the rounds of the engine."""
+
+    def add(self, taken: Round) -> None:
+        """Take a round."""
+
+    def latencies_cycles(self) -> NDArray[Any]:
+        """Latencies of the last round's kicks that were not lost."""
+
+
+class Bench(Protocol):
+    """The machine of a case, and what it does in a round.
+
+    ``facts`` are what there is to know of it beside the arrays: further keys of a process in
+    case.json.
+    """
+
+    clock: Clock
+
+    @property
+    def recorder(self) -> Recorder:
+        """Has what was measured."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See above; final when all rounds are over."""
+
+    def round(self, number: int, turns: list[int], after_block: Callable[[], None], /) -> None:
+        """Have the participants ``turns`` do a block each, in this order, and record it.
+
+        ``after_block`` is for whoever waits for a sign of life, where blocks can be long.
+        """
+
+
+class BaseRecorder:
     """What most recorders do not have."""
 
     def round_cycles(self, entry: int) -> float | None:
@@ -120,11 +149,13 @@ class _Base:
         return False
 
 
-def _joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+def joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The rows of all parts, of which there may be none."""
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-_PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
+PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
+"""The fields that say of which block a row is."""
 
 # --- exits --------------------------------------------------------------------------------------
 
@@ -146,14 +177,14 @@ _KEPT = (
     "unsampled",
     "cpu",
 )
-BLOCKS = np.dtype([*_PLACE, ("vcpu", "i2"), *((name, "i8") for name in _KEPT)])
+BLOCKS = np.dtype([*PLACE, ("vcpu", "i2"), *((name, "i8") for name in _KEPT)])
 SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
 HISTOGRAMS = np.dtype(
     [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
 )
 
 
-class ExitRecorder(_Base):
+class ExitRecorder(BaseRecorder):
     """All blocks, all exits as histograms, and whole rounds of samples up to a budget.
 
     When the budget is full every second kept round goes, and from then on only every 2nd, 4th,
@@ -190,8 +221,8 @@ class ExitRecorder(_Base):
     def arrays(self) -> dict[str, NDArray[Any]]:
         kicks = self._kicks.arrays() if self._kicks is not None else {}
         return {
-            "blocks": _joined(self._blocks, BLOCKS),
-            "exit_samples": _joined(list(self._samples.values()), SAMPLES),
+            "blocks": joined(self._blocks, BLOCKS),
+            "exit_samples": joined(list(self._samples.values()), SAMPLES),
             "exit_histograms": self._histograms(),
             **{name: array for name, array in kicks.items() if name == "kick_blocks"},
         }
@@ -232,7 +263,7 @@ class ExitRecorder(_Base):
 
 KICKS = np.dtype(
     [
-        *_PLACE,
+        *PLACE,
         ("vcpu", "i2"),
         ("kicker", "i2"),
         ("volley", "i4"),
@@ -246,11 +277,11 @@ KICKS = np.dtype(
     ]
 )
 KICK_BLOCKS = np.dtype(
-    [*_PLACE, *((name, "i8") for name in ("sent", "met", "lost", "spurious", "elapsed_cycles"))]
+    [*PLACE, *((name, "i8") for name in ("sent", "met", "lost", "spurious", "elapsed_cycles"))]
 )
 
 
-class KickRecorder(_Base):
+class KickRecorder(BaseRecorder):
     """Every kick, and the counts of every block."""
 
     def __init__(self) -> None:
@@ -284,20 +315,18 @@ class KickRecorder(_Base):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {
-            "kicks": _joined(self._kicks, KICKS),
-            "kick_blocks": _joined(self._blocks, KICK_BLOCKS),
+            "kicks": joined(self._kicks, KICKS),
+            "kick_blocks": joined(self._blocks, KICK_BLOCKS),
         }
 
 
 # --- pause_all ----------------------------------------------------------------------------------
 
 _PAUSE_TIMES = ("at", "send", "first", "median", "last")
-PAUSES = np.dtype(
-    [*_PLACE, *((f"{name}_cycles", "i8") for name in _PAUSE_TIMES), ("rescues", "i8")]
-)
+PAUSES = np.dtype([*PLACE, *((f"{name}_cycles", "i8") for name in _PAUSE_TIMES), ("rescues", "i8")])
 
 
-class PauseRecorder(_Base):
+class PauseRecorder(BaseRecorder):
     """Every pause of all vCPUs."""
 
     def __init__(self) -> None:
@@ -319,7 +348,7 @@ class PauseRecorder(_Base):
         return np.asarray(self._pauses[-1]["last_cycles"])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"pauses": _joined(self._pauses, PAUSES)}
+        return {"pauses": joined(self._pauses, PAUSES)}
 
 
 # --- race ---------------------------------------------------------------------------------------
@@ -327,14 +356,14 @@ class PauseRecorder(_Base):
 _COUNTS = ("sent", "aimed", "lost")
 RACES = np.dtype(
     [
-        *_PLACE,
+        *PLACE,
         *((name, "i8") for name in (*_COUNTS, "spurious", "rescues")),
         *((f"{name}_cycles", "i8") for name in ("timeout", "elapsed", "latency_max")),
     ]
 )
 
 
-class RaceRecorder(_Base):
+class RaceRecorder(BaseRecorder):
     """The counts of every block, until each method has had its aimed kicks, or lost enough."""
 
     def __init__(self, case: Case, n_entries: int) -> None:
@@ -371,7 +400,7 @@ class RaceRecorder(_Base):
         return counts["aimed"] >= self._wanted or counts["lost"] >= ENOUGH_LOST
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"races": _joined(self._races, RACES)}
+        return {"races": joined(self._races, RACES)}
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -383,7 +412,7 @@ class Measurement:
 
     plan: Callable[[Case], Plan]
     n_kickers: Callable[[Case], int]
-    recorder: Callable[[Case, int], Recorder]
+    recorder: Callable[[Case, int], EngineRecorder]
 
 
 def _exits_plan(case: Case) -> Plan:

@@ -15,7 +15,7 @@ from kickbench.host.capabilities import Capabilities, supports, supports_machine
 from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import Case, is_protocol_file, method_label
-from kickbench.scenario.kinds import DEFAULT_TRANSPORT, MAX_KICKERS
+from kickbench.scenario.kinds import DEFAULT_TRANSPORT, ITERATIONS, MAX_KICKERS
 
 QUICK_SECONDS = 13.0
 QUICK_CASE_OVERHEAD_SECONDS = 0.5
@@ -95,6 +95,9 @@ def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | N
         return capabilities.reason or "KVM is not usable"
     if is_protocol_file(method):
         return None
+    if case.kind == "nested":
+        known = method in ITERATIONS
+        return None if known else f"this version of kickbench has no iteration {method}"
     if method not in CATALOGUE:  # results of another version, begun there and resumed here
         return f"this version of kickbench has no method {method}"
     if reason := supports(CATALOGUE[method], capabilities):
@@ -107,6 +110,8 @@ def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | N
 def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str | None:
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
         return reason
+    if case.kind == "nested" and capabilities.nested is not None:
+        return capabilities.nested
     if case.kind == "exits" and case.program == "hlt" and case.irqchip != "none":
         return 'HLT leaves to user space only without an in-kernel irqchip (irqchip = "none")'
     if case.state == "halted" and case.irqchip == "none":

@@ -423,7 +423,7 @@ class _CaseRun:
             "rounds": done["rounds"],
             "stopped_by": done["stopped_by"],
             "oversubscribed": bool(self._crowding()),
-            "lost_timeout_ns": done["lost_timeout_ns"],
+            **done["facts"],
         }
 
     def _round_seconds(self) -> float:
@@ -467,7 +467,9 @@ class _CaseRun:
         others = [
             index
             for index, entry in enumerate(self.participants)
-            if index != self.baseline and not entry.control
+            if index != self.baseline
+            and not entry.control
+            and schedule.is_compared(self.case, entry)
         ]
         return others or [len(self.participants) - 1]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from kickbench.guest.loader import MAX_GAPS
 from kickbench.scenario.cases import Case, method_label
+from kickbench.scenario.kinds import ITERATIONS
 
 # By kind: an exit takes microseconds, a kick with its gap some hundred of them.
 BLOCK_NS = {
@@ -22,6 +23,8 @@ BLOCK_NS = {
     "kick": 20_000_000,
     "pause_all": 100_000_000,
     "race": 50_000_000,
+    # Its blocks end with their last iteration; this is what one may well take.
+    "nested": 50_000_000,
 }
 HALTED_BLOCK_NS = 60_000_000
 MAX_PAUSE_BLOCK_NS = 2_000_000_000
@@ -52,6 +55,13 @@ def entries(case: Case) -> list[Entry]:
     """
     who = [Entry(method_label(method), False) for method in case.methods]
     return who if case.kind == "race" else [*who, Entry(method_label(case.baseline), True)]
+
+
+def is_compared(case: Case, entry: Entry) -> bool:
+    """Whether the entry has a figure that can be compared with the baseline's."""
+    if case.kind == "nested":
+        return entry.method in ITERATIONS and ITERATIONS[entry.method].compared
+    return case.kind != "race"
 
 
 def generator(case: Case, process: int) -> np.random.Generator:

@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +32,10 @@ from kickbench.engine.engine import Clock, Engine, StuckVcpuError, tsc_warp_cycl
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
+from kickbench.guest.nested import NestedGuest
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
+from kickbench.run.nested import NestedBench
 from kickbench.scenario.cases import Case
 
 # How often the runner hears of the rounds: each message costs a wake-up on a CPU that is measured.
@@ -144,11 +146,29 @@ def _choose_clock(order: Order, cpus: list[int], warnings: list[str]) -> Clock:
 def measure(order: Order) -> None:
     """Build the VM, run the rounds, save the arrays. Raises KickbenchError."""
     case = order.case
-    measurement = kinds.MEASUREMENTS[case.kind]
     warnings: list[str] = []
     participants = schedule.entries(case)
-    timing = schedule.Timing.of(case, order.vcpu_cpus)
     rng = schedule.generator(case, order.process)
+    begin = _BENCHES.get(case.kind, _engine_bench)
+    with begin(order, participants, rng, warnings) as bench:
+        _say("ready", clock=vars(bench.clock))
+        rounds = _Rounds(order, bench, len(participants), rng)
+        stopped_by = rounds.run()
+        for name, array in bench.recorder.arrays().items():
+            _save(order.folder / f"{name}.npy", array)
+        facts = bench.facts  # of a machine that is still there
+    _say("done", rounds=rounds.number, stopped_by=stopped_by, warnings=warnings, facts=facts)
+
+
+@contextmanager
+def _engine_bench(
+    order: Order,
+    participants: list[schedule.Entry],
+    rng: np.random.Generator,
+    warnings: list[str],
+) -> Iterator[kinds.Bench]:
+    case = order.case
+    timing = schedule.Timing.of(case, order.vcpu_cpus)
     seats = {cpu for cpus in [*order.vcpu_cpus, order.kicker_cpus] for cpu in cpus}
     clock = _choose_clock(order, sorted(seats), warnings)
     pacing = schedule.Pacing.of(case, timing, clock.hz, rng)
@@ -182,77 +202,63 @@ def measure(order: Order) -> None:
             ratio = guest.vcpus[0].tsc_khz() * 1e3 / clock.hz
             if abs(ratio - 1) > 0.01:
                 warnings.append(f"the guest's TSC runs at {ratio:.3f} of the host's rate")
-        _say("ready", clock=vars(clock))
-        recorder = measurement.recorder(case, len(participants))
-        rounds = _Rounds(order, engine, participants, timing, clock, rng, recorder)
-        stopped_by = rounds.run()
+        yield _EngineBench(case, engine, participants, timing, clock, rng)
         if case.exit_rate_hz is not None:
             _warn_of_lateness(guest, warnings)
-        for name, array in recorder.arrays().items():
-            _save(order.folder / f"{name}.npy", array)
-    _say(
-        "done",
-        rounds=rounds.number,
-        stopped_by=stopped_by,
-        warnings=warnings,
-        lost_timeout_ns=rounds.lost_after_ns if measurement.n_kickers(case) else None,
-    )
 
 
-class _Rounds:
-    """Runs rounds until the time is up, the runner says stop, or all that was asked is known."""
+@contextmanager
+def _nested_bench(
+    order: Order,
+    participants: list[schedule.Entry],
+    rng: np.random.Generator,
+    warnings: list[str],
+) -> Iterator[kinds.Bench]:
+    (vcpu_cpus,) = order.vcpu_cpus
+    if distrust := tsc_distrust(vcpu_cpus):
+        warnings.append(f"L1 has no other clock than its TSC, but: {distrust}")
+    clock = Clock.choose(tsc_usable=True)
+    seed = int(rng.integers(1, 2**31))
+    with (
+        Kvm() as kvm,
+        NestedGuest(kvm, vcpu_cpus=vcpu_cpus, sender_cpus=order.kicker_cpus, seed=seed) as guest,
+    ):
+        yield NestedBench(order.case, guest, participants, clock)
+
+
+# The kinds that are not the engine's.
+_BENCHES = {"nested": _nested_bench}
+
+
+class _EngineBench:
+    """Rounds in the engine, with a time-out for kicks that follows their latency."""
 
     def __init__(
         self,
-        order: Order,
+        case: Case,
         engine: Engine,
         participants: list[schedule.Entry],
         timing: schedule.Timing,
         clock: Clock,
         rng: np.random.Generator,
-        recorder: kinds.Recorder,
     ) -> None:
-        self._order, self._engine, self._participants = order, engine, participants
-        self._timing, self._clock, self._rng = timing, clock, rng
-        self._recorder = recorder
-        self._plan = kinds.MEASUREMENTS[order.case.kind].plan(order.case)
-        self.lost_after_ns = kinds.FIRST_LOST_AFTER_NS
-        self.number = 0
+        self._engine, self._participants = engine, participants
+        self._timing, self.clock, self._rng = timing, clock, rng
+        measurement = kinds.MEASUREMENTS[case.kind]
+        self.recorder = measurement.recorder(case, len(participants))
+        self._plan = measurement.plan(case)
+        self._kicks = bool(measurement.n_kickers(case))
+        self._lost_after_ns = kinds.FIRST_LOST_AFTER_NS
 
-    def run(self) -> str:
-        """Run them; returns what ended them: "max_seconds" or "precision"."""
-        until = time.monotonic() + self._order.max_seconds
-        next_report = time.monotonic() + REPORT_SECONDS
-        unreported: list[list[float | None]] = []
-        stopped_by = "max_seconds"
-        while entries := self._unsettled():
-            unreported.append(self._round(entries))
-            now = time.monotonic()
-            if now >= next_report:
-                self._report(unreported)
-                unreported = []
-                next_report = now + REPORT_SECONDS
-            if now >= until:
-                break
-            if _asked_to_stop():
-                stopped_by = "precision"
-                break
-        else:
-            stopped_by = "precision"
-        self._report(unreported)
-        return stopped_by
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"lost_timeout_ns": self._lost_after_ns if self._kicks else None}
 
-    def _unsettled(self) -> list[int]:
-        everyone = range(len(self._participants))
-        return [entry for entry in everyone if not self._recorder.is_settled(entry)]
-
-    def _round(self, entries: list[int]) -> list[float | None]:
-        """One round of these entries; what the kind compares, in ns, of each participant."""
-        turns = [entries[turn] for turn in schedule.round_order(len(entries), self._rng)]
+    def round(self, number: int, turns: list[int], _after_block: Callable[[], None], /) -> None:
         plan = replace(
             self._plan,
             seed=int(self._rng.integers(1, 2**31)),
-            lost_after_ns=self.lost_after_ns,
+            lost_after_ns=self._lost_after_ns,
         )
         try:
             results = self._engine.blocks(
@@ -264,21 +270,65 @@ class _Rounds:
         except StuckVcpuError as error:
             _say("failed", reason=str(error))
             os._exit(error.exit_code)
-        lost_after_cycles = int(self.lost_after_ns * self._clock.hz / 1e9)
-        self._recorder.add(
-            kinds.Round(self.number, self._engine, turns, results, lost_after_cycles)
-        )
-        if self.number == 0 and self._plan.kicking != "none":
-            latencies = self._recorder.latencies_cycles()
-            self.lost_after_ns = kinds.lost_after_ns(latencies, self._clock)
+        lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
+        self.recorder.add(kinds.Round(number, self._engine, turns, results, lost_after_cycles))
+        if number == 0 and self._plan.kicking != "none":
+            latencies = self.recorder.latencies_cycles()
+            self._lost_after_ns = kinds.lost_after_ns(latencies, self.clock)
+
+
+class _Rounds:
+    """Runs rounds until the time is up, the runner says stop, or all that was asked is known."""
+
+    def __init__(
+        self, order: Order, bench: kinds.Bench, n_entries: int, rng: np.random.Generator
+    ) -> None:
+        self._order, self._bench, self._rng = order, bench, rng
+        self._entries = range(n_entries)
+        self._unreported: list[list[float | None]] = []
+        self._next_report = 0.0
+        self.number = 0
+
+    def run(self) -> str:
+        """Run them; returns what ended them: "max_seconds" or "precision"."""
+        until = time.monotonic() + self._order.max_seconds
+        self._next_report = time.monotonic() + REPORT_SECONDS
+        stopped_by = "max_seconds"
+        while entries := self._unsettled():
+            values = self._round(entries)  # which may report, and begin a new list
+            self._unreported.append(values)
+            self._report_now_and_then()
+            if time.monotonic() >= until:
+                break
+            if _asked_to_stop():
+                stopped_by = "precision"
+                break
+        else:
+            stopped_by = "precision"
+        self._report()
+        return stopped_by
+
+    def _unsettled(self) -> list[int]:
+        return [entry for entry in self._entries if not self._bench.recorder.is_settled(entry)]
+
+    def _round(self, entries: list[int]) -> list[float | None]:
+        """One round of these entries; what the kind compares, in ns, of each participant."""
+        turns = [entries[turn] for turn in schedule.round_order(len(entries), self._rng)]
+        self._bench.round(self.number, turns, self._report_now_and_then)
         self.number += 1
-        ns_per_cycle = 1e9 / self._clock.hz
-        cycles = (self._recorder.round_cycles(entry) for entry in range(len(self._participants)))
+        ns_per_cycle = 1e9 / self._bench.clock.hz
+        cycles = (self._bench.recorder.round_cycles(entry) for entry in self._entries)
         return [None if value is None else value * ns_per_cycle for value in cycles]
 
-    def _report(self, rounds: list[list[float | None]]) -> None:
-        counts = [self._recorder.counts(entry) for entry in range(len(self._participants))]
-        _say("rounds", ns=rounds, counts=counts)
+    def _report_now_and_then(self) -> None:
+        if time.monotonic() >= self._next_report:
+            self._report()
+            self._next_report = time.monotonic() + REPORT_SECONDS
+
+    def _report(self) -> None:
+        counts = [self._bench.recorder.counts(entry) for entry in self._entries]
+        _say("rounds", ns=self._unreported, counts=counts)
+        self._unreported = []
 
 
 def _warn_of_lateness(guest: Guest, warnings: list[str]) -> None:

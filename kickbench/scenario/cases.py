@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
-from kickbench.scenario.kinds import DEFAULT_TRANSPORT, KINDS, MAX_KICKERS, STATES, TRANSPORTS
+from kickbench.scenario.kinds import (
+    DEFAULT_TRANSPORT,
+    HYPERVISOR,
+    KINDS,
+    MAX_KICKERS,
+    STATES,
+    TRANSPORTS,
+)
 
 if TYPE_CHECKING:
     from kickbench.scenario.model import Scenario
@@ -54,6 +61,9 @@ class Case:
     "exits", ``kick_rate_hz`` is per vCPU, None for no kicks. Of kind "race", ``window_ns`` is the
     time spun between the check of the flag and KVM_RUN, 0 for the natural window, and ``kicks``
     the aimed kicks wanted of each method over the case, which ``max_seconds`` may cut short.
+
+    Of kind "nested" the program is ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and
+    ``iterations`` is how many of them a block has.
     """
 
     id: str
@@ -78,6 +88,7 @@ class Case:
     kick_rate_hz: float | None = None
     window_ns: float | None = None
     kicks: int | None = None
+    iterations: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON-able data."""
@@ -166,7 +177,7 @@ _SEED_END = 2**63
 # Per field that is a name: the names there are.
 _NAMES: dict[str, tuple[str, ...]] = {
     "kind": tuple(KINDS),
-    "program": tuple(PROGRAMS),
+    "program": (*PROGRAMS, HYPERVISOR),
     "irqchip": ("none", "split", "kernel"),
     "arrival": ("periodic", "poisson"),
     "transport": tuple(TRANSPORTS),
@@ -187,10 +198,11 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "kickers": (lambda n: 1 <= n <= MAX_KICKERS, f"a number from 1 to {MAX_KICKERS}"),
     "window_ns": (lambda n: n == 0 or 1 <= n <= 1e9, "0 or a number from 1 to 1e9"),
     "kicks": (lambda n: 1 <= n <= 10**12, "a number from 1 to 10^12"),
+    "iterations": (lambda n: 1 <= n <= 100_000, "a number from 1 to 100000"),
 }
 
 # Per kind: the fields that may be None, but not in its cases.
-_NEEDED = {"kick": ("state",), "race": ("window_ns", "kicks")}
+_NEEDED = {"kick": ("state",), "race": ("window_ns", "kicks"), "nested": ("iterations",)}
 
 
 def _check_values(case: Case) -> None:
@@ -205,6 +217,8 @@ def _check_values(case: Case) -> None:
     for key in _NEEDED.get(case.kind, ()):
         if getattr(case, key) is None:
             _refuse(key, f"one, for the kind is {case.kind}")
+    if (case.program == HYPERVISOR) != (case.kind == "nested"):
+        _refuse("program", f"{HYPERVISOR} of the kind nested, and of no other")
     if not _NAME.fullmatch(case.placement.name):
         _refuse("placement.name", "a name fit for a file")
     for key in ("creator", "vcpus", "kicker"):

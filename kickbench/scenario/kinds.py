@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of what a scenario can measure: kinds of measurement, vCPU states, signal transports.
+"""The tables of what a scenario can measure: kinds of measurement, vCPU states, signal transports,
+and what a guest hypervisor does.
 
 A kind's entry says which axes of the sweep multiply it, what its guest runs, and how its cases are
 named. How a kind is scheduled and run is the runner's business. Standard library only, because the
@@ -49,6 +50,61 @@ STATES: dict[str, State] = {
         State("storm", "exiting at full speed", None),
     )
 }
+
+HYPERVISOR = "hypervisor"
+"""The program of the kind nested, which is no program of a scenario's: a hypervisor as the guest
+(L1), which runs a guest of its own (L2)."""
+
+DEFAULT_ITERATIONS = 200
+"""Iterations of a block of the kind nested."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What L1 does once and again, in one of the ways that take turns as methods do elsewhere.
+
+    ``compared``: whether its round trips can be compared with those of the baseline. ``at_once``:
+    an event for L1 is pending when L2 is entered, so that L2 should get nothing done. A block has
+    one in ``share`` of the iterations that are asked for: of those that take longer, fewer do.
+    """
+
+    id: str
+    doc: str
+    compared: bool = True
+    at_once: bool = False
+    share: int = 1
+
+    def count(self, iterations: int) -> int:
+        """How many a block has, of so many that are asked for."""
+        return max(1, iterations // self.share)
+
+
+ITERATIONS: dict[str, Iteration] = {
+    iteration.id: iteration
+    for iteration in (
+        Iteration("plain", "L2 exits at once, by VMCALL or VMMCALL: the floor of a round trip"),
+        Iteration(
+            "pending",
+            "L1 sends itself an IPI with interrupts disabled, then enters L2 with an event to "
+            "inject",
+            at_once=True,
+        ),
+        Iteration("pending_no_injection", "the same without an event to inject", at_once=True),
+        Iteration(
+            "asynchronous",
+            "another thread interrupts at a random moment, while L2 works",
+            compared=False,
+            share=10,
+        ),
+    )
+}
+"""The ways of the kind nested, by name."""
+
+NESTED_BASELINE = "plain"
+
+INJECTION = ("pending", "pending_no_injection")
+"""The ways whose difference is what an injection costs."""
+
 
 # --- Axes -----------------------------------------------------------------------------------
 
@@ -140,6 +196,19 @@ def _vcpus_of_race(scenario: Scenario) -> Choices:
     return [{"vcpus": vcpus} for vcpus in scenario.race.vcpus or scenario.vm.vcpus]
 
 
+def _hypervisor(scenario: Scenario) -> Choices:
+    assert scenario.nested is not None
+    return [
+        {
+            "program": HYPERVISOR,
+            "vcpus": 1,
+            "methods": tuple(ITERATIONS),
+            "baseline": NESTED_BASELINE,
+            "iterations": scenario.nested.iterations,
+        }
+    ]
+
+
 # --- Kinds ----------------------------------------------------------------------------------
 
 
@@ -190,6 +259,13 @@ KINDS: dict[str, Kind] = {
             "kicks lost and spurious exits, aimed between the check of the flag and KVM_RUN",
             (_spin, _windows, _placements, _transports, _vcpus_of_race),
             "{window}-{vcpus}-{transport}-{placement}",
+        ),
+        Kind(
+            "nested",
+            "a guest hypervisor's round trip to its own guest while an event is pending for it, "
+            "and what that guest gets done meanwhile",
+            (_hypervisor, _placements),
+            "{placement}",
         ),
     )
 }

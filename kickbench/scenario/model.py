@@ -41,6 +41,7 @@ from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
+    DEFAULT_ITERATIONS,
     DEFAULT_TRANSPORT,
     KINDS,
     MAX_KICKERS,
@@ -445,6 +446,26 @@ class Race(Table):
     )
 
 
+class Nested(Table):
+    """What the kind nested does in a block."""
+
+    iterations: Annotated[
+        int,
+        Field(strict=True, ge=1, le=100_000),
+        expecting("a whole number from 1 to 100000"),
+    ] = Field(
+        default=DEFAULT_ITERATIONS,
+        description="Times that L1 enters L2 in a block, which this bounds instead of a time.",
+    )
+
+
+_TABLE_OF_KIND: dict[str, type[Kick] | type[Race] | type[Nested]] = {
+    "kick": Kick,
+    "race": Race,
+    "nested": Nested,
+}
+
+
 def _placement_list(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise expected("one or more [[placement]] tables (two brackets on each side)")
@@ -492,11 +513,16 @@ class Scenario(Table):
         description="What the kind race sweeps over; only with that kind in measure.kinds.",
     )
 
-    @field_validator("kick", "race")
+    nested: Nested | None = Field(
+        default_factory=lambda data: Nested() if "nested" in data["measure"].kinds else None,
+        description="What the kind nested does in a block; only with that kind in measure.kinds.",
+    )
+
+    @field_validator(*_TABLE_OF_KIND)
     @classmethod
     def _table_of_a_kind_that_is_measured(
-        cls, table: Kick | Race | None, info: ValidationInfo
-    ) -> Kick | Race | None:
+        cls, table: Kick | Race | Nested | None, info: ValidationInfo
+    ) -> Kick | Race | Nested | None:
         kind = str(info.field_name)
         measure = info.data.get("measure")
         if measure is None:  # wrong itself
@@ -508,7 +534,7 @@ class Scenario(Table):
                     "table out"
                 )
             return None
-        return {"kick": Kick, "race": Race}[kind]() if table is None else table
+        return _TABLE_OF_KIND[kind]() if table is None else table
 
     @model_validator(mode="after")
     def _nothing_is_asked_for_in_vain(self) -> Self:
@@ -518,11 +544,13 @@ class Scenario(Table):
                 'guest.kick_rate_hz is for the kind "exits"; add it to measure.kinds, or leave '
                 "the key out"
             )
-        kicks = kicked or self.measure.kinds != ("exits",)
+        kinds = self.measure.kinds
+        kicks = kicked or not set(kinds) <= {"exits", "nested"}
         if not kicks and self.measure.transports != (DEFAULT_TRANSPORT,):
+            rate = ", and guest.kick_rate_hz is 0" if "exits" in kinds else ""
             raise problem(
-                "measure.transports is set, but nothing kicks: measure.kinds is exits, and "
-                "guest.kick_rate_hz is 0"
+                f"measure.transports is set, but nothing kicks: measure.kinds is "
+                f"{' and '.join(kinds)}{rate}"
             )
         return self
 
@@ -532,6 +560,15 @@ class Scenario(Table):
             raise problem(
                 'kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip = '
                 '"kernel" or "split", found "none"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hypervisor_has_its_irqchip(self) -> Self:
+        if self.vm.irqchip != "kernel" and self.nested is not None:
+            raise problem(
+                'measure.kinds: "nested" needs the interrupt chip in the kernel: expected '
+                f'vm.irqchip = "kernel", found {quoted(self.vm.irqchip)}'
             )
         return self
 
@@ -663,8 +700,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "guest": Guest,
     "placement": Placement,
     "measure": Measure,
-    "kick": Kick,
-    "race": Race,
+    **_TABLE_OF_KIND,
 }
 
 

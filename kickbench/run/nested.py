@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rounds of the kind nested: a guest hypervisor in place of guest and engine.
+
+A block is a number of iterations of one way, which the guest runs and times by itself
+(:mod:`kickbench.guest.nested`). Standard library and numpy only. What the figures come to is the
+business of :mod:`kickbench.results.nested`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.engine.engine import Clock
+from kickbench.guest.nested import NestedGuest
+from kickbench.run.kinds import PLACE, BaseRecorder, joined
+from kickbench.run.schedule import Entry, is_compared
+from kickbench.scenario.cases import Case
+from kickbench.scenario.kinds import ITERATIONS
+
+# The largest number that the tables take; what an exit is about can be any 64 bits.
+_LARGEST = 2**53
+
+# By column of the table: the guest's field.
+_COUNTS = {
+    "cycles": "cycles",
+    "exit_reason": "exit_reason",
+    "delivered": "delivered",
+    "work": "work",
+    "detail": "detail",
+    "latency_cycles": "latency",
+}
+_FLAGS = ("expected", "injected")
+
+NESTED = np.dtype([*PLACE, *((name, "?") for name in _FLAGS), *((name, "i8") for name in _COUNTS)])
+
+
+class NestedRecorder(BaseRecorder):
+    """Every iteration; compares the median round trips of those that left L2 as expected."""
+
+    def __init__(self, case: Case, participants: Sequence[Entry]) -> None:
+        self._compared = [is_compared(case, entry) for entry in participants]
+        self._rows: list[NDArray[Any]] = []
+        self._round = -1
+        self._last: list[NDArray[Any]] = []
+
+    def add(self, number: int, position: int, entry: int, records: NDArray[Any]) -> None:
+        """Take a block: the guest's RECORDs."""
+        rows = np.zeros(len(records), NESTED)
+        rows["round"], rows["position"], rows["entry"] = number, position, entry
+        for name in _FLAGS:
+            rows[name] = records[name] != 0
+        for name, field in _COUNTS.items():
+            rows[name] = np.minimum(records[field].astype(np.uint64), _LARGEST)
+        self._rows.append(rows)
+        if number != self._round:
+            self._round, self._last = number, []
+        self._last.append(rows)
+
+    def round_cycles(self, entry: int) -> float | None:
+        """The median round trip."""
+        if not self._compared[entry]:
+            return None
+        mine = [rows["cycles"][rows["expected"] & (rows["entry"] == entry)] for rows in self._last]
+        cycles = np.concatenate(mine) if mine else np.empty(0)
+        return float(np.median(cycles)) if len(cycles) else None
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The only table."""
+        return {"nested": joined(self._rows, NESTED)}
+
+
+class NestedBench:
+    """Rounds in the guest hypervisor."""
+
+    def __init__(
+        self, case: Case, guest: NestedGuest, participants: Sequence[Entry], clock: Clock
+    ) -> None:
+        assert case.iterations is not None  # or it would not be of this kind
+        self._guest, self._participants = guest, participants
+        self._iterations = case.iterations
+        self.clock = clock
+        self.recorder = NestedRecorder(case, participants)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What L1 enters L2 by, and whether L2's memory is mapped by nested page tables."""
+        of = {"vendor": self._guest.vendor, "nested_paging": self._guest.nested_paging}
+        return {"nested": of}
+
+    def round(self, number: int, turns: list[int], after_block: Callable[[], None]) -> None:
+        """A block of each of ``turns``, in this order. Raises MeasurementError."""
+        for position, entry in enumerate(turns):
+            way = ITERATIONS[self._participants[entry].method]
+            records = self._guest.run(way.id, way.count(self._iterations))
+            self.recorder.add(number, position, entry, records)
+            after_block()

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in a machine of the lab: what the guest hypervisor says there, as one JSON object."""
+
+from __future__ import annotations
+
+import json
+
+from kickbench.errors import MeasurementError
+from kickbench.guest.nested import BROKEN, ITERATIONS, NestedGuest
+from kickbench.kvm import Kvm
+
+COUNT = 100
+
+
+def complaint(broken: str) -> str | None:
+    with Kvm() as kvm, NestedGuest(kvm, broken=broken, stall_seconds=1) as guest:
+        try:
+            guest.run("pending", 1)
+        except MeasurementError as error:
+            return str(error)
+    return None
+
+
+with Kvm() as kvm, NestedGuest(kvm) as guest:
+    said = {
+        "vendor": guest.vendor,
+        "nested_paging": guest.nested_paging,
+        "iterations": {
+            name: {
+                column: guest_records[column].tolist() for column in guest_records.dtype.names or ()
+            }
+            for name in ITERATIONS
+            for guest_records in (guest.run(name, COUNT),)
+        },
+    }
+said["complaints"] = {broken: complaint(broken) for broken in BROKEN}
+print(json.dumps(said))
