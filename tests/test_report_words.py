@@ -484,3 +484,10 @@ def test_skipped_cases_share_their_reason(changed: dict[str, Any]) -> None:
     failed, skipped = left_out(changed)
     assert (failed.status, failed.reason, len(failed.cases)) == ("failed", "no reason given", 1)
     assert (skipped.status, len(skipped.cases)) == ("skipped", 5)
+
+
+def test_an_exact_difference_has_no_more_than_six_digits() -> None:
+    assert measured(2085.0016, (2085.0015, 2085.0017)) == ("2,085.00", "2,085.00", "2,085.00")
+    assert measured(4e6, (4e6, 4e6 + 1e-6)) == ("4,000,000", "4,000,000", "4,000,000")
+    assert measured(0.0, (-1e-5, 1e-5)) == ("0.000000", "-0.000010", "0.000010")
+    assert measured(1234.5, (1200.0, 1300.0)) == ("1,234", "1,200", "1,300")

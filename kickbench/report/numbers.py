@@ -16,6 +16,7 @@ NOTHING = "-"
 _DIGITS_OF_WIDTH = 2
 _LEAST_DIGITS = 3
 _MOST_DECIMALS = 6
+_MOST_DIGITS = 6
 
 
 def decimals(width: float) -> int:
@@ -35,16 +36,22 @@ def fixed(value: float, places: int) -> str:
     return text if text.strip("-0.,") else text.lstrip("-")
 
 
+def _exponent(value: float) -> int:
+    """Of the leading digit's power of ten; 0 for numbers that have none."""
+    return math.floor(math.log10(abs(value))) if math.isfinite(value) and value else 0
+
+
 def measured(value: float, ci: Sequence[float], places: int | None = None) -> tuple[str, str, str]:
     """A value and its interval's ends, all rounded by the interval's width, or to ``places``.
 
     But a wide interval costs no value its first three digits: it would be read as another number.
+    And none is so narrow, not even that of an exact count, that it gives a value six decimals.
     """
     if places is None:
-        places = decimals(ci[1] - ci[0])
-    own = 0
-    if math.isfinite(value) and abs(value) >= 1:
-        own = min(_LEAST_DIGITS - 1 - math.floor(math.log10(abs(value))), 0)
+        largest = max(abs(value), abs(ci[0]), abs(ci[1]))
+        most = max(_MOST_DIGITS - 1 - _exponent(largest), 0)
+        places = min(decimals(ci[1] - ci[0]), most)
+    own = min(_LEAST_DIGITS - 1 - _exponent(value), 0)
     return fixed(value, max(places, own)), fixed(ci[0], places), fixed(ci[1], places)
 
 
