@@ -39,16 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _skip_without_lab(items: list[pytest.Item]) -> None:
-    """Each needs the machine that its marker names, or amd-numa."""
-    by_machine: dict[str, list[pytest.Item]] = {}
+    """Each needs the machine that its marker names, or amd-numa; and the kernel, or the lab's."""
+    by_need: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         marker = item.get_closest_marker("lab")
         assert marker is not None
-        by_machine.setdefault(*marker.args or ("amd-numa",), []).append(item)
-    for machine, wanted in by_machine.items():
+        machine, config = (*marker.args, *("amd-numa", "lab")[len(marker.args) :])
+        by_need.setdefault((machine, config), []).append(item)
+    for (machine, config), wanted in by_need.items():
         try:
             tools.require(machine)
-            builder.built()
+            builder.built(config=config)
         except KickbenchError as error:
             if os.environ.get("KICKBENCH_REQUIRE_LAB"):
                 pytest.exit(f"the tests in the lab must run here, but: {error}", 1)

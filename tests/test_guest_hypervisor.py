@@ -25,6 +25,7 @@ from kickbench.guest import nested
 from kickbench.guest.nested import BROKEN, ITERATIONS, RECORD, NestedGuest, Sender, Shared
 from kickbench.host.capabilities import probe
 from kickbench.kvm import Kvm
+from kickbench.lab import build as builder
 from kickbench.lab.machines import MACHINES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,13 +245,16 @@ def test_the_affinity_and_the_signal_mask_are_the_callers_again(program: Path) -
 # --- in the lab ---------------------------------------------------------------------------------
 
 VENDORS = {"amd-numa": "svm", "amd-count": "svm", "intel-vmx": "vmx"}
-EVERY = pytest.mark.parametrize("machine", MACHINES)
+EVERY = pytest.mark.parametrize(
+    "machine", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
+)
 
 
 @cache
-def seen_in(machine: str) -> dict[str, Any]:
-    """What the probe says in that machine, which is booted once."""
+def seen_in(machine: str, config: str = "lab") -> dict[str, Any]:
+    """What the probe says in that machine with that kernel, which is booted once."""
     command = [sys.executable, "-P", "-m", "kickbench", "lab", "shell", "--machine", machine]
+    command += ["--kernel", str(builder.built(config=config))]
     # A machine that does not see this host is given the files that are words: the probe alone.
     script = f'exec {shlex.quote(sys.executable)} -P "$0"'
     done = subprocess.run(
@@ -264,19 +268,17 @@ def seen_in(machine: str) -> dict[str, Any]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def records(machine: str, iteration: str) -> dict[str, Any]:
-    columns = seen_in(machine)["iterations"][iteration]
+def records(machine: str, iteration: str, config: str = "lab") -> dict[str, Any]:
+    columns = seen_in(machine, config)["iterations"][iteration]
     return {name: np.array(values) for name, values in columns.items()}
 
 
-@pytest.mark.lab
 @EVERY
 def test_each_machine_runs_l2_by_what_it_has(machine: str) -> None:
     assert seen_in(machine)["vendor"] == VENDORS[machine]
     assert seen_in(machine)["nested_paging"] is True
 
 
-@pytest.mark.lab
 @EVERY
 @pytest.mark.parametrize("iteration", ITERATIONS)
 def test_every_exit_is_the_expected_and_every_injection_is_delivered_once(
@@ -290,14 +292,22 @@ def test_every_exit_is_the_expected_and_every_injection_is_delivered_once(
     assert (found["cycles"] > 0).all()
 
 
-@pytest.mark.lab
 @EVERY
 def test_l2_does_no_work_when_an_interrupt_is_pending(machine: str) -> None:
     for iteration in ("plain", "pending", "pending_no_injection"):
         assert not records(machine, iteration)["work"].any(), iteration
 
 
-@pytest.mark.lab
+@pytest.mark.lab("amd-count", "no-immediate-exit")
+def test_without_the_immediate_exit_l2_works_on_until_a_timer_of_the_host() -> None:
+    for iteration in ("pending", "pending_no_injection"):
+        late = records("amd-count", iteration, "no-immediate-exit")
+        assert np.median(late["work"]) > 1000, iteration
+        assert late["expected"].all()
+        # The event is late, and the injection is delivered all the same.
+        assert (late["delivered"] == late["injected"]).all()
+
+
 @EVERY
 def test_l2_works_until_an_asynchronous_interrupt_comes(machine: str) -> None:
     found = records(machine, "asynchronous")
@@ -322,7 +332,6 @@ COMPLAINTS = {
 ALWAYS = {"l2_never_exits": "L2 does not leave", "l1_triple_fault": "KVM_EXIT_SHUTDOWN"}
 
 
-@pytest.mark.lab
 @EVERY
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_hypervisor_is_told_and_does_not_hang(machine: str, broken: str) -> None:

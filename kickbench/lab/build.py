@@ -184,7 +184,8 @@ def built(source: Path | None = None, config: str = "lab") -> Path:
     """
     image = _image(inputs(source, config))
     if not image.is_file():
-        raise HostError("the lab's kernel is not built: run kickbench lab build")
+        more = "" if config == "lab" else f" --config {config}"
+        raise HostError(f"the lab's kernel is not built: run kickbench lab build{more}")
     return image
 
 
