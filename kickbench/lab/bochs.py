@@ -25,8 +25,8 @@ from kickbench.lab.emulation import Order, Running, child, printable
 
 BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
-# Instructions in a second of the machine's. Bochs does a fourth of it in a second of ours, or less; but
-# with fewer an interrupt of the timer is half of all that a CPU does, and every pause is too short.
+# Instructions in a second of the machine's; Bochs does a fourth of them in one of ours. With fewer,
+# the timer's interrupts are much of what a CPU does, and the pauses between kicks are too short.
 IPS = 100_000_000
 DISPLAY_SECONDS = 60.0
 _PARAMETERS = (
