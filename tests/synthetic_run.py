@@ -692,7 +692,7 @@ def build(
     now: datetime.datetime = NOW,
     environment: Mapping[str, Any] = ENVIRONMENT,
     emulated: bool = False,
-    counts_instructions: bool = False,
+    count_step: int = 0,
     finish: bool = True,
     paced: bool = False,
     of_kicks: Mapping[str, Any] = {},
@@ -716,7 +716,7 @@ def build(
         command=["kickbench", "run", "synthetic.toml"],
         emulated=emulated,
         emulated_by="QEMU TCG" if emulated else None,
-        counts_instructions=counts_instructions,
+        count_step=count_step,
         host=host,
         now=now,
     ) as writer:

@@ -12,8 +12,10 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,9 @@ SOURCES = ROOT / "kickbench" / "guest" / "hypervisor"
 PROBE = Path(__file__).with_name("nested_probe.py")
 
 
-def compiled(folder: Path, expressions: list[str], *headers: str) -> list[int]:
+def compiled(
+    folder: Path, expressions: list[str], *headers: str, flags: tuple[str, ...] = ()
+) -> list[int]:
     """What a C program that includes these headers says that the expressions are."""
     lines = [f"#include {header}" for header in ("<stddef.h>", "<stdio.h>", *headers)]
     lines += ["int main(void)", "{"]
@@ -41,7 +45,8 @@ def compiled(folder: Path, expressions: list[str], *headers: str) -> list[int]:
     lines += ["return 0;", "}", ""]
     source, program = folder / "said.c", folder / "said"
     source.write_text("\n".join(lines))
-    subprocess.run(["cc", f"-I{SOURCES}", "-o", str(program), str(source)], check=True)
+    command = ["cc", f"-I{SOURCES}", *flags, "-o", str(program), str(source)]
+    subprocess.run(command, check=True)
     said = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
     return [int(line) for line in said.splitlines()]
 
@@ -76,6 +81,58 @@ def test_the_record_and_the_page_of_orders_are_those_of_the_guest(tmp_path: Path
     flags = {f"KB_{name.upper()}": value for name, value in C_NAMES.items()}
     expected = fields | places | flags
     assert compiled(tmp_path, list(expected), '"shared.h"') == list(expected.values())
+
+
+LATENCIES = {
+    ("LEFT_BY_INTERRUPT", 900, 1000): 100,
+    ("LEFT_BY_INTERRUPT", 1000, 1000): 0,
+    ("LEFT_BY_INTERRUPT", 1001, 1000): 0,  # and not 2^64 - 1
+    ("LEFT_BY_INTERRUPT", 0, 1000): 0,
+    ("LEFT_BY_CALL", 900, 1000): 0,
+    ("LEFT_BY_SHUTDOWN", 900, 1000): 0,
+}
+
+
+def test_a_latency_is_of_the_interrupts_exit_and_never_below_zero(tmp_path: Path) -> None:
+    wrapped = tmp_path / "wrapped.h"
+    wrapped.write_text('#define main l1_main\n#include "main.c"\n#undef main\n')
+    calls = [
+        f"latency_of(&(struct exit){{.kind = {kind}, .left_at = {left}}}, {sent})"
+        for kind, sent, left in LATENCIES
+    ]
+    # Nothing of L1 is called that is not here.
+    flags = ("-w", "-no-pie", "-Wl,--unresolved-symbols=ignore-all")
+    assert compiled(tmp_path, calls, '"wrapped.h"', flags=flags) == list(LATENCIES.values())
+
+
+class NoMachine(NestedGuest):
+    """As much of a guest as the sender's thread needs."""
+
+    def __init__(self, sender_cpus: list[int]) -> None:
+        self._sender_cpus = sender_cpus
+        self._shared = Shared()
+        self._random = np.random.default_rng(1)
+        self._vcpu = SimpleNamespace(tsc_offset=lambda: None)  # type: ignore[assignment]
+        self._vm = SimpleNamespace(fd=-1)  # type: ignore[assignment]
+
+
+def test_a_sender_that_cannot_begin_is_told_before_l1_waits_for_it() -> None:
+    entered = []
+    with pytest.raises(OSError, match="Invalid argument"), NoMachine([])._sending(True):
+        entered.append(True)
+    assert not entered
+
+
+def test_a_sender_that_fails_later_is_told_when_the_order_is_over() -> None:
+    guest = NoMachine([*os.sched_getaffinity(0)])
+
+    def order() -> None:
+        with guest._sending(True):
+            guest._shared.armed += 1
+            time.sleep(0.1)  # the sender looks every few microseconds
+
+    with pytest.raises(MeasurementError, match="KVM_SIGNAL_MSI failed: Bad file descriptor"):
+        order()
 
 
 def test_the_sender_is_that_of_the_engine() -> None:

@@ -77,7 +77,7 @@ def test_ten_instructions_in_a_run_that_counts_are_named(tmp_path: Path) -> None
             cases=[synthetic_run.case(1)],
             rounds=4,
             emulated=True,
-            counts_instructions=True,
+            count_step=1,
         )
         (path,) = run.rglob("exit_samples.parquet")
         table = pq.read_table(path)

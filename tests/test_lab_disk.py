@@ -4,6 +4,8 @@ root has to have."""
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import os
 import py_compile
@@ -17,8 +19,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_lab_emulator import ends
 
-from kickbench.lab import disk, image
+from kickbench.errors import HostError, MeasurementError
+from kickbench.lab import disk, image, tools
+from kickbench.lab import inside as process_1
 
 CYLINDER = 16 * 63 * 512
 
@@ -124,6 +129,58 @@ def test_unfinished_work_and_what_is_no_file_stay_inside(
     assert inside.collect() is None
 
 
+def test_a_file_that_cannot_be_read_spoils_nothing_and_comes_the_next_time(
+    tmp_path: Path, inside: disk.Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (results(tmp_path) / name).write_text(name)
+    read = Path.read_bytes
+
+    def fails(path: Path) -> bytes:
+        if path.name == "b":
+            raise OSError(errno.EIO, "bad sector")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        first = inside.collect()
+    second = inside.collect()
+    for name in "abc":
+        (results(tmp_path) / name).unlink()
+    bring_out(tmp_path, first)
+    assert sorted(path.name for path in results(tmp_path).iterdir()) == ["a", "c", "old"]
+    bring_out(tmp_path, second)
+    assert [(results(tmp_path) / name).read_text() for name in "abc"] == list("abc")
+
+
+def test_a_full_disk_is_told_and_what_it_lacks_comes_when_there_is_room(
+    tmp_path: Path, inside: disk.Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (results(tmp_path) / "a").write_text("text")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[tuple[str, bytes]] = []
+    port, outside = os.pipe()[::-1]
+    link = object.__new__(process_1._Serial)
+    link._disk, link.control, link._open, link.relayed, link._complaint = inside, port, {}, {}, ""
+    monkeypatch.setattr(link, "pass_on", lambda name, data: said.append((name, data)))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        assert not link.tell_files()
+        assert not link.tell_files()
+    ((name, words),) = said
+    assert (name, words.decode().rpartition(": ")[2]) == ("stderr", "No space left on device\n")
+    assert link.tell_files()
+    place = os.read(outside, 100).split()
+    os.close(port)
+    os.close(outside)
+    (results(tmp_path) / "a").unlink()
+    bring_out(tmp_path, (int(place[1]), int(place[2])))
+    assert (results(tmp_path) / "a").read_text() == "text"
+
+
 def hostile(folder: Path, member: tarfile.TarInfo) -> tuple[int, int]:
     """A disk with an archive of a machine that wishes us ill."""
     data = io.BytesIO()
@@ -219,6 +276,82 @@ def test_what_is_not_compiled_or_not_any_more_is_compiled(tmp_path: Path) -> Non
     for place, of in found.items():
         os.renames(of, place)
     assert image.compiled(sources.values(), tmp_path / "work") == {}
+
+
+def test_time_before_1970_or_after_2106_is_as_python_has_it(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (source := tmp_path / "old.py").write_text("x = 1\n")
+    os.utime(source, (-1000, -1000))
+    py_compile.compile(str(source))
+    assert image.compiled([source], tmp_path / "work") == {}
+
+
+def test_a_distribution_without_a_list_of_its_files_is_found_by_what_it_is_imported_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, declares in [("some_thing", "some_other\nalone\n"), ("plain_one", "")]:
+        (facts := tmp_path / f"{name}-1.dist-info").mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (facts / "top_level.txt").write_text(declares)
+    for package in ("some_other", "plain_one"):
+        (tmp_path / package / "part").mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / "part/__init__.py").touch()
+    (tmp_path / "alone.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(name: str) -> set[str]:
+        return {str(path.relative_to(tmp_path)) for path in image._installed(name)}
+
+    assert found("some-thing") == {
+        "some_other/__init__.py",
+        "some_other/part/__init__.py",
+        "alone.py",
+    }
+    assert found("plain-one") == {"plain_one/__init__.py", "plain_one/part/__init__.py"}
+    (tmp_path / "plain_one").rename(tmp_path / "called_otherwise")
+    importlib.invalidate_caches()
+    with pytest.raises(HostError, match="the distribution plain-one"):
+        found("plain-one")
+
+
+def test_a_name_that_is_no_text_may_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.touch()
+    (work := tmp_path / "work").mkdir()
+    (tmp_path / "kernel").touch()
+    tool = tmp_path / "grub-mkrescue"
+    tool.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; : > "$2"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(image, "wanted", lambda: [odd])
+    image.make(tmp_path / "root", tmp_path / "kernel", "quiet", work)
+    assert os.fsencode(odd) in (work / "listing").read_bytes()
+
+
+def test_nothing_that_writes_the_disk_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work := tmp_path / "work").mkdir()
+    tool = tmp_path / "grub-mkrescue"
+    tool.write_text(f"#!/bin/sh\nsleep 600 >&- 2>&- &\necho $! > {tmp_path}/pid\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(image, "wanted", list)
+    with pytest.raises(MeasurementError, match="root cannot be written"):
+        image.make(tmp_path / "root", tmp_path / "kernel", "quiet", work)
+    assert ends(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_may_be_where_the_path_does_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tool").touch(0o755)
+    monkeypatch.setattr(tools, "_MORE_PLACES", str(tmp_path))
+    assert image.program("tool") == str(tmp_path / "tool")
+    assert image.program("no-such-tool") == "no-such-tool"
 
 
 def test_a_runs_distributions_are_in_it_and_no_others() -> None:

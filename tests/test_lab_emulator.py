@@ -161,6 +161,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import test_lab_emulator as t
 from pathlib import Path
+{before}
 try:
     print("status", t.run(Path({folder!r}), {what!r}), flush=True)
 except KeyboardInterrupt:
@@ -174,9 +175,11 @@ said = port['control'].readline().decode().strip()
 """
 
 
-def parent(folder: Path, what: str) -> subprocess.Popen[str]:
-    """A process that runs the stub, when the stub is up."""
-    text = PARENT.format(tests=str(Path(__file__).parent), folder=str(folder), what=what)
+def parent(folder: Path, what: str, before: str = "") -> subprocess.Popen[str]:
+    """A process that does ``before`` and runs the stub, when the stub is up."""
+    text = PARENT.format(
+        tests=str(Path(__file__).parent), folder=str(folder), what=what, before=before
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -203,6 +206,51 @@ def test_a_second_ctrl_c_ends_the_machine(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted\n"
     assert ends(int((tmp_path / "pids").read_text()))
+
+
+# Takes files as slowly as a test can tell, and says when it has them.
+SLOW_FILES = """
+import contextlib, dataclasses, os, signal, time
+import kickbench.lab.qemu as q
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+start = q.Qemu.start
+def receive(place):
+    open({folder!r} + "/begun", "w").close()
+    while not os.path.exists({folder!r} + "/go"):
+        time.sleep(0.01)
+    print("files", place, flush=True)
+@contextlib.contextmanager
+def slow(self, *order):
+    with start(self, *order) as running:
+        yield dataclasses.replace(running, receive=receive)
+q.Qemu.start = slow
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_does_not_lose_what_is_being_brought_out(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    what = """
+say('control', 'alive')
+open(order["cwd"] + "/pids", "w").write("up")
+port['control'].write(b'files 1 2\\nfiles 3 4\\n')
+say('control', 'exit 13' + port['control'].readline().decode().strip()[-1])
+"""
+    process = parent(tmp_path, what, SLOW_FILES.format(folder=str(tmp_path)))
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    time.sleep(0.2)
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=60)[0] == "files 1 2\nfiles 3 4\nstatus 132\n"
+
+
+def test_the_handlers_of_signals_are_as_before(tmp_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    assert run(tmp_path, "say('control', 'exit 0')") == 0
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_the_emulator_does_not_survive_us(tmp_path: Path) -> None:

@@ -8,15 +8,29 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import typer
+from synthetic_run import build, case
 
-from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_USAGE, UsageError
-from kickbench.lab import machines, tools
+from kickbench.cli import lab as cli
+from kickbench.errors import (
+    EXIT_HOST,
+    EXIT_INTERRUPTED,
+    EXIT_MEASUREMENT,
+    EXIT_USAGE,
+    HostError,
+    MeasurementError,
+    UsageError,
+)
+from kickbench.lab import image, machines, tools
+from kickbench.lab import run as lab_run
 from kickbench.lab.bochs import Bochs
 from kickbench.lab.emulated import VARIABLE, Mark
-from kickbench.lab.machines import MACHINES
+from kickbench.lab.emulation import Order, child
+from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.qemu import Channels, Qemu
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
@@ -82,7 +96,8 @@ def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
 def test_amd_numa_has_two_nodes_and_amd_count_an_instruction_counter() -> None:
     assert "dist,src=0,dst=1,val=21" in words("amd-numa")
     assert "shift=0,sleep=on" in words("amd-count")
-    assert [m.id for m in MACHINES.values() if m.counts] == ["amd-count", "intel-vmx"]
+    steps = {m.id: m.count_step for m in MACHINES.values() if m.count_step}
+    assert steps == {"amd-count": 1, "intel-vmx": 5}
 
 
 def test_intel_vmx_has_two_cpus_and_nothing_of_the_users_own_configuration(tmp_path: Path) -> None:
@@ -176,6 +191,112 @@ def test_a_misuse_is_told_in_a_line(arguments: list[str], why: str) -> None:
     assert done.returncode == EXIT_USAGE
     assert why in done.stderr
     assert done.stderr.count("\n") <= 2
+
+
+# --- what a run hands to its machine -------------------------------------------------------------
+
+
+def ordered(monkeypatch: pytest.MonkeyPatch, name: str, **arguments: object) -> Order:
+    """What ``kickbench lab run`` orders of the machine."""
+    given = []
+
+    def execute(_machine: object, _kernel: object, order: Order, _limits: object) -> int:
+        given.append(order)
+        return 0
+
+    monkeypatch.setattr(cli, "_prepare", lambda *_: (MACHINES[name], Path("/k/bzImage")))
+    monkeypatch.setattr(cli, "_heed_sigterm", lambda: None)
+    monkeypatch.setattr(Machine, "description", lambda _: "emulated")
+    monkeypatch.setattr(lab_run, "execute", execute)
+    with pytest.raises(typer.Exit) as done:
+        cli.run(machine=name, **arguments)  # type: ignore[arg-type]
+    assert done.value.exit_code == 0
+    (order,) = given
+    return order
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_an_interrupted_run_is_handed_to_every_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = build(tmp_path, cases=[case()])
+    order = ordered(monkeypatch, name, resume=run)
+    assert order.argv[-2:] == ["--resume", str(run)]
+    assert (order.reads, order.shares) == ([run], [run])
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_where_the_command_inside_writes_is_what_is_brought_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    sees = MACHINES[name].emulator.sees_host
+    results = tmp_path / "link" / "results"
+    path = scenario(tmp_path)
+    order = ordered(monkeypatch, name, scenario=str(path), results=results)
+    real = tmp_path.resolve() / "real" / "results"
+    assert order.shares == [real]
+    assert order.argv[-1] == str(results if sees else real)
+    run = build(real, cases=[case()])
+    order = ordered(monkeypatch, name, resume=results / run.relative_to(real))
+    place = results / run.relative_to(real) if sees else run
+    assert (order.reads, order.shares) == ([place], [run])
+    assert order.argv[-1] == str(place)
+
+
+def test_a_folder_without_links_is_called_as_the_user_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path.resolve())
+    order = ordered(monkeypatch, "intel-vmx", scenario=str(scenario(tmp_path)), results=Path("r"))
+    assert order.argv[-1] == "r"
+
+
+@pytest.mark.parametrize("letter", [" ", "\t", ",", "#", "$"])
+def test_a_folder_that_bochs_cannot_be_told_is_refused_before_the_disk_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    (folder := tmp_path / f"a{letter}b").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(image, "make", lambda *_: pytest.fail("a disk is made"))
+    starting = Bochs(cpus=1).start("intel-vmx", tmp_path, Order(["true"], {}, tmp_path))
+    with pytest.raises(UsageError, match="TMPDIR"), starting:
+        pass
+
+
+def test_what_a_disk_cannot_be_made_of_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "make", lambda *_: None)
+    order = Order(["true"], {}, tmp_path, reads=[tmp_path / "gone"])
+    with (
+        pytest.raises(MeasurementError, match=f"{tmp_path}/gone: No such file"),
+        Bochs(cpus=1).start("intel-vmx", tmp_path, order),
+    ):
+        pass
+
+
+def test_a_program_that_does_not_start_is_a_fault_of_the_host(tmp_path: Path) -> None:
+    with (
+        pytest.raises(HostError, match="nothing does not run: No such file"),
+        child([str(tmp_path / "nothing")]),
+    ):
+        pass
+
+
+def test_a_child_may_tidy_up(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path(sys.argv[1]).touch()))\n"
+        "print(flush=True); signal.pause()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "tidy")]
+    with child(command, grace=60, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+    assert (tmp_path / "tidy").exists()
 
 
 # --- in the machines ----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from kickbench.results.pyperf_export import export, write_pyperf
 from kickbench.results.store import RunReader, RunWriter
 from kickbench.results.summary import describe, summarise
 from kickbench.results.tables import TABLES, combine, from_worker, tables_of_case
+from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.contrasts import paired_contrast, running_interval
 
 SIGMASK, BASELINE, CONTROL = range(3)
@@ -746,6 +747,42 @@ def test_calls_of_a_volley_overlap_when_their_times_do(calls):
             for other in mates
         )
         assert contending[i] == (one[6] or any(mate[6] for mate in mates))
+
+
+@given(CALLS)
+def test_volleys_are_numbered_as_their_kicks_are_ordered(calls):
+    block, vcpu, volley = (np.array([call[i] for call in calls], np.int64) for i in range(3))
+    place = block[::-1] % 2
+    alone = np.where(volley < 0, np.arange(len(calls)), -1)
+    keys = np.column_stack([block, place, vcpu, volley, alone])
+    expected = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    small = [place.astype(np.uint8), vcpu.astype(np.uint16), volley.astype(np.int32)]
+    assert index_volleys(block, *small).tolist() == expected.tolist()
+
+
+def test_the_first_and_the_last_of_as_many_calls_as_there_can_be_overlap():
+    n = MAX_KICKERS
+    begin, length = np.arange(n), np.ones(n, np.int64)
+    length[0] = n
+    cpu = np.zeros(n, np.int64)
+    cpu[-1] = 1  # all others are on one CPU, where calls do not contend
+    found = find_overlapping(np.zeros(n, np.intp), cpu, begin, length)
+    assert np.flatnonzero(found).tolist() == [0, n - 1]
+
+
+def test_a_table_that_is_one_volley_takes_no_more_steps_than_there_are_kickers(monkeypatch):
+    n, steps, flatnonzero = 50_000, [], np.flatnonzero
+
+    def counted(values):
+        steps.append(len(values))
+        assert len(steps) <= MAX_KICKERS
+        return flatnonzero(values)
+
+    monkeypatch.setattr(np, "flatnonzero", counted)
+    calls = np.arange(n)
+    found = find_overlapping(np.zeros(n, np.intp), calls % 2, calls, np.full(n, n))
+    assert found.all()
+    assert steps
 
 
 def test_a_kick_that_another_kicker_was_faster_than_counts_as_sent_but_not_as_met(tmp_path):

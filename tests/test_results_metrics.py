@@ -159,6 +159,9 @@ def test_every_metric_says_where_it_is() -> None:
     ("count", "judged"),
     [
         ({"instructions": 2521, "share": 0.998}, [2521.0]),
+        ({"instructions": 2521, "share": 0.998, "step": 1}, [2521.0]),
+        ({"instructions": 2521, "share": 0.998, "step": 5}, []),
+        ({"instructions": 2521, "share": 0.998, "step": None}, []),
         ({"instructions": 2521, "share": 0.6}, []),
         ({"instructions": "2521", "share": 1.0}, []),
         ({"instructions": 2521}, []),

@@ -22,8 +22,9 @@ from kickbench.guest import nested as guest_nested
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.results.store import RunReader
+from kickbench.run import nested as run_nested
 from kickbench.run import runner, schedule, worker
-from kickbench.run.nested import NESTED, NestedRecorder
+from kickbench.run.nested import FIRST_ORDER, NESTED, NestedBench, NestedRecorder
 from kickbench.run.plan import plan
 from kickbench.run.progress import PlainProgress
 from kickbench.run.worker import Order
@@ -45,7 +46,7 @@ def scenario(**measure: Any) -> Scenario:
             "vm": {"vcpus": 1},
             "guest": {"program": "spin"},
             "measure": {"kinds": ["nested"], "processes": 2, "max_seconds": 0.4, **measure},
-            "nested": {"iterations": 30},
+            "nested": {"iterations": FIRST_ORDER},
         }
     )
 
@@ -197,7 +198,9 @@ def test_a_round_has_every_way_twice_in_mirrored_order_and_plain_four_times(
 ) -> None:
     worker.measure(order(case_of(scenario()), tmp_path))
     (guest,) = StubGuest.made
-    assert {*guest.runs} == {(way, 3 if way == "asynchronous" else 30) for way in ITERATIONS}
+    assert {*guest.runs} == {
+        (way, FIRST_ORDER // 10 if way == "asynchronous" else FIRST_ORDER) for way in ITERATIONS
+    }
     assert guest.how["vcpu_cpus"] == [TOPOLOGY.affinity[0]]
     assert guest.how["sender_cpus"] == [TOPOLOGY.affinity[-1]]
     rows = np.load(tmp_path / "nested.npy")
@@ -233,6 +236,61 @@ def test_long_rounds_give_a_sign_of_life_after_each_block(
     assert len(StubGuest.made[0].runs) == 10  # one round
     assert sum(line["event"] == "rounds" for line in lines) > 10
     assert sum(len(line.get("ns", ())) for line in lines) == 1
+
+
+class SlowGuest(StubGuest):
+    """Of iterations that take their time, by a clock that nothing else moves."""
+
+    def __init__(self, seconds_each: float) -> None:
+        super().__init__(None)
+        self._each = seconds_each
+        self.now = 0.0
+
+    def run(self, iteration: str, count: int) -> np.ndarray:
+        self.now += (guest_nested.WARMUP + count) * self._each
+        rows = super().run(iteration, count)
+        rows["work"] = np.arange(count) + sum(n for _, n in self.runs[:-1])
+        return rows
+
+
+def one_block(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float, iterations: int, max_seconds: float
+) -> tuple[SlowGuest, np.ndarray, list[float]]:
+    """A guest, what is recorded of two blocks of plain, and when it gave a sign of life."""
+    case = replace(case_of(scenario()), iterations=iterations, max_seconds=max_seconds, processes=1)
+    guest, alive = SlowGuest(seconds_each), [0.0]
+    monkeypatch.setattr(run_nested, "monotonic", lambda: guest.now)
+    bench = NestedBench(case, guest, schedule.entries(case), Clock("tsc", 1e9, 20))  # type: ignore[arg-type]
+    bench.round(0, [0, 0], lambda: alive.append(guest.now))
+    return guest, bench.recorder.arrays()["nested"], alive
+
+
+@pytest.mark.parametrize("seconds_each", [20e-6, 4e-3, 0.3, 1.0])
+def test_a_long_block_is_orders_of_about_a_second(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float
+) -> None:
+    guest, rows, alive = one_block(monkeypatch, seconds_each, 1000, 86_400.0)
+    assert len(rows) == 2000
+    assert rows["position"].tolist() == [0] * 1000 + [1] * 1000
+    assert rows["work"].tolist() == list(range(2000))
+    # An order has at least one iteration, and those before it; the first one is a guess.
+    longest = max(1.0 + 17 * seconds_each, (FIRST_ORDER + 17) * seconds_each)
+    assert np.diff(alive).max() <= longest
+    assert np.diff(alive[2:]).max() <= 1.0 + 17 * seconds_each
+    if seconds_each < 1e-4:
+        assert len(guest.runs) == 3  # nothing of it is felt where iterations are fast
+
+
+def test_blocks_of_a_slow_guest_end_at_their_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest, rows, _ = one_block(monkeypatch, 4e-3, 100_000, 20.0)
+    sizes = np.bincount(rows["position"])
+    assert len(sizes) == 2
+    assert (sizes > 1000).all()
+    assert guest.now < 20.0 + 4
+    _, rows, _ = one_block(monkeypatch, 4e-3, 100_000, 1e-9)
+    assert np.bincount(rows["position"])[0] == FIRST_ORDER  # never none
 
 
 def test_only_expected_exits_have_a_round_trip() -> None:

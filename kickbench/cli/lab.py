@@ -159,18 +159,15 @@ def run(
         # Here, where it takes a moment: what is wrong with it is not worth a machine.
         reads = resolve(scenario)
         methods = load(reads).measure.methods
-        arguments = [scenario, "--results", str(results)]
+        writes_to = lab.inside(chosen, results)
+        arguments = [scenario, "--results", str(writes_to)]
         arguments += ["--quick"] * quick + ["--strict"] * strict
-        writes_to = results
     else:
         assert resume is not None
         begun = load_manifest(resume)
-        reads = resume
-        methods = tuple(
-            method for case in begun["cases"] for method in case["parameters"]["methods"]
-        )
-        arguments = ["--resume", str(resume)] + ["--trust-protocols"] * trust_protocols
-        writes_to = resume
+        reads = writes_to = lab.inside(chosen, resume)
+        methods = tuple(method for entry in begun["cases"] for method in entry["case"]["methods"])
+        arguments = ["--resume", str(reads)] + ["--trust-protocols"] * trust_protocols
     if not chosen.emulator.sees_host and any(map(is_protocol_file, methods)):
         raise UsageError(f"{chosen.id} has no compiler for protocols of your own: use amd-numa")
     _heed_sigterm()
@@ -235,6 +232,7 @@ def shell(
     """Open a shell in an emulated machine: this host's files, which it cannot change.
 
     Ends with the shell, or with Ctrl-A x. With a COMMAND, its exit code is the command's.
+    intel-vmx runs a COMMAND only, and has a few programs and the files that the COMMAND names.
     """
     import math
     import os

@@ -62,7 +62,7 @@ VMX or the low half of SVM's EXITCODE; ``detail``, the exit qualification or EXI
 ``expected``: the exit was the call (plain) or the external interrupt (all others); ``injected``: an
 event was injected at the entry; ``delivered``, how often L2's handler ran for it; ``latency``, of
 asynchronous iterations, cycles from the sender's stamp to L1 having the exit, 0 where KVM does not
-tell the TSC's offset."""
+tell the TSC's offset, and when the exit was another."""
 
 BROKEN = {
     "bad_control_field": 1,
@@ -329,23 +329,34 @@ class NestedGuest:
             knows_tsc=offset is not None,
             served=self._shared.armed,
         )
-        errors: list[int] = []
+        problems: list[BaseException] = []
+        begun = threading.Event()
         send = library().kb_sender_run
         send.argtypes, send.restype = [ctypes.POINTER(Sender)], ctypes.c_int
 
         def run() -> None:
-            with _pinned(self._sender_cpus):
-                errors.append(send(ctypes.byref(sender)))
+            try:
+                with _pinned(self._sender_cpus):
+                    begun.set()
+                    error = send(ctypes.byref(sender))
+                if error:
+                    raise MeasurementError(f"KVM_SIGNAL_MSI failed: {os.strerror(error)}")
+            except BaseException as problem:  # for the caller
+                problems.append(problem)
+            finally:
+                begun.set()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
-            yield
+            begun.wait()
+            if not problems:
+                yield
         finally:
             sender.stop = 1
             thread.join()
-            if any(errors):  # why L1 hangs, if it does
-                raise MeasurementError(f"KVM_SIGNAL_MSI failed: {os.strerror(errors[0])}")
+            if problems:  # why L1 hangs, if it does
+                raise problems[0]
 
     def _where_it_hangs(self) -> str:
         what = {

@@ -29,6 +29,8 @@ VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
 # the timer's interrupts are much of what a CPU does, and the pauses between kicks are too short.
 IPS = 100_000_000
 DISPLAY_SECONDS = 60.0
+# For the X server to remove its socket.
+GRACE_SECONDS = 5.0
 _PARAMETERS = (
     # Each letter on the console takes 87 us, and the kernel waits for it.
     "console=ttyS0 loglevel=4 panic=-1 root=/dev/sda rootfstype=iso9660 ro "
@@ -89,25 +91,26 @@ class Bochs:
         inside = replace(order, environment={**order.environment, **_ENVIRONMENT})
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kickbench-lab-")))
+            ours, theirs = _channels(stack)
+            # First, what takes a moment: it may refuse the folder.
+            text = self.configuration(folder, theirs, os.ttyname(theirs["control"]))
+            configuration = folder / "bochsrc"
             try:
+                configuration.write_text(text)
                 (folder / "work").mkdir()
                 image.make(folder / "root", kernel, _PARAMETERS, folder / "work")
                 disk.write(folder / "disk", inside.to_json(machine), order.reads)
             except OSError as error:
+                what = f"{printable(str(error.filename))}: " if error.filename else ""
                 raise MeasurementError(
-                    f"the machine's disks cannot be written: {error.strerror}\n"
+                    f"the machine's disks cannot be written: {what}{error.strerror}\n"
                     f"they take 600 MB in {folder.parent}, which TMPDIR moves"
                 ) from error
-            ours, theirs = _channels(stack)
-            configuration = folder / "bochsrc"
-            configuration.write_text(
-                self.configuration(folder, theirs, os.ttyname(theirs["control"]))
-            )
             display = _display(stack, folder)
             with (folder / "said").open("wb") as said:
                 process = stack.enter_context(
                     child(
-                        [self.tool, "-q", "-f", str(configuration)],
+                        [image.program(self.tool), "-q", "-f", str(configuration)],
                         pass_fds=list(theirs.values()),
                         stdin=subprocess.PIPE,
                         stdout=said,
@@ -136,7 +139,7 @@ class Bochs:
 
     def configuration(self, folder: Path, theirs: dict[str, int], control: str) -> str:
         """The file that Bochs reads; its disks are in ``folder``."""
-        if re.search(r"[,\"#\n$]", str(folder)):
+        if re.search(r"[,\"#\s$]", str(folder)):
             raise UsageError(f"{folder}: the lab cannot use this folder; TMPDIR names another")
         return _CONFIGURATION.format(
             **{**theirs, "control": control},
@@ -169,10 +172,11 @@ def _display(stack: contextlib.ExitStack, folder: Path) -> str:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as answer, (folder / "xvfb").open("w+b") as said:
         try:
-            command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", "800x600x24"]
+            command = [image.program("Xvfb"), "-displayfd", str(writer)]
             stack.enter_context(
                 child(
-                    [*command, "-nolisten", "tcp", "-noreset"],
+                    [*command, "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"],
+                    grace=GRACE_SECONDS,
                     pass_fds=[writer],
                     stdin=subprocess.DEVNULL,
                     stdout=said,
@@ -192,7 +196,9 @@ def _display(stack: contextlib.ExitStack, folder: Path) -> str:
 
 def _version(tool: str) -> str:
     try:
-        said = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            [image.program(tool), "--help"], capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise HostError(f"{tool} does not run: {error}") from error
     found = re.search(r"Bochs x86 Emulator ([0-9.]+)", said.stdout + said.stderr)

@@ -30,8 +30,8 @@ def counts(run: Path) -> Iterator[CaseCount]:
     Raises UsageError for a run of another machine, whose cycles are no instructions.
     """
     reader = RunReader(run)
-    if not reader.counts_instructions:
-        counting = ", ".join(machine.id for machine in MACHINES.values() if machine.counts)
+    if not reader.count_step:
+        counting = ", ".join(machine.id for machine in MACHINES.values() if machine.count_step)
         raise UsageError(f"{run}: not of a machine that counts instructions ({counting})")
     for case in reader.cases:
         if case.status == "ok":

@@ -113,7 +113,8 @@ class Inside:
 
     def collect(self) -> tuple[int, int] | None:
         """Write what is new to the disk, the oldest first, so that what says that a case is
-        finished comes after its tables. Returns where it is, or None when there is nothing."""
+        finished comes after its tables. Returns where it is, or None when there is nothing. Raises
+        OSError when the disk is full; a file that cannot be read is for the next time."""
         new = sorted(
             (facts[0], name, facts)
             for name, facts in self._walk()
@@ -121,18 +122,28 @@ class Inside:
         )
         if not new:
             return None
-        begin = self._end
-        self._file.seek(begin)
-        with tarfile.open(fileobj=self._file, mode="w") as archive:
-            for _, name, facts in new:
+        taken = {}
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as archive:
+            for time_ns, name, facts in new:
                 try:
-                    archive.add(name, name.lstrip("/"), recursive=False)
-                except FileNotFoundError:  # renamed meanwhile: for the next time
+                    content = Path(name).read_bytes()
+                except OSError:  # renamed meanwhile, say
                     continue
-                self._known[name] = facts
-        self._file.flush()
+                member = tarfile.TarInfo(name.lstrip("/"))
+                member.size, member.mtime = len(content), time_ns / 1e9
+                archive.addfile(member, io.BytesIO(content))
+                taken[name] = facts
+        if not taken:
+            return None
+        begin = place = self._end
+        rest = data.getbuffer()
+        while rest:
+            written = os.pwrite(self._file.fileno(), rest, place)
+            place, rest = place + written, rest[written:]
         os.fsync(self._file.fileno())
-        self._end = _aligned(self._file.tell())
+        self._known |= taken
+        self._end = _aligned(place)
         return begin, self._end
 
 

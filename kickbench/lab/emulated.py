@@ -18,13 +18,13 @@ VARIABLE = "KICKBENCH_LAB"
 @dataclass(frozen=True)
 class Mark:
     """``by``: the machine, for people. ``command``: what the user typed outside. ``resume``: what
-    to type before the folder of a run to finish it. ``counts_instructions``: the machine's clock
-    does."""
+    to type before the folder of a run to finish it. ``count_step``: the machine's clock counts
+    instructions, so many at a time; 0 if it does not."""
 
     by: str
     command: list[str]
     resume: str
-    counts_instructions: bool = False
+    count_step: int = 0
 
     def to_environment(self) -> dict[str, str]:
         """The variable that :meth:`of_this_process` reads inside."""

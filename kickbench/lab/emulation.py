@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kickbench.errors import HostError
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -90,27 +92,37 @@ class Emulator(Protocol):
 
 @contextlib.contextmanager
 def child(
-    command: Sequence[str], *, terminal: bool = False, **options: Any
+    command: Sequence[str], *, terminal: bool = False, grace: float = 0, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends when the context is left, with its children, and when we are killed.
 
     ``terminal``: it takes over ours, which only the foreground's process group may use; Ctrl-C on
-    it is else for us to pass on.
+    it is else for us to pass on. ``grace``: seconds to tidy up in, after SIGTERM. Raises HostError
+    when the program cannot be started.
     """
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command,
-        process_group=-1 if terminal else 0,
-        preexec_fn=functools.partial(die_with, os.getpid()),
-        **options,
-    )
+    try:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            command,
+            process_group=-1 if terminal else 0,
+            preexec_fn=functools.partial(die_with, os.getpid()),
+            **options,
+        )
+    except OSError as error:
+        raise HostError(f"{command[0]} does not run: {error.strerror}") from error
     try:
         yield process
     finally:
-        if not terminal:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
+        try:
+            if grace:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(grace)
+        finally:
+            if not terminal:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
 
 
 def die_with(parent: int, number: int = signal.SIGKILL) -> None:

@@ -15,7 +15,7 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -29,8 +29,6 @@ from kickbench.lab.machines import Machine
 BOOT_SECONDS = 180.0
 SILENCE_SECONDS = 180.0
 LIMIT_SECONDS = 4 * 3600.0
-# After Ctrl-C: a run inside still writes its summary.
-ENDING_SECONDS = 120.0
 CONSOLE_LINES = 15
 
 
@@ -64,23 +62,23 @@ class _Session:
 
     def run(self) -> int:
         begun = heard = time.monotonic()
-        with selectors.DefaultSelector() as selector:
-            for name, end in self._running.channels.items():
+        with self._heeding_signals() as woken, selectors.DefaultSelector() as selector:
+            for name, end in {**self._running.channels, "signal": woken}.items():
                 selector.register(end, selectors.EVENT_READ, name)
-            while selector.get_map():
+            while len(selector.get_map()) > 1:  # that of the signals stays
                 now = time.monotonic()
                 silence = self._limits.silence if self._alive else self._limits.boot
                 until = min(heard + silence, begun + self._limits.total)
                 if now >= until:
                     self._give_up(now - heard, now - begun)
-                try:
-                    for key, _ in selector.select(until - now):
-                        if not self._take(key.data):
-                            selector.unregister(key.fileobj)
-                        if key.data == "control":
-                            heard = time.monotonic()
-                except KeyboardInterrupt:
-                    heard = self._interrupt()
+                for key, _ in selector.select(until - now):
+                    if key.data == "signal":
+                        os.read(woken, 1)
+                        self._tell(str(int(signal.SIGINT)))
+                    elif not self._take(key.data):
+                        selector.unregister(key.fileobj)
+                    if key.data in ("control", "signal"):
+                        heard = time.monotonic()
         if self._status is None:
             self._fail("ended by itself")
         self._running.process.wait()
@@ -118,13 +116,32 @@ class _Session:
         with contextlib.suppress(OSError):  # it has ended; what it said is still to be read
             os.write(self._running.channels["control"], text.encode() + b"\n")
 
-    def _interrupt(self) -> float:
-        """Pass Ctrl-C on, once; the second ends it all. Returns when it was heard of last."""
-        if self._interrupted or not self._alive:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        self._tell(str(int(signal.SIGINT)))
-        return time.monotonic()
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[int]:
+        """What would raise KeyboardInterrupt, and lose what is being taken, is a byte to read from
+        this descriptor instead, once; the second ends it all, whatever we are waiting for."""
+        reader, writer = os.pipe()
+
+        def heed(*_: object) -> None:
+            if self._interrupted or not self._alive:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            os.write(writer, b"!")
+
+        numbers = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is signal.default_int_handler
+        ]
+        try:
+            for number in numbers:
+                signal.signal(number, heed)
+            yield reader
+        finally:
+            for number in numbers:
+                signal.signal(number, signal.default_int_handler)
+            os.close(reader)
+            os.close(writer)
 
     def _give_up(self, silent: float, spent: float) -> NoReturn:
         if spent >= self._limits.total:

@@ -27,7 +27,7 @@ from pathlib import Path, PurePath
 import kickbench
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk
-from kickbench.lab.emulation import printable
+from kickbench.lab.emulation import child, printable
 from kickbench.scenario import shipped
 
 PROGRAMS = (
@@ -51,7 +51,8 @@ def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
     """Write the disk: GRUB, the kernel with these parameters, and the root. It is a CD's image,
     which boots as a disk too.
 
-    ``work`` is an empty folder of ours. Raises MeasurementError when that fails.
+    ``work`` is an empty folder of ours. Raises MeasurementError when that fails, HostError for what
+    this host lacks.
     """
     (work / "empty").mkdir()
     menu, first = work / "grub.cfg", work / "init"
@@ -69,26 +70,34 @@ def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
     (work / "compiled").mkdir()
     grafts |= {str(at): of for at, of in compiled(files, work / "compiled").items()}
     listing = work / "listing"
-    listing.write_text("".join(f"{_graft(at)}={_graft(of)}\n" for at, of in grafts.items()))
-    command = ["grub-mkrescue", "-d", str(GRUB), "-o", str(target)]
+    lines = "".join(f"{_graft(at)}={_graft(of)}\n" for at, of in grafts.items())
+    listing.write_bytes(os.fsencode(lines))
+    command = [program("grub-mkrescue"), "-d", str(GRUB), "-o", str(target)]
     command += [
         "--locales=",
         "--fonts=",
         "--themes=",
         "--install-modules=linux normal iso9660 biosdisk",
     ]
-    made = subprocess.run(
+    with child(
         [*command, "-graft-points", "-path-list", str(listing)],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, "LC_ALL": "C", "TMPDIR": str(work)},
-    )
+    ) as made:
+        said = made.communicate()[1].decode(errors="replace")
     if made.returncode:
-        last = [printable(line) for line in made.stderr.strip().split("\n")[-3:]]
+        last = [printable(line) for line in said.strip().split("\n")[-3:]]
         raise MeasurementError("the machine's root cannot be written: " + "; ".join(last))
     disk.fill(target)
+
+
+def program(name: str) -> str:
+    """What to start a program by: it may be where the user's PATH does not look."""
+    from kickbench.lab.tools import Tool  # it imports this module
+
+    return str(Tool(name, "", "").find() or name)
 
 
 def _graft(path: object) -> str:
@@ -134,7 +143,10 @@ def _libraries(files: Iterable[Path]) -> set[Path]:
     elf = [str(path) for path in files if _is_elf(path)]
     if not elf:
         return set()
-    said = subprocess.run(["ldd", *elf], capture_output=True, text=True, check=False).stdout
+    try:
+        said = subprocess.run(["ldd", *elf], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise HostError(f"ldd does not run: {error.strerror}") from error
     return {Path(path) for path in re.findall(r"^\t(?:.* => )?(/.*) \(0x", said, re.M)}
 
 
@@ -152,7 +164,7 @@ def compiled(files: Iterable[Path], work: Path) -> dict[Path, Path]:
     for number, source in enumerate(path for path in files if path.suffix == ".py"):
         place = Path(importlib.util.cache_from_source(source))
         facts = source.stat()
-        times = (int(facts.st_mtime), facts.st_size)
+        times = (int(facts.st_mtime) & 0xFFFFFFFF, facts.st_size & 0xFFFFFFFF)
         valid = struct.pack("<4sIII", importlib.util.MAGIC_NUMBER, 0, *times)
         try:
             with place.open("rb") as file:
@@ -177,11 +189,28 @@ def wanted() -> Iterator[Path]:
     for library in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
         yield from _tree(Path(library), but={"site-packages", "dist-packages"})
     for name in distributions("kickbench"):
-        for file in metadata.files(name) or ():
-            if _is_needed(file):
-                yield Path(str(file.locate()))
+        yield from _installed(name)
     for folder in (*map(Path, kickbench.__path__), shipped.folder()):
         yield from _tree(folder)
+
+
+def _installed(name: str) -> Iterator[Path]:
+    """The files of a distribution. Raises HostError when nothing says which they are."""
+    if files := metadata.files(name):
+        yield from (Path(str(file.locate())) for file in files if _is_needed(file))
+        return
+    # Debian's packages come without the list of their files.
+    declared = metadata.distribution(name).read_text("top_level.txt") or name.replace("-", "_")
+    specs = [spec for top in declared.split() if (spec := importlib.util.find_spec(top))]
+    if not specs:
+        raise HostError(
+            f"the distribution {name} does not say which files it has: install it by pip"
+        )
+    for spec in specs:
+        for folder in spec.submodule_search_locations or ():
+            yield from _tree(Path(folder))
+        if spec.origin and spec.has_location:
+            yield Path(spec.origin)
 
 
 def _tree(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:

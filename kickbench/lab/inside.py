@@ -14,6 +14,7 @@ before anything else does.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -29,6 +30,7 @@ import tty
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kickbench.errors import EXIT_MEASUREMENT
 from kickbench.lab.disk import Inside as Disk
 
 PORTS = Path("/sys/class/virtio-ports")
@@ -82,8 +84,9 @@ class _Virtio:
     def pass_on(self, name: str, data: bytes) -> None:
         """The command writes to its ports."""
 
-    def tell_files(self) -> None:
+    def tell_files(self) -> bool:
         """They are outside already."""
+        return True
 
     def drain(self) -> None:
         """What is written is outside already."""
@@ -98,6 +101,7 @@ class _Serial:
 
     def __init__(self) -> None:
         self._disk = Disk(Path("/dev/sdb"))
+        self._complaint = ""
         # Held open: the last one to close a port would take its settings with it.
         self._open = {name: self._raw(name) for name in self.DEVICES}
         self.control = self._open["control"]
@@ -138,10 +142,19 @@ class _Serial:
         """Folders whose files are to be known outside."""
         self._disk.watch(folders.values())
 
-    def tell_files(self) -> None:
-        """Bring out what is new in the shared folders."""
-        if place := self._disk.collect():
+    def tell_files(self) -> bool:
+        """Bring out what is new in the shared folders; False when the disk cannot take it."""
+        try:
+            place = self._disk.collect()
+        except OSError as error:
+            said = f"kickbench: files cannot be brought out of the machine: {error.strerror}\n"
+            if said != self._complaint:
+                self._complaint = said
+                self.pass_on("stderr", said.encode())
+            return False
+        if place:
             os.write(self.control, b"files %d %d\n" % place)
+        return True
 
     def drain(self) -> None:
         """Wait until all that was written is outside."""
@@ -182,6 +195,28 @@ def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
         os._exit(127)
 
 
+def _signal(child: int, number: int) -> None:
+    """To the command and what it has started."""
+    try:
+        os.killpg(child, number)
+    except ProcessLookupError:  # it has no group of its own yet
+        os.kill(child, number)
+
+
+def _finish(status: int, link: _Virtio | _Serial) -> None:
+    """Bring out what is left, and how the command ended."""
+    # What it has left behind might write for ever. We, process 1, are spared.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    while link.relayed and _relay(link, 0):
+        pass
+    os.sync()
+    if not link.tell_files():
+        status = status or EXIT_MEASUREMENT
+    os.write(link.control, f"exit {status}\n".encode())
+    link.drain()
+
+
 def _relay(link: _Virtio | _Serial, seconds: float) -> bool:
     """Pass on what the command has written, if it has within this time."""
     ready = select.select(list(link.relayed), [], [], seconds)[0]
@@ -211,7 +246,7 @@ def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
         if control in ready:
             *lines, pending = (pending + os.read(control, 4096)).split(b"\n")
             for line in lines:
-                os.killpg(child, int(line))
+                _signal(child, int(line))
         # Orphans end up here as well.
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == child:
@@ -231,12 +266,7 @@ def main() -> None:
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     status = _follow(_begin(order, link), link, reader)
-    while link.relayed and _relay(link, 0):
-        pass
-    os.sync()
-    link.tell_files()
-    os.write(link.control, f"exit {status}\n".encode())
-    link.drain()
+    _finish(status, link)
     _libc.reboot(RB_POWER_OFF)
 
 

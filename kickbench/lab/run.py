@@ -44,7 +44,7 @@ def run(
         raise UsageError(f"{writes_to}: cannot make this folder: {error.strerror}") from None
     if not os.access(writes_to, os.W_OK):
         raise UsageError(f"{writes_to}: this folder cannot be written to")
-    mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume, machine.counts)
+    mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume, machine.count_step)
     order = Order(
         [sys.executable, "-P", "-m", "kickbench", "run", *arguments],
         environment({**mark.to_environment(), **_display(machine)}),
@@ -53,6 +53,13 @@ def run(
         [reads],
     )
     return execute(machine, kernel, order, limits)
+
+
+def inside(machine: Machine, folder: Path) -> Path:
+    """What the command inside calls a folder of this host's that it writes to: as it is called
+    here, unless that takes symbolic links, which a machine that does not see this host lacks."""
+    real = folder.resolve()
+    return folder if machine.emulator.sees_host or folder.absolute() == real else real
 
 
 def resume_words(machine: Machine, kernel: Path | None) -> str:

@@ -35,16 +35,18 @@ _COUNTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
 @dataclass(frozen=True)
 class Count:
     """``instructions`` is what most of ``samples`` took, ``share`` of them exactly; ``least`` the
-    fewest, where no interrupt or other thread came between; ``mean`` is over all of them."""
+    fewest, where no interrupt or other thread came between; ``mean`` is over all of them. The clock
+    counts ``step`` instructions at a time: a count is exact only where it is 1."""
 
     instructions: int
     share: float
     least: int
     mean: float
     samples: int
+    step: int
 
 
-def count(values: NDArray[Any]) -> Count:
+def count(values: NDArray[Any], step: int = 1) -> Count:
     """The count of some samples, at least one; the least of several that are as frequent."""
     found, times = np.unique(values, return_counts=True)
     most = int(times.argmax())
@@ -54,6 +56,7 @@ def count(values: NDArray[Any]) -> Count:
         int(found[0]),
         float(values.mean()),
         len(values),
+        step,
     )
 
 
@@ -67,7 +70,7 @@ def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Co
     """
     parameters = record.parameters
     kind, methods = parameters["kind"], parameters["methods"]
-    if not reader.counts_instructions or kind not in _COUNTED:
+    if not reader.count_step or kind not in _COUNTED:
         return {}
     name, columns = _COUNTED[kind]
     table = reader.table(record.id, name, ["method", "control", *columns])
@@ -84,7 +87,7 @@ def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Co
         for index, method in enumerate(methods):
             of_method = values[chosen & (entry == index)]
             if len(of_method):
-                counted = count(of_method)
+                counted = count(of_method, reader.count_step)
                 # Without a signal there is nothing to deliver.
                 if what != "delivery" or counted.instructions:
                     found[method][what] = counted

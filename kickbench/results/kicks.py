@@ -36,6 +36,7 @@ from kickbench.results.figures import (
 )
 from kickbench.results.schema import method_label
 from kickbench.results.store import CaseRecord, RunReader
+from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.chunks import group_quantiles, paired_quantiles
 from kickbench.stats.proportions import clopper_pearson, upper_bound
 from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_quantiles
@@ -164,9 +165,15 @@ def index_volleys(
 
     ``row`` and ``position`` say in which block. A kick of which that is not known (-1) is alone.
     """
-    alone = np.where(volley < 0, np.arange(len(volley)), -1)
-    keys = np.column_stack([row, position, vcpu, volley, alone]).astype(np.int64)
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    keys = (volley, vcpu, position, row)
+    order = np.lexsort(keys)
+    begins = volley[order] < 0  # a volley
+    begins[:1] = True
+    for key in keys:
+        begins[1:] |= np.diff(key[order]) != 0
+    result = np.empty(len(volley), np.intp)
+    result[order] = np.cumsum(begins) - 1
+    return result
 
 
 def find_contending(volley: NDArray[np.intp], met: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -183,14 +190,15 @@ def find_overlapping(
     """The kicks during whose call another of their volley was under way, on another CPU.
 
     On the same one, that is the call of a kicker that was preempted within it, or preempted ours.
+    A volley has a kick of each kicker: of one with more, which is damaged, each kick is seen
+    against its MAX_KICKERS neighbours only.
     """
     begin = at_cycles.astype(np.int64)
     end = begin + send_cycles.astype(np.int64)
     order = np.lexsort((begin, volley))
     volley, cpu, begin, end = volley[order], cpu[order], begin[order], end[order]
     found = np.zeros(len(volley), np.bool_)
-    # As many steps as a volley has kicks, at most.
-    for step in range(1, len(volley)):
+    for step in range(1, min(len(volley), MAX_KICKERS + 1)):
         pair = np.flatnonzero(volley[step:] == volley[:-step])
         if not len(pair):
             break

@@ -308,7 +308,11 @@ def _levels(case: Summary) -> Iterator[Point]:
 
 
 def _exact(count: object) -> Estimate | None:
-    """A count that nearly all samples have, which is exact; None of another."""
+    """A count that nearly all samples have, of a clock that counts each instruction: it is exact.
+    None of another. Summaries that have no step are of such a clock.
+    """
+    if isinstance(count, Mapping) and _count(count.get("step", 1)) != 1:
+        return None
     share, value = _number(dig(count, "share")), _number(dig(count, "instructions"))
     if value is None or share is None or share < STEADY:
         return None

@@ -170,8 +170,9 @@ class _Manifest(Model):
     environment: dict[str, Any]
     emulated: bool
     emulated_by: Line | None
-    # Runs before it was there lack it.
+    # Runs before they were there lack them.
     counts_instructions: bool = False
+    count_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     complete: bool
     cases: Annotated[list[_ManifestCase], Field(max_length=100_000)]
 

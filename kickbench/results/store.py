@@ -211,7 +211,7 @@ class RunWriter:
         command: Sequence[str] = (),
         emulated: bool = False,
         emulated_by: str | None = None,
-        counts_instructions: bool = False,
+        count_step: int = 0,
         host: str | None = None,
         now: datetime.datetime | None = None,
     ) -> Self:
@@ -245,7 +245,8 @@ class RunWriter:
             "environment": dict(environment),
             "emulated": emulated,
             "emulated_by": emulated_by,
-            "counts_instructions": counts_instructions,
+            "counts_instructions": count_step > 0,
+            "count_step": count_step,
             "complete": False,
             "cases": [
                 {"id": case["id"], "status": "pending", "reason": None, "case": dict(case)}
@@ -556,9 +557,14 @@ class RunReader:
         return environment
 
     @property
-    def counts_instructions(self) -> bool:
-        """Whether a cycle of the run's clock is an instruction, as an emulator's can be."""
-        return bool(self.manifest["emulated"] and self.manifest.get("counts_instructions", False))
+    def count_step(self) -> int:
+        """Where a cycle of the run's clock is an instruction, as an emulator's can be, how many of
+        them it counts at a time; else 0. Runs that do not say count each.
+        """
+        if not (self.manifest["emulated"] and self.manifest.get("counts_instructions")):
+            return 0
+        step = self.manifest.get("count_step")
+        return 1 if step is None else int(step)
 
     @property
     def complete(self) -> bool:

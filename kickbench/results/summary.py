@@ -98,7 +98,8 @@ def summarise(reader: RunReader) -> dict[str, Any]:
         "complete": reader.complete,
         "emulated": reader.manifest["emulated"],
         "emulated_by": reader.manifest["emulated_by"],
-        "counts_instructions": reader.counts_instructions,
+        "counts_instructions": reader.count_step > 0,
+        "count_step": reader.count_step,
         "environment": reader.environment,
         "cases": [case for case, _ in cases],
     }

@@ -2,20 +2,22 @@
 """The rounds of the kind nested: a guest hypervisor in place of guest and engine.
 
 A block is a number of iterations of one way, which the guest runs and times by itself
-(:mod:`kickbench.guest.nested`). Standard library and numpy only. What the figures come to is the
+(:mod:`kickbench.guest.nested`), in orders of about a second: between two of them the worker gives a
+sign of life. Standard library and numpy only. What the figures come to is the
 business of :mod:`kickbench.results.nested`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.engine.engine import Clock
-from kickbench.guest.nested import NestedGuest
+from kickbench.guest.nested import WARMUP, NestedGuest
 from kickbench.run.kinds import PLACE, BaseRecorder, joined
 from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case
@@ -23,6 +25,10 @@ from kickbench.scenario.kinds import ITERATIONS
 
 # The largest number that the tables take; what an exit is about can be any 64 bits.
 _LARGEST = 2**53
+
+ORDER_SECONDS = 1.0
+FIRST_ORDER = 16
+"""Iterations of a way's first order, before it is known how long they take."""
 
 # By column of the table: the guest's field.
 _COUNTS = {
@@ -74,7 +80,11 @@ class NestedRecorder(BaseRecorder):
 
 
 class NestedBench:
-    """Rounds in the guest hypervisor."""
+    """Rounds in the guest hypervisor.
+
+    Where iterations take so long that a round of every process would be over ``max_seconds``, a
+    block ends at its share of that time, with fewer iterations than were asked for.
+    """
 
     def __init__(
         self, case: Case, guest: NestedGuest, participants: Sequence[Entry], clock: Clock
@@ -82,6 +92,8 @@ class NestedBench:
         assert case.iterations is not None  # or it would not be of this kind
         self._guest, self._participants = guest, participants
         self._iterations = case.iterations
+        self._case_seconds = case.max_seconds / case.processes
+        self._order_of: dict[str, int] = {}  # by way: the iterations of the next order
         self.clock = clock
         self.recorder = NestedRecorder(case, participants)
 
@@ -91,10 +103,32 @@ class NestedBench:
         of = {"vendor": self._guest.vendor, "nested_paging": self._guest.nested_paging}
         return {"nested": of}
 
-    def round(self, number: int, turns: list[int], after_block: Callable[[], None]) -> None:
+    def round(self, number: int, turns: list[int], alive: Callable[[], None]) -> None:
         """A block of each of ``turns``, in this order. Raises MeasurementError."""
+        seconds = self._case_seconds / max(1, len(turns))
         for position, entry in enumerate(turns):
             way = ITERATIONS[self._participants[entry].method]
-            records = self._guest.run(way.id, way.count(self._iterations))
+            records = self._block(way.id, way.count(self._iterations), seconds, alive)
             self.recorder.add(number, position, entry, records)
-            after_block()
+            alive()
+
+    def _block(
+        self, way: str, count: int, seconds: float, alive: Callable[[], None]
+    ) -> NDArray[Any]:
+        """The records of ``count`` iterations, or of as many as ``seconds`` suffice for."""
+        parts: list[NDArray[Any]] = []
+        begin = monotonic()
+        while count > 0 and not (parts and monotonic() - begin >= seconds):
+            if parts:
+                alive()
+            parts.append(self._order(way, count))
+            count -= len(parts[-1])
+        return np.concatenate(parts)
+
+    def _order(self, way: str, at_most: int) -> NDArray[Any]:
+        count = min(at_most, self._order_of.get(way, FIRST_ORDER))
+        begin = monotonic()
+        records = self._guest.run(way, count)
+        each = (monotonic() - begin) / (count + WARMUP)
+        self._order_of[way] = max(1, int(ORDER_SECONDS / max(each, 1e-9)))
+        return records

@@ -133,7 +133,7 @@ def run(
             command=mark.command if mark else ["kickbench", *sys.argv[1:]],
             emulated=mark is not None,
             emulated_by=mark.by if mark else None,
-            counts_instructions=mark is not None and mark.counts_instructions,
+            count_step=mark.count_step if mark else 0,
         ) as writer,
     ):
         for case_id, reason in skipped.items():

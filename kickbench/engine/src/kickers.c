@@ -287,10 +287,11 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 /* All kickers draw the same times from the same seed, so that they kick at once. */
 static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 {
-	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns), shortest = to_cycles(e, STATE_LOOK_NS);
+	const uint64_t longest = gap / 2 > shortest ? gap / 2 : shortest;
 	uint64_t random =
 	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
-	uint64_t next = e->record_from, look = to_cycles(e, STATE_LOOK_NS);
+	uint64_t next = e->record_from, look = shortest;
 	uint32_t vcpu = k->kicker->index;
 
 	for (;; k->volley++) {
@@ -305,8 +306,10 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 		begun = stamp(k->w);
 		met = is_in_state(k->w, e->plan.state);
 		took = stamp(k->w) - begun;
-		if (took > look) /* a slow machine: begin earlier from now on */
-			look = 2 * took < gap / 2 ? 2 * took : gap / 2;
+		if (took > look) /* a slow machine: begin earlier ... */
+			look = 2 * took < longest ? 2 * took : longest;
+		else if (2 * took < shortest) /* ... or it was somebody else's turn */
+			look = shortest;
 		if (begun + took > next)
 			continue; /* the kick before, or the look, took too long */
 		wait_until(e, k->w, next);

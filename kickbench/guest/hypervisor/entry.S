@@ -51,7 +51,7 @@ svm_enter:
 vmx_enter:
 	mov	$0x6c14, %eax		/* HOST_RSP */
 	vmwrite	%rsp, %rax
-	test	%esi, %esi
+	test	%sil, %sil		/* a bool: the rest of ESI is anything */
 	jz	1f
 	STAMP	0(%rdi)
 	vmresume

@@ -158,6 +158,17 @@ static void ask_for_interrupt(enum kb_iteration iteration)
 		wrmsr(MSR_X2APIC_SELF, KB_NESTED_VECTOR);
 }
 
+/*
+ * 0 when it is not known: only the exit for the interrupt came of what was sent, and the host's
+ * stamp may be a little ahead of this clock.
+ */
+static uint64_t latency_of(const struct exit *exit, uint64_t sent_at)
+{
+	const bool known = sent_at && exit->kind == LEFT_BY_INTERRUPT;
+
+	return known && exit->left_at > sent_at ? exit->left_at - sent_at : 0;
+}
+
 static void iterate(enum kb_iteration iteration, struct kb_nested_record *record)
 {
 	const bool is_plain = iteration == KB_PLAIN;
@@ -187,8 +198,7 @@ static void iterate(enum kb_iteration iteration, struct kb_nested_record *record
 	while (!is_plain && interrupts == before)
 		take_interrupts();
 	shared->phase = KB_IN_L1;
-	record->latency =
-	    iteration == KB_ASYNCHRONOUS && shared->sent_at ? exit.left_at - shared->sent_at : 0;
+	record->latency = iteration == KB_ASYNCHRONOUS ? latency_of(&exit, shared->sent_at) : 0;
 	drain(exit);
 	record->delivered = l2_delivered;
 	shared->progress++;
