@@ -368,7 +368,9 @@ def test_all_that_a_run_imports_is_in_the_root() -> None:
         "print(*(m.__file__ for m in new if getattr(m, '__file__', None)),"
         " sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     root = set(image.closure(image.wanted()))
     for path in map(Path, done.stdout.split("\n")[:-1]):
         assert path.resolve() in root, path

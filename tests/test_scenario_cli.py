@@ -67,6 +67,7 @@ def test_list_shows_the_shipped_scenarios() -> None:
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(lines) == [
         "all_methods",
+        "contending_kickers",
         "exit_throughput",
         "instruction_counts",
         "kick_latency",
