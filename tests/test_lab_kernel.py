@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kickbench.lab.build import KERNEL
-
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
-SOURCE = KERNEL / "tests/user_exit.c"
+# Not of the installed package.
+SOURCE = Path(__file__).parents[1] / "kickbench/lab/kernel/tests/user_exit.c"
 
 
 @pytest.mark.lab
