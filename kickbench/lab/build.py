@@ -7,7 +7,7 @@ A kernel is kept under the hash of all that went into it, in ``XDG_CACHE_HOME/ki
     kernels/<hash>/inputs.json   what went into it, for people
     trees/<source>/source/       the source with the patches applied
     trees/<source>/originals/    the files that the patches touch, as they came
-    trees/<source>/objects-*/    what make leaves, so that a changed patch is a matter of seconds
+    trees/<source>/objects-*/    what make leaves: a changed patch recompiles what it touches
     lock                         one build at a time
 
 All but ``kernels`` may be deleted whenever nothing builds. It never builds in the user's own source
@@ -53,7 +53,7 @@ class Config:
 
     @property
     def objects(self) -> str:
-        """The folder of its objects: with the same options, a patch is a matter of seconds."""
+        """The folder of its objects, which kernels with the same options share."""
         return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
 
 
