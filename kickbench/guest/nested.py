@@ -38,6 +38,7 @@ import kickbench.guest
 from kickbench.engine.engine import KICK_SIGNAL, library
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import IDENTITY_MAP, PAGE, TSS
+from kickbench.host.affinity import pinned
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
 
@@ -164,7 +165,7 @@ class NestedGuest:
         self._stall_seconds = stall_seconds
         self._stack = ExitStack()
         try:
-            with _pinned(vcpu_cpus):
+            with pinned(vcpu_cpus):
                 self._allocate(RECORDS + MAX_COUNT * RECORD.itemsize)
                 self._load()
                 self._vm: Vm = self._stack.enter_context(kvm.create_vm())
@@ -275,7 +276,7 @@ class NestedGuest:
 
     def _order(self) -> None:
         """Let L1 run until its order is done. Raises MeasurementError."""
-        with _pinned(self._vcpu_cpus), self._watched() as stalled:
+        with pinned(self._vcpu_cpus), self._watched() as stalled:
             reason = abi.KVM_EXIT_INTR
             while reason == abi.KVM_EXIT_INTR and not stalled():
                 reason = self._vcpu.run_once()
@@ -336,7 +337,7 @@ class NestedGuest:
 
         def run() -> None:
             try:
-                with _pinned(self._sender_cpus):
+                with pinned(self._sender_cpus):
                     begun.set()
                     error = send(ctypes.byref(sender))
                 if error:
@@ -370,18 +371,6 @@ class NestedGuest:
             f"the nested guest hangs in {name}: {what}; "
             f"kicked out of KVM_RUN after {self._stall_seconds:g} s without an iteration"
         )
-
-
-@contextmanager
-def _pinned(cpus: Sequence[int] | None) -> Iterator[None]:
-    """The calling thread, on these CPUs."""
-    before = os.sched_getaffinity(0)
-    if cpus is not None:
-        os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _describe_exit(run: abi.kvm_run) -> str:

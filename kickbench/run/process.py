@@ -20,25 +20,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from kickbench.errors import MeasurementError, StorageError
+from kickbench.host.affinity import pinned
 
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
 # stuck take their time, a worker that is silent for longer hangs.
 SILENCE_SECONDS = 60.0
 # Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
 _NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-@contextlib.contextmanager
-def _running_on(cpus: Collection[int] | None) -> Iterator[None]:
-    if cpus is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 class WorkerProcess:
@@ -52,7 +40,7 @@ class WorkerProcess:
 
     def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
-        with _running_on(creator_cpus):
+        with pinned(creator_cpus):
             # -P: a folder named kickbench in the current directory is not the installed package.
             # A session of its own: Ctrl-C on the terminal is for the runner to act on.
             self._process = subprocess.Popen(

@@ -33,6 +33,7 @@ from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
 from kickbench.guest.nested import NestedGuest
+from kickbench.host.affinity import pinned
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
 from kickbench.run.nested import NestedBench
@@ -90,16 +91,6 @@ def _die_with_runner(runner_pid: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != runner_pid:
         sys.exit(EXIT_MEASUREMENT)
-
-
-@contextmanager
-def _pinned(cpus: list[int]) -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def tsc_distrust(cpus: list[int], root: str = "/") -> str | None:
@@ -182,9 +173,9 @@ def _engine_bench(
             gaps_cycles=pacing.gaps_cycles,
             first_gaps=pacing.first_gaps,
             ring_entries=pacing.ring_entries,
-            on_node_of=lambda index: _pinned(order.vcpu_cpus[index]),
+            on_node_of=lambda index: pinned(order.vcpu_cpus[index]),
         ) as guest,
-        _pinned(order.kicker_cpus),
+        pinned(order.kicker_cpus),
         Engine(
             guest,
             case.program,
