@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kickbench.errors import HostError
 from kickbench.host.capabilities import Capabilities
-from kickbench.host.topology import Topology
+from kickbench.host.topology import Topology, format_cpu_list, resolve
 from kickbench.methods import CATALOGUE
 from kickbench.run.plan import (
     QUICK_CASE_OVERHEAD_SECONDS,
@@ -194,6 +194,91 @@ def test_any_leaves_threads_to_the_scheduler() -> None:
     seats = Seats.of(case(), TWO_NODES)
     assert seats.creator is None
     assert seats.vcpus == [list(range(8))] * 2
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Nodes of whole cores with 1 to 4 threads, numbered core by core or thread by thread."""
+    threads, n_cores = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    n_cpus = threads * n_cores
+    by_thread = draw(st.booleans())  # as on Intel: CPU 0 and CPU n_cores are siblings
+    core_of = [cpu % n_cores if by_thread else cpu // threads for cpu in range(n_cpus)]
+    online = tuple(sorted(draw(st.sets(st.sampled_from(range(n_cpus)), min_size=1))))
+    half = draw(st.integers(0, n_cores))
+    nodes = {
+        node: tuple(cpu for cpu in online if (core_of[cpu] >= half) == bool(node))
+        for node in range(2)
+    }
+    return Topology(
+        online=online,
+        nodes=nodes,
+        siblings={
+            cpu: tuple(other for other in online if core_of[other] == core_of[cpu])
+            for cpu in online
+        },
+        isolated=(),
+        affinity=online,
+        allowed=online,
+    )
+
+
+@given(st.data(), topologies(), st.integers(1, 30))
+def test_kickers_keep_off_the_vcpus_and_their_cores_while_anything_else_is_left(
+    data: st.DataObject, topology: Topology, n_vcpus: int
+) -> None:
+    lists = st.sets(st.sampled_from(topology.online), min_size=1).map(
+        lambda cpus: "cpu:" + format_cpu_list(cpus)
+    )
+    some = ["any", *(f"node:{node}" for node, cpus in topology.nodes.items() if cpus)]
+    specs = st.sampled_from(some) | lists
+    placement = PlacementSpec("drawn", "any", data.draw(specs), data.draw(specs))
+    seats = Seats.of(case(vcpus=n_vcpus, placement=placement), topology)
+    wanted = set(resolve(placement.kicker, topology))
+    taken = {cpu for cpus in seats.vcpus for cpu in cpus}
+    cores = {thread for cpu in taken for thread in topology.siblings[cpu]}
+    kicker = set(seats.kicker)
+    assert kicker == (wanted - cores or wanted - taken or wanted)
+    if kicker.isdisjoint(cores):
+        assert seats.kicker_shares == "nothing"
+    if placement.vcpus != "any":
+        expected = "nothing" if wanted - cores else "core" if wanted - taken else "CPU"
+        assert seats.kicker_shares == expected
+    elif kicker <= taken and n_vcpus >= len(taken):
+        assert seats.kicker_shares == "CPU"
+    shared = {"nothing": 0, "core": 1, "CPU": 1}[seats.kicker_shares]
+    assert len(seats.notes(1)) == shared
+    assert seats.notes(0) == []
+
+
+SMT = replace(TWO_NODES, siblings={cpu: (cpu - cpu % 2, cpu - cpu % 2 + 1) for cpu in range(8)})
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "kicker", "cpus", "note"),
+    [
+        ("cpu:0", "node:0", [2, 3], ""),
+        ("cpu:0,2", "node:0", [1, 3], "shares a core with a vCPU"),
+        ("cpu:0-3", "node:0", [0, 1, 2, 3], "has no CPU of its own"),
+        ("node:1", "node:0", [0, 1, 2, 3], ""),
+        ("any", "any", [0, 1, 2, 3, 4, 5, 6, 7], "shares a core with a vCPU"),
+        ("cpu:0", "cpu:1", [1], "shares a core with a vCPU"),
+    ],
+)
+def test_a_kicker_that_must_share_says_so(
+    vcpus: str, kicker: str, cpus: list[int], note: str
+) -> None:
+    placement = PlacementSpec("x", "any", vcpus, kicker)
+    seats = Seats.of(case(vcpus=4, placement=placement), SMT)
+    assert seats.kicker == cpus
+    assert note in "".join(seats.notes(1))
+    assert bool(seats.notes(1)) == bool(note)
+
+
+def test_more_kickers_than_cpus_kick_in_turn() -> None:
+    placement = PlacementSpec("x", "any", "cpu:0-1", "cpu:2")
+    seats = Seats.of(case(placement=placement), TWO_NODES)
+    assert seats.notes(1) == []
+    assert seats.notes(2) == ["2 kickers share 1 CPU: they kick in turn, not at once"]
 
 
 def test_a_missing_node_is_an_error_of_the_host() -> None:

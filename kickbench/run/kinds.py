@@ -474,9 +474,15 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
+def kicking_threads(case: Case) -> int:
+    """How many threads of a case kick; those of the engine, or the one that interrupts L2."""
+    measurement = MEASUREMENTS.get(case.kind)
+    return measurement.n_kickers(case) if measurement else 1
+
+
 def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> Kickers | None:
     """The kicking threads of a case, with room for what they can do in one round."""
-    count = MEASUREMENTS[case.kind].n_kickers(case)
+    count = kicking_threads(case)
     if not count:
         return None
     kicks = int(n_blocks * timing.block_ns / 1e9 * MAX_KICKS_HZ)

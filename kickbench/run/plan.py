@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kickbench.errors import HostError
 from kickbench.guest.programs import PROGRAMS
@@ -23,31 +24,78 @@ QUICK_MIN_CASE_SECONDS = 0.45
 QUICK_KICKS = 4000
 
 
+Shared = Literal["nothing", "core", "CPU"]
+_SHARES: dict[Shared, str] = {
+    "CPU": "the kicker has no CPU of its own, and kicks when a vCPU's thread does not run: "
+    "give it one (placement.kicker)",
+    "core": "the kicker shares a core with a vCPU, and slows it while it waits to kick: "
+    "give it a core of its own (placement.kicker)",
+}
+
+
 @dataclass(frozen=True)
 class Seats:
-    """The CPUs of a case's threads: ``vcpus[i]`` of vCPU i, ``creator`` None when it may be any."""
+    """The CPUs of a case's threads: ``vcpus[i]`` of vCPU i, ``creator`` None when it may be any.
+
+    ``kicker_shares`` is what a kicker cannot but share with a vCPU.
+    """
 
     creator: tuple[int, ...] | None
     vcpus: list[list[int]]
     kicker: list[int]
+    kicker_shares: Shared = "nothing"
 
     @classmethod
     def of(cls, case: Case, topology: Topology) -> Seats:
         """Resolve a placement. Raises HostError when the host has no such node or CPU.
 
-        Each vCPU has one CPU of its own, in turn; with ``any`` the scheduler moves it freely.
+        Each vCPU has one CPU of its own, in turn; with ``any`` the scheduler moves it freely. The
+        kickers have what the vCPUs leave of their part: they spin before each kick.
         """
         cpus = resolve(case.placement.vcpus, topology)
         floating = case.placement.vcpus == "any"
         creator = resolve(case.placement.creator, topology)
+        vcpus = [
+            sorted(cpus) if floating else [cpus[index % len(cpus)]] for index in range(case.vcpus)
+        ]
+        kicker = _left_for_kickers(resolve(case.placement.kicker, topology), vcpus, topology)
         return cls(
             creator=None if case.placement.creator == "any" else creator,
-            vcpus=[
-                sorted(cpus) if floating else [cpus[index % len(cpus)]]
-                for index in range(case.vcpus)
-            ],
-            kicker=sorted(resolve(case.placement.kicker, topology)),
+            vcpus=vcpus,
+            kicker=sorted(kicker),
+            kicker_shares=_kicker_shares(kicker, vcpus, topology),
         )
+
+    def notes(self, n_kickers: int) -> list[str]:
+        """What this placement does to so many kicking threads, one plain sentence each."""
+        if not n_kickers:
+            return []
+        notes = [_SHARES[self.kicker_shares]] if self.kicker_shares != "nothing" else []
+        if n_kickers > len(self.kicker):
+            cpus = f"{len(self.kicker)} CPU{'s' * (len(self.kicker) > 1)}"
+            notes.append(f"{n_kickers} kickers share {cpus}: they kick in turn, not at once")
+        return notes
+
+
+def _left_for_kickers(
+    wanted: Sequence[int], vcpus: Sequence[Sequence[int]], topology: Topology
+) -> set[int]:
+    """Of the CPUs wanted for kickers those that share no core with a vCPU; if there are none,
+    those that no vCPU runs on; if there are none, all."""
+    taken = {cpu for some in vcpus for cpu in some}
+    cores = {thread for cpu in taken for thread in topology.siblings.get(cpu, (cpu,))}
+    return set(wanted) - cores - taken or set(wanted) - taken or set(wanted)
+
+
+def _kicker_shares(kicker: set[int], vcpus: Sequence[Sequence[int]], topology: Topology) -> Shared:
+    """Threads that float find a CPU, or a core, without a vCPU as long as there is one."""
+    taken = {cpu for some in vcpus for cpu in some}
+    cores = {frozenset((cpu, *topology.siblings.get(cpu, ()))) for cpu in taken}
+    if kicker <= taken and len(vcpus) >= len(taken):
+        return "CPU"
+    if kicker <= {cpu for core in cores for cpu in core} and len(vcpus) >= len(cores):
+        return "core"
+    return "nothing"
 
 
 @dataclass(frozen=True)

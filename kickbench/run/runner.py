@@ -34,7 +34,7 @@ from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
 from kickbench.results.summary import write_summary
-from kickbench.run import schedule
+from kickbench.run import kinds, schedule
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
@@ -43,10 +43,6 @@ from kickbench.scenario.model import Scenario
 from kickbench.scenario.text import shorten
 from kickbench.stats.contrasts import running_interval, t_quantile
 
-_SQUEEZED_KICKER = (
-    "the kicker has no CPU of its own, and kicks when a vCPU's thread does not run: "
-    "give it one (placement.kicker)"
-)
 _LONGEST_FINDING = 500
 # Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20
@@ -417,7 +413,7 @@ class _CaseRun:
             "warnings": [
                 *self.planned.notes,
                 *self._crowding(),
-                *self._squeezed_kicker(),
+                *self.seats.notes(kinds.kicking_threads(case)),
                 *done["warnings"],
             ],
             "rounds": done["rounds"],
@@ -438,13 +434,6 @@ class _CaseRun:
             return []
         crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
         return [f"{crowd}: time per exit includes waiting for a CPU"]
-
-    def _squeezed_kicker(self) -> list[str]:
-        cpus = {cpu for some in self.seats.vcpus for cpu in some}
-        kicks = self.case.kind != "exits" or self.case.kick_rate_hz is not None
-        if kicks and set(self.seats.kicker) <= cpus and len(self.seats.vcpus) >= len(cpus):
-            return [_SQUEEZED_KICKER]
-        return []
 
     def _take(self, rounds: Sequence[Sequence[float | None]]) -> None:
         for means in rounds:
