@@ -21,6 +21,7 @@ from kickbench.engine.engine import (
     AIMED,
     LOST,
     MET,
+    PARTS,
     STRUCTURES,
     TRANSPORTS,
     Clock,
@@ -29,6 +30,7 @@ from kickbench.engine.engine import (
     Plan,
     histogram_edges,
     library,
+    nodes_of,
     tsc_warp_cycles,
 )
 from kickbench.errors import MeasurementError, UsageError
@@ -166,6 +168,30 @@ def test_without_a_trusted_tsc_stamps_are_nanoseconds() -> None:
     assert result["exits"] > 0
     assert result["elapsed_cycles"] > 0
     assert result["migrations"] == -1  # only RDTSCP tells
+
+
+@pytest.mark.kvm
+def test_each_vcpus_memory_is_on_pages_of_its_own_and_the_kernel_tells_their_node(
+    clock: Clock,
+) -> None:
+    here = os.sched_getaffinity(0)
+    kickers = Kickers(2, CPUS)
+    with running(clock, "pm_timer", 3, kickers=kickers) as (guest, engine):
+        assert os.sched_getaffinity(0) == here
+        engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=MS)
+        assert set(engine.kicker_cpus()) <= set(CPUS)
+        parts = [[engine.address(part, vcpu) for part in PARTS] for vcpu in range(3)]
+        parts = [[*own, guest.params_address(i)] for i, own in enumerate(parts)]
+        pages = [address // loader.PAGE for own in parts for address in own]
+        assert len(set(pages)) == len(pages)
+        nodes = nodes_of([address for own in parts for address in own])
+    if None in nodes:
+        pytest.skip("move_pages(2) is not permitted, or not there")
+    assert set(nodes) <= {node for node, cpus in Topology.read().nodes.items() if cpus}
+
+
+def test_a_page_that_is_not_there_has_no_node() -> None:
+    assert nodes_of([1 << 46]) == [None]
 
 
 def _image(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:

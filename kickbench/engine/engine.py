@@ -176,6 +176,8 @@ MET, LOST, AIMED = 1, 2, 4
 TRANSPORTS = {"tgkill": 0, "pidfd": 1, "timer": 2}
 _LOOPS = {"exit": 0, "kick": 1}
 _KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
+PARTS = ("flag", "tls", "samples")
+"""Of a vCPU's own memory in the engine, as ``enum kb_part`` numbers them."""
 _STATES = {None: 0, "guest": 1, "halted": 2, "userspace": 3, "storm": 4}
 
 
@@ -244,6 +246,9 @@ def library() -> ctypes.CDLL:
         "kb_engine_samples": (POINTER(c_uint32), [c_void_p, c_uint32]),
         "kb_engine_histogram": (None, [c_void_p, c_uint32, c_void_p]),
         "kb_engine_memory_locked": (ctypes.c_int, [c_void_p]),
+        "kb_engine_address": (c_void_p, [c_void_p, c_uint32, c_uint32]),
+        "kb_engine_kicker_cpu": (c_int32, [c_void_p, c_uint32]),
+        "kb_nodes_of": (ctypes.c_int, [c_void_p, c_uint64, c_void_p]),
         "kb_histogram_edges": (None, [c_void_p]),
         "kb_clock_calibrate": (c_double, [c_uint64]),
         "kb_clock_stamp_cost": (c_uint64, [ctypes.c_int]),
@@ -296,6 +301,19 @@ def tsc_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | None:
     """
     warp = int(library().kb_clock_warp_cycles(cpu_a, cpu_b, rounds))
     return None if warp < 0 else warp
+
+
+def nodes_of(addresses: Sequence[int]) -> list[int | None]:
+    """The NUMA node of the page at each address of this process, by the kernel's own account.
+
+    None for a page that is not there or that the kernel does not tell of; for all of them when
+    move_pages(2) is not permitted here or not built in.
+    """
+    wanted = np.array(addresses, np.uint64)
+    nodes = np.full(len(wanted), -1, np.int32)
+    if library().kb_nodes_of(wanted.ctypes.data, len(wanted), nodes.ctypes.data):
+        return [None] * len(wanted)
+    return [int(node) if node >= 0 else None for node in nodes]
 
 
 def histogram_edges() -> NDArray[np.uint64]:
@@ -421,6 +439,17 @@ class Engine:
             return np.empty(0, np.uint32)
         whole = np.ctypeslib.as_array(first, shape=(offset + count,))
         return whole[offset:].copy()
+
+    def address(self, part: str, vcpu: int) -> int:
+        """Where a vCPU's own memory in the engine begins: one of PARTS."""
+        return int(self._lib.kb_engine_address(self._engine, vcpu, PARTS.index(part)))
+
+    def kicker_cpus(self) -> list[int]:
+        """The CPU that each kicking thread was on at the end of the last block."""
+        return [
+            int(self._lib.kb_engine_kicker_cpu(self._engine, kicker))
+            for kicker in range(self._n_kickers)
+        ]
 
     def kicks(self) -> NDArray[Any]:
         """All kicks of the last call of :meth:`blocks`: KICK records, by kicker."""

@@ -166,6 +166,30 @@ int start_thread(pthread_t *thread, const cpu_set_t *cpus, void *(*run)(void *),
 	return error;
 }
 
+/*
+ * Lets the calling thread run on these CPUs alone, so that what it touches first and what the
+ * kernel allocates for it are on their node. 0 or an errno; `before` is where it may run else.
+ */
+static int stand_on(const cpu_set_t *cpus, cpu_set_t *before)
+{
+	if (sched_getaffinity(0, sizeof(*before), before) ||
+	    sched_setaffinity(0, sizeof(*cpus), cpus))
+		return errno;
+	return 0;
+}
+
+/* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
+static struct worker *map_workers(size_t bytes)
+{
+	void *memory =
+	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, bytes, MADV_NOHUGEPAGE);
+	return memory;
+}
+
 static void init_worker(struct kb_engine *e, struct worker *w, const struct kb_config *config,
 			const struct kb_vcpu_config *vcpu)
 {
@@ -182,9 +206,7 @@ static void init_worker(struct kb_engine *e, struct worker *w, const struct kb_c
 	w->v.pidfd = -1;
 	w->v.kickers = e->kickers;
 	w->v.n_kickers = config->n_kickers;
-	CPU_ZERO(&w->cpus);
-	for (uint32_t i = 0; i < vcpu->n_cpus; i++)
-		CPU_SET(vcpu->cpus[i], &w->cpus);
+	w->v.acks = w->acks;
 }
 
 static bool all_prepared(const struct kb_engine *e)
@@ -219,34 +241,46 @@ static void release(struct kb_engine *e)
 			munmap(w->histograms, histograms_bytes(e));
 		if (w->v.pidfd >= 0)
 			close(w->v.pidfd);
-		free(w->v.acks);
 	}
 	release_kickers(e);
 	sigaction(e->signal, &e->old_action, NULL);
 	if (e->proc_stat_fd >= 0)
 		close(e->proc_stat_fd);
 	free(e->proc_stat);
-	free(e->workers);
+	munmap(e->workers, e->workers_bytes);
 	free(e);
+}
+
+/*
+ * A thread's task_struct, kernel stack and TLS are allocated where the one stands that creates it
+ * (kernel/fork.c), and so is the page with the vCPU's flag, which init_worker touches first.
+ */
+static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_config *config)
+{
+	const struct kb_vcpu_config *vcpu = &config->vcpus[index];
+	struct worker *w = &e->workers[index];
+	cpu_set_t cpus, before;
+	int error;
+
+	CPU_ZERO(&cpus);
+	for (uint32_t i = 0; i < vcpu->n_cpus; i++)
+		CPU_SET(vcpu->cpus[i], &cpus);
+	error = stand_on(&cpus, &before);
+	if (error)
+		return error;
+	init_worker(e, w, config, vcpu);
+	error = start_thread(&w->thread, &cpus, vcpu_thread, w);
+	sched_setaffinity(0, sizeof(before), &before);
+	return error;
 }
 
 static int start_vcpus(struct kb_engine *e, const struct kb_config *config)
 {
-	const size_t acks_bytes = (KB_MAX_KICKERS + 1) * sizeof(struct kb_ack);
 	int error = 0;
 
 	atomic_store(&e->pending, config->n_vcpus);
 	for (uint32_t i = 0; i < config->n_vcpus && !error; i++) {
-		struct worker *w = &e->workers[i];
-
-		init_worker(e, w, config, &config->vcpus[i]);
-		w->v.acks = aligned_alloc(KB_CACHE_LINE, acks_bytes);
-		if (!w->v.acks)
-			return ENOMEM;
-		memset(w->v.acks, 0, acks_bytes);
-		error = start_thread(&w->thread, &w->cpus, vcpu_thread, w);
-		if (error)
-			free(w->v.acks);
+		error = start_vcpu(e, i, config);
 		e->n_vcpus += !error;
 	}
 	atomic_fetch_sub(&e->pending, config->n_vcpus - e->n_vcpus);
@@ -258,22 +292,22 @@ struct kb_engine *kb_engine_create(const struct kb_config *config)
 {
 	struct kb_engine *e = aligned_alloc(KB_CACHE_LINE, sizeof(*e));
 	struct sigaction action = {.sa_handler = kick_signal_handler};
-	const size_t workers_bytes = config->n_vcpus * sizeof(struct worker);
 	int error;
 
 	if (!e)
 		return NULL;
 	memset(e, 0, sizeof(*e));
-	e->workers = aligned_alloc(KB_CACHE_LINE, workers_bytes);
+	e->workers_bytes = config->n_vcpus * sizeof(struct worker);
+	e->workers = map_workers(e->workers_bytes);
 	e->proc_stat = malloc(PROC_STAT_BYTES);
 	if (!e->workers || !e->proc_stat) {
-		free(e->workers);
+		if (e->workers)
+			munmap(e->workers, e->workers_bytes);
 		free(e->proc_stat);
 		free(e);
 		errno = ENOMEM;
 		return NULL;
 	}
-	memset(e->workers, 0, workers_bytes);
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
 	e->one_cpu = sysconf(_SC_NPROCESSORS_ONLN) == 1;

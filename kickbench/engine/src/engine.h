@@ -170,6 +170,21 @@ KB_EXPORT int kb_engine_memory_locked(const struct kb_engine *e);
 /* Lowest value of each bin, and one more: bin i is edges[i] <= cycles < edges[i + 1]. */
 KB_EXPORT void kb_histogram_edges(uint64_t *edges);
 
+/* -- placement.c --------------------------------------------------------------------------------
+ */
+
+/* What is a vCPU's own in the engine: its flag and constants, its thread's TLS, its samples. */
+enum kb_part { KB_FLAG, KB_TLS, KB_SAMPLES };
+
+KB_EXPORT const void *kb_engine_address(const struct kb_engine *e, uint32_t vcpu, uint32_t part);
+/* The CPU that a kicking thread was on at the end of the last block. */
+KB_EXPORT int32_t kb_engine_kicker_cpu(const struct kb_engine *e, uint32_t kicker);
+/*
+ * The NUMA node of each of this process's pages with these addresses, or -errno: -ENOENT for one
+ * that is not there, -EFAULT for one that the kernel does not tell of. 0, or an errno.
+ */
+KB_EXPORT int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *nodes);
+
 /* -- clock.c ------------------------------------------------------------------------------------
  */
 

@@ -13,6 +13,7 @@
 #define PROC_STAT_BYTES	   (1u << 20)
 #define NS_PER_S	   1000000000ll
 #define THREAD_STACK_BYTES (256u << 10)
+#define PAGE_BYTES	   4096
 #define KICK_PERIOD_NS	   5000000ll /* a kick that is not taken is sent again: the rescue */
 #define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
 
@@ -26,14 +27,16 @@ struct counters {
 	long involuntary_switches;
 };
 
+/* On pages of its own, which are on the node of the vCPU's CPUs. */
 struct worker {
-	struct kb_vcpu v; /* first: the hooks get a pointer to it */
+	_Alignas(PAGE_BYTES) struct kb_vcpu v; /* first: the hooks get a pointer to it */
+	struct kb_ack acks[KB_MAX_KICKERS + 1];
 	struct kb_engine *engine;
 	const struct kb_guest_params *params;
 	const uint32_t *ring;
 	uint32_t *samples; /* of all blocks of a call; v.samples is the free rest */
 	uint64_t *histograms;
-	cpu_set_t cpus;
+	const void *tls; /* the thread's, at the top of its stack */
 	pthread_t thread;
 	int schedstat_fd, stat_fd;
 	const struct kb_protocol *protocol; /* entered by the thread */
@@ -51,6 +54,7 @@ struct kicker {
 	struct kb_kick *kicks;
 	uint64_t n_kicks;
 	int error; /* of a kick */
+	int cpu;   /* at the end of the last block */
 };
 
 struct kb_engine {
@@ -60,6 +64,7 @@ struct kb_engine {
 	bool one_cpu; /* the host has no other */
 	uint64_t samples_capacity;
 	struct worker *workers;
+	size_t workers_bytes;
 	struct kb_failure failure;
 	struct sigaction old_action;
 	int signal;

@@ -483,6 +483,7 @@ static void *kicker_thread(void *arg)
 		command = e->command; /* the conductor's again, once this part is finished */
 		if (command == RUN)
 			kick_in_block(e, index);
+		t->cpu = sched_getcpu();
 		finish_part(&e->kickers_pending);
 		if (command == QUIT)
 			return NULL;

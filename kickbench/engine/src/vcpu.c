@@ -254,6 +254,7 @@ static int open_of_thread(const struct worker *w, const char *name)
 static void prepare_thread(struct worker *w)
 {
 	current = w;
+	w->tls = &current;
 	block_other_signals(w->v.signal);
 	w->v.tid = (pid_t)syscall(SYS_gettid);
 	w->v.pidfd = (int)syscall(SYS_pidfd_open, w->v.tid, PIDFD_THREAD);

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where the engine's memory and threads came to be, for whoever asks the kernel for the nodes. */
+#include "internal.h"
+
+const void *kb_engine_address(const struct kb_engine *e, uint32_t vcpu, uint32_t part)
+{
+	const struct worker *w = &e->workers[vcpu];
+
+	switch (part) {
+	case KB_FLAG:
+		return &w->v.kick_requested;
+	case KB_TLS:
+		return w->tls;
+	default:
+		return w->samples;
+	}
+}
+
+int32_t kb_engine_kicker_cpu(const struct kb_engine *e, uint32_t kicker)
+{
+	return e->threads[kicker].cpu;
+}
+
+/* With no nodes to move to, move_pages(2) only tells where the pages are. */
+int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *nodes)
+{
+	return syscall(SYS_move_pages, 0, count, addresses, NULL, nodes, 0) ? errno : 0;
+}
