@@ -50,7 +50,7 @@ TOPOLOGY = Topology(
     allowed=CPUS,
 )
 QUIET = {
-    "proc/cpuinfo": "processor: 0\nflags: constant_tsc nonstop_tsc",
+    "proc/cpuinfo": "processor: 0\nflags: rdtscp constant_tsc nonstop_tsc",
     "proc/loadavg": "0.00 0.00 0.00 1/100 1",
     "proc/self/status": "CapEff:\t0000000000004000",
     "proc/sys/kernel/version": "#1 SMP PREEMPT_DYNAMIC",
@@ -105,9 +105,24 @@ def test_a_host_that_tells_nothing_is_examined_all_the_same(tmp_path: Path) -> N
 def test_cpus_that_disagree_on_the_tsc_are_named(quiet: Host) -> None:
     warped = replace(quiet, tsc_warp_cycles=lambda _first, other: 40 * (other == 2))
     found = finding(warped, "tsc_agreement")
-    assert (found.status, found.detail) == ("warn", "CPU 0 and CPU 2 differ by 40 cycles")
+    detail = "the TSCs of CPU 0 and CPU 2 differ by 40 cycles"
+    assert (found.status, found.detail) == ("warn", detail)
     unknown = replace(quiet, tsc_warp_cycles=lambda *_cpus: None)
-    assert finding(unknown, "tsc_agreement").status == "warn"
+    found = finding(unknown, "tsc_agreement")
+    assert (found.status, found.detail.partition("could")[2]) == ("warn", " not be compared")
+
+
+def test_every_node_has_its_tsc_compared(quiet: Host) -> None:
+    """Also on a host of more CPUs than are tried."""
+    cpus = tuple(range(200))
+    for cpu in cpus:
+        (quiet.root / f"{CPU}/cpu{cpu}/node{cpu // 100}").mkdir(parents=True)
+    big = replace(
+        quiet,
+        topology=replace(TOPOLOGY, online=cpus, affinity=cpus, allowed=cpus),
+        tsc_warp_cycles=lambda a, b: 7 * (a // 100 != b // 100),
+    )
+    assert finding(big, "tsc_agreement").status == "warn"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"\x1f\x8b\x08garbage"])
@@ -146,11 +161,20 @@ def with_files(host: Host, files: dict[str, str]) -> Host:
 @pytest.mark.parametrize(
     ("check", "files", "detail", "advice"),
     [
-        ("tsc", {"proc/cpuinfo": "flags: tsc nonstop_tsc"}, "lacks constant_tsc", "invtsc"),
+        ("tsc", {"proc/cpuinfo": "flags: constant_tsc nonstop_tsc"}, "no RDTSCP", "-cpu host"),
         (
-            "clocksource",
+            "tsc",
+            {
+                "proc/cpuinfo": "flags: rdtscp nonstop_tsc",
+                f"{CLOCK}/current_clocksource": "kvm-clock",
+            },
+            "lacks constant_tsc",
+            "invtsc",
+        ),
+        (
+            "tsc",
             {f"{CLOCK}/current_clocksource": "hpet", f"{CLOCK}/available_clocksource": "hpet"},
-            "hpet: the kernel found the TSC unstable",
+            "the kernel found the TSC unstable, and took hpet",
             "dmesg",
         ),
         (
@@ -198,7 +222,7 @@ def with_files(host: Host, files: dict[str, str]) -> Host:
         (
             "hypervisor",
             {
-                "proc/cpuinfo": "flags: constant_tsc nonstop_tsc hypervisor",
+                "proc/cpuinfo": "flags: rdtscp constant_tsc nonstop_tsc hypervisor",
                 "sys/class/dmi/id/sys_vendor": "QEMU",
             },
             r"itself a virtual machine \(QEMU\)",

@@ -24,7 +24,7 @@ from kickbench.host.topology import Topology
 from kickbench.run import runner
 from kickbench.run.process import WorkerProcess
 from kickbench.run.progress import PlainProgress
-from kickbench.run.worker import Order, tsc_distrust
+from kickbench.run.worker import Order
 from kickbench.scenario.cases import expand
 from kickbench.scenario.model import Scenario, load
 
@@ -383,23 +383,3 @@ def test_a_worker_says_what_the_kernel_refused(
 def test_an_order_survives_its_journey(scenario: Callable[..., Path], tmp_path: Path) -> None:
     there = order(load(scenario()), tmp_path)
     assert Order.from_json(there.to_json()) == there
-
-
-@pytest.mark.parametrize(
-    ("flags", "clocksource", "trusted"),
-    [
-        ("rdtscp constant_tsc nonstop_tsc", "kvm-clock", True),
-        ("rdtscp", "tsc", True),
-        ("rdtscp constant_tsc", "hpet", False),
-        ("constant_tsc nonstop_tsc", "tsc", False),
-    ],
-)
-def test_the_tsc_is_trusted_when_the_kernel_or_the_cpu_vouch_for_it(
-    tmp_path: Path, flags: str, clocksource: str, trusted: bool
-) -> None:
-    folder = tmp_path / "sys/devices/system/clocksource/clocksource0"
-    folder.mkdir(parents=True)
-    (folder / "current_clocksource").write_text(clocksource + "\n")
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    assert (tsc_distrust([CPUS[0]], str(tmp_path)) is None) == trusted

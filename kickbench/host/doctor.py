@@ -14,10 +14,11 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from kickbench.host import cgroups, environment
+from kickbench.host import cgroups, clock, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.files import chosen, read_fields, read_int, read_text
 from kickbench.host.topology import Topology, format_cpu_list
@@ -74,24 +75,17 @@ class Finding:
     advice: str | None = None
 
 
-def _measure_warp(cpu_a: int, cpu_b: int) -> int | None:
-    # Imported here: the engine is a library that has to be built, the other checks are not.
-    from kickbench.engine.engine import tsc_warp_cycles
-
-    return tsc_warp_cycles(cpu_a, cpu_b)
-
-
 @dataclass(frozen=True)
 class Host:
     """What the checks look at: the files below ``root``, KVM, the CPUs, two /proc/stat samples,
-    and a measurement of how far the TSCs of two CPUs differ (in cycles, None when impossible)."""
+    and how far the TSCs of two CPUs differ (None: this host's are measured)."""
 
     root: Path
     capabilities: Capabilities
     topology: Topology
     stat_before: str
     stat_after: str
-    tsc_warp_cycles: Callable[[int, int], int | None] = _measure_warp
+    tsc_warp_cycles: clock.WarpCycles | None = None
 
     @classmethod
     def read(cls, root: str | Path = "/", kvm_path: str | Path = DEVICE) -> Host:
@@ -101,8 +95,6 @@ class Host:
         after = read_text(root, "/proc/stat") or ""
         return cls(Path(root), probe(kvm_path), Topology.read(root), before, after)
 
-
-MAX_TSC_PAIRS = 64
 
 Outcome = tuple[Status, str, str | None]
 """Status, detail, advice."""
@@ -191,41 +183,32 @@ def check_nodes(host: Host) -> Outcome:
 
 
 def check_tsc(host: Host) -> Outcome:
-    flags = environment.cpu_flags(host.root)
-    missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
+    if objection := clock.objection(host.root):
+        if clock.is_given_up(host.root):
+            return "warn", objection, "dmesg | grep -i tsc says why"
+        return "warn", objection, "in a VM, pass the host's CPU through (-cpu host,+invtsc)"
     khz = host.capabilities.tsc_khz
-    speed = f", {khz / 1e3:.0f} MHz" if khz else ""
-    if not missing:
-        return "ok", f"constant_tsc, nonstop_tsc{speed}", None
-    advice = "in a VM, pass the host's CPU through (-cpu host,+invtsc)"
-    return "warn", f"the TSC lacks {' and '.join(missing)}", advice
+    return "ok", f"steady, {khz / 1e3:.0f} MHz" if khz else "steady", None
 
 
 def check_clocksource(host: Host) -> Outcome:
-    current = read_text(host.root, f"{environment.CLOCK}/current_clocksource")
-    available = (read_text(host.root, f"{environment.CLOCK}/available_clocksource") or "").split()
-    if current in ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page"):
-        return "ok", current, None
+    current, available = clock.sources(host.root)
     if current is None:
         return "warn", "unknown", None
-    if "tsc" in available:
-        advice = f"echo tsc | sudo tee {environment.CLOCK}/current_clocksource"
-        return "warn", f"{current}, though the TSC is available", advice
-    return "warn", f"{current}: the kernel found the TSC unstable", "dmesg | grep -i tsc says why"
+    if current in clock.TSC_SOURCES or "tsc" not in available:
+        return "ok", current, None
+    advice = f"echo tsc | sudo tee {clock.SOURCE}/current_clocksource"
+    return "warn", f"{current}, though the TSC is available", advice
 
 
 def check_tsc_agreement(host: Host) -> Outcome:
-    first, *others = host.topology.affinity
-    if not others:
+    cpus = host.topology.allowed
+    tried = clock.pairs(cpus, cpus, host.root)
+    if not tried:
         return "ok", "one CPU", None
-    warps = {cpu: host.tsc_warp_cycles(first, cpu) for cpu in others[:MAX_TSC_PAIRS]}
-    if None in warps.values():
-        return "warn", "could not be measured on every CPU", None
-    worst = max(warps, key=lambda cpu: warps[cpu] or 0)
-    if warps[worst]:
-        detail = f"CPU {first} and CPU {worst} differ by {warps[worst]} cycles"
-        return "warn", detail, "stamps fall back to CLOCK_MONOTONIC_RAW, which costs more"
-    return "ok", f"{len(warps) + 1} CPUs agree", None
+    if disagreement := clock.disagreement(tried, host.tsc_warp_cycles):
+        return "warn", disagreement, "stamps fall back to CLOCK_MONOTONIC_RAW, which costs more"
+    return "ok", f"{_count(len(set(chain(*tried))), 'CPU')} agree", None
 
 
 def check_governor(host: Host) -> Outcome:
@@ -384,7 +367,7 @@ CHECKS: tuple[Check, ...] = (
         "clocksource",
         "clock source",
         check_clocksource,
-        "one other than the TSC means that the kernel does not trust the TSC",
+        "reading the time costs a system call when it is not the TSC",
     ),
     Check(
         "tsc_agreement",

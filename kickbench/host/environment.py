@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
-from kickbench.host import cgroups
-from kickbench.host.files import chosen, numbered, read_fields, read_int, read_text
+from kickbench.host import cgroups, clock
+from kickbench.host.files import chosen, cpu_flags, numbered, read_fields, read_int, read_text
 from kickbench.host.topology import Topology, format_cpu_list
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "pydantic", "pyperf", "scipy")
@@ -29,7 +29,6 @@ PRIVATE = re.compile(
 
 CPU = "/sys/devices/system/cpu"
 NODE = "/sys/devices/system/node"
-CLOCK = "/sys/devices/system/clocksource/clocksource0"
 THP = "/sys/kernel/mm/transparent_hugepage"
 DMI = "/sys/class/dmi/id"
 
@@ -49,10 +48,7 @@ def collect(root: str | Path = "/", topology: Topology | None = None) -> dict[st
         "mitigations": _mitigations(root),
         "virtualization": _virtualization(root),
         "kvm_modules": _kvm_modules(root),
-        "clocksource": {
-            "current": read_text(root, f"{CLOCK}/current_clocksource"),
-            "available": (read_text(root, f"{CLOCK}/available_clocksource") or "").split(),
-        },
+        "clocksource": _clocksource(root),
         "memory": _memory(root),
         "load": _load(root),
         "limits": {
@@ -87,11 +83,6 @@ def safe_command_line(text: str | None) -> str | None:
     return " ".join(words)
 
 
-def cpu_flags(root: str | Path = "/") -> frozenset[str]:
-    """The flags line of the first CPU in /proc/cpuinfo."""
-    return frozenset(read_fields(root, "/proc/cpuinfo").get("flags", "").split())
-
-
 def turbo(root: str | Path = "/") -> bool | None:
     """Whether the CPUs may exceed their base frequency; None when the host does not tell."""
     no_turbo = read_int(root, f"{CPU}/intel_pstate/no_turbo")
@@ -118,6 +109,15 @@ def hypervisor(root: str | Path = "/") -> str | None:
         return None
     names = (read_text(root, f"{DMI}/{name}") for name in ("sys_vendor", "product_name"))
     return " ".join(name for name in names if name) or "unknown"
+
+
+def _clocksource(root: str | Path) -> dict[str, Any]:
+    current, available = clock.sources(root)
+    return {
+        "current": current,
+        "available": list(available),
+        "tsc_objection": clock.objection(root),
+    }
 
 
 def _kernel(root: str | Path) -> dict[str, Any]:

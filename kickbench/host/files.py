@@ -30,6 +30,11 @@ def read_fields(root: str | Path, path: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def cpu_flags(root: str | Path = "/") -> frozenset[str]:
+    """The flags line of the first CPU in /proc/cpuinfo; empty when it cannot be read."""
+    return frozenset(read_fields(root, "/proc/cpuinfo").get("flags", "").split())
+
+
 def chosen(text: str | None) -> str | None:
     """The marked choice of a kernel switch: ``always [madvise] never`` -> ``madvise``, and
     ``none voluntary (full)`` -> ``full``."""

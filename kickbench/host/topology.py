@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kickbench.errors import HostError
 from kickbench.host import cgroups
-from kickbench.host.files import numbered, read_text
+from kickbench.host.files import numbered, read_int, read_text
 
 MAX_CPU = 65535
 """Largest CPU number accepted in a list; Linux on x86 stops at 8191 (NR_CPUS)."""
@@ -105,6 +105,13 @@ class Topology:
             return core.index(cpu), cpu
 
         return tuple(sorted(chosen, key=rank))
+
+
+def place(cpu: int, root: str | Path = "/") -> tuple[int | None, int | None]:
+    """The node and the package (socket) of an online CPU; None for what sysfs does not tell."""
+    folder = f"/sys/devices/system/cpu/cpu{cpu}"
+    node = next(iter(numbered(root, folder, "node")), None)
+    return node, read_int(root, f"{folder}/topology/physical_package_id")
 
 
 def resolve(spec: str, topology: Topology) -> tuple[int, ...]:

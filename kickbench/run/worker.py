@@ -22,18 +22,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.engine.engine import Clock, Engine, StuckVcpuError, tsc_warp_cycles
+from kickbench.engine.engine import Clock, Engine, StuckVcpuError
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
 from kickbench.guest.nested import NestedGuest
 from kickbench.host.affinity import pinned
+from kickbench.host.clock import tsc_distrust
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
 from kickbench.run.nested import NestedBench
@@ -48,7 +50,6 @@ _HINTS = {
     errno.ENOMEM: ": use fewer vCPUs, a lower exit rate or shorter blocks",
 }
 PR_SET_PDEATHSIG = 1
-MAX_WARP_PAIRS = 16
 
 
 @dataclass(frozen=True)
@@ -93,26 +94,6 @@ def _die_with_runner(runner_pid: int) -> None:
         sys.exit(EXIT_MEASUREMENT)
 
 
-def tsc_distrust(cpus: list[int], root: str = "/") -> str | None:
-    """Why the TSC is no clock for these CPUs, or None when it is."""
-    flags: set[str] = set()
-    with Path(root, "proc/cpuinfo").open() as lines:
-        for line in lines:
-            if line.startswith("flags"):
-                flags = set(line.split(":")[1].split())
-                break
-    clocksource = Path(root, "sys/devices/system/clocksource/clocksource0/current_clocksource")
-    kernel_trusts_it = clocksource.exists() and clocksource.read_text().strip() == "tsc"
-    if "rdtscp" not in flags:
-        return "the CPU has no RDTSCP"
-    if not kernel_trusts_it and not {"constant_tsc", "nonstop_tsc"} <= flags:
-        return "the TSC is not constant (no constant_tsc and nonstop_tsc)"
-    for other in cpus[1 : MAX_WARP_PAIRS + 1]:
-        if warp := tsc_warp_cycles(cpus[0], other):
-            return f"the TSCs of CPU {cpus[0]} and CPU {other} differ by {warp} cycles"
-    return None
-
-
 def _save(path: Path, array: NDArray[Any]) -> None:
     """As np.save, which reports a full disk without its errno."""
     with path.open("wb") as file:
@@ -125,8 +106,8 @@ def _asked_to_stop() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def _choose_clock(order: Order, cpus: list[int], warnings: list[str]) -> Clock:
-    distrust = tsc_distrust(cpus)
+def _choose_clock(order: Order, warnings: list[str]) -> Clock:
+    distrust = tsc_distrust(chain(*order.vcpu_cpus), order.kicker_cpus)
     if distrust and order.case.exit_rate_hz is not None:
         raise MeasurementError(f"a paced guest needs a usable TSC: {distrust}")
     if distrust:
@@ -160,8 +141,7 @@ def _engine_bench(
 ) -> Iterator[kinds.Bench]:
     case = order.case
     timing = schedule.Timing.of(case, order.vcpu_cpus)
-    seats = {cpu for cpus in [*order.vcpu_cpus, order.kicker_cpus] for cpu in cpus}
-    clock = _choose_clock(order, sorted(seats), warnings)
+    clock = _choose_clock(order, warnings)
     pacing = schedule.Pacing.of(case, timing, clock.hz, rng)
     with (
         Kvm() as kvm,
@@ -206,7 +186,7 @@ def _nested_bench(
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     (vcpu_cpus,) = order.vcpu_cpus
-    if distrust := tsc_distrust(vcpu_cpus):
+    if distrust := tsc_distrust(vcpu_cpus, order.kicker_cpus):
         warnings.append(f"L1 has no other clock than its TSC, but: {distrust}")
     clock = Clock.choose(tsc_usable=True)
     seed = int(rng.integers(1, 2**31))
