@@ -94,7 +94,13 @@ MODELS: dict[str, Protocol] = {
         after_run=(Do.EAT_SIGNAL, Do.READ_FLAG),  # kb_after_run: eat_signal, then the flag
         kick=(Do.SET_FLAG, Do.SEND_SIGNAL),  # kb_kick
         blocked=True,  # kb_enter: pthread_sigmask
-        blocked_inside=False,  # kb_enter: set_signal_mask
+        blocked_inside=False,  # kb_enter: kb_set_signal_mask
+    ),
+    # kickbench/methods/sigmask_same.c: the mask inside KVM_RUN is the one outside
+    "sigmask_same": Protocol(
+        before_run=(Do.READ_FLAG,),  # kb_before_run
+        after_run=(Do.READ_FLAG,),  # kb_after_run, after EINTR
+        kick=(Do.SET_FLAG, Do.SEND_SIGNAL),  # kb_kick
     ),
     # kickbench/methods/immediate_exit.c
     "immediate_exit": Protocol(

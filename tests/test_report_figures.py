@@ -166,7 +166,10 @@ def test_every_colour_stands_out_from_the_page(page: str) -> None:
         assert contrast(colour, page) >= 3, colour
 
 
-@pytest.mark.parametrize("drawn_together", [BLUEPRINT, tuple(WAY_STYLES)])
+@pytest.mark.parametrize(
+    "drawn_together",
+    [BLUEPRINT, tuple(WAY_STYLES), ("sigmask", "sigmask_same", "immediate_exit")],
+)
 @pytest.mark.parametrize("eyes", EYES)
 def test_methods_differ_in_colour_for_every_kind_of_eyes(
     eyes: str, drawn_together: tuple[str, ...]

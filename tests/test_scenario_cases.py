@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.scenario.cases import Case, PlacementSpec, expand, method_label
-from kickbench.scenario.kinds import KINDS, STATES, TRANSPORTS, exiting_program
+from kickbench.scenario.kinds import ITERATIONS, KINDS, STATES, TRANSPORTS, exiting_program
 from kickbench.scenario.model import Scenario
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
@@ -484,3 +484,30 @@ def test_any_change_of_a_case_is_a_case_or_a_scenario_error(key: str, value: obj
 def test_the_worker_can_import_cases_without_pydantic() -> None:
     check = "import sys, kickbench.scenario.cases; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+def test_a_control_of_what_an_exit_costs_takes_part_in_exits_only() -> None:
+    methods = ["sigmask", "sigmask_same", "immediate_exit"]
+    measure = {"kinds": ["exits", "kick", "pause_all", "race", "nested"], "methods": methods}
+    tables = {"vm": {"vcpus": 1}, "guest": {"program": "pm_timer"}, "measure": measure}
+    by_kind = {
+        case.kind: case.methods for case in expand(Scenario.from_dict({"name": "s"} | tables))
+    }
+    assert by_kind.pop("exits") == tuple(methods)
+    assert by_kind.pop("nested") == tuple(ITERATIONS)
+    assert set(by_kind) == {"kick", "pause_all", "race"}
+    assert set(by_kind.values()) == {("sigmask", "immediate_exit")}
+
+
+def test_a_control_that_is_the_baseline_stays() -> None:
+    measure = {"kinds": ["race"], "methods": ["sigmask", "sigmask_same"]}
+    tables = {"vm": {"vcpus": 1}, "guest": {"program": "pm_timer"}}
+    (first, _) = expand(
+        Scenario.from_dict(
+            {"name": "s", **tables, "measure": {**measure, "baseline": "sigmask_same"}}
+        )
+    )
+    assert first.methods == ("sigmask", "sigmask_same")

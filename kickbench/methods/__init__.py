@@ -18,7 +18,8 @@ class Method:
     handler does and how the signal is masked (None: there is no signal). ``race_free`` is the claim
     that the race measurement tests. ``needs`` names a field of
     :class:`kickbench.host.capabilities.Capabilities` that must be true, or None when any KVM will
-    do. ``used_by`` names who does it so.
+    do. ``used_by`` names who does it so. ``control_of`` names the protocol whose cost a measuring
+    control takes apart: nobody kicks so, and it takes part in exits only.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Method:
     race_free: bool
     used_by: str
     needs: str | None = None
+    control_of: str | None = None
 
     @property
     def kicks_by_signal(self) -> bool:
@@ -59,6 +61,16 @@ CATALOGUE: dict[str, Method] = {
             mask="blocked outside KVM_RUN, unblocked inside by KVM_SET_SIGNAL_MASK",
             race_free=True,
             used_by="QEMU before 2.9",
+        ),
+        Method(
+            id="sigmask_same",
+            kicker="set flag, signal",
+            vcpu_thread="check flag, KVM_RUN",
+            handler="does nothing",
+            mask="never blocked, and KVM_SET_SIGNAL_MASK sets the same mask: no siglock",
+            race_free=False,
+            used_by="nobody; the control of what sigmask costs",
+            control_of="sigmask",
         ),
         Method(
             id="immediate_exit",

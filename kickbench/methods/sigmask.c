@@ -12,23 +12,6 @@
 #include <kickbench/protocol.h>
 
 #include <pthread.h>
-#include <string.h>
-
-/* The kernel's sigset_t is 64 bits wide, libc's is not (struct kvm_signal_mask.len). */
-#define KERNEL_SIGSET_BYTES 8
-
-static int set_signal_mask(struct kb_vcpu *v, const sigset_t *set)
-{
-	union {
-		struct kvm_signal_mask mask;
-		uint8_t bytes[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_BYTES];
-	} arg = {.mask.len = KERNEL_SIGSET_BYTES};
-
-	if (set)
-		memcpy(arg.bytes + offsetof(struct kvm_signal_mask, sigset), set,
-		       KERNEL_SIGSET_BYTES);
-	return ioctl(v->fd, KVM_SET_SIGNAL_MASK, set ? &arg : NULL) == 0 ? 0 : -errno;
-}
 
 static void eat_signal(struct kb_vcpu *v)
 {
@@ -50,14 +33,14 @@ static int kb_enter(struct kb_vcpu *v)
 	sigaddset(&kick, v->signal);
 	pthread_sigmask(SIG_BLOCK, &kick, &inside);
 	sigdelset(&inside, v->signal);
-	return set_signal_mask(v, &inside);
+	return kb_set_signal_mask(v, &inside);
 }
 
 static void kb_leave(struct kb_vcpu *v)
 {
 	sigset_t kick;
 
-	set_signal_mask(v, NULL);
+	kb_set_signal_mask(v, NULL);
 	eat_signal(v);
 	sigemptyset(&kick);
 	sigaddset(&kick, v->signal);

@@ -50,6 +50,7 @@ METHOD_STYLES: dict[str, tuple[str, str]] = {
     # method: (colour, marker)
     "flag_signal": ("#9e7e98", "v"),
     "sigmask": ("#d55e00", "o"),
+    "sigmask_same": ("#a68a00", "p"),
     "immediate_exit": ("#0072b2", "s"),
     "immediate_exit_remote": ("#7e77ff", "D"),
     "user_exit": ("#009e73", "^"),
@@ -64,7 +65,7 @@ WAY_STYLES: dict[str, tuple[str, str]] = {
     "asynchronous": ("#9e7e98", "8"),
 }
 STYLES = METHOD_STYLES | WAY_STYLES
-OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "p"), (BAND, "*"))
+OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "."), (BAND, "*"))
 """Of protocols that are not in the catalogue, in the order in which a run has them."""
 DASHES = ("-", "--", ":", "-.")
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
+from kickbench.methods import CATALOGUE
 from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,
     HYPERVISOR,
@@ -272,7 +273,6 @@ def expand(scenario: Scenario) -> list[Case]:
         "irqchip": scenario.vm.irqchip,
         "exit_rate_hz": None,
         "arrival": scenario.guest.arrival,
-        "methods": measure.methods,
         "baseline": measure.baseline,
         "processes": measure.processes,
         "precision": measure.precision,
@@ -281,10 +281,12 @@ def expand(scenario: Scenario) -> list[Case]:
         "sample_budget": measure.sample_budget,
         "seed": measure.seed,
     }
+    kickers = _without_controls(measure.methods, measure.baseline)
     cases = []
     for kind in map(KINDS.__getitem__, measure.kinds):
         for choices in product(*(axis(scenario) for axis in kind.axes)):
-            values = {"id": "", "kind": kind.id, **common}
+            methods = measure.methods if kind.id == "exits" else kickers
+            values = {"id": "", "kind": kind.id, **common, "methods": methods}
             for choice in choices:
                 values |= choice
             place = values["placement"]
@@ -294,6 +296,15 @@ def expand(scenario: Scenario) -> list[Case]:
             case = Case(**values)
             cases.append(replace(case, id=f"{kind.id}-{kind.point.format(**_words(case))}"))
     return cases
+
+
+def _without_controls(methods: tuple[str, ...], baseline: str) -> tuple[str, ...]:
+    """The methods that somebody kicks with: a control of what an exit costs is none of them."""
+    return tuple(
+        method
+        for method in methods
+        if method == baseline or method not in CATALOGUE or CATALOGUE[method].control_of is None
+    )
 
 
 def _words(case: Case) -> dict[str, str]:

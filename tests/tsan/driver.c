@@ -96,8 +96,9 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 }
 
 #define PROTOCOLS(use)                                                                             \
-	use(flag_signal) use(sigmask) use(immediate_exit) use(immediate_exit_remote)               \
-	    use(immediate_exit_remote_flag_first) use(user_exit) use(exitfd)
+	use(flag_signal) use(sigmask) use(sigmask_same) use(immediate_exit)                        \
+	    use(immediate_exit_remote) use(immediate_exit_remote_flag_first) use(user_exit)        \
+		use(exitfd)
 #define DECLARE(name)  extern const struct kb_protocol kb_protocol_##name;
 #define REFER_TO(name) &kb_protocol_##name,
 PROTOCOLS(DECLARE)

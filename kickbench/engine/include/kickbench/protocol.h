@@ -37,6 +37,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -218,6 +219,24 @@ static inline void kb_set_immediate_exit(struct kb_vcpu *v, uint8_t value)
 {
 	__atomic_store_n(&v->run->immediate_exit, value, __ATOMIC_RELAXED);
 	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* The kernel's sigset_t is 64 bits wide, libc's is not (struct kvm_signal_mask.len). */
+#define KB_KERNEL_SIGSET_BYTES 8
+
+/* KVM_RUN puts this mask in place while it runs; NULL: it leaves the thread's alone. 0 or -errno.
+ */
+static inline int kb_set_signal_mask(struct kb_vcpu *v, const sigset_t *set)
+{
+	union {
+		struct kvm_signal_mask mask;
+		uint8_t bytes[sizeof(struct kvm_signal_mask) + KB_KERNEL_SIGSET_BYTES];
+	} arg = {.mask.len = KB_KERNEL_SIGSET_BYTES};
+
+	if (set)
+		memcpy(arg.bytes + offsetof(struct kvm_signal_mask, sigset), set,
+		       KB_KERNEL_SIGSET_BYTES);
+	return ioctl(v->fd, KVM_SET_SIGNAL_MASK, set ? &arg : NULL) == 0 ? 0 : -errno;
 }
 
 /* Holds the race window open, and lets the kickers know. Nothing at all when it is not widened. */
