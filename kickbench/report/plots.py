@@ -50,7 +50,7 @@ METHOD_STYLES: dict[str, tuple[str, str]] = {
     # method: (colour, marker)
     "flag_signal": ("#9e7e98", "v"),
     "sigmask": ("#d55e00", "o"),
-    "sigmask_same": ("#a68a00", "p"),
+    "sigmask_same": ("#c32dff", "p"),
     "immediate_exit": ("#0072b2", "s"),
     "immediate_exit_remote": ("#7e77ff", "D"),
     "user_exit": ("#009e73", "^"),
