@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The clock of the stamps: its rate, what a stamp costs, and whether the CPUs agree on it. */
-#include "engine.h"
-
-#include <kickbench/clock.h>
-#include <pthread.h>
-#include <sched.h>
+#include "internal.h"
 
 #define STAMP_COST_TRIES 1000
 
@@ -40,7 +36,6 @@ struct warp {
 	_Alignas(KB_CACHE_LINE) atomic_uint turn;
 	uint32_t rounds;
 	int64_t worst[2];
-	int cpus[2];
 };
 
 struct warp_side {
@@ -73,23 +68,15 @@ static void *warp_thread(void *arg)
 
 int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds)
 {
-	struct warp w = {.rounds = rounds, .cpus = {cpu_a, cpu_b}};
+	const int32_t cpus[2] = {cpu_a, cpu_b};
+	struct warp w = {.rounds = rounds};
 	struct warp_side sides[2] = {{&w, 0}, {&w, 1}};
 	pthread_t threads[2];
 	unsigned int started = 0;
 
 	for (; started < 2; started++) {
-		pthread_attr_t attr;
-		cpu_set_t set;
-		int error;
-
-		CPU_ZERO(&set);
-		CPU_SET(w.cpus[started], &set);
-		pthread_attr_init(&attr);
-		pthread_attr_setaffinity_np(&attr, sizeof(set), &set);
-		error = pthread_create(&threads[started], &attr, warp_thread, &sides[started]);
-		pthread_attr_destroy(&attr);
-		if (error) {
+		if (start_thread(&threads[started], &cpus[started], 1, warp_thread,
+				 &sides[started])) {
 			/* The first waits for a turn that never comes: play the other side here. */
 			if (started == 1)
 				warp_thread(&sides[1]);

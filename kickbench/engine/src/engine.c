@@ -153,31 +153,6 @@ int kb_engine_memory_locked(const struct kb_engine *e)
 /* -- Life ----------------------------------------------------------------------------------------
  */
 
-int start_thread(pthread_t *thread, const cpu_set_t *cpus, void *(*run)(void *), void *arg)
-{
-	pthread_attr_t attr;
-	int error;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
-	pthread_attr_setaffinity_np(&attr, sizeof(*cpus), cpus);
-	error = pthread_create(thread, &attr, run, arg);
-	pthread_attr_destroy(&attr);
-	return error;
-}
-
-/*
- * Lets the calling thread run on these CPUs alone, so that what it touches first and what the
- * kernel allocates for it are on their node. 0 or an errno; `before` is where it may run else.
- */
-static int stand_on(const cpu_set_t *cpus, cpu_set_t *before)
-{
-	if (sched_getaffinity(0, sizeof(*before), before) ||
-	    sched_setaffinity(0, sizeof(*cpus), cpus))
-		return errno;
-	return 0;
-}
-
 /* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
 static struct worker *map_workers(size_t bytes)
 {
@@ -259,18 +234,14 @@ static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_confi
 {
 	const struct kb_vcpu_config *vcpu = &config->vcpus[index];
 	struct worker *w = &e->workers[index];
-	cpu_set_t cpus, before;
-	int error;
+	union cpus before;
+	int error = stand_on(vcpu->cpus, vcpu->n_cpus, &before);
 
-	CPU_ZERO(&cpus);
-	for (uint32_t i = 0; i < vcpu->n_cpus; i++)
-		CPU_SET(vcpu->cpus[i], &cpus);
-	error = stand_on(&cpus, &before);
 	if (error)
 		return error;
 	init_worker(e, w, config, vcpu);
-	error = start_thread(&w->thread, &cpus, vcpu_thread, w);
-	sched_setaffinity(0, sizeof(before), &before);
+	error = start_thread(&w->thread, vcpu->cpus, vcpu->n_cpus, vcpu_thread, w);
+	stand_back(&before);
 	return error;
 }
 

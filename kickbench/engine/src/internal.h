@@ -11,11 +11,18 @@
 
 #define UNKNOWN		   (-1) /* a counter that this kernel or clock does not have */
 #define PROC_STAT_BYTES	   (1u << 20)
+#define MAX_CPUS	   65536 /* kickbench/host/topology.py accepts no CPU above */
 #define NS_PER_S	   1000000000ll
 #define THREAD_STACK_BYTES (256u << 10)
 #define PAGE_BYTES	   4096
 #define KICK_PERIOD_NS	   5000000ll /* a kick that is not taken is sent again: the rescue */
 #define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
+
+/* A set of CPUs up to MAX_CPUS, for the functions that take a set's size. */
+union cpus {
+	cpu_set_t set;
+	unsigned char bits[MAX_CPUS / 8];
+};
 
 enum command { SWITCH, RUN, QUIT };
 
@@ -72,7 +79,6 @@ struct kb_engine {
 	char *proc_stat;
 
 	uint32_t n_kickers;
-	cpu_set_t kicker_cpus;
 	struct kb_kicker *kickers; /* as the protocols see them: KB_MAX_KICKERS + 1 */
 	struct kicker *threads;	   /* of the first n_kickers */
 	struct kb_pause *pauses;
@@ -124,6 +130,15 @@ void release_kickers(struct kb_engine *e);
 
 /* engine.c */
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
-int start_thread(pthread_t *thread, const cpu_set_t *cpus, void *(*run)(void *), void *arg);
+
+/* cpus.c: 0 or an errno. */
+int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
+		 void *arg);
+/*
+ * Lets the calling thread run on these CPUs alone, so that what it touches first and what the
+ * kernel allocates for it are on their node; stand_back() undoes it.
+ */
+int stand_on(const int32_t *cpus, uint32_t n_cpus, union cpus *before);
+void stand_back(const union cpus *before);
 
 #endif

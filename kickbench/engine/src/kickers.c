@@ -504,9 +504,6 @@ int allocate_kickers(struct kb_engine *e, const struct kb_config *config)
 		e->pauses = allocate(e, e->pauses_capacity * sizeof(*e->pauses));
 	if (!e->kickers || !e->threads || !e->scratch || (e->pauses_capacity && !e->pauses))
 		return ENOMEM;
-	CPU_ZERO(&e->kicker_cpus);
-	for (uint32_t i = 0; i < config->n_kicker_cpus; i++)
-		CPU_SET(config->kicker_cpus[i], &e->kicker_cpus);
 	for (uint32_t i = 0; i <= KB_MAX_KICKERS; i++) {
 		struct kb_kicker *k = &e->kickers[i];
 
@@ -549,8 +546,8 @@ int start_kickers(struct kb_engine *e, const struct kb_config *config)
 			return error;
 		e->threads[i].engine = e;
 		atomic_fetch_add(&e->kickers_pending, 1);
-		error = start_thread(&e->threads[i].thread, &e->kicker_cpus, kicker_thread,
-				     &e->threads[i]);
+		error = start_thread(&e->threads[i].thread, config->kicker_cpus,
+				     config->n_kicker_cpus, kicker_thread, &e->threads[i]);
 		if (error)
 			atomic_fetch_sub(&e->kickers_pending, 1);
 		e->n_kickers += !error;

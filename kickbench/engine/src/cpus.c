@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which CPUs a thread runs on. A cpu_set_t ends at CPU 1,023, and CPU_SET drops what is above it
+ * without a word; the kernel takes and gives sets of any size (sched_setaffinity(2)).
+ */
+#include "internal.h"
+
+static union cpus cpus_of(const int32_t *cpus, uint32_t n_cpus)
+{
+	union cpus set;
+
+	CPU_ZERO_S(sizeof(set), &set.set);
+	for (uint32_t i = 0; i < n_cpus; i++)
+		CPU_SET_S((size_t)cpus[i], sizeof(set), &set.set);
+	return set;
+}
+
+int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
+		 void *arg)
+{
+	const union cpus set = cpus_of(cpus, n_cpus);
+	pthread_attr_t attr;
+	int error;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
+	error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
+	if (!error)
+		error = pthread_create(thread, &attr, run, arg);
+	pthread_attr_destroy(&attr);
+	return error;
+}
+
+int stand_on(const int32_t *cpus, uint32_t n_cpus, union cpus *before)
+{
+	const union cpus set = cpus_of(cpus, n_cpus);
+
+	CPU_ZERO_S(sizeof(*before), &before->set);
+	if (sched_getaffinity(0, sizeof(*before), &before->set) ||
+	    sched_setaffinity(0, sizeof(set), &set.set))
+		return errno;
+	return 0;
+}
+
+void stand_back(const union cpus *before)
+{
+	sched_setaffinity(0, sizeof(*before), &before->set);
+}
