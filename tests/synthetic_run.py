@@ -631,6 +631,21 @@ def _samples(blocks: NDArray[Any], rng: np.random.Generator, budget: int) -> NDA
     return samples
 
 
+def load(others: float = 0.01, **changes: float | None) -> dict[str, float | None]:
+    """What ran beside a process of 4 s on 2 CPUs, of which others used this share."""
+    return {
+        "seconds": 4.0,
+        "cpus": 2,
+        "own_cpu_seconds": 4.0,
+        "others_cpu_seconds": others * 8.0,
+        "stolen_cpu_seconds": 0.0,
+        "waited_seconds": 0.0,
+        "stalled_some_seconds": 0.25,
+        "stalled_full_seconds": 0.0,
+        **changes,
+    }
+
+
 def case_document(
     parameters: Mapping[str, Any], *, rounds: int = 40, hz: float = HZ, **other: Any
 ) -> dict[str, Any]:
@@ -651,6 +666,7 @@ def case_document(
                 "warnings": [],
                 "rounds": rounds,
                 "oversubscribed": False,
+                "load": load(),
                 **more,
             }
             for index in range(parameters["processes"])

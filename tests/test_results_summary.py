@@ -381,6 +381,40 @@ def test_warnings_are_collected_once(tmp_path):
     assert case_of(RunReader(writer.path))["warnings"] == ["TSC unstable", "more vCPUs than CPUs"]
 
 
+def run_with_loads(path, *loads):
+    """A run of one case whose processes saw these loads."""
+    parameters = synthetic_run.case(processes=len(loads))
+    document = synthetic_run.case_document(parameters)
+    tables = synthetic_run.case_tables(parameters, shift_ns=0.0)
+    for process, load in zip(document["processes"], loads, strict=True):
+        del process["load"]
+        if load is not None:
+            process["load"] = load
+    with RunWriter.create(path, "unit", scenario={}, cases=[parameters], environment={}) as writer:
+        writer.write_case(parameters["id"], document, tables)
+    return RunReader(writer.path)
+
+
+def test_load_is_told_in_shares_over_all_processes(tmp_path):
+    busy = {"waited_seconds": 4.0, "stolen_cpu_seconds": 2.0, "stalled_some_seconds": 3.0}
+    loads = synthetic_run.load(0.1), synthetic_run.load(0.5, seconds=8.0, **busy)
+    case = case_of(run_with_loads(tmp_path, *loads))
+    assert case["load"] == {
+        "seconds": 12.0,
+        "others_share": pytest.approx((0.8 + 4.0) / 24),  # of 2 CPUs
+        "stolen_share": pytest.approx(2 / 24),
+        "waited_share": pytest.approx(4 / 12),
+        "stalled_share": pytest.approx(3.25 / 12),
+    }
+
+
+def test_load_that_one_process_does_not_know_is_unknown(tmp_path):
+    loads = synthetic_run.load(), synthetic_run.load(others_cpu_seconds=None)
+    assert case_of(run_with_loads(tmp_path, *loads))["load"]["others_share"] is None
+    old = case_of(run_with_loads(tmp_path / "old", None, None))
+    assert old["load"] is None
+
+
 def test_three_methods_have_two_contrasts_each(tmp_path):
     methods = ["flag_signal", "sigmask", "immediate_exit"]
     run = synthetic_run.build(

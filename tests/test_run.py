@@ -162,7 +162,11 @@ def test_strict_refuses_a_scenario_that_the_host_cannot_run_whole(
 
 
 class Started:
-    """A run in the background, up to where its second case is being measured."""
+    """A run in the background that stands still where its second case is being measured.
+
+    ``worker`` is that case's. Both processes are stopped (SIGSTOP), so that nothing goes on while
+    a test does something, however long that takes.
+    """
 
     def __init__(self, scenario: Path, results: Path) -> None:
         self.process = subprocess.Popen(
@@ -174,10 +178,24 @@ class Started:
         self.folder: Path = wait_for(
             lambda: next((p.parent for p in results.glob("*/*/manifest.json")), None)
         )
-        wait_for(lambda: "ok" in statuses(self.folder).values())
-        (self.worker,) = wait_for(lambda: children(self.process.pid))
+        self.worker: int = wait_for(self._caught_in_the_second_case)
+
+    def _caught_in_the_second_case(self) -> int | None:
+        self.process.send_signal(signal.SIGSTOP)
+        ended = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        assert ended.si_code == os.CLD_STOPPED, "the run was over before its second case was seen"
+        workers = [pid for pid in children(self.process.pid) if alive(pid)]
+        if list(statuses(self.folder).values()).count("ok") == 1 and workers:
+            os.kill(workers[0], signal.SIGSTOP)
+            return workers[0]
+        self.process.send_signal(signal.SIGCONT)
+        return None
 
     def end(self) -> tuple[int, str]:
+        """Let it go on to its end: its exit code, and what it said of errors."""
+        for pid in (self.worker, self.process.pid):
+            os.kill(pid, signal.SIGCONT)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 

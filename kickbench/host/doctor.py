@@ -21,6 +21,7 @@ from typing import Literal
 from kickbench.host import cgroups, clock, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.files import chosen, read_fields, read_int, read_text
+from kickbench.host.load import Ticks, cpu_ticks
 from kickbench.host.topology import Topology, format_cpu_list
 from kickbench.kvm import DEVICE
 
@@ -415,24 +416,16 @@ class CpuTimeShares:
 
 def _cpu_time_shares(before: str, after: str) -> CpuTimeShares | None:
     """Shares between two texts of /proc/stat (proc_stat(5)); since boot when ``before`` is ""."""
-    first, last = _cpu_ticks(before), _cpu_ticks(after)
+    first, last = (cpu_ticks(text).get("cpu") for text in (before, after))
     if last is None:
         return None
-    ticks = [b - a for a, b in zip(first or [0] * 8, last, strict=True)]
-    total = sum(ticks)
+    first = first or Ticks(0, 0, 0)
+    busy, steal = last.busy - first.busy, last.steal - first.steal
+    total = busy + steal + last.idle - first.idle
     if total <= 0:
         return CpuTimeShares(0.0, 0.0)
-    _user, _nice, _system, idle, iowait, _irq, _softirq, steal = ticks
-    # iowait may go backwards, see proc_stat(5).
-    busy = (total - idle - iowait - steal) / total
-    return CpuTimeShares(min(1.0, max(0.0, busy)), min(1.0, max(0.0, steal / total)))
-
-
-def _cpu_ticks(stat: str) -> list[int] | None:
-    words = stat.partition("\n")[0].split()
-    if len(words) < 9 or words[0] != "cpu" or not all(word.isdigit() for word in words[1:9]):
-        return None
-    return [int(word) for word in words[1:9]]
+    # Idle time may go backwards, see proc_stat(5) on iowait.
+    return CpuTimeShares(min(1.0, max(0.0, busy / total)), min(1.0, max(0.0, steal / total)))
 
 
 def kernel_config(root: str | Path = "/") -> frozenset[str] | None:

@@ -188,6 +188,20 @@ class _NestedBy(Model):
     nested_paging: bool
 
 
+_Seconds = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class _Load(Model):
+    seconds: Annotated[float, Field(gt=0, le=1e9)]
+    cpus: Annotated[int, Field(ge=1, le=2**16)]
+    own_cpu_seconds: _Seconds
+    others_cpu_seconds: _Seconds | None
+    stolen_cpu_seconds: _Seconds | None
+    waited_seconds: _Seconds | None
+    stalled_some_seconds: _Seconds | None
+    stalled_full_seconds: _Seconds | None
+
+
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: _Clock
@@ -196,6 +210,7 @@ class _Process(Model):
     oversubscribed: bool
     lost_timeout_ns: Annotated[float, Field(ge=0)] | None = None
     nested: _NestedBy | None = None
+    load: _Load | None = None  # runs before it was measured lack it
 
 
 class _CaseDocument(Model):
@@ -586,6 +601,14 @@ class _Finding(_Found):
         return self
 
 
+class _FoundLoad(_Found):
+    seconds: Amount
+    others_share: Share | None
+    stolen_share: Share | None
+    waited_share: Share | None
+    stalled_share: Share | None
+
+
 class _FoundCase(_Found):
     """What is computed of a case, of whatever kind.
 
@@ -612,6 +635,7 @@ class _FoundCase(_Found):
     # Runs before it was there lack it; none has a finished case without a process.
     processes: Annotated[int, Field(ge=1, le=2**15)] = 1
     clocks: Annotated[list[_Clock], Field(max_length=2**15)] = []
+    load: _FoundLoad | None = None
 
 
 class _FoundExits(_FoundCase):

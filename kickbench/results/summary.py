@@ -10,7 +10,7 @@ does not exist (no exit happened, one round only) is null. The estimates themsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "processes": len(document.get("processes", ())),
         "oversubscribed": any(p["oversubscribed"] for p in document.get("processes", ())),
         "clocks": [process["clock"] for process in document.get("processes", ())],
+        "load": _load(document.get("processes", ())),
         "seconds": document.get("seconds"),
         "stopped_by": document.get("stopped_by"),
         "warnings": _collect_warnings(document),
@@ -228,6 +229,34 @@ def describe(parameters: dict[str, Any]) -> str:
     words += describe_kicks(parameters)
     words += describe_nested(parameters)
     return ", ".join(word for word in words if word)
+
+
+def _load(processes: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
+    """How busy others kept the host, over all processes; None of runs that did not look."""
+    loads = [load for process in processes if (load := process.get("load")) is not None]
+    if not loads:
+        return None
+
+    def total(name: str) -> float | None:
+        known = [load[name] for load in loads if load[name] is not None]
+        return sum(known) if len(known) == len(loads) else None
+
+    seconds = sum(load["seconds"] for load in loads)
+    of_cpus = sum(load["seconds"] * load["cpus"] for load in loads)
+    waited, own = total("waited_seconds"), total("own_cpu_seconds")
+    runnable = None if waited is None or own is None else waited + own
+    return {
+        "seconds": seconds,
+        "others_share": _share(total("others_cpu_seconds"), of_cpus),
+        "stolen_share": _share(total("stolen_cpu_seconds"), of_cpus),
+        "waited_share": _share(waited, runnable),
+        "stalled_share": _share(total("stalled_some_seconds"), seconds),
+    }
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    """At most 1: the two are read one after the other."""
+    return None if part is None or not whole else min(1.0, part / whole)
 
 
 def _collect_warnings(document: dict[str, Any]) -> list[str]:

@@ -419,6 +419,7 @@ class _CaseRun:
             "rounds": done["rounds"],
             "stopped_by": done["stopped_by"],
             "oversubscribed": bool(self._crowding()),
+            "load": done["load"],
             **done["facts"],
         }
 

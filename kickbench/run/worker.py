@@ -36,6 +36,7 @@ from kickbench.guest.loader import Guest
 from kickbench.guest.nested import NestedGuest
 from kickbench.host.affinity import pinned
 from kickbench.host.clock import tsc_distrust
+from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
 from kickbench.run.nested import NestedBench
@@ -125,11 +126,21 @@ def measure(order: Order) -> None:
     with begin(order, participants, rng, warnings) as bench:
         _say("ready", clock=vars(bench.clock))
         rounds = _Rounds(order, bench, len(participants), rng)
+        seats = {cpu for cpus in [*order.vcpu_cpus, order.kicker_cpus] for cpu in cpus}
+        watch = Watch(near(seats), helpers=[order.runner_pid])
         stopped_by = rounds.run()
+        load = vars(watch.read())
         for name, array in bench.recorder.arrays().items():
             _save(order.folder / f"{name}.npy", array)
         facts = bench.facts  # of a machine that is still there
-    _say("done", rounds=rounds.number, stopped_by=stopped_by, warnings=warnings, facts=facts)
+    _say(
+        "done",
+        rounds=rounds.number,
+        stopped_by=stopped_by,
+        warnings=warnings,
+        facts=facts,
+        load=load,
+    )
 
 
 @contextmanager
