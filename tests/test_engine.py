@@ -574,6 +574,22 @@ def test_a_method_that_the_kernel_lacks_fails_by_name(clock: Clock) -> None:
         engine.blocks([("exitfd", 0)], warmup_ns=MS, block_ns=MS)
 
 
+@pytest.mark.kvm
+@pytest.mark.parametrize("cpu", [1023, 1024, 65535])
+@pytest.mark.parametrize("who", ["vCPU 1", "a kicking thread"])
+def test_a_cpu_that_is_not_there_is_named_and_not_replaced_by_its_neighbour(
+    clock: Clock, who: str, cpu: int
+) -> None:
+    seats = [[CPUS[0]], [CPUS[0], cpu]] if who == "vCPU 1" else [[CPUS[0]], [CPUS[0]]]
+    kickers = Kickers(1, [CPUS[0]] if who == "vCPU 1" else [CPUS[0], cpu])
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "spin", 2) as guest,
+        pytest.raises(MeasurementError, match=f"^{who} cannot run on CPU {cpu}: "),
+    ):
+        Engine(guest, "spin", clock, seats, n_entries=1, samples_capacity=4096, kickers=kickers)
+
+
 # --- the binding -------------------------------------------------------------------------------
 
 

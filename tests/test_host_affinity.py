@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from kickbench.errors import MeasurementError
 from kickbench.host.affinity import pinned
 
 CPUS = os.sched_getaffinity(0)
@@ -33,7 +34,10 @@ def test_pins_within_pins_come_back_one_by_one() -> None:
         assert os.sched_getaffinity(0) == {max(CPUS)}
 
 
-def test_a_cpu_that_is_not_there_is_refused_and_nothing_moves() -> None:
-    with pytest.raises(OSError, match="Invalid argument"), pinned({NOWHERE}):
-        pass
+@pytest.mark.parametrize("beside", [set(), {min(CPUS)}, CPUS])
+def test_a_cpu_that_is_not_there_is_named_and_nothing_moves(beside: set[int]) -> None:
+    """Beside others the kernel would drop it without a word."""
+    named = f"^vCPU 3 cannot run on CPU {NOWHERE}: it is offline, or kept from this process"
+    with pytest.raises(MeasurementError, match=named), pinned({NOWHERE, *beside}, "vCPU 3"):
+        pytest.fail("it runs")
     assert os.sched_getaffinity(0) == CPUS

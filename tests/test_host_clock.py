@@ -87,6 +87,13 @@ def test_what_could_not_be_tried_is_no_agreement(
     assert found == reason
 
 
+def test_a_cpu_whose_number_rdtscp_cuts_off_has_another_clock(tmp_path: Path) -> None:
+    root = host(tmp_path, STEADY, "tsc", "tsc")
+    assert clock.tsc_distrust([4095], [0], root, lambda *_cpus: 0) is None
+    assert "CPU 4096" in (clock.tsc_distrust([0, 4096], [0], root, lambda *_cpus: 0) or "")
+    assert "CPU 5000" in (clock.tsc_distrust([0], [5000], root, lambda *_cpus: 0) or "")
+
+
 # --- which CPUs are tried ----------------------------------------------------------------------
 
 PLACES = {(0, 0): range(32), (1, 0): range(32, 64), (2, 1): range(64, 256)}

@@ -390,11 +390,13 @@ def test_a_worker_whose_runner_is_gone_does_not_begin(
 
 
 @pytest.mark.kvm
-def test_a_worker_says_what_the_kernel_refused(
-    scenario: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("beside", [[], [CPUS[0]]])
+def test_a_worker_names_the_cpu_that_is_gone(
+    scenario: Callable[..., Path], tmp_path: Path, beside: list[int]
 ) -> None:
-    text = order(load(scenario("1")), tmp_path, vcpu_cpus=[[1023]]).to_json()
-    with WorkerProcess(text) as worker, pytest.raises(MeasurementError, match="Invalid argument"):
+    text = order(load(scenario("1")), tmp_path, vcpu_cpus=[[*beside, 1024]]).to_json()
+    named = "vCPU 0 cannot run on CPU 1024"
+    with WorkerProcess(text) as worker, pytest.raises(MeasurementError, match=named):
         list(worker.messages())
 
 

@@ -23,6 +23,7 @@ import kickbench.engine
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import Guest, Params
 from kickbench.guest.programs import PROGRAMS, ExitKind
+from kickbench.host.affinity import check_cpus
 from kickbench.kvm import abi
 from kickbench.native import built_file
 
@@ -351,6 +352,10 @@ class Engine:
         protocols: Mapping[str, ctypes.CDLL] = MappingProxyType({}),
         kickers: Kickers | None = None,
     ) -> None:
+        for index, some in enumerate(vcpu_cpus):
+            check_cpus(some, f"vCPU {index}")
+        if kickers:
+            check_cpus(kickers.cpus, "a kicking thread")
         self._lib = library()
         self._protocols = protocols
         self._n_kickers = kickers.count if kickers else 0

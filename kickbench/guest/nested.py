@@ -165,7 +165,7 @@ class NestedGuest:
         self._stall_seconds = stall_seconds
         self._stack = ExitStack()
         try:
-            with pinned(vcpu_cpus):
+            with pinned(vcpu_cpus, "the vCPU"):
                 self._allocate(RECORDS + MAX_COUNT * RECORD.itemsize)
                 self._load()
                 self._vm: Vm = self._stack.enter_context(kvm.create_vm())
@@ -276,7 +276,7 @@ class NestedGuest:
 
     def _order(self) -> None:
         """Let L1 run until its order is done. Raises MeasurementError."""
-        with pinned(self._vcpu_cpus), self._watched() as stalled:
+        with pinned(self._vcpu_cpus, "the vCPU"), self._watched() as stalled:
             reason = abi.KVM_EXIT_INTR
             while reason == abi.KVM_EXIT_INTR and not stalled():
                 reason = self._vcpu.run_once()
@@ -337,7 +337,7 @@ class NestedGuest:
 
         def run() -> None:
             try:
-                with pinned(self._sender_cpus):
+                with pinned(self._sender_cpus, "the sender"):
                     begun.set()
                     error = send(ctypes.byref(sender))
                 if error:

@@ -7,21 +7,44 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from kickbench.errors import MeasurementError
+from kickbench.host.topology import format_cpu_list
+
 
 @contextmanager
-def pinned(cpus: Collection[int] | None) -> Iterator[None]:
+def pinned(cpus: Collection[int] | None, who: str = "a thread") -> Iterator[None]:
     """Within it the calling thread runs on ``cpus`` only; None leaves it where it is.
 
     Threads and processes that it starts meanwhile begin there, and memory that it touches first
-    comes from their node. Raises OSError (sched_setaffinity(2)) when none of the CPUs is there and
-    allowed.
+    comes from their node. Raises MeasurementError, which names ``who`` and the CPUs, when one of
+    them is not there: of several the kernel would take the others without a word
+    (sched_setaffinity(2)).
     """
     if cpus is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
     try:
+        if missing := set(cpus) - _move_to(cpus):
+            raise MeasurementError(
+                f"{who} cannot run on CPU {format_cpu_list(missing)}: it is offline, or kept from "
+                "this process (taskset, cpuset)"
+            )
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def check_cpus(cpus: Collection[int], who: str) -> None:
+    """Raises MeasurementError as :func:`pinned` does; the thread has moved there and back."""
+    with pinned(cpus, who):
+        pass
+
+
+def _move_to(cpus: Collection[int]) -> set[int]:
+    """Where the calling thread may run now; the empty set when it could not be moved."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError:
+        return set()
+    return os.sched_getaffinity(0)

@@ -8,7 +8,7 @@ agreement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kickbench.host.files import cpu_flags, read_text
@@ -19,6 +19,8 @@ TSC_SOURCES = frozenset({"tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_ts
 """Clock sources that read the TSC. On bare metal there is ``tsc`` alone (and ``tsc-early`` in the
 first second). The others are a hypervisor's: each is the TSC, scaled as the hypervisor says."""
 STEADY_FLAGS = ("constant_tsc", "nonstop_tsc")
+MAX_STAMPED_CPU = 4095
+"""RDTSCP tells the CPU's number in 12 bits (kickbench/engine/include/kickbench/clock.h)."""
 MAX_PAIRS = 64
 """Of CPUs that are tried against each other; one takes some milliseconds."""
 
@@ -27,12 +29,14 @@ WarpCycles = Callable[[int, int], int | None]
 
 
 def tsc_distrust(
-    vcpu_cpus: Iterable[int],
-    kicker_cpus: Iterable[int],
+    vcpu_cpus: Collection[int],
+    kicker_cpus: Collection[int],
     root: str | Path = "/",
     warp_cycles: WarpCycles | None = None,
 ) -> str | None:
     """Why the TSC is no clock for threads on these CPUs; None when it is."""
+    if (last := max(*vcpu_cpus, *kicker_cpus)) > MAX_STAMPED_CPU:
+        return f"RDTSCP tells the numbers of CPUs up to {MAX_STAMPED_CPU}, but not of CPU {last}"
     return objection(root) or disagreement(pairs(vcpu_cpus, kicker_cpus, root), warp_cycles)
 
 

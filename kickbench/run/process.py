@@ -40,7 +40,7 @@ class WorkerProcess:
 
     def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
-        with pinned(creator_cpus):
+        with pinned(creator_cpus, "the creator of the worker process"):
             # -P: a folder named kickbench in the current directory is not the installed package.
             # A session of its own: Ctrl-C on the terminal is for the runner to act on.
             self._process = subprocess.Popen(

@@ -108,7 +108,7 @@ def _asked_to_stop() -> bool:
 
 
 def _choose_clock(order: Order, warnings: list[str]) -> Clock:
-    distrust = tsc_distrust(chain(*order.vcpu_cpus), order.kicker_cpus)
+    distrust = tsc_distrust([*chain(*order.vcpu_cpus)], order.kicker_cpus)
     if distrust and order.case.exit_rate_hz is not None:
         raise MeasurementError(f"a paced guest needs a usable TSC: {distrust}")
     if distrust:
@@ -164,9 +164,9 @@ def _engine_bench(
             gaps_cycles=pacing.gaps_cycles,
             first_gaps=pacing.first_gaps,
             ring_entries=pacing.ring_entries,
-            on_node_of=lambda index: pinned(order.vcpu_cpus[index]),
+            on_node_of=lambda index: pinned(order.vcpu_cpus[index], f"vCPU {index}"),
         ) as guest,
-        pinned(order.kicker_cpus),
+        pinned(order.kicker_cpus, "a kicking thread"),
         Engine(
             guest,
             case.program,
