@@ -217,7 +217,7 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        (lambda s: s.update(schema=2), "newer kickbench (schema 2); upgrade"),
+        (lambda s: s.update(schema=3), "newer kickbench (schema 3); upgrade"),
         (lambda s: s.pop("schema"), "no schema version"),
         (lambda s: s.update(run_id="another"), "not of this run"),
         (lambda s: s.update(cases=7), "not a list"),
@@ -496,8 +496,8 @@ def test_not_a_results_folder(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["show", "report"])
 def test_a_newer_schema(run: Path, command: str) -> None:
-    edit(run / "manifest.json", lambda manifest: manifest.update(schema=2))
-    refused(EXIT_USAGE, "newer kickbench (schema 2); upgrade", command, run)
+    edit(run / "manifest.json", lambda manifest: manifest.update(schema=3))
+    refused(EXIT_USAGE, "newer kickbench (schema 3); upgrade", command, run)
 
 
 # --- where the report goes ---------------------------------------------------------------------

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from kickbench.errors import EXIT_USAGE, ResultsError
 from kickbench.results import store
+from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
 from kickbench.results.summary import summarise
 
@@ -97,8 +98,8 @@ def test_a_missing_case_folder(run):
 
 
 def test_a_newer_schema_asks_for_an_upgrade(run):
-    edit(run / "manifest.json", lambda m: m.update(schema=2, cases="in another shape"))
-    refuse(run, "was written by a newer kickbench (schema 2); upgrade")
+    edit(run / "manifest.json", lambda m: m.update(schema=SCHEMA + 1, cases="in another shape"))
+    refuse(run, f"was written by a newer kickbench (schema {SCHEMA + 1}); upgrade")
     with pytest.raises(ResultsError, match="newer kickbench"):
         RunWriter.resume(run)
 

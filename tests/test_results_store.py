@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.results import store
+from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
 from kickbench.results.tables import from_worker
 
@@ -462,7 +463,7 @@ def test_json_on_the_disk_is_plain(tmp_path):
     with create(tmp_path) as run:
         write(run, ONE)
     manifest = json.loads((run.path / "manifest.json").read_bytes())
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == SCHEMA
     assert [entry["status"] for entry in manifest["cases"]] == ["ok", "pending"]
     document = json.loads((run.path / "cases" / ONE["id"] / "case.json").read_bytes())
     assert document["status"] == "ok"

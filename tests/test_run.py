@@ -98,7 +98,7 @@ def test_a_run_leaves_everything_that_the_contract_promises(
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "results")
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["schema"], summary["scenario"], summary["emulated"]) == (1, "tiny", False)
+    assert (summary["schema"], summary["scenario"], summary["emulated"]) == (2, "tiny", False)
     by_status: dict[str, list[Any]] = {}
     for case in summary["cases"]:
         by_status.setdefault(case["status"], []).append(case)

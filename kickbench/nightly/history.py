@@ -37,7 +37,9 @@ from pydantic import Field
 
 import kickbench
 from kickbench.errors import MeasurementError, ResultsError, UsageError
+from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.report.numbers import listed
 from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
 from kickbench.results.metrics import LARGEST, METRICS, points
 from kickbench.results.schema import (
@@ -144,6 +146,8 @@ class _Document(Model):
     created_utc: Time
     scenario: SafeName
     scenario_digest: SafeName
+    # Nights before it was there lack it.
+    run_schema: Annotated[int, Field(ge=1, le=2**15)] = 1
     fingerprint: SafeName
     facts: dict[str, Any]
     environment: dict[str, Any]
@@ -192,6 +196,7 @@ class Night:
             "created_utc": manifest["created_utc"],
             "scenario": manifest["scenario_name"],
             "scenario_digest": scenario_digest(manifest["scenario"]),
+            "run_schema": manifest["schema"],
             "fingerprint": fingerprint(environment),
             "facts": fingerprint_facts(environment),
             "environment": environment,
@@ -257,6 +262,11 @@ class Night:
     def fingerprint(self) -> str:
         """Of the host: see :func:`kickbench.results.identity.fingerprint`."""
         return str(self.document["fingerprint"])
+
+    @property
+    def run_schema(self) -> int:
+        """What the run's figures mean: see :data:`kickbench.results.schema.SCHEMA`."""
+        return int(self.document.get("run_schema", 1))
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -687,7 +697,22 @@ def remarks(
             f"the scenario {night.scenario} was changed since {earlier[-1].run_id}: the metrics of "
             f"cases with the same id are compared all the same"
         )
+    found += _earlier_meaning(earlier, night)
     return found
+
+
+def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
+    """That figures changed their meaning, until they have enough nights to be judged again."""
+    measured = {key.metric for key in night.keys()}  # noqa: SIM118 (no mapping)
+    old = [other for other in earlier if any(_changed(name, other, night) for name in measured)]
+    if old and len(earlier) - len(old) < LONG:
+        last = old[-1]
+        changed = [name for name in METRICS if name in measured and _changed(name, last, night)]
+        titles = listed([METRICS[name].title for name in changed])
+        yield (
+            f"the nights up to {last.run_id} are no baseline for {titles}: they mean something "
+            f"else by it (schema {last.run_schema}, now {night.run_schema}: docs/results.md)"
+        )
 
 
 def scenario_digest(scenario: Mapping[str, Any]) -> str:
@@ -711,6 +736,8 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
     numbers = range(len(nights) - 1, -1, -1)
     rows = pa.concat_tables([nights[number].table for number in numbers]).unify_dictionaries()
     night = np.repeat(list(numbers), [nights[number].table.num_rows for number in numbers])
+    kept = _of_present_meaning(rows.column("metric").combine_chunks(), night, nights)
+    rows, night = rows.filter(pa.array(kept)), night[kept]
     if not len(rows):
         return
     codes, names = _codes(rows)
@@ -741,6 +768,23 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
                 accepted_from=0,
             ),
         )
+
+
+def _of_present_meaning(
+    metric: pa.DictionaryArray, night: NDArray[np.int64], nights: Sequence[Night]
+) -> NDArray[np.bool_]:
+    """Which rows mean by their metric what the newest night means by it."""
+    kept = np.ones(len(metric), dtype=bool)
+    code = metric.indices.to_numpy()
+    for number, name in enumerate(metric.dictionary.to_pylist()):
+        changed = np.array([_changed(name, other, nights[-1]) for other in nights])
+        kept &= (code != number) | ~changed[night]
+    return kept
+
+
+def _changed(metric: str, one: Night, other: Night) -> bool:
+    known = METRICS.get(metric)
+    return known is not None and known.changed_between(one.run_schema, other.run_schema)
 
 
 def _codes(rows: pa.Table) -> tuple[NDArray[np.int64], list[Callable[[int], Any]]]:

@@ -79,6 +79,7 @@ _PARAMETERS = {
     "kickers": "number of kickers",
     "kick_rate_hz": "kick rate",
     "window_ns": "window",
+    "schema": "what the figure means",
 }
 
 _NAMED_CHANGES = 3
@@ -94,6 +95,9 @@ _COUNTED = {
 }
 
 _DOUBTS = {
+    "schema": "{run} was measured by an earlier kickbench: its kick latencies and pauses end when "
+    "KVM_RUN returns, and its races do not tell how many kicks could have been lost. So kicks are "
+    "not compared in {cases}; exits are.",
     "partial": "{run} is partial: it did not come to its end, only finished cases are compared.",
     "control": "{run} cannot be trusted in {cases}: the A/A control found a method to differ from "
     "itself.",

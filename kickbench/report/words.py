@@ -37,6 +37,8 @@ from kickbench.report.numbers import listed, plural, significant, whole
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
 """The counts in a warning, which differ from process to process."""
 
+_TIMES_OF_KICKS = {"kick": "kick latencies", "pause_all": "pauses"}
+
 _MOST_OF_THE_FIRST = 3
 """Sentences of the first kind in the verdict of a run of several; each other kind has one."""
 
@@ -107,6 +109,8 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
         answers += ANSWERS[kind](summary, oversubscribed)[:most]
     if not answers:
         answers = ["No case finished, so that there is no answer."]
+    if older := _older_meaning(summary):
+        answers.append(older)
     if crowd := _crowd(summary, oversubscribed):
         answers.append(crowd)
     if control and trusted is not False:
@@ -195,6 +199,22 @@ def _crowd(summary: Summary, oversubscribed: Collection[str]) -> str:
         f"Oversubscribed: {vcpus} ({placements}) {were} "
         "more than the CPUs they could use, so that their figures include waiting for a CPU."
     )
+
+
+def _older_meaning(summary: Summary) -> str:
+    """What a run of an earlier schema means by its kicks; nothing where it has none."""
+    if summary["run_schema"] >= 2:
+        return ""
+    kinds = kinds_of(summary)
+    what = [name for kind, name in _TIMES_OF_KICKS.items() if kind in kinds]
+    said = []
+    if what:
+        said.append(
+            f"its {listed(what)} end when KVM_RUN returns, not when the protocol knows of the kick"
+        )
+    if "race" in kinds:
+        said.append("its races do not tell how many kicks could have been lost")
+    return f"An earlier kickbench measured this run: {', and '.join(said)}." if said else ""
 
 
 def _count_left_out(summary: Summary) -> str:

@@ -65,8 +65,9 @@ class Judged:
     ``difference`` is other - base at 95 %; ``corrected`` the same, widened so that the intervals of
     all judged figures hold at once. ``effect`` is the difference as a part of the base's level, or
     None without one; ``least_effect`` is by what part of it the two must differ. ``differs_in``
-    says what forbids the comparison: parameters of the case, or "clock"; changes of the environment
-    that block are the comparison's. ``alarm``: a protocol that claims to be free of races lost a
+    says what forbids the comparison: parameters of the case, "clock", or "schema", when the runs
+    mean different things by the figure; changes of the environment that block are the
+    comparison's. ``alarm``: a protocol that claims to be free of races lost a
     kick, and had lost none in the base. ``single``: a level of a single process, of which the next
     may differ by any amount; it is at most a maybe.
     """
@@ -123,7 +124,7 @@ class Unmatched:
 class Doubt:
     """A reason to believe less of the comparison: what, in which run, and in which of its cases."""
 
-    what: Literal["partial", "control", "oversubscribed", "waited", "one process"]
+    what: Literal["schema", "partial", "control", "oversubscribed", "waited", "one process"]
     side: Side
     cases: tuple[str, ...]
 
@@ -217,13 +218,18 @@ def compare(
                 "and metric was measured in both with an interval"
             )
         )
-    differing = {case: _differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
+    by_case = {case: _differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
+    changed = _changed_metrics(base, other)
+    differing = {
+        one.key: (*by_case[one.case], *(("schema",) if one.metric in changed else ()))
+        for one, _ in pairs
+    }
     forbidden = any(change.blocks for change in environment)
     # Exact counts need no correction for luck, and what is not comparable is not judged.
     family = [
         (one, two)
         for one, two in pairs
-        if not (forbidden or differing[one.case] or _exact(base, one, two))
+        if not (forbidden or differing[one.key] or _exact(base, one, two))
     ]
     confidence = family_confidence(CONFIDENCE, max(1, len(family)))
     judged = []
@@ -242,9 +248,9 @@ def compare(
                 effect=corrected.value / level if level > 0 else None,
                 least_effect=least_effect,
                 verdict="not comparable"
-                if forbidden or differing[one.case]
+                if forbidden or differing[one.key]
                 else _verdict(one, corrected, math.inf if single else least_effect),
-                differs_in=differing[one.case],
+                differs_in=differing[one.key],
                 alarm=two.race_free is True and one.count == 0 and bool(two.count),
                 single=single,
             )
@@ -258,8 +264,9 @@ def compare(
         losses=tuple(_losses(base, other)),
         unmatched=tuple(_unmatched(base, other)),
         doubts=(
-            *_doubts("base", base, differing),
-            *_doubts("other", other, differing),
+            *_earlier(base, other, [one for one, _ in pairs if one.metric in changed]),
+            *_doubts("base", base, by_case),
+            *_doubts("other", other, by_case),
             *_waits(pairs),
         ),
     )
@@ -353,6 +360,12 @@ def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _changed_metrics(base: Summary, other: Summary) -> set[str]:
+    """The metrics by which the two runs mean different things."""
+    schemas = base["run_schema"], other["run_schema"]
+    return {name for name, metric in METRICS.items() if metric.changed_between(*schemas)}
+
+
 def _clocks(case: Summary) -> set[str]:
     """The kinds of clock that the case's processes had; empty when that is not known."""
     return {str(clock["kind"]) for clock in case.get("clocks") or ()}
@@ -413,6 +426,13 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
                 continue  # only one is at full speed, and so the rate is no figure of the other
             baseline, metric = point.baseline, point.metric
             yield Unmatched(point.case, point.method, baseline, metric, lacks, "ok", None)
+
+
+def _earlier(base: Summary, other: Summary, changed: Sequence[Point]) -> Iterator[Doubt]:
+    """The earlier one of two runs that mean different things by some figures, and these' cases."""
+    if changed:
+        side: Side = "base" if base["run_schema"] < other["run_schema"] else "other"
+        yield Doubt("schema", side, tuple(dict.fromkeys(point.case for point in changed)))
 
 
 def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator[Doubt]:

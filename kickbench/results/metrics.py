@@ -37,7 +37,8 @@ class Metric:
     instead the name of a fault in the case's findings, and the keys that count it and, in all, what
     it may happen to; an exact ``count`` the name of what was counted. ``set_by_rate``: of a case
     with an exit rate it is that rate, and nothing of the method. ``min_effect`` is by what part of
-    a level two runs of one kernel may well differ; docs/compare.md has the measurements.
+    a level two runs of one kernel may well differ; docs/compare.md has the measurements. ``since``
+    is the schema of runs that gave it its present meaning: earlier runs mean something else by it.
     """
 
     name: str
@@ -52,6 +53,11 @@ class Metric:
     count: str | None = None
     set_by_rate: bool = False
     min_effect: float = 0.05
+    since: int = 1
+
+    def changed_between(self, one: int, other: int) -> bool:
+        """Whether runs of these schemas mean different things by it."""
+        return (one < self.since) is not (other < self.since)
 
 
 METRICS: dict[str, Metric] = {
@@ -95,6 +101,7 @@ METRICS: dict[str, Metric] = {
             value=("latency_ns", "p50"),
             ci95=("latency_ci95", "p50"),
             min_effect=0.1,
+            since=2,
         ),
         Metric(
             name="latency_p99_ns",
@@ -105,6 +112,7 @@ METRICS: dict[str, Metric] = {
             value=("latency_ns", "p99"),
             ci95=("latency_ci95", "p99"),
             min_effect=0.1,
+            since=2,
         ),
         Metric(
             name="pause_last_ns",
@@ -115,6 +123,7 @@ METRICS: dict[str, Metric] = {
             value=("last_ns", "p50"),
             ci95=("last_ci95", "p50"),
             min_effect=0.1,
+            since=2,
         ),
         Metric(
             name="instructions_per_exit",
@@ -131,6 +140,7 @@ METRICS: dict[str, Metric] = {
             better="lower",
             kinds=("kick",),
             count="kick",
+            since=2,
         ),
         Metric(
             name="instructions_per_send",
@@ -148,6 +158,7 @@ METRICS: dict[str, Metric] = {
             kinds=("kick", "race"),
             fault="lost",
             of=("sent",),
+            since=2,
         ),
         Metric(
             name="rescued",
@@ -157,6 +168,7 @@ METRICS: dict[str, Metric] = {
             kinds=("pause_all",),
             fault="rescued",
             of=("n", "rescued"),
+            since=2,
         ),
         Metric(
             name="round_trip_p50_ns",

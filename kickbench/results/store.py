@@ -274,10 +274,16 @@ class RunWriter:
         """Continue in an existing run folder: lock it, remove what a killed run left half done.
 
         Raises ResultsError when it is not a sound results folder, UsageError when another process
-        writes to it.
+        writes to it, or an earlier kickbench began it: one run would have figures of two meanings.
         """
         path = Path(path)
-        load_manifest(path)  # before a lock file is put into just any folder
+        schema = load_manifest(path)["schema"]  # before a lock file is put into just any folder
+        if schema < SCHEMA:
+            raise UsageError(
+                f"{documents.place(path)}: was begun by an earlier kickbench (schema {schema}), "
+                "whose figures of kicks mean something else; run the scenario anew, or resume it "
+                "with that kickbench"
+            )
         lock = _take_lock(path)
         try:
             manifest = load_manifest(path)
@@ -544,6 +550,11 @@ class RunReader:
     def run_id(self) -> str:
         """The run's unique name."""
         return str(self.manifest["run_id"])
+
+    @property
+    def schema(self) -> int:
+        """What the run's figures mean: see :data:`kickbench.results.schema.SCHEMA`."""
+        return int(self.manifest["schema"])
 
     @property
     def scenario_name(self) -> str:

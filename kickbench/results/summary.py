@@ -92,6 +92,7 @@ def summarise(reader: RunReader) -> dict[str, Any]:
     _judge_controls([case for case, _ in cases], [control for _, control in cases])
     return {
         "schema": SCHEMA,
+        "run_schema": reader.schema,
         "run_id": reader.run_id,
         "scenario": reader.scenario_name,
         "created_utc": reader.manifest["created_utc"],

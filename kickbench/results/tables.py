@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kickbench.errors import MeasurementError
-from kickbench.results.schema import method_label
+from kickbench.results.schema import SCHEMA, method_label
 
 # Parquet gives dictionary indices back as int32, whatever was written.
 METHOD_TYPE = pa.dictionary(pa.int32(), pa.string())
@@ -33,7 +33,8 @@ LARGEST = 2**53
 class Column:
     """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown").
 
-    A ``later`` column is not in the tables of earlier runs, where it reads as its ``minimum``.
+    A ``later`` column is not in the tables of earlier runs, where it reads as its ``minimum``. So
+    does one that took the place of another: columns that are not here are not read.
     """
 
     name: str
@@ -70,7 +71,8 @@ class Table:
     def schema(self) -> pa.Schema:
         """The Arrow schema; units and docs are in the metadata of its fields."""
         return pa.schema(
-            [column.field for column in self.columns], metadata={"doc": self.doc, "schema": "1"}
+            [column.field for column in self.columns],
+            metadata={"doc": self.doc, "schema": str(SCHEMA)},
         )
 
 
