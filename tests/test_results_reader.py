@@ -242,6 +242,51 @@ def test_tampered_case(run, change):
     refuse(run, ID)
 
 
+def placed():
+    thread = {"cpus": "0-1", "ran_on": "1", "nodes": [0]}
+    memory = {name: [0] for name in ("memory", "flag", "tls", "samples")} | {"kvm_run": None}
+    return {
+        "creator": thread | {"cpus": None},
+        "vcpus": [thread | memory],
+        "kickers": [dict(thread)],
+    }
+
+
+@pytest.mark.parametrize("placement", [placed(), None, {"creator": placed()["creator"]}])
+def test_what_became_of_a_placement_is_read(run, placement):
+    edit(
+        run / "cases" / ID / "case.json",
+        lambda c: c["processes"][0].update(placement=placement),
+    )
+    use(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.update(creator=None),
+        lambda p: p["creator"].update(cpus="0;<b>"),
+        lambda p: p["creator"].update(cpus="0," * 50_000),
+        lambda p: p["creator"].update(ran_on=None),
+        lambda p: p["creator"].update(nodes=[-1]),
+        lambda p: p["vcpus"][0].update(cpus=None),
+        lambda p: p["vcpus"][0].update(memory="0"),
+        lambda p: p["vcpus"][0].update(flag=["0"]),
+        lambda p: p["vcpus"][0].pop("samples"),
+        lambda p: p.update(vcpus=p["vcpus"] * 2**16),
+        lambda p: p["kickers"][0].update(nodes=[10**9]),
+        lambda p: p.update(kickers={}),
+    ],
+)
+def test_tampered_placement(run, change):
+    def tamper(case):
+        case["processes"][0]["placement"] = placed()
+        change(case["processes"][0]["placement"])
+
+    edit(run / "cases" / ID / "case.json", tamper)
+    refuse(run, ID)
+
+
 # --- symlinks and odd files --------------------------------------------------------------------
 
 

@@ -102,6 +102,11 @@ class Guest:
         """Host address of vCPU ``index``'s parameter block."""
         return self._address + self._params_gpa(index)
 
+    @property
+    def bytes_per_vcpu(self) -> int:
+        """Of a vCPU's parameter block and its ring, which follows."""
+        return self._stride
+
     def ring_address(self, index: int) -> int | None:
         """Host address of vCPU ``index``'s ring; None when the guest is not paced."""
         return self.params_address(index) + PAGE if self.paced else None

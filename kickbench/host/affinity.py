@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -48,3 +49,8 @@ def _move_to(cpus: Collection[int]) -> set[int]:
     except OSError:
         return set()
     return os.sched_getaffinity(0)
+
+
+def current_cpu() -> int:
+    """The CPU that the calling thread is on at this moment (sched_getcpu(3)); -1: not known."""
+    return int(ctypes.CDLL(None).sched_getcpu())

@@ -114,6 +114,25 @@ def place(cpu: int, root: str | Path = "/") -> tuple[int | None, int | None]:
     return node, read_int(root, f"{folder}/topology/physical_package_id")
 
 
+def missing_cpus(cpus: Iterable[int], root: str | Path = "/") -> dict[int, str]:
+    """Those of ``cpus`` that this process cannot use at this moment, each with what became of it:
+    the predicate of a sentence, such as "went offline"."""
+    online = _cpus(root, "/sys/devices/system/cpu/online")
+    granted = _parse_or_nothing(cgroups.cpuset(root))
+    missing = {}
+    for cpu in sorted(set(cpus)):
+        if online and cpu not in online:
+            missing[cpu] = "went offline"
+        elif granted and cpu not in granted:
+            missing[cpu] = "was taken from this process's cpuset"
+    return missing
+
+
+def nodes_with_memory(root: str | Path = "/") -> tuple[int, ...]:
+    """The NUMA nodes that have memory; () on a kernel without NUMA."""
+    return _cpus(root, "/sys/devices/system/node/has_memory")
+
+
 def resolve(spec: str, topology: Topology) -> tuple[int, ...]:
     """The CPUs that a placement means on this host, in the order in which to use them.
 

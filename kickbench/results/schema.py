@@ -205,6 +205,37 @@ class _Load(Model):
     stalled_full_seconds: _Seconds | None
 
 
+CpuList = Annotated[str, Field(max_length=50_000, pattern=r"^[0-9,-]*$")]
+Nodes = Annotated[list[Annotated[int, Field(ge=0, lt=2**15)]], Field(max_length=2**15)]
+
+
+class _PlacedThread(Model):
+    ran_on: CpuList
+    nodes: Nodes
+
+
+class _PlacedCreator(_PlacedThread):
+    cpus: CpuList | None
+
+
+class _PlacedKicker(_PlacedThread):
+    cpus: CpuList
+
+
+class _PlacedVcpu(_PlacedKicker):
+    memory: Nodes | None
+    kvm_run: Nodes | None
+    flag: Nodes | None
+    tls: Nodes | None
+    samples: Nodes | None
+
+
+class _Placed(Model):
+    creator: _PlacedCreator
+    vcpus: Annotated[list[_PlacedVcpu], Field(max_length=2**15)] = []
+    kickers: Annotated[list[_PlacedKicker], Field(max_length=2**15)] = []
+
+
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: _Clock
@@ -214,6 +245,7 @@ class _Process(Model):
     lost_timeout_ns: Annotated[float, Field(ge=0)] | None = None
     nested: _NestedBy | None = None
     load: _Load | None = None  # runs before it was measured lack it
+    placement: _Placed | None = None  # runs before it was there lack it
 
 
 class _CaseDocument(Model):

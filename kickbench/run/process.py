@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kickbench.errors import MeasurementError, StorageError
-from kickbench.host.affinity import pinned
+from kickbench.host.affinity import current_cpu, pinned
 
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
 # stuck take their time, a worker that is silent for longer hangs.
@@ -34,6 +34,7 @@ class WorkerProcess:
 
     ``creator_cpus`` is where this process stands while it creates the worker: that decides the
     node of the worker's ``sighand_struct``, and with it of siglock (kernel/fork.c, copy_sighand).
+    ``created_on`` are the CPUs that it was seen on just before and just after.
     Raises MeasurementError when the worker dies, hangs or says that it failed, StorageError when
     it could not write.
     """
@@ -41,6 +42,7 @@ class WorkerProcess:
     def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
         with pinned(creator_cpus, "the creator of the worker process"):
+            before = current_cpu()
             # -P: a folder named kickbench in the current directory is not the installed package.
             # A session of its own: Ctrl-C on the terminal is for the runner to act on.
             self._process = subprocess.Popen(
@@ -51,6 +53,7 @@ class WorkerProcess:
                 start_new_session=True,
                 env={**os.environ, **_NO_POOLS},
             )
+            self.created_on = {before, current_cpu()} - {-1}
         self._tail = b""
         self._send(order + "\n")
 

@@ -34,7 +34,7 @@ from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
 from kickbench.results.summary import write_summary
-from kickbench.run import kinds, schedule
+from kickbench.run import kinds, placement, schedule
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
@@ -387,6 +387,7 @@ class _CaseRun:
         first_round = None
         stopping = False
         with WorkerProcess(order.to_json(), self.seats.creator) as worker:
+            creator = placement.creator(self.seats.creator, worker.created_on)
             for message in worker.messages(SILENCE_SECONDS + self._round_seconds()):
                 if message["event"] == "ready":
                     clock = message["clock"]
@@ -421,6 +422,7 @@ class _CaseRun:
             "oversubscribed": bool(self._crowding()),
             "load": done["load"],
             **done["facts"],
+            "placement": {"creator": creator, **done["facts"].get("placement", {})},
         }
 
     def _round_seconds(self) -> float:

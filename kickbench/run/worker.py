@@ -40,6 +40,7 @@ from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
 from kickbench.run.nested import NestedBench
+from kickbench.run.placement import Whereabouts, remarks
 from kickbench.scenario.cases import Case
 
 # How often the runner hears of the rounds: each message costs a wake-up on a CPU that is measured.
@@ -184,7 +185,11 @@ def _engine_bench(
             ratio = guest.vcpus[0].tsc_khz() * 1e3 / clock.hz
             if abs(ratio - 1) > 0.01:
                 warnings.append(f"the guest's TSC runs at {ratio:.3f} of the host's rate")
-        yield _EngineBench(case, engine, participants, timing, clock, rng)
+        places = Whereabouts(
+            engine, guest, order.vcpu_cpus, order.kicker_cpus, 4 * timing.samples_capacity
+        )
+        yield _EngineBench(case, engine, participants, timing, clock, rng, places)
+        warnings += remarks(places.facts())
         if case.exit_rate_hz is not None:
             _warn_of_lateness(guest, warnings)
 
@@ -223,9 +228,10 @@ class _EngineBench:
         timing: schedule.Timing,
         clock: Clock,
         rng: np.random.Generator,
+        places: Whereabouts,
     ) -> None:
         self._engine, self._participants = engine, participants
-        self._timing, self.clock, self._rng = timing, clock, rng
+        self._timing, self.clock, self._rng, self._places = timing, clock, rng, places
         measurement = kinds.MEASUREMENTS[case.kind]
         self.recorder = measurement.recorder(case, len(participants))
         self._plan = measurement.plan(case)
@@ -234,7 +240,10 @@ class _EngineBench:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"lost_timeout_ns": self._lost_after_ns if self._kicks else None}
+        return {
+            "lost_timeout_ns": self._lost_after_ns if self._kicks else None,
+            "placement": self._places.facts(),
+        }
 
     def round(self, number: int, turns: list[int], _after_block: Callable[[], None], /) -> None:
         plan = replace(
@@ -252,6 +261,7 @@ class _EngineBench:
         except StuckVcpuError as error:
             _say("failed", reason=str(error))
             os._exit(error.exit_code)
+        self._places.look(results)
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
         self.recorder.add(kinds.Round(number, self._engine, turns, results, lost_after_cycles))
         if number == 0 and self._plan.kicking != "none":

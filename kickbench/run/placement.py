@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the threads and the memory of a case came to be, against where they were to be.
+
+A placement is a request. Here the kernel is asked what became of it: the nodes of pages, by
+move_pages(2), and the CPU of each thread at the end of each block. The worker imports it: standard
+library and numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.engine.engine import PARTS, Engine, nodes_of
+from kickbench.guest.loader import PAGE, Guest
+from kickbench.host.topology import (
+    format_cpu_list,
+    missing_cpus,
+    nodes_with_memory,
+    parse_cpu_list,
+    place,
+)
+
+LOOKS = 16
+"""Pages of a buffer whose nodes are asked for, spread over it."""
+MEMORY = {
+    "memory": "guest memory",
+    "kvm_run": "struct kvm_run",
+    "flag": "flag",
+    "tls": "thread's stack",
+    "samples": "sample buffer",
+}
+"""A vCPU's memory whose nodes are asked for, each with its name in a sentence."""
+_CPUS = 1 << 16
+
+
+def creator(cpus: Sequence[int] | None, seen: Iterable[int]) -> dict[str, Any]:
+    """What case.json has of a process's creator, whose node is that of the process's siglock.
+
+    ``cpus`` are those that it was to stand on, None for any, ``seen`` those that it was seen on.
+    """
+    ran_on = sorted(seen)
+    nodes = {node for cpu in ran_on if (node := place(cpu)[0]) is not None}
+    return {
+        "cpus": None if cpus is None else format_cpu_list(cpus),
+        "ran_on": format_cpu_list(ran_on),
+        "nodes": sorted(nodes),
+    }
+
+
+class Whereabouts:
+    """Looks where the threads of an engine run, and asks in the end where their memory lies."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        guest: Guest,
+        vcpu_cpus: Sequence[Sequence[int]],
+        kicker_cpus: Sequence[int],
+        samples_bytes: int,
+    ) -> None:
+        self._engine, self._guest = engine, guest
+        self._vcpu_cpus, self._kicker_cpus = vcpu_cpus, kicker_cpus
+        self._samples_bytes = samples_bytes
+        # While all of them are there: a CPU that is offline has no node.
+        self._node = {cpu: place(cpu)[0] for cpus in [*vcpu_cpus, kicker_cpus] for cpu in cpus}
+        self._seen: set[int] = set()  # vCPU * _CPUS + CPU
+        self._kickers_seen: list[set[int]] = [set() for _ in engine.kicker_cpus()]
+
+    def look(self, results: NDArray[Any]) -> None:
+        """Notes the CPUs of a round, from BLOCK_RESULT records of shape (blocks, vCPUs)."""
+        cpus = results["cpu"].astype(np.int64)
+        seen = np.arange(cpus.shape[1]) * _CPUS + cpus
+        self._seen.update(np.unique(seen[cpus >= 0]).tolist())
+        for seen_by, cpu in zip(self._kickers_seen, self._engine.kicker_cpus(), strict=True):
+            seen_by.add(cpu)
+
+    def facts(self) -> dict[str, Any]:
+        """What case.json has of a process's vCPUs and kickers: see docs/results.md."""
+        ran_on: list[set[int]] = [set() for _ in self._vcpu_cpus]
+        for seen in self._seen:
+            ran_on[seen // _CPUS].add(seen % _CPUS)
+        return {
+            "vcpus": [
+                self._thread(cpus, ran) | memory
+                for cpus, ran, memory in zip(self._vcpu_cpus, ran_on, self._memory(), strict=True)
+            ],
+            "kickers": [self._thread(self._kicker_cpus, ran) for ran in self._kickers_seen],
+        }
+
+    def _thread(self, cpus: Iterable[int], ran_on: Iterable[int]) -> dict[str, Any]:
+        return {
+            "cpus": format_cpu_list(cpus),
+            "ran_on": format_cpu_list(ran_on),
+            "nodes": sorted({node for cpu in cpus if (node := self._node[cpu]) is not None}),
+        }
+
+    def _memory(self) -> Iterator[dict[str, list[int] | None]]:
+        """Of each vCPU, by the names of MEMORY, the nodes of its pages; None: not known."""
+        pages: list[int] = []
+        owners: list[dict[str, slice]] = []
+        for vcpu in range(self._guest.n_vcpus):
+            owners.append({})
+            for name, (address, size) in self._parts(vcpu).items():
+                some = _spread(address, size)
+                owners[-1][name] = slice(len(pages), len(pages) + len(some))
+                pages += some
+        nodes = nodes_of(pages)
+        for parts in owners:
+            found = {
+                name: sorted({node for node in nodes[part] if node is not None})
+                for name, part in parts.items()
+            }
+            yield {name: some or None for name, some in found.items()}
+
+    def _parts(self, vcpu: int) -> dict[str, tuple[int, int]]:
+        """Where each of MEMORY begins, and its bytes."""
+        return {
+            "memory": (self._guest.params_address(vcpu), self._guest.bytes_per_vcpu),
+            "kvm_run": (self._guest.vcpus[vcpu].run_address, 1),
+            **{name: (self._engine.address(name, vcpu), 1) for name in PARTS},
+            "samples": (self._engine.address("samples", vcpu), self._samples_bytes),
+        }
+
+
+def remarks(facts: Mapping[str, Any], root: str | Path = "/") -> list[str]:
+    """What of the placement was not as asked for, in sentences, from the facts of a process."""
+    return [*_moved(facts, root), *_elsewhere(facts["vcpus"]), *_untold(facts["vcpus"], root)]
+
+
+def _moved(facts: Mapping[str, Any], root: str | Path) -> Iterator[str]:
+    """The kernel moves a thread when it loses the last of its CPUs."""
+    vcpus = [(f"vCPU {index}", one) for index, one in enumerate(facts["vcpus"])]
+    for who, thread in [*vcpus, *(("a kicker", one) for one in facts["kickers"])]:
+        cpus, ran_on = parse_cpu_list(thread["cpus"]), parse_cpu_list(thread["ran_on"])
+        others = set(ran_on) - set(cpus)
+        if not others:
+            continue
+        why = missing_cpus(cpus, root)
+        reasons = [f"CPU {cpu} {reason} during the case" for cpu, reason in why.items()]
+        if not reasons:
+            reasons = [f"CPU {thread['cpus']} was taken away for a while during the case"]
+        yield f"{', '.join(reasons)}: {who}'s thread ran elsewhere (CPU {format_cpu_list(others)})"
+
+
+def _elsewhere(vcpus: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for index, one in enumerate(vcpus):
+        for name, words in MEMORY.items():
+            nodes = one[name]
+            if nodes is not None and one["nodes"] and not set(nodes) <= set(one["nodes"]):
+                key = (words, format_cpu_list(nodes), format_cpu_list(one["nodes"]))
+                found.setdefault(key, []).append(index)
+    for (words, nodes, wanted), indices in found.items():
+        yield (
+            f"not placed as asked for: the {words} of {_vcpus(indices)} lies on node {nodes}, "
+            f"and was to be on node {wanted}"
+        )
+
+
+def _untold(vcpus: Sequence[Mapping[str, Any]], root: str | Path) -> Iterator[str]:
+    """With one node there is nothing to tell."""
+    asked = [one[name] for one in vcpus for name in MEMORY if name != "kvm_run"]
+    if asked and all(nodes is None for nodes in asked) and len(nodes_with_memory(root)) > 1:
+        yield (
+            "the kernel does not tell on which nodes memory lies (move_pages is not permitted, or "
+            "not there): the placement of memory is not verified"
+        )
+
+
+def _spread(address: int, size: int) -> list[int]:
+    """Addresses in up to LOOKS pages of a buffer, its first and its last among them."""
+    first, last = address // PAGE, (address + max(size, 1) - 1) // PAGE
+    return [int(page) * PAGE for page in np.unique(np.linspace(first, last, LOOKS, dtype=np.int64))]
+
+
+def _vcpus(indices: Sequence[int]) -> str:
+    return f"vCPU{'s' * (len(indices) > 1)} {format_cpu_list(indices)}"
