@@ -243,13 +243,13 @@ def test_failures_of_kvm_are_described_by_reason(
     reason: int, fill: dict[str, int], message: str
 ) -> None:
     """A stub, since a working KVM can't be made to fail so: the real ones are above."""
-    from kickbench.engine.engine import _describe, _Failure
+    from kickbench.engine.failures import Failure, describe
 
-    failure = _Failure(vcpu=1, exit_reason=reason)
+    failure = Failure(vcpu=1, exit_reason=reason)
     failure.detail = fill.get("fail_entry", 0)
     failure.suberror = fill.get("internal", 0)
     with pytest.raises(MeasurementError, match=message):
-        raise MeasurementError(_describe(failure))
+        raise MeasurementError(describe(failure, 2, 2))
 
 
 @pytest.mark.kvm

@@ -427,15 +427,20 @@ except MeasurementError as error:
 """
 
 
-def in_a_process(path: Path, folder: Path, program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def start_in_a_process(path: Path, folder: Path, program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-P", "-c", IN_A_PROCESS, str(path), str(folder), program],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+
+
+def in_a_process(path: Path, folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    process = start_in_a_process(path, folder, program)
+    said, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
 @pytest.mark.kvm
@@ -458,6 +463,33 @@ def test_a_protocol_that_never_acknowledges_is_given_up(tmp_path: Path, folder: 
     done = in_a_process(source(tmp_path, kick=kick), folder, "spin")
     assert done.returncode == 4, done.stderr
     assert "vCPU 0 could not be kicked out of KVM_RUN" in done.stdout
+
+
+STUCK = {
+    "enter": "mine: kb_enter of vCPU 0 did not return",
+    "leave": "mine: kb_leave of vCPU 0 did not return",
+    "before_run": "mine: vCPU 0 did not return from kb_before_run",
+    "before_run, at work": "mine: vCPU 0 did not return from kb_before_run",
+    "after_run": "mine: kb_after_run of vCPU 0 did not return",
+    "handler": "mine: kb_handler of vCPU 0 did not return",
+    "kick": "mine: kb_kick did not return within 10 s, in the thread that ends blocks, of vCPU 0",
+}
+
+
+@pytest.mark.kvm
+def test_a_hook_that_never_returns_is_named(tmp_path: Path, folder: Path) -> None:
+    started = {}
+    for hook in STUCK:
+        name, _, at_work = hook.partition(",")
+        head, _, body = HOOKS[name].partition("{")
+        (tmp_path / hook).mkdir()
+        stop = ";" if at_work else "pause();"
+        path = source(tmp_path / hook, **{name: f"{head}{{ for (;;) {stop} {body}"})
+        started[hook] = start_in_a_process(path, tmp_path / hook, "spin")
+    for hook, process in started.items():
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 4, errors
+        assert STUCK[hook] in said
 
 
 # --- the example scenario ----------------------------------------------------------------------

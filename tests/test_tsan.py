@@ -87,13 +87,14 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = folder / "driver"
     sources = [
         ROOT / "tests" / "tsan" / "driver.c",
+        ROOT / "tests" / "stub_kvm" / "kvm.c",
         *sorted((PACKAGE / "engine" / "src").glob("*.c")),
         *(PACKAGE / "methods" / f"{method}.c" for method in CATALOGUE),
     ]
     includes = [
         f"-I{PACKAGE / folder}" for folder in ("engine/include", "engine/src", "guest", "methods")
-    ]
-    compile_with_tsan(program, *includes, *map(str, sources), "-Wl,--wrap=ioctl")
+    ] + [f"-I{ROOT / 'tests' / 'stub_kvm'}"]
+    compile_with_tsan(program, *includes, *map(str, sources), "-rdynamic", "-Wl,--wrap=ioctl")
     return program
 
 

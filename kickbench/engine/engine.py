@@ -6,20 +6,19 @@ in memory into numpy arrays. No Python runs while a block is measured, and the G
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kickbench.engine
+from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import Guest, Params
 from kickbench.guest.programs import PROGRAMS, ExitKind
@@ -136,26 +135,12 @@ class _BlockResult(ctypes.Structure):
     ]
 
 
-class _Failure(ctypes.Structure):
-    _fields_ = [
-        ("vcpu", c_int32),
-        ("error", c_int32),
-        ("exit_reason", c_uint32),
-        ("suberror", c_uint32),
-        ("detail", c_uint64),
-        ("stuck", c_int32),
-        ("entering", c_int32),
-        ("kicking", c_int32),
-        ("reserved", c_int32),
-    ]
-
-
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "vcpu_config": _VcpuConfig,
     "config": _Config,
     "block": _Block,
     "block_result": _BlockResult,
-    "failure": _Failure,
+    "failure": Failure,
     "guest_params": Params,
     "plan": _Plan,
     "kick": _Kick,
@@ -227,8 +212,8 @@ def library() -> ctypes.CDLL:
     # Global: protocols that are loaded later call the engine's functions.
     lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)
     declarations: dict[str, tuple[Any, list[Any]]] = {
-        "kb_engine_create": (c_void_p, [POINTER(_Config)]),
-        "kb_engine_destroy": (None, [c_void_p]),
+        "kb_engine_create": (c_void_p, [POINTER(_Config), POINTER(Failure)]),
+        "kb_engine_destroy": (ctypes.c_int, [c_void_p]),
         "kb_engine_blocks": (
             ctypes.c_int,
             [
@@ -243,7 +228,7 @@ def library() -> ctypes.CDLL:
         ),
         "kb_engine_kicks": (c_void_p, [c_void_p, c_uint32, POINTER(c_uint64)]),
         "kb_engine_pauses": (c_void_p, [c_void_p, POINTER(c_uint64)]),
-        "kb_engine_failure": (POINTER(_Failure), [c_void_p]),
+        "kb_engine_failure": (POINTER(Failure), [c_void_p]),
         "kb_engine_samples": (POINTER(c_uint32), [c_void_p, c_uint32]),
         "kb_engine_histogram": (None, [c_void_p, c_uint32, c_void_p]),
         "kb_engine_memory_locked": (ctypes.c_int, [c_void_p]),
@@ -327,8 +312,8 @@ def histogram_edges() -> NDArray[np.uint64]:
 
 
 class StuckVcpuError(MeasurementError):
-    """A vCPU could not be kicked out of KVM_RUN. Its thread still uses the machine's memory: the
-    process must end without tearing the machine down."""
+    """A vCPU could not be kicked out of KVM_RUN, or another thread did not come. It still uses the
+    machine's memory: the process must end without tearing the machine down."""
 
 
 class Engine:
@@ -360,6 +345,7 @@ class Engine:
         self._protocols = protocols
         self._n_kickers = kickers.count if kickers else 0
         self._n_vcpus = guest.n_vcpus
+        self._n_cpus = len({cpu for some in vcpu_cpus for cpu in some})
         self._n_bins = len(histogram_edges()) - 1
         cpus = [(c_int32 * len(some))(*some) for some in vcpu_cpus]
         vcpus = (_VcpuConfig * guest.n_vcpus)(
@@ -392,13 +378,10 @@ class Engine:
             config.transport = TRANSPORTS[kickers.transport]
             config.kicks_capacity = kickers.kicks_capacity
             config.pauses_capacity = kickers.pauses_capacity
-        self._engine = self._lib.kb_engine_create(ctypes.byref(config))
+        failure = Failure()
+        self._engine = self._lib.kb_engine_create(ctypes.byref(config), ctypes.byref(failure))
         if not self._engine:
-            number = ctypes.get_errno()
-            hint = ": fewer vCPUs, or a higher limit (ulimit -u)" if number == errno.EAGAIN else ""
-            raise MeasurementError(
-                f"could not start {guest.n_vcpus} vCPU threads: {os.strerror(number)}{hint}"
-            )
+            self._raise(failure)
 
     @property
     def memory_locked(self) -> bool:
@@ -433,8 +416,7 @@ class Engine:
             results.ctypes.data,
         )
         if status:
-            failure = self._lib.kb_engine_failure(self._engine).contents
-            raise (StuckVcpuError if failure.stuck else MeasurementError)(_describe(failure))
+            self._raise(self._lib.kb_engine_failure(self._engine).contents)
         return results
 
     def samples(self, vcpu: int, offset: int, count: int) -> NDArray[np.uint32]:
@@ -478,10 +460,10 @@ class Engine:
         return counts
 
     def close(self) -> None:
-        """Stop the threads and free their buffers."""
+        """Stop the threads and free their buffers. Raises StuckVcpuError when one does not stop."""
         engine, self._engine = self._engine, None
-        if engine:
-            self._lib.kb_engine_destroy(engine)
+        if engine and self._lib.kb_engine_destroy(engine):
+            self._raise(self._lib.kb_engine_failure(engine).contents)
 
     def __enter__(self) -> Self:
         return self
@@ -494,6 +476,13 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _raise(self, failure: Failure) -> NoReturn:
+        if failure.stuck:
+            raise StuckVcpuError(describe(failure, self._n_vcpus, self._n_cpus))
+        if failure.resource:
+            raise MeasurementError(why_not_created(failure, self._n_vcpus, self._n_kickers))
+        raise MeasurementError(describe(failure, self._n_vcpus, self._n_cpus))
+
     def _protocol(self, method: str) -> int:
         lib = self._protocols.get(method, self._lib)
         return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
@@ -503,26 +492,3 @@ def _records(address: int | None, count: int, dtype: np.dtype[Any]) -> NDArray[A
     if not address or not count:
         return np.empty(0, dtype)
     return np.frombuffer(ctypes.string_at(address, count * dtype.itemsize), dtype)
-
-
-def _describe(failure: _Failure) -> str:
-    """What happened to a vCPU, in the kernel's own names."""
-    who = f"vCPU {failure.vcpu}"
-    if failure.stuck:
-        return f"{who} could not be kicked out of KVM_RUN within 10 s"
-    if failure.error:
-        what = "KVM_RUN"
-        if failure.entering or failure.kicking:
-            what = "entering the protocol" if failure.entering else "a kick"
-        name = errno.errorcode.get(failure.error, str(failure.error))
-        return f"{who}: {what} failed: {os.strerror(failure.error)} ({name})"
-    reason = abi.exit_reason_name(failure.exit_reason)
-    detail = ""
-    match failure.exit_reason:
-        case abi.KVM_EXIT_SHUTDOWN:
-            detail = " (triple fault)"
-        case abi.KVM_EXIT_INTERNAL_ERROR:
-            detail = f" ({abi.INTERNAL_ERRORS.get(failure.suberror, failure.suberror)})"
-        case abi.KVM_EXIT_FAIL_ENTRY:
-            detail = f" (hardware reason {failure.detail:#x})"
-    return f"{who}: the guest left KVM_RUN with {reason}{detail}, which its program never does"

@@ -145,6 +145,16 @@ def measure(order: Order) -> None:
 
 
 @contextmanager
+def _no_way_back() -> Iterator[None]:
+    """A thread that is stuck uses the machine, which must not be torn down: the process ends."""
+    try:
+        yield
+    except StuckVcpuError as error:
+        _say("failed", reason=str(error))
+        os._exit(error.exit_code)
+
+
+@contextmanager
 def _engine_bench(
     order: Order,
     participants: list[schedule.Entry],
@@ -168,6 +178,7 @@ def _engine_bench(
             on_node_of=lambda index: pinned(order.vcpu_cpus[index], f"vCPU {index}"),
         ) as guest,
         pinned(order.kicker_cpus, "a kicking thread"),
+        _no_way_back(),
         Engine(
             guest,
             case.program,
@@ -251,16 +262,12 @@ class _EngineBench:
             seed=int(self._rng.integers(1, 2**31)),
             lost_after_ns=self._lost_after_ns,
         )
-        try:
-            results = self._engine.blocks(
-                [(self._participants[entry].method, entry) for entry in turns],
-                warmup_ns=self._timing.warmup_ns,
-                block_ns=self._timing.block_ns,
-                plan=plan,
-            )
-        except StuckVcpuError as error:
-            _say("failed", reason=str(error))
-            os._exit(error.exit_code)
+        results = self._engine.blocks(
+            [(self._participants[entry].method, entry) for entry in turns],
+            warmup_ns=self._timing.warmup_ns,
+            block_ns=self._timing.block_ns,
+            plan=plan,
+        )
         self._places.look(results)
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
         self.recorder.add(kinds.Round(number, self._engine, turns, results, lost_after_cycles))

@@ -20,11 +20,12 @@ int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *
 {
 	const union cpus set = cpus_of(cpus, n_cpus);
 	pthread_attr_t attr;
-	int error;
+	int error = 0;
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
-	error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
+	if (n_cpus)
+		error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
 	if (!error)
 		error = pthread_create(thread, &attr, run, arg);
 	pthread_attr_destroy(&attr);

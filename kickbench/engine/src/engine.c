@@ -48,37 +48,17 @@ static void note_failures(struct kb_engine *e)
 	}
 	for (uint32_t i = 0; i < e->n_kickers && e->failure.vcpu < 0; i++)
 		if (e->threads[i].error) {
-			e->failure.vcpu = 0;
+			e->failure.vcpu = (int32_t)atomic_load(&e->threads[i].target);
 			e->failure.kicking = 1;
 			e->failure.error = e->threads[i].error;
 		}
 }
 
-/* Kicks every vCPU that is still running; again and again, until all have left. */
-static bool kick_stragglers(struct kb_engine *e)
+static bool kickers_come(struct kb_engine *e, int64_t whole_ns)
 {
-	for (int round = 0; round < KICK_MAX_S * (NS_PER_S / KICK_PERIOD_NS); round++) {
-		for (uint32_t i = 0; i < e->n_vcpus; i++) {
-			struct worker *w = &e->workers[i];
-
-			if (!atomic_load_explicit(&w->busy, memory_order_acquire))
-				continue;
-			e->block.protocol->kick(&w->v, &e->kickers[KB_CONDUCTOR]);
-			e->results[i].rescues += round > 0;
-		}
-		if (wait_for_none(&e->pending, KICK_PERIOD_NS))
-			return true;
-	}
-	return false;
-}
-
-static bool give_up(struct kb_engine *e)
-{
-	e->failure.stuck = 1;
-	for (uint32_t i = 0; i < e->n_vcpus && e->failure.vcpu < 0; i++)
-		if (atomic_load_explicit(&e->workers[i].busy, memory_order_acquire))
-			e->failure.vcpu = (int32_t)i;
-	return false;
+	return wait_for_kicks(e, &e->kickers_pending, e->threads, e->n_kickers,
+			      whole_ns + KICKERS_GRACE_NS) ||
+	       give_up(e, false);
 }
 
 static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
@@ -86,7 +66,8 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 	const int64_t whole_ns = (int64_t)(warmup_ns + block_ns);
 	const bool by_clock = e->plan.loop == KB_EXIT_LOOP;
 
-	do_step(e, SWITCH);
+	if (!do_step(e, SWITCH))
+		return give_up(e, true);
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		struct worker *w = &e->workers[i];
 
@@ -97,12 +78,12 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 	e->record_from = now_cycles(e) + to_cycles(e, warmup_ns);
 	e->record_until = e->record_from + to_cycles(e, block_ns);
 	begin_step(e, RUN);
-	if (!by_clock && !wait_for_none(&e->kickers_pending, whole_ns + KICKERS_GRACE_NS))
-		return give_up(e);
-	if (!(by_clock && wait_for_none(&e->pending, whole_ns + KICK_GRACE_NS)) &&
-	    !kick_stragglers(e))
-		return give_up(e);
-	wait_for_none(&e->kickers_pending, -1);
+	if (!by_clock && !kickers_come(e, whole_ns))
+		return false;
+	if (!(by_clock && wait_for_none(&e->pending, whole_ns + KICK_GRACE_NS)) && !stop_vcpus(e))
+		return false;
+	if (!kickers_come(e, 0))
+		return false;
 	note_failures(e);
 	return e->failure.vcpu < 0;
 }
@@ -153,6 +134,14 @@ int kb_engine_memory_locked(const struct kb_engine *e)
 /* -- Life ----------------------------------------------------------------------------------------
  */
 
+/* Notes what there is too little of to create the engine. Always false. */
+bool lacks(struct kb_engine *e, enum kb_resource resource, int error)
+{
+	e->failure.resource = (int32_t)resource;
+	e->failure.error = error;
+	return false;
+}
+
 /* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
 static struct worker *map_workers(size_t bytes)
 {
@@ -184,21 +173,28 @@ static void init_worker(struct kb_engine *e, struct worker *w, const struct kb_c
 	w->v.acks = w->acks;
 }
 
-static bool all_prepared(const struct kb_engine *e)
+static bool all_prepared(struct kb_engine *e)
 {
-	for (uint32_t i = 0; i < e->n_vcpus; i++)
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		if (e->workers[i].lacks_files)
+			return lacks(e, KB_FILES, EMFILE);
 		if (!e->workers[i].samples || !e->workers[i].histograms)
-			return false;
+			return lacks(e, KB_MEMORY, ENOMEM);
+	}
 	return true;
 }
 
-static void stop_threads(struct kb_engine *e)
+/* False when one is stuck. */
+static bool stop_threads(struct kb_engine *e)
 {
-	do_step(e, QUIT);
+	if (!do_step(e, QUIT))
+		return give_up(e, true);
+	quit_stopper(e);
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
 		pthread_join(e->workers[i].thread, NULL);
 	for (uint32_t i = 0; i < e->n_kickers; i++)
 		pthread_join(e->threads[i].thread, NULL);
+	return true;
 }
 
 static void release(struct kb_engine *e)
@@ -245,29 +241,33 @@ static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_confi
 	return error;
 }
 
-static int start_vcpus(struct kb_engine *e, const struct kb_config *config)
+/* Waits for those that were started, also when the next could not be. */
+static bool start_vcpus(struct kb_engine *e, const struct kb_config *config)
 {
 	int error = 0;
 
-	atomic_store(&e->pending, config->n_vcpus);
 	for (uint32_t i = 0; i < config->n_vcpus && !error; i++) {
+		atomic_fetch_add(&e->pending, 1);
 		error = start_vcpu(e, i, config);
+		if (error)
+			atomic_fetch_sub(&e->pending, 1);
 		e->n_vcpus += !error;
 	}
-	atomic_fetch_sub(&e->pending, config->n_vcpus - e->n_vcpus);
-	wait_for_none(&e->pending, -1);
-	return error || all_prepared(e) ? error : ENOMEM;
+	if (!wait_for_each(&e->pending, START_MAX_S * NS_PER_S))
+		return give_up(e, true);
+	if (error)
+		return lacks(e, error == EINVAL ? KB_CPUS : KB_THREADS, error);
+	return all_prepared(e);
 }
 
-struct kb_engine *kb_engine_create(const struct kb_config *config)
+static struct kb_engine *allocate_engine(const struct kb_config *config)
 {
 	struct kb_engine *e = aligned_alloc(KB_CACHE_LINE, sizeof(*e));
-	struct sigaction action = {.sa_handler = kick_signal_handler};
-	int error;
 
 	if (!e)
 		return NULL;
 	memset(e, 0, sizeof(*e));
+	e->failure.vcpu = e->failure.kicker = -1;
 	e->workers_bytes = config->n_vcpus * sizeof(struct worker);
 	e->workers = map_workers(e->workers_bytes);
 	e->proc_stat = malloc(PROC_STAT_BYTES);
@@ -276,7 +276,19 @@ struct kb_engine *kb_engine_create(const struct kb_config *config)
 			munmap(e->workers, e->workers_bytes);
 		free(e->proc_stat);
 		free(e);
-		errno = ENOMEM;
+		return NULL;
+	}
+	return e;
+}
+
+struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_failure *failure)
+{
+	struct kb_engine *e = allocate_engine(config);
+	struct sigaction action = {.sa_handler = kick_signal_handler};
+
+	if (!e) {
+		*failure = (struct kb_failure){
+		    .vcpu = -1, .kicker = -1, .resource = KB_MEMORY, .error = ENOMEM};
 		return NULL;
 	}
 	e->n_entries = config->n_entries;
@@ -284,33 +296,26 @@ struct kb_engine *kb_engine_create(const struct kb_config *config)
 	e->one_cpu = sysconf(_SC_NPROCESSORS_ONLN) == 1;
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
-	e->failure.vcpu = -1;
 	e->signal = config->signal;
 	e->proc_stat_fd = open("/proc/stat", O_RDONLY | O_CLOEXEC);
 	sigaction(e->signal, &action, &e->old_action);
 
 	/* The kickers' tables first: vCPU threads are told where they are. */
-	error = allocate_kickers(e, config);
-	if (!error)
-		error = start_vcpus(e, config);
-	if (!error)
-		error = start_kickers(e, config);
-	if (error) {
-		stop_threads(e);
+	if (allocate_kickers(e, config) && start_vcpus(e, config) && start_kickers(e, config) &&
+	    start_stopper(e))
+		return e;
+	*failure = e->failure;
+	if (!failure->stuck && stop_threads(e))
 		release(e);
-		errno = error;
-		return NULL;
-	}
-	return e;
+	return NULL;
 }
 
-/* A stuck vCPU's thread can't be joined: the process is about to end, leave all as it is. */
-void kb_engine_destroy(struct kb_engine *e)
+int kb_engine_destroy(struct kb_engine *e)
 {
-	if (e->failure.stuck)
-		return;
-	stop_threads(e);
+	if (e->failure.stuck || !stop_threads(e))
+		return -1;
 	release(e);
+	return 0;
 }
 
 size_t kb_sizeof(const char *name)

@@ -131,24 +131,35 @@ struct kb_block_result {
 	int32_t kicked;	 /* the block ended by a kick, not by the clock */
 };
 
-/* Why a block failed. */
+/* What there was too little of to create an engine; `error` of the failure says the same less well.
+ */
+enum kb_resource { KB_NO_RESOURCE, KB_MEMORY, KB_FILES, KB_THREADS, KB_TIMERS, KB_PIDFDS, KB_CPUS };
+
+/* Why a block failed, or an engine was not created. */
 struct kb_failure {
 	int32_t vcpu;  /* -1: none did */
 	int32_t error; /* errno of KVM_RUN or of entering the protocol, or 0 */
 	uint32_t exit_reason;
 	uint32_t suberror;
-	uint64_t detail;  /* hardware entry failure reason */
-	int32_t stuck;	  /* the vCPU could not be kicked out of KVM_RUN */
-	int32_t entering; /* the error is of entering the protocol */
-	int32_t kicking;  /* the error is of a kick */
-	int32_t reserved;
+	uint64_t detail;      /* hardware entry failure reason */
+	int32_t stuck;	      /* a thread did not come: it still uses the engine, and the vCPU */
+	int32_t entering;     /* the error is of entering the protocol */
+	int32_t kicking;      /* the error is of a kick */
+	int32_t resource;     /* enum kb_resource */
+	int32_t doing;	      /* enum kb_doing of the thread that is stuck */
+	int32_t tid;	      /* of the same */
+	int32_t kicker;	      /* it is a kicker's, on its way to `vcpu`; -1: it is the vCPU's own */
+	int32_t slow;	      /* it was still getting on */
+	const char *protocol; /* that it uses; NULL: none */
 };
 
 struct kb_engine;
 
-/* NULL and errno on failure. Starts the threads; they wait. */
-KB_EXPORT struct kb_engine *kb_engine_create(const struct kb_config *config);
-KB_EXPORT void kb_engine_destroy(struct kb_engine *e);
+/* NULL on failure, and why. Starts the threads; they wait. */
+KB_EXPORT struct kb_engine *kb_engine_create(const struct kb_config *config,
+					     struct kb_failure *failure);
+/* 0; or -1 when a thread is stuck, see kb_engine_failure: then all is left as it is. */
+KB_EXPORT int kb_engine_destroy(struct kb_engine *e);
 
 /*
  * Runs the blocks one after another; results[block * n_vcpus + vcpu]. 0, or -1 when a block

@@ -17,6 +17,8 @@
 #define PAGE_BYTES	   4096
 #define KICK_PERIOD_NS	   5000000ll /* a kick that is not taken is sent again: the rescue */
 #define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
+#define STEP_MAX_S	   10	     /* a thread that does not come for longer is stuck */
+#define START_MAX_S	   30	     /* the same while it allocates its buffers */
 
 /* A set of CPUs up to MAX_CPUS, for the functions that take a set's size. */
 union cpus {
@@ -52,16 +54,22 @@ struct worker {
 	uint32_t guest_head; /* when the window opened */
 	bool window_opened;
 	atomic_bool busy; /* in its loop: can be kicked */
+	int pidfd_error;  /* why v.pidfd is -1 */
+	bool lacks_files; /* a descriptor of the thread's own could not be opened */
 };
 
-/* A kicking thread; the conductor, who has no thread of its own, is the last. */
+/* A kicking thread. */
 struct kicker {
-	struct kb_engine *engine;
+	_Alignas(KB_CACHE_LINE) struct kb_engine *engine;
 	pthread_t thread;
+	pid_t tid;
 	struct kb_kick *kicks;
 	uint64_t n_kicks;
-	int error; /* of a kick */
-	int cpu;   /* at the end of the last block */
+	int error;		/* of a kick */
+	_Atomic uint8_t doing;	/* enum kb_doing */
+	atomic_uint target;	/* the vCPU that it kicks, or kicked last */
+	atomic_uint kicks_made; /* calls of the hook */
+	int cpu;		/* at the end of the last block */
 };
 
 struct kb_engine {
@@ -79,8 +87,11 @@ struct kb_engine {
 	char *proc_stat;
 
 	uint32_t n_kickers;
+	uint32_t n_timers;	   /* created; kicker by kicker */
 	struct kb_kicker *kickers; /* as the protocols see them: KB_MAX_KICKERS + 1 */
 	struct kicker *threads;	   /* of the first n_kickers */
+	struct kicker stopper;	   /* kicks for the conductor, kickers[KB_CONDUCTOR] */
+	bool has_stopper;
 	struct kb_pause *pauses;
 	uint64_t n_pauses;
 	uint64_t kicks_capacity, pauses_capacity;
@@ -97,6 +108,8 @@ struct kb_engine {
 	_Alignas(KB_CACHE_LINE) atomic_uint step;
 	_Alignas(KB_CACHE_LINE) atomic_uint pending; /* vCPU threads that have not finished it */
 	atomic_uint kickers_pending;		     /* kickers that have not */
+	atomic_uint stops;	     /* goes up when the stopper is to end a block */
+	atomic_uint stopper_pending; /* 1: it has not */
 	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
 };
 
@@ -104,10 +117,11 @@ struct kb_engine {
 void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns);
 void futex_wake_all(atomic_uint *word);
 void begin_step(struct kb_engine *e, enum command command);
-void do_step(struct kb_engine *e, enum command command);
+bool do_step(struct kb_engine *e, enum command command);
 unsigned int wait_for_step(struct kb_engine *e, unsigned int seen);
 void finish_part(atomic_uint *pending);
 bool wait_for_none(atomic_uint *pending, int64_t timeout_ns);
+bool wait_for_each(atomic_uint *pending, int64_t patience_ns);
 
 /* counters.c */
 struct counters read_counters(const struct worker *w);
@@ -124,14 +138,27 @@ void *allocate(struct kb_engine *e, size_t bytes);
 size_t histograms_bytes(const struct kb_engine *e);
 
 /* kickers.c */
-int allocate_kickers(struct kb_engine *e, const struct kb_config *config);
-int start_kickers(struct kb_engine *e, const struct kb_config *config);
+bool allocate_kickers(struct kb_engine *e, const struct kb_config *config);
+bool start_kickers(struct kb_engine *e, const struct kb_config *config);
 void release_kickers(struct kb_engine *e);
+void begin_kick(struct kicker *t, const struct worker *w);
+void end_kick(struct kicker *t);
+
+/* stopper.c */
+bool start_stopper(struct kb_engine *e);
+bool stop_vcpus(struct kb_engine *e);
+void quit_stopper(struct kb_engine *e);
+
+/* stuck.c */
+bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker *threads,
+		    uint32_t n, int64_t max_ns);
+bool give_up(struct kb_engine *e, bool vcpus_were_told);
 
 /* engine.c */
+bool lacks(struct kb_engine *e, enum kb_resource resource, int error);
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
 
-/* cpus.c: 0 or an errno. */
+/* cpus.c: 0 or an errno. A thread without CPUs of its own has those of whoever starts it. */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
 		 void *arg);
 /*

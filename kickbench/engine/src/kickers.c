@@ -18,6 +18,7 @@
 #define SLEEP_MARGIN_NS	    60000 /* sleep until shortly before, then spin */
 #define DOZE_NS		    20000
 #define STILL_RUNNING_SIGNS 10
+#define LEAST_GAP_NS	    1000   /* draws of which outrun the clock */
 #define STATE_LOOK_NS	    60000  /* so long before the kick the vCPU's state is looked at ... */
 #define LOOK_PATIENCE_NS    50000  /* ... for so long at most */
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign of the state */
@@ -173,13 +174,30 @@ struct kick {
 	uint32_t cpu_sent, cpu_returned;
 };
 
+/* Around the protocol's kick, which is not the engine's and may never return. */
+void begin_kick(struct kicker *t, const struct worker *w)
+{
+	atomic_store_explicit(&t->target, w->v.index, memory_order_relaxed);
+	atomic_store_explicit(&t->kicks_made,
+			      atomic_load_explicit(&t->kicks_made, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+	atomic_store_explicit(&t->doing, KB_KICKING, memory_order_relaxed);
+}
+
+void end_kick(struct kicker *t)
+{
+	atomic_store_explicit(&t->doing, KB_IN_LOOP, memory_order_relaxed);
+}
+
 static void send_kick(struct kick *k)
 {
 	int error;
 
+	begin_kick(k->thread, k->w);
 	k->sent = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_sent);
 	error = k->engine->block.protocol->kick(&k->w->v, k->kicker);
 	k->returned = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_returned);
+	end_kick(k->thread);
 	if (error)
 		k->thread->error = -error;
 }
@@ -209,7 +227,9 @@ static bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
 		if (now >= next_rescue) {
 			if (still_runs(k->w) && !is_taken(k)) {
 				*lost = true;
+				begin_kick(k->thread, k->w);
 				k->engine->block.protocol->kick(&k->w->v, k->kicker);
+				end_kick(k->thread);
 				++*rescues;
 			}
 			next_rescue = stamp(k->w) + lost_after;
@@ -284,21 +304,34 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 /* -- What a kicker does in a block ---------------------------------------------------------------
  */
 
+/* The first moment that is not over yet: whoever is late leaves some out, and is not late again. */
+static uint64_t next_volley(struct kick *k, uint64_t *random, uint64_t gap, uint64_t next)
+{
+	const uint64_t now = stamp(k->w);
+
+	do {
+		next += random_gap(random, gap);
+		k->volley++;
+	} while (next < now);
+	return next;
+}
+
 /* All kickers draw the same times from the same seed, so that they kick at once. */
 static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 {
-	const uint64_t gap = to_cycles(e, e->plan.gap_ns), shortest = to_cycles(e, STATE_LOOK_NS);
+	const uint64_t least = to_cycles(e, LEAST_GAP_NS), wanted = to_cycles(e, e->plan.gap_ns);
+	const uint64_t gap = wanted > least ? wanted : least;
+	const uint64_t shortest = to_cycles(e, STATE_LOOK_NS);
 	const uint64_t longest = gap / 2 > shortest ? gap / 2 : shortest;
 	uint64_t random =
 	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
-	uint64_t next = e->record_from, look = shortest;
+	uint64_t next = e->record_from + random_next(&random) % gap, look = shortest;
 	uint32_t vcpu = k->kicker->index;
 
-	for (;; k->volley++) {
+	for (;; next = next_volley(k, &random, gap, next)) {
 		uint64_t begun, took;
 		bool met;
 
-		next += random_gap(&random, gap);
 		if (next >= e->record_until || k->thread->n_kicks == e->kicks_capacity)
 			return;
 		k->w = &e->workers[vcpu++ % e->n_vcpus];
@@ -473,17 +506,21 @@ static void *kicker_thread(void *arg)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	t->tid = (pid_t)syscall(SYS_gettid);
 	prctl(PR_SET_TIMERSLACK, 1); /* wake up when asked to, not up to 50 us later */
 	t->kicks = allocate(e, e->kicks_capacity * sizeof(*t->kicks));
+	atomic_store_explicit(&t->doing, KB_WAITING, memory_order_relaxed);
 	finish_part(&e->kickers_pending);
 	for (;;) {
 		enum command command;
 
 		seen = wait_for_step(e, seen);
 		command = e->command; /* the conductor's again, once this part is finished */
+		atomic_store_explicit(&t->doing, KB_IN_LOOP, memory_order_relaxed);
 		if (command == RUN)
 			kick_in_block(e, index);
 		t->cpu = sched_getcpu();
+		atomic_store_explicit(&t->doing, KB_WAITING, memory_order_relaxed);
 		finish_part(&e->kickers_pending);
 		if (command == QUIT)
 			return NULL;
@@ -493,17 +530,27 @@ static void *kicker_thread(void *arg)
 /* -- Life ----------------------------------------------------------------------------------------
  */
 
-int allocate_kickers(struct kb_engine *e, const struct kb_config *config)
+static struct kicker *allocate_threads(uint32_t n)
+{
+	const size_t bytes = (n ? n : 1) * sizeof(struct kicker);
+	struct kicker *threads = aligned_alloc(KB_CACHE_LINE, bytes);
+
+	if (threads)
+		memset(threads, 0, bytes);
+	return threads;
+}
+
+bool allocate_kickers(struct kb_engine *e, const struct kb_config *config)
 {
 	e->kickers = calloc(KB_MAX_KICKERS + 1, sizeof(*e->kickers));
-	e->threads = calloc(config->n_kickers ? config->n_kickers : 1, sizeof(*e->threads));
+	e->threads = allocate_threads(config->n_kickers);
 	e->scratch = calloc(config->n_vcpus, sizeof(*e->scratch));
 	e->kicks_capacity = config->kicks_capacity;
 	e->pauses_capacity = config->pauses_capacity;
 	if (e->pauses_capacity)
 		e->pauses = allocate(e, e->pauses_capacity * sizeof(*e->pauses));
 	if (!e->kickers || !e->threads || !e->scratch || (e->pauses_capacity && !e->pauses))
-		return ENOMEM;
+		return lacks(e, KB_MEMORY, ENOMEM);
 	for (uint32_t i = 0; i <= KB_MAX_KICKERS; i++) {
 		struct kb_kicker *k = &e->kickers[i];
 
@@ -514,63 +561,78 @@ int allocate_kickers(struct kb_engine *e, const struct kb_config *config)
 			continue;
 		k->targets = calloc(config->n_vcpus, sizeof(*k->targets));
 		if (!k->targets)
-			return ENOMEM;
+			return lacks(e, KB_MEMORY, ENOMEM);
 		for (uint32_t vcpu = 0; vcpu < config->n_vcpus; vcpu++)
 			k->targets[vcpu].exitfd = -1;
 	}
-	return 0;
+	return true;
 }
 
-static int create_timers(struct kb_engine *e, struct kb_kicker *k)
+static bool create_timers(struct kb_engine *e, struct kb_kicker *k)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = e->signal};
 
 		event._sigev_un._tid = e->workers[i].v.tid;
 		if (timer_create(CLOCK_MONOTONIC, &event, &k->targets[i].timer))
-			return errno;
+			return lacks(e, KB_TIMERS, errno);
+		e->n_timers++;
 	}
-	return 0;
+	return true;
 }
 
-int start_kickers(struct kb_engine *e, const struct kb_config *config)
+static bool start_kicker(struct kb_engine *e, uint32_t index, const struct kb_config *config)
 {
-	int error = 0;
+	struct kicker *t = &e->threads[index];
+	int error;
 
-	for (uint32_t i = 0; i < config->n_kickers && !error; i++) {
-		if (config->transport == KB_TIMER)
-			error = create_timers(e, &e->kickers[i]);
-		if (config->transport == KB_PIDFD && e->workers[0].v.pidfd < 0)
-			error = ENOSYS;
-		if (error)
-			return error;
-		e->threads[i].engine = e;
-		atomic_fetch_add(&e->kickers_pending, 1);
-		error = start_thread(&e->threads[i].thread, config->kicker_cpus,
-				     config->n_kicker_cpus, kicker_thread, &e->threads[i]);
-		if (error)
-			atomic_fetch_sub(&e->kickers_pending, 1);
-		e->n_kickers += !error;
+	if (config->transport == KB_PIDFD && e->workers[0].v.pidfd < 0)
+		return lacks(e, KB_PIDFDS, e->workers[0].pidfd_error);
+	if (config->transport == KB_TIMER && !create_timers(e, &e->kickers[index]))
+		return false;
+	t->engine = e;
+	atomic_fetch_add(&e->kickers_pending, 1);
+	error =
+	    start_thread(&t->thread, config->kicker_cpus, config->n_kicker_cpus, kicker_thread, t);
+	if (error) {
+		atomic_fetch_sub(&e->kickers_pending, 1);
+		return lacks(e, error == EINVAL ? KB_CPUS : KB_THREADS, error);
 	}
-	for (unsigned int left; (left = atomic_load(&e->kickers_pending));)
-		futex_wait(&e->kickers_pending, left, -1);
-	for (uint32_t i = 0; i < e->n_kickers; i++)
+	e->n_kickers++;
+	return true;
+}
+
+/* Waits for those that were started, also when the next could not be. */
+bool start_kickers(struct kb_engine *e, const struct kb_config *config)
+{
+	bool fine = true;
+
+	for (uint32_t i = 0; i < config->n_kickers && fine; i++)
+		fine = start_kicker(e, i, config);
+	if (!wait_for_each(&e->kickers_pending, START_MAX_S * NS_PER_S))
+		return give_up(e, false);
+	for (uint32_t i = 0; i < e->n_kickers && fine; i++)
 		if (!e->threads[i].kicks)
-			error = ENOMEM;
-	return error;
+			fine = lacks(e, KB_MEMORY, ENOMEM);
+	return fine;
+}
+
+/* Only those that were created: 0 is a timer's id, too. */
+static void delete_timers(struct kb_engine *e)
+{
+	for (uint32_t i = 0; i < e->n_timers; i++)
+		timer_delete(e->kickers[i / e->n_vcpus].targets[i % e->n_vcpus].timer);
 }
 
 void release_kickers(struct kb_engine *e)
 {
+	delete_timers(e);
 	for (uint32_t i = 0; e->kickers && i <= KB_MAX_KICKERS; i++) {
 		struct kb_kicker *k = &e->kickers[i];
 
-		for (uint32_t vcpu = 0; k->targets && vcpu < e->n_vcpus; vcpu++) {
-			if (k->transport == KB_TIMER)
-				timer_delete(k->targets[vcpu].timer);
+		for (uint32_t vcpu = 0; k->targets && vcpu < e->n_vcpus; vcpu++)
 			if (k->targets[vcpu].exitfd >= 0)
 				close(k->targets[vcpu].exitfd);
-		}
 		free(k->targets);
 	}
 	for (uint32_t i = 0; e->threads && i < e->n_kickers; i++)

@@ -42,10 +42,10 @@ void finish_part(atomic_uint *pending)
 		futex_wake_all(pending);
 }
 
-/* Waits for the count to fall to 0; false when `timeout_ns` (< 0: none) passed first. */
+/* Waits for the count to fall to 0; false when `timeout_ns` passed first. */
 bool wait_for_none(atomic_uint *pending, int64_t timeout_ns)
 {
-	uint64_t until = timeout_ns < 0 ? UINT64_MAX : kb_raw_ns() + (uint64_t)timeout_ns;
+	const uint64_t until = kb_raw_ns() + (uint64_t)timeout_ns;
 	unsigned int left;
 
 	while ((left = atomic_load_explicit(pending, memory_order_acquire))) {
@@ -53,14 +53,27 @@ bool wait_for_none(atomic_uint *pending, int64_t timeout_ns)
 
 		if (now >= until)
 			return false;
-		futex_wait(pending, left, timeout_ns < 0 ? -1 : (int64_t)(until - now));
+		futex_wait(pending, left, (int64_t)(until - now));
 	}
 	return true;
 }
 
-void do_step(struct kb_engine *e, enum command command)
+/* The same, as long as they come at all; false when none did for `patience_ns`. */
+bool wait_for_each(atomic_uint *pending, int64_t patience_ns)
+{
+	unsigned int before;
+
+	do
+		before = atomic_load_explicit(pending, memory_order_acquire);
+	while (!wait_for_none(pending, patience_ns) &&
+	       atomic_load_explicit(pending, memory_order_acquire) != before);
+	return atomic_load_explicit(pending, memory_order_acquire) == 0;
+}
+
+/* False when a thread is stuck. */
+bool do_step(struct kb_engine *e, enum command command)
 {
 	begin_step(e, command);
-	wait_for_none(&e->pending, -1);
-	wait_for_none(&e->kickers_pending, -1);
+	return wait_for_each(&e->pending, STEP_MAX_S * NS_PER_S) &&
+	       wait_for_each(&e->kickers_pending, STEP_MAX_S * NS_PER_S);
 }

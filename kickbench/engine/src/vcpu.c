@@ -23,10 +23,14 @@ void kick_signal_handler(int signal)
 
 	(void)signal;
 	if (w && w->protocol) {
+		const enum kb_doing before =
+		    atomic_load_explicit(&w->v.doing, memory_order_relaxed);
 		uint32_t cpu;
 
 		w->v.handler_at = kb_stamp(w->v.clock_is_tsc, &cpu);
+		kb_mark(&w->v, KB_IN_HANDLER);
 		w->protocol->handler(&w->v);
+		kb_mark(&w->v, before);
 	}
 	errno = saved_errno;
 }
@@ -58,10 +62,13 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t now)
 		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
 	}
 	/* Paused, until let go; a rescue, or the conductor, wants its own answer meanwhile. */
-	if (!stop && e->plan.kicking == KB_PAUSES)
+	if (!stop && e->plan.kicking == KB_PAUSES) {
+		kb_mark(v, KB_TAKING);
 		while (atomic_load_explicit(&e->resumed, memory_order_acquire) == resumed &&
 		       !kb_kick_requested(v))
 			futex_wait(&e->resumed, resumed, PAUSED_LOOK_NS);
+		kb_mark(v, KB_IN_LOOP);
+	}
 	return stop;
 }
 
@@ -113,9 +120,11 @@ void kb_come_round(struct kb_vcpu *v)
 
 static void switch_protocol(struct worker *w, const struct kb_protocol *next)
 {
+	kb_mark(&w->v, KB_LEAVING);
 	if (w->protocol)
 		w->protocol->leave(&w->v);
 	w->protocol = next;
+	kb_mark(&w->v, KB_ENTERING);
 	w->enter_error = next ? -next->enter(&w->v) : 0;
 }
 
@@ -198,6 +207,7 @@ static void run_block(struct worker *w)
 	v->kicked = v->unexpected_exit = false;
 	v->run_error = 0;
 	w->window_opened = false;
+	kb_mark(v, KB_IN_LOOP);
 	if (w->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
 		w->protocol->kick_loop(v);
 		result->exits = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
@@ -208,6 +218,7 @@ static void run_block(struct worker *w)
 	} else if (w->enter_error == 0) {
 		w->protocol->exit_loop(v);
 		atomic_store_explicit(&w->busy, false, memory_order_release);
+		kb_mark(v, KB_EVALUATING);
 		evaluate(w, result);
 	}
 	atomic_store_explicit(&w->busy, false, memory_order_release);
@@ -243,12 +254,20 @@ static void block_other_signals(int kick)
 	pthread_sigmask(SIG_SETMASK, &others, NULL);
 }
 
-static int open_of_thread(const struct worker *w, const char *name)
+/* What this kernel does not have is done without; the limit of open files is an error. */
+static int note_lack(struct worker *w, int fd)
+{
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE))
+		w->lacks_files = true;
+	return fd;
+}
+
+static int open_of_thread(struct worker *w, const char *name)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", w->v.tid, name);
-	return open(path, O_RDONLY | O_CLOEXEC);
+	return note_lack(w, open(path, O_RDONLY | O_CLOEXEC));
 }
 
 static void prepare_thread(struct worker *w)
@@ -257,7 +276,8 @@ static void prepare_thread(struct worker *w)
 	w->tls = &current;
 	block_other_signals(w->v.signal);
 	w->v.tid = (pid_t)syscall(SYS_gettid);
-	w->v.pidfd = (int)syscall(SYS_pidfd_open, w->v.tid, PIDFD_THREAD);
+	w->v.pidfd = note_lack(w, (int)syscall(SYS_pidfd_open, w->v.tid, PIDFD_THREAD));
+	w->pidfd_error = w->v.pidfd < 0 ? errno : 0;
 	w->schedstat_fd = open_of_thread(w, "schedstat");
 	w->stat_fd = open_of_thread(w, "stat");
 	w->samples = allocate(w->engine, w->engine->samples_capacity * sizeof(uint32_t));
@@ -271,6 +291,7 @@ void *vcpu_thread(void *arg)
 	unsigned int seen = 0;
 
 	prepare_thread(w);
+	kb_mark(&w->v, KB_WAITING);
 	finish_part(&e->pending);
 	for (;;) {
 		seen = wait_for_step(e, seen);
@@ -283,9 +304,11 @@ void *vcpu_thread(void *arg)
 			break;
 		case QUIT:
 			switch_protocol(w, NULL);
+			kb_mark(&w->v, KB_WAITING);
 			finish_part(&e->pending);
 			return NULL;
 		}
+		kb_mark(&w->v, KB_WAITING);
 		finish_part(&e->pending);
 	}
 }

@@ -122,6 +122,22 @@ struct kb_vcpu {
 	bool kicked;		 /* the block ended by a kick, not by the clock */
 	int run_error;		 /* errno of a KVM_RUN that failed for good, or 0 */
 	bool unexpected_exit;	 /* run->exit_reason is not the guest program's */
+	_Atomic uint8_t doing;	 /* enum kb_doing, of its thread */
+};
+
+/* What a thread does, for whoever waits for it in vain. Marked only where nothing is timed. */
+enum kb_doing {
+	KB_STARTING,
+	KB_WAITING, /* for the next step */
+	KB_LEAVING, /* the protocol's hooks: kb_leave ... */
+	KB_ENTERING,
+	KB_IN_LOOP, /* in KVM_RUN or kb_before_run, which the hot loop cannot mark; or waits to kick
+		     */
+	KB_IN_AFTER_RUN,
+	KB_IN_HANDLER,
+	KB_KICKING, /* ... to here */
+	KB_TAKING,  /* a kick, or paused by it */
+	KB_EVALUATING,
 };
 
 /*
@@ -183,6 +199,12 @@ static inline void kb_request_kick(struct kb_vcpu *v, const struct kb_kicker *k)
 static inline bool kb_kick_requested(const struct kb_vcpu *v)
 {
 	return atomic_load_explicit(&v->kick_requested, memory_order_acquire) != 0;
+}
+
+/* By its own thread, and its signal handler, alone. */
+static inline void kb_mark(struct kb_vcpu *v, enum kb_doing doing)
+{
+	atomic_store_explicit(&v->doing, (uint8_t)doing, memory_order_relaxed);
 }
 
 static inline void kb_forget_kicks(struct kb_vcpu *v)
