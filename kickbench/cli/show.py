@@ -87,13 +87,13 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
     """The cases of a kind: each with its tables, its differences and its A/A control."""
     from kickbench.report.names import (
-        TOO_FEW,
         contrasts,
         crowded,
         finished,
         hidden,
         label,
         nanoseconds,
+        why_hidden,
     )
     from kickbench.report.tables import TABLES, control, difference
 
@@ -116,7 +116,8 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
                 how = f"{method} - {contrast['baseline']}{at}"
                 yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
             for method, contrast in hidden(case, metric).items():
-                yield f"  {method} - {contrast['baseline']}{at}: {TOO_FEW}", "", "    "
+                why = why_hidden(case, contrast)
+                yield f"  {method} - {contrast['baseline']}{at}: {why}", "", "    "
         if table.metrics:
             ok = case["control"]["ok"]
             style = "" if ok is None else GOOD if ok else BAD

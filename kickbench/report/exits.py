@@ -7,8 +7,9 @@ One entry of the table of kinds in :mod:`kickbench.report.words`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from kickbench.report.names import (
     Series,
@@ -20,7 +21,10 @@ from kickbench.report.names import (
     crowded,
     differ,
     few,
+    finished,
+    hardly_ran,
     interval,
+    is_flood,
     is_seen,
     kick_rate_name,
     label,
@@ -28,7 +32,7 @@ from kickbench.report.names import (
     nanoseconds,
     series_of,
 )
-from kickbench.report.numbers import listed, measured, plural, sentence, significant
+from kickbench.report.numbers import listed, measured, plural, sentence, significant, whole
 
 MOST_OTHERS = 4
 """Series that are told one by one, after the first; the table has all."""
@@ -39,11 +43,29 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     every = series_of(summary)
     methods = contrast_methods(case for series in every for case in series.cases)
     if not methods:
-        return [_nothing_compared([case for series in every for case in series.cases])]
+        return [
+            _nothing_compared([case for series in every for case in series.cases]),
+            *spurious_exits(finished(summary, "exits")),
+        ]
     answers = []
     for method in methods:
         answers += _answer_method(summary, every, method, oversubscribed)
-    return answers + _kicked(summary, oversubscribed)
+    answers += _kicked(summary, oversubscribed)
+    return answers + spurious_exits(finished(summary, "exits"))
+
+
+def spurious_exits(cases: Sequence[Summary]) -> list[str]:
+    """How many there were beside kicks, method by method; a flood is an alarm of its own."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for case in cases:
+        for finding in case["findings"]:
+            if finding["what"] == "spurious" and not is_flood(finding):
+                found.setdefault(str(finding["method"]), []).append(finding)
+    shown = []
+    for method, findings in found.items():
+        exits, kicks = (sum(finding[key] for finding in findings) for key in ("count", "of"))
+        shown.append(f"{method} {whole(exits)} for {plural(kicks, 'kick')}")
+    return [f"Spurious exits (EINTR with no kick pending): {listed(shown)}."] if shown else []
 
 
 def _nothing_compared(cases: Sequence[Summary]) -> str:
@@ -54,6 +76,8 @@ def _nothing_compared(cases: Sequence[Summary]) -> str:
         one = "Only" if len(methods) == 1 else "Each case measured one method, of"
         verb = " was measured" if len(methods) == 1 else ""
         return f"{one} {listed(list(methods))}{verb}: there is nothing to compare with."
+    if still := dict.fromkeys(method for case in cases for method in hardly_ran(case)):
+        return f"Nothing is compared with {listed(list(still))}, whose guest hardly ran."
     return "No difference between methods has an interval: too few rounds had exits."
 
 

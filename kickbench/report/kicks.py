@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kickbench.report.contention import answer_contention
-from kickbench.report.exits import MOST_OTHERS
+from kickbench.report.exits import MOST_OTHERS, spurious_exits
 from kickbench.report.names import (
     TOO_FEW,
     Series,
@@ -25,7 +25,9 @@ from kickbench.report.names import (
     duration,
     few,
     finished,
+    hardly_ran,
     interval,
+    is_flood,
     is_seen,
     kick_rate_name,
     label,
@@ -46,8 +48,6 @@ from kickbench.report.numbers import (
 
 _MOST_NAMED = 2
 """Cases that a sentence names before it only counts."""
-
-_SPURIOUS = "Spurious exits (EINTR with no kick pending)"
 
 
 # --- race --------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     answers += [
         f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
     ]
-    answers += _spurious(cases)
+    answers += spurious_exits(cases)
     answers += _timeouts(summary, cases)
     return answers
 
@@ -193,15 +193,6 @@ def _weak_control(summary: Summary, sent: Mapping[str, Sequence[Summary]]) -> li
     ]
 
 
-def _spurious(cases: Sequence[Summary]) -> list[str]:
-    shown = []
-    for method, of in _by_method(cases, lambda figures: figures["spurious"] > 0).items():
-        figures = [case["methods"][method] for case in of]
-        exits, kicks = sum(f["spurious"] for f in figures), sum(f["sent"] for f in figures)
-        shown.append(f"{method} {whole(exits)} for {plural(kicks, 'kick')}")
-    return [f"{_SPURIOUS}: {listed(shown)}."] if shown else []
-
-
 def _timeouts(summary: Summary, cases: Sequence[Summary]) -> list[str]:
     usual, first = (
         [case[key] for case in cases if case.get(key) is not None]
@@ -247,7 +238,12 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     answers += _states(summary, cases, case)
     for key, words in (("transport", "transport"), ("kickers", "number of kickers")):
         answers += _along(summary, cases, case, key, words)
-    return answers + answer_contention(summary) + _not_ranked(cases)
+    return [
+        *answers,
+        *answer_contention(summary),
+        *_not_ranked(cases),
+        *spurious_exits(finished(summary, "kick")),
+    ]
 
 
 def _p50(case: Summary, method: str) -> float | None:
@@ -276,6 +272,8 @@ def _fastest(summary: Summary, case: Summary) -> str:
         why = f"{TOO_FEW} to say which protocol is the fastest"
         if known and not kept:
             why = "all others lost kicks"
+        elif still := hardly_ran(case):
+            why = f"nothing is compared with {listed(sorted(still))}, whose guest hardly ran"
         return f"{baseline} takes {took}; {why}"
     if case["methods"][baseline]["lost"]:
         return f"no protocol is faster than {baseline}, which takes {took} but lost kicks"
@@ -459,6 +457,29 @@ def _rescued(cases: Iterable[Summary]) -> list[str]:
 
 
 # --- claims ------------------------------------------------------------------------------------
+
+
+def floods(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """An alarm per protocol with far more spurious exits than kicks, its worst case first."""
+    found: dict[str, list[tuple[float, Summary, Mapping[str, Any]]]] = {}
+    for case in finished(summary):
+        for finding in filter(is_flood, case["findings"]):
+            per_kick = finding["count"] / max(1, finding["of"])
+            found.setdefault(str(finding["method"]), []).append((per_kick, case, finding))
+    alarms = []
+    for method, cases in found.items():
+        per_kick, case, finding = max(cases, key=lambda one: one[0])
+        where = f"{_kicked_how(summary, case)}, {label(summary, case, of_kind=False)}"
+        where += crowded(case, oversubscribed)
+        more = f", and far too many in {plural(len(cases) - 1, 'other case')}"
+        alarms.append(
+            f"{method} made KVM_RUN return {whole(finding['count'])} times with no kick pending "
+            f"(spurious exits), for {plural(int(finding['of']), 'kick')} {where}: "
+            f"{significant(per_kick, 2)} per kick{more if len(cases) > 1 else ''}. A flag that "
+            "nobody clears does that: meanwhile the guest hardly runs, and no time of it is the "
+            "protocol's price."
+        )
+    return alarms
 
 
 def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str]:

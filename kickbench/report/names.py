@@ -28,6 +28,12 @@ FEW_ROUNDS = 10
 
 TOO_FEW = "too few rounds"
 
+FLOOD = 2
+"""Spurious exits per kick from which they are a flood. What a kick leaves behind, a signal or a
+flag, makes one at most."""
+
+HARDLY_RAN = "guest hardly ran"
+
 _LEVELS = {
     "ns_per_exit": ("ns_per_exit", "mean"),
     "cpu_ns_per_exit": ("ns_per_exit", "mean"),
@@ -283,13 +289,36 @@ def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
     The metric is by default the headline of the case's kind.
     """
     found = _with_interval(case, metric)
-    return {method: found[method] for method in found if not _says_nothing(case, found[method])}
+    return {method: found[method] for method in found if not why_hidden(case, found[method])}
 
 
 def hidden(case: Summary, metric: str | None = None) -> dict[str, Summary]:
-    """By method, the differences that :func:`contrasts` leaves out: their interval says nothing."""
+    """By method, the differences that :func:`contrasts` leaves out; :func:`why_hidden` says why."""
     found = _with_interval(case, metric)
-    return {method: found[method] for method in found if _says_nothing(case, found[method])}
+    return {method: found[method] for method in found if why_hidden(case, found[method])}
+
+
+def why_hidden(case: Summary, contrast: Summary) -> str:
+    """Why a difference is not told, or "": its interval says nothing, or the guest of one of the
+    two hardly ran, so that its times are no price of a protocol.
+    """
+    if hardly_ran(case) & {contrast["method"], contrast["baseline"]}:
+        return HARDLY_RAN
+    return TOO_FEW if _says_nothing(case, contrast) else ""
+
+
+def hardly_ran(case: Summary) -> set[str]:
+    """The methods whose guest stood still, or left KVM_RUN far more often than it was kicked."""
+    return {
+        str(finding["method"])
+        for finding in case["findings"]
+        if finding["what"] == "stood_still" or is_flood(finding)
+    }
+
+
+def is_flood(finding: Summary) -> bool:
+    """Whether a finding is of far more spurious exits than kicks: a flag that nobody clears."""
+    return bool(finding["what"] == "spurious" and finding["count"] >= FLOOD * max(1, finding["of"]))
 
 
 def _with_interval(case: Summary, metric: str | None) -> dict[str, Summary]:

@@ -27,6 +27,7 @@ from kickbench.report.names import (
     nanoseconds,
     seconds,
     vendor_name,
+    why_hidden,
 )
 from kickbench.report.numbers import NOTHING, level, measured, significant, whole
 
@@ -175,8 +176,8 @@ def _contrast(metric: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         if _is_baseline(row):
             return "baseline"
-        if row.method in hidden(row.case, metric):
-            return TOO_FEW
+        if left_out := hidden(row.case, metric).get(row.method):
+            return why_hidden(row.case, left_out)
         return difference(contrasts(row.case, metric).get(row.method))
 
     return cell
