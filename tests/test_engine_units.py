@@ -4,11 +4,15 @@ of thousands of CPUs, clocks that are preempted, steal."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 UNITS = Path(__file__).resolve().parent / "units"
 PACKAGE = UNITS.parents[1] / "kickbench"
@@ -31,9 +35,9 @@ def built(name: str, folder: Path) -> Path:
     return program
 
 
-def output(program: Path, *arguments: str) -> str:
+def output(program: Path, *arguments: str, stdin: str = "") -> str:
     done = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, check=False, timeout=60
+        [program, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -51,3 +55,85 @@ def cpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_cpu_is_dropped_from_a_thread_s_set(cpus: Path, some: str) -> None:
     """A cpu_set_t ends at 1,023, and CPU_SET says nothing of what is above."""
     assert output(cpus, *some.split()) == f"thread {some}\nstand {some}\nstand 2000\n"
+
+
+# --- steal -------------------------------------------------------------------------------------
+
+TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
+UNKNOWN = -1
+
+
+@pytest.fixture(scope="module")
+def steal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("steal", tmp_path_factory.mktemp("steal"))
+
+
+def proc_stat(ticks: dict[int, int]) -> str:
+    """As the kernel prints it; ``ticks`` has the steal of each online CPU."""
+    lines = [f"cpu  1 2 3 4 5 6 7 {sum(ticks.values())} 0 0"]
+    lines += [f"cpu{cpu} 10 20 30 40 50 60 70 {count} 80 90" for cpu, count in ticks.items()]
+    return "\n".join([*lines, "intr 12345 0 0 9", "ctxt 99", ""])
+
+
+def shared_out(
+    program: Path, before: dict[int, int], after: dict[int, int], blocks: list[list[int]]
+) -> list[list[int]]:
+    """The steal_ns of each block and vCPU."""
+    paths = [program.with_name("before"), program.with_name("after")]
+    for path, ticks in zip(paths, (before, after), strict=True):
+        path.write_text(proc_stat(ticks))
+    numbers = [len(blocks), len(blocks[0]), *chain(*blocks)]
+    text = output(program, *map(str, paths), stdin=" ".join(map(str, numbers)))
+    found = [int(word) for word in text.split()]
+    width = len(blocks[0])
+    return [found[i : i + width] for i in range(0, len(found), width)]
+
+
+def test_a_cpu_s_steal_is_counted_once_for_all_its_vcpus(steal: Path) -> None:
+    """It was 4 times as much for 8 vCPUs on 2 CPUs."""
+    blocks = [[0, 1] * 4, [0, 1] * 4]
+    found = shared_out(steal, {0: 100, 1: 50}, {0: 102, 1: 51}, blocks)
+    assert found == [[TICK_NS, TICK_NS // 2, 0, 0, 0, 0, 0, 0]] * 2
+
+
+def test_the_steal_of_a_cpu_that_is_not_known_is_not_known(steal: Path) -> None:
+    """A CPU that was offline at one of the readings, that never was there, or has no number."""
+    found = shared_out(steal, {0: 1, 3: 7}, {0: 2, 2: 9}, [[0, 1, 2, 3, 4, -1, 65535]])
+    assert found == [[TICK_NS, *[UNKNOWN] * 6]]
+    assert shared_out(steal, {}, {}, [[0]]) == [[UNKNOWN]]
+
+
+def test_steal_that_goes_backwards_is_none(steal: Path) -> None:
+    assert shared_out(steal, {0: 9, 5000: 1}, {0: 3, 5000: 3}, [[0, 5000]]) == [[0, 2 * TICK_NS]]
+
+
+ONLINE = [0, 1, 2, 7, 1024, 4095]
+
+
+@given(
+    stolen=st.lists(st.integers(0, 1000), min_size=len(ONLINE), max_size=len(ONLINE)),
+    blocks=st.integers(1, 5).flatmap(
+        lambda width: st.lists(
+            st.lists(st.sampled_from(ONLINE), min_size=width, max_size=width),
+            min_size=1,
+            max_size=7,
+        )
+    ),
+)
+@settings(max_examples=30)
+def test_no_steal_is_counted_twice_and_none_is_left_out(
+    steal: Path, stolen: list[int], blocks: list[list[int]]
+) -> None:
+    after = dict(zip(ONLINE, stolen, strict=True))
+    found = shared_out(steal, dict.fromkeys(ONLINE, 0), after, blocks)
+    for cpu, ticks in after.items():
+        sums = [
+            sum(ns for ns, at in zip(row, cpus, strict=True) if at == cpu)
+            for row, cpus in zip(found, blocks, strict=True)
+        ]
+        present = [cpu in cpus for cpus in blocks]
+        assert all(there or not ns for there, ns in zip(present, sums, strict=True))
+        shares = [ns for there, ns in zip(present, sums, strict=True) if there]
+        assert max(shares, default=0) - min(shares, default=0) <= 1
+        if all(present):
+            assert sum(sums) == ticks * TICK_NS

@@ -124,7 +124,14 @@ TABLES: dict[str, Table] = {
                 Column("voluntary_switches", pa.int32(), "", "context switches: it slept"),
                 Column("involuntary_switches", pa.int32(), "", "context switches: preempted"),
                 Column("migrations", pa.int32(), "", "moves to another CPU; -1 unknown", -1),
-                Column("steal_ns", pa.int64(), "ns", "steal time of its CPU; -1 unknown", -1),
+                Column(
+                    "steal_ns",
+                    pa.int64(),
+                    "ns",
+                    "steal time of its CPU, on the first row of the block with that CPU; 0 on "
+                    "others; -1 unknown (before schema 2 all of them had it)",
+                    -1,
+                ),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated to end the block"),
                 Column("kicked", pa.int32(), "", "1: a kick ended the block; 0: the clock did"),
                 Column(

@@ -92,7 +92,8 @@ int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_
 		     uint64_t warmup_ns, uint64_t block_ns, const struct kb_plan *plan,
 		     struct kb_block_result *results)
 {
-	int64_t steal[2][CPU_SETSIZE];
+	const bool blocks_are_short = (int64_t)(warmup_ns + block_ns) < steal_tick_ns(e->steal);
+	uint32_t shared_out = 0;
 
 	memset(results, 0, (size_t)n_blocks * e->n_vcpus * sizeof(*results));
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
@@ -103,15 +104,19 @@ int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_
 		e->threads[i].n_kicks = 0;
 	e->n_pauses = 0;
 	e->plan = *plan;
-	read_steal_ns(e, steal[0]);
+	read_steal(e->steal);
 	for (uint32_t b = 0; b < n_blocks; b++) {
 		e->block = blocks[b];
 		e->block_index = b;
 		e->results = results + (size_t)b * e->n_vcpus;
 		if (!run_one(e, warmup_ns, block_ns))
 			return -1;
-		read_steal_ns(e, steal[(b + 1) % 2]);
-		share_out_steal(e, steal[b % 2], steal[(b + 1) % 2]);
+		if (blocks_are_short && b + 1 < n_blocks)
+			continue;
+		read_steal(e->steal);
+		share_out_steal(e->steal, results + (size_t)shared_out * e->n_vcpus,
+				b + 1 - shared_out, e->n_vcpus);
+		shared_out = b + 1;
 	}
 	return 0;
 }
@@ -215,9 +220,7 @@ static void release(struct kb_engine *e)
 	}
 	release_kickers(e);
 	sigaction(e->signal, &e->old_action, NULL);
-	if (e->proc_stat_fd >= 0)
-		close(e->proc_stat_fd);
-	free(e->proc_stat);
+	close_steal(e->steal);
 	munmap(e->workers, e->workers_bytes);
 	free(e);
 }
@@ -270,11 +273,11 @@ static struct kb_engine *allocate_engine(const struct kb_config *config)
 	e->failure.vcpu = e->failure.kicker = -1;
 	e->workers_bytes = config->n_vcpus * sizeof(struct worker);
 	e->workers = map_workers(e->workers_bytes);
-	e->proc_stat = malloc(PROC_STAT_BYTES);
-	if (!e->workers || !e->proc_stat) {
+	e->steal = open_steal("/proc/stat");
+	if (!e->workers || !e->steal) {
 		if (e->workers)
 			munmap(e->workers, e->workers_bytes);
-		free(e->proc_stat);
+		close_steal(e->steal);
 		free(e);
 		return NULL;
 	}
@@ -297,7 +300,6 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
 	e->signal = config->signal;
-	e->proc_stat_fd = open("/proc/stat", O_RDONLY | O_CLOEXEC);
 	sigaction(e->signal, &action, &e->old_action);
 
 	/* The kickers' tables first: vCPU threads are told where they are. */

@@ -122,7 +122,7 @@ struct kb_block_result {
 	uint64_t spurious_exits;
 	int64_t cpu_ns;
 	int64_t run_delay_ns; /* runnable, but not on a CPU (schedstat) */
-	int64_t steal_ns;     /* of the CPU at the end of the block */
+	int64_t steal_ns;     /* of its CPU, on the first such row of a block; 0 on others */
 	int32_t voluntary_switches;
 	int32_t involuntary_switches;
 	int32_t migrations;

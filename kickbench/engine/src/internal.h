@@ -9,8 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#define UNKNOWN		   (-1) /* a counter that this kernel or clock does not have */
-#define PROC_STAT_BYTES	   (1u << 20)
+#define UNKNOWN		   (-1)	 /* a counter that this kernel or clock does not have */
 #define MAX_CPUS	   65536 /* kickbench/host/topology.py accepts no CPU above */
 #define NS_PER_S	   1000000000ll
 #define THREAD_STACK_BYTES (256u << 10)
@@ -83,8 +82,7 @@ struct kb_engine {
 	struct kb_failure failure;
 	struct sigaction old_action;
 	int signal;
-	int proc_stat_fd;
-	char *proc_stat;
+	struct steal *steal;
 
 	uint32_t n_kickers;
 	uint32_t n_timers;	   /* created; kicker by kicker */
@@ -125,8 +123,19 @@ bool wait_for_each(atomic_uint *pending, int64_t patience_ns);
 
 /* counters.c */
 struct counters read_counters(const struct worker *w);
-void read_steal_ns(struct kb_engine *e, int64_t *steal);
-void share_out_steal(struct kb_engine *e, const int64_t *before, const int64_t *after);
+
+/* steal.c */
+struct steal *open_steal(const char *path); /* of /proc/stat; NULL: no memory */
+void close_steal(struct steal *s);
+int64_t steal_tick_ns(const struct steal *s); /* the kernel counts in ticks of this length */
+void read_steal(struct steal *s);
+/*
+ * The steal of each CPU between the last two readings, in equal parts to the blocks in between;
+ * results[block * n_vcpus + vcpu]. In a block the first vCPU that ended it on the CPU gets the
+ * CPU's part, and other ones get 0: the sum is that of the CPUs. UNKNOWN without a CPU.
+ */
+void share_out_steal(struct steal *s, struct kb_block_result *results, uint32_t n_blocks,
+		     uint32_t n_vcpus);
 
 /* histogram.c */
 uint32_t histogram_bin(uint32_t cycles);
