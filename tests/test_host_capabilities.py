@@ -8,6 +8,8 @@ import gc
 import mmap
 import os
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -82,6 +84,27 @@ def test_pidfds_of_threads_are_found_as_python_finds_them() -> None:
         there = True
         os.close(pidfd)
     assert probe().pidfd_thread is there
+
+
+# Where seccomp answers pidfd_open (434) with EPERM, as in some containers.
+FORBIDDEN = """
+import ctypes, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 434), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+filters = b"".join(struct.pack("HBBI", *one) for one in code)
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filters", ctypes.c_char_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program(4, filters)), 0, 0) == 0
+from kickbench.host.capabilities import probe, supports_transport
+print(supports_transport("pidfd", probe()))
+"""
+
+
+def test_a_pidfd_that_seccomp_forbids_is_not_the_kernels_fault() -> None:
+    command = [sys.executable, "-P", "-c", FORBIDDEN]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "not permitted here (EPERM): seccomp, most likely" in done.stdout, done.stderr
 
 
 def test_no_device_is_absent_with_advice(tmp_path: Path) -> None:
@@ -435,6 +458,8 @@ def test_without_kvm_no_method_is_supported_and_all_say_why() -> None:
 def test_a_transport_is_supported_where_the_kernel_has_it() -> None:
     assert "Linux 6.9" in (supports_transport("pidfd", USABLE) or "")
     assert supports_transport("pidfd", replace(USABLE, pidfd_thread=True)) is None
+    forbidden = supports_transport("pidfd", replace(USABLE, pidfd_forbidden=True)) or ""
+    assert "not permitted here (EPERM): seccomp" in forbidden
     assert supports_transport("tgkill", USABLE) is None
     assert supports_transport("timer", USABLE) is None
 

@@ -206,6 +206,43 @@ def test_a_protocol_that_crashes_fails_its_cases_alone(tmp_path: Path) -> None:
         assert "SIGILL" in case["reason"] or "SIGTRAP" in case["reason"]
 
 
+def test_a_protocol_that_prints_is_measured_like_any_other(tmp_path: Path) -> None:
+    prints = 'printf("vCPU %u\\n", v->index); fflush(stdout); return kb_kick_requested(v);'
+    text = with_own_protocol(tmp_path, prints, "return error && kb_kick_requested(v);")
+    path = tmp_path / "mine.c"
+    path.write_text("#include <stdio.h>\n" + path.read_text())
+    assert {case["status"] for case in run(tmp_path, text)["cases"]} == {"ok"}
+
+
+def test_a_protocol_killed_by_a_real_time_signal_fails_its_cases_alone(tmp_path: Path) -> None:
+    dies = (
+        "sigset_t none; sigemptyset(&none); sigprocmask(SIG_SETMASK, &none, NULL); "
+        "syscall(SYS_tgkill, getpid(), v->tid, SIGRTMIN + 1); return false;"
+    )
+    cases = run(tmp_path, with_own_protocol(tmp_path, dies, "return false;"))["cases"]
+    assert [case["status"] for case in cases] == ["failed"] * 2
+    assert all("was killed by SIGRTMIN+1" in case["reason"] for case in cases)
+
+
+def test_an_internal_error_fails_its_case_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runner.schedule.entries
+
+    def entries(case: Any) -> Any:
+        if case.kind == "kick":
+            raise TypeError("no such thing")
+        return real(case)
+
+    monkeypatch.setattr(runner.schedule, "entries", entries)
+    text = scenario('["pause_all", "kick"]', '["immediate_exit"]', '[kick]\nstates = ["guest"]')
+    by_kind = {case["kind"]: case for case in run(tmp_path, text)["cases"]}
+    assert by_kind["pause_all"]["status"] == "ok"
+    why = "internal error, please report it: TypeError('no such thing')"
+    assert by_kind["kick"]["status"] == "failed"
+    assert why in by_kind["kick"]["reason"]
+
+
 def test_a_protocol_that_never_acknowledges_fails_with_the_reason(tmp_path: Path) -> None:
     text = with_own_protocol(tmp_path, "(void)v; return false;", "return false;").replace(
         '["race", "exits"]', '["race"]'

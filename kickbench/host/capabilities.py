@@ -33,6 +33,7 @@ CPUID_SVM = 1 << 2  # leaf 8000_0001h, ECX
 SYS_PIDFD_SEND_SIGNAL = 424  # arch/x86/entry/syscalls/syscall_64.tbl
 SYS_PIDFD_OPEN = 434
 PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
+_FORBIDDEN = {errno.EPERM, errno.EACCES}
 
 _PROPOSED = "proposed in 2015, in no released kernel; kickbench lab has it"
 
@@ -54,8 +55,9 @@ class Capabilities:
     ``nr_vcpus`` is what KVM recommends, ``max_vcpus`` what it allows in one machine. ``irqchip``,
     ``split_irqchip``, ``immediate_exit``, ``user_exit`` (KVM_USER_EXIT) and ``exitfd``
     (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
-    (PIDFD_SIGNAL_THREAD) on the calling thread; ``tsc_khz`` is the guest's TSC in kHz. ``nested``
-    is None when a guest can be a hypervisor itself, else the reason why not.
+    (PIDFD_SIGNAL_THREAD) on the calling thread, where ``pidfd_forbidden`` is EPERM. ``tsc_khz`` is
+    the guest's TSC in kHz. ``nested`` is None when a guest can be a hypervisor itself, else the
+    reason why not.
     """
 
     path: str
@@ -71,6 +73,7 @@ class Capabilities:
     user_exit: bool = False
     exitfd: bool = False
     pidfd_thread: bool = False
+    pidfd_forbidden: bool = False
     irqchip: bool = False
     split_irqchip: bool = False
     mp_state: bool = False
@@ -89,7 +92,8 @@ def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
             found, reason=f"kickbench measures x86-64 hosts, this is {os.uname().machine}"
         )
     try:
-        found = replace(found, pidfd_thread=_can_signal_thread_by_pidfd())
+        error = _error_of_pidfd()
+        found = replace(found, pidfd_thread=error == 0, pidfd_forbidden=error in _FORBIDDEN)
         with Kvm(path) as kvm:
             for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips):
                 found = step(kvm, found)
@@ -114,6 +118,11 @@ def supports(method: Method, capabilities: Capabilities) -> str | None:
 
 def supports_transport(transport: str, capabilities: Capabilities) -> str | None:
     """None when this host can send kick signals by ``transport``, else the reason."""
+    if transport == "pidfd" and capabilities.pidfd_forbidden:
+        return (
+            "signalling a thread by a pidfd is not permitted here (EPERM): seccomp, most likely, "
+            "as in some containers"
+        )
     if transport == "pidfd" and not capabilities.pidfd_thread:
         return "this kernel cannot signal a thread by a pidfd (PIDFD_SIGNAL_THREAD, Linux 6.9)"
     return None
@@ -245,13 +254,15 @@ def _write_to_exitfd(vcpu: Vcpu) -> None:
             os.close(exitfd)
 
 
-def _can_signal_thread_by_pidfd() -> bool:
-    """Whether pidfd_open(PIDFD_THREAD) and pidfd_send_signal, here of signal 0, work."""
+def _error_of_pidfd() -> int:
+    """0 when pidfd_open(PIDFD_THREAD) and pidfd_send_signal, here of signal 0, work; else errno."""
     pidfd = _syscall(SYS_PIDFD_OPEN, threading.get_native_id(), PIDFD_THREAD)
     if pidfd < 0:
-        return False
+        return ctypes.get_errno() or errno.ENOSYS
     try:
-        return _syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, 0, None, 0) == 0
+        if _syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, 0, None, 0) == 0:
+            return 0
+        return ctypes.get_errno() or errno.ENOSYS
     finally:
         os.close(pidfd)
 

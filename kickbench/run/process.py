@@ -21,12 +21,33 @@ from typing import Any, Self
 
 from kickbench.errors import MeasurementError, StorageError
 from kickbench.host.affinity import current_cpu, pinned
+from kickbench.scenario.text import shorten
 
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
 # stuck take their time, a worker that is silent for longer hangs.
 SILENCE_SECONDS = 60.0
 # Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
 _NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+        message["event"]
+    except (ValueError, LookupError, TypeError):
+        said = shorten(line.decode(errors="replace"), 80)
+        raise MeasurementError(f"the worker process said what is no message: {said}") from None
+    return dict(message)
+
+
+def _signal_name(number: int) -> str:
+    """As kill -l has it; Python knows the first and the last of the real-time signals only."""
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the C library's own
+        return f"signal {number}"
 
 
 class WorkerProcess:
@@ -85,7 +106,7 @@ class WorkerProcess:
                 heard = time.monotonic()
                 *lines, self._tail = (self._tail + data).split(b"\n")
                 for line in lines:
-                    message: dict[str, Any] = json.loads(line)
+                    message = _message(line)
                     if message["event"] == "failed":
                         error = StorageError if message.get("storage") else MeasurementError
                         raise error(message["reason"])
@@ -130,7 +151,7 @@ class WorkerProcess:
             return
         how = f"ended with status {code}"
         if code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
+            how = f"was killed by {_signal_name(-code)}"
         self._stderr.seek(0)
         last = self._stderr.read()[-4000:].strip().rpartition("\n")[2]
         raise MeasurementError(f"the worker process {how}" + (f": {last}" if last else ""))

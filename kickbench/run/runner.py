@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kickbench.engine.protocols import build
-from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
+from kickbench.errors import (
+    HostError,
+    KickbenchError,
+    MeasurementError,
+    StorageError,
+    UsageError,
+)
 from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
@@ -265,10 +272,13 @@ def _run_pending(
                     f"{error}; the finished cases are kept: when that is mended, continue with\n"
                     f"{_resume_command(writer, protocols)}"
                 ) from error
-            except MeasurementError as error:
-                failed[item.case.id] = str(error)
-                writer.mark(item.case.id, "failed", str(error))
-                observer.case_ends(item.case, "failed", str(error))
+            except Exception as error:  # whatever it is, the other cases are measured
+                if isinstance(error, OSError) and not isinstance(error, KickbenchError):
+                    raise  # of the results' folder, which the others need as well
+                reason = _why_failed(error)
+                failed[item.case.id] = reason
+                writer.mark(item.case.id, "failed", reason)
+                observer.case_ends(item.case, "failed", reason)
             else:
                 writer.write_case(item.case.id, measured.document, measured.tables)
                 observer.case_ends(item.case, "ok", None)
@@ -279,6 +289,14 @@ def _run_pending(
             signal.signal(number, signal.SIG_IGN)
         raise RunInterruptedError(_conclude(writer, failed, protocols)) from None
     return _conclude(writer, failed, protocols)
+
+
+def _why_failed(error: Exception) -> str:
+    if isinstance(error, KickbenchError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return f"internal error, please report it: {error!r} ({where})"
 
 
 def _resume_command(writer: RunWriter, protocols: dict[str, Path]) -> str:

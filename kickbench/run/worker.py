@@ -85,8 +85,19 @@ class Order:
         return cls(**data)
 
 
+_channel = sys.stdout
+
+
+def _keep_channel() -> None:
+    """From here on standard output is standard error: protocols may print, and what they say must
+    not come between the messages."""
+    global _channel
+    _channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
 def _say(event: str, **what: Any) -> None:
-    print(json.dumps({"event": event, **what}), flush=True)
+    print(json.dumps({"event": event, **what}), file=_channel, flush=True)
 
 
 def _die_with_runner(runner_pid: int) -> None:
@@ -343,6 +354,7 @@ def _warn_of_lateness(guest: Guest, warnings: list[str]) -> None:
 def main() -> None:
     """Do one order. Exit code 0, or that of the error, which was said on standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_channel()
     order = Order.from_json(sys.stdin.readline())
     _die_with_runner(order.runner_pid)
     # Two descriptors for each vCPU; and buffers that are locked as far as we may.
