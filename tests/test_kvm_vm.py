@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import grp
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,7 +265,7 @@ def test_a_missing_device_says_how_to_load_kvm(tmp_path: Path) -> None:
     ("number", "advice"),
     [
         (errno.ENOENT, "modprobe kvm_amd"),
-        (errno.EACCES, "usermod -aG kvm"),
+        (errno.EACCES, "its mode is"),
         (errno.EPERM, "--device"),
         (errno.ENODEV, "firmware"),
         (errno.EMFILE, "Too many open files"),
@@ -280,6 +282,35 @@ def test_each_reason_not_to_open_kvm_has_its_advice(
         Kvm(device)
     assert str(device) in str(caught.value)
     assert str(caught.value).count("\n") <= 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another group")
+@pytest.mark.parametrize(
+    ("mode", "group", "advice"),
+    [
+        (0o660, "kvm", "join its group (sudo usermod -aG kvm $USER"),
+        (0o660, "daemon", "join its group (sudo usermod -aG daemon $USER"),
+        (0o600, "kvm", "its mode is 0600 (root:kvm), so let a group in (sudo chgrp kvm"),
+        (0o600, "root", "its mode is 0600 (root:root), so let a group in"),
+        (0o660, "root", "its mode is 0660 (root:root), so let a group in"),
+    ],
+)
+def test_who_may_open_the_device_decides_what_helps(
+    mode: int, group: str, advice: str, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To join the group of a device that its group may not open helps nobody."""
+    if group not in {known.gr_name for known in grp.getgrall()}:
+        pytest.skip(f"no group {group} here")
+    shutil.chown(device, "root", group)
+    device.chmod(mode)
+
+    def refuse(path: object, flags: int) -> int:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("kickbench.kvm.vm.os.open", refuse)
+    with pytest.raises(HostError) as caught:
+        Kvm(device)
+    assert advice in str(caught.value)
 
 
 def test_a_failing_vcpu_closes_everything(kernel: PlayedKernel, device: Path) -> None:

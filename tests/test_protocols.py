@@ -302,6 +302,32 @@ def test_a_library_of_another_struct_is_refused(tmp_path: Path, folder: Path) ->
     not_loaded(build(larger, folder), "other version of kickbench", "larger")
 
 
+NOEXEC = """
+mount -t tmpfs -o noexec tmpfs "$1" && cp "$2" "$1/mine.so" && exec "$3" -c "
+import sys
+from pathlib import Path
+from kickbench.engine.protocols import load
+load(Path(sys.argv[1]), 'mine')" "$1/mine.so"
+"""
+
+
+def test_a_folder_where_nothing_may_be_executed_is_said(tmp_path: Path, folder: Path) -> None:
+    """As /tmp is mounted on many hosts."""
+    built, mount = build(source(tmp_path), folder), tmp_path / "noexec"
+    mount.mkdir()
+    namespace = ["unshare", "--mount", "--map-root-user", "--propagation", "private"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace may be made here")
+    done = subprocess.run(
+        [*namespace, "sh", "-c", NOEXEC, "sh", mount, built, sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert f"{mount} is mounted noexec: set TMPDIR to a folder that is not" in done.stderr
+
+
 def test_what_is_no_library_of_that_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
     not_loaded(folder / "mine.so", "cannot be loaded")
     not_loaded(write(folder / "mine.so", "hello"), "cannot be loaded")

@@ -453,6 +453,16 @@ def test_kicks_that_met_another_state_are_noted(kick: dict[str, Any]) -> None:
     assert f"in another state: {unmet} of 23,040 (4 of 4 cases)" in notes(kick)[-1].text
 
 
+def test_without_a_latency_it_is_said_whether_a_kick_was_sent(kick: dict[str, Any]) -> None:
+    for sent, reason in ((0, "none was sent"), (9, "none met the wanted state")):
+        changed = copy.deepcopy(kick)
+        for case in changed["cases"]:
+            for figures in case["methods"].values():
+                figures["latency_ns"] = dict.fromkeys(figures["latency_ns"])
+                figures["sent"] = sent
+        assert reason in ANSWERS["kick"](changed, ())[0]
+
+
 # --- pause all ---------------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ class _Output(io.FileIO):
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             if not isinstance(error, self._forgiven):
-                raise
+                raise OSError(error.errno, error.strerror, "standard output") from None
             return super().write(data)
 
 

@@ -90,7 +90,9 @@ def load(path: Path, name: str) -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         found = _Protocol.in_dll(loaded, f"kb_protocol_{name}")
     except (OSError, ValueError) as error:
-        raise MeasurementError(f"the protocol {name} cannot be loaded: {error}") from error
+        raise MeasurementError(
+            f"the protocol {name} cannot be loaded: {error}{_noexec_hint(path)}"
+        ) from error
     ours = _Protocol.in_dll(engine, f"kb_protocol_{next(iter(CATALOGUE))}")
     if (found.abi, found.vcpu_size) != (ours.abi, engine.kb_sizeof(b"vcpu")):
         raise MeasurementError(
@@ -98,6 +100,17 @@ def load(path: Path, name: str) -> ctypes.CDLL:
             "build it again"
         )
     return loaded
+
+
+def _noexec_hint(path: Path) -> str:
+    """What to do where nothing may be executed, as on many a /tmp; "" elsewhere."""
+    try:
+        noexec = os.statvfs(path).f_flag & os.ST_NOEXEC
+    except OSError:
+        return ""
+    if not noexec:
+        return ""
+    return f"\n{path.parent} is mounted noexec: set TMPDIR to a folder that is not"
 
 
 def include_folder() -> Path:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import grp
 import mmap
 import os
+import pwd
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -315,6 +319,22 @@ class Vcpu(_Descriptor):
         super().close()
 
 
+def _how_to_be_let_in(path: str) -> str:
+    """What helps against the device's permissions: its group is of use only if it may open it."""
+    try:
+        found = Path(path).stat()
+        mode, owner = stat.S_IMODE(found.st_mode), pwd.getpwuid(found.st_uid).pw_name
+        group = grp.getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return f"see who may (ls -l {path})"
+    if found.st_gid and mode & 0o060 == 0o060:
+        return f"join its group (sudo usermod -aG {group} $USER, then log in again)"
+    return (
+        f"its mode is {mode:04o} ({owner}:{group}), so let a group in (sudo chgrp kvm {path} && "
+        f"sudo chmod 660 {path}) and join that, or run as {owner}"
+    )
+
+
 def _why_not_opened(path: str, error: OSError) -> KvmUnavailableError:
     in_container = f"in a container, pass the device in (--device {path})"
     load = (
@@ -327,8 +347,8 @@ def _why_not_opened(path: str, error: OSError) -> KvmUnavailableError:
         case errno.ENODEV | errno.ENXIO:
             return KvmUnavailableError(f"{path} is there but no driver is behind it", load)
         case errno.EACCES:
-            join = "join its group (sudo usermod -aG kvm $USER, then log in again)"
-            return KvmUnavailableError(f"no permission to open {path}", f"{join};\n{in_container}")
+            what = f"no permission to open {path}"
+            return KvmUnavailableError(what, f"{_how_to_be_let_in(path)};\n{in_container}")
         case errno.EPERM:
             return KvmUnavailableError(f"this sandbox may not open {path}", in_container)
         case _:

@@ -231,7 +231,7 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     """Which protocol kicks fastest, and how that changes with state, transport and kickers."""
     cases = [c for c in finished(summary, "kick") if _p50(c, c["baseline"]) is not None]
     if not cases:
-        return ["No kick has a latency: none met the wanted state and came through."]
+        return [_no_latency(finished(summary, "kick"))]
     case = next((case for case in cases if case["id"] not in oversubscribed), cases[0])
     where = label(summary, case, of_kind=False) + crowded(case, oversubscribed)
     answers = [f"Kicked {state_name(case['state'])}, {_fastest(summary, case)}, {where}."]
@@ -244,6 +244,13 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         *_not_ranked(cases),
         *spurious_exits(finished(summary, "kick")),
     ]
+
+
+def _no_latency(cases: Sequence[Summary]) -> str:
+    figures = [figures for case in cases for figures in case["methods"].values()]
+    if not any(of_method["sent"] for of_method in figures):
+        return "No kick has a latency: none was sent."
+    return "No kick has a latency: none met the wanted state and came through."
 
 
 def _p50(case: Summary, method: str) -> float | None:
