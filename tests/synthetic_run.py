@@ -419,6 +419,7 @@ def kick_arrays(
     kicks: int = 12,
     unmet: float = 0.02,
     lost: Mapping[str, float] = {"flag_signal": 0.01},
+    slow: Mapping[str, float] = {},
     spread: float = 0.3,
     hz: float = HZ,
     noise: float = 0.004,
@@ -431,7 +432,8 @@ def kick_arrays(
     A block has ``kicks`` kicks, a round two blocks of each entry. Latencies are log-normal (with
     the standard deviation ``spread``) around the state's median; every quantile of every method but
     the baseline is ``shift_ns`` above the baseline's. The share ``unmet`` meets another state,
-    where a kick takes twice as long. A method's share ``lost`` waits for the time-out. sigmask has
+    where a kick takes twice as long. A method's share ``lost`` waits for the time-out, its share
+    ``slow`` takes 10 to 15 ms more, as if it had been lost and sent again. sigmask has
     no handler, and so no delivery. Several kickers kick in volleys, at once, or one after the other
     where they ``take_turns``; a call takes a fifth of the baseline's latency, and the share
     ``send_growth`` of it more for each further kicker.
@@ -456,6 +458,9 @@ def kick_arrays(
     rows["lost"] = rng.random(len(rows)) < _shares(parameters, lost)[rows["entry"]]
     ns = np.where(rows["met"], ns, 2 * ns)
     ns = np.where(rows["lost"], TIMEOUT_NS, ns)
+    if slow:
+        late = rng.random(len(rows)) < _shares(parameters, slow)[rows["entry"]]
+        ns = np.where(late & ~rows["lost"], ns + rng.uniform(10e6, 15e6, len(rows)), ns)
     rows["latency_cycles"] = np.rint(ns * hz / 1e9)
     growth = np.array([send_growth.get(e["method"], 0.0) for e in entries])[rows["entry"]]
     send = 0.2 * base * (1 + growth * (kickers - 1)) * hz / 1e9

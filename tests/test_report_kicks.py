@@ -453,6 +453,27 @@ def test_kicks_that_met_another_state_are_noted(kick: dict[str, Any]) -> None:
     assert f"in another state: {unmet} of 23,040 (4 of 4 cases)" in notes(kick)[-1].text
 
 
+def test_a_second_mode_of_the_latency_comes_before_any_claim(kick: dict[str, Any]) -> None:
+    changed = copy.deepcopy(kick)
+    figures = changed["cases"][0]["methods"]["sigmask"]
+    figures["n"] = 27_000
+    figures["slow"] = {"n": 312, "ns": {"p10": 10.1e6, "p50": 11e6, "p90": 15e6}, "own": True}
+    (alarm,) = verdict(changed).alarms
+    assert alarm.startswith(
+        "sigmask has kicks that take far longer than the others: 312 of 27,000 (1.2 %) took "
+        "10.1 to 15 ms, where p50 is "
+    )
+    assert "more than once" not in alarm
+    figures["resent"], figures["sent"] = 312, 27_678
+    (alarm,) = verdict(changed).alarms
+    assert alarm.endswith("; it sent 312 of 27,678 kicks more than once.")
+    figures["slow"]["own"] = False
+    assert not verdict(changed).alarms
+    assert "Sent with more than one signal: sigmask 312 of 27,678 kicks." in ANSWERS["kick"](
+        changed, ()
+    )
+
+
 def test_without_a_latency_it_is_said_whether_a_kick_was_sent(kick: dict[str, Any]) -> None:
     for sent, reason in ((0, "none was sent"), (9, "none met the wanted state")):
         changed = copy.deepcopy(kick)

@@ -317,6 +317,39 @@ def test_a_kick_that_the_control_lost_is_not_hidden(tmp_path):
     ]
 
 
+# --- slow kicks --------------------------------------------------------------------------------
+
+
+def slow_of(tmp_path, **slow):
+    case = synthetic_run.kick_case("guest", 1, methods=["sigmask", "immediate_exit"])
+    run = synthetic_run.build(tmp_path / f"{len(slow)}", cases=[case], of_kicks={"slow": slow})
+    return summarise(RunReader(run))["cases"][0]["methods"]
+
+
+def test_a_second_mode_of_the_latency_is_told_apart(tmp_path):
+    found = slow_of(tmp_path, sigmask=0.01)
+    slow = found["sigmask"]["slow"]
+    assert slow["own"]
+    assert 0.005 < slow["n"] / found["sigmask"]["n"] < 0.02
+    assert 10e6 < slow["ns"]["p10"] <= slow["ns"]["p50"] <= slow["ns"]["p90"] < 16e6
+    assert found["immediate_exit"]["slow"] == {
+        "n": 0,
+        "ns": {"p10": None, "p50": None, "p90": None},
+        "own": False,
+    }
+
+
+def test_what_delays_all_methods_alike_is_no_method_s_own(tmp_path):
+    """A busy host takes the CPU away for milliseconds, whoever is measured."""
+    for shares in ({"sigmask": 0.01, "immediate_exit": 0.01}, {}):
+        found = slow_of(tmp_path, **shares)
+        assert not any(figures["slow"]["own"] for figures in found.values())
+
+
+def test_most_kicks_may_be_the_slow_ones(tmp_path):
+    assert slow_of(tmp_path, sigmask=0.9)["sigmask"]["slow"]["own"]
+
+
 # --- intervals of quantiles --------------------------------------------------------------------
 
 

@@ -242,6 +242,7 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         *answers,
         *answer_contention(summary),
         *_not_ranked(cases),
+        *_resent(finished(summary, "kick")),
         *spurious_exits(finished(summary, "kick")),
     ]
 
@@ -511,6 +512,52 @@ def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str
         more = f", and lost kicks in {others}" if len(found) > 1 else ""
         alarms.append(f"{method} claims to be race-free and {what} {where}{more}.")
     return alarms
+
+
+def second_modes(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """An alarm per protocol of which some kicks take far longer than others: its worst case.
+
+    The median knows nothing of them, and a protocol that sends again until it is heard loses none.
+    """
+    worst: dict[str, tuple[float, Summary]] = {}
+    for case in finished(summary, "kick"):
+        for method, figures in case["methods"].items():
+            slow = figures.get("slow", {"own": False})
+            if slow["own"] and (share := slow["n"] / figures["n"]) > worst.get(method, (0,))[0]:
+                worst[method] = share, case
+    alarms = []
+    for method, (share, case) in worst.items():
+        figures = case["methods"][method]
+        where = f"{state_name(case['state'])}, {label(summary, case, of_kind=False)}"
+        where += crowded(case, oversubscribed)
+        again = ""
+        if resent := figures.get("resent"):
+            again = f"; it sent {whole(resent)} of {plural(figures['sent'], 'kick')} more than once"
+        alarms.append(
+            f"{method} has kicks that take far longer than the others: "
+            f"{whole(figures['slow']['n'])} of {whole(figures['n'])} "
+            f"({significant(share * 100, 2)} %) took "
+            f"{_typical(summary, figures['slow']['ns'])}, where p50 is "
+            f"{duration(summary, figures['latency_ns']['p50'])} ({where}){again}."
+        )
+    return alarms
+
+
+def _typical(summary: Summary, times: Mapping[str, float]) -> str:
+    """ "10 to 15 ms", what most of them took."""
+    low, high = (duration(summary, times[name]) for name in ("p10", "p90"))
+    (number, _, unit), (_, _, other) = low.partition(" "), high.partition(" ")
+    return high if low == high else f"{number if unit == other else low} to {high}"
+
+
+def _resent(cases: Sequence[Summary]) -> list[str]:
+    shown = []
+    found = _by_method(cases, lambda figures: bool(figures.get("resent")))
+    for method, of in found.items():
+        figures = [case["methods"][method] for case in of]
+        resent, sent = (sum(f[key] for f in figures) for key in ("resent", "sent"))
+        shown.append(f"{method} {whole(resent)} of {plural(sent, 'kick')}")
+    return [f"Sent with more than one signal: {listed(shown)}."] if shown else []
 
 
 def _importance(item: tuple[Summary, Mapping[str, Any]]) -> tuple[bool, float]:

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 from kickbench.report import environment
 from kickbench.report.exits import answer_exits
-from kickbench.report.kicks import answer_kick, answer_pause, answer_race, broken_claims, floods
+from kickbench.report.kicks import (
+    answer_kick,
+    answer_pause,
+    answer_race,
+    broken_claims,
+    floods,
+    second_modes,
+)
 from kickbench.report.names import (
     HEADLINES,
     Summary,
@@ -94,6 +101,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
         alarms.append(f"{emulated}: no figure of this run is a time on hardware.")
     alarms += floods(summary, oversubscribed)
     alarms += broken_claims(summary, oversubscribed)
+    alarms += second_modes(summary, oversubscribed)
     alarms += broken_injections(summary)
     trusted, control = _control(summary, done, oversubscribed)
     if trusted is False:

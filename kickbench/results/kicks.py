@@ -53,6 +53,15 @@ CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200, "send_p50_ns": 10}
 """Kicks that a method and the baseline each need for one paired difference of the metric: rounds
 with fewer are pooled with those that follow."""
 
+SLOW_TIMES = 10
+"""A kick is slow that takes so many times the median of the case's fastest method."""
+
+SLOW_EXCESS = 3
+"""A method has slow kicks of its own when their share is surely so many times that of the method
+which has the fewest: what delays kicks of all methods alike is the host."""
+
+SLOW_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
 MIN_BEYOND = 10
 """Values that must lie beyond a quantile for it to have an interval."""
 
@@ -299,6 +308,8 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
             "unmet": int((of_method & ~kicks.met & ~kicks.lost).sum()),
             **{name: count[name] for name in ("lost", "spurious", "sent", "race_free_claim")},
         }
+    for method, slow in zip(methods, _slow_kicks(kicks, len(methods)), strict=True):
+        statistics[method]["slow"] = slow
     baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
     metrics = {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
     fill, control = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
@@ -479,6 +490,32 @@ def _phases(send: Floats, delivery: Floats, latency: Floats) -> dict[str, Any]:
         if divisible
         else None,
     }
+
+
+def _slow_kicks(kicks: Kicks, n_methods: int) -> list[dict[str, Any]]:
+    """Per method its kicks of another order of magnitude, a second mode that no median shows.
+
+    ``n`` of them, what they took, and whether they are the method's ``own``: not as frequent with
+    another method, and so not the host's.
+    """
+    latencies = [kicks.latency_ns[kicks.timed & (kicks.entry == i)] for i in range(n_methods)]
+    medians = [float(np.median(values)) for values in latencies if len(values)]
+    limit = SLOW_TIMES * min(medians, default=0.0)
+    slow = [values[values > limit] for values in latencies]
+    shares = {
+        index: clopper_pearson(len(slow[index]), len(values), confidence=CONFIDENCE)
+        for index, values in enumerate(latencies)
+        if len(values)
+    }
+    fewest = min((share.high for share in shares.values()), default=1.0)
+    return [
+        {
+            "n": len(some),
+            "ns": named_quantiles(some, SLOW_QUANTILES),
+            "own": index in shares and shares[index].low > SLOW_EXCESS * fewest,
+        }
+        for index, some in enumerate(slow)
+    ]
 
 
 def named_intervals(

@@ -464,6 +464,18 @@ class _ExitsMethod(_Method):
         return self.kicks.faults() if "kicks" in self.model_fields_set else _Faults({}, 0, None)
 
 
+class _SlowTimes(_Quantiles):
+    p10: Amount | None
+    p50: Amount | None
+    p90: Amount | None
+
+
+class _Slow(_Found):
+    n: Count
+    ns: _SlowTimes
+    own: bool
+
+
 class _KickMethod(_KickCounts, _Method):
     lost: Count
     latency_ns: _Latencies
@@ -475,6 +487,7 @@ class _KickMethod(_KickCounts, _Method):
     send_ns: _SendTimes = _SendTimes(p50=None, p99=None, max=None)
     send_ci95: _SendIntervals = _SendIntervals(p50=None, p99=None)
     sends: _Sends = _Sends(n=0, overlapping=None)
+    slow: _Slow = _Slow(n=0, ns=_SlowTimes(p10=None, p50=None, p90=None), own=False)
 
     @model_validator(mode="after")
     def _check_intervals(self) -> Self:
