@@ -137,3 +137,29 @@ def test_no_steal_is_counted_twice_and_none_is_left_out(
         assert max(shares, default=0) - min(shares, default=0) <= 1
         if all(present):
             assert sum(sums) == ticks * TICK_NS
+
+
+# --- the clock's rate --------------------------------------------------------------------------
+
+TSC_HZ = 2.5e9
+AGREE_TO = 1e-5
+"""As ``kickbench compare`` takes the rates that two processes found to agree."""
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("clock", tmp_path_factory.mktemp("clock"))
+
+
+@given(
+    seed=st.integers(0, 2**63),
+    preempted_percent=st.integers(0, 30),
+    longest_cycles=st.integers(0, 25_000_000),
+)
+@settings(max_examples=50)
+def test_a_preemption_between_the_two_clocks_does_not_shift_the_rate(
+    clock: Path, seed: int, preempted_percent: int, longest_cycles: int
+) -> None:
+    """1 ms between the reading of one and of the other was 5 % of the 20 ms."""
+    found = float(output(clock, str(seed), str(preempted_percent), str(longest_cycles)))
+    assert abs(found / TSC_HZ - 1) < AGREE_TO

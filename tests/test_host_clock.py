@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,22 @@ def test_a_cpu_whose_number_rdtscp_cuts_off_has_another_clock(tmp_path: Path) ->
     assert clock.tsc_distrust([4095], [0], root, lambda *_cpus: 0) is None
     assert "CPU 4096" in (clock.tsc_distrust([0, 4096], [0], root, lambda *_cpus: 0) or "")
     assert "CPU 5000" in (clock.tsc_distrust([0], [5000], root, lambda *_cpus: 0) or "")
+
+
+@pytest.mark.parametrize(
+    ("hz", "kvm_khz", "objection"),
+    [
+        (2.5e9, 2_500_000, None),
+        (2.4999e9, 2_500_000, None),
+        (2.5e9, 0, None),  # KVM does not know
+        (2.375e9, 2_500_000, "measured as 2375.000 MHz, and KVM says 2500.000 MHz.* by 5.26%"),
+        (2.5e9, 2_490_000, "by 0.40%"),
+    ],
+)
+def test_a_rate_that_kvm_contradicts(hz: float, kvm_khz: int, objection: str | None) -> None:
+    found = clock.rate_objection(hz, kvm_khz)
+    assert (found is None) == (objection is None)
+    assert re.search(objection or "", found or "")
 
 
 # --- which CPUs are tried ----------------------------------------------------------------------

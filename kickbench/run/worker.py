@@ -35,7 +35,7 @@ from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
 from kickbench.guest.nested import NestedGuest
 from kickbench.host.affinity import pinned
-from kickbench.host.clock import tsc_distrust
+from kickbench.host.clock import rate_objection, tsc_distrust
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
@@ -203,10 +203,8 @@ def _engine_bench(
     ):
         if not engine.memory_locked:
             warnings.append("buffers are not locked in memory: raise the limit (ulimit -l)")
-        if case.exit_rate_hz is not None and guest.vcpus[0].tsc_khz():
-            ratio = guest.vcpus[0].tsc_khz() * 1e3 / clock.hz
-            if abs(ratio - 1) > 0.01:
-                warnings.append(f"the guest's TSC runs at {ratio:.3f} of the host's rate")
+        if clock.is_tsc and (objection := rate_objection(clock.hz, guest.vcpus[0].tsc_khz())):
+            warnings.append(objection)
         places = Whereabouts(
             engine, guest, order.vcpu_cpus, order.kicker_cpus, 4 * timing.samples_capacity
         )

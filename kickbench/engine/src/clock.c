@@ -3,16 +3,38 @@
 #include "internal.h"
 
 #define STAMP_COST_TRIES 1000
+#define MOMENT_TRIES	 64
+
+/* One moment by both clocks: the TSC was read between two readings of the other. */
+struct moment {
+	uint64_t tsc, raw_ns, within_ns;
+};
+
+/* The narrowest of some tries: in it nothing came between the clocks. */
+static struct moment read_both(void)
+{
+	struct moment best = {.within_ns = UINT64_MAX};
+	uint32_t cpu;
+
+	for (int i = 0; i < MOMENT_TRIES; i++) {
+		const uint64_t before = kb_raw_ns(), tsc = kb_stamp(true, &cpu);
+		const uint64_t within = kb_raw_ns() - before;
+
+		if (within < best.within_ns)
+			best = (struct moment){tsc, before + within / 2, within};
+	}
+	return best;
+}
 
 double kb_clock_calibrate(uint64_t ns)
 {
-	uint32_t cpu;
-	uint64_t ns_first = kb_raw_ns(), tsc_first = kb_stamp(true, &cpu), ns_last;
+	const struct moment first = read_both();
+	struct moment last;
 
-	do
-		ns_last = kb_raw_ns();
-	while (ns_last - ns_first < ns);
-	return (double)(kb_stamp(true, &cpu) - tsc_first) / (double)(ns_last - ns_first) * 1e9;
+	while (kb_raw_ns() - first.raw_ns < ns)
+		;
+	last = read_both();
+	return (double)(last.tsc - first.tsc) / (double)(last.raw_ns - first.raw_ns) * 1e9;
 }
 
 uint64_t kb_clock_stamp_cost(int clock_is_tsc)

@@ -199,7 +199,10 @@ KB_EXPORT int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *no
 /* -- clock.c ------------------------------------------------------------------------------------
  */
 
-/* TSC cycles per second against CLOCK_MONOTONIC_RAW, measured over `ns`. */
+/*
+ * TSC cycles per second against CLOCK_MONOTONIC_RAW, measured over `ns`. A preemption does not
+ * shift it, unless it hits all of the tries to read both clocks at once.
+ */
 KB_EXPORT double kb_clock_calibrate(uint64_t ns);
 /* The least distance of two stamps in a row: what a stamp costs, in units of the clock. */
 KB_EXPORT uint64_t kb_clock_stamp_cost(int clock_is_tsc);

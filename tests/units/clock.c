@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Calibrates a TSC of 2.5 GHz against a raw clock, both of a machine of its own: each reading takes
+ * 50 cycles, and before so many in a hundred readings the thread is preempted for a while. The
+ * command line has the random seed, how many, and the longest preemption in cycles.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#define READ_CYCLES 50
+
+static uint64_t now_cycles, random_state, longest;
+static unsigned int percent;
+
+static uint64_t read_machine(void)
+{
+	random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+	if ((random_state >> 33) % 100 < percent)
+		now_cycles += (random_state >> 20) % longest;
+	now_cycles += READ_CYCLES;
+	return now_cycles;
+}
+
+static unsigned long long machine_rdtscp(unsigned int *aux)
+{
+	*aux = 0;
+	return read_machine();
+}
+
+static int machine_gettime(clockid_t clock, struct timespec *t)
+{
+	const uint64_t ns = read_machine() * 2 / 5;
+
+	(void)clock;
+	*t = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+	return 0;
+}
+
+#define __rdtscp      machine_rdtscp
+#define clock_gettime machine_gettime
+
+#include "../../kickbench/engine/src/clock.c"
+
+int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
+		 void *arg)
+{
+	(void)thread, (void)cpus, (void)n_cpus, (void)run, (void)arg;
+	return EAGAIN;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 4)
+		return 1;
+	random_state = strtoull(argv[1], NULL, 10);
+	percent = (unsigned int)atoi(argv[2]);
+	longest = strtoull(argv[3], NULL, 10) + 1;
+	printf("%.1f\n", kb_clock_calibrate(20000000));
+	return 0;
+}
