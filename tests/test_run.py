@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -246,6 +247,8 @@ def test_a_killed_runner_leaves_no_worker_and_can_be_resumed(started: Started) -
     assert alive(started.worker)
     started.process.kill()
     started.process.wait()
+    with contextlib.suppress(ProcessLookupError):  # it may have been stopped before its prctl
+        os.kill(started.worker, signal.SIGCONT)
     wait_for(lambda: not alive(started.worker))
     done = next(case for case, status in before.items() if status == "ok")
     stamp = (started.folder / "cases" / done / "blocks.parquet").stat().st_mtime_ns

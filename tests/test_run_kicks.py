@@ -152,6 +152,29 @@ def test_exits_are_measured_while_kicks_arrive(tmp_path: Path) -> None:
     assert kicked["methods"]["immediate_exit"]["n"] > 0
 
 
+def test_rates_that_are_not_reached_are_said(tmp_path: Path) -> None:
+    text = scenario('["exits"]', '["immediate_exit"]').replace(
+        'program = "pm_timer"',
+        'program = "pm_timer"\nkick_rate_hz = [200000]\nexit_rate_hz = [10000000]',
+    )
+    folder = run(tmp_path, text)["folder"]
+    (document,) = (json.loads(path.read_text()) for path in folder.glob("cases/*/case.json"))
+    warnings = document["processes"][0]["warnings"]
+    assert any(line.startswith("asked for 200,000 kicks/s, reached ") for line in warnings)
+    assert any(line.startswith("asked for 10,000,000 exits/s of each") for line in warnings)
+
+
+@given(st.floats(1, 1e6), st.floats(0.001, 1000), st.floats(0, 1.5))
+def test_a_rate_is_missed_below_nine_tenths_unless_too_few_were_due(
+    asked_hz: float, seconds: float, part: float
+) -> None:
+    words = kinds._shortfall("kicks/s", asked_hz, int(asked_hz * seconds * part), seconds)
+    if part >= 0.9 or asked_hz * seconds < 9:
+        assert words is None
+    elif asked_hz * seconds * (0.9 - part) > 4 * (asked_hz * seconds) ** 0.5 + 1:
+        assert words is not None
+
+
 HOOKS = """
 #include <kickbench/protocol.h>
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
-from kickbench.scenario.kinds import KINDS, STATES, TRANSPORTS
+from kickbench.scenario.kinds import KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS
 from kickbench.scenario.model import (
     MAX_BYTES,
     Guest,
@@ -322,6 +322,10 @@ BAD = {
         f"guest.kick_rate_hz[1]: {KICK_RATE}, found -1",
     ),
     "kick rate NaN": (guest(kick_rate_hz=math.nan), f"guest.kick_rate_hz: {KICK_RATE}, found nan"),
+    "kicks for one thread": (
+        {**guest(kick_rate_hz=[1, 1000]), "vm": {"vcpus": [1, 201]}},
+        "1,000 kicks/s for each of 201 vCPUs are 201,000, and one thread sends them all: at most",
+    ),
     "kick rate false": (guest(kick_rate_hz=False), f"{KICK_RATE}, found false"),
     "kick table in vain": (
         scenario(kick={"states": "guest"}),
@@ -692,7 +696,10 @@ def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any])
     if not set(kinds) <= {"exits", "nested"}:
         measure["transports"] = data["transports"]
     if "exits" in kinds:
-        scenario = {**scenario, "guest": {**scenario["guest"], "kick_rate_hz": data["rates"]}}
+        vcpus = scenario["vm"].get("vcpus", 1)
+        most = MAX_KICKS_HZ / max(vcpus if isinstance(vcpus, list) else [vcpus])
+        rates = list(dict.fromkeys(min(rate, most) for rate in data["rates"]))
+        scenario = {**scenario, "guest": {**scenario["guest"], "kick_rate_hz": rates}}
     if scenario["vm"].get("irqchip") == "none":
         data["kick"]["states"] = ["guest", "storm"]
     if "nested" in kinds:

@@ -29,6 +29,7 @@ from kickbench.engine.engine import (
 )
 from kickbench.run.schedule import Timing
 from kickbench.scenario.cases import Case
+from kickbench.scenario.kinds import MAX_KICKS_HZ
 
 # Mean time between two kicks of a kicker: far more than a kick takes, so that the vCPU is where it
 # should be again. A halted vCPU's thread first polls (kvm.halt_poll_ns), and sleeps only then.
@@ -38,7 +39,8 @@ PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
 # The natural window is aimed at from this far ahead, and up to as far behind.
 AIM_NS = 3_000
-MAX_KICKS_HZ = 200_000
+# Of what was asked for, below which it is said.
+REACHED = 0.9
 
 # A kick may be lost when it has not been taken for so long: at first, and once latencies are known.
 FIRST_LOST_AFTER_NS = 100_000_000
@@ -227,6 +229,20 @@ class ExitRecorder(BaseRecorder):
             **{name: array for name, array in kicks.items() if name == "kick_blocks"},
         }
 
+    def shortfalls(self, case: Case, block_ns: int) -> list[str]:
+        """The rates that were asked for and not reached, in words."""
+        rows = joined(self._blocks, BLOCKS)
+        seconds = len(rows) * block_ns / 1e9  # of all vCPUs
+        found = []
+        if case.exit_rate_hz is not None:
+            exits = int(rows["exits"].sum())
+            found.append(_shortfall("exits/s of each vCPU", case.exit_rate_hz, exits, seconds))
+        if self._kicks is not None and case.kick_rate_hz is not None:
+            sent = int(self._kicks.arrays()["kick_blocks"]["sent"].sum())
+            asked_hz = case.kick_rate_hz * case.vcpus
+            found.append(_shortfall("kicks/s", asked_hz, sent, seconds / case.vcpus))
+        return [words for words in found if words is not None]
+
     def _keep_samples(self, taken: Round) -> None:
         parts = []
         for position, entry in enumerate(taken.order):
@@ -257,6 +273,16 @@ class ExitRecorder(BaseRecorder):
             part["count"] = counts[hit]
             parts.append(part)
         return np.concatenate(parts)
+
+
+def _shortfall(what: str, asked_hz: float, made: int, seconds: float) -> str | None:
+    """None when about as many were made, or when there are too few to tell."""
+    asked = asked_hz * seconds
+    if made + 3 * asked**0.5 >= REACHED * asked:
+        return None
+    return (
+        f"asked for {asked_hz:,.0f} {what}, reached {made / seconds:,.0f}: the figures are of those"
+    )
 
 
 # --- kicks --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from kickbench.host.capabilities import Capabilities, supports, supports_machine
 from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import Case, is_protocol_file, method_label
-from kickbench.scenario.kinds import DEFAULT_TRANSPORT, ITERATIONS, MAX_KICKERS
+from kickbench.scenario.kinds import DEFAULT_TRANSPORT, ITERATIONS, MAX_KICKERS, MAX_KICKS_HZ
 
 QUICK_SECONDS = 13.0
 QUICK_CASE_OVERHEAD_SECONDS = 0.5
@@ -168,6 +168,8 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
         return f"{case.program} never exits by itself, so it has no exit rate"
     if case.kind == "race" and case.vcpus > MAX_KICKERS:
         return f"a race has a kicking thread for each vCPU, at most {MAX_KICKERS}"
+    if (case.kick_rate_hz or 0) * case.vcpus > MAX_KICKS_HZ:
+        return f"one thread sends all kicks of a case, at most {MAX_KICKS_HZ:,} a second"
     if case.kickers > MAX_KICKERS:
         return f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}"
     if reason := supports_transport(case.transport, capabilities):

@@ -208,8 +208,11 @@ def _engine_bench(
         places = Whereabouts(
             engine, guest, order.vcpu_cpus, order.kicker_cpus, 4 * timing.samples_capacity
         )
-        yield _EngineBench(case, engine, participants, timing, clock, rng, places)
+        bench = _EngineBench(case, engine, participants, timing, clock, rng, places)
+        yield bench
         warnings += remarks(places.facts())
+        if isinstance(bench.recorder, kinds.ExitRecorder):
+            warnings += bench.recorder.shortfalls(case, timing.block_ns)
         if case.exit_rate_hz is not None:
             _warn_of_lateness(guest, warnings)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_KICKERS = 31
 """Kicking threads of one case at most."""
 
+MAX_KICKS_HZ = 200_000
+"""Kicks per second of one kicking thread at most: what it has room for, and can hardly send."""
+
 DEFAULT_TRANSPORT = "tgkill"
 
 TRANSPORTS: dict[str, str] = {

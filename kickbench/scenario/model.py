@@ -45,6 +45,7 @@ from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,
     KINDS,
     MAX_KICKERS,
+    MAX_KICKS_HZ,
     STATES,
     TRANSPORTS,
 )
@@ -551,6 +552,16 @@ class Scenario(Table):
             raise problem(
                 f"measure.transports is set, but nothing kicks: measure.kinds is "
                 f"{' and '.join(kinds)}{rate}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_thread_can_send_the_kicks(self) -> Self:
+        rate, vcpus = max(self.guest.kick_rate_hz), max(self.vm.vcpus)
+        if rate * vcpus > MAX_KICKS_HZ:
+            raise problem(
+                f"guest.kick_rate_hz: {rate:,.0f} kicks/s for each of {vcpus:,} vCPUs are "
+                f"{rate * vcpus:,.0f}, and one thread sends them all: at most {MAX_KICKS_HZ:,}"
             )
         return self
 
