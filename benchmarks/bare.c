@@ -32,8 +32,9 @@ static void bare_loop(struct kb_vcpu *v)
 	uint64_t first;
 	uint32_t cpu;
 
-	while (kb_stamp(true, &cpu) < v->record_from)
+	do
 		ioctl(fd, KVM_RUN, 0);
+	while (!kb_window_opens(v, kb_stamp(true, &cpu)));
 	first = kb_stamp(true, &cpu);
 	for (int i = 0; i < EXITS; i++)
 		ioctl(fd, KVM_RUN, 0);

@@ -35,6 +35,8 @@ BLOCKS = np.dtype(
         ("cpu", "i4"),
         ("exits", "i8"),
         ("elapsed_cycles", "i8"),
+        ("skew_cycles", "i8"),
+        ("stalled_cycles", "i8"),
         ("timed_exits", "i8"),
         ("timed_cycles", "i8"),
         ("max_cycles", "i8"),
@@ -375,7 +377,8 @@ def worker_arrays(
     outlier = rng.random(len(blocks)) < 0.002  # a preempted block: one exit took 50 µs
     blocks["exits"] = blocks["timed_exits"] = count
     blocks["timed_cycles"] = np.rint((ns * count + 50_000 * outlier) * hz / 1e9)
-    blocks["elapsed_cycles"] = blocks["timed_cycles"] + 2000
+    blocks["elapsed_cycles"] = blocks["timed_cycles"]
+    blocks["skew_cycles"] = 2000
     blocks["max_cycles"] = np.rint((ns * 1.4 + 50_000 * outlier) * hz / 1e9)
     blocks["cpu_ns"] = np.rint(ns * count * 0.99)
     blocks["involuntary_switches"] = outlier

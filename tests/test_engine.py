@@ -102,7 +102,10 @@ def test_every_program_exits_under_every_method(clock: Clock, program: str, meth
         (result,) = engine.blocks([(method, 0)], warmup_ns=MS, block_ns=10 * MS)[0]
         samples = engine.samples(0, int(result["samples_offset"]), int(result["samples_count"]))
     assert result["exits"] == result["timed_exits"] == len(samples) > 0
-    assert result["timed_cycles"] == result["elapsed_cycles"] == samples.sum(dtype=np.int64)
+    assert result["timed_cycles"] == samples.sum(dtype=np.int64)
+    # The exit in flight when the conductor had to kick has no sample, but it took its time.
+    assert result["timed_cycles"] == result["elapsed_cycles"] or result["kicked"]
+    assert result["timed_cycles"] <= result["elapsed_cycles"]
     assert result["max_cycles"] == samples.max()
     assert samples.min() > clock.stamp_cycles
     assert result["cpu_ns"] > 0

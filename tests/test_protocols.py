@@ -93,6 +93,84 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "built"
 
 
+# --- how a block begins and ends ---------------------------------------------------------------
+
+COUNTED = {
+    "before_run": """
+KB_EXPORT atomic_uint running, too_early;
+static _Atomic bool ran[64];
+static inline bool kb_before_run(struct kb_vcpu *v)
+{
+	const bool late = v->index == 15 && !atomic_load(&ran[15]);
+	const struct timespec t = {0, late ? 100000000 : 1000000};
+
+	nanosleep(&t, NULL); /* so that all of them have a CPU to run on */
+	if (!atomic_exchange(&ran[v->index], true))
+		atomic_fetch_add(&running, 1);
+	else if (v->record_until && atomic_load(&running) < 16)
+		atomic_fetch_add(&too_early, 1);
+	return kb_kick_requested(v);
+}""",
+}
+
+
+@pytest.mark.kvm
+def test_a_window_opens_when_all_vcpus_run(tmp_path: Path, folder: Path) -> None:
+    library_of = load(build(source(tmp_path, "counted", **COUNTED), folder), "counted")
+    clock = Clock.choose(tsc_usable=True)
+    seats = [[CPUS[i % len(CPUS)]] for i in range(16)]
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "pm_timer", 16) as guest,
+        Engine(
+            guest,
+            "pm_timer",
+            clock,
+            seats,
+            n_entries=1,
+            samples_capacity=1 << 16,
+            protocols={"counted": library_of},
+        ) as engine,
+    ):
+        (result,) = engine.blocks([("counted", 0)], warmup_ns=0, block_ns=2000 * MS)
+    assert ctypes.c_uint.in_dll(library_of, "running").value == 16
+    assert ctypes.c_uint.in_dll(library_of, "too_early").value == 0
+    assert (result["exits"] > 0).all()
+    assert (result["skew_cycles"] + result["elapsed_cycles"] >= 2 * clock.hz * 0.999).all()
+
+
+@pytest.mark.kvm
+def test_a_guest_that_stands_still_is_measured_to_the_windows_end(
+    tmp_path: Path, folder: Path
+) -> None:
+    """The byte is set by the first kick, and never cleared: KVM_RUN returns at once for good."""
+    loaded = load(build(UNCLEARED, folder), UNCLEARED.stem)
+    clock = Clock.choose(tsc_usable=True)
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "pm_timer", 1) as guest,
+        Engine(
+            guest,
+            "pm_timer",
+            clock,
+            [[CPUS[0]]],
+            n_entries=1,
+            samples_capacity=1 << 16,
+            protocols={UNCLEARED.stem: loaded},
+            kickers=Kickers(count=1, cpus=[CPUS[-1]]),
+        ) as engine,
+    ):
+        plan = Plan(kicking="volleys", gap_ns=20 * MS)
+        (result,) = engine.blocks(
+            [(UNCLEARED.stem, 0)], warmup_ns=MS, block_ns=1000 * MS, plan=plan
+        )[0]
+        assert len(engine.kicks()) > 0
+    assert result["elapsed_cycles"] + result["skew_cycles"] >= clock.hz * 0.999
+    assert result["spurious_exits"] > 100
+    assert result["timed_cycles"] < result["elapsed_cycles"] / 2
+    assert result["elapsed_cycles"] / 2 < result["stalled_cycles"] <= result["elapsed_cycles"]
+
+
 # --- what compiles -----------------------------------------------------------------------------
 
 

@@ -116,6 +116,8 @@ class _BlockResult(ctypes.Structure):
     _fields_ = [
         ("exits", c_int64),
         ("elapsed_cycles", c_int64),
+        ("skew_cycles", c_int64),
+        ("stalled_cycles", c_int64),
         ("timed_exits", c_int64),
         ("timed_cycles", c_int64),
         ("max_cycles", c_int64),

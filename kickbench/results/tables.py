@@ -103,7 +103,30 @@ TABLES: dict[str, Table] = {
                 _VCPU,
                 Column("cpu", pa.int32(), "", "CPU at the end of the block; -1 unknown", -1),
                 Column("exits", pa.int64(), "exits", "returns of KVM_RUN in the block"),
-                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+                Column(
+                    "elapsed_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "length of the vCPU's window: to the exit that went beyond its end, or to its "
+                    "end if no exit did",
+                ),
+                Column(
+                    "skew_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "the vCPU's window began so much later than the block's; -1 unknown",
+                    -1,
+                    later=True,
+                ),
+                Column(
+                    "stalled_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "part of the window: from one spurious return to the next without an exit of "
+                    "the guest between; -1 unknown",
+                    -1,
+                    later=True,
+                ),
                 Column("timed_exits", pa.int64(), "exits", "exits that have a time"),
                 Column(
                     "timed_cycles",

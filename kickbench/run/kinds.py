@@ -164,6 +164,8 @@ PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
 _KEPT = (
     "exits",
     "elapsed_cycles",
+    "skew_cycles",
+    "stalled_cycles",
     "timed_exits",
     "timed_cycles",
     "max_cycles",
@@ -200,6 +202,10 @@ class ExitRecorder(BaseRecorder):
         self._budget = case.sample_budget // case.processes
         self._stride = 1
         self._n_entries = n_entries
+        # At full speed a time per exit is all time of the window, as in the summary.
+        self._time = ("timed_cycles", "timed_exits")
+        if case.exit_rate_hz is None:
+            self._time = ("elapsed_cycles", "exits")
         self._kicks = KickRecorder() if case.kick_rate_hz is not None else None
 
     def add(self, taken: Round) -> None:
@@ -217,8 +223,8 @@ class ExitRecorder(BaseRecorder):
 
     def round_cycles(self, entry: int) -> float | None:
         mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
-        exits = int(mine["timed_exits"].sum())
-        return int(mine["timed_cycles"].sum()) / exits if exits else None
+        cycles, exits = (int(mine[name].sum()) for name in self._time)
+        return cycles / exits if exits else None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         kicks = self._kicks.arrays() if self._kicks is not None else {}

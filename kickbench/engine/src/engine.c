@@ -17,7 +17,7 @@
 #define KICK_GRACE_NS	 1000000ll /* a vCPU that exits anyway ends its block by itself */
 #define KICKERS_GRACE_NS (2 * KICK_MAX_S * NS_PER_S)
 
-static uint64_t now_cycles(const struct kb_engine *e)
+uint64_t now_cycles(const struct kb_engine *e)
 {
 	uint32_t cpu;
 
@@ -75,9 +75,14 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 		atomic_store_explicit(&w->v.exit_count, 0, memory_order_relaxed);
 		atomic_store_explicit(&w->busy, true, memory_order_relaxed);
 	}
-	e->record_from = now_cycles(e) + to_cycles(e, warmup_ns);
-	e->record_until = e->record_from + to_cycles(e, block_ns);
+	e->warmup_cycles = to_cycles(e, warmup_ns);
+	e->block_cycles = to_cycles(e, block_ns);
+	atomic_store_explicit(&e->starting, e->n_vcpus, memory_order_relaxed);
+	atomic_store_explicit(&e->begun, NOT_BEGUN, memory_order_relaxed);
 	begin_step(e, RUN);
+	/* Threads that share a CPU may take longer to have had their turns than a block lasts. */
+	if (!wait_for_begin(e, whole_ns))
+		begin_block(e);
 	if (!by_clock && !kickers_come(e, whole_ns))
 		return false;
 	if (!(by_clock && wait_for_none(&e->pending, whole_ns + KICK_GRACE_NS)) && !stop_vcpus(e))

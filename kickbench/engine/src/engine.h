@@ -112,7 +112,9 @@ struct kb_block {
 /* What one vCPU did in one block. Everything is about the recorded window. */
 struct kb_block_result {
 	uint64_t exits;
-	uint64_t elapsed_cycles; /* from the window's begin to the last return of KVM_RUN */
+	uint64_t elapsed_cycles; /* the window: to the exit that goes beyond its end, or its end */
+	uint64_t skew_cycles;	 /* the window began so much later than the block's */
+	uint64_t stalled_cycles; /* between spurious returns with no exit of the guest between */
 	uint64_t timed_exits;	 /* those with a sample: the host's, or the guest's own */
 	uint64_t timed_cycles;	 /* their sum */
 	uint64_t max_cycles;

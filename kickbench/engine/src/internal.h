@@ -27,6 +27,9 @@ union cpus {
 
 enum command { SWITCH, RUN, QUIT };
 
+/* A block begins once: when its last vCPU runs, or when the conductor has waited long enough. */
+enum begun { NOT_BEGUN, BEGINS, BEGUN };
+
 /* Counters of a thread, sampled at both ends of the window. */
 struct counters {
 	int64_t cpu_ns;
@@ -51,6 +54,7 @@ struct worker {
 	int enter_error;
 	struct counters opened;
 	uint32_t guest_head; /* when the window opened */
+	bool counted_in;     /* for the block to begin */
 	bool window_opened;
 	atomic_bool busy; /* in its loop: can be kicked */
 	int pidfd_error;  /* why v.pidfd is -1 */
@@ -100,12 +104,15 @@ struct kb_engine {
 	struct kb_block block;
 	uint32_t block_index;
 	struct kb_plan plan;
-	uint64_t record_from, record_until;
+	uint64_t warmup_cycles, block_cycles;
+	uint64_t record_from, record_until; /* known when the block has begun */
 	struct kb_block_result *results;
 
 	_Alignas(KB_CACHE_LINE) atomic_uint step;
-	_Alignas(KB_CACHE_LINE) atomic_uint pending; /* vCPU threads that have not finished it */
-	atomic_uint kickers_pending;		     /* kickers that have not */
+	_Alignas(KB_CACHE_LINE) atomic_uint begun;    /* enum begun, of a block */
+	_Alignas(KB_CACHE_LINE) atomic_uint starting; /* vCPU threads that do not run yet */
+	_Alignas(KB_CACHE_LINE) atomic_uint pending;  /* vCPU threads that have not finished it */
+	atomic_uint kickers_pending;		      /* kickers that have not */
 	atomic_uint stops;	     /* goes up when the stopper is to end a block */
 	atomic_uint stopper_pending; /* 1: it has not */
 	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
@@ -120,6 +127,9 @@ unsigned int wait_for_step(struct kb_engine *e, unsigned int seen);
 void finish_part(atomic_uint *pending);
 bool wait_for_none(atomic_uint *pending, int64_t timeout_ns);
 bool wait_for_each(atomic_uint *pending, int64_t patience_ns);
+void begin_block(struct kb_engine *e);
+bool has_begun(struct kb_engine *e);
+bool wait_for_begin(struct kb_engine *e, int64_t timeout_ns);
 
 /* counters.c */
 struct counters read_counters(const struct worker *w);
@@ -165,6 +175,7 @@ bool give_up(struct kb_engine *e, bool vcpus_were_told);
 
 /* engine.c */
 bool lacks(struct kb_engine *e, enum kb_resource resource, int error);
+uint64_t now_cycles(const struct kb_engine *e);
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
 
 /* cpus.c: 0 or an errno. A thread without CPUs of its own has those of whoever starts it. */

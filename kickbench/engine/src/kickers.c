@@ -479,6 +479,7 @@ static void kick_in_block(struct kb_engine *e, uint32_t index)
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
 		k.kicker->targets[i].requests =
 		    atomic_load_explicit(&e->workers[i].v.acks[index].taken, memory_order_relaxed);
+	wait_for_begin(e, -1);
 	wait_until(e, k.w, e->record_from);
 	switch (e->plan.kicking) {
 	case KB_VOLLEYS:

@@ -77,3 +77,39 @@ bool do_step(struct kb_engine *e, enum command command)
 	return wait_for_each(&e->pending, STEP_MAX_S * NS_PER_S) &&
 	       wait_for_each(&e->kickers_pending, STEP_MAX_S * NS_PER_S);
 }
+
+/* -- The begin of a block: the first who asks for it sets its window, for all -------------------
+ */
+
+void begin_block(struct kb_engine *e)
+{
+	unsigned int begun = NOT_BEGUN;
+
+	if (!atomic_compare_exchange_strong(&e->begun, &begun, BEGINS))
+		return;
+	e->record_from = now_cycles(e) + e->warmup_cycles;
+	e->record_until = e->record_from + e->block_cycles;
+	atomic_store_explicit(&e->begun, BEGUN, memory_order_release);
+	futex_wake_all(&e->begun);
+}
+
+bool has_begun(struct kb_engine *e)
+{
+	return atomic_load_explicit(&e->begun, memory_order_acquire) == BEGUN;
+}
+
+/* Waits for the block to begin; false when `timeout_ns` (< 0: none) passed first. */
+bool wait_for_begin(struct kb_engine *e, int64_t timeout_ns)
+{
+	const uint64_t until = timeout_ns < 0 ? UINT64_MAX : kb_raw_ns() + (uint64_t)timeout_ns;
+	unsigned int begun;
+
+	while ((begun = atomic_load_explicit(&e->begun, memory_order_acquire)) != BEGUN) {
+		uint64_t now = kb_raw_ns();
+
+		if (now >= until)
+			return false;
+		futex_wait(&e->begun, begun, timeout_ns < 0 ? -1 : (int64_t)(until - now));
+	}
+	return true;
+}

@@ -35,15 +35,45 @@ void kick_signal_handler(int signal)
 	errno = saved_errno;
 }
 
-void kb_window_opens(struct kb_vcpu *v)
+/* The vCPU runs. The last one to say so begins the block. */
+static void count_in(struct worker *w)
+{
+	struct kb_engine *e = w->engine;
+
+	if (w->counted_in)
+		return;
+	w->counted_in = true;
+	if (atomic_fetch_sub_explicit(&e->starting, 1, memory_order_acq_rel) == 1)
+		begin_block(e);
+}
+
+bool kb_window_opens(struct kb_vcpu *v, uint64_t now)
 {
 	struct worker *w = (struct worker *)v;
+	struct kb_engine *e = w->engine;
 
+	count_in(w);
+	if (!has_begun(e) || now < e->record_from)
+		return false;
+	v->record_until = e->record_until;
+	if (now >= e->record_until)
+		return true;
+	v->spurious_exits = v->stalled_cycles = v->spurious_at = 0;
 	w->window_opened = true;
 	w->opened = read_counters(w);
 	/* The round trip that is under way contains this very function: begin with the next. */
 	if (w->ring)
 		w->guest_head = *(const volatile uint32_t *)&w->params->head + 1;
+	return true;
+}
+
+void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits)
+{
+	v->spurious_exits++;
+	if (v->spurious_at && v->spurious_after == exits)
+		v->stalled_cycles += now - v->spurious_at;
+	v->spurious_at = now;
+	v->spurious_after = exits;
 }
 
 bool kb_take_kick(struct kb_vcpu *v, uint64_t now)
@@ -168,7 +198,10 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 	}
 	r->exits = v->exits;
 	r->elapsed_cycles = v->window_last - v->window_first;
+	r->skew_cycles = w->window_opened ? v->window_first - e->record_from : e->block_cycles;
 	r->spurious_exits = v->spurious_exits;
+	r->stalled_cycles =
+	    v->stalled_cycles < r->elapsed_cycles ? v->stalled_cycles : r->elapsed_cycles;
 	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
 	r->cpu = sched_getcpu();
 	r->kicked = v->kicked;
@@ -198,21 +231,24 @@ static void run_block(struct worker *w)
 	struct kb_block_result *result = &e->results[w->v.index];
 	struct kb_vcpu *v = &w->v;
 
-	v->record_from = e->record_from;
-	v->record_until = e->record_until;
 	v->userspace_cycles = to_cycles(e, e->plan.userspace_ns);
 	v->window_cycles = to_cycles(e, e->plan.window_ns);
+	v->record_until = 0;
 	v->exits = v->spurious_exits = v->window_first = v->window_last = 0;
+	v->stalled_cycles = v->spurious_at = 0;
 	v->migrations = 0;
 	v->kicked = v->unexpected_exit = false;
 	v->run_error = 0;
-	w->window_opened = false;
+	w->counted_in = w->window_opened = false;
 	kb_mark(v, KB_IN_LOOP);
+	/* A guest that comes out in its own time runs as soon as its thread does. */
+	if (e->plan.loop == KB_KICK_LOOP || w->ring || !v->expected_exit)
+		count_in(w);
 	if (w->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
 		w->protocol->kick_loop(v);
 		result->exits = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
 		result->spurious_exits = v->spurious_exits;
-		result->elapsed_cycles = v->record_until - v->record_from;
+		result->elapsed_cycles = e->block_cycles;
 		result->kicked = v->kicked;
 		result->cpu = sched_getcpu();
 	} else if (w->enter_error == 0) {
@@ -222,6 +258,7 @@ static void run_block(struct worker *w)
 		evaluate(w, result);
 	}
 	atomic_store_explicit(&w->busy, false, memory_order_release);
+	count_in(w); /* at the latest: KVM_RUN may have failed */
 }
 
 /* Zeroed memory on the thread's own node: it is the first to touch it. Locked, if it may be. */

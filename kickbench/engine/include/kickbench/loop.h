@@ -3,7 +3,8 @@
  * The hot loops, stamped out once for each protocol that includes this file (see protocol.h).
  *
  * Between two KVM_RUNs it makes no system call but those of the protocol, allocates nothing, and
- * touches three cache lines of its own: the flag, the constants, the sample that it writes.
+ * touches three cache lines of its own, beside its stack and the page that it shares with KVM: the
+ * flag, the constants, the sample that it writes.
  */
 #include <kickbench/clock.h>
 
@@ -26,8 +27,21 @@ static inline uint32_t kb_saturate(uint64_t cycles)
 	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
 }
 
-/* Out of the hot path, where it can be marked: a hook that hangs is told from a guest that does. */
-static __attribute__((noinline, cold)) bool kb_call_after_run(struct kb_vcpu *v, int error)
+/*
+ * What the loops do when the guest did not simply exit is out of line, and closed to the optimizer:
+ * so the hot instructions of the exit loop are the same ones in all protocols whose kb_before_run
+ * only looks at the flag, and their difference is none of the compiler's making.
+ */
+#if __has_attribute(noipa)
+#define KB_OUT_OF_LINE __attribute__((noinline, cold, noipa))
+#else
+#define KB_OUT_OF_LINE __attribute__((noinline, cold))
+#endif
+/* And at the same place of a cache line, as every copy of a loop. */
+#define KB_LOOP __attribute__((aligned(KB_CACHE_LINE)))
+
+/* Marked: a hook that hangs is told from a guest that does. */
+static KB_OUT_OF_LINE bool kb_call_after_run(struct kb_vcpu *v, int error)
 {
 	bool taken;
 
@@ -37,13 +51,41 @@ static __attribute__((noinline, cold)) bool kb_call_after_run(struct kb_vcpu *v,
 	return taken;
 }
 
-/* Measures exits: runs the vCPU until the window closes, or until the conductor kicks. */
-static void kb_exit_loop(struct kb_vcpu *v)
+/* The flag was seen without KVM_RUN. True: the block is over. */
+static KB_OUT_OF_LINE bool kb_kick_seen(struct kb_vcpu *v)
+{
+	uint32_t cpu;
+
+	v->kicked = kb_take_kick(v, kb_stamp(v->clock_is_tsc, &cpu));
+	return v->kicked;
+}
+
+/* KVM_RUN returned at `now`, and not with the guest's own exit. True: the block is over. */
+static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_t now,
+					   uint64_t exits)
+{
+	if (error && error != EINTR && error != EAGAIN) {
+		v->run_error = error;
+		return true;
+	}
+	if (kb_call_after_run(v, error)) {
+		v->kicked = kb_take_kick(v, now);
+		return v->kicked;
+	}
+	v->unexpected_exit = kb_is_unexpected(v, error);
+	if (!v->unexpected_exit && !kb_kick_requested(v))
+		kb_note_spurious(v, now, exits);
+	return v->unexpected_exit;
+}
+
+/*
+ * Measures exits: runs the vCPU until the window closes, or until the conductor kicks. What was
+ * recorded goes on to the window's end also where the guest made no exit by then.
+ */
+static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 {
 	const bool clock_is_tsc = v->clock_is_tsc;
-	const uint64_t until = v->record_until;
-	uint64_t from = v->record_from;
-	uint64_t first = 0, last = 0, exits = 0;
+	uint64_t first = 0, last = 0, until = 0, exits = 0;
 	uint32_t cpu = KB_CPU_UNKNOWN, last_cpu = KB_CPU_UNKNOWN, migrations = 0;
 	bool recording = false;
 
@@ -52,35 +94,18 @@ static void kb_exit_loop(struct kb_vcpu *v)
 		int error;
 
 		if (KB_UNLIKELY(kb_before_run(v))) {
-			if (kb_take_kick(v, kb_stamp(clock_is_tsc, &cpu))) {
-				v->kicked = true;
+			if (kb_kick_seen(v))
 				break;
-			}
 			continue;
 		}
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
 		now = kb_stamp(clock_is_tsc, &cpu);
 
 		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit)) {
-			if (error && error != EINTR && error != EAGAIN) {
-				v->run_error = error;
+			if (kb_other_return(v, error, now, exits) || (recording && now >= until))
 				break;
-			}
-			if (kb_call_after_run(v, error)) {
-				if (kb_take_kick(v, now)) {
-					v->kicked = true;
-					break;
-				}
+			if (recording)
 				continue;
-			}
-			if (kb_is_unexpected(v, error)) {
-				v->unexpected_exit = true;
-				break;
-			}
-			v->spurious_exits += !kb_kick_requested(v);
-			if (now >= until)
-				break;
-			continue;
 		}
 		if (KB_LIKELY(recording)) {
 			if (exits < v->samples_capacity)
@@ -91,17 +116,17 @@ static void kb_exit_loop(struct kb_vcpu *v)
 			last_cpu = cpu;
 			if (KB_UNLIKELY(now >= until))
 				break;
-		} else if (now >= from) {
+		} else if (kb_window_opens(v, now)) {
+			until = v->record_until;
 			if (now >= until)
 				break;
 			recording = true;
-			kb_window_opens(v);
 			first = last = kb_stamp(clock_is_tsc, &cpu);
 			last_cpu = cpu;
 		}
 	}
 	v->window_first = first;
-	v->window_last = last;
+	v->window_last = recording && last < until ? until : last;
 	v->exits = exits;
 	v->migrations = migrations;
 }
@@ -110,7 +135,7 @@ static void kb_exit_loop(struct kb_vcpu *v)
  * Is kicked, again and again: by kickers that want to know how long it takes, that aim at the
  * window between the flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
  */
-static void kb_kick_loop(struct kb_vcpu *v)
+static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 {
 	const bool clock_is_tsc = v->clock_is_tsc;
 	uint32_t cpu;

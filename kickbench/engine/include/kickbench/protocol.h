@@ -93,30 +93,32 @@ struct kb_vcpu {
 	atomic_bool in_userspace;   /* between two KVM_RUNs, as a device model would be */
 	_Atomic uint64_t window_at; /* clock: when the window opened last */
 
-	/* Constant while a block runs. */
+	/* Constant while a block runs; the first line is all that the exit loop reads of it. */
 	_Alignas(KB_CACHE_LINE) struct kvm_run *run;
-	int fd;	    /* of the vCPU */
+	int fd;			/* of the vCPU */
+	uint32_t expected_exit; /* KVM_EXIT_* of the guest program; 0: it never exits */
+	uint32_t *samples;	/* cycles between two returns of KVM_RUN; room for ... */
+	uint64_t samples_capacity;
+	uint64_t record_until; /* the window's end, on the engine's clock, once it has begun */
+	bool clock_is_tsc;
 	int signal; /* that kicks it */
 	pid_t tid;  /* of its thread */
 	int pidfd;  /* of its thread, or -1 */
 	uint32_t index;
-	bool clock_is_tsc;
-	uint32_t expected_exit; /* KVM_EXIT_* of the guest program; 0: it never exits */
-	uint64_t record_from;	/* the window of the block, on the engine's clock */
-	uint64_t record_until;
+	uint32_t n_kickers;	   /* without the conductor, who is kickers[KB_CONDUCTOR] */
 	uint64_t userspace_cycles; /* kick loop: spent in user space before each KVM_RUN */
 	uint64_t window_cycles;	   /* kick loop: the race window is held open for so long */
-	uint32_t *samples;	   /* cycles between two returns of KVM_RUN; room for ... */
-	uint64_t samples_capacity;
-	struct kb_ack *acks; /* by the kicker's index */
+	struct kb_ack *acks;	   /* by the kicker's index */
 	struct kb_kicker *kickers;
-	uint32_t n_kickers; /* without the conductor, who is kickers[KB_CONDUCTOR] */
 
 	/* What the loops report. */
 	uint64_t window_first;	 /* clock at the beginning of what was recorded */
-	uint64_t window_last;	 /* at the last return of KVM_RUN in the window */
+	uint64_t window_last;	 /* at the window's end, or at the exit that went beyond it */
 	uint64_t exits;		 /* in the window */
 	uint64_t spurious_exits; /* KVM_RUN gave up with no kick pending */
+	uint64_t stalled_cycles; /* from one of them to the next, with no exit between */
+	uint64_t spurious_at;	 /* clock: the last of them, 0: none, ... */
+	uint64_t spurious_after; /* ... and the exits before it */
 	uint64_t handler_at;	 /* clock: the last run of the signal handler */
 	uint32_t migrations;	 /* CPU changes seen between two returns */
 	bool kicked;		 /* the block ended by a kick, not by the clock */
@@ -140,6 +142,10 @@ enum kb_doing {
 	KB_EVALUATING,
 };
 
+_Static_assert(offsetof(struct kb_vcpu, clock_is_tsc) - offsetof(struct kb_vcpu, run) <
+		   KB_CACHE_LINE,
+	       "what the exit loop reads is one cache line");
+
 /*
  * The interface proposed in 2015 for kicks without signals, as the lab's kernel patch has it. The
  * numbers of the proposal mean other things by now; these are free in Linux 6.12's uapi header.
@@ -155,7 +161,7 @@ struct kb_user_exit {
  * What a library with a protocol was compiled against; the engine takes no other. Count it up with
  * every change of a structure or a function of this header.
  */
-#define KB_PROTOCOL_ABI 1
+#define KB_PROTOCOL_ABI 2
 
 struct kb_protocol {
 	uint32_t abi;	    /* KB_PROTOCOL_ABI */
@@ -169,8 +175,15 @@ struct kb_protocol {
 	void (*kick_loop)(struct kb_vcpu *v); /* is kicked; ends by a kick of the conductor's */
 };
 
-/* Called by the loop once, when the window opens; it samples the counters of the thread. */
-KB_EXPORT void kb_window_opens(struct kb_vcpu *v);
+/*
+ * Called by the exit loop at each return of KVM_RUN (at `now`) until it is true: the window is
+ * open, `record_until` is known, and the thread's counters have been sampled. Its first call counts
+ * the thread in: a block begins when all its vCPUs run.
+ */
+KB_EXPORT bool kb_window_opens(struct kb_vcpu *v, uint64_t now);
+
+/* Called by the exit loop when KVM_RUN gave up (at `now`, after so many exits) for no kick. */
+KB_EXPORT void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits);
 
 /*
  * Called by the loops when a kick is pending: answers all kickers whose bits are set (`now` is when
