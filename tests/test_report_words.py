@@ -102,6 +102,26 @@ def test_counts_and_lists_read_like_english() -> None:
 # --- one difference ----------------------------------------------------------------------------
 
 
+def test_a_guest_that_stood_still_is_said_before_any_comparison(changed: dict[str, Any]) -> None:
+    case = one_case(changed)["cases"][0]
+    finding = {"method": "sigmask", "what": "stood_still", "race_free_claim": True}
+    case["findings"].append({**finding, "count": 250, "of": 1000})
+    (alarm,) = verdict(changed).alarms
+    assert alarm.startswith("sigmask's guest stood still for 25 % of the time, 2 vCPUs")
+
+
+def test_vcpus_that_begin_late_are_remarked_on(changed: dict[str, Any]) -> None:
+    def remarks() -> list[str]:
+        return [note.text for note in notes(changed) if "began late" in note.text]
+
+    one_case(changed)["cases"][0]["start_skew"] = 0.05
+    assert remarks() == []
+    one_case(changed)["cases"][0]["start_skew"] = 0.12
+    (text,) = remarks()
+    assert "in 1 of" in text
+    assert "up to 12 % of a block" in text
+
+
 def test_a_cost_is_said_with_its_interval() -> None:
     assert cost(contrast(29, 31, 33.4), "ns") == (
         "sigmask costs 31.0 ns more per exit than immediate_exit (95 % CI 29.0 to 33.4)"

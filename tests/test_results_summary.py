@@ -123,7 +123,8 @@ def test_estimates_are_of_per_round_values_and_processes(tmp_path):
             ]
         )
 
-    summary = summarise(write_run(tmp_path, [worker(100), worker(300)]))
+    # Paced: the guest's own round trips, and not all time of the window, are its times.
+    summary = summarise(write_run(tmp_path, [worker(100), worker(300)], exit_rate_hz=1000.0))
     case = summary["cases"][0]
     estimates = case["methods"]["sigmask"]["estimates"]
     assert case["processes"] == 2
@@ -183,6 +184,44 @@ def test_every_process_is_measured_by_its_own_clock(tmp_path):
     assert rounds.process.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert rounds.ns_per_exit[:4] == pytest.approx(rounds.ns_per_exit[4:])
     assert case_of(reader)["methods"]["sigmask"]["ns_per_exit"]["mean"] == pytest.approx(115.0)
+
+
+def test_at_full_speed_a_time_per_exit_has_the_time_after_the_last_exit(tmp_path):
+    rows = [(r, entry, 0, 10, 1000) for r in range(6) for entry in (BASELINE, CONTROL)]
+    rows += [(r, SIGMASK, 0, 5, 500, {"elapsed_cycles": 2000}) for r in range(6)]
+    case = case_of(write_run(tmp_path, [blocks_of(rows)]))
+    assert case["methods"]["sigmask"]["ns_per_exit"]["mean"] == 400.0
+    assert contrast(case)["diff"] == 300.0
+    assert case["control"]["diff"] == 0.0
+
+
+def test_a_guest_that_stood_still_is_a_finding_and_short_stalls_are_none(tmp_path):
+    stalled = {SIGMASK: 51, BASELINE: 40, CONTROL: 40}
+    rows = [
+        (r, entry, 0, 10, 1000, {"stalled_cycles": stalled[entry]})
+        for r in range(6)
+        for entry in range(3)
+    ]
+    case = case_of(write_run(tmp_path, [blocks_of(rows)]))
+    (finding,) = case["findings"]
+    assert (finding["method"], finding["what"]) == ("sigmask", "stood_still")
+    assert (finding["count"], finding["of"]) == (6 * 51, 6 * 1000)
+    assert case["methods"]["sigmask"]["stalled"] == pytest.approx(0.051)
+    assert case["methods"]["immediate_exit"]["stalled"] == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "skew", "share"), [(None, 30, 0.2), (None, -1, None), (1000.0, 30, None)]
+)
+def test_skew_is_the_last_vcpus_share_of_a_block(tmp_path, rate_hz, skew, share):
+    rows = [
+        # Blocks of 100 cycles: the last vCPU begins 30 late in one half of them, 10 in the other.
+        *((r, SIGMASK, 0, 1, 90, {"skew_cycles": 10}) for r in range(3)),
+        *((r, SIGMASK, 1, 1, 70, {"skew_cycles": skew}) for r in range(3)),
+        *((r, BASELINE, 0, 1, 90, {"skew_cycles": 10, "position": 1}) for r in range(3)),
+    ]
+    case = case_of(write_run(tmp_path, [blocks_of(rows)], exit_rate_hz=rate_hz, vcpus=2))
+    assert case["start_skew"] == (None if share is None else pytest.approx(share))
 
 
 def test_rounds_without_exits_are_left_out_and_counted(tmp_path):

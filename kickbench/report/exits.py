@@ -68,6 +68,22 @@ def spurious_exits(cases: Sequence[Summary]) -> list[str]:
     return [f"Spurious exits (EINTR with no kick pending): {listed(shown)}."] if shown else []
 
 
+def stood_still(summary: Summary) -> list[str]:
+    """An alarm per method whose guest stood still for part of the time, the worst case of each."""
+    worst: dict[str, tuple[float, Summary]] = {}
+    for case in finished(summary, "exits"):
+        for finding in case["findings"]:
+            share = finding["count"] / max(1, finding["of"])
+            if finding["what"] == "stood_still" and share > worst.get(finding["method"], (0,))[0]:
+                worst[finding["method"]] = (share, case)
+    return [
+        f"{method}'s guest stood still for {significant(share * 100, 2)} % of the time, "
+        f"{label(summary, case)}: KVM_RUN returned again and again without an exit of the guest, "
+        "and the times per exit contain that."
+        for method, (share, case) in worst.items()
+    ]
+
+
 def _nothing_compared(cases: Sequence[Summary]) -> str:
     methods = dict.fromkeys(method for case in cases for method in case["methods"])
     if not methods:

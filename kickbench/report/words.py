@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kickbench.report import environment
-from kickbench.report.exits import answer_exits
+from kickbench.report.exits import answer_exits, stood_still
 from kickbench.report.kicks import (
     answer_kick,
     answer_pause,
@@ -99,6 +99,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     alarms = []
     if emulated := emulation(summary):
         alarms.append(f"{emulated}: no figure of this run is a time on hardware.")
+    alarms += stood_still(summary)
     alarms += floods(summary, oversubscribed)
     alarms += broken_claims(summary, oversubscribed)
     alarms += second_modes(summary, oversubscribed)
@@ -249,6 +250,9 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "nested": answer_nested,
 }
 
+MUCH_SKEW = 0.05
+"""A vCPU that begins later than this share of a block is worth a remark."""
+
 STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run yet"}
 """The states of a case that has no figures, in the order in which they are listed."""
 
@@ -337,6 +341,14 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
                 "raise max_seconds for narrower intervals",
             )
         )
+    skewed = [case for case in done if (case.get("start_skew") or 0) > MUCH_SKEW]
+    if skewed:
+        share = max(case["start_skew"] for case in skewed) * 100
+        text = (
+            f"vCPUs that began late: in {_of(skewed, done)} the last one began to be recorded up "
+            f"to {share:.0f} % of a block after the first could"
+        )
+        found.append(Note(text, "use fewer vCPUs than CPUs, or raise block_ms"))
     short = [case for case in done if _kicks_missing(case)]
     if short:
         text = f"{_of(short, done)} ended before all the kicks that were wanted had hit the window"

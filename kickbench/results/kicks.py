@@ -327,7 +327,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
     """What a case of the kind pause_all adds to its summary."""
     methods: list[str] = record.parameters["methods"]
-    claims = _claims(record)
+    claims = claims_of(record)
     pauses = read_pauses(reader, record.id)
     statistics: dict[str, dict[str, Any]] = {}
     for index, method in enumerate(methods):
@@ -364,7 +364,7 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
 def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
     """What a case of the kind race adds to its summary; the control's kicks are the baseline's."""
     methods: list[str] = record.parameters["methods"]
-    claims = _claims(record)
+    claims = claims_of(record)
     names = ("sent", "aimed", "lost", "spurious", "rescues")
     columns = (*names, "timeout_cycles", "latency_max_cycles")
     process, row, entry, scale, found = read_rows(reader, record, "races", columns)
@@ -400,7 +400,7 @@ def count_kicks(
     Per method: sent, met, lost, spurious, per_second (kicks sent), race_free_claim.
     """
     methods: list[str] = record.parameters["methods"]
-    claims = _claims(record)
+    claims = claims_of(record)
     names = ("sent", "met", "lost", "spurious")
     _, _, entry, scale, found = read_rows(reader, record, "kick_blocks", (*names, "elapsed_cycles"))
     totals = {name: totals_of(entry, found[name], len(methods)) for name in names}
@@ -443,7 +443,7 @@ def read_rows(
     return round_process, row, entry, scale, arrays
 
 
-def _claims(record: CaseRecord) -> dict[str, bool | None]:
+def claims_of(record: CaseRecord) -> dict[str, bool | None]:
     """What the catalogue said of each method when it was measured: is it free of races?"""
     claims: dict[str, bool | None] = (record.document or {}).get("claims", {})
     return {method_label(method): claim for method, claim in claims.items()}

@@ -372,9 +372,8 @@ class _ExitTimes(_Found):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        # The mean may be above the maximum: it has the time after the last exit, too.
         _rising([v for v in (self.p50, self.p90, self.p99, self.max) if v is not None])
-        if self.mean is not None and self.max is not None and not _at_most(self.mean, self.max):
-            raise ValueError("the mean is above the maximum")
         return self
 
 
@@ -456,6 +455,7 @@ class _ExitsMethod(_Method):
     ns_per_exit: _ExitTimes
     cpu_ns_per_exit: Amount | None
     n: Count
+    stalled: Share | None = None
     disturbances: _Disturbances
     # May be missing, but not null.
     kicks: Annotated[_KicksBeside, Field(default_factory=_KicksBeside.model_construct)]
@@ -637,7 +637,7 @@ class _Control(_Difference):
 
 class _Finding(_Found):
     method: Line
-    what: Literal["lost", "spurious", "rescued", "doubled", "late"]
+    what: Literal["lost", "spurious", "rescued", "doubled", "late", "stood_still"]
     count: Annotated[Count, Field(ge=1)]
     of: Count
     race_free_claim: bool | None
@@ -679,6 +679,7 @@ class _FoundCase(_Found):
     precision_reached: bool | None
     timeout_ns: Amount | None
     first_timeout_ns: Amount | None = None
+    start_skew: Share | None = None
     oversubscribed: bool = False
     # Runs before it was there lack it; none has a finished case without a process.
     processes: Annotated[int, Field(ge=1, le=2**15)] = 1
@@ -916,6 +917,7 @@ def _check_findings(model: _FoundCase, baseline: str, what: str, where: object) 
         fail(where, f"is damaged: {what}no such method")
     for name, method in model.methods.items():
         faults = method.faults()
+        found.pop((name, "stood_still"), None)  # a time, not a count
         more = model.control_apart and name == baseline
         for fault, count in faults.counts.items():
             finding = found.pop((name, fault), None)

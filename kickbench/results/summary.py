@@ -37,8 +37,10 @@ from kickbench.results.figures import (
     relative_half_width,
 )
 from kickbench.results.kicks import (
+    claims_of,
     count_kicks,
     describe_kicks,
+    merge_control,
     summarise_kicks,
     summarise_pauses,
     summarise_races,
@@ -56,6 +58,10 @@ CONTROL_CONFIDENCE = 0.99
 # whether small differences are real: what is measured is of that size (an exit with sigmask takes
 # some 2 % longer).
 CONTROL_RESOLVES = 0.02
+
+# A guest that made no exit for more than this share of the time stood still: its times per exit are
+# no protocol's price.
+STOOD_STILL = 0.05
 
 # The columns of blocks that say what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
@@ -84,6 +90,16 @@ class _Blocks:
     entry: Ints
     ns_per_cycle: Floats
     columns: dict[str, Ints]
+    paced: bool
+
+    @property
+    def times(self) -> tuple[str, str]:
+        """The columns whose ratio is a time per exit, in cycles.
+
+        A guest at full speed does nothing but exit, so that all time of its window counts, also
+        what passed after its last exit. A paced one times its round trips itself.
+        """
+        return ("timed_cycles", "timed_exits") if self.paced else ("elapsed_cycles", "exits")
 
 
 def summarise(reader: RunReader) -> dict[str, Any]:
@@ -193,6 +209,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "precision": parameters.get("precision"),
         "relative_half_width": None,
         "precision_reached": None,
+        "start_skew": None,
         "methods": {},
         "contrasts": [],
         "control": {
@@ -307,11 +324,11 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
     width = relative_half_width(contrasts, "ns_per_exit", mean)
     target = parameters.get("precision")
-    findings: list[dict[str, Any]] = []
+    findings = _stood_still(blocks, record)
     if parameters.get("kick_rate_hz") is not None:
-        counts, findings = count_kicks(reader, record)
+        counts, faults = count_kicks(reader, record)
         # A guest that exits comes by the flag again: its loop does not look for lost kicks.
-        findings = [finding for finding in findings if finding["what"] != "lost"]
+        findings += [finding for finding in faults if finding["what"] != "lost"]
         for method, figures in counts.items():
             statistics[method]["kicks"] = {**figures, "lost": None}
     return {
@@ -321,6 +338,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         "control": {"metric": "ns_per_exit", **control, "ci_family": None, "ok": None},
         "relative_half_width": width,
         "precision_reached": None if width is None or target is None else width <= target,
+        "start_skew": _start_skew(blocks),
     }, Control(differences, mean)
 
 
@@ -351,7 +369,8 @@ def _read_blocks(
     entry = entry_index(
         table.column("method"), table.column("control"), methods, record.parameters["baseline"]
     )
-    return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays)
+    paced = record.parameters["exit_rate_hz"] is not None
+    return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays, paced)
 
 
 def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
@@ -367,11 +386,12 @@ def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
         return sums.reshape(len(process), width)
 
     cpu_ns = columns["cpu_ns"]
+    cycles_of, exits_of = (total(columns[name]) for name in blocks.times)
     exits = total(columns["timed_exits"])
     with np.errstate(divide="ignore", invalid="ignore"):
         # Sums of integers before the division: exact, in whatever order the rows are.
         scale = _first_of_rows(blocks.ns_per_cycle, row, len(process))[:, np.newaxis]
-        ns_per_exit = np.where(exits > 0, total(columns["timed_cycles"]) / exits * scale, np.nan)
+        ns_per_exit = np.where(exits > 0, cycles_of / exits_of * scale, np.nan)
         all_exits = total(columns["exits"])
         unknown = total((cpu_ns < 0).astype(np.int64)) > 0
         cpu_ns_per_exit = np.where(
@@ -469,6 +489,7 @@ def _method_statistics(
     scale = blocks.ns_per_cycle[chosen]
     exits = float(columns["exits"].sum(dtype=np.float64))
     timed = float(columns["timed_exits"].sum(dtype=np.float64))
+    cycles_of, exits_of = (columns[name] for name in blocks.times)
     elapsed_s = _block_seconds(columns, columns["elapsed_cycles"] * scale)
     longest = (columns["max_cycles"] * scale)[columns["timed_exits"] > 0]
     maximum = number(longest.max()) if len(longest) else None
@@ -482,14 +503,66 @@ def _method_statistics(
                 for name, value in quantiles.items()
             },
             "max": maximum,
-            "mean": ratio(float((columns["timed_cycles"] * scale).sum()), timed),
+            "mean": ratio(float((cycles_of * scale).sum()), float(exits_of.sum(dtype=np.float64)))
+            if timed
+            else None,
         },
         "cpu_ns_per_exit": None
         if (cpu_ns < 0).any()
         else ratio(float(cpu_ns.sum(dtype=np.float64)), exits),
         "n": int(timed),
+        "stalled": _stalled(columns, scale),
         "disturbances": {name: _total(columns[name]) for name in DISTURBANCES},
     }
+
+
+def _stalled(columns: dict[str, Ints], scale: Floats) -> float | None:
+    """The share of the windows in which the guest made no exit and KVM_RUN returned all the same.
+
+    None when there was no window, and when the run is too old to say.
+    """
+    stalled = columns["stalled_cycles"]
+    if (stalled < 0).any():
+        return None
+    return ratio(float((stalled * scale).sum()), float((columns["elapsed_cycles"] * scale).sum()))
+
+
+def _stood_still(blocks: _Blocks, record: CaseRecord) -> list[dict[str, Any]]:
+    """The methods whose guest stood still for too much of the time; times in ns."""
+    methods: list[str] = record.parameters["methods"]
+    entry = merge_control(blocks.entry, record)
+    found = []
+    for index, method in enumerate(methods):
+        mine = entry == index
+        stalled = np.maximum(blocks.columns["stalled_cycles"], 0)[mine]
+        count = int((stalled * blocks.ns_per_cycle[mine]).sum())
+        of = int((blocks.columns["elapsed_cycles"] * blocks.ns_per_cycle)[mine].sum())
+        if count > STOOD_STILL * of:
+            claim = claims_of(record).get(method)
+            found.append(
+                {
+                    "method": method,
+                    "what": "stood_still",
+                    "count": count,
+                    "of": of,
+                    "race_free_claim": claim,
+                }
+            )
+    return found
+
+
+def _start_skew(blocks: _Blocks) -> float | None:
+    """How long after a block's window that of its last vCPU began: a share of the block, mean.
+
+    None for a paced guest, whose windows open at exits that come in their own time, and for a run
+    that is too old to say.
+    """
+    skew, elapsed = blocks.columns["skew_cycles"], blocks.columns["elapsed_cycles"]
+    if blocks.paced or not len(skew) or (skew < 0).any():
+        return None
+    _, latest = _longest_windows(blocks.columns, skew.astype(np.float64))
+    _, length = _longest_windows(blocks.columns, (skew + elapsed).astype(np.float64))
+    return number(float(np.mean(latest[length > 0] / length[length > 0])))
 
 
 def _block_seconds(columns: dict[str, Ints], elapsed_ns: Floats) -> float:
