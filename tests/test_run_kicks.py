@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,43 @@ def test_a_rate_is_missed_below_nine_tenths_unless_too_few_were_due(
         assert words is None
     elif asked_hz * seconds * (0.9 - part) > 4 * (asked_hz * seconds) ** 0.5 + 1:
         assert words is not None
+
+
+def run_at_real_time_priority(tmp_path: Path, priority: int) -> subprocess.CompletedProcess[str]:
+    """As `chrt -f PRIORITY kickbench run` does, with a spinning vCPU on every CPU."""
+    param = os.sched_param(priority)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, param)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        pytest.skip("real-time priority is not permitted here")
+    path = tmp_path / "fifo.toml"
+    path.write_text(
+        scenario('["pause_all", "kick"]', '["immediate_exit"]', '[kick]\nstates = ["guest"]')
+        .replace("vcpus = [1]", f"vcpus = [{len(CPUS)}]")
+        .replace(SPLIT, "")
+        .replace('"pm_timer"', '"spin"')
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "kickbench", "run", path, "--results", tmp_path / "results"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: os.sched_setscheduler(0, os.SCHED_FIFO, param),
+    )
+
+
+def test_real_time_threads_do_not_starve_each_other(tmp_path: Path) -> None:
+    done = run_at_real_time_priority(tmp_path, 10)
+    assert done.returncode == 0, done.stderr
+    assert "vCPUs run at priority 9, below the kickers' 10" in done.stdout
+
+
+def test_real_time_threads_without_a_priority_below_them_are_refused(tmp_path: Path) -> None:
+    done = run_at_real_time_priority(tmp_path, 1)
+    assert done.returncode == 4
+    assert "use 2 or more (chrt -f 2)" in done.stderr
 
 
 HOOKS = """

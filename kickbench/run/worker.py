@@ -155,6 +155,24 @@ def measure(order: Order) -> None:
     )
 
 
+def _check_realtime(warnings: list[str]) -> None:
+    """The vCPUs' real-time threads have a priority below the kickers'. Raises MeasurementError."""
+    policies = {os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR"}
+    name = policies.get(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+    if name is None:
+        return
+    priority = os.sched_getparam(0).sched_priority
+    if priority <= os.sched_get_priority_min(os.SCHED_FIFO):
+        raise MeasurementError(
+            f"real-time vCPUs need a priority below the kickers', and {priority} is the lowest: "
+            "use 2 or more (chrt -f 2)"
+        )
+    warnings.append(
+        f"threads are real-time ({name}): vCPUs run at priority {priority - 1}, below the "
+        f"kickers' {priority}; the kernel may pause them (kernel.sched_rt_runtime_us)"
+    )
+
+
 @contextmanager
 def _no_way_back() -> Iterator[None]:
     """A thread that is stuck uses the machine, which must not be torn down: the process ends."""
@@ -173,6 +191,7 @@ def _engine_bench(
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     case = order.case
+    _check_realtime(warnings)
     timing = schedule.Timing.of(case, order.vcpu_cpus)
     clock = _choose_clock(order, warnings)
     pacing = schedule.Pacing.of(case, timing, clock.hz, rng)

@@ -289,6 +289,13 @@ static struct kb_engine *allocate_engine(const struct kb_config *config)
 	return e;
 }
 
+static bool is_realtime(void)
+{
+	const int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+
+	return policy == SCHED_FIFO || policy == SCHED_RR;
+}
+
 struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_failure *failure)
 {
 	struct kb_engine *e = allocate_engine(config);
@@ -302,6 +309,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
 	e->one_cpu = sysconf(_SC_NPROCESSORS_ONLN) == 1;
+	e->realtime = is_realtime();
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
 	e->signal = config->signal;

@@ -45,21 +45,24 @@ static uint64_t random_gap(uint64_t *state, uint64_t mean)
 	return mean / 2 + (mean ? random_next(state) % mean : 0);
 }
 
-/* With one CPU, whom we wait for runs only when we yield. */
-static void relax(const struct kb_engine *e, unsigned int *spins)
-{
-	if (e->one_cpu || ++*spins % YIELD_SPINS == 0)
-		sched_yield();
-	else
-		__builtin_ia32_pause();
-}
-
 /* Whoever pauses a VM sleeps while the vCPUs answer: they may need its CPU. */
 static void doze(void)
 {
 	const struct timespec t = {0, DOZE_NS};
 
 	nanosleep(&t, NULL);
+}
+
+/* With one CPU, whom we wait for runs only when we yield; a thread of lower priority, never then.
+ */
+static void relax(const struct kb_engine *e, unsigned int *spins)
+{
+	if (!e->one_cpu && ++*spins % YIELD_SPINS != 0)
+		__builtin_ia32_pause();
+	else if (e->realtime)
+		doze();
+	else
+		sched_yield();
 }
 
 static void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until)

@@ -307,8 +307,23 @@ static int open_of_thread(struct worker *w, const char *name)
 	return note_lack(w, open(path, O_RDONLY | O_CLOEXEC));
 }
 
+/*
+ * Of real-time threads the vCPUs' are one priority below those that kick and conduct: a guest that
+ * spins gives no equal a turn, and nobody could end its block.
+ */
+static void let_kickers_come_first(const struct kb_engine *e)
+{
+	struct sched_param param;
+
+	if (!e->realtime || sched_getparam(0, &param))
+		return;
+	param.sched_priority -= param.sched_priority > sched_get_priority_min(SCHED_FIFO);
+	sched_setparam(0, &param);
+}
+
 static void prepare_thread(struct worker *w)
 {
+	let_kickers_come_first(w->engine);
 	current = w;
 	w->tls = &current;
 	block_other_signals(w->v.signal);
