@@ -191,6 +191,19 @@ def with_files(host: Host, files: dict[str, str]) -> Host:
         ),
         ("turbo", {f"{CPU}/intel_pstate/no_turbo": "0"}, "on", "echo 1 .*no_turbo"),
         (
+            "cores",
+            {"sys/devices/cpu_core/cpus": "0-3", "sys/devices/cpu_atom/cpus": "4-15"},
+            "CPUs 0-3: cpu_core; CPUs 4-15: cpu_atom",
+            "cpu:0-3",
+        ),
+        (
+            "cores",
+            {f"{CPU}/cpu{cpu}/cpu_capacity": str(1024 if cpu > 7 else 512) for cpu in CPUS},
+            "CPUs 0-7: capacity 512; CPUs 8-15: capacity 1024",
+            "cpu:8-15",
+        ),
+        ("numa_balancing", {"proc/sys/kernel/numa_balancing": "1"}, "on", "echo 0 .*numa_bal"),
+        (
             "quota",
             {
                 "proc/self/cgroup": "0::/",
@@ -237,6 +250,12 @@ def test_a_disturbance_in_the_files_is_found(
     assert found.status == "warn"
     assert re.search(detail, found.detail)
     assert re.search(advice, found.advice or "")
+
+
+def test_numa_balancing_needs_two_nodes(quiet: Host) -> None:
+    write(quiet.root, {"proc/sys/kernel/numa_balancing": "1"})
+    one_node = replace(quiet, topology=replace(TOPOLOGY, nodes={0: CPUS}))
+    assert finding(one_node, "numa_balancing").status == "ok"
 
 
 def test_boost_without_intel_pstate(quiet: Host) -> None:

@@ -79,6 +79,31 @@ def test_a_server_is_described(server: Path) -> None:
     assert found["software"]["kickbench"] == kickbench.__version__
 
 
+def test_all_policies_and_all_cores_are_described(server: Path) -> None:
+    """A hybrid processor has more than one of each."""
+    policies = "sys/devices/system/cpu/cpufreq"
+    write(
+        server,
+        {
+            f"{policies}/policy0/scaling_max_freq": "5100000",
+            f"{policies}/policy0/scaling_min_freq": "800000",
+            f"{policies}/policy0/scaling_driver": "intel_pstate",
+            f"{policies}/policy10/scaling_max_freq": "3900000",
+            f"{policies}/policy10/scaling_min_freq": "400000",
+            f"{policies}/policy10/scaling_driver": "intel_pstate",
+            "sys/devices/cpu_core/cpus": "0-1",
+            "sys/devices/cpu_atom/cpus": "2-3",
+            "sys/devices/system/cpu/cpu3/cpu_capacity": "446",
+        },
+    )
+    found = environment.collect(server)
+    frequency = found["frequency"]
+    assert (frequency["min_khz"], frequency["max_khz"]) == (400_000, 5_100_000)
+    assert frequency["driver"] == "intel_pstate"
+    kinds = [(kind["cpus"], kind["type"], kind["capacity"]) for kind in found["cpu"]["kinds"]]
+    assert kinds == [("0-1", "cpu_core", None), ("2", "cpu_atom", None), ("3", "cpu_atom", 446)]
+
+
 def test_private_kernel_parameters_stay_here(server: Path) -> None:
     line = environment.collect(server)["kernel"]["cmdline"]
     assert line == "root=*** isolcpus=2-3 rd.luks.key=*** api_token=*** quiet"

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from kickbench.host import cgroups, clock, environment
+from kickbench.host import cgroups, clock, cores, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.files import chosen, read_fields, read_int, read_text
 from kickbench.host.load import Ticks, cpu_ticks
@@ -233,6 +233,15 @@ def check_turbo(host: Host) -> Outcome:
     return "warn", "on", f"echo 0 | sudo tee {folder}/cpufreq/boost"
 
 
+def check_cores(host: Host) -> Outcome:
+    kinds = cores.kinds(host.topology.allowed, host.root)
+    if cores.are_alike(kinds):
+        return "ok", "all CPUs are alike", None
+    fastest = max(kinds, key=lambda kind: (kind.capacity or 0, kind.max_khz or 0))
+    advice = f"place vCPUs and kickers on one kind, such as cpu:{format_cpu_list(fastest.cpus)}"
+    return "warn", "; ".join(map(str, kinds)), advice
+
+
 def check_smt(host: Host) -> Outcome:
     cores = set(host.topology.siblings.values())
     shared = [core for core in cores if len(core) > 1]
@@ -318,6 +327,14 @@ def check_quota(host: Host) -> Outcome:
     return "warn", f"the cgroup is throttled beyond {worth} worth of time", advice
 
 
+def check_numa_balancing(host: Host) -> Outcome:
+    if len(host.topology.nodes) < 2:
+        return "ok", "one node", None
+    if read_int(host.root, environment.NUMA_BALANCING) in (None, 0):
+        return "ok", "off", None
+    return "warn", "on", f"echo 0 | sudo tee {environment.NUMA_BALANCING}"
+
+
 def check_thp(host: Host) -> Outcome:
     mode = chosen(read_text(host.root, f"{environment.THP}/enabled"))
     if mode == "always":
@@ -383,6 +400,12 @@ CHECKS: tuple[Check, ...] = (
         check_turbo,
         "the frequency then depends on temperature and on how many CPUs are busy",
     ),
+    Check(
+        "cores",
+        "core types",
+        check_cores,
+        "a figure is of all vCPUs together, and an exit costs more on a slow core",
+    ),
     Check("smt", "SMT siblings", check_smt, "two vCPUs on one core slow each other down"),
     Check("isolated", "isolated CPUs", check_isolated, "on them nothing else is scheduled"),
     Check("steal", "steal", check_steal, "time that the outer host took away looks like cost"),
@@ -390,6 +413,12 @@ CHECKS: tuple[Check, ...] = (
     Check("memlock", "locked memory", check_memlock, "buffers must be locked: no page faults"),
     Check("open_files", "open files", check_open_files, "every vCPU and its thread take about six"),
     Check("quota", "CPU quota", check_quota, "throttling stops all vCPUs for milliseconds"),
+    Check(
+        "numa_balancing",
+        "NUMA balancing",
+        check_numa_balancing,
+        "it unmaps pages to see who uses them: the guest's next access leaves for the kernel",
+    ),
     Check(
         "thp",
         "huge pages",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
-from kickbench.host import cgroups, clock
+from kickbench.host import cgroups, clock, cores
 from kickbench.host.files import chosen, cpu_flags, numbered, read_fields, read_int, read_text
 from kickbench.host.topology import Topology, format_cpu_list
 
@@ -31,6 +31,7 @@ CPU = "/sys/devices/system/cpu"
 NODE = "/sys/devices/system/node"
 THP = "/sys/kernel/mm/transparent_hugepage"
 DMI = "/sys/class/dmi/id"
+NUMA_BALANCING = "/proc/sys/kernel/numa_balancing"
 
 
 def collect(root: str | Path = "/", topology: Topology | None = None) -> dict[str, Any]:
@@ -94,11 +95,17 @@ def turbo(root: str | Path = "/") -> bool | None:
 
 def governors(root: str | Path = "/") -> list[str]:
     """The different frequency governors in use; [] when the host does not tell."""
-    found = {
-        read_text(policy, "scaling_governor")
-        for policy in numbered(root, f"{CPU}/cpufreq", "policy").values()
-    }
-    return sorted(governor for governor in found if governor)
+    return _of_policies(root, "scaling_governor")
+
+
+def _of_policies(root: str | Path, name: str) -> list[str]:
+    """The different values that the frequency policies have for ``name``; [] when none has one."""
+    policies = numbered(root, f"{CPU}/cpufreq", "policy").values()
+    return sorted({text for policy in policies if (text := read_text(policy, name))})
+
+
+def _khz_of_policies(root: str | Path, name: str) -> list[int]:
+    return [int(text) for text in _of_policies(root, name) if text.isdecimal()]
 
 
 def hypervisor(root: str | Path = "/") -> str | None:
@@ -150,6 +157,10 @@ def _cpu(root: str | Path, topology: Topology) -> dict[str, Any]:
         "nohz_full": _nohz_full(root),
         "cores": len(set(topology.siblings.values())),
         "smt": read_text(root, f"{CPU}/smt/control"),
+        "kinds": [
+            {**vars(kind), "cpus": format_cpu_list(kind.cpus)}
+            for kind in cores.kinds(topology.online, root)
+        ],
         "smt_active": any(len(threads) > 1 for threads in topology.siblings.values()),
     }
 
@@ -160,14 +171,16 @@ def _nohz_full(root: str | Path) -> str | None:
 
 
 def _frequency(root: str | Path) -> dict[str, Any]:
-    policies = numbered(root, f"{CPU}/cpufreq", "policy").values()
-    policy = next(iter(policies), Path(root) / "nowhere")
+    """Of all policies: a hybrid processor has different ones."""
     return {
-        "driver": read_text(policy, "scaling_driver"),
+        "driver": ", ".join(_of_policies(root, "scaling_driver")) or None,
         "governors": governors(root),
-        "energy_performance_preference": read_text(policy, "energy_performance_preference"),
-        "min_khz": read_int(policy, "scaling_min_freq"),
-        "max_khz": read_int(policy, "scaling_max_freq"),
+        "energy_performance_preference": ", ".join(
+            _of_policies(root, "energy_performance_preference")
+        )
+        or None,
+        "min_khz": min(_khz_of_policies(root, "scaling_min_freq"), default=None),
+        "max_khz": max(_khz_of_policies(root, "scaling_max_freq"), default=None),
         "turbo": turbo(root),
         "idle_driver": read_text(root, f"{CPU}/cpuidle/current_driver"),
         "idle_governor": read_text(root, f"{CPU}/cpuidle/current_governor_ro")
@@ -228,7 +241,7 @@ def _memory(root: str | Path) -> dict[str, Any]:
         "hugepages": kib("HugePages_Total"),
         "transparent_hugepages": chosen(read_text(root, f"{THP}/enabled")),
         "ksm": read_int(root, "/sys/kernel/mm/ksm/run"),
-        "numa_balancing": read_int(root, "/proc/sys/kernel/numa_balancing"),
+        "numa_balancing": read_int(root, NUMA_BALANCING),
     }
 
 

@@ -307,8 +307,8 @@ _DISTURBANCES = (
 # The checks of the doctor whose warnings bear on the figures; of the others the cases tell.
 _BEARS_ON_TRUST = frozenset(
     {
-        *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "smt"),
-        *("steal", "load", "quota", "kernel", "hypervisor"),
+        *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "cores", "smt"),
+        *("numa_balancing", "steal", "load", "quota", "kernel", "hypervisor"),
     }
 )
 
