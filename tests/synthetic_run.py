@@ -298,9 +298,12 @@ def siglock_ns(parameters: Mapping[str, Any]) -> float:
 
 
 def entries_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The schedule's participants: each method, then the baseline again as the A/A control."""
-    entries = [{"method": method, "control": False} for method in parameters["methods"]]
-    return [*entries, {"method": parameters["baseline"], "control": True}]
+    """The schedule's participants: each method, then the baseline again as the A/A control, and as
+    the placebo where the parameters have one.
+    """
+    roles = ("control", "placebo") if parameters.get("placebo") else ("control",)
+    entries = [{"method": method, "role": "method"} for method in parameters["methods"]]
+    return [*entries, *({"method": parameters["baseline"], "role": role} for role in roles)]
 
 
 def _order(rng: np.random.Generator, rounds: int, n_entries: int) -> NDArray[Any]:
@@ -324,10 +327,12 @@ def _rng(parameters: Mapping[str, Any], process: int, seed: int) -> np.random.Ge
 def _shifts(
     parameters: Mapping[str, Any], shift_ns: float, control_shift_ns: float
 ) -> NDArray[np.float64]:
-    """What each entry costs more than the baseline."""
+    """What each entry costs more than the baseline. The bookkeeping of sigmask is a third of it."""
+    shares = {parameters["baseline"]: 0.0, "sigmask_same": 1 / 3}
+    of_role = {"control": control_shift_ns, "placebo": parameters.get("placebo_shift_ns", 0.0)}
     return np.array(
         [
-            control_shift_ns if e["control"] else shift_ns * (e["method"] != parameters["baseline"])
+            of_role.get(e["role"], shift_ns * shares.get(e["method"], 1.0))
             for e in entries_of(parameters)
         ]
     )
@@ -581,7 +586,7 @@ def nested_arrays(
     rows = np.zeros(order.size * count, NESTED)
     round_ = _place(rows, order, count)
     way = np.array([e["method"] for e in entries])[rows["entry"]]
-    control = np.array([e["control"] for e in entries])[rows["entry"]]
+    control = np.array([e["role"] == "control" for e in entries])[rows["entry"]]
     pending = np.isin(way, ("pending", "pending_no_injection"))
     rows["injected"] = way == "pending"
     ns = ROUND_TRIP_NS * (1 + drift[round_] + noise * rng.standard_normal(len(rows)))

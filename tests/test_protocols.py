@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 import kickbench.methods
 from kickbench.engine import protocols
 from kickbench.engine.engine import AIMED, LOST, Clock, Engine, Kickers, Plan, library
-from kickbench.engine.protocols import build, include_folder, load
+from kickbench.engine.protocols import build, include_folder, load, placebo_of
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, placebo_name
 from kickbench.scenario.cases import expand
 from kickbench.scenario.model import load as load_scenario
 
@@ -182,6 +182,33 @@ def test_the_examples_and_the_catalogue_compile_without_a_warning_and_load(
     built = build(path, folder)
     assert built == folder / f"{path.stem}.so"
     ctypes.c_char.in_dll(load(built, path.stem), f"kb_protocol_{path.stem}")
+    copy = placebo_name(path.stem)
+    ctypes.c_char.in_dll(load(placebo_of(built), copy), f"kb_protocol_{copy}")
+
+
+def test_the_engine_has_each_protocol_a_second_time_at_another_address() -> None:
+    loops = {
+        name: _Loops.in_dll(library(), f"kb_protocol_{name}")
+        for method in CATALOGUE
+        for name in (method, placebo_name(method))
+    }
+    assert len({loop.exit_loop for loop in loops.values()}) == 2 * len(CATALOGUE)
+    assert len({loop.kick_loop for loop in loops.values()}) == 2 * len(CATALOGUE)
+    for method in CATALOGUE:
+        assert loops[method].name == loops[placebo_name(method)].name == method.encode()
+
+
+class _Loops(ctypes.Structure):
+    """``struct kb_protocol`` up to its loops."""
+
+    _fields_ = [
+        ("abi", ctypes.c_uint32),
+        ("vcpu_size", ctypes.c_uint32),
+        ("name", ctypes.c_char_p),
+        *((hook, ctypes.c_void_p) for hook in ("enter", "leave", "handler", "kick")),
+        ("exit_loop", ctypes.c_void_p),
+        ("kick_loop", ctypes.c_void_p),
+    ]
 
 
 def test_the_bare_loop_of_the_benchmarks_fits_the_engine(

@@ -274,6 +274,43 @@ def test_a_bad_control_is_in_the_first_line(tmp_path: Path) -> None:
     assert said.lines[1].startswith("sigmask costs")
 
 
+def placebo_run(tmp_path: Path, **other: Any) -> dict[str, Any]:
+    cases = [synthetic_run.case(n, placebo=True, **other) for n in (1, 2)]
+    return RunData.load(synthetic_run.build(tmp_path, cases=cases)).summary
+
+
+def test_a_good_placebo_is_told_after_the_control(tmp_path: Path) -> None:
+    said = verdict(placebo_run(tmp_path))
+    control, placebo = said.lines[-2:]
+    assert said.trusted
+    assert control.startswith("The A/A control is good in both cases")
+    assert placebo.startswith(
+        "The placebo (the same protocol in another copy of the loop) is good in 2 of 2 cases: it "
+        "differs from immediate_exit by at most "
+    )
+
+
+def test_a_placebo_that_fails_says_what_the_place_of_code_can_do(tmp_path: Path) -> None:
+    summary = placebo_run(tmp_path, placebo_shift_ns=20.0)
+    said = verdict(summary)
+    assert said.trusted  # the differences are real, if not all of the protocol
+    assert not said.alarms
+    assert said.lines[-1].startswith(
+        "The placebo (the same protocol in another copy of the loop) differs from immediate_exit "
+        "by "
+    )
+    assert said.lines[-1].endswith(
+        "and it fails in 2 of 2 cases: where the code lies makes differences of that size, "
+        "whatever the protocol."
+    )
+    assert "; placebo NOT OK: +" in rows_text(summary)
+
+
+def rows_text(summary: dict[str, Any]) -> str:
+    column = TABLES["exits"].parts[0].columns[-1]
+    return " ".join(column.cell(row) for row in rows_of(summary["cases"]))
+
+
 def test_a_missing_control_is_said(changed: dict[str, Any]) -> None:
     for case in changed["cases"]:
         case["control"] = {"diff": None, "ci95": None, "ci_family": None, "ok": None, "rounds": 0}

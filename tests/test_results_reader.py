@@ -385,7 +385,7 @@ def test_a_flipped_bit_in_the_samples_is_found_by_the_page_checksum(run):
     options = {"compression": "none", "use_dictionary": ["method"], "write_page_checksum": True}
     pq.write_table(pq.read_table(path), path, **options)
     use(run)
-    where = pq.ParquetFile(path).metadata.row_group(0).column(5)
+    where = pq.ParquetFile(path).metadata.row_group(0).column(6)
     assert where.path_in_schema == "cycles"
     data = bytearray(path.read_bytes())
     data[where.data_page_offset + where.total_compressed_size - 4] ^= 1

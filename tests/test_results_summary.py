@@ -182,7 +182,8 @@ def test_every_process_is_measured_by_its_own_clock(tmp_path):
     reader = write_run(tmp_path, [blocks_of(rows), fast], hz=(1e9, 3e9))
     rounds = read_rounds(reader, reader.cases[0].id)
     assert rounds.process.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert rounds.ns_per_exit[:4] == pytest.approx(rounds.ns_per_exit[4:])
+    assert rounds.ns_per_exit[:4] == pytest.approx(rounds.ns_per_exit[4:], nan_ok=True)
+    assert not np.isnan(rounds.ns_per_exit[:, :-1]).any()  # there is no placebo
     assert case_of(reader)["methods"]["sigmask"]["ns_per_exit"]["mean"] == pytest.approx(115.0)
 
 
@@ -362,6 +363,36 @@ def test_a_biased_control_is_not_ok(tmp_path):
     case = case_of(RunReader(run))
     assert case["control"]["ok"] is False
     assert case["control"]["diff"] == pytest.approx(5.0, abs=1.0)
+
+
+def test_a_biased_placebo_is_not_ok_and_the_control_is(tmp_path):
+    biased = synthetic_run.case(2, placebo=True, placebo_shift_ns=5.0)
+    case = case_of(RunReader(synthetic_run.build(tmp_path, cases=[biased], shift_ns=0.0)))
+    assert (case["placebo"]["ok"], case["control"]["ok"]) == (False, True)
+    assert case["placebo"]["metric"] == "ns_per_exit"
+    assert case["placebo"]["diff"] == pytest.approx(5.0, abs=1.0)
+    assert case["placebo"].keys() == case["control"].keys()
+
+
+def test_a_run_without_placebo_has_nulls(tmp_path):
+    case = case_of(RunReader(synthetic_run.build(tmp_path, cases=[synthetic_run.case(2)])))
+    assert set(case["placebo"].values()) == {None, 0}
+
+
+def test_controls_and_placebos_are_one_family(tmp_path):
+    def widening(control):
+        (low, high), (low95, high95) = control["ci_family"], control["ci95"]
+        return (high - low) / (high95 - low95)
+
+    def of_run(name, **other):
+        cases = [synthetic_run.case(2, **other), synthetic_run.kick_case(**other)]
+        run = synthetic_run.build(tmp_path / name, cases=cases, shift_ns=0.0)
+        return summarise(RunReader(run))["cases"]
+
+    two = widening(of_run("two")[0]["control"])
+    for case in of_run("four", placebo=True):
+        for role in ("control", "placebo"):
+            assert widening(case[role]) > 1.03 * two > 1.03
 
 
 def test_the_control_is_judged_over_the_family(tmp_path):

@@ -16,12 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kickbench.errors import MeasurementError
-from kickbench.results.tables import TABLES, combine, from_worker, load_worker_array, tables_of
+from kickbench.results.tables import (
+    ROLES,
+    TABLES,
+    combine,
+    from_worker,
+    load_worker_array,
+    tables_of,
+)
 
 ENTRIES = [
-    {"method": "sigmask", "control": False},
-    {"method": "immediate_exit", "control": False},
-    {"method": "immediate_exit", "control": True},
+    {"method": "sigmask", "role": "method"},
+    {"method": "immediate_exit", "role": "method"},
+    {"method": "immediate_exit", "role": "control"},
+    {"method": "immediate_exit", "role": "placebo"},
 ]
 DTYPES = {
     "blocks": synthetic_run.BLOCKS,
@@ -69,9 +77,10 @@ def test_a_worker_array_survives_parquet_exactly(name, data):
     together = np.concatenate(parts)
     assert back["process"].to_pylist() == [i for i, part in enumerate(parts) for _ in part]
     assert back["method"].to_pylist() == [ENTRIES[e]["method"] for e in together["entry"]]
-    assert back["control"].to_pylist() == [ENTRIES[e]["control"] for e in together["entry"]]
+    for role in ROLES:
+        assert back[role].to_pylist() == [ENTRIES[e]["role"] == role for e in together["entry"]]
     for column in TABLES[name].columns:
-        if column.name not in ("process", "method", "control"):
+        if column.name not in ("process", "method", *ROLES):
             assert back[column.name].to_pylist() == together[column.name].tolist()
 
 
@@ -114,7 +123,7 @@ def test_missing_fields_are_named():
 
 def test_an_entry_outside_the_schedule_is_refused():
     array = np.zeros(2, synthetic_run.SAMPLES)
-    array["entry"][1] = 3
+    array["entry"][1] = len(ENTRIES)
     with pytest.raises(MeasurementError, match="outside its schedule"):
         from_worker("exit_samples", array, entries=ENTRIES, process=0)
 

@@ -115,6 +115,8 @@ def test_a_run_leaves_everything_that_the_contract_promises(
         contrast = next(c for c in case["contrasts"] if c["metric"] == "ns_per_exit")
         assert contrast["ci95"][0] <= contrast["diff"] <= contrast["ci95"][1]
         assert case["control"]["ok"] in (True, False, None)
+        assert case["placebo"]["metric"] == case["control"]["metric"] == "ns_per_exit"
+        assert case["placebo"]["ci95"][0] <= case["placebo"]["diff"] <= case["placebo"]["ci95"][1]
     pyperf = subprocess.run(
         [sys.executable, "-m", "pyperf", "stats", folder / "pyperf.json"],
         capture_output=True,

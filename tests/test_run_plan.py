@@ -312,14 +312,22 @@ def test_the_shipped_windows_scenario_is_quick_on_two_nodes() -> None:
     assert seconds < 25
 
 
-def test_the_baseline_plays_twice() -> None:
+def test_the_baseline_plays_three_times_and_once_in_another_copy() -> None:
     who = entries(case(methods=("flag_signal", "sigmask", "immediate_exit")))
-    assert [(e.method, e.control) for e in who] == [
-        ("flag_signal", False),
-        ("sigmask", False),
-        ("immediate_exit", False),
-        ("immediate_exit", True),
+    assert [(e.method, e.role, e.protocol) for e in who] == [
+        ("flag_signal", "method", "flag_signal"),
+        ("sigmask", "method", "sigmask"),
+        ("immediate_exit", "method", "immediate_exit"),
+        ("immediate_exit", "control", "immediate_exit"),
+        ("immediate_exit", "placebo", "immediate_exit__placebo"),
     ]
+
+
+def test_a_race_compares_no_times_and_a_guest_hypervisor_has_no_copy() -> None:
+    race = case(kind="race", program="spin", window_ns=0.0, kicks=1)
+    assert {entry.role for entry in entries(race)} == {"method"}
+    nested = case(kind="nested", program="hypervisor", methods=("plain",), baseline="plain")
+    assert [entry.role for entry in entries(nested)] == ["method", "control"]
 
 
 @given(st.integers(1, 9), st.integers(0, 2**32))

@@ -85,8 +85,9 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 
 
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
-    """The cases of a kind: each with its tables, its differences and its A/A control."""
+    """The cases of a kind: each with its tables, its differences and its controls."""
     from kickbench.report.names import (
+        CONTROLS,
         contrasts,
         crowded,
         finished,
@@ -119,9 +120,11 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
                 why = why_hidden(case, contrast)
                 yield f"  {method} - {contrast['baseline']}{at}: {why}", "", "    "
         if table.metrics:
-            ok = case["control"]["ok"]
-            style = "" if ok is None else GOOD if ok else BAD
-            yield f"  A/A control {control(case)}", style, "    "
+            for role, name in CONTROLS.items():
+                ok = case.get(role, {}).get("ok")
+                style = "" if ok is None else GOOD if ok else BAD
+                if (said := control(case, role)) != "none" or role == "control":
+                    yield f"  {name} {said}", style, "    "
 
 
 def _tables(case: Summary, table: Table, summary: Summary) -> list[list[tuple[str, ...]]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import kickbench.engine
 from kickbench.engine.engine import library
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, PLACEBO, placebo_name
 from kickbench.native import built_file
 
 FLAGS = (
@@ -43,15 +43,29 @@ class _Protocol(ctypes.Structure):
 def build(source: Path, folder: Path) -> Path:
     """Compile ``source``, with $CC or cc, to ``<its stem>.so`` in ``folder``; returns that.
 
-    Raises UsageError with the compiler's words when it does not compile, and when the protocol's
-    name is not the file's; HostError when there is no compiler.
+    :func:`placebo_of` it is the same file compiled a second time, in a library of its own. Raises
+    UsageError with the compiler's words when it does not compile, and when the protocol's name is
+    not the file's; HostError when there is no compiler.
     """
     if not source.is_file():
         raise UsageError(f"{_printable(source.name)}: there is no such file ({source.parent})")
     target = folder.resolve() / f"{source.stem}.so"
+    _compile(source, target)
+    _check_name(source, target)
+    _compile(source, placebo_of(target), f"-DKB_COPY={PLACEBO}")
+    return target
+
+
+def placebo_of(library: Path) -> Path:
+    """The library with the placebo of the protocol of ``library``, which :func:`build` made."""
+    return library.with_stem(placebo_name(library.stem))
+
+
+def _compile(source: Path, target: Path, *options: str) -> None:
     command = [
         *_compiler(source),
         *FLAGS,
+        *options,
         f"-I{include_folder()}",
         *("-o", str(target), f"./{source.name}"),
     ]
@@ -75,8 +89,6 @@ def build(source: Path, folder: Path) -> Path:
     if done.returncode != 0:
         output = _bounded(done.stdout.decode(errors="replace")) or f"status {done.returncode}"
         raise UsageError(f"{source.name} does not compile:\n{output}")
-    _check_name(source, target)
-    return target
 
 
 def load(path: Path, name: str) -> ctypes.CDLL:

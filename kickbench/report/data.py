@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kickbench.results.store import RunReader
 from kickbench.results.summary import histogram_quantiles, summarise
+from kickbench.results.tables import ROLES
 
 Floats = NDArray[np.float64]
 Summary = dict[str, Any]
@@ -86,7 +87,9 @@ class RunData:
         low = table.column("low_cycles").to_numpy() * ns_per_cycle
         high = table.column("high_cycles").to_numpy() * ns_per_cycle
         count = table.column("count").to_numpy()
-        usable = (count > 0) & (high > low) & ~np.asarray(table.column("control").to_numpy(), bool)
+        usable = (count > 0) & (high > low)
+        for role in ROLES:
+            usable &= ~np.asarray(table.column(role).to_numpy(), bool)
         method = np.asarray(table.column("method").to_pylist(), dtype=object)
         found = {}
         for name in record.parameters["methods"]:

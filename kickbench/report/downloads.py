@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kickbench.report.data import RunData
+from kickbench.report.names import CONTROLS
 from kickbench.report.tables import Row, rows_of
 from kickbench.scenario.text import printable
 
@@ -26,7 +27,7 @@ _WITH_UNIT = {
     "last_ci95": "last_ns_ci95",
     "send_ci95": "send_ns_ci95",
 }
-_UNSAID = ("methods", "contrasts", "control", "warnings", "clocks", "title", "status")
+_UNSAID = ("methods", "contrasts", *CONTROLS, "warnings", "clocks", "title", "status")
 _ENDS = ("low", "high")
 # Also the wide ones, which some spreadsheets take for the narrow. After a semicolon, too: where
 # numbers have a decimal comma, it separates cells.
@@ -67,8 +68,9 @@ def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
     for contrast in case["contrasts"]:
         if contrast["method"] == row.method:
             yield from _difference(f"difference_{contrast['metric']}", contrast)
-    if row.method == case["baseline"] and case["control"].get("metric"):
-        yield from _difference(f"control_{case['control']['metric']}", case["control"])
+    for role in CONTROLS:
+        if row.method == case["baseline"] and (metric := case.get(role, {}).get("metric")):
+            yield from _difference(f"{role}_{metric}", case[role])
 
 
 def _difference(name: str, contrast: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,9 @@ HEADLINES = {
 }
 """By kind, the metric of the contrasts that a case stands for; the kind race has none."""
 
+CONTROLS = {"control": "A/A control", "placebo": "placebo"}
+"""By the key of a case, what the differences of the baseline from its second selves are called."""
+
 FEW_ROUNDS = 10
 
 TOO_FEW = "too few rounds"

@@ -17,6 +17,7 @@ from typing import Any
 
 from kickbench.report.kicks import at_most
 from kickbench.report.names import (
+    CONTROLS,
     TOO_FEW,
     contrasts,
     exit_reason_name,
@@ -108,12 +109,12 @@ def _signed(value: str, low: str, high: str, how_sure: str) -> str:
     return f"{sign}{value} ({low} to {high}{how_sure})"
 
 
-def control(case: Summary) -> str:
-    """The A/A control in words: "ok", "NOT OK", "cannot tell" or "none", and the interval that it
-    is judged by, if that says anything.
+def control(case: Summary, role: str = "control") -> str:
+    """The A/A control, or the placebo, in words: "ok", "NOT OK", "cannot tell" or "none", and the
+    interval that it is judged by, if that says anything.
     """
-    found = case["control"]
-    if found["ci_family"] is None:
+    found = case.get(role, {})
+    if found.get("ci_family") is None:
         return "none"
     word = {True: "ok", False: "NOT OK", None: "cannot tell"}[found["ok"]]
     if found["ok"] is None and few(found):
@@ -287,14 +288,18 @@ def _difference_column(metric: str, name: str, unit: str, *, controlled: bool = 
     contrast = _contrast(metric)
 
     def cell(row: Row) -> str:
-        return f"A/A {control(row.case)}" if controlled and _is_baseline(row) else contrast(row)
+        if not (controlled and _is_baseline(row)):
+            return contrast(row)
+        placebo = control(row.case, "placebo")
+        return f"A/A {control(row.case)}" + (f"; placebo {placebo}" if placebo != "none" else "")
 
     def value(row: Row) -> float | None:
         found = contrasts(row.case, metric).get(row.method)
         return None if found is None else float(found["diff"])
 
     def bad(row: Row) -> bool:
-        return controlled and _is_baseline(row) and row.case["control"]["ok"] is False
+        found = (row.case.get(role, {}) for role in CONTROLS)
+        return controlled and _is_baseline(row) and any(one.get("ok") is False for one in found)
 
     return Column(name, "", cell, value, bad=bad, group=group)
 
@@ -304,8 +309,9 @@ def _is_baseline(row: Row) -> bool:
 
 
 _OF_BASELINE = (
-    "The baseline's row has the A/A control, the baseline against itself (99 % over all cases); it "
-    "cannot tell where that interval is wider than the differences it is to vouch for."
+    "The baseline's row has the A/A control, the baseline against itself, and the placebo, the "
+    "baseline against another copy of its loop (99 % over all cases); they cannot tell where that "
+    "interval is wider than the differences it is to vouch for."
 )
 
 _EXITS_PER_SECOND = _count("exits/{s}", "", "exits_per_second")

@@ -125,6 +125,8 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
         answers.append(crowd)
     if control and trusted is not False:
         answers.append(control)
+    if placebo := _placebo(summary, done):
+        answers.append(placebo)
     if counts := _count_left_out(summary):
         answers.append(counts)
     return Verdict(tuple(alarms), answers[0], tuple(answers[1:]), trusted)
@@ -189,8 +191,41 @@ def _control(
     )
 
 
-def _size_of_control(case: Summary) -> float:
-    return abs(float(case["control"]["diff"]))
+_PLACEBO = "The placebo (the same protocol in another copy of the loop)"
+
+
+def _placebo(summary: Summary, done: Sequence[Summary]) -> str:
+    """What the baseline's second copy says of differences that come of where code lies."""
+    unit = nanoseconds(summary)
+    cases = [case for case in done if case.get("placebo", {}).get("metric")]
+    judged = [case for case in cases if case["placebo"]["ok"] is not None]
+    if not cases:
+        return ""
+    if not judged:
+        return (
+            f"{_PLACEBO} cannot tell whether it matters where the code lies: too few rounds, or "
+            "too much noise."
+        )
+    wrong = [case for case in judged if not case["placebo"]["ok"]]
+    worst = max(wrong or judged, key=lambda case: _size_of_control(case, "placebo"))
+    found, baseline = worst["placebo"], worst["baseline"]
+    if wrong:
+        others = f", and it fails in {len(wrong)} of {plural(len(judged), 'case')}"
+        return (
+            f"{_PLACEBO} differs from {baseline} by {amount(found, unit)} {per(found['metric'])} "
+            f"{interval(found)}, {label(summary, worst)}{others if len(wrong) > 1 else ''}: where "
+            "the code lies makes differences of that size, whatever the protocol."
+        )
+    where = f"{len(judged)} of {plural(len(cases), 'case')}"
+    size = amount(magnitude(found)[1], unit)
+    return (
+        f"{_PLACEBO} is good in {where}: it differs from {baseline} by at most {size} "
+        f"{per(found['metric'])}, within the noise."
+    )
+
+
+def _size_of_control(case: Summary, role: str = "control") -> float:
+    return abs(float(case[role]["diff"]))
 
 
 def _baselines(cases: Iterable[Summary]) -> list[str]:

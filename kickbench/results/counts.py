@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.figures import entry_index
+from kickbench.results.figures import WHO, entry_index
 from kickbench.results.kicks import read_kicks
 from kickbench.results.store import CaseRecord, RunReader
 
@@ -61,7 +61,7 @@ def count(values: NDArray[Any], step: int = 1) -> Count:
 
 
 def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Count]]:
-    """By method, without the control, what was counted in a finished case: "exit", or "kick",
+    """By method, without the controls, what was counted in a finished case: "exit", or "kick",
     "send" and "delivery".
 
     Empty for a run whose clock does not count instructions, and for kinds that have no count.
@@ -73,10 +73,8 @@ def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Co
     if not reader.count_step or kind not in _COUNTED:
         return {}
     name, columns = _COUNTED[kind]
-    table = reader.table(record.id, name, ["method", "control", *columns])
-    entry = entry_index(
-        table.column("method"), table.column("control"), methods, parameters["baseline"]
-    )
+    table = reader.table(record.id, name, [*WHO, *columns])
+    entry = entry_index(table, methods, parameters["baseline"])
     kicks = read_kicks(reader, record.id) if name == "kicks" else None
     found: dict[str, dict[str, Count]] = {method: {} for method in methods}
     for column, what in columns.items():

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the summaries of all kinds share: rows to entries, cycles to ns, numbers that may not exist.
 
-An entry is a participant of the schedule: a case's methods in order, then the A/A control. Nothing
-here knows a kind, a table or a file.
+An entry is a participant of the schedule: a case's methods in order, then the A/A control, then the
+placebo. Nothing here knows a kind or a file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.results.tables import ROLES
 from kickbench.stats.contrasts import Interval, paired_contrast, running_interval
 
 Floats = NDArray[np.float64]
@@ -24,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Control:
-    """What is kept of a case's A/A control until the number of all controls is known.
+    """What is kept of a case's A/A control, or placebo, until the number of all is known.
 
     ``level_ns`` is what the baseline takes, of which a difference is a share; None if not known.
     """
@@ -33,17 +35,38 @@ class Control:
     level_ns: float | None = None
 
 
-def entry_index(method: Any, control: Any, methods: list[str], baseline: str) -> Ints:
-    """Per row the index of the method, ``len(methods)`` for the control, -1 for neither."""
-    is_control = np.asarray(control.to_numpy(), np.bool_)
-    chunks = method.chunks
+Controls = Mapping[str, Control]
+"""Those of a case, by their role in :data:`~kickbench.results.tables.ROLES`."""
+
+WHO = ("method", *ROLES)
+"""The columns that :func:`entry_index` needs."""
+
+
+def entry_index(table: Any, methods: list[str], baseline: str) -> Ints:
+    """Per row of a table the index of the method, ``len(methods)`` for the control, one more for
+    the placebo, -1 for neither.
+    """
+    chunks = table.column("method").chunks
     if not chunks:
         return np.empty(0, np.int64)
     names = chunks[0].dictionary.to_pylist()  # one dictionary: the reader has unified them
     index_of = np.array([methods.index(name) for name in names], np.int64)
     entry = np.concatenate([index_of[chunk.indices.to_numpy()] for chunk in chunks])
-    as_control = np.where(entry == methods.index(baseline), len(methods), -1)
-    return np.where(is_control, as_control, entry)
+    is_baseline = entry == methods.index(baseline)
+    for index, role in control_entries(methods).items():
+        has_role = np.asarray(table.column(role).to_numpy(), np.bool_)
+        entry = np.where(has_role, np.where(is_baseline, index, -1), entry)
+    return entry
+
+
+def control_entries(methods: list[str]) -> dict[int, str]:
+    """By entry, the roles of the baseline's second selves."""
+    return dict(enumerate(ROLES, len(methods)))
+
+
+def count_entries(methods: list[str]) -> int:
+    """How many entries a case has, those without a row among them."""
+    return len(methods) + len(ROLES)
 
 
 def ns_per_cycle(document: dict[str, Any], process: Ints) -> Floats:
@@ -92,7 +115,7 @@ def contrast_interval(differences: list[Floats]) -> Interval | None:
 
 
 def control_interval(differences: list[Floats], confidence: float) -> Interval | None:
-    """The A/A control's interval: both entries are one method, so that processes cannot differ."""
+    """The interval of an A/A control or a placebo: all is one method, processes cannot differ."""
     return running_interval(differences, confidence=confidence) if differences else None
 
 

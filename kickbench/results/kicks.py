@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from kickbench.results.figures import (
     CONFIDENCE,
+    WHO,
     Control,
+    Controls,
     Floats,
     Ints,
     bounds,
     by_process,
     contrast_interval,
+    control_entries,
     control_interval,
+    count_entries,
     entry_index,
     index_rounds,
     level_estimate,
@@ -81,7 +85,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Kicks:
-    """Every kick of a case. ``entry``: the method's index, or the control's, or -1 for neither.
+    """Every kick of a case. ``entry``: see :func:`~kickbench.results.figures.entry_index`.
 
     ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
     of the case in time order. ``delivery_ns`` is 0 where no handler was seen. ``contending``: one
@@ -135,7 +139,7 @@ class Pauses:
 
 @dataclass(frozen=True)
 class RoundMedians:
-    """Per round (rows, time order) the median of each entry (columns: methods, then control).
+    """Per round (rows, time order) the median of each entry (columns: methods, control, placebo).
 
     NaN, and 0 in ``count``, where there was nothing that counts.
     """
@@ -238,7 +242,7 @@ def read_pauses(reader: RunReader, case_id: str) -> Pauses:
 def read_round_medians(reader: RunReader, case_id: str) -> RoundMedians:
     """The medians per round of a finished case: of kick latency, or of the pause's last vCPU."""
     record = reader.case(case_id)
-    n_entries = len(record.parameters["methods"]) + 1
+    n_entries = count_entries(record.parameters["methods"])
     if record.parameters["kind"] == "kick":
         kicks = read_kicks(reader, case_id)
         return _round_medians(kicks, kicks.latency_ns, n_entries)
@@ -272,7 +276,7 @@ def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
 # --- one summariser a kind ---------------------------------------------------------------------
 
 
-def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     """What a case of the kind kick adds to its summary."""
     methods: list[str] = record.parameters["methods"]
     kicks = read_kicks(reader, record.id)
@@ -312,7 +316,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         statistics[method]["slow"] = slow
     baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
     metrics = {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
-    fill, control = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
+    fill, controls = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
     fill["contrasts"] += _compare_sends(record, kicks)
     timeouts = [p.get("lost_timeout_ns") for p in (record.document or {})["processes"]]
     return {
@@ -321,10 +325,10 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         **_precision(record, fill["contrasts"], "latency_p50_ns", baseline),
         "findings": findings,
         "timeout_ns": max((t for t in timeouts if t is not None), default=None),
-    }, control
+    }, controls
 
 
-def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     """What a case of the kind pause_all adds to its summary."""
     methods: list[str] = record.parameters["methods"]
     claims = claims_of(record)
@@ -347,7 +351,7 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "race_free_claim": claims.get(method),
         }
     baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
-    fill, control = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline)
+    fill, controls = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline)
     entry = merge_control(pauses.entry, record)
     totals = {
         "rescued": totals_of(entry, ~pauses.timed, len(methods)),
@@ -358,11 +362,11 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         **fill,
         **_precision(record, fill["contrasts"], "pause_last_ns", baseline),
         "findings": _findings(methods, claims, totals, ("rescued",)),
-    }, control
+    }, controls
 
 
-def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
-    """What a case of the kind race adds to its summary; the control's kicks are the baseline's."""
+def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
+    """What a case of the kind race adds to its summary; the controls' kicks are the baseline's."""
     methods: list[str] = record.parameters["methods"]
     claims = claims_of(record)
     names = ("sent", "aimed", "lost", "spurious", "rescues")
@@ -389,13 +393,13 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "findings": _findings(methods, claims, totals, ("lost", "spurious")),
         "timeout_ns": _longest(timeouts[later] if later.any() else timeouts),
         "first_timeout_ns": _longest(timeouts[~later]) if later.any() else None,
-    }, Control([])
+    }, {}
 
 
 def count_kicks(
     reader: RunReader, record: CaseRecord
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The table kick_blocks per method, without the control's blocks; and the findings, with them.
+    """The table kick_blocks per method, without the controls' blocks; and the findings, with them.
 
     Per method: sent, met, lost, spurious, per_second (kicks sent), race_free_claim.
     """
@@ -429,15 +433,10 @@ def read_rows(
 ) -> tuple[Ints, NDArray[np.intp], Ints, Floats, dict[str, NDArray[Any]]]:
     """A table as arrays: process per round, and per row: round, entry, ns per cycle, columns."""
     parameters = record.parameters
-    table = reader.table(record.id, name, ["process", "round", "method", "control", *columns])
+    table = reader.table(record.id, name, ["process", "round", *WHO, *columns])
     process = table.column("process").to_numpy().astype(np.int64)
     round_process, row = index_rounds(process, table.column("round").to_numpy().astype(np.int64))
-    entry = entry_index(
-        table.column("method"),
-        table.column("control"),
-        parameters["methods"],
-        parameters["baseline"],
-    )
+    entry = entry_index(table, parameters["methods"], parameters["baseline"])
     scale = ns_per_cycle(record.document or {}, process)
     arrays = {column: table.column(column).to_numpy() for column in columns}
     return round_process, row, entry, scale, arrays
@@ -450,9 +449,11 @@ def claims_of(record: CaseRecord) -> dict[str, bool | None]:
 
 
 def merge_control(entry: Ints, record: CaseRecord) -> Ints:
-    """The control's rows as what they are, the baseline's: a kick that it lost is no less lost."""
+    """The rows of control and placebo as what they are, the baseline's: a kick that one of them
+    lost is no less lost.
+    """
     methods: list[str] = record.parameters["methods"]
-    return np.where(entry == len(methods), methods.index(record.parameters["baseline"]), entry)
+    return np.where(entry >= len(methods), methods.index(record.parameters["baseline"]), entry)
 
 
 def totals_of(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
@@ -605,9 +606,9 @@ def _compare(
     values: Floats,
     metrics: Mapping[str, float],
     level_ns: float | None,
-) -> tuple[dict[str, Any], Control]:
-    """The contrasts of every method with the baseline, which takes ``level_ns``; the control's is
-    that of the first metric.
+) -> tuple[dict[str, Any], Controls]:
+    """The contrasts of every method with the baseline, which takes ``level_ns``; those of control
+    and placebo are of the first metric.
     """
     methods: list[str] = record.parameters["methods"]
     baseline = methods.index(record.parameters["baseline"])
@@ -642,17 +643,23 @@ def _compare(
                 }
             )
     metric = next(iter(metrics))
-    found, counts = differences(len(methods), metric)
-    interval = control_interval(found, CONFIDENCE)
-    control = {
-        "metric": metric,
-        "diff": None if interval is None else number(interval.estimate),
-        "ci95": bounds(interval),
-        "ci_family": None,
-        "ok": None,
-        **counts,
-    }
-    return {"contrasts": contrasts, "control": control}, Control(found, level_ns)
+    fill: dict[str, Any] = {"contrasts": contrasts}
+    controls: dict[str, Control] = {}
+    for index, role in control_entries(methods).items():
+        found, counts = differences(index, metric)
+        if not found and role != "control":
+            continue
+        interval = control_interval(found, CONFIDENCE)
+        fill[role] = {
+            "metric": metric,
+            "diff": None if interval is None else number(interval.estimate),
+            "ci95": bounds(interval),
+            "ci_family": None,
+            "ok": None,
+            **counts,
+        }
+        controls[role] = Control(found, level_ns)
+    return fill, controls
 
 
 def _send_means(kicks: Kicks, entry: int) -> Floats:

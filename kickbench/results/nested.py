@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from kickbench.results.figures import (
     CONFIDENCE,
     Control,
+    Controls,
     Floats,
     Ints,
     bounds,
     by_process,
     contrast_interval,
     control_interval,
+    count_entries,
     number,
     relative_half_width,
 )
@@ -36,6 +38,7 @@ from kickbench.results.kicks import (
     read_rows,
 )
 from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.tables import ROLES
 from kickbench.scenario.kinds import INJECTION, ITERATIONS
 from kickbench.stats.chunks import group_quantiles
 
@@ -55,7 +58,7 @@ QUANTILES = PAUSE_QUANTILES
 
 @dataclass(frozen=True)
 class Nested:
-    """Every iteration of a case. ``entry``: the method's index, or the control's, or -1.
+    """Every iteration of a case. ``entry``: see :func:`~kickbench.results.figures.entry_index`.
 
     ``row`` is the place of an iteration's round in ``round_process``, which has the process of each
     round in time order. ``latency_ns`` is 0 where no thread sent the event.
@@ -85,7 +88,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class NestedRounds:
-    """Per round (rows, time order) the round trips of each entry (columns: methods, control).
+    """Per round (rows, time order) the round trips of each entry (columns: methods, controls).
 
     NaN, and 0 in ``count``, where there was none, and of ways that are not compared.
     """
@@ -145,7 +148,7 @@ def turn_ns(data: Nested, plain: int, spinning: int) -> float | None:
     return float(np.median((data.round_trip_ns[spun] - floor_ns) / data.work[spun]))
 
 
-def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     """What a case of the kind nested adds to its summary."""
     methods: list[str] = record.parameters["methods"]
     baseline = methods.index(record.parameters["baseline"])
@@ -187,7 +190,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "nested_paging": of_l1.get("nested_paging"),
             **limit,
         },
-    }, Control(differences, level_ns)
+    }, {"control": Control(differences, level_ns)}
 
 
 # --- figures -----------------------------------------------------------------------------------
@@ -214,8 +217,8 @@ def _at_once_turns(data: Nested, methods: list[str], baseline: int) -> dict[str,
 
 
 def _rounds(data: Nested, methods: list[str]) -> NestedRounds:
-    width = len(methods) + 1
-    compared = np.array([*map(_is_compared, methods), True])
+    width = count_entries(methods)
+    compared = np.array([*map(_is_compared, methods), *(True for _ in ROLES)])
     chosen = data.expected & (data.entry >= 0)
     chosen &= compared[data.entry]  # of no entry is the last
     cell = data.row[chosen] * width + data.entry[chosen]

@@ -671,6 +671,8 @@ class _FoundCase(_Found):
     methods: Mapping[Line, _Method]
     contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
     control: _Control
+    # May be missing, but not null: runs before it was there lack it.
+    placebo: Annotated[_Control, Field(default_factory=_Control.model_construct)]
     findings: Annotated[list[_Finding], Field(max_length=1000)]
     seconds: Amount
     stopped_by: Literal["precision", "max_seconds"] | None
@@ -900,8 +902,9 @@ def _check_found(
             methods
         ):
             fail(where, f"is damaged: {what}contrasts: the baseline is another")
-    if model.control.metric not in (None, *model.metrics[:1]):
-        fail(where, f"is damaged: {what}control: no such metric")
+    for role in {"control", "placebo"} & model.model_fields_set:
+        if getattr(model, role).metric not in (None, *model.metrics[:1]):
+            fail(where, f"is damaged: {what}{role}: no such metric")
     _check_findings(model, baseline, f"{what}findings: ", where)
     plain = model.model_dump(by_alias=True, exclude_unset=True)
     plain["methods"] = {name: plain["methods"][name] for name in methods}

@@ -641,7 +641,7 @@ class RunReader:
                     ordered = [
                         batch.column(column.name)
                         if column.name in there
-                        else pa.repeat(pa.scalar(column.minimum, column.type), batch.num_rows)
+                        else pa.repeat(pa.scalar(column.minimum).cast(column.type), batch.num_rows)
                         for column in selected
                     ]
                     fault = _find_fault(ordered, selected, document, spec.at_most)

@@ -21,13 +21,17 @@ from numpy.typing import NDArray
 from kickbench.results.counts import read_counts
 from kickbench.results.figures import (
     CONFIDENCE,
+    WHO,
     Control,
+    Controls,
     Floats,
     Ints,
     bounds,
     by_process,
     contrast_interval,
+    control_entries,
     control_interval,
+    count_entries,
     entry_index,
     index_rounds,
     level_estimate,
@@ -48,10 +52,11 @@ from kickbench.results.kicks import (
 from kickbench.results.nested import describe_nested, summarise_nested
 from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
+from kickbench.results.tables import ROLES
 from kickbench.stats.contrasts import Interval, family_confidence
 
-# Of all A/A controls of a run together: a sound run is called unfit in 1 of 100. At 95 % it is
-# 5 of 100 in the long run, and so more than that in many a hundred.
+# Of all A/A controls and placebos of a run together: a sound run has a false alarm in 1 of 100. At
+# 95 % it is 5 of 100 in the long run, and so more than that in many a hundred.
 CONTROL_CONFIDENCE = 0.99
 
 # A control whose interval reaches further than this share of the baseline's level is no judge of
@@ -71,8 +76,8 @@ DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns"
 class Rounds:
     """Per-round values of one case of the kind exits, one row per round in time order.
 
-    Columns are the case's methods in order, then the A/A control. ``process`` has the process of
-    each row; values are NaN where no exit happened. ``exits`` counts timed exits,
+    Columns are the case's methods in order, then the A/A control and the placebo. ``process`` has
+    the process of each row; values are NaN where no exit happened. ``exits`` counts timed exits,
     ``exits_per_second`` is of the whole VM.
     """
 
@@ -85,7 +90,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The blocks table as arrays; ``entry`` is the method's index, or the control's, or -1."""
+    """The blocks table as arrays; ``entry`` as :func:`~kickbench.results.figures.entry_index`."""
 
     entry: Ints
     ns_per_cycle: Floats
@@ -105,7 +110,7 @@ class _Blocks:
 def summarise(reader: RunReader) -> dict[str, Any]:
     """The summary of a run, in the shape of ``summary.json`` (see docs/results.md)."""
     cases = [_summarise_case(reader, record) for record in reader.cases]
-    _judge_controls([case for case, _ in cases], [control for _, control in cases])
+    _judge_controls([case for case, _ in cases], [controls for _, controls in cases])
     return {
         "schema": SCHEMA,
         "run_schema": reader.schema,
@@ -133,9 +138,9 @@ def write_summary(run: Path | str) -> dict[str, Any]:
 def read_rounds(reader: RunReader, case_id: str) -> Rounds:
     """The per-round times of a finished case of the kind exits, for plots and exports."""
     record = reader.case(case_id)
-    columns = ["process", "round", "position", "method", "control"]
+    columns = ["process", "round", "position", *WHO]
     columns += ["exits", "elapsed_cycles", "timed_exits", "timed_cycles", "cpu_ns"]
-    return _rounds(_read_blocks(reader, record, columns), len(record.parameters["methods"]))
+    return _rounds(_read_blocks(reader, record, columns), record.parameters["methods"])
 
 
 def read_differences(reader: RunReader, case_id: str) -> dict[str, list[Floats]]:
@@ -160,7 +165,7 @@ def read_disturbances(reader: RunReader, case_id: str) -> dict[str, Ints]:
     """By column of DISTURBANCES, its sum over all blocks of each round, which are those of
     :func:`read_rounds`. What is not known counts as 0.
     """
-    columns = ["process", "round", "method", "control", *DISTURBANCES]
+    columns = ["process", "round", *WHO, *DISTURBANCES]
     found = _read_blocks(reader, reader.case(case_id), columns).columns
     process, row = index_rounds(found["process"], found["round"])
     return {
@@ -172,7 +177,7 @@ def read_disturbances(reader: RunReader, case_id: str) -> dict[str, Ints]:
 # --- one case ----------------------------------------------------------------------------------
 
 
-def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     parameters = record.parameters
     document = record.document or {}
     summary: dict[str, Any] = {
@@ -212,25 +217,28 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "start_skew": None,
         "methods": {},
         "contrasts": [],
-        "control": {
-            "metric": None,
-            "diff": None,
-            "ci95": None,
-            "ci_family": None,
-            "ok": None,
-            "rounds": 0,
-        },
+        **{role: {**_NO_CONTROL} for role in ROLES},
         "findings": [],
     }
-    control = Control([])
+    controls: Controls = {}
     if record.document is not None:
-        fill, control = _SUMMARISERS[parameters["kind"]](reader, record)
+        fill, controls = _SUMMARISERS[parameters["kind"]](reader, record)
         summary |= fill
         for method, counts in read_counts(reader, record).items():
             summary["methods"][method]["counts"] = {
                 what: vars(count) for what, count in counts.items()
             }
-    return summary, control
+    return summary, controls
+
+
+_NO_CONTROL = {
+    "metric": None,
+    "diff": None,
+    "ci95": None,
+    "ci_family": None,
+    "ok": None,
+    "rounds": 0,
+}
 
 
 def describe(parameters: dict[str, Any]) -> str:
@@ -284,12 +292,12 @@ def _collect_warnings(document: dict[str, Any]) -> list[str]:
     return list(found)
 
 
-def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Control]:
+def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     parameters = record.parameters
     methods: list[str] = parameters["methods"]
     baseline = methods.index(parameters["baseline"])
     blocks = _read_blocks(reader, record)
-    rounds = _rounds(blocks, len(methods))
+    rounds = _rounds(blocks, methods)
     quantiles = _read_quantiles(reader, record)
     statistics = {
         method: {
@@ -319,8 +327,6 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
                     ),
                 }
             )
-    differences = _differences(rounds.process, rounds.ns_per_exit, len(methods), baseline)
-    control = _contrast(differences, control_interval(differences, CONFIDENCE), len(rounds.process))
     mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
     width = relative_half_width(contrasts, "ns_per_exit", mean)
     target = parameters.get("precision")
@@ -331,19 +337,29 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         findings += [finding for finding in faults if finding["what"] != "lost"]
         for method, figures in counts.items():
             statistics[method]["kicks"] = {**figures, "lost": None}
+    fill: dict[str, Any] = {}
+    controls: dict[str, Control] = {}
+    for index, role in control_entries(methods).items():
+        differences = _differences(rounds.process, rounds.ns_per_exit, index, baseline)
+        if differences or role == "control":
+            interval = control_interval(differences, CONFIDENCE)
+            of_role = _contrast(differences, interval, len(rounds.process))
+            fill[role] = {**_NO_CONTROL, "metric": "ns_per_exit", **of_role}
+            controls[role] = Control(differences, mean)
     return {
         "methods": statistics,
         "contrasts": contrasts,
         "findings": findings,
-        "control": {"metric": "ns_per_exit", **control, "ci_family": None, "ok": None},
+        **fill,
         "relative_half_width": width,
         "precision_reached": None if width is None or target is None else width <= target,
         "start_skew": _start_skew(blocks),
-    }, Control(differences, mean)
+    }, controls
 
 
-# The table of kinds: each fills in "methods", "contrasts", "control" and what else it knows.
-_SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], Control]]] = {
+# The table of kinds: each fills in "methods", "contrasts", "control", "placebo" and what else it
+# knows.
+_SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], Controls]]] = {
     "exits": _summarise_exits,
     "kick": summarise_kicks,
     "pause_all": summarise_pauses,
@@ -364,18 +380,16 @@ def _read_blocks(
     arrays = {
         name: table.column(name).to_numpy().astype(np.int64)
         for name in table.column_names
-        if name not in ("method", "control")
+        if name not in WHO
     }
-    entry = entry_index(
-        table.column("method"), table.column("control"), methods, record.parameters["baseline"]
-    )
+    entry = entry_index(table, methods, record.parameters["baseline"])
     paced = record.parameters["exit_rate_hz"] is not None
     return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays, paced)
 
 
-def _rounds(blocks: _Blocks, n_methods: int) -> Rounds:
+def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
     columns = blocks.columns
-    width = n_methods + 1
+    width = count_entries(methods)
     process, row = index_rounds(columns["process"], columns["round"])
     known = blocks.entry >= 0
     cell = row[known] * width + blocks.entry[known]
@@ -445,22 +459,27 @@ def _contrast(
     }
 
 
-def _judge_controls(cases: list[dict[str, Any]], controls: list[Control]) -> None:
-    """Fill in "ok" and "ci_family" of every case that has a control.
+def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> None:
+    """Fill in "ok" and "ci_family" of every A/A control and placebo.
 
     With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
-    (Šidák) so that all of them together hold with CONTROL_CONFIDENCE. "ok" stays null where that
-    contains 0 for no better reason than its width.
+    (Šidák) so that all controls and placebos together hold with CONTROL_CONFIDENCE. "ok" stays null
+    where that contains 0 for no better reason than its width.
     """
-    family = [i for i, case in enumerate(cases) if case["control"]["ci95"] is not None]
-    for index in family:
-        confidence = family_confidence(CONTROL_CONFIDENCE, len(family))
-        widened = bounds(control_interval(controls[index].differences, confidence))
-        cases[index]["control"]["ci_family"] = widened
+    family = [
+        (case, case[role], control)
+        for case, of_case in zip(cases, controls, strict=True)
+        for role, control in of_case.items()
+        if case[role]["ci95"] is not None
+    ]
+    confidence = family_confidence(CONTROL_CONFIDENCE, len(family)) if family else 0.0
+    for case, found, control in family:
+        widened = bounds(control_interval(control.differences, confidence))
+        found["ci_family"] = widened
         if widened is not None and not widened[0] <= 0 <= widened[1]:
-            cases[index]["control"]["ok"] = False
-        elif widened is not None and _resolves(cases[index], widened, controls[index].level_ns):
-            cases[index]["control"]["ok"] = True
+            found["ok"] = False
+        elif widened is not None and _resolves(case, widened, control.level_ns):
+            found["ok"] = True
 
 
 def _resolves(case: dict[str, Any], widened: list[float], level_ns: float | None) -> bool:
@@ -601,9 +620,7 @@ def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, flo
     table = reader.table(record.id, "exit_histograms").combine_chunks()
     process = table.column("process").to_numpy().astype(np.int64)
     scale = ns_per_cycle(record.document or {}, process)
-    entry = entry_index(
-        table.column("method"), table.column("control"), methods, record.parameters["baseline"]
-    )
+    entry = entry_index(table, methods, record.parameters["baseline"])
     low = table.column("low_cycles").to_numpy() * scale
     high = table.column("high_cycles").to_numpy() * scale
     count = table.column("count").to_numpy().astype(np.float64)

@@ -82,6 +82,16 @@ _METHOD = Column("method", METHOD_TYPE, "", "id of the kick protocol")
 _CONTROL = Column(
     "control", pa.bool_(), "", "true for the baseline's second entry, the A/A control"
 )
+_PLACEBO = Column(
+    "placebo",
+    pa.bool_(),
+    "",
+    "true for the baseline's third entry, another copy of its loop",
+    later=True,
+)
+_WHO = (_METHOD, _CONTROL, _PLACEBO)
+ROLES = ("control", "placebo")
+"""The columns that say that a row is not the method's own, but of its second self."""
 _POSITION = Column("position", pa.int16(), "", "place of the block within its round")
 _VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
 _SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick was pending")
@@ -98,8 +108,7 @@ TABLES: dict[str, Table] = {
                 _PROCESS,
                 _ROUND,
                 _POSITION,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 _VCPU,
                 Column("cpu", pa.int32(), "", "CPU at the end of the block; -1 unknown", -1),
                 Column("exits", pa.int64(), "exits", "returns of KVM_RUN in the block"),
@@ -171,8 +180,7 @@ TABLES: dict[str, Table] = {
             max_rows=2**24,
             columns=(
                 _PROCESS,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 Column("low_cycles", pa.uint32(), "cycles", "lower edge of the bin, inclusive"),
                 Column("high_cycles", pa.uint64(), "cycles", "upper edge of the bin, exclusive"),
                 Column("count", pa.int64(), "exits", "timed exits in the bin"),
@@ -186,8 +194,7 @@ TABLES: dict[str, Table] = {
             columns=(
                 _PROCESS,
                 _ROUND,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 _VCPU,
                 Column("cycles", pa.uint32(), "cycles", "time of one exit, in order of happening"),
             ),
@@ -201,8 +208,7 @@ TABLES: dict[str, Table] = {
                 _PROCESS,
                 _ROUND,
                 _POSITION,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 _VCPU,
                 Column("kicker", pa.int16(), "", "index of the kicking thread"),
                 Column(
@@ -251,8 +257,7 @@ TABLES: dict[str, Table] = {
                 _PROCESS,
                 _ROUND,
                 _POSITION,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
                 Column("met", pa.int64(), "kicks", "those that met the wanted state"),
                 Column("lost", pa.int64(), "kicks", "those that needed a rescue"),
@@ -270,8 +275,7 @@ TABLES: dict[str, Table] = {
                 _PROCESS,
                 _ROUND,
                 _POSITION,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),
                 Column("send_cycles", pa.int64(), "cycles", "until all vCPUs had been kicked"),
                 Column("first_cycles", pa.int64(), "cycles", "until the first vCPU acknowledged"),
@@ -289,8 +293,7 @@ TABLES: dict[str, Table] = {
                 _PROCESS,
                 _ROUND,
                 _POSITION,
-                _METHOD,
-                _CONTROL,
+                *_WHO,
                 Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
                 Column(
                     "aimed",
@@ -323,6 +326,7 @@ TABLES: dict[str, Table] = {
                 _POSITION,
                 Column("method", METHOD_TYPE, "", "id of the iteration's way"),
                 _CONTROL,
+                _PLACEBO,
                 Column(
                     "cycles",
                     pa.int64(),
@@ -385,13 +389,13 @@ def from_worker(
     """Turn one worker's structured array into the Arrow table ``name``.
 
     The array has the table's columns, but ``entry`` (an index into ``entries``, each with "method"
-    and "control") in place of ``method`` and ``control``, and no ``process``. Truth values may be
-    integers, 0 and 1. Further fields are ignored. Raises MeasurementError when a field is missing
-    or a value does not fit.
+    and "role") in place of ``method``, ``control`` and ``placebo``, and no ``process``. Truth
+    values may be integers, 0 and 1. Further fields are ignored. Raises MeasurementError when a
+    field is missing or a value does not fit.
     """
     table = TABLES[name]
     fields = array.dtype.names or ()
-    wanted = {c.name for c in table.columns} - {"process", "method", "control"} | {"entry"}
+    wanted = {c.name for c in table.columns} - {"process", "method", *ROLES} | {"entry"}
     missing = sorted(wanted - set(fields))
     if missing or array.ndim != 1:
         what = f"without {', '.join(missing)}" if missing else f"of {array.ndim} dimensions"
@@ -404,15 +408,15 @@ def from_worker(
     labels = [method_label(str(item["method"])) for item in entries]
     methods = list(dict.fromkeys(labels))
     method_of = np.array([methods.index(label) for label in labels], np.int32)
-    control_of = np.array([bool(item["control"]) for item in entries], np.bool_)
+    role_of = np.array([str(item["role"]) for item in entries])
 
     def column(spec: Column) -> pa.Array:
         if spec.name == "process":
             return pa.array(np.full(len(array), process, np.int16))
         if spec.name == "method":
             return pa.DictionaryArray.from_arrays(pa.array(method_of[entry]), pa.array(methods))
-        if spec.name == "control":
-            return pa.array(control_of[entry])
+        if spec.name in ROLES:
+            return pa.array(role_of[entry] == spec.name)
         values = np.ascontiguousarray(array[spec.name])
         if pa.types.is_boolean(spec.type) and not ((values == 0) | (values == 1)).all():
             # A cast would call anything but 0 true.

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from kickbench.engine.protocols import build
+from kickbench.engine.protocols import build, placebo_of
 from kickbench.errors import (
     HostError,
     KickbenchError,
@@ -36,7 +36,7 @@ from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
 from kickbench.lab.emulated import Mark
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, placebo_name
 from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
@@ -189,6 +189,12 @@ def _built(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
         return
     with tempfile.TemporaryDirectory(prefix="kickbench-") as folder:
         yield {str(source): build(source, Path(folder)) for source in sources}
+
+
+def _copies(name: str, library: Path) -> Iterator[tuple[str, Path]]:
+    """The libraries that :func:`build` made of a C file, by the name of the protocol in each."""
+    yield name, library
+    yield placebo_name(name), placebo_of(library)
 
 
 def _check_trusted(
@@ -392,9 +398,10 @@ class _CaseRun:
             folder=work,
             runner_pid=os.getpid(),
             protocols={
-                method_label(method): str(self.protocols[method])
+                name: str(path)
                 for method in case.methods
                 if method in self.protocols
+                for name, path in _copies(method_label(method), self.protocols[method])
             },
         )
         for entry in range(len(self.participants)):
@@ -478,10 +485,10 @@ class _CaseRun:
             index
             for index, entry in enumerate(self.participants)
             if index != self.baseline
-            and not entry.control
+            and entry.role == "method"
             and schedule.is_compared(self.case, entry)
         ]
-        return others or [len(self.participants) - 1]
+        return others or [len(self.case.methods)]
 
     def _in_words(self, current: Sequence[dict[str, int]]) -> str:
         """The running estimates: differences with intervals, or how many kicks were lost.
@@ -504,7 +511,7 @@ class _CaseRun:
                 )
             elif series:
                 interval = running_interval(series)
-                control = "A/A control " if self.participants[entry].control else ""
+                control = "A/A control " if self.participants[entry].role == "control" else ""
                 words.append(
                     f"{control}{method} - {self.participants[self.baseline].method} "
                     f"{interval.estimate:+,.0f} ± {interval.half_width:,.0f} ns"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from kickbench.guest.loader import MAX_GAPS
+from kickbench.methods import placebo_name
 from kickbench.scenario.cases import Case, method_label
 from kickbench.scenario.kinds import ITERATIONS
 
@@ -40,21 +41,36 @@ MAX_EXITS_PER_CPU_HZ = 4_000_000
 MIN_SAMPLES = 4096
 
 
+Role = Literal["method", "control", "placebo"]
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A participant of the schedule: a method, or the baseline's second self (the A/A control)."""
+    """A participant of the schedule: a method, or the baseline's second self.
+
+    That is the A/A control, the very same code, or the placebo, the same C file compiled a second
+    time, which lies at another address.
+    """
 
     method: str
-    control: bool
+    role: Role = "method"
+
+    @property
+    def protocol(self) -> str:
+        """What the code that it runs is called in the engine."""
+        return placebo_name(self.method) if self.role == "placebo" else self.method
 
 
 def entries(case: Case) -> list[Entry]:
-    """The participants: each method once, and the baseline once more as the A/A control.
+    """The participants: each method once, and the baseline once more in each other role.
 
-    A race compares no times, so that it has no control.
+    A race compares no times, so that it has no control. The guest hypervisor of the kind nested has
+    no second copy.
     """
-    who = [Entry(method_label(method), False) for method in case.methods]
-    return who if case.kind == "race" else [*who, Entry(method_label(case.baseline), True)]
+    roles: dict[str, tuple[Role, ...]] = {"race": (), "nested": ("control",)}
+    who = [Entry(method_label(method)) for method in case.methods]
+    others = roles.get(case.kind, ("control", "placebo"))
+    return [*who, *(Entry(method_label(case.baseline), role) for role in others)]
 
 
 def is_compared(case: Case, entry: Entry) -> bool:

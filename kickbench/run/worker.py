@@ -294,7 +294,7 @@ class _EngineBench:
             lost_after_ns=self._lost_after_ns,
         )
         results = self._engine.blocks(
-            [(self._participants[entry].method, entry) for entry in turns],
+            [(self._participants[entry].protocol, entry) for entry in turns],
             warmup_ns=self._timing.warmup_ns,
             block_ns=self._timing.block_ns,
             plan=plan,

@@ -38,7 +38,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from kickbench.errors import ScenarioError, UsageError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, placebo_name
 from kickbench.scenario.cases import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     DEFAULT_ITERATIONS,
@@ -244,6 +244,8 @@ def _distinct_labels(methods: tuple[str, ...]) -> tuple[str, ...]:
             raise problem(
                 f"{label}.c would be {label} in results, a name of the catalogue; rename the file"
             )
+        if label.endswith(placebo_name("")):
+            raise problem(f"names that end in {placebo_name('')} are taken; rename {label}.c")
         if label in labels:
             raise problem(
                 f"two files are called {label}.c, and would both be {label} in results; rename one"

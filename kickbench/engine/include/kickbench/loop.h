@@ -16,6 +16,13 @@
 #define KB_STRING_(a)	#a
 #define KB_STRING(a)	KB_STRING_(a)
 
+/* Each file is compiled a second time, -DKB_COPY=placebo: the same loop at another address. */
+#ifdef KB_COPY
+#define KB_SYMBOL KB_PASTE(KB_PASTE(kb_protocol_, KB_PROTOCOL), KB_PASTE(__, KB_COPY))
+#else
+#define KB_SYMBOL KB_PASTE(kb_protocol_, KB_PROTOCOL)
+#endif
+
 /* Neither the guest's own exit nor one that a late kick explains. */
 static inline bool kb_is_unexpected(const struct kb_vcpu *v, int error)
 {
@@ -176,8 +183,8 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 	v->kicked = true;
 }
 
-KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL);
-KB_EXPORT const struct kb_protocol KB_PASTE(kb_protocol_, KB_PROTOCOL) = {
+KB_EXPORT const struct kb_protocol KB_SYMBOL;
+KB_EXPORT const struct kb_protocol KB_SYMBOL = {
     .abi = KB_PROTOCOL_ABI,
     .vcpu_size = sizeof(struct kb_vcpu),
     .name = KB_STRING(KB_PROTOCOL),
