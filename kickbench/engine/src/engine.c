@@ -268,6 +268,21 @@ static bool start_vcpus(struct kb_engine *e, const struct kb_config *config)
 	return all_prepared(e);
 }
 
+/* All threads have one and the same CPU: whom one waits for runs only when it yields. */
+static bool has_one_cpu(const struct kb_config *config)
+{
+	const int32_t first = config->vcpus[0].n_cpus ? config->vcpus[0].cpus[0] : -1;
+
+	for (uint32_t i = 0; i < config->n_vcpus; i++)
+		for (uint32_t c = 0; c < config->vcpus[i].n_cpus; c++)
+			if (config->vcpus[i].cpus[c] != first)
+				return false;
+	for (uint32_t c = 0; c < config->n_kicker_cpus; c++)
+		if (config->kicker_cpus[c] != first)
+			return false;
+	return first >= 0;
+}
+
 static struct kb_engine *allocate_engine(const struct kb_config *config)
 {
 	struct kb_engine *e = aligned_alloc(KB_CACHE_LINE, sizeof(*e));
@@ -308,7 +323,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	}
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
-	e->one_cpu = sysconf(_SC_NPROCESSORS_ONLN) == 1;
+	e->one_cpu = has_one_cpu(config);
 	e->realtime = is_realtime();
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;

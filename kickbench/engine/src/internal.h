@@ -79,7 +79,7 @@ struct kb_engine {
 	uint32_t n_vcpus, n_entries;
 	double clock_hz;
 	bool memory_locked;
-	bool one_cpu;  /* the host has no other */
+	bool one_cpu;  /* of all threads */
 	bool realtime; /* SCHED_FIFO or SCHED_RR, inherited from the conductor */
 	uint64_t samples_capacity;
 	struct worker *workers;

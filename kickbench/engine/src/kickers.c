@@ -108,10 +108,14 @@ static bool changes(struct worker *w, uint32_t (*read)(struct worker *), uint64_
 {
 	const uint64_t until = stamp(w) + to_cycles(w->engine, patience_ns);
 	const uint32_t first = read(w);
+	unsigned int spins = 0;
 
-	while (read(w) == first)
+	while (read(w) == first) {
 		if (stamp(w) >= until)
 			return false;
+		if (w->engine->one_cpu)
+			relax(w->engine, &spins);
+	}
 	return true;
 }
 
