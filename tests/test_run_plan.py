@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kickbench.errors import HostError
+from kickbench.guest.loader import MEMORY_END, PAGE, VCPU_BLOCKS
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology, format_cpu_list, resolve
 from kickbench.methods import CATALOGUE
@@ -25,6 +26,7 @@ from kickbench.run.plan import (
 )
 from kickbench.run.schedule import (
     MAX_BLOCK_NS,
+    MAX_BUFFERS_BYTES,
     MAX_EXITS_PER_CPU_HZ,
     Pacing,
     Timing,
@@ -361,21 +363,28 @@ def test_the_random_stream_is_of_the_seed_the_case_and_the_process() -> None:
     vcpus=st.integers(1, 1024),
     cpus=st.integers(1, 64),
     rate=st.none() | st.floats(0.001, 1e9),
+    block_ms=st.none() | st.floats(0.1, 10_000),
 )
-def test_blocks_are_bounded_and_buffers_fit(vcpus: int, cpus: int, rate: float | None) -> None:
+@example(vcpus=1024, cpus=1, rate=1e6, block_ms=None)
+@example(vcpus=1024, cpus=64, rate=20_000.0, block_ms=10_000.0)
+def test_blocks_are_bounded_and_buffers_fit(
+    vcpus: int, cpus: int, rate: float | None, block_ms: float | None
+) -> None:
     seats = [[index % cpus] for index in range(vcpus)]
-    timing = Timing.of(case(vcpus=vcpus, exit_rate_hz=rate), seats)
+    timing = Timing.of(case(vcpus=vcpus, exit_rate_hz=rate, block_ms=block_ms), seats)
     assert 0 < timing.warmup_ns <= MAX_BLOCK_NS
-    assert 0 < timing.block_ns <= MAX_BLOCK_NS
-    assert timing.samples_capacity * 4 * vcpus < 4 << 30
-    some = case(vcpus=vcpus, exit_rate_hz=rate, arrival="poisson")
+    assert 0 < timing.block_ns <= (MAX_BLOCK_NS if block_ms is None else block_ms * 1e6)
+    assert timing.samples_capacity * 4 * vcpus <= MAX_BUFFERS_BYTES
+    some = case(vcpus=vcpus, exit_rate_hz=rate, arrival="poisson", block_ms=block_ms)
     pacing = Pacing.of(some, timing, 3e9, np.random.default_rng(1))
     if rate is None:
         assert pacing.gaps_cycles == []
         return
     assert pacing.ring_entries & (pacing.ring_entries - 1) == 0
-    assert pacing.ring_entries >= min(rate, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
-    assert pacing.ring_entries <= 1 << 24
+    in_block = min(rate, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
+    assert pacing.ring_entries >= min(in_block, MAX_BUFFERS_BYTES // 8 // vcpus)
+    ring_pages = PAGE + max(PAGE, 4 * pacing.ring_entries)
+    assert VCPU_BLOCKS + vcpus * ring_pages < MEMORY_END
     assert all(0 < gap < 2**32 for gap in pacing.gaps_cycles)
 
 
@@ -385,6 +394,13 @@ def test_poisson_gaps_have_the_mean_and_the_scatter_of_an_exponential() -> None:
     gaps = np.array(Pacing.of(some, timing, 2.5e9, np.random.default_rng(1)).gaps_cycles)
     assert gaps.mean() == pytest.approx(125000, rel=0.001)
     assert gaps.std() == pytest.approx(125000, rel=0.05)
+
+
+def test_room_for_samples_follows_the_rate_of_a_paced_guest() -> None:
+    seats = [[index] for index in range(64)]
+    timing = Timing.of(case(vcpus=64, exit_rate_hz=1000.0), seats)
+    exits = 2 * len(entries(case(vcpus=64))) * timing.block_ns / 1e9 * 1000
+    assert exits < timing.samples_capacity < 10 * exits
 
 
 def test_block_ms_is_taken_as_it_is() -> None:

@@ -26,6 +26,8 @@ ENTRY = 0x1000
 GAPS = 0x10000
 MAX_GAPS = 4096
 VCPU_BLOCKS = 0x100000
+# Memory ends below what the program mmio reads, and KVM's own pages; addresses have 32 bits.
+MEMORY_END = 0xE0000000
 # Where KVM on Intel keeps pages of its own when the CPU can't run real mode; as QEMU has them.
 IDENTITY_MAP = 0xFFFBC000
 TSS = 0xFFFBD000
@@ -80,9 +82,12 @@ class Guest:
         self.n_vcpus = n_vcpus
         self.ring_entries = ring_entries if self.paced else 0
         self._stride = PAGE + -(-self.ring_entries * 4 // PAGE) * PAGE
+        size = VCPU_BLOCKS + n_vcpus * self._stride
+        if size > MEMORY_END:
+            raise ValueError(f"{n_vcpus} rings of {self.ring_entries} entries: too much memory")
         self._stack = ExitStack()
         try:
-            self._allocate(VCPU_BLOCKS + n_vcpus * self._stride)
+            self._allocate(size)
             with on_node_of(0):  # what all vCPUs share
                 self._write(ENTRY, image(program, paced=self.paced))
                 self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))

@@ -39,6 +39,8 @@ PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
 # The natural window is aimed at from this far ahead, and up to as far behind.
 AIM_NS = 3_000
+# Kept of all kickers in one round, some 1 GiB: a kicker whose buffer is full kicks no more.
+MAX_KICKS = 20_000_000
 # Of what was asked for, below which it is said.
 REACHED = 0.9
 
@@ -220,6 +222,11 @@ class ExitRecorder(BaseRecorder):
             self._keep_samples(taken)
         if self._kicks is not None:
             self._kicks.add(taken)
+
+    def unsampled(self) -> tuple[int, int]:
+        """Exits that found the buffers full so far, and all exits."""
+        left = sum(int(rows["unsampled"].sum()) for rows in self._blocks)
+        return left, sum(int(rows["exits"].sum()) for rows in self._blocks)
 
     def round_cycles(self, entry: int) -> float | None:
         mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
@@ -517,13 +524,17 @@ def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> K
     count = kicking_threads(case)
     if not count:
         return None
-    kicks = int(n_blocks * timing.block_ns / 1e9 * MAX_KICKS_HZ)
+    # Two kicks are at least half a mean gap apart.
+    gap_ns = MEASUREMENTS[case.kind].plan(case).gap_ns
+    kicks_hz = min(MAX_KICKS_HZ, 2e9 / gap_ns) if gap_ns else MAX_KICKS_HZ
+    most = int(n_blocks * timing.block_ns / 1e9 * kicks_hz)
+    pauses = case.kind == "pause_all"
     return Kickers(
         count,
         cpus,
         case.transport if case.transport in TRANSPORTS else "tgkill",
-        kicks_capacity=max(1024, kicks),
-        pauses_capacity=max(64, kicks // 100) if case.kind == "pause_all" else 0,
+        kicks_capacity=1 if pauses else min(max(1024, most), MAX_KICKS // count),
+        pauses_capacity=max(64, most) if pauses else 0,
     )
 
 

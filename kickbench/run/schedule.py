@@ -39,6 +39,10 @@ PACED_EXITS_OF_WARMUP = 10
 # Room for samples is laid out for this rate on each CPU, some times what hardware can do.
 MAX_EXITS_PER_CPU_HZ = 4_000_000
 MIN_SAMPLES = 4096
+# A paced guest catches up, and Poisson arrivals come in bursts: room for so many times its rate.
+PACED_ROOM = 2
+# All sample buffers of a machine, and all rings of a guest. What does not fit is counted.
+MAX_BUFFERS_BYTES = 1 << 30
 
 
 Role = Literal["method", "control", "placebo"]
@@ -128,8 +132,15 @@ class Timing:
             block_ns = int(case.block_ms * 1e6)
         blocks = 2 * len(entries(case))
         exits_hz = MAX_EXITS_PER_CPU_HZ / crowd if case.kind == "exits" else 0
-        capacity = int(blocks * block_ns / 1e9 * exits_hz)
+        if case.exit_rate_hz is not None:
+            exits_hz = min(exits_hz, PACED_ROOM * case.exit_rate_hz)
+        capacity = min(int(blocks * block_ns / 1e9 * exits_hz), _most_entries(case.vcpus))
         return cls(min(warmup_ns, MAX_BLOCK_NS), block_ns, max(capacity, MIN_SAMPLES))
+
+
+def _most_entries(vcpus: int) -> int:
+    """32-bit entries that each vCPU's buffer may have."""
+    return MAX_BUFFERS_BYTES // 4 // vcpus
 
 
 @dataclass(frozen=True)
@@ -158,5 +169,9 @@ class Pacing:
         return cls(
             gaps_cycles=[int(gap) for gap in np.clip(np.rint(gaps), 1, 2**32 - 1)],
             first_gaps=[int(first) for first in rng.integers(0, MAX_GAPS, case.vcpus)],
-            ring_entries=1 << max(10, math.ceil(math.log2(4 * per_block + 1))),
+            ring_entries=1
+            << min(
+                max(10, math.ceil(math.log2(4 * per_block + 1))),
+                _most_entries(case.vcpus).bit_length() - 1,
+            ),
         )

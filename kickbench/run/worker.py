@@ -232,6 +232,12 @@ def _engine_bench(
         warnings += remarks(places.facts())
         if isinstance(bench.recorder, kinds.ExitRecorder):
             warnings += bench.recorder.shortfalls(case, timing.block_ns)
+            left, exits = bench.recorder.unsampled()
+            if left:
+                warnings.append(
+                    f"the sample buffers were full: {left} of {exits} exits are in no quantile; "
+                    "use shorter blocks"
+                )
         if case.exit_rate_hz is not None:
             _warn_of_lateness(guest, warnings)
 
