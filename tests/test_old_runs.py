@@ -64,6 +64,8 @@ def test_it_is_shown_and_says_what_its_figures_mean() -> None:
     assert MEANING in before
     assert "Kicked in the guest" in before
     assert "its races do not tell how many kicks could have been lost" in before
+    assert "lost none, of kicks most of which could not have been lost" in before
+    assert "at most" not in before
 
 
 def test_a_run_of_this_version_says_nothing_of_it(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
         (set_in("pause_all", *SIGMASK, "first_ns", value=dict.fromkeys(
             ("p50", "p90", "p99", "max"))), "some of the times are null"),
         (set_in("race", *SIGMASK, "lost_upper95", value=1.5), "lost_upper95: "),
-        (set_in("race", *SIGMASK, "aimed", value=2**53), "more than were sent"),
+        (set_in("race", *SIGMASK, "landed", value=2**53), "more than were sent"),
         (set_in("race", "findings", 0, "method", value="exitfd"), "no such method"),
         (set_in("race", "findings", 0, "what", value="stolen"), "findings.0.what: "),
         (set_in("race", "findings", 0, "count", value=2**53), "more than there were"),

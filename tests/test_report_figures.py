@@ -581,7 +581,7 @@ def test_the_race_is_drawn_with_its_bounds(kicked: RunData) -> None:
     points = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "None"]
     for case in races:
         for method, figures in case["methods"].items():
-            share = figures["lost"] / figures["sent"] if figures["lost"] else None
+            share = figures["lost"] / figures["landed"] if figures["lost"] else None
             wanted = figures["lost_upper95"] if share is None else share
             assert any(at == pytest.approx(100 * wanted) for at in points), method
     assert sum(text.startswith("0 of ") for text in texts(plot)) == 4
@@ -603,7 +603,7 @@ def test_what_no_kick_tested_is_not_drawn(kicked: RunData) -> None:
     def none(case: dict[str, Any]) -> None:
         if case["kind"] == "race":
             for figures in case["methods"].values():
-                figures["aimed"] = 0
+                figures |= {"lost": 0, "landed": 99}
 
     assert drawn(changed(kicked, none), "race") == []
 

@@ -115,8 +115,10 @@ def test_the_first_line_of_a_race_says_who_lost_kicks(race: dict[str, Any]) -> N
     lost = [f"{whole(f['lost'])} of {whole(f['sent'])}" for f in figures]
     said = verdict(race)
     assert said.answer == (
-        "flag_signal lost kicks; sigmask, immediate_exit and immediate_exit_remote lost none of at "
-        "least 120,000 kicks each, in both cases (at most 25 in a million, 95 %)."
+        "flag_signal lost kicks; sigmask lost none of 216,000 kicks that could have been lost (at "
+        "most 28 in a million in any case, 95 %), immediate_exit none of 432,000 (at most 14 in a "
+        "million in any case, 95 %) and immediate_exit_remote none of 216,000 (at most 28 in a "
+        "million in any case, 95 %)."
     )
     assert said.more[0] == (
         f"flag_signal lost {lost[0]} kicks aimed at a window of 50 µs and {lost[1]} at the natural "
@@ -128,25 +130,46 @@ def test_millions_of_kicks_are_rounded_down(race: dict[str, Any]) -> None:
     changed = copy.deepcopy(race)
     for case in changed["cases"]:
         for figures in case["methods"].values():
-            figures["sent"] = 1_099_999
-    assert " lost none of 1.0 million kicks each, in both" in verdict(changed).answer
+            figures["landed"] = 1_099_999
+    assert "sigmask lost none of 2.1 million kicks that could" in verdict(changed).answer
 
 
 def test_one_protocol_at_one_window_needs_few_words(tmp_path: Path) -> None:
     case = synthetic_run.race_case(50_000.0, 1, methods=["immediate_exit"])
     said = verdict(build(tmp_path, [case], rounds=10).summary)
     assert said.answer == (
-        "immediate_exit lost none of 60,000 kicks (at most 50 in a million, 95 %)."
+        "immediate_exit lost none of 54,000 kicks that could have been lost (at most 56 in a "
+        "million, 95 %)."
     )
 
 
-def test_a_race_whose_kicks_never_met_the_window_claims_no_bound(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("landed", "said"), [(0, "none"), (4, "4"), (99, "99")])
+def test_kicks_that_could_not_be_lost_make_no_bound(tmp_path: Path, landed: int, said: str) -> None:
     case = synthetic_run.race_case(50_000.0, 1, methods=["immediate_exit"])
-    summary = build(tmp_path, [case], rounds=10).summary
-    summary["cases"][0]["methods"]["immediate_exit"]["aimed"] = 0
-    said = verdict(summary).answer
-    assert "no loss was tested" in said
-    assert "at most" not in said
+    data = build(tmp_path, [case], rounds=10)
+    data.summary["cases"][0]["methods"]["immediate_exit"]["landed"] = landed
+    answer = verdict(data.summary).answer
+    assert answer == (
+        "too few kicks could have been lost for a bound, and none was: "
+        f"immediate_exit {said} of 60,000."
+    )
+    (figure,) = (figure for figure in FIGURES if figure.name == "race")
+    assert figure.draw(data) == []
+
+
+def test_a_bound_is_of_the_method_s_own_kicks(race: dict[str, Any]) -> None:
+    """Of one that hardly ever lands, its neighbour's kicks say nothing."""
+    changed = copy.deepcopy(race)
+    natural, wide = changed["cases"]
+    for case in changed["cases"]:
+        case["methods"]["sigmask"]["landed"] = 4
+    natural["methods"]["immediate_exit"]["landed"] = 17
+    answer = verdict(changed).answer
+    landed = wide["methods"]["immediate_exit"]["landed"]
+    assert f"immediate_exit lost none of {whole(landed)} kicks that could" in answer
+    assert "too few kicks could have been lost for a bound, and none was: sigmask 8 of " in answer
+    assert "At the natural window too few kicks could have been lost for a bound: " in answer
+    assert "immediate_exit 17 of " in answer.partition("At the natural")[2]
 
 
 def test_a_claim_that_is_broken_is_an_alarm_in_the_first_line(race: dict[str, Any]) -> None:
@@ -158,7 +181,7 @@ def test_a_claim_that_is_broken_is_an_alarm_in_the_first_line(race: dict[str, An
         "1 vCPU, local."
     )
     assert said.answer.startswith(
-        "sigmask, which claims to be race-free, and flag_signal lost kicks; immediate_exit and"
+        "sigmask, which claims to be race-free, and flag_signal lost kicks; immediate_exit lost"
     )
     assert any(line.startswith("sigmask lost 3 of 120,000 kicks aimed") for line in said.more)
 
@@ -233,7 +256,7 @@ def test_a_race_that_sent_nothing_is_no_error(race: dict[str, Any]) -> None:
     for case in changed["cases"]:
         case["timeout_ns"] = None
         for figures in case["methods"].values():
-            figures |= {"sent": 0, "aimed": 0, "lost": 0, "lost_upper95": None}
+            figures |= {"sent": 0, "landed": 0, "lost": 0, "lost_upper95": None}
             figures |= {"lost_ci95": None, "latency_max_ns": None}
     assert verdict(changed).answer == "No kick was sent in the race."
     rows = rows_of(changed["cases"])
@@ -241,10 +264,10 @@ def test_a_race_that_sent_nothing_is_no_error(race: dict[str, Any]) -> None:
 
 
 def test_a_race_cut_short_is_noted(race: dict[str, Any]) -> None:
-    assert not [note for note in notes(race) if "hit the window" in note.text]
+    assert not [note for note in notes(race) if "could have been lost" in note.text]
     changed = copy.deepcopy(race)
     changed["cases"][0]["kicks_wanted"] = 10**6
-    (note,) = [note for note in notes(changed) if "hit the window" in note.text]
+    (note,) = [note for note in notes(changed) if "could have been lost" in note.text]
     assert note.text.startswith("1 of 2 cases ended before")
 
 
@@ -751,7 +774,7 @@ def test_the_terminal_has_the_numbers_of_the_summary(mixed: RunData) -> None:
             assert [method, *map(whole, counts)] in lines
     for case in only(mixed.summary, "race")["cases"]:
         for method, figures in case["methods"].items():
-            counts = [figures[k] for k in ("sent", "aimed", "lost", "spurious")]
+            counts = [figures[k] for k in ("sent", "landed", "lost", "spurious")]
             assert [method, *map(whole, counts)] in lines
     for case in only(mixed.summary, "pause_all")["cases"]:
         for method, figures in case["methods"].items():

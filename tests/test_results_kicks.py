@@ -564,13 +564,13 @@ def test_race_figures_by_hand(tmp_path):
     worker = {"races": rows_of("races", rows)}
     case = case_of(write_run(tmp_path, parameters, [worker], hz=(2e9,), claims={"sigmask": None}))
     sigmask = case["methods"]["sigmask"]
-    counts = {name: sigmask[name] for name in ("sent", "aimed", "lost", "spurious", "rescues")}
-    assert counts == {"sent": 1000, "aimed": 700, "lost": 10, "spurious": 1, "rescues": 3}
+    counts = {name: sigmask[name] for name in ("sent", "landed", "lost", "spurious", "rescues")}
+    assert counts == {"sent": 1000, "landed": 700, "lost": 10, "spurious": 1, "rescues": 3}
     # By definition: at the bound, so few (or so many) are just as improbable as the level says.
     low, high = sigmask["lost_ci95"]
-    assert binom.sf(9, 1000, low) == pytest.approx(0.025)
-    assert binom.cdf(10, 1000, high) == pytest.approx(0.025)
-    assert binom.cdf(10, 1000, sigmask["lost_upper95"]) == pytest.approx(0.05)
+    assert binom.sf(9, 700, low) == pytest.approx(0.025)
+    assert binom.cdf(10, 700, high) == pytest.approx(0.025)
+    assert binom.cdf(10, 700, sigmask["lost_upper95"]) == pytest.approx(0.05)
     low, high = sigmask["spurious_ci95"]
     assert binom.sf(0, 1000, low) == pytest.approx(0.025)
     assert binom.cdf(1, 1000, high) == pytest.approx(0.025)
@@ -578,8 +578,8 @@ def test_race_figures_by_hand(tmp_path):
     # The control is the baseline: its kicks count.
     baseline = case["methods"]["immediate_exit"]
     assert (baseline["sent"], baseline["lost"]) == (1000, 0)
-    assert baseline["lost_upper95"] == pytest.approx(1 - 0.05 ** (1 / 1000))
-    assert baseline["lost_ci95"] == pytest.approx([0.0, 1 - 0.025 ** (1 / 1000)])
+    assert baseline["lost_upper95"] == pytest.approx(1 - 0.05 ** (1 / 900))
+    assert baseline["lost_ci95"] == pytest.approx([0.0, 1 - 0.025 ** (1 / 900)])
     assert baseline["latency_max_ns"] == 45.0
     assert (case["window_ns"], case["timeout_ns"]) == (50_000.0, 2000.5)
     assert case["first_timeout_ns"] == 100_000.0
@@ -593,12 +593,12 @@ def test_race_figures_by_hand(tmp_path):
 
 
 def test_more_spurious_exits_than_kicks_are_no_proportion(tmp_path):
-    rows = [{"entry": SIGMASK, "sent": 10, "spurious": 11}]
+    rows = [{"entry": SIGMASK, "sent": 10, "aimed": 5, "spurious": 11}]
     parameters = synthetic_run.race_case(methods=["sigmask", "immediate_exit"])
     case = case_of(write_run(tmp_path, parameters, [{"races": rows_of("races", rows)}]))
     assert case["methods"]["sigmask"]["spurious"] == 11
     assert case["methods"]["sigmask"]["spurious_ci95"] is None
-    assert case["methods"]["sigmask"]["lost_upper95"] == pytest.approx(1 - 0.05**0.1)
+    assert case["methods"]["sigmask"]["lost_upper95"] == pytest.approx(1 - 0.05**0.2)
     # Nothing was sent with the baseline: nothing is known.
     baseline = case["methods"]["immediate_exit"]
     assert (baseline["sent"], baseline["lost_upper95"], baseline["lost_ci95"]) == (0, None, None)

@@ -46,6 +46,9 @@ from kickbench.report.numbers import (
     whole,
 )
 
+MIN_LANDED = 100
+"""Kicks that could have been lost from which there is a bound: 3 % at most, when none was."""
+
 _MOST_NAMED = 2
 """Cases that a sentence names before it only counts."""
 
@@ -65,14 +68,15 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     keepers = {method: of for method, of in sent.items() if method not in losers}
     claimed = {m: of for m, of in keepers.items() if _claim(m, of) is not False}
     if claimed:
-        clauses.append(_kept(claimed, cases))
+        clauses += _kept(claimed)
     # To lose none is no surprise of those that claim it; whoever makes no claim comes apart.
     others = [method for method in keepers if method not in claimed]
     if others:
         who = f"{listed(others)}, which {'make' if len(others) > 1 else 'makes'} no such claim,"
         clauses.append(f"{who} lost none either" if claimed else f"{who} lost none")
     # What makes the answer worthless belongs to it.
-    answers = [" ".join(["; ".join(clauses) + ".", *_weak_control(summary, sent)])]
+    more = [*_untested(summary, keepers), *_weak_control(summary, sent)]
+    answers = [" ".join(["; ".join(clauses) + ".", *more])]
     answers += [
         f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
     ]
@@ -136,27 +140,64 @@ def _lost(
     return f"{method} lost {listed(texts)}"
 
 
-def _kept(keepers: Mapping[str, Sequence[Summary]], cases: Sequence[Summary]) -> str:
-    """ "sigmask and immediate_exit lost none of 1.0 million kicks each (at most 3 in a million,
-    95 %)".
+def _kept(keepers: Mapping[str, Sequence[Summary]]) -> list[str]:
+    """What is known of the protocols that lost none: a bound only from kicks that landed.
+
+    "sigmask lost none of 3,408 kicks that could have been lost (at most 0.09 %, 95 %)"
     """
-    figures = [case["methods"][method] for method, of in keepers.items() for case in of]
-    counts = sorted({int(f["sent"]) for f in figures})
-    bounds = [f["lost_upper95"] for f in figures if f["lost_upper95"] is not None]
-    number = f"{'at least ' if len(counts) > 1 else ''}{_kicks(counts[0])}"
-    if len(keepers) > 1:
-        number += " each"
-    if len(cases) > 1:
-        number += f", in {'both' if len(cases) == 2 else f'all {len(cases)}'} cases"
-    if any(len(of) < len(cases) for of in keepers.values()):
-        number += " that had them"
-    if not all(f["aimed"] for f in figures):
-        return (
-            f"{listed(list(keepers))} lost none of {number}, but in a case none landed in the "
-            "window, so that no loss was tested"
+    tested: list[str] = []
+    few: list[str] = []
+    unknown: list[str] = []
+    for method, of in keepers.items():
+        figures = [case["methods"][method] for case in of]
+        enough = [f for f in figures if (f["landed"] or 0) >= MIN_LANDED]
+        if enough:
+            landed = sum(f["landed"] for f in enough)
+            bound = at_most(max(f["lost_upper95"] for f in enough))
+            many = " in any case" if len(enough) > 1 else ""
+            none = f"none of {_kicks(landed).removesuffix(' kicks')}"
+            if not tested:
+                none = f"lost none of {_kicks(landed)} that could have been lost"
+            tested.append(f"{method} {none} (at most {bound}{many}, 95 %)")
+        elif all(f["landed"] is None for f in figures):
+            unknown.append(method)
+        else:
+            few.append(f"{method} {_landed(figures)}")
+    clauses = [listed(tested)] if tested else []
+    if few:
+        clauses.append(
+            "too few kicks could have been lost for a bound, and none was: " + listed(few)
         )
-    bound = f" (at most {at_most(max(bounds))}, 95 %)" if bounds else ""
-    return f"{listed(list(keepers))} lost none of {number}{bound}"
+    if unknown:
+        clauses.append(
+            f"{listed(unknown)} lost none, of kicks most of which could not have been lost"
+        )
+    return clauses
+
+
+def _landed(figures: Sequence[Mapping[str, Any]]) -> str:
+    """ "4 of 27,678"."""
+    landed = sum(f["landed"] or 0 for f in figures)
+    return f"{whole(landed) if landed else 'none'} of {whole(sum(f['sent'] for f in figures))}"
+
+
+def _untested(summary: Summary, keepers: Mapping[str, Sequence[Summary]]) -> list[str]:
+    """The cases in which too few kicks of a protocol landed that is tested in another."""
+    shown: dict[str, list[str]] = {}
+    for method, of in keepers.items():
+        counts = [case["methods"][method]["landed"] for case in of]
+        if max(count or 0 for count in counts) < MIN_LANDED:
+            continue
+        for case, count in zip(of, counts, strict=True):
+            if count is not None and count < MIN_LANDED:
+                window = window_name(summary, case["window_ns"])
+                shown.setdefault(window, []).append(
+                    f"{method} {_landed([case['methods'][method]])}"
+                )
+    return [
+        f"At {window} too few kicks could have been lost for a bound: {listed(methods)}."
+        for window, methods in shown.items()
+    ]
 
 
 def _kicks(count: int) -> str:

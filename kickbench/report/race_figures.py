@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kickbench.report.data import RunData
-from kickbench.report.kicks import answer_race
+from kickbench.report.kicks import MIN_LANDED, answer_race
 from kickbench.report.names import Summary, finished, label, window_name
 from kickbench.report.numbers import whole
 from kickbench.report.plots import (
@@ -41,11 +41,11 @@ def draw_race(data: RunData) -> list[Plot]:
 
 
 def _tested(case: Summary) -> list[str]:
-    """The methods of which a kick landed in the window: of the others no loss was tested."""
+    """The methods of which kicks enough could have been lost: of the others none was tested."""
     return [
         method
         for method, figures in case["methods"].items()
-        if figures["aimed"] and figures["lost_ci95"] is not None
+        if figures["lost_ci95"] is not None and (figures["lost"] or figures["landed"] >= MIN_LANDED)
     ]
 
 
@@ -74,7 +74,7 @@ def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     axes.set_yticklabels([_window(data, case) for _, case in places])
     axes.tick_params(axis="y", length=0, pad=8)  # of the arrows at the axis
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("kicks lost, of those sent [%]")
+    axes.set_xlabel("kicks lost, of those that could have been [%]")
     axes.set_ylabel("window")
     methods = list(dict.fromkeys(method for _, method in rows))
     handles = []
@@ -101,11 +101,11 @@ def _shares(figures: Summary) -> list[float]:
 
 def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary) -> None:
     colour, marker = style(data, method)
-    lost, sent = figures["lost"], figures["sent"]
+    lost, landed = figures["lost"], max(figures["lost"], figures["landed"])
     left, right = axes.get_xlim()
     if lost:
         # The axis has its end; the count beside the row says what is less than that.
-        share, *ends = (max(100 * x, left) for x in (lost / sent, *figures["lost_ci95"]))
+        share, *ends = (max(100 * x, left) for x in (lost / landed, *figures["lost_ci95"]))
         draw_intervals(axes, [y], [ends], colour, flat=True)
         axes.plot([share], [y], marker, color=colour, markersize=6)
         edge = ends[1]
@@ -118,7 +118,7 @@ def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary)
     middle = (left * right) ** 0.5
     start = edge < middle
     axes.annotate(
-        f"{whole(lost)} of {whole(sent)}"
+        f"{whole(lost)} of {whole(landed)}"
         + (": breaks its claim" if lost and figures["race_free_claim"] else ""),
         (edge if start else max(figures["lost_ci95"][0] * 100, left), y),
         (8 if start else -8, 0),

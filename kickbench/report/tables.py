@@ -374,11 +374,12 @@ _EXITS = Table(
 _RACE = Table(
     "Race",
     "Kicks aimed at the window between the check of the flag and KVM_RUN. Landed are those that "
-    "were surely sent in time; one sent a moment earlier or later can be lost as well, so that "
-    "more may be lost than landed. A kick is lost when the guest still runs after the time-out, "
-    "which is longer in the first round of a process, to find out how long kicks take; a rescue "
-    "then ends it. The bound is that of lost / sent, one-sided and exact; slowest is of those not "
-    "lost, the first round's included. A spurious exit has EINTR but no kick pending.",
+    "could have been lost: the check no longer saw them, and the guest had not run on when they "
+    "were taken. A kick is lost when the guest still runs after the time-out, which is longer in "
+    "the first round of a process, to find out how long kicks take; a rescue then ends it. The "
+    "bound is that of lost / landed, one-sided and exact; without any that landed there is none. "
+    "Slowest is of those not lost, the first round's included. A spurious exit has EINTR but no "
+    "kick pending.",
     keys=(
         _VCPUS,
         _PLACEMENT,
@@ -392,7 +393,7 @@ _RACE = Table(
             (
                 Column("claim", "", _claim),
                 _SENT,
-                _count("landed", "", "aimed", group="kicks"),
+                _count("landed", "", "landed", group="kicks"),
                 _LOST,
                 _SPURIOUS,
                 _number("lost at most", "95 %", "lost_upper95", words=_bound),
@@ -403,7 +404,7 @@ _RACE = Table(
         ),
     ),
     terminal=(
-        ("kicks", (_SENT, _count("landed", "", "aimed"), _LOST, _SPURIOUS)),
+        ("kicks", (_SENT, _count("landed", "", "landed"), _LOST, _SPURIOUS)),
         (
             "protocol",
             (

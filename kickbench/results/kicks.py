@@ -381,10 +381,13 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     statistics: dict[str, dict[str, Any]] = {}
     for index, method in enumerate(methods):
         count = {name: totals[name][index] for name in names}
+        # What runs of schema 1 counted had mostly no chance to be lost.
+        landed = count["aimed"] if reader.schema > 1 else None
         seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
         statistics[method] = {
-            **count,
-            **_proportions(count["lost"], count["spurious"], count["sent"]),
+            **{name: value for name, value in count.items() if name != "aimed"},
+            "landed": landed,
+            **_proportions(count["lost"], landed, count["spurious"], count["sent"]),
             "latency_max_ns": _longest(seen),
             "race_free_claim": claims.get(method),
         }
@@ -724,20 +727,22 @@ def _longest(values: Floats) -> float | None:
     return number(values.max()) if len(values) else None
 
 
-def _proportions(lost: int, spurious: int, sent: int) -> dict[str, Any]:
-    """Exact bounds per kick sent; null when nothing was sent.
+def _proportions(lost: int, landed: int | None, spurious: int, sent: int) -> dict[str, Any]:
+    """Exact bounds, of the kicks lost per kick that could have been, of spurious exits per kick
+    sent; null when there was none, or when that is not known.
 
     A flag that nobody clears can make more spurious exits than there were kicks: then they are no
     proportion of them, and their interval is null.
     """
     found: dict[str, Any] = {"lost_upper95": None, "lost_ci95": None, "spurious_ci95": None}
-    if sent > 0:
-        interval = clopper_pearson(lost, sent, confidence=CONFIDENCE)
-        found["lost_upper95"] = upper_bound(lost, sent, confidence=CONFIDENCE)
+    if landed:
+        at_risk = max(landed, lost)
+        interval = clopper_pearson(lost, at_risk, confidence=CONFIDENCE)
+        found["lost_upper95"] = upper_bound(lost, at_risk, confidence=CONFIDENCE)
         found["lost_ci95"] = [interval.low, interval.high]
-        if spurious <= sent:
-            interval = clopper_pearson(spurious, sent, confidence=CONFIDENCE)
-            found["spurious_ci95"] = [interval.low, interval.high]
+    if 0 < sent >= spurious:
+        interval = clopper_pearson(spurious, sent, confidence=CONFIDENCE)
+        found["spurious_ci95"] = [interval.low, interval.high]
     return found
 
 
