@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,9 @@ from kickbench.lab import tools
 # Shared machines are slow at times; an example that takes long is not a fault.
 settings.register_profile("kickbench", deadline=None)
 settings.load_profile("kickbench")
+
+# The runs of these tests are nobody else's business, nor are other runs on this host theirs.
+os.environ["KICKBENCH_LOCK"] = str(Path(tempfile.mkdtemp(prefix="kickbench-tests-")) / "lock")
 
 # A job in the background of a shell is started with SIGINT ignored, and so would be the runs that
 # these tests interrupt.

@@ -65,9 +65,12 @@ def _measure(scenario: Scenario, results: Path) -> Outcome:
     from kickbench.run import runner
     from kickbench.run.progress import observer
 
+    def say(text: str) -> None:
+        typer.echo(f"kickbench: {text}", err=True)
+
     watching, display = observer()
     with display:
-        return runner.run(scenario, results, watching)
+        return runner.run(scenario, results, watching, wait=True, say=say)
 
 
 def _check(outputs: dict[str, Path], config: Config) -> None:

@@ -32,6 +32,10 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when this host cannot run every case.")
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait while another kickbench measures on this host."),
+    ] = False,
     trust_protocols: Annotated[
         bool,
         typer.Option(
@@ -51,14 +55,22 @@ def run(
 
     # Ended by a service manager: as with Ctrl-C, what is finished is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def say(text: str) -> None:
+        typer.echo(f"kickbench: {text}", err=True)
+
     watching, display = observer()
     try:
         with display:
             if resume is not None:
-                outcome = runner.resume(resume, watching, trust_protocols=trust_protocols)
+                outcome = runner.resume(
+                    resume, watching, trust_protocols=trust_protocols, wait=wait, say=say
+                )
             elif scenario is not None:
                 model = load(resolve(scenario))
-                outcome = runner.run(model, results, watching, quick=quick, strict=strict)
+                outcome = runner.run(
+                    model, results, watching, quick=quick, strict=strict, wait=wait, say=say
+                )
             else:
                 raise UsageError("name a scenario to run (kickbench scenario list has some)")
     except runner.RunInterruptedError as interrupted:

@@ -343,7 +343,7 @@ _DISTURBANCES = (
 _BEARS_ON_TRUST = frozenset(
     {
         *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "cores", "smt"),
-        *("numa_balancing", "steal", "load", "quota", "kernel", "hypervisor"),
+        *("numa_balancing", "steal", "load", "quota", "kernel", "hypervisor", "other_run"),
     }
 )
 

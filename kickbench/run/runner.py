@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from kickbench.errors import (
     StorageError,
     UsageError,
 )
-from kickbench.host import doctor, environment
+from kickbench.host import doctor, environment, turn
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
 from kickbench.lab.emulated import Mark
@@ -98,12 +98,16 @@ def run(
     *,
     quick: bool = False,
     strict: bool = False,
+    wait: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run a scenario into a new folder below ``results_dir``.
 
     ``quick``: about ten seconds of measuring in all. ``strict``: a case that this host cannot run
-    is an error instead of being skipped. Raises HostError when nothing can be run here,
-    MeasurementError when results cannot be stored, RunInterruptedError on SIGINT.
+    is an error instead of being skipped. ``wait``: when another kickbench measures on this host,
+    wait for its end; ``say`` is called with a line that names it. Raises HostError when
+    nothing can be run here, MeasurementError when results cannot be stored, RunInterruptedError
+    on SIGINT.
     """
     topology, capabilities = _look_at_host()
     planned = plan(expand(scenario), topology, capabilities)
@@ -123,6 +127,7 @@ def run(
     mark = Mark.of_this_process()
     with (
         _built(sources) as protocols,
+        turn.taken(_note(results_dir / scenario.name), wait=wait, say=say) as other,
         RunWriter.create(
             results_dir,
             scenario.name,
@@ -130,7 +135,7 @@ def run(
             cases=[item.case.to_dict() for item in planned],
             environment={
                 **environment.collect(topology=topology),
-                "doctor": _diagnose(),
+                "doctor": [*_diagnose(), *_finding_of(other)],
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
             command=mark.command if mark else ["kickbench", *sys.argv[1:]],
@@ -144,14 +149,21 @@ def run(
         return _run_pending(writer, planned, topology, observer, protocols)
 
 
-def resume(folder: Path, observer: Observer, *, trust_protocols: bool = False) -> Outcome:
+def resume(
+    folder: Path,
+    observer: Observer,
+    *,
+    trust_protocols: bool = False,
+    wait: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
     """Finish an interrupted run: its pending cases, and those that failed, once more.
 
     Raises UsageError when the folder is in use, when this is not the host that it was begun on, or
     when it names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
     topology, capabilities = _look_at_host()
-    with RunWriter.resume(folder) as writer:
+    with RunWriter.resume(folder) as writer, turn.taken(_note(folder), wait=wait, say=say):
         _check_same_host(writer.manifest["environment"], environment.collect(topology=topology))
         for entry in writer.manifest["cases"]:
             if entry["status"] == "failed":
@@ -236,6 +248,18 @@ def _diagnose() -> list[dict[str, str | None]]:
         for finding in doctor.examine()
         if finding.status != "ok"
     ]
+
+
+def _note(folder: Path) -> str:
+    return f"pid {os.getpid()}, {folder.absolute()}"
+
+
+def _finding_of(other: str | None) -> list[dict[str, str | None]]:
+    """As the doctor's are: it is shown where they are."""
+    if other is None:
+        return []
+    found = {"id": "other_run", "title": "other runs", "status": "warn", "detail": other}
+    return [{**found, "advice": "run one at a time (--wait)"}]
 
 
 def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that measure at once know of each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kickbench.host.turn import taken
+
+TINY = """
+name = "tiny"
+[vm]
+vcpus = [1]
+[guest]
+program = "pm_timer"
+[measure]
+methods = ["immediate_exit"]
+processes = 1
+max_seconds = 0.2
+"""
+WAIT = """
+from kickbench.host.turn import taken
+with taken("pid 2, two", wait=True, say=lambda text: print(text, flush=True)) as other:
+    print(other)
+"""
+
+
+@pytest.fixture(autouse=True)
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "lock"
+    monkeypatch.setenv("KICKBENCH_LOCK", str(path))
+    return path
+
+
+def test_the_first_is_alone_and_the_second_is_told_of_it() -> None:
+    said: list[str] = []
+    with taken("pid 1, results/one", wait=False, say=said.append) as first:
+        assert (first, said) == (None, [])
+        with taken("pid 2, results/two", wait=False, say=said.append) as second:
+            assert second == "another kickbench measures on this host (pid 1, results/one)"
+        assert said == [f"{second}: the figures of both suffer; --wait waits for its end"]
+    with taken("pid 3, results/three", wait=True, say=said.append) as third:
+        assert third is None
+
+
+def test_whoever_waits_begins_when_the_other_has_ended(lock: Path) -> None:
+    with taken("pid 1, one", wait=False, say=print):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WAIT], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("(pid 1, one): waiting for its end\n")
+        assert process.poll() is None
+    assert process.communicate(timeout=60)[0] == "None\n"
+    assert lock.read_text() == "pid 2, two"
+
+
+def test_a_file_that_cannot_be_had_keeps_nobody_from_measuring(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock.symlink_to(tmp_path / "elsewhere")
+    with taken("pid 1, one", wait=True, say=print) as other:
+        assert other is None
+    assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setenv("KICKBENCH_LOCK", str(tmp_path / "no folder" / "lock"))
+    with taken("pid 1, one", wait=True, say=print) as other:
+        assert other is None
+
+
+@pytest.mark.kvm
+def test_a_run_beside_another_says_so_and_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    results = tmp_path / "results"
+    with taken("pid 1, results/one", wait=False, say=print):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "kickbench", "run", path, "--results", results],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    told = "another kickbench measures on this host (pid 1, results/one)"
+    assert told in done.stderr
+    assert told in done.stdout
+    (manifest,) = results.glob("*/*/manifest.json")
+    doctor = json.loads(manifest.read_text())["environment"]["doctor"]
+    assert told in [finding["detail"] for finding in doctor]
