@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.host.cores import ALIKE, Kind, are_alike, kinds
+from kickbench.host.cores import ALIKE, Kind, are_alike, kinds, mixture
 
 CPU = "sys/devices/system/cpu"
 
@@ -38,6 +38,11 @@ def test_a_hybrid_processor_has_two_kinds(tmp_path: Path) -> None:
     assert slow == Kind((2, 3), "cpu_atom", 600, 3_900_000)
     assert str(slow) == "CPUs 2-3: cpu_atom, 3900 MHz, capacity 600"
     assert not are_alike([fast, slow])
+    assert mixture([3, 1, 3], root) == (
+        "vCPUs on fast and on slow cores are in one figure: CPU 1: cpu_core, 5100 MHz, "
+        "capacity 1024; CPU 3: cpu_atom, 3900 MHz, capacity 600"
+    )
+    assert mixture([2, 3], root) is None
     assert are_alike([slow])
     assert kinds([2], root) == [Kind((2,), "cpu_atom", 600, 3_900_000)]
 

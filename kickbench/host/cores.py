@@ -37,7 +37,8 @@ class Kind:
             None if self.max_khz is None else f"{self.max_khz / 1e3:.0f} MHz",
             None if self.capacity is None else f"capacity {self.capacity}",
         ]
-        return f"CPUs {format_cpu_list(self.cpus)}: " + ", ".join(fact for fact in facts if fact)
+        word = "CPU" if len(self.cpus) == 1 else "CPUs"
+        return f"{word} {format_cpu_list(self.cpus)}: " + ", ".join(filter(None, facts))
 
 
 def kinds(cpus: Iterable[int], root: str | Path = "/") -> list[Kind]:
@@ -58,6 +59,14 @@ def are_alike(some: Sequence[Kind]) -> bool:
         and _spread([kind.capacity for kind in some]) <= ALIKE
         and _spread([kind.max_khz for kind in some]) <= ALIKE
     )
+
+
+def mixture(vcpu_cpus: Iterable[int], root: str | Path = "/") -> str | None:
+    """What to say of vCPUs on these CPUs when they are not alike; None when they are."""
+    found = kinds(set(vcpu_cpus), root)
+    if are_alike(found):
+        return None
+    return f"vCPUs on fast and on slow cores are in one figure: {'; '.join(map(str, found))}"
 
 
 def _spread(values: Iterable[int | None]) -> float:

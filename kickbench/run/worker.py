@@ -36,6 +36,7 @@ from kickbench.guest.loader import Guest
 from kickbench.guest.nested import NestedGuest
 from kickbench.host.affinity import pinned
 from kickbench.host.clock import rate_objection, tsc_distrust
+from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.run import kinds, schedule
@@ -192,6 +193,8 @@ def _engine_bench(
 ) -> Iterator[kinds.Bench]:
     case = order.case
     _check_realtime(warnings)
+    if mixed := mixture(chain(*order.vcpu_cpus)):
+        warnings.append(mixed)
     timing = schedule.Timing.of(case, order.vcpu_cpus)
     clock = _choose_clock(order, warnings)
     pacing = schedule.Pacing.of(case, timing, clock.hz, rng)
