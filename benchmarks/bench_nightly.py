@@ -215,6 +215,138 @@ def _cells(values: Floats, nights: NDArray[np.int64]) -> Floats:
     return values[nights].transpose(0, 2, 1).reshape(-1, nights.shape[1])
 
 
+# --- nights with other load --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other load that comes and goes: episodes of nights, each with its own load and effect.
+
+    An episode begins on a quiet night with the chance ``begins``, and goes on with ``lasts``. Its
+    load, the share of the CPUs' time, is drawn between ``least`` and ``most``.
+    """
+
+    begins: float
+    lasts: float
+    least: float = 0.02
+    most: float = 0.95
+
+
+IDLE = 0.005  # what an idle host's own services take
+COMES_AND_GOES = Others(0.05, 0.6)
+EVERY_THIRD = Others(0.2, 0.6)
+ALWAYS = Others(1.0, 0.9, 0.3)
+LOADS = {
+    "comes and goes": COMES_AND_GOES,
+    "every third night": EVERY_THIRD,
+    "always busy": ALWAYS,
+}
+
+
+def other_load(others: Others, nights: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """(nights,) the share of CPU time that others take, and by what share an exit gets slower.
+
+    Slower by waiting for a CPU, which happens when all are taken, here as on two CPUs: of ``load``
+    squared; and through caches and siblings, by a tenth of ``load``, more or less by what runs.
+    """
+    load, effect = np.empty(nights), np.empty(nights)
+    busy, share, weight = False, 0.0, 0.0
+    for night in range(nights):
+        goes_on = busy and random.random() < others.lasts
+        busy = goes_on or random.random() < others.begins
+        if busy and not goes_on:
+            share, weight = random.uniform(others.least, others.most), random.lognormal(0, 0.7)
+        taken = share * random.lognormal(0, 0.1) if busy else IDLE * random.lognormal(0, 0.5)
+        load[night] = min(taken, others.most)
+        waited = 0.9 * load[night] ** 2
+        effect[night] = waited / (1 - waited) + 0.1 * load[night] * weight
+    return load, effect
+
+
+def with_load(history: History, effect: Floats, random: np.random.Generator) -> History:
+    """The history with every metric slower by ``effect``, a difference by a tenth of it."""
+    metrics = len(history.unit)
+    share = np.where(np.arange(metrics) % 4 == 2, 0.1, 1.0)
+    own = random.uniform(0.7, 1.3, history.value.shape)
+    slower = effect[:, None] * share * own
+    return replace(
+        history, value=history.value + slower * history.unit, error=history.error * (1 + slower)
+    )
+
+
+def judge_with_load(history: History, load: Floats, first: int) -> Floats:
+    """As :func:`judge` from ``first`` on, by the nights that each is compared with; NaN: by none.
+
+    Nights with fewer of their like before them than fill a baseline are not judged.
+    """
+    night = np.arange(len(load))
+    none = np.full(len(load), np.nan)
+    trend = Trend(
+        Key("case", "sigmask", None, "ns_per_exit"),
+        *("lower", night, none, none, none, night, None, night >= 0, 0),
+        load=load,
+    )
+    likes = {
+        tonight: trend.like(tonight)[: tonight + 1]
+        for tonight in night[first:]
+        if not trend.disturbed(tonight)[tonight]  # which raises no alarm, whatever it is like
+    }
+    witnesses = [tonight for tonight, like in likes.items() if like[tonight]]
+    p = np.full((len(load) - first, history.value.shape[1]), np.nan)
+    need = SETTINGS.baseline_nights + 1 + noise.LONG
+    while witnesses:
+        last = witnesses[-1]
+        same = [t for t in witnesses if (likes[t] == likes[last][: t + 1]).all()]
+        witnesses = [t for t in witnesses if t not in same]
+        kept = replace(
+            history,
+            value=history.value[: last + 1][likes[last]],
+            error=history.error[: last + 1][likes[last]],
+        )
+        # Nights of the same like follow each other in what is kept.
+        places = [int(likes[tonight].sum()) - 1 for tonight in same]
+        chosen = [t for t, place in zip(same, places, strict=True) if place >= need]
+        if chosen:
+            p[np.array(chosen) - first] = judge(kept, places[-1] + 1 - len(chosen), places[-1] + 1)
+    return p
+
+
+def alarms_with_load(host: Host, others: Others, nights: int, seed: int, *, ignored: bool) -> str:
+    """Alarm nights per 1,000 of all, with nothing to find; and the share that was no witness."""
+    random = np.random.default_rng(seed)
+    first = 2 * SETTINGS.baseline_nights
+    per_history = 250
+    count = total = silent = 0
+    for _ in range(max(1, nights // per_history)):
+        load, effect = other_load(others, first + per_history, random)
+        history = with_load(make_history(host, len(load), random), effect, random)
+        p = judge_with_load(history, np.full(len(load), np.nan) if ignored else load, first)
+        count += int(alarms(p).any(1).sum())
+        silent += int(np.isnan(p).all(1).sum())
+        total += len(p)
+    share = clopper_pearson(count, total)
+    rate = f"{1000 * count / total:5.1f} ({1000 * share.low:.1f} to {1000 * share.high:.1f})"
+    return f"{rate}, {100 * silent / total:.0f} % of nights no witness"
+
+
+def power_with_load(host: Host, others: Others, step: float, histories: int, seed: int) -> str:
+    """Nights until a step of all cases is found that begins on a quiet or a busy night."""
+    random = np.random.default_rng(seed)
+    start = 2 * SETTINGS.baseline_nights
+    delays = []
+    for _ in range(histories):
+        load, effect = other_load(others, start + 2 * LOOKED_AT, random)
+        history = make_history(host, len(load), random)
+        history.value[start:] += (
+            step * history.unit * np.isin(np.arange(len(history.unit)) % 4, BOTH_METHODS)
+        )
+        p = judge_with_load(with_load(history, effect, random), load, start)
+        found = alarms(p).any(1)
+        delays.append(found.argmax() + 1.0 if found.any() else np.inf)
+    within = " ".join(f"{100 * np.mean(np.array(delays) <= n):5.1f}" for n in (2, 3, LOOKED_AT))
+    return f"{within}  {np.median(delays):4.0f}"
+
+
 # --- the tables --------------------------------------------------------------------------------
 
 
@@ -400,7 +532,7 @@ def speed(nights: int = 1100, metrics: int = 200) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tables", default="alarms,power,difference,drift,speed")
+    parser.add_argument("--tables", default="alarms,load,power,difference,drift,speed")
     arguments = parser.parse_args()
     factor = 5 if arguments.quick else 1
     begun = time.monotonic()
@@ -425,6 +557,25 @@ def main() -> None:
             for inject in INJECTED:
                 print(f"{false_alarms(host, 1000 // factor, 11, inject):22}", end="", flush=True)
             print()
+    if "load" in arguments.tables:
+        print("Nights with other load that comes and goes: alarm nights per 1,000, nothing to find")
+        hosts = {
+            "calm, 0.3 % between": replace(calm, between=0.003),
+            "quiet hour, 0.3 % between": replace(here, between=0.003),
+        }
+        for name, host in hosts.items():
+            for what, others in LOADS.items():
+                for ignored in (True, False):
+                    how = "ignored" if ignored else "regarded"
+                    nights = (250 if ignored else 1000) // factor
+                    rate = alarms_with_load(host, others, nights, 14, ignored=ignored)
+                    print(f"{name}, {what}, load {how}:  {rate}", flush=True)
+        print("A step of all cases: found within 2, 3, 10 nights (%), median delay")
+        for name, host in hosts.items():
+            for what, others in LOADS.items():
+                for step in (0.02, 0.05):
+                    line = power_with_load(host, others, step, 40 // factor, 15)
+                    print(f"{name}, {what}, step {100 * step:g} %:  {line}", flush=True)
     if "power" in arguments.tables:
         print(
             "Suspect on night 1, found within 2, 3, 10 nights (%), median delay: one case hit | all"

@@ -722,6 +722,7 @@ def build(
     environment: Mapping[str, Any] = ENVIRONMENT,
     emulated: bool = False,
     count_step: int = 0,
+    others: float = 0.01,
     finish: bool = True,
     paced: bool = False,
     of_kicks: Mapping[str, Any] = {},
@@ -731,8 +732,9 @@ def build(
     """Write a run into the results folder ``path`` and return the run's folder.
 
     ``cases`` default to :func:`sweep`; those with an exit rate are marked as skipped unless the
-    host can run them, ``paced``. ``shift_ns`` is what every method costs more per exit than the
-    baseline, a number or a function of the case. Other arguments go to the arrays of exits,
+    host can run them, ``paced``. ``others`` is the share of CPU time that others took.
+    ``shift_ns`` is what every method costs more per exit than the baseline, a number or a function
+    of the case. Other arguments go to the arrays of exits,
     ``of_kicks`` and ``nested`` to those of these kinds.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
@@ -762,7 +764,10 @@ def build(
                 seed=seed,
                 **{"exits": arguments, "kick": of_kicks, "nested": nested}.get(item["kind"], {}),
             )
-            writer.write_case(item["id"], case_document(item, rounds=rounds), tables)
+            document = case_document(item, rounds=rounds)
+            for process in document["processes"]:
+                process["load"] = load(others)
+            writer.write_case(item["id"], document, tables)
         if finish:
             writer.finish()
     return writer.path

@@ -40,6 +40,8 @@ def trend(
     better: Literal["lower", "higher"] = "lower",
     baseline: str | None = None,
     reference: float | None = None,
+    load: ArrayLike | None = None,
+    biased: ArrayLike | None = None,
 ) -> Trend:
     values = np.asarray(value, np.float64)
     every = np.ones(len(values), np.bool_)
@@ -55,6 +57,8 @@ def trend(
         None if reference is None else np.full(len(values), reference),
         every,
         0,
+        load=None if load is None else np.broadcast_to(load, values.shape).astype(np.float64),
+        biased=None if biased is None else np.broadcast_to(biased, values.shape).astype(np.bool_),
     )
 
 
@@ -563,3 +567,99 @@ def test_a_small_simulation_keeps_its_promises() -> None:
         found += decision.judgements[0].verdict == "regression"
     assert false <= 2
     assert found >= 0.8 * total
+
+
+# --- nights on which the host was busy ---------------------------------------------------------
+
+
+def with_last(n: int, *last: float, usual: float = 0.005) -> NDArray[np.float64]:
+    """Loads of n nights, the last ones as given."""
+    return np.array([usual] * (n - len(last)) + list(last))
+
+
+def slower_at_the_end(by: float, count: int, n: int = 70) -> NDArray[np.float64]:
+    value = noisy(3, n)[0]
+    value[n - count :] *= 1 + by
+    return value
+
+
+def test_a_busy_night_is_no_witness_and_says_why() -> None:
+    found = judge(trend(slower_at_the_end(0.5, 3), load=with_last(70, 0.3, 0.4, 0.37)))
+    (judgement,) = found.judgements
+    assert not found.alarm
+    assert judgement.verdict == "no witness"
+    assert judgement.reason == "the host was busy (others used 37 % of its CPUs)"
+    assert not judgement.suspect
+
+
+def test_the_same_nights_are_an_alarm_when_the_host_was_quiet() -> None:
+    assert judge(trend(slower_at_the_end(0.5, 3), load=0.005)).alarm
+    assert judge(trend(slower_at_the_end(0.5, 3), load=np.nan)).alarm  # nights of old runs
+
+
+def test_busy_nights_are_no_baseline() -> None:
+    """Else they would be half of it, and a change of 5 % within what nights differ by."""
+    value, load = slower_at_the_end(0.05, 3), with_last(70)
+    value[10:60:2] *= 1.5
+    load[10:60:2] = 0.5
+    (judgement,) = judge(trend(value, load=load)).judgements
+    assert judgement.verdict == "regression"
+    assert judgement.baseline_nights < 45
+    assert judgement.relative == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_alarm_waits_for_the_next_quiet_nights() -> None:
+    """Slower for good since five nights ago, three of which were busy."""
+    value, load = slower_at_the_end(0.05, 5), with_last(70, 0.005, 0.4, 0.5, 0.4, 0.005)
+    for night, expected in ((65, "no change"), (66, "no witness"), (68, "no witness")):
+        until = slice(night + 1)
+        assert judge(trend(value[until], load=load[until])).judgements[0].verdict == expected
+    (judgement,) = judge(trend(value, load=load)).judgements
+    assert (judgement.verdict, judgement.since, judgement.nights) == ("regression", 65, (65, 69))
+
+
+def test_an_alarm_stays_open_over_a_busy_night() -> None:
+    past = trend(slower_at_the_end(0.05, 4), load=with_last(70, 0.4))
+    past.usable[67:69] = False  # alarms of the nights before
+    (judgement,) = judge(past).judgements
+    assert (judgement.verdict, judgement.open) == ("no witness", True)
+
+
+def test_what_is_usual_on_a_host_is_quiet_up_to_a_tenth() -> None:
+    assert judge(trend(slower_at_the_end(0.05, 3), load=0.06)).alarm
+    assert not judge(trend(slower_at_the_end(0.05, 3), load=with_last(70, *[0.06] * 3))).alarm
+    assert not judge(trend(slower_at_the_end(0.05, 3), load=0.12)).alarm
+
+
+def test_a_case_whose_control_failed_is_no_witness() -> None:
+    biased = np.arange(70) >= 67
+    found = judge(trend(slower_at_the_end(0.05, 3), load=0.0, biased=biased))
+    (judgement,) = found.judgements
+    assert not found.alarm
+    assert judgement.reason == "the A/A control found a protocol to differ from itself"
+
+
+def test_a_host_that_is_never_quiet_raises_suspicion_and_no_alarm() -> None:
+    found = judge(trend(slower_at_the_end(0.5, 3), load=0.4))
+    (judgement,) = found.judgements
+    assert not found.alarm
+    assert (judgement.verdict, judgement.suspect) == ("no witness", True)
+    assert judgement.relative == pytest.approx(0.5, abs=0.02)
+    # Slower than nights that were quieter is nothing odd.
+    load = with_last(70, 0.6, 0.6, 0.6, usual=0.4)
+    assert not judge(trend(slower_at_the_end(0.5, 3), load=load)).judgements[0].suspect
+
+
+@given(st.lists(st.floats(0, 1) | st.just(np.nan), min_size=1, max_size=90), st.data())
+def test_only_like_nights_are_compared(loads: list[float], data: st.DataObject) -> None:
+    tonight = data.draw(st.integers(0, len(loads) - 1))
+    some = trend(np.ones(len(loads)), load=loads)
+    like, disturbed = some.like(tonight), some.disturbed(tonight)
+    if not disturbed[tonight]:
+        assert like[tonight]
+        assert not (like & disturbed).any()
+        assert not (some.load > 0.1)[like].any() if some.load is not None else True
+    elif like.any():
+        assert like[tonight]
+        assert disturbed[max(0, tonight - 13) : tonight + 1].all()
+        assert not (like & ~disturbed).any()

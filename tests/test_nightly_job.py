@@ -88,11 +88,16 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A history of PAST calm nights."""
     folder = tmp_path_factory.mktemp("past")
     history = History(folder / "history")
-    for day in range(PAST):
-        run = measuring(day)(Scenario.from_dict({**_TINY, "name": "synthetic"}), folder).folder
-        reader = RunReader(run)
-        history.append(Night.of(reader.manifest, summarise(reader)))
+    live_through(history, folder, PAST)
     return history.folder
+
+
+def live_through(history: History, folder: Path, days: int, **how: Any) -> None:
+    """Add so many nights, without the job and its pages."""
+    scenario = Scenario.from_dict({**_TINY, "name": "synthetic"})
+    for day in range(days):
+        reader = RunReader(measuring(day, **how)(scenario, folder).folder)
+        history.append(Night.of(reader.manifest, summarise(reader)))
 
 
 _TINY = {"vm": {"vcpus": 1}, "guest": {"program": "hlt"}}
@@ -108,6 +113,66 @@ def seasoned(config: Config, past: Path) -> Config:
 def slower(share: float) -> dict[str, Any]:
     """What makes sigmask's exits longer by this share of the baseline's."""
     return {"shift_ns": synthetic_run.siglock_ns(CASES[0]) + share * synthetic_run.BASE_NS}
+
+
+# --- nights on which the host was busy ---------------------------------------------------------
+
+
+def test_a_busy_night_is_kept_and_is_no_witness(seasoned: Config) -> None:
+    result = job.run(seasoned, measuring(PAST, others=0.37, **slower(0.5)))
+    assert result.exit_code == 0
+    why = "the host was busy (others used 37 % of its CPUs)"
+    assert headline(result) == f"T{why[1:]}: the night is no witness."
+    (part,) = result.parts
+    (case,) = part.disturbed
+    document = json.loads(json_of(result))["scenarios"][0]
+    assert document["no_witness"] == [{"case": case, "reason": why}]
+    assert {m["verdict"] for m in document["metrics"]} == {"no witness"}
+    assert all(m["value"] is not None for m in document["metrics"])  # shown all the same
+    assert f"No witness tonight are 1 of 1 case of synthetic: {why}" in words(markdown(result))
+    skipped = ElementTree.fromstring(junit(result)).findall(".//skipped")  # noqa: S314 (ours)
+    assert {each.get("message") for each in skipped} == {f"no witness: {why}"}
+    assert len(History(seasoned.history).nights(*of(part))) == PAST + 1
+
+
+def test_slower_on_busy_nights_is_no_alarm_and_found_on_the_next_quiet_ones(
+    seasoned: Config,
+) -> None:
+    codes = []
+    for night, others in enumerate((0.6, 0.5, 0.01, 0.4, 0.01)):
+        result = job.run(seasoned, measuring(PAST + night, others=others, **slower(0.5)))
+        codes.append(result.exit_code)
+    assert codes == [0, 0, 0, 0, 1]
+    # And on a busy night it is neither confirmed nor over.
+    result = job.run(seasoned, measuring(PAST + 5, others=0.5))
+    assert result.exit_code == 0
+    assert "The last alarm still stands" in words(markdown(result))
+
+
+def test_a_host_that_is_never_quiet_says_so_every_night(config: Config) -> None:
+    live_through(History(config.history), config.results, 12, others=0.5)
+    codes = [job.run(config, measuring(day, others=0.5)).exit_code for day in (12, 13)]
+    assert codes == [0, 3]
+    result = job.run(config, measuring(14, others=0.5))
+    assert result.exit_code == 3
+    assert "busy on each of the last 14 nights" in words(markdown(result))
+    assert job.run(config, measuring(15, others=0.01)).exit_code == 0
+
+
+def test_an_emulated_host_is_as_good_a_witness_when_it_is_busy(config: Config) -> None:
+    """What it counts does not depend on what runs beside the emulator."""
+    for day in range(3):
+        result = job.run(config, measuring(day, others=0.9, emulated=True))
+    assert not result.parts[0].disturbed
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def of(part: job.Part) -> tuple[str, str]:
+    assert part.night is not None
+    return part.night.fingerprint, part.night.scenario
 
 
 # --- good nights and bad ones ------------------------------------------------------------------

@@ -90,6 +90,8 @@ def change_points(trends: Sequence[Trend], nights: Nights, settings: Settings) -
     points = []
     for trend in trends:
         known = np.abs(trend.value) < LARGEST
+        if (quiet := known & ~trend.disturbed(len(nights) - 1)).sum() > known.sum() / 2:
+            known = quiet  # on a host that is busy on most nights, all of them
         value, night = trend.value[known], trend.night[known]
         edges = _edges(trend, value, known, settings)
         for left, edge, right in zip(edges, edges[1:-1], edges[2:], strict=False):

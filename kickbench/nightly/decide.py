@@ -18,7 +18,7 @@ Arrays in, words and numbers out: no file, no clock, no configuration file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -29,10 +29,12 @@ from scipy.stats import false_discovery_control
 
 from kickbench.nightly import noise
 from kickbench.nightly.noise import LONG, Floats
-from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.nightly.trends import QUIET, Key, Nights, Trend
 from kickbench.report.numbers import plural
 
-Verdict = Literal["regression", "improvement", "no change", "too little history", "not measured"]
+Verdict = Literal[
+    "regression", "improvement", "no change", "too little history", "no witness", "not measured"
+]
 
 SUSPECT_RATE = 0.05
 """False discovery rate of single nights, which raise no alarm but are worth measuring again."""
@@ -130,6 +132,7 @@ class Judgement:
     tau: float = np.nan
     drift: bool = False  # against the first nights of the present normal, not the latest
     suspect: bool = False
+    open: bool = False  # the night before raised an alarm, and tonight is no witness
 
 
 @dataclass(frozen=True)
@@ -320,6 +323,14 @@ class _Metric:
 
     def __init__(self, trend: Trend, tonight: int, pinned: int | None, settings: Settings) -> None:
         known = np.isfinite(trend.value) & (trend.night <= tonight)
+        measured = bool((trend.night[known] == tonight).any())
+        like, disturbed = trend.like(tonight), trend.disturbed(tonight)
+        self.witness = not disturbed[trend.night == tonight].any()
+        self.comparable = bool(like[trend.night == tonight].all())
+        if not self.comparable:
+            like = ~disturbed  # what the nights before say of an open alarm
+        # What a person pinned is compared with, whatever it was like.
+        known &= like if pinned is None else like | (trend.night == pinned)
         self.trend, self.settings, self.tonight = trend, settings, tonight
         self.sign = 1.0 if trend.better == "lower" else -1.0
         self.night = trend.night[known]
@@ -333,13 +344,17 @@ class _Metric:
         self.pinned = np.flatnonzero(self.night == pinned) if pinned is not None else None
         self.verdict: Verdict | None = None
         self.reason = ""
-        if not len(self.night) or self.night[-1] != tonight:
+        if not measured:
             self.verdict, self.reason = "not measured", "tonight has no value"
+        elif not self.comparable:
+            self.verdict, self.reason = "no witness", _why_no_witness(trend, tonight)
         elif settings.pinned is not None and (self.pinned is None or not len(self.pinned)):
             self.verdict = "too little history"
             self.reason = f"the pinned run {settings.pinned} has no value"
         else:
             self._look_at_history()
+            if self.verdict is not None and not self.witness:
+                self.verdict, self.reason = "no witness", _why_no_witness(trend, tonight)
 
     def _look_at_history(self) -> None:
         if self.pinned is None:
@@ -501,7 +516,18 @@ class _Metric:
     def settled(self) -> Judgement:
         """The judgement where there is nothing to weigh."""
         assert self.verdict is not None
-        return Judgement(self.trend.key, self.verdict, self.reason)
+        still = self.verdict == "no witness" and bool(self.alarmed[-1:].any())
+        return Judgement(self.trend.key, self.verdict, self.reason, open=still)
+
+    def without_witness(self, found: Judgement) -> Judgement:
+        """What was found on a host that is never quiet: worth a look, and no alarm."""
+        return replace(
+            found,
+            verdict="no witness",
+            reason=_why_no_witness(self.trend, self.tonight),
+            since=None,
+            suspect=found.verdict == "regression",
+        )
 
     def judge_exactly(self) -> Judgement:
         assert self.exact_value is not None
@@ -528,6 +554,13 @@ class _Metric:
             baseline_nights=len(self.level(len(self.night) - 1)),
             tau=0.0,
         )
+
+
+def _why_no_witness(trend: Trend, night: int) -> str:
+    load = np.nan if trend.load is None else float(trend.load[trend.night == night][0])
+    if load > QUIET:
+        return f"the host was busy (others used {100 * load:.0f} % of its CPUs)"
+    return "the A/A control found a protocol to differ from itself"
 
 
 def _settled_nights(usable: NDArray[np.bool_], normal: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -626,6 +659,8 @@ def _decide(metrics: list[_Metric], settings: Settings) -> tuple[dict[int, Judge
             suspect=bool(suspect[i]) and not (called and upwards),
             back=back,
         )
+        if not metric.witness:
+            decided[id(metric)] = metric.without_witness(decided[id(metric)])
     return decided, df
 
 

@@ -17,6 +17,7 @@ import datetime
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import pwd
 import re
@@ -47,8 +48,10 @@ from kickbench.results.schema import (
     Line,
     Model,
     SafeName,
+    Share,
     Time,
     check_model,
+    dig,
     dump_json,
     fail,
     is_safe_name,
@@ -125,10 +128,18 @@ Floats = NDArray[np.float64]
 _EventKey = Annotated[tuple[Line, Line, Line | None, Line], Field(strict=False)]
 
 
+class _Load(Model):
+    others_share: Share | None
+    stolen_share: Share | None
+
+
 class _Case(Model):
     id: SafeName
     status: Line
     reason: str | None
+    # Nights before it was measured lack them.
+    load: _Load | None = None
+    control_ok: bool | None = None
 
 
 class _Lost(Model):
@@ -208,6 +219,8 @@ class Night:
                     "id": case["id"],
                     "status": case["status"],
                     "reason": None if (r := case.get("reason")) is None else _reason(r),
+                    "load": case.get("load"),
+                    "control_ok": dig(case, "control", "ok"),
                 }
                 for case in summary["cases"]
             ],
@@ -278,6 +291,24 @@ class Night:
     def lost(self) -> list[dict[str, Any]]:
         """Where a protocol that claims to be free of races lost kicks: always an alarm."""
         return list(self.document["lost"])
+
+    def load(self, case: str) -> float:
+        """The share of CPU time that others and the outer host took from a case; NaN: not known.
+
+        Under emulation it is NaN: the emulator's clock stands still meanwhile.
+        """
+        load = self._cases.get(case, {}).get("load")
+        if load is None or load["others_share"] is None or self.document["emulated"]:
+            return math.nan
+        return min(1.0, float(load["others_share"]) + float(load["stolen_share"] or 0.0))
+
+    def is_biased(self, case: str) -> bool:
+        """Whether a case's A/A control found a protocol to differ from itself."""
+        return self._cases.get(case, {}).get("control_ok") is False
+
+    @cached_property
+    def _cases(self) -> dict[str, Mapping[str, Any]]:
+        return {case["id"]: case for case in self.document["cases"]}
 
     def keys(self) -> list[Key]:
         """The figures that the night has, in its order."""
@@ -667,7 +698,15 @@ def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, li
         for night, order in alarmed.get(key, ()):
             if not any(said > order and first <= night for said, first in steps):
                 usable[rows.night == night] = False
-        found.append(replace(rows, usable=usable, accepted_from=steps[-1][1] if steps else 0))
+        found.append(
+            replace(
+                rows,
+                usable=usable,
+                accepted_from=steps[-1][1] if steps else 0,
+                load=np.array([nights[night].load(key.case) for night in rows.night]),
+                biased=np.array([nights[night].is_biased(key.case) for night in rows.night]),
+            )
+        )
     return known, found
 
 

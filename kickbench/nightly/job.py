@@ -39,7 +39,7 @@ from kickbench.nightly import page
 from kickbench.nightly.config import Config
 from kickbench.nightly.decide import Decision, Judgement, Settings, decide
 from kickbench.nightly.history import History, Night, remarks, trends
-from kickbench.nightly.trends import Key, Nights
+from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.report.build import write_report
 from kickbench.report.data import RunData
 from kickbench.report.numbers import listed
@@ -84,6 +84,11 @@ class Part:
         """The night's cases with this status ("ok", "skipped" or "failed")."""
         found = [] if self.night is None else self.night.document["cases"]
         return [case for case in found if case["status"] == status]
+
+    @property
+    def disturbed(self) -> dict[str, str]:
+        """By case, why tonight is no witness of it."""
+        return {j.key.case: j.reason for j in self.decision.of("no witness")}
 
     @property
     def lost(self) -> list[dict[str, Any]]:
@@ -267,6 +272,14 @@ def _judge(part: Part, night: Night, history: History, settings: Settings, pins:
     part.pinned = pins.get((night.fingerprint, night.scenario))
     lost = [f"{lost['method']} in {lost['case']}" for lost in night.lost]
     part.decision = decide(found, part.nights, replace(settings, pinned=part.pinned), lost)
+    if found and all(trend.never_quiet(tonight) for trend in found):
+        part.errors.append((_NEVER_QUIET, EXIT_HOST))
+
+
+_NEVER_QUIET = (
+    f"the host was busy on each of the last {QUIET_WITHIN} nights, so that none is a witness: stop "
+    "what runs at that hour (systemctl list-timers, crontabs), or measure at another"
+)
 
 
 def _what_is_odd(every: list[Night], night: Night, history: History, pins: Pins) -> Iterator[str]:

@@ -20,7 +20,7 @@ from kickbench.errors import EXIT_HOST, EXIT_USAGE
 from kickbench.nightly.decide import Judgement
 from kickbench.nightly.history import key_name
 from kickbench.nightly.job import Part, Result
-from kickbench.nightly.trends import Key
+from kickbench.nightly.trends import QUIET, Key
 from kickbench.report.names import emulation
 from kickbench.report.numbers import listed, measured, plural, significant
 from kickbench.results.identity import Change
@@ -74,6 +74,9 @@ def _headline(result: Result) -> Iterator[str]:
             f"{'No other regression' if lost else 'No regression'} in {plural(judged, 'metric')} "
             f"of {plural(sum(bool(p.judged) for p in nights), 'scenario')} ({_baseline(nights)})."
         )
+    elif any(part.disturbed for part in nights):
+        why = _why_no_witness(nights)
+        yield f"{why[0].upper()}{why[1:]}: the night is no witness."
     elif nights:
         longest = max(nights, key=lambda part: len(part.nights))
         if len(longest.nights) <= 1:
@@ -89,6 +92,17 @@ def _headline(result: Result) -> Iterator[str]:
         yield f"Not measured: {listed(missing)}."
     if result.interrupted is not None:
         yield "The job was interrupted."
+
+
+def _why_no_witness(parts: Iterable[Part]) -> str:
+    """Why cases are not judged, "the host was busy (others used 20 to 37 % of its CPUs)"."""
+    found = [(part, case, why) for part in parts for case, why in part.disturbed.items()]
+    loads = [part.night.load(case) for part, case, _ in found if part.night is not None]
+    known = sorted(load for load in loads if load > QUIET)
+    if not known:
+        return found[0][2]
+    ends = dict.fromkeys(f"{100 * load:.0f}" for load in (known[0], known[-1]))
+    return f"the host was busy (others used {' to '.join(ends)} % of its CPUs)"
 
 
 def _why_undecided(part: Part, fewest_nights: int) -> str:
@@ -383,11 +397,25 @@ def _notes(result: Result) -> Iterator[str]:
                 f"{_text(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value "
                 "tonight"
             )
+        yield from (_text(line) for line in _of_load(part))
         if suspects := _ranked(part.decision.suspects):
-            yield (f"Far off tonight, but a single night raises no alarm: {_some(suspects)}")
+            busy = any(judgement.verdict == "no witness" for judgement in suspects)
+            why = "nights of a busy host raise" if busy else "a single night raises"
+            yield f"Far off tonight, but {why} no alarm: {_some(suspects)}"
         if better := _ranked(part.decision.of("improvement")):
             yield f"Better than before: {_some(better)}, {_text(_since(part, better[0]))}"
     yield from (_text(line) for line in _shortened(list(result.problems), _MOST_LINES))
+
+
+def _of_load(part: Part) -> Iterator[str]:
+    """What others ran that night means for the figures, a line each."""
+    if disturbed := part.disturbed:
+        count = f"{len(disturbed)} of {plural(len(part.cases('ok')), 'case')} of {part.scenario}"
+        yield f"No witness tonight are {count}: {_why_no_witness([part])}"
+    if still := [judgement for judgement in part.decision.judgements if judgement.open]:
+        first = f"{_what(still[0].key)} in {still[0].key.case}"
+        more = f" and {plural(len(still) - 1, 'more metric')}" if len(still) > 1 else ""
+        yield f"The last alarm still stands, which tonight neither confirms nor ends: {first}{more}"
 
 
 def _some(judgements: list[Judgement]) -> str:
@@ -517,7 +545,7 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
         outcome, message = None, ""
         if key in alarms:
             outcome, message = "failure", sentence(part, judgement)
-        elif judgement.verdict in ("not measured", "too little history"):
+        elif judgement.verdict in ("not measured", "too little history", "no witness"):
             outcome, message = "skipped", f"{judgement.verdict}: {judgement.reason}"
         metric = key_name(key).removeprefix(f"{key.case}/")
         _test(suite, f"{name}.{key.case}", metric, outcome, message)
@@ -583,6 +611,7 @@ def _scenario(part: Part) -> dict[str, Any]:
         "errors": [error for error, _ in part.errors],
         "remarks": part.remarks,
         "cases": [] if night is None else night.document["cases"],
+        "no_witness": [{"case": case, "reason": why} for case, why in part.disturbed.items()],
         "lost": part.lost,
         "metrics": [_metric(part, j, rows.get(j.key)) for j in part.decision.judgements],
     }
@@ -603,6 +632,7 @@ def _metric(part: Part, judgement: Judgement, row: Mapping[str, Any] | None) -> 
         "reason": judgement.reason,
         "suspect": judgement.suspect,
         "drift": judgement.drift,
+        "open": judgement.open,
         "baseline_level": _number(judgement.baseline),
         "baseline_nights": judgement.baseline_nights,
         "between_nights": _number(judgement.tau),

@@ -403,7 +403,7 @@ def _draw(group: Group, known: Nights, said: _Said, steps: Sequence[Step]) -> Pl
         names.append(_who(trend.key))
     for look, name, nights in _MARKS:
         marked = [
-            _draw_mark(axes, trend, days, look, nights(said, trend.key)) for trend in group.trends
+            _draw_mark(axes, trend, days, look, nights(said, trend)) for trend in group.trends
         ]
         if any(marked):
             handles.append(Line2D([], [], linestyle="none", **look))
@@ -433,18 +433,23 @@ def _draw(group: Group, known: Nights, said: _Said, steps: Sequence[Step]) -> Pl
     return Plot(group.title, _finding(group, known, steps), canvas)
 
 
-_MARKS: tuple[tuple[dict[str, Any], str, Callable[[_Said, Key], set[int]]], ...] = (
+_MARKS: tuple[tuple[dict[str, Any], str, Callable[[_Said, Trend], set[int]]], ...] = (
     (
         {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": INK},
         "alarm",
-        _Said.alarmed,
+        lambda said, trend: said.alarmed(trend.key),
     ),
     (
         {"marker": "^", "markersize": 8, "markerfacecolor": "none", "color": INK},
         "new normal accepted",
-        _Said.accepted,
+        lambda said, trend: said.accepted(trend.key),
     ),
     ({"marker": "x", "markersize": 8, "color": INK}, "forgotten", lambda said, _: said.forgotten),
+    (
+        {"marker": "s", "markersize": 9, "markerfacecolor": "none", "color": INK},
+        "no witness: the host was busy",
+        lambda _, trend: {*trend.night[trend.disturbed(int(trend.night[-1]))].tolist()},
+    ),
 )
 """Nights with something to say: look, word, which."""
 

@@ -14,6 +14,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+QUIET, BUSY = 0.02, 0.1
+"""Of the CPUs' time: a night of which others took at most QUIET is quiet, one of which they took
+more than BUSY is busy. Between them, it depends on what is usual on the host."""
+
+USUAL_NIGHTS = 60
+"""Nights that show how busy a host usually is."""
+
+ABOUT_USUAL = 1.5
+"""So many times the usual load is no more than usual."""
+
+QUIET_WITHIN = 14
+"""A host that was quiet on none of so many nights is always busy."""
+
+JUDGED_TOGETHER = 3
+"""The most nights whose loads are looked at together on such a host."""
+
 
 class Key(NamedTuple):
     """Which metric of which case: a level of ``method``, or its difference from ``baseline``."""
@@ -57,3 +73,41 @@ class Trend:
     reference: NDArray[np.float64] | None
     usable: NDArray[np.bool_]  # may serve as baseline: neither forgotten nor alarmed since accepted
     accepted_from: int  # index of the first night of the present normal
+    load: NDArray[np.float64] | None = None  # share of CPU time that others took; NaN: not known
+    biased: NDArray[np.bool_] | None = None  # the case's A/A control differed from its baseline
+
+    def disturbed(self, night: int) -> NDArray[np.bool_]:
+        """The nights that are no witness as long as there are better ones, as seen from one.
+
+        Others took more than they usually do, or the A/A control showed a difference.
+        """
+        found = np.zeros(len(self.night), np.bool_)
+        if self.load is not None:
+            before = self.load[(self.night <= night) & np.isfinite(self.load)]
+            usual = float(np.median(before[-USUAL_NIGHTS:])) if len(before) else 0.0
+            found = self.load > min(max(QUIET, ABOUT_USUAL * usual), BUSY)  # not where unknown
+        return found if self.biased is None else found | self.biased
+
+    def never_quiet(self, night: int) -> bool:
+        """Whether the host was quiet on none of the last QUIET_WITHIN nights up to this one."""
+        late = self.disturbed(night)[self.night <= night][-QUIET_WITHIN:]
+        return len(late) == QUIET_WITHIN and bool(late.all())
+
+    def like(self, night: int) -> NDArray[np.bool_]:
+        """Those that this night may be compared with, itself among them; none if there are none.
+
+        Quiet nights are compared with each other, a disturbed one with none. On a host that is
+        never quiet the latest nights are compared with those before on which others took at least
+        as much: load makes nothing faster, so that what is slower than these is so by more than
+        the load of these nights.
+        """
+        disturbed, at = self.disturbed(night), np.flatnonzero(self.night == night)
+        if not len(at) or not disturbed[at[0]]:
+            return ~disturbed
+        if not self.never_quiet(night):
+            return np.zeros(len(disturbed), np.bool_)
+        load = np.zeros(len(disturbed)) if self.load is None else np.nan_to_num(self.load)
+        latest = np.flatnonzero(disturbed & (self.night <= night))[-JUDGED_TOGETHER:]
+        as_busy: NDArray[np.bool_] = load >= load[latest].max()
+        as_busy[latest] = True
+        return disturbed & as_busy
