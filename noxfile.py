@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|lab|lint|benchmark``. Each has its own environment."""
+"""The project's jobs: ``nox -s bench|tests|busy|lab|lint|benchmark``, each in its environment."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def tests(session: nox.Session) -> None:
     _give_ci_a_browser(session)
     # Those in emulated machines have a session of their own.
     session.run("pytest", "-m", "not lab", *session.posargs)
+
+
+@nox.session
+def busy(session: nox.Session) -> None:
+    """Run the tests while four busy processes run beside them: nox -s busy -- PYTEST_ARGS."""
+    session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
+    session.run("python", "tests/busy.py", "pytest", "-m", "not lab", *session.posargs)
 
 
 def _give_ci_a_browser(session: nox.Session) -> None:
