@@ -527,6 +527,15 @@ def test_the_map_of_nodes_has_the_costs_of_the_summary(nodes: RunData) -> None:
     assert "creator on node 0 and the vCPUs on node 0. Most:" in plot.finding
 
 
+def test_what_was_not_on_its_nodes_is_not_on_the_map(nodes: RunData) -> None:
+    summary = copy.deepcopy(nodes.summary)
+    for case in summary["cases"]:
+        spec = case["placement_spec"]
+        case["placed"] = (spec["creator"], spec["vcpus"]) != ("node:0", "node:1")
+    (plot,) = drawn(replace(nodes, summary=summary), "nodes")
+    assert sum(" to " in text for text in texts(plot)) == 2
+
+
 def test_a_larger_cost_has_more_colour(nodes: RunData) -> None:
     (plot,) = drawn(nodes, "nodes")
     cells = {

@@ -172,6 +172,14 @@ def test_the_growth_with_vcpus_and_with_the_creators_node_is_said(summary: dict[
     assert "2.5 times the 158" in more
 
 
+def test_remote_is_said_only_of_what_was_placed_so(summary: dict[str, Any]) -> None:
+    astray = copy.deepcopy(summary)
+    for case in astray["cases"]:
+        if case["placement"] == "remote_siglock":
+            case["placed"] = False
+    assert "With the creator on another node" not in "\n".join(verdict(astray).more)
+
+
 def test_no_growth_is_not_called_growth(tmp_path: Path) -> None:
     cases = [synthetic_run.case(n) for n in (1, 2, 4)]
     run = synthetic_run.build(tmp_path, cases=cases, shift_ns=0, noise=0.02)

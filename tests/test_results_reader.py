@@ -242,7 +242,7 @@ def test_tampered_case(run, change):
     refuse(run, ID)
 
 
-def placed():
+def _placed():
     thread = {"cpus": "0-1", "ran_on": "1", "nodes": [0]}
     memory = {name: [0] for name in ("memory", "flag", "tls", "samples")} | {"kvm_run": None}
     return {
@@ -252,7 +252,7 @@ def placed():
     }
 
 
-@pytest.mark.parametrize("placement", [placed(), None, {"creator": placed()["creator"]}])
+@pytest.mark.parametrize("placement", [_placed(), None, {"creator": _placed()["creator"]}])
 def test_what_became_of_a_placement_is_read(run, placement):
     edit(
         run / "cases" / ID / "case.json",
@@ -262,9 +262,31 @@ def test_what_became_of_a_placement_is_read(run, placement):
 
 
 @pytest.mark.parametrize(
+    ("as_asked", "placed"),
+    [
+        ((True, True), True),
+        ((True, False), False),
+        ((None, False), False),
+        ((True, None), None),
+        ((None, None), None),
+    ],
+)
+def test_a_case_was_placed_as_asked_when_all_its_processes_were(run, as_asked, placed):
+    def change(case):
+        for process, known in zip(case["processes"], as_asked, strict=True):
+            process["placement"] = {**_placed(), "as_asked": known}
+
+    edit(run / "cases" / ID / "case.json", change)
+    found = {case["id"]: case["placed"] for case in use(run)["cases"]}
+    assert found[ID] is placed
+    assert [known for case_id, known in found.items() if case_id != ID] == [None]
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda p: p.update(creator=None),
+        lambda p: p.update(as_asked="yes"),
         lambda p: p["creator"].update(cpus="0;<b>"),
         lambda p: p["creator"].update(cpus="0," * 50_000),
         lambda p: p["creator"].update(ran_on=None),
@@ -280,7 +302,7 @@ def test_what_became_of_a_placement_is_read(run, placement):
 )
 def test_tampered_placement(run, change):
     def tamper(case):
-        case["processes"][0]["placement"] = placed()
+        case["processes"][0]["placement"] = _placed()
         change(case["processes"][0]["placement"])
 
     edit(run / "cases" / ID / "case.json", tamper)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kickbench.host.topology import Topology, missing_cpus
-from kickbench.run.placement import MEMORY, creator, remarks
+from kickbench.run.placement import MEMORY, as_asked, creator, remarks
 
 
 def host(root: Path, *, online: str = "0-3", cpuset: str = "0-3", memory: str = "0-1") -> Path:
@@ -46,7 +46,9 @@ def facts(*vcpus: dict[str, Any], kickers: Any = ()) -> dict[str, Any]:
 
 def test_what_is_where_it_was_to_be_needs_no_remark(tmp_path: Path) -> None:
     kicker = {"cpus": "0-1", "ran_on": "0", "nodes": [0]}
-    assert remarks(facts(vcpu(), vcpu("3"), kickers=[kicker]), host(tmp_path)) == []
+    found = facts(vcpu(), vcpu("3"), kickers=[kicker])
+    assert remarks(found, host(tmp_path)) == []
+    assert as_asked(found) is True
 
 
 @pytest.mark.parametrize("name", MEMORY)
@@ -57,6 +59,7 @@ def test_memory_on_another_node_is_said_once_for_all_its_vcpus(tmp_path: Path, n
         f"not placed as asked for: the {MEMORY[name]} of vCPUs 0,2 lies on node 0, "
         "and was to be on node 1"
     )
+    assert as_asked(strays) is False
 
 
 def test_memory_on_both_nodes_is_not_where_it_was_to_be(tmp_path: Path) -> None:
@@ -73,6 +76,7 @@ def test_what_the_kernel_does_not_tell_is_not_known(tmp_path: Path) -> None:
     untold = facts(vcpu(**dict.fromkeys(MEMORY)))
     (said,) = remarks(untold, host(tmp_path))
     assert "is not verified" in said
+    assert as_asked(untold) is None
     assert remarks(untold, host(tmp_path, memory="0")) == []  # one node: nothing to tell
     assert remarks(facts(vcpu(kvm_run=None)), host(tmp_path)) == []
 
@@ -86,6 +90,7 @@ def test_a_cpu_that_leaves_the_cpuset_is_told_from_one_that_is_offline(tmp_path:
 
 def test_a_thread_that_the_kernel_moved_is_told_of(tmp_path: Path) -> None:
     moved = facts(vcpu("1", 0, ran_on="0-1"), vcpu())
+    assert as_asked(moved) is False
     assert remarks(moved, host(tmp_path, online="0,2-3")) == [
         "CPU 1 went offline during the case: vCPU 0's thread ran elsewhere (CPU 0)"
     ]

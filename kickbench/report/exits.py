@@ -275,7 +275,10 @@ def _far_creator(
 
 
 def _is_far(series: Series) -> bool | None:
-    """Whether creator and vCPUs are on different nodes; None when the placement does not say."""
+    """Whether creator and vCPUs are on different nodes; None when the placement does not say, or
+    when threads or memory were not where it says."""
+    if any(case.get("placed") is False for case in series.cases):
+        return None
     spec = series.cases[0]["placement_spec"]
     creator, vcpus = spec.get("creator"), spec.get("vcpus")
     if not all(isinstance(at, str) and at.startswith("node:") for at in (creator, vcpus)):

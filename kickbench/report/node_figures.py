@@ -90,7 +90,8 @@ def _cells(data: RunData, group: Sequence[Series], method: str) -> dict[Nodes, S
     for series in group:
         for case in series.cases:
             nodes = _nodes(case)
-            if nodes is not None and method in contrasts(case):
+            placed = case.get("placed") is not False
+            if nodes is not None and placed and method in contrasts(case):
                 # Of two placements that differ in the kicker only, the first.
                 by_vcpus.setdefault(int(case["vcpus"]), {}).setdefault(nodes, case)
 

@@ -231,6 +231,7 @@ class _PlacedVcpu(_PlacedKicker):
 
 
 class _Placed(Model):
+    as_asked: bool | None = None
     creator: _PlacedCreator
     vcpus: Annotated[list[_PlacedVcpu], Field(max_length=2**15)] = []
     kickers: Annotated[list[_PlacedKicker], Field(max_length=2**15)] = []
@@ -683,6 +684,7 @@ class _FoundCase(_Found):
     first_timeout_ns: Amount | None = None
     start_skew: Share | None = None
     oversubscribed: bool = False
+    placed: bool | None = None
     # Runs before it was there lack it; none has a finished case without a process.
     processes: Annotated[int, Field(ge=1, le=2**15)] = 1
     clocks: Annotated[list[_Clock], Field(max_length=2**15)] = []

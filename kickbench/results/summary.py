@@ -206,6 +206,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "baseline": parameters["baseline"],
         "processes": len(document.get("processes", ())),
         "oversubscribed": any(p["oversubscribed"] for p in document.get("processes", ())),
+        "placed": _placed(document.get("processes", ())),
         "clocks": [process["clock"] for process in document.get("processes", ())],
         "load": _load(document.get("processes", ())),
         "seconds": document.get("seconds"),
@@ -283,6 +284,12 @@ def _load(processes: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | N
 def _share(part: float | None, whole: float | None) -> float | None:
     """At most 1: the two are read one after the other."""
     return None if part is None or not whole else min(1.0, part / whole)
+
+
+def _placed(processes: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether threads and memory were where they were to be, in all processes; None: not known."""
+    each = [(process.get("placement") or {}).get("as_asked") for process in processes]
+    return False if False in each else True if each and all(each) else None
 
 
 def _collect_warnings(document: dict[str, Any]) -> list[str]:

@@ -84,13 +84,14 @@ class Whereabouts:
         ran_on: list[set[int]] = [set() for _ in self._vcpu_cpus]
         for seen in self._seen:
             ran_on[seen // _CPUS].add(seen % _CPUS)
-        return {
+        facts = {
             "vcpus": [
                 self._thread(cpus, ran) | memory
                 for cpus, ran, memory in zip(self._vcpu_cpus, ran_on, self._memory(), strict=True)
             ],
             "kickers": [self._thread(self._kicker_cpus, ran) for ran in self._kickers_seen],
         }
+        return {"as_asked": as_asked(facts), **facts}
 
     def _thread(self, cpus: Iterable[int], ran_on: Iterable[int]) -> dict[str, Any]:
         return {
@@ -125,6 +126,13 @@ class Whereabouts:
             **{name: (self._engine.address(name, vcpu), 1) for name in PARTS},
             "samples": (self._engine.address("samples", vcpu), self._samples_bytes),
         }
+
+
+def as_asked(facts: Mapping[str, Any]) -> bool | None:
+    """Whether threads and memory were where they were to be; None when it is not known."""
+    if any(_moved(facts, "/")) or any(_elsewhere(facts["vcpus"])):
+        return False
+    return None if _nothing_told(facts["vcpus"]) else True
 
 
 def remarks(facts: Mapping[str, Any], root: str | Path = "/") -> list[str]:
@@ -164,12 +172,17 @@ def _elsewhere(vcpus: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _untold(vcpus: Sequence[Mapping[str, Any]], root: str | Path) -> Iterator[str]:
     """With one node there is nothing to tell."""
-    asked = [one[name] for one in vcpus for name in MEMORY if name != "kvm_run"]
-    if asked and all(nodes is None for nodes in asked) and len(nodes_with_memory(root)) > 1:
+    if _nothing_told(vcpus) and len(nodes_with_memory(root)) > 1:
         yield (
             "the kernel does not tell on which nodes memory lies (move_pages is not permitted, or "
             "not there): the placement of memory is not verified"
         )
+
+
+def _nothing_told(vcpus: Sequence[Mapping[str, Any]]) -> bool:
+    """Older kernels do not tell of kvm_run, which is the driver's page, and of all else."""
+    told = [one[name] for one in vcpus for name in MEMORY if name != "kvm_run"]
+    return bool(told) and all(nodes is None for nodes in told)
 
 
 def _spread(address: int, size: int) -> list[int]:
