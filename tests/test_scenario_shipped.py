@@ -54,11 +54,23 @@ def test_smp_windows_like_is_the_blueprints() -> None:
     assert scenario.guest.arrival == "poisson"
     assert {p.name: (p.creator, p.vcpus, p.kicker) for p in scenario.placement} == {
         "local": ("node:0", "node:0", "node:0"),
-        "remote_siglock": ("node:0", "node:1", "node:0"),
+        "remote_siglock": ("node:0", "node:1", "node:1"),
     }
     assert scenario.measure.kinds == ("exits", "kick", "race")
     assert scenario.measure.methods == ("sigmask", "immediate_exit")
     assert scenario.measure.baseline == "immediate_exit"
+
+
+def test_numa_siglock_moves_one_thing_at_a_time() -> None:
+    scenario = model.load(SHIPPED["numa_siglock"])
+    places = {p.name: (p.creator, p.vcpus, p.kicker) for p in scenario.placement}
+    for node in "01":
+        here, there = f"node:{node}", f"node:{'10'[int(node)]}"
+        assert places[f"local{node}"] == (here, here, here)
+        assert places[f"remote_lock{node}"] == (here, there, there)
+    assert places["remote_kicker0"] == ("node:1", "node:1", "node:0")
+    assert len(places) == 5
+    assert set(scenario.measure.kinds) >= {"exits", "kick"}
 
 
 def test_kick_latency_covers_every_state_and_transport_in_ten_minutes() -> None:
