@@ -17,6 +17,7 @@ import pytest
 
 from kickbench.host.topology import Topology, missing_cpus
 from kickbench.run.placement import MEMORY, as_asked, creator, remarks
+from kickbench.run.process import worker_environment
 
 
 def host(root: Path, *, online: str = "0-3", cpuset: str = "0-3", memory: str = "0-1") -> Path:
@@ -187,6 +188,38 @@ def test_a_run_keeps_what_became_of_its_placement(tmp_path: Path) -> None:
                 assert thread[name] in (None, wanted["nodes"])
     assert exits["placement"]["kickers"] == []
     assert pauses["placement"]["kickers"] == [first]
+
+
+STACKS_LEFT = """
+import re
+from pathlib import Path
+from kickbench.engine.engine import library, tsc_warp_cycles
+
+def stacks():
+    text = Path("/proc/self/maps").read_text()
+    ends = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0 *$", text, re.M)
+    return sum(int(end, 16) - int(begin, 16) == 256 << 10 for begin, end in ends)
+
+library()
+before = stacks()
+tsc_warp_cycles(CPU, CPU, 10)
+print(stacks() - before)
+"""
+
+
+def test_a_worker_keeps_no_stack_of_a_thread_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vCPU's thread would get it, with pages on the node of whoever made that thread."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")
+    tunables = worker_environment()["GLIBC_TUNABLES"]
+    assert tunables == "glibc.malloc.arena_max=4:glibc.pthread.stack_cache_size=0"
+    left = subprocess.run(
+        [sys.executable, "-P", "-c", STACKS_LEFT.replace("CPU", str(CPUS[0]))],
+        env=worker_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert left.stdout == "0\n"
 
 
 @contextlib.contextmanager

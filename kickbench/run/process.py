@@ -27,7 +27,17 @@ from kickbench.scenario.text import shorten
 # stuck take their time, a worker that is silent for longer hangs.
 SILENCE_SECONDS = 60.0
 # Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
+# The C library keeps the stacks of threads that ended: a vCPU's thread would get one, with its TLS,
+# that lies on the node of whoever created another thread before.
+_STACKS = "glibc.pthread.stack_cache_size=0"
 _NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker: the user's own, with ours last, and so of the C library's
+    tunables: a later one wins (ld.so(8))."""
+    tunables = f"{os.environ.get('GLIBC_TUNABLES', '')}:{_STACKS}".lstrip(":")
+    return {**os.environ, **_NO_POOLS, "GLIBC_TUNABLES": tunables}
 
 
 def _message(line: bytes) -> dict[str, Any]:
@@ -72,7 +82,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 start_new_session=True,
-                env={**os.environ, **_NO_POOLS},
+                env=worker_environment(),
             )
             self.created_on = {before, current_cpu()} - {-1}
         self._tail = b""

@@ -15,23 +15,6 @@ static union cpus cpus_of(const int32_t *cpus, uint32_t n_cpus)
 	return set;
 }
 
-int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
-		 void *arg)
-{
-	const union cpus set = cpus_of(cpus, n_cpus);
-	pthread_attr_t attr;
-	int error = 0;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
-	if (n_cpus)
-		error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
-	if (!error)
-		error = pthread_create(thread, &attr, run, arg);
-	pthread_attr_destroy(&attr);
-	return error;
-}
-
 int stand_on(const int32_t *cpus, uint32_t n_cpus, union cpus *before)
 {
 	const union cpus set = cpus_of(cpus, n_cpus);
@@ -46,4 +29,30 @@ int stand_on(const int32_t *cpus, uint32_t n_cpus, union cpus *before)
 void stand_back(const union cpus *before)
 {
 	sched_setaffinity(0, sizeof(*before), &before->set);
+}
+
+/*
+ * A thread's task_struct, kernel stack and TLS are allocated where the one stands that creates it
+ * (kernel/fork.c): on the thread's own CPUs.
+ */
+int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
+		 void *arg)
+{
+	const union cpus set = cpus_of(cpus, n_cpus);
+	union cpus before;
+	pthread_attr_t attr;
+	int error = n_cpus ? stand_on(cpus, n_cpus, &before) : 0;
+
+	if (error)
+		return error;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
+	if (n_cpus)
+		error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
+	if (!error)
+		error = pthread_create(thread, &attr, run, arg);
+	pthread_attr_destroy(&attr);
+	if (n_cpus)
+		stand_back(&before);
+	return error;
 }

@@ -230,10 +230,7 @@ static void release(struct kb_engine *e)
 	free(e);
 }
 
-/*
- * A thread's task_struct, kernel stack and TLS are allocated where the one stands that creates it
- * (kernel/fork.c), and so is the page with the vCPU's flag, which init_worker touches first.
- */
+/* The page with the vCPU's flag is on the node of its CPUs: it is first touched there. */
 static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_config *config)
 {
 	const struct kb_vcpu_config *vcpu = &config->vcpus[index];
@@ -244,9 +241,8 @@ static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_confi
 	if (error)
 		return error;
 	init_worker(e, w, config, vcpu);
-	error = start_thread(&w->thread, vcpu->cpus, vcpu->n_cpus, vcpu_thread, w);
 	stand_back(&before);
-	return error;
+	return start_thread(&w->thread, vcpu->cpus, vcpu->n_cpus, vcpu_thread, w);
 }
 
 /* Waits for those that were started, also when the next could not be. */
