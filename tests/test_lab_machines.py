@@ -471,6 +471,43 @@ def test_memory_threads_and_creator_are_on_the_nodes_asked_for(tmp_path: Path) -
     assert seen["guest_memory_nodes"] == [1]
 
 
+APART = """
+[[placement]]
+name = "remote_lock"
+creator = "node:0"
+vcpus = "node:1"
+kicker = "node:1"
+
+[[placement]]
+name = "remote_kicker"
+creator = "node:1"
+vcpus = "node:1"
+kicker = "node:0"
+"""
+
+
+@pytest.mark.lab
+def test_the_lock_alone_or_the_kicker_alone_is_remote(tmp_path: Path) -> None:
+    only = {"methods": '["immediate_exit"]', "last": '[kick]\nstates = ["halted"]'}
+    path = scenario(tmp_path, more=APART, kinds='["kick"]', **only)
+    done = lab("run", path, "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for document in (tmp_path / "results").rglob("case.json"):
+        case = json.loads(document.read_text())
+        found[case["case"]["placement"]["name"]] = case["processes"][0]
+    for name, creator_node, kicker_node in (("remote_lock", 0, 1), ("remote_kicker", 1, 0)):
+        placement = found[name]["placement"]
+        assert placement["creator"]["nodes"] == [creator_node]
+        (vcpu,), (kicker,) = placement["vcpus"], placement["kickers"]
+        assert kicker["nodes"] == [kicker_node]
+        assert vcpu["ran_on"] == vcpu["cpus"]
+        assert set(kicker["ran_on"].split(",")).isdisjoint({vcpu["cpus"]})
+        where = ("nodes", "memory", "kvm_run", "flag", "tls", "samples")
+        assert {part: vcpu[part] for part in where} == {part: [1] for part in where}
+        assert placement["as_asked"] is True
+
+
 @pytest.mark.lab
 def test_counts_are_the_same_to_the_instruction_in_two_runs(tmp_path: Path) -> None:
     path = scenario(tmp_path, seconds=0.3)
