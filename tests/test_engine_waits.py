@@ -7,6 +7,7 @@ The plans are run on a stub of KVM (``stub_kvm/plan.c``), the hooks on the real 
 
 from __future__ import annotations
 
+import errno
 import platform
 import re
 import shutil
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.engine.engine import TRANSPORTS
-from kickbench.engine.failures import Failure, why_not_created
+from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.methods import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,7 @@ PACKAGE = ROOT / "kickbench"
 WRAPPED = ("ioctl", "pthread_create", "timer_create")
 MS = 1_000_000
 EXIT_LOOP, KICK_LOOP = 0, 1
+KICKING = 7  # enum kb_doing
 NO_KICKS, VOLLEYS, AIMED, PAUSES = range(4)
 
 
@@ -149,3 +151,20 @@ def test_a_limit_that_is_met_is_named(
     code, numbers = outcome(program, planned, limit)
     assert code == 3
     assert re.search(words, in_words(planned, *numbers))
+
+
+def test_kicks_that_get_on_but_take_too_long_are_told_from_one_that_hangs() -> None:
+    failure = Failure(stuck=1, doing=KICKING, kicker=0, vcpu=57, protocol=b"serial")
+    assert describe(failure, 254, 2) == (
+        "serial: kb_kick did not return within 10 s, in kicker 0, of vCPU 57"
+    )
+    failure.slow = 1
+    assert describe(failure, 254, 2) == (
+        "serial: the kicks took too long, of 254 vCPUs on 2 CPUs: kicker 0 had only come to vCPU "
+        "57, in kb_kick, when it was given up"
+    )
+
+
+def test_memory_that_kvm_itself_lacks_is_no_matter_of_fewer_vcpus() -> None:
+    said = describe(Failure(error=errno.ENOMEM, kicker=-1), 2, 2)
+    assert said == "vCPU 0: KVM_RUN failed: Cannot allocate memory (ENOMEM)"
