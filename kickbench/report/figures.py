@@ -103,10 +103,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "kick-latency",
         "Kick latency by state of the vCPU",
-        "From just before the kick until KVM_RUN has returned. A bar is the median, with its 95 % "
-        "interval: dark until the handler runs, light from there on, all dark where there is no "
-        "handler. (Medians of parts need not add up to that of the whole.) The thin line is the "
-        "kicker's own call; a diamond is p99, an arrow a p99 beyond the axis, "
+        "From just before the kick until the protocol knows of it: the median, with its 95 % "
+        "interval. A bar becomes lighter with each moment that was seen: the handler runs, "
+        "KVM_RUN returns, the protocol knows. The lightest part comes after the latency, and ends "
+        "when the guest runs again. Each moment is a median of its own. The thin line is the "
+        "kicker's call; a diamond is p99, an arrow a p99 beyond the axis, "
         "a small one the end of an interval there.",
         draw_kick_latency,
     ),

@@ -60,7 +60,13 @@ if TYPE_CHECKING:
 _US = 1e-3
 _BEYOND = 4.0
 """The axis of latency reaches at most so far beyond the longest median: tails would flatten it."""
-_LIGHT = 0.45
+_MOMENTS = (
+    # moment: (what has happened by then, how dark the bar is that ends there)
+    ("delivery", "until the handler", 1.0),
+    ("returned", "until KVM_RUN returns", 0.6),
+    ("known", "until the protocol knows", 0.35),
+    ("resumed", "until the guest runs again", 0.12),
+)
 
 
 # --- latency -----------------------------------------------------------------------------------
@@ -84,7 +90,7 @@ def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     bars = [(case, method) for case in cases for method in _timed(case)]
     title = titled(data, _apart_from_state(data, cases[0]))
     canvas, axes = new_plot(title, 0.9 + 0.2 * len(bars) + 0.25 * len(cases))
-    medians = [case["methods"][method]["latency_ns"]["p50"] * _US for case, method in bars]
+    medians = [max(_moments(case["methods"][method]).values()) * _US for case, method in bars]
     tails = [_p99(case["methods"][method]) for case, method in bars]
     end = 1.08 * max(*medians, min(max(tails), _BEYOND * max(medians)), 1e-3)
     axes.set_xlim(0, end)
@@ -127,17 +133,22 @@ def _p99(figures: Summary) -> float:
     return float(figures["latency_ns"]["p99"] or 0) * _US
 
 
+def _moments(figures: Summary) -> dict[str, float]:
+    """When what had happened, p50 from just before the kick; the latency ends when it is known."""
+    phases = figures["phases_ns"]
+    found = {name: phases[name]["p50"] for name, *_ in _MOMENTS if phases.get(name)}
+    return found | {"known": figures["latency_ns"]["p50"]}
+
+
 def _draw_bar(axes: Axes, y: float, figures: Summary, colour: str, end: float) -> None:
-    median = figures["latency_ns"]["p50"] * _US
-    phases = {name: figures["phases_ns"][name] for name in ("send", "delivery", "return")}
-    if phases["delivery"] and phases["return"]:
-        before, after = phases["delivery"]["p50"] * _US, phases["return"]["p50"] * _US
-        axes.barh(y, before, 0.78, color=colour)
-        axes.barh(y, after, 0.78, left=before, color=colour, alpha=_LIGHT)
-    else:
-        axes.barh(y, median, 0.78, color=colour)
-    if phases["send"] and phases["send"]["p50"]:
-        axes.plot([0, phases["send"]["p50"] * _US], [y, y], color=INK, linewidth=1.4)
+    begin, moments = 0.0, _moments(figures)
+    for name, _, alpha in _MOMENTS:
+        if name in moments and (width := moments[name] * _US - begin) > 0:
+            axes.barh(y, width, 0.78, left=begin, color=colour, alpha=alpha)
+            begin += width
+    send = figures["phases_ns"]["send"]
+    if send and send["p50"]:
+        axes.plot([0, send["p50"] * _US], [y, y], color=INK, linewidth=1.4)
     draw_intervals(axes, [y], [scaled(figures["latency_ci95"]["p50"], _US)], INK, flat=True)
     draw_cut_ends(axes, [y], [scaled(figures["latency_ci95"]["p50"], _US)], INK, flat=True)
     tail = _p99(figures)
@@ -154,11 +165,10 @@ def _draw_bar(axes: Axes, y: float, figures: Summary, colour: str, end: float) -
 def _latency_legend(axes: Axes, data: RunData, bars: Sequence[tuple[Summary, str]]) -> None:
     methods = list(dict.fromkeys(method for _, method in bars))
     handles: list[Any] = [Patch(color=style(data, method)[0]) for method in methods]
-    figures = [case["methods"][method]["phases_ns"] for case, method in bars]
-    parts: list[tuple[str, Any]] = []
-    if any(phases["delivery"] for phases in figures):
-        parts.append(("until the handler", Patch(color=BAND)))
-        parts.append(("handler to return", Patch(color=BAND, alpha=_LIGHT)))
+    there = {name for case, method in bars for name in _moments(case["methods"][method])}
+    parts: list[tuple[str, Any]] = [
+        (what, Patch(color=BAND, alpha=alpha)) for name, what, alpha in _MOMENTS if name in there
+    ]
     parts.append(("kicker's call", Line2D([], [], color=INK, linewidth=1.4)))
     diamond: dict[str, Any] = {"color": BAND, "markeredgecolor": INK, "linestyle": "none"}
     parts.append(("p99", Line2D([], [], marker="D", markersize=5, **diamond)))

@@ -417,9 +417,15 @@ _RACE = Table(
 )
 
 _LATENCIES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999", "max": "max"}
-_PHASES = tuple(
-    _number(name, "", "phases_ns", name, "p50", group="phases, p50 [{ns}]")
-    for name in ("send", "delivery", "return")
+_MOMENTS = tuple(
+    _number(name, "", *path, "p50", group="p50 until [{ns}]")
+    for name, path in {
+        "sent": ("phases_ns", "send"),
+        "handler": ("phases_ns", "delivery"),
+        "returned": ("phases_ns", "returned"),
+        "known": ("latency_ns",),
+        "resumed": ("phases_ns", "resumed"),
+    }.items()
 )
 _SENDS = (
     _number("p50", "", "send_ns", "p50"),
@@ -432,11 +438,14 @@ _LATENCY = "latency [{ns}] (95 % CI)"
 
 _KICK = Table(
     "Kick latency",
-    "From just before the kick until KVM_RUN has returned, with 95 % intervals, by what the vCPU "
-    "was doing. Send is the length of the kicker's call, delivery the time until the handler runs, "
-    "return the rest. Unmet kicks found the vCPU in another state; they and lost ones are in no "
-    "latency. The kicker's call is that of every kick which was sent at the vCPU in the wanted "
-    "state, also where another kicker had got it out by then; its mean is trimmed, over rounds. "
+    "From just before the kick until the protocol knows of it, with 95 % intervals, by what the "
+    "vCPU was doing. The moments are from just before the kick as well: the kicker's call is over "
+    "(sent), the signal's handler runs, KVM_RUN has returned, the protocol knows (that is the "
+    "latency), and the guest runs again, what the protocol has to clean up included (resumed). A "
+    "moment is told where it was seen for 90 % of the kicks. Unmet kicks found the vCPU in another "
+    "state; they and lost ones are in no latency. The kicker's call is that of every kick which "
+    "was sent at the vCPU in the wanted state, also where another kicker had got it out by then; "
+    "its mean is trimmed, over rounds. "
     "Overlapping are the calls during which another kicker's was under way. Differences are "
     "paired, method - baseline. " + _OF_BASELINE,
     keys=(
@@ -479,8 +488,8 @@ _KICK = Table(
             ),
         ),
         Part(
-            "Kick latency: phases and counts",
-            (*_PHASES, _SENT, _UNMET, _LOST, _SPURIOUS, _ENDED_BY),
+            "Kick latency: moments and counts",
+            (*_MOMENTS, _SENT, _UNMET, _LOST, _SPURIOUS, _ENDED_BY),
         ),
     ),
     terminal=(
@@ -488,7 +497,7 @@ _KICK = Table(
             "{ns}",
             tuple(_number(name, "", "latency_ns", key) for name, key in _LATENCIES.items()),
         ),
-        ("phases, p50", _PHASES),
+        ("{ns}, p50 until", _MOMENTS),
         ("kicker's call", _SENDS),
         ("kicks", (_SENT, _UNMET, _LOST, _SPURIOUS)),
     ),
