@@ -12,16 +12,16 @@
 
 #define READ_CYCLES 50
 
-static uint64_t now_cycles, random_state, longest;
-static unsigned int percent;
+static uint64_t machine_cycles, machine_random, machine_longest;
+static unsigned int machine_percent;
 
 static uint64_t read_machine(void)
 {
-	random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-	if ((random_state >> 33) % 100 < percent)
-		now_cycles += (random_state >> 20) % longest;
-	now_cycles += READ_CYCLES;
-	return now_cycles;
+	machine_random = machine_random * 6364136223846793005u + 1442695040888963407u;
+	if ((machine_random >> 33) % 100 < machine_percent)
+		machine_cycles += (machine_random >> 20) % machine_longest;
+	machine_cycles += READ_CYCLES;
+	return machine_cycles;
 }
 
 static unsigned long long machine_rdtscp(unsigned int *aux)
@@ -55,9 +55,9 @@ int main(int argc, char **argv)
 {
 	if (argc != 4)
 		return 1;
-	random_state = strtoull(argv[1], NULL, 10);
-	percent = (unsigned int)atoi(argv[2]);
-	longest = strtoull(argv[3], NULL, 10) + 1;
+	machine_random = strtoull(argv[1], NULL, 10);
+	machine_percent = (unsigned int)atoi(argv[2]);
+	machine_longest = strtoull(argv[3], NULL, 10) + 1;
 	printf("%.1f\n", kb_clock_calibrate(20000000));
 	return 0;
 }
