@@ -29,7 +29,9 @@ from kickbench.engine.engine import (
     Kickers,
     Plan,
     histogram_edges,
+    layout,
     library,
+    misfits,
     nodes_of,
     tsc_warp_cycles,
 )
@@ -600,6 +602,23 @@ def test_structures_have_the_sizes_of_the_c_side() -> None:
     for name, structure in STRUCTURES.items():
         assert library().kb_sizeof(name.encode()) == ctypes.sizeof(structure)
     assert library().kb_sizeof(b"no such thing") == 0
+
+
+def test_structures_have_the_fields_of_the_c_side() -> None:
+    assert misfits(library(), STRUCTURES) == []
+    listed = {name: set(fields) for name, fields in layout(library()).items()}
+    assert listed == {
+        name: {field[0] for field in structure._fields_} for name, structure in STRUCTURES.items()
+    }
+
+
+def test_two_fields_in_another_order_are_told() -> None:
+    fields = list(STRUCTURES["plan"]._fields_)
+    gap, userspace = (fields.index((name, ctypes.c_uint64)) for name in ("gap_ns", "userspace_ns"))
+    fields[gap], fields[userspace] = fields[userspace], fields[gap]
+    swapped = type("Swapped", (ctypes.Structure,), {"_fields_": fields})
+    assert ctypes.sizeof(swapped) == ctypes.sizeof(STRUCTURES["plan"])
+    assert misfits(library(), {**STRUCTURES, "plan": swapped}) == ["plan"]
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -112,6 +112,15 @@ class _Block(ctypes.Structure):
     _fields_ = [("protocol", c_void_p), ("entry", c_uint32), ("reserved", c_uint32)]
 
 
+class _Field(ctypes.Structure):
+    _fields_ = [
+        ("structure", ctypes.c_char_p),
+        ("name", ctypes.c_char_p),
+        ("offset", c_uint64),
+        ("size", c_uint64),
+    ]
+
+
 class _BlockResult(ctypes.Structure):
     _fields_ = [
         ("exits", c_int64),
@@ -242,17 +251,44 @@ def library() -> ctypes.CDLL:
         "kb_clock_stamp_cost": (c_uint64, [ctypes.c_int]),
         "kb_clock_warp_cycles": (c_int64, [ctypes.c_int, ctypes.c_int, c_uint32]),
         "kb_sizeof": (ctypes.c_size_t, [ctypes.c_char_p]),
+        "kb_fields": (POINTER(_Field), [POINTER(ctypes.c_size_t)]),
     }
     for name, (restype, argtypes) in declarations.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
-    for name, structure in STRUCTURES.items():
-        if lib.kb_sizeof(name.encode()) != ctypes.sizeof(structure):
-            raise MeasurementError(
-                f"{LIBRARY} does not fit this version of kickbench (struct kb_{name}): "
-                "install the package again"
-            )
+    if wrong := misfits(lib, STRUCTURES):
+        raise MeasurementError(
+            f"{LIBRARY} does not fit this version of kickbench (struct kb_{wrong[0]}): "
+            "install the package again"
+        )
     return lib
+
+
+def layout(lib: ctypes.CDLL) -> dict[str, dict[str, tuple[int, int]]]:
+    """By structure and field, its offset and size in bytes, as the compiler laid it out."""
+    count = ctypes.c_size_t()
+    first = lib.kb_fields(ctypes.byref(count))
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for field in first[: count.value]:
+        fields = found.setdefault(field.structure.decode(), {})
+        fields[field.name.decode()] = (field.offset, field.size)
+    return found
+
+
+def misfits(lib: ctypes.CDLL, structures: Mapping[str, type[ctypes.Structure]]) -> list[str]:
+    """The structures whose size or fields differ from those of the library."""
+    laid_out = layout(lib)
+    wrong = []
+    for name, structure in structures.items():
+        ours = {
+            field[0]: (getattr(structure, field[0]).offset, getattr(structure, field[0]).size)
+            for field in structure._fields_
+        }
+        fields = laid_out.get(name, {})
+        fits = all(ours.get(field) == where for field, where in fields.items())
+        if not fits or lib.kb_sizeof(name.encode()) != ctypes.sizeof(structure):
+            wrong.append(name)
+    return wrong
 
 
 @dataclass(frozen=True)

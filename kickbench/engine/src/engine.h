@@ -239,4 +239,15 @@ KB_EXPORT int kb_sender_run(struct kb_sender *s);
 /* Size of a structure of the interface by its name without "kb_", for the binding's self-check. */
 KB_EXPORT size_t kb_sizeof(const char *name);
 
+/* One field of such a structure, and where it lies. */
+struct kb_field {
+	const char *structure;
+	const char *name;
+	uint64_t offset;
+	uint64_t size;
+};
+
+/* All fields that the binding shares with us; their number in *count. */
+KB_EXPORT const struct kb_field *kb_fields(size_t *count);
+
 #endif
