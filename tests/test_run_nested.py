@@ -7,6 +7,7 @@ The guest itself is tested in test_guest_hypervisor.py.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -196,8 +197,9 @@ def test_a_way_of_another_version_is_left_out() -> None:
 
 
 def test_a_round_has_every_way_twice_in_mirrored_order_and_plain_four_times(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(worker, "_channel", sys.stdout)
     worker.measure(order(case_of(scenario()), tmp_path))
     (guest,) = StubGuest.made
     assert {*guest.runs} == {
@@ -232,6 +234,7 @@ def test_a_guest_that_fails_fails_the_case_in_its_own_words(tmp_path: Path) -> N
 def test_long_rounds_give_a_sign_of_life_after_each_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(worker, "_channel", sys.stdout)
     monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
     worker.measure(order(case_of(scenario()), tmp_path, max_seconds=0.0))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
