@@ -282,6 +282,32 @@ def test_a_bad_control_is_in_the_first_line(tmp_path: Path) -> None:
     assert said.lines[1].startswith("sigmask costs")
 
 
+THREE = ("sigmask", "sigmask_same", "immediate_exit")
+
+
+def test_the_headline_says_what_of_the_cost_is_siglock(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(n, methods=THREE) for n in (1, 2)]
+    summary = RunData.load(synthetic_run.build(tmp_path, cases=cases)).summary
+    said = verdict(summary)
+    assert said.answer.startswith("sigmask costs 5")
+    part = next(line for line in said.more if "siglock" in line)
+    assert " per exit of that are siglock (sigmask against sigmask_same, 95 % CI " in part
+    assert part.endswith("; the rest is the bookkeeping of KVM_SET_SIGNAL_MASK.")
+    assert any(line.startswith("By vCPUs, siglock is 20") for line in said.more)
+
+
+def test_a_part_that_is_not_seen_is_not_told_as_one(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(2, methods=THREE)]
+    summary = RunData.load(synthetic_run.build(tmp_path, cases=cases)).summary
+    for contrast in summary["cases"][0]["contrasts"]:
+        if contrast["baseline"] == "sigmask_same":
+            contrast |= {"diff": 4.0, "ci95": [-20.0, 28.0]}
+    assert any(
+        line.startswith("How much of that is siglock it cannot tell: sigmask against sigmask_same")
+        for line in verdict(summary).more
+    )
+
+
 def placebo_run(tmp_path: Path, **other: Any) -> dict[str, Any]:
     cases = [synthetic_run.case(n, placebo=True, **other) for n in (1, 2)]
     return RunData.load(synthetic_run.build(tmp_path, cases=cases)).summary

@@ -539,3 +539,32 @@ def test_quantiles_of_many_values_match_numpy():
 def test_quantiles_of_nothing_are_not_a_number():
     nothing = np.empty(0)
     assert np.isnan(histogram_quantiles(nothing, nothing, nothing, [0.5, 0.9])).all()
+
+
+# --- a protocol and its control ----------------------------------------------------------------
+
+THREE = ("sigmask", "sigmask_same", "immediate_exit")
+
+
+def test_each_part_of_what_sigmask_costs_has_its_contrast(tmp_path):
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(2, methods=THREE)], shift_ns=90.0)
+    case = case_of(RunReader(run))
+    found = {
+        (c["method"], c["baseline"]): c for c in case["contrasts"] if c["metric"] == "ns_per_exit"
+    }
+    assert set(found) == {
+        ("sigmask", "immediate_exit"),
+        ("sigmask_same", "immediate_exit"),
+        ("sigmask", "sigmask_same"),
+    }
+    assert {c["metric"] for c in case["contrasts"]} == {"ns_per_exit", "cpu_ns_per_exit"}
+    whole, rest, lock = (found[pair]["diff"] for pair in found)
+    assert lock == pytest.approx(60.0, abs=15.0)
+    assert whole == pytest.approx(rest + lock, abs=0.5)
+
+
+def test_the_control_as_baseline_makes_no_contrast_twice(tmp_path):
+    parameters = synthetic_run.case(2, methods=THREE, baseline="sigmask_same")
+    case = case_of(RunReader(synthetic_run.build(tmp_path, cases=[parameters])))
+    pairs = [(c["method"], c["metric"]) for c in case["contrasts"]]
+    assert len(pairs) == len(set(pairs)) == 4

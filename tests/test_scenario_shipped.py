@@ -57,7 +57,7 @@ def test_smp_windows_like_is_the_blueprints() -> None:
         "remote_siglock": ("node:0", "node:1", "node:1"),
     }
     assert scenario.measure.kinds == ("exits", "kick", "race")
-    assert scenario.measure.methods == ("sigmask", "immediate_exit")
+    assert scenario.measure.methods == ("sigmask", "sigmask_same", "immediate_exit")
     assert scenario.measure.baseline == "immediate_exit"
 
 

@@ -94,6 +94,7 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
         hidden,
         label,
         nanoseconds,
+        parts,
         why_hidden,
     )
     from kickbench.report.tables import TABLES, control, difference
@@ -115,6 +116,9 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
         for metric, at in table.metrics:
             for method, contrast in contrasts(case, metric).items():
                 how = f"{method} - {contrast['baseline']}{at}"
+                yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
+            for contrast in parts(case, metric):
+                how = f"{contrast['method']} - {contrast['baseline']}{at}"
                 yield f"  {how}: {difference(contrast)} {unit} (95 % CI)", "", "    "
             for method, contrast in hidden(case, metric).items():
                 why = why_hidden(case, contrast)

@@ -7,6 +7,7 @@ supports it: that is ``kickbench.host.capabilities``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -19,7 +20,8 @@ class Method:
     that the race measurement tests. ``needs`` names a field of
     :class:`kickbench.host.capabilities.Capabilities` that must be true, or None when any KVM will
     do. ``used_by`` names who does it so. ``control_of`` names the protocol whose cost a measuring
-    control takes apart: nobody kicks so, and it takes part in exits only.
+    control takes apart: nobody kicks so, and it takes part in exits only. ``isolates`` is what that
+    protocol has and the control has not, ``keeps`` the rest of the cost that both have.
     """
 
     id: str
@@ -31,6 +33,8 @@ class Method:
     used_by: str
     needs: str | None = None
     control_of: str | None = None
+    isolates: str = ""
+    keeps: str = ""
 
     @property
     def kicks_by_signal(self) -> bool:
@@ -80,6 +84,8 @@ CATALOGUE: dict[str, Method] = {
             race_free=False,
             used_by="nobody; the control of what sigmask costs",
             control_of="sigmask",
+            isolates="siglock",
+            keeps="the bookkeeping of KVM_SET_SIGNAL_MASK",
         ),
         Method(
             id="immediate_exit",
@@ -138,3 +144,14 @@ CATALOGUE: dict[str, Method] = {
         ),
     )
 }
+
+
+def control_pairs(methods: Iterable[str], baseline: str) -> list[tuple[str, str]]:
+    """The pairs (protocol, its control) that are compared besides each method and the baseline."""
+    there = set(methods)
+    return [
+        (method.control_of, method.id)
+        for method in CATALOGUE.values()
+        if method.control_of in there and method.id in there - {baseline}
+        if method.control_of != baseline
+    ]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kickbench.methods import CATALOGUE
 from kickbench.report.data import RunData
 from kickbench.report.names import CONTROLS
 from kickbench.report.tables import Row, rows_of
@@ -67,7 +68,9 @@ def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
     yield from _flat("", row.figures)
     for contrast in case["contrasts"]:
         if contrast["method"] == row.method:
-            yield from _difference(f"difference_{contrast['metric']}", contrast)
+            other = contrast["baseline"] != case["baseline"] and contrast["baseline"] in CATALOGUE
+            to = f"_to_{contrast['baseline']}" if other else ""
+            yield from _difference(f"difference_{contrast['metric']}{to}", contrast)
     for role in CONTROLS:
         if row.method == case["baseline"] and (metric := case.get(role, {}).get("metric")):
             yield from _difference(f"{role}_{metric}", case[role])

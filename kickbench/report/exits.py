@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from kickbench.methods import CATALOGUE
 from kickbench.report.names import (
     Series,
     Summary,
@@ -30,6 +31,7 @@ from kickbench.report.names import (
     label,
     magnitude,
     nanoseconds,
+    parts,
     series_of,
 )
 from kickbench.report.numbers import listed, measured, plural, sentence, significant, whole
@@ -116,6 +118,7 @@ def _answer_method(
             f"That is {significant(share, 2)} % of the {significant(mean, 3)} {unit} that an exit "
             f"takes with {contrast['baseline']}."
         )
+    answers += _parts(first, method, unit, oversubscribed)
     answers += _growth(first, method, unit, oversubscribed)
     far = _far_creator(summary, known, first, method, oversubscribed)
     answers += [text for _, text in far]
@@ -128,6 +131,37 @@ def _answer_method(
         answers.append(f"With {where}: {clause}.")
     if len(others) > MOST_OTHERS:
         answers.append(f"The table has {len(others) - MOST_OTHERS} more of these.")
+    return answers
+
+
+def _parts(series: Series, method: str, unit: str, oversubscribed: Collection[str]) -> list[str]:
+    """What of a method's cost its control has not: siglock, and how that grows with the vCPUs."""
+    case = _headline(series, method, oversubscribed)
+    answers = []
+    for part in (one for one in parts(case) if one["method"] == method):
+        control = CATALOGUE[part["baseline"]]
+        pair = f"{method} against {control.id}"
+        if not is_seen(part):
+            _, low, high = measured(part["diff"], part["ci95"])
+            answers.append(
+                f"How much of that is {control.isolates} it cannot tell: {pair} differs by "
+                f"{amount(part, unit)} per exit (95 % CI {low} to {high}{few(part)})."
+            )
+            continue
+        _, low, high = measured(part["diff"], part["ci95"])
+        answers.append(
+            f"{amount(part, unit)} per exit of that are {control.isolates} ({pair}, 95 % CI {low} "
+            f"to {high}{few(part)}); the rest is {control.keeps}."
+        )
+        others = [
+            (one, other)
+            for one in _sound(series, method, oversubscribed)
+            for other in parts(one)
+            if (other["method"], other["baseline"]) == (method, control.id)
+        ]
+        if len(others) > 1:
+            told = [f"{amount(other, unit)} at {one['vcpus']}" for one, other in others]
+            answers.append(f"By vCPUs, {control.isolates} is {listed(told)} ({series.placement}).")
     return answers
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kickbench.methods import control_pairs
 from kickbench.report.numbers import measured, plural, significant
 from kickbench.stats.independent import Estimate, difference
 
@@ -301,6 +302,17 @@ def hidden(case: Summary, metric: str | None = None) -> dict[str, Summary]:
     return {method: found[method] for method in found if why_hidden(case, found[method])}
 
 
+def parts(case: Summary, metric: str | None = None) -> list[Summary]:
+    """The differences between a protocol and its control, which are a part of what it costs; those
+    that :func:`contrasts` would tell.
+    """
+    found = [
+        _with_interval(case, metric, control).get(method)
+        for method, control in control_pairs(case["methods"], case["baseline"])
+    ]
+    return [one for one in found if one is not None and not why_hidden(case, one)]
+
+
 def why_hidden(case: Summary, contrast: Summary) -> str:
     """Why a difference is not told, or "": its interval says nothing, or the guest of one of the
     two hardly ran, so that its times are no price of a protocol.
@@ -324,12 +336,18 @@ def is_flood(finding: Summary) -> bool:
     return bool(finding["what"] == "spurious" and finding["count"] >= FLOOD * max(1, finding["of"]))
 
 
-def _with_interval(case: Summary, metric: str | None) -> dict[str, Summary]:
+def _with_interval(
+    case: Summary, metric: str | None, baseline: str | None = None
+) -> dict[str, Summary]:
+    """Those to the case's baseline, or to another; a metric of one pair only has no other."""
     wanted = metric or HEADLINES.get(case["kind"])
+    of_metric = [contrast for contrast in case["contrasts"] if contrast["metric"] == wanted]
+    if baseline is None and case["baseline"] in {one["baseline"] for one in of_metric}:
+        baseline = case["baseline"]
     return {
         contrast["method"]: contrast
-        for contrast in case["contrasts"]
-        if contrast["metric"] == wanted
+        for contrast in of_metric
+        if baseline in (None, contrast["baseline"])
         and contrast["diff"] is not None
         and contrast["ci95"] is not None
     }

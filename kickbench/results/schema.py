@@ -36,6 +36,7 @@ from pydantic import (
 )
 
 from kickbench.errors import ResultsError
+from kickbench.methods import control_pairs
 from kickbench.scenario.kinds import INJECTION
 
 SCHEMA = 2
@@ -904,17 +905,20 @@ def _check_found(
     model = check_model(_FOUND[kind], case, where, what)
     if case.get("kind") != kind or set(model.methods) != set(methods):
         fail(where, f"is damaged: {what}its kind or methods are not those of the manifest")
-    pairs = [(contrast.method, contrast.metric) for contrast in model.contrasts]
-    others = {(name, metric) for name in methods if name != baseline for metric in model.metrics}
-    others |= {(pair[0], metric) for metric, pair in model.other_pairs.items()}
-    if len(set(pairs)) != len(pairs) or not set(pairs) <= others:
+    compared = [(name, baseline) for name in methods if name != baseline]
+    if kind == "exits":
+        compared += control_pairs(methods, baseline)
+    known = {(*pair, metric) for pair in compared for metric in model.metrics}
+    known |= {
+        (*pair, metric) for metric, pair in model.other_pairs.items() if set(pair) <= set(methods)
+    }
+    found = [(one.method, one.baseline, one.metric) for one in model.contrasts]
+    if len(set(found)) != len(found) or not {(a, m) for a, _, m in found} <= {
+        (a, m) for a, _, m in known
+    }:
         fail(where, f"is damaged: {what}contrasts: one is there twice or of what is not there")
-    for contrast in model.contrasts:
-        _, wanted_baseline = model.other_pairs.get(contrast.metric, ("", baseline))
-        if contrast.baseline != wanted_baseline or not {contrast.method, wanted_baseline} <= set(
-            methods
-        ):
-            fail(where, f"is damaged: {what}contrasts: the baseline is another")
+    if not set(found) <= known:
+        fail(where, f"is damaged: {what}contrasts: the baseline is another")
     for role in {"control", "placebo"} & model.model_fields_set:
         if getattr(model, role).metric not in (None, *model.metrics[:1]):
             fail(where, f"is damaged: {what}{role}: no such metric")

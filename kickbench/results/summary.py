@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.methods import control_pairs
 from kickbench.results.counts import read_counts
 from kickbench.results.figures import (
     CONFIDENCE,
@@ -313,27 +314,8 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         }
         for index, method in enumerate(methods)
     }
-    contrasts: list[dict[str, Any]] = []
-    for index, method in enumerate(methods):
-        if index == baseline:
-            continue
-        for metric, values in (
-            ("ns_per_exit", rounds.ns_per_exit),
-            ("cpu_ns_per_exit", rounds.cpu_ns_per_exit),
-        ):
-            differences = _differences(rounds.process, values, index, baseline)
-            contrasts.append(
-                {
-                    "method": method,
-                    "baseline": methods[baseline],
-                    "metric": metric,
-                    **_contrast(
-                        differences,
-                        contrast_interval(differences),
-                        len(rounds.process),
-                    ),
-                }
-            )
+    pairs = [(method, methods[baseline]) for method in methods if method != methods[baseline]]
+    contrasts = _contrasts(rounds, methods, pairs)
     mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
     width = relative_half_width(contrasts, "ns_per_exit", mean)
     target = parameters.get("precision")
@@ -355,7 +337,8 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             controls[role] = Control(differences, mean)
     return {
         "methods": statistics,
-        "contrasts": contrasts,
+        "contrasts": contrasts
+        + _contrasts(rounds, methods, control_pairs(methods, methods[baseline])),
         "findings": findings,
         **fill,
         "relative_half_width": width,
@@ -464,6 +447,24 @@ def _contrast(
         "rounds": used,
         "rounds_without_exits": n_rounds - used,
     }
+
+
+def _contrasts(
+    rounds: Rounds, methods: list[str], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """The contrasts of pairs of methods, each of wall time and of CPU time."""
+    found = []
+    for method, baseline in pairs:
+        for metric in ("ns_per_exit", "cpu_ns_per_exit"):
+            differences = _differences(
+                rounds.process,
+                getattr(rounds, metric),
+                methods.index(method),
+                methods.index(baseline),
+            )
+            contrast = _contrast(differences, contrast_interval(differences), len(rounds.process))
+            found.append({"method": method, "baseline": baseline, "metric": metric, **contrast})
+    return found
 
 
 def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> None:
