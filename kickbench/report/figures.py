@@ -124,9 +124,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "race",
         "Lost kicks by width of the window",
-        "The share of the kicks sent that were lost, with the exact 95 % interval. A hollow marker "
-        "with an arrow lost none: the truth is anywhere below it (95 %). Wider windows between "
-        "the check of the flag and KVM_RUN lose more, where a protocol can lose at all.",
+        "The share lost of the kicks that could have been, with the exact 95 % interval. A hollow "
+        "marker with an arrow lost none: the truth is anywhere below it (95 %). Wider windows "
+        "between the check of the flag and KVM_RUN lose more, where a protocol can lose at all.",
         draw_race,
     ),
     Figure(
