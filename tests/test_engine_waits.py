@@ -161,7 +161,7 @@ def test_kicks_that_get_on_but_take_too_long_are_told_from_one_that_hangs() -> N
     failure.slow = 1
     assert describe(failure, 254, 2) == (
         "serial: the kicks took too long, of 254 vCPUs on 2 CPUs: kicker 0 had only come to vCPU "
-        "57, in kb_kick, when it was given up"
+        "57, in kb_kick, 20 s after its time was up"
     )
 
 

@@ -140,7 +140,7 @@ def _who_is_stuck(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
         if failure.slow:
             return (
                 f"{protocol}: the kicks took too long, of {crowd}: {kicker} had only come to vCPU "
-                f"{failure.vcpu}, in kb_kick, when it was given up"
+                f"{failure.vcpu}, in kb_kick, 20 s after its time was up"
             )
         return (
             f"{protocol}: kb_kick did not return within 10 s, in {kicker}, of vCPU {failure.vcpu}"
