@@ -70,7 +70,10 @@ KICKS = np.dtype(
         ("at_cycles", "i8"),
         ("send_cycles", "u4"),
         ("delivery_cycles", "u4"),
+        ("returned_cycles", "i8"),
         ("latency_cycles", "u4"),
+        ("resumed_cycles", "u4"),
+        ("signals", "u4"),
     ]
 )
 KICK_BLOCKS = np.dtype(
@@ -475,6 +478,9 @@ def kick_arrays(
     rows["send_cycles"] = np.rint(send)
     handled = np.array([e["method"] != "sigmask" for e in entries])[rows["entry"]]
     rows["delivery_cycles"] = np.where(handled & ~rows["lost"], 0.6 * ns * hz / 1e9, 0)
+    rows["returned_cycles"] = np.where(rows["lost"], 0, np.rint(0.9 * ns * hz / 1e9))
+    rows["resumed_cycles"] = np.where(rows["lost"], 0, np.rint(1.3 * ns * hz / 1e9))
+    rows["signals"] = 1
     # Due at one moment, 100 us after the volley before; a cycle apart, as stamps are.
     apart = 2 * send.max() if take_turns else 1
     rows["at_cycles"] = rows["volley"] * round(1e-4 * hz) + rows["kicker"] * np.rint(apart)

@@ -374,6 +374,8 @@ def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, s
     assert (kicks["latency"] > 0).all()
     assert (kicks["send"] > 0).all()
     assert (kicks["delivery"] <= kicks["latency"]).all()
+    assert (kicks["returned"] <= kicks["latency"]).all()
+    assert (kicks["signals"] == (1 if CATALOGUE[method].kicks_by_signal else 0)).all()
     assert (np.diff(kicks["at"]) > 0).all()
     assert set(kicks["vcpu"]) == set(kicks["kicker"]) == set(kicks["block"]) == {0}
     assert set(kicks["cpu"]) == {CPUS[-1] if clock.is_tsc else -1}

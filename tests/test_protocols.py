@@ -14,6 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -446,25 +448,32 @@ def test_the_engine_tells_the_size_that_protocols_are_checked_against() -> None:
 # --- on real KVM -------------------------------------------------------------------------------
 
 
-def blocks(
-    path: Path, folder: Path, plan: Plan, program: str = "spin", ms: int = 100
-) -> tuple[Any, Any]:
-    """The block result of one block of a protocol, and its kicks."""
+@contextmanager
+def playing(path: Path, folder: Path, program: str = "spin", n_vcpus: int = 1) -> Iterator[Engine]:
+    """An engine that knows the protocol of a file."""
     loaded = {path.stem: load(build(path, folder), path.stem)}
     with (
         Kvm() as kvm,
-        Guest(kvm, program, 1, irqchip="kernel") as guest,
+        Guest(kvm, program, n_vcpus, irqchip="kernel") as guest,
         Engine(
             guest,
             program,
             Clock.choose(tsc_usable=True),
-            [[CPUS[0]]],
+            [[CPUS[0]]] * n_vcpus,
             n_entries=1,
             samples_capacity=1 << 16,
             protocols=loaded,
-            kickers=Kickers(count=1, cpus=[CPUS[-1]]),
+            kickers=Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1000),
         ) as engine,
     ):
+        yield engine
+
+
+def blocks(
+    path: Path, folder: Path, plan: Plan, program: str = "spin", ms: int = 100
+) -> tuple[Any, Any]:
+    """The block result of one block of a protocol, and its kicks."""
+    with playing(path, folder, program) as engine:
         ((result,),) = engine.blocks([(path.stem, 0)], warmup_ns=MS, block_ns=ms * MS, plan=plan)
         return result, engine.kicks()
 
@@ -517,6 +526,59 @@ def test_immediate_exit_that_nobody_clears_keeps_the_guest_from_running(folder: 
     assert result["spurious_exits"] > 10 * sent > 0
     result, kicks = blocks(FIXED, folder, now_and_then)
     assert result["spurious_exits"] <= len(kicks)
+
+
+SLOW_CYCLES = 3_000_000
+SLOW_AFTER_RUN = f"""
+#include <kickbench/clock.h>
+static inline bool kb_after_run(struct kb_vcpu *v, int error)
+{{
+	uint32_t cpu;
+	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + {SLOW_CYCLES};
+
+	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+		;
+	return error && kb_kick_requested(v);
+}}
+"""
+
+
+@pytest.mark.kvm
+def test_a_kick_lasts_until_the_protocol_knows_of_it(tmp_path: Path, folder: Path) -> None:
+    path = source(tmp_path, after_run=SLOW_AFTER_RUN)
+    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=5 * MS)
+    _, kicks = blocks(path, folder, plan, ms=200)
+    by_kvm_run = kicks[kicks["returned"] > 0]
+    assert len(by_kvm_run) > 0
+    after_return = by_kvm_run["latency"].astype(np.int64) - by_kvm_run["returned"]
+    assert (after_return >= SLOW_CYCLES).all()
+
+
+@pytest.mark.kvm
+def test_a_pause_lasts_until_the_last_protocol_knows_of_it(tmp_path: Path, folder: Path) -> None:
+    path = source(tmp_path, after_run=SLOW_AFTER_RUN)
+    plan = Plan(loop="kick", kicking="pauses", gap_ns=MS)
+    with playing(path, folder, n_vcpus=2) as engine:
+        engine.blocks([(path.stem, 0)], warmup_ns=MS, block_ns=200 * MS, plan=plan)
+        pauses = engine.pauses()
+    assert len(pauses) > 0
+    # Now and then a look at the flag takes a kick, without KVM_RUN and what comes after it.
+    assert np.median(pauses["first"]) >= SLOW_CYCLES
+    # Of two vCPUs the median is not the last.
+    assert (pauses["median"] == pauses["first"]).all()
+
+
+SENDS_AGAIN = (
+    "static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+    "{ kb_request_kick(v, k); return kb_send_signal(v, k) || kb_send_signal(v, k); }"
+)
+
+
+@pytest.mark.kvm
+def test_the_signals_of_a_kick_are_counted(tmp_path: Path, folder: Path) -> None:
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=MS)
+    _, kicks = blocks(source(tmp_path, kick=SENDS_AGAIN), folder, plan)
+    assert set(kicks["signals"]) == {2}
 
 
 @pytest.mark.kvm

@@ -92,8 +92,15 @@ def contrast(case, metric, method="sigmask"):
     return found
 
 
-def kick(round_, entry, latency, **other):
-    return {"round": round_, "entry": entry, "latency_cycles": latency, **other}
+def kick(round_, entry, latency, send=0, delivery=0, returned=0, resumed=0, **other):
+    times = {"send": send, "delivery": delivery, "returned": returned, "resumed": resumed}
+    return {
+        "round": round_,
+        "entry": entry,
+        "latency_cycles": latency,
+        **{f"{name}_cycles": cycles for name, cycles in times.items()},
+        **other,
+    }
 
 
 # --- kick latency by hand ----------------------------------------------------------------------
@@ -102,7 +109,7 @@ def kick(round_, entry, latency, **other):
 def test_phases_of_the_few_kicks_that_a_handler_saw_are_not_those_of_all(tmp_path):
     """Most are taken by a look at the flag; the handler saw the slow ones."""
     rows = [kick(0, SIGMASK, 100) for _ in range(8)]
-    rows += [kick(0, SIGMASK, 90_000, delivery_cycles=80_000) for _ in range(2)]
+    rows += [kick(0, SIGMASK, 90_000, delivery=80_000, returned=85_000) for _ in range(2)]
     worker = {"kicks": rows_of("kicks", [*rows, kick(0, BASELINE, 100)])}
     case = case_of(write_run(tmp_path, synthetic_run.kick_case(), [worker]))
     phases = case["methods"]["sigmask"]["phases_ns"]
@@ -111,14 +118,26 @@ def test_phases_of_the_few_kicks_that_a_handler_saw_are_not_those_of_all(tmp_pat
     assert phases["return"] is None
 
 
+def test_of_a_run_before_the_return_was_stored_it_is_the_latency(tmp_path):
+    """There a latency ended when KVM_RUN returned."""
+    rows = [kick(0, SIGMASK, 4000, delivery=3000, returned=-1), kick(0, BASELINE, 100)]
+    case = case_of(
+        write_run(tmp_path, synthetic_run.kick_case(), [{"kicks": rows_of("kicks", rows)}])
+    )
+    phases = case["methods"]["sigmask"]["phases_ns"]
+    assert (phases["return"]["p50"], phases["know"]["p50"]) == (1000.0, 0.0)
+    assert phases["returned"]["p50"] == 4000.0
+    assert phases["resumed"] is None
+
+
 def test_latency_figures_by_hand(tmp_path):
     kicks = rows_of(
         "kicks",
         [
             # The clock has 2 cycles per ns.
-            kick(0, SIGMASK, 2000, send_cycles=400, delivery_cycles=1600),
-            kick(0, SIGMASK, 4000, send_cycles=600, delivery_cycles=2400),
-            kick(1, SIGMASK, 6000, send_cycles=800, delivery_cycles=3600),
+            kick(0, SIGMASK, 2000, 400, 1600, 1800, 2400),
+            kick(0, SIGMASK, 4000, 600, 2400, 3400, 4800),
+            kick(1, SIGMASK, 6000, 800, 3600, 5000, 7000, signals=3),
             kick(1, SIGMASK, 9000, send_cycles=900, met=False),
             kick(1, SIGMASK, 40_000_000, send_cycles=900, lost=True),
             kick(1, SIGMASK, 50_000_000, send_cycles=900, met=False, lost=True),
@@ -153,8 +172,12 @@ def test_latency_figures_by_hand(tmp_path):
     assert sigmask["phases_ns"] == {
         "send": {"p50": 300.0, "p99": 400.0},
         "delivery": {"p50": 1200.0, "p99": 1800.0},
-        "return": {"p50": 800.0, "p99": 1200.0},
+        "return": {"p50": 500.0, "p99": 700.0},
+        "returned": {"p50": 1700.0, "p99": 2500.0},
+        "know": {"p50": 300.0, "p99": 500.0},
+        "resumed": {"p50": 2400.0, "p99": 3500.0},
     }
+    assert sigmask["resent"] == 1
     assert set(sigmask["latency_ci95"]) == {"p50", "p90", "p99", "p999"}
     counts = {name: sigmask[name] for name in ("n", "unmet", "lost", "spurious", "sent")}
     assert counts == {"n": 3, "unmet": 1, "lost": 2, "spurious": 7, "sent": 6}
@@ -415,6 +438,9 @@ def kicks_of(parameters, seed, **arguments):
         overlapping=np.zeros(len(array), np.bool_),
         send_ns=np.zeros(len(array)),
         delivery_ns=np.zeros(len(array)),
+        returned_ns=np.zeros(len(array)),
+        resumed_ns=np.zeros(len(array)),
+        signals=np.ones(len(array), np.int64),
         latency_ns=array["latency_cycles"] / synthetic_run.HZ * 1e9,
     )
 

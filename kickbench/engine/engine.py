@@ -93,6 +93,10 @@ class _Kick(ctypes.Structure):
         ("rescues", c_uint32),
         ("volley", c_uint32),
         ("cpu", c_int32),
+        ("returned", c_uint32),
+        ("resumed", c_uint32),
+        ("signals", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

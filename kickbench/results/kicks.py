@@ -47,8 +47,8 @@ from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_qu
 
 LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 PAUSE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-MIN_HANDLED = 0.9
-"""The share of kicks whose handler must have been seen for their phases to be told."""
+MIN_SEEN = 0.9
+"""The share of kicks in which a moment must have been seen for the phases to it to be told."""
 
 PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
 SEND_QUANTILES = {"p50": 0.5, "p99": 0.99}
@@ -88,7 +88,8 @@ class Kicks:
     """Every kick of a case. ``entry``: see :func:`~kickbench.results.figures.entry_index`.
 
     ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
-    of the case in time order. ``delivery_ns`` is 0 where no handler was seen. ``contending``: one
+    of the case in time order. ``delivery_ns``, ``returned_ns`` and ``resumed_ns`` are 0 where that
+    moment was not seen. ``signals`` is how many the kicker's call sent. ``contending``: one
     of the kicks of the volley at this vCPU met the wanted state, so that this one, too, was sent at
     it, whether another kicker got it out first or not. ``overlapping``: meanwhile another of them
     was called on another CPU.
@@ -103,7 +104,10 @@ class Kicks:
     overlapping: NDArray[np.bool_]
     send_ns: Floats
     delivery_ns: Floats
+    returned_ns: Floats
     latency_ns: Floats
+    resumed_ns: Floats
+    signals: Ints
 
     @property
     def timed(self) -> NDArray[np.bool_]:
@@ -151,10 +155,15 @@ class RoundMedians:
 
 def read_kicks(reader: RunReader, case_id: str) -> Kicks:
     """Every kick of a finished case of the kind kick, in ns."""
-    times = ("at_cycles", "send_cycles", "delivery_cycles", "latency_cycles")
-    columns = ("position", "vcpu", "volley", "cpu", "met", "lost", *times)
+    phases = ("send", "delivery", "returned", "latency", "resumed")
+    times = ("at_cycles", *(f"{phase}_cycles" for phase in phases))
+    columns = ("position", "vcpu", "volley", "cpu", "met", "lost", "signals", *times)
     rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "kicks", columns)
     volley = index_volleys(row, *(found[name] for name in ("position", "vcpu", "volley")))
+    # Of runs in which that is not known the latency ended when KVM_RUN returned.
+    returned = np.where(
+        found["returned_cycles"] < 0, found["latency_cycles"], found["returned_cycles"]
+    )
     return Kicks(
         round_process=rounds,
         row=row,
@@ -167,7 +176,10 @@ def read_kicks(reader: RunReader, case_id: str) -> Kicks:
         ),
         send_ns=found["send_cycles"] * scale,
         delivery_ns=found["delivery_cycles"] * scale,
+        returned_ns=returned * scale,
         latency_ns=found["latency_cycles"] * scale,
+        resumed_ns=found["resumed_cycles"] * scale,
+        signals=found["signals"].astype(np.int64),
     )
 
 
@@ -294,9 +306,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
             "latency_ci95": named_intervals(
                 kicks.latency_ns[chosen], kicks.row[chosen], kicks.round_process, LATENCY_QUANTILES
             ),
-            "phases_ns": _phases(
-                kicks.send_ns[chosen], kicks.delivery_ns[chosen], kicks.latency_ns[chosen]
-            ),
+            "phases_ns": _phases(kicks, chosen),
             "send_ns": named_quantiles(kicks.send_ns[sent], SEND_QUANTILES, maximum=True),
             "send_ci95": named_intervals(
                 kicks.send_ns[sent], kicks.row[sent], kicks.round_process, SEND_QUANTILES
@@ -310,6 +320,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
             },
             "n": int(chosen.sum()),
             "unmet": int((of_method & ~kicks.met & ~kicks.lost).sum()),
+            "resent": int((of_method & (kicks.signals > 1)).sum()),
             **{name: count[name] for name in ("lost", "spurious", "sent", "race_free_claim")},
         }
     for method, slow in zip(methods, _slow_kicks(kicks, len(methods)), strict=True):
@@ -479,20 +490,27 @@ def named_quantiles(
     return {name: number(value) for name, value in zip(names, found, strict=False)}
 
 
-def _phases(send: Floats, delivery: Floats, latency: Floats) -> dict[str, Any]:
-    """The phases of kicks; delivery and return null unless a handler was seen for nearly all.
+def _phases(kicks: Kicks, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """The phases of kicks; each null unless both its ends were seen for nearly all.
 
     Where many kicks are taken by a look at the flag, those that a handler ran for are the slow
     ones: their phases would not be those of the latencies beside them.
     """
-    handled = (delivery > 0) & (delivery <= latency)
-    divisible = len(handled) > 0 and handled.mean() >= MIN_HANDLED
+    delivery, returned = kicks.delivery_ns[chosen], kicks.returned_ns[chosen]
+    latency, resumed = kicks.latency_ns[chosen], kicks.resumed_ns[chosen]
+    handled = (delivery > 0) & (delivery <= returned)
+
+    def phase(values: Floats, seen: NDArray[np.bool_]) -> dict[str, float | None] | None:
+        enough = len(seen) > 0 and seen.mean() >= MIN_SEEN
+        return named_quantiles(values[seen], PHASE_QUANTILES) if enough else None
+
     return {
-        "send": named_quantiles(send, PHASE_QUANTILES),
-        "delivery": named_quantiles(delivery[handled], PHASE_QUANTILES) if divisible else None,
-        "return": named_quantiles((latency - delivery)[handled], PHASE_QUANTILES)
-        if divisible
-        else None,
+        "send": named_quantiles(kicks.send_ns[chosen], PHASE_QUANTILES),
+        "delivery": phase(delivery, handled),
+        "return": phase(returned - delivery, handled),
+        "returned": phase(returned, returned > 0),
+        "know": phase(latency - returned, returned > 0),
+        "resumed": phase(resumed, resumed > 0),
     }
 
 

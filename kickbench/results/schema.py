@@ -345,6 +345,10 @@ class _Phases(_Found):
     send: _Phase
     delivery: _HandlerPhase | None
     return_: Annotated[_HandlerPhase | None, Field(alias="return")]
+    # Runs before they were there lack these.
+    returned: _HandlerPhase | None = None
+    know: _HandlerPhase | None = None
+    resumed: _HandlerPhase | None = None
 
 
 class _SendIntervals(_Found):
@@ -435,7 +439,7 @@ class _KickCounts(_Found):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        for name in ("lost", "landed", "met", "unmet", "n"):
+        for name in ("lost", "landed", "met", "unmet", "resent", "n"):
             if (getattr(self, name, None) or 0) > self.sent:
                 raise ValueError(f"{name} is more than were sent")
         return self
@@ -486,6 +490,7 @@ class _KickMethod(_KickCounts, _Method):
     n: Count
     unmet: Count
     # Runs before they were there lack these.
+    resent: Count = 0
     send_ns: _SendTimes = _SendTimes(p50=None, p99=None, max=None)
     send_ci95: _SendIntervals = _SendIntervals(p50=None, p99=None)
     sends: _Sends = _Sends(n=0, overlapping=None)

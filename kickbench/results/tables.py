@@ -239,11 +239,35 @@ TABLES: dict[str, Table] = {
                     "from just before the kick until the handler ran; 0: none was seen",
                 ),
                 Column(
+                    "returned_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "from just before the kick until KVM_RUN returned; 0: a look at the flag took "
+                    "it, without KVM_RUN; -1 unknown; saturates at 2^32 - 1",
+                    -1,
+                    later=True,
+                ),
+                Column(
                     "latency_cycles",
                     pa.uint32(),
                     "cycles",
-                    "from just before the kick until the vCPU's thread was back from KVM_RUN, or "
-                    "saw the kick; saturates",
+                    "from just before the kick until the protocol knew of it, its own work after "
+                    "KVM_RUN included; saturates",
+                ),
+                Column(
+                    "resumed_cycles",
+                    pa.uint32(),
+                    "cycles",
+                    "from just before the kick until the guest was entered again and ran, the "
+                    "protocol's clean-up included; 0: that was not seen; saturates",
+                    later=True,
+                ),
+                Column(
+                    "signals",
+                    pa.uint32(),
+                    "",
+                    "signals that the kicker's call sent; more than one: it sent again",
+                    later=True,
                 ),
             ),
         ),
@@ -279,7 +303,12 @@ TABLES: dict[str, Table] = {
                 Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),
                 Column("send_cycles", pa.int64(), "cycles", "until all vCPUs had been kicked"),
                 Column("first_cycles", pa.int64(), "cycles", "until the first vCPU acknowledged"),
-                Column("median_cycles", pa.int64(), "cycles", "until half of them had"),
+                Column(
+                    "median_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "until half of them had, the vCPU that made the half",
+                ),
                 Column("last_cycles", pa.int64(), "cycles", "until the last one had"),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated"),
             ),

@@ -312,7 +312,10 @@ KICKS = np.dtype(
         ("at_cycles", "i8"),
         ("send_cycles", "u4"),
         ("delivery_cycles", "u4"),
+        ("returned_cycles", "i8"),
         ("latency_cycles", "u4"),
+        ("resumed_cycles", "u4"),
+        ("signals", "u4"),
     ]
 )
 KICK_BLOCKS = np.dtype(
@@ -331,10 +334,10 @@ class KickRecorder(BaseRecorder):
         kicks = taken.engine.kicks()
         met, lost = (kicks["flags"] & MET) != 0, (kicks["flags"] & LOST) != 0
         rows = taken.rows(KICKS, kicks["block"].astype(np.int64))
-        for name in ("vcpu", "kicker", "volley", "cpu"):
+        for name in ("vcpu", "kicker", "volley", "cpu", "signals"):
             rows[name] = kicks[name]
         rows["met"], rows["lost"] = met, lost
-        for name in ("at", "send", "delivery", "latency"):
+        for name in ("at", "send", "delivery", "returned", "latency", "resumed"):
             rows[f"{name}_cycles"] = kicks[name]
         self._kicks.append(rows)
         blocks = taken.block_rows(KICK_BLOCKS)

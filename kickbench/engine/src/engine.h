@@ -65,13 +65,18 @@ struct kb_kick {
 	uint32_t block;	   /* index into the schedule of the call */
 	uint32_t send;	   /* the kicker's call */
 	uint32_t delivery; /* until the signal handler ran; 0: it was not seen to */
-	uint32_t latency;  /* until the vCPU's thread had taken it */
+	uint32_t latency;  /* until the protocol knew of it */
 	int16_t vcpu;
 	uint8_t kicker;
 	uint8_t flags;
 	uint32_t rescues; /* kicks after this one that it took in the end */
 	uint32_t volley;  /* of a block: the kicks that were due at one moment */
 	int32_t cpu;	  /* that the kicker's call began and ended on; -1: two, or not known */
+	uint32_t
+	    returned; /* until KVM_RUN returned; 0: it was taken without, by a look at the flag */
+	uint32_t resumed; /* until the guest was entered again, and ran; 0: that was not seen */
+	uint32_t signals; /* that the kicker's call sent */
+	uint32_t reserved;
 };
 
 /* One pause of all vCPUs, in cycles since its begin. */
@@ -79,7 +84,7 @@ struct kb_pause {
 	uint64_t at; /* since the block's begin */
 	uint64_t send;
 	uint64_t first;
-	uint64_t median;
+	uint64_t median; /* of an even number the lower one: until half of them had taken it */
 	uint64_t last;
 	uint32_t block;
 	uint32_t rescues;

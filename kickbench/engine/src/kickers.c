@@ -178,7 +178,7 @@ struct kick {
 	struct worker *w;
 	uint32_t volley;
 	uint64_t sent, returned;
-	uint32_t cpu_sent, cpu_returned;
+	uint32_t cpu_sent, cpu_returned, signals;
 };
 
 /* Around the protocol's kick, which is not the engine's and may never return. */
@@ -198,6 +198,8 @@ void end_kick(struct kicker *t)
 
 static void send_kick(struct kick *k)
 {
+	const struct kb_target *target = &k->kicker->targets[k->w->v.index];
+	const uint32_t signals = target->signals;
 	int error;
 
 	begin_kick(k->thread, k->w);
@@ -205,6 +207,7 @@ static void send_kick(struct kick *k)
 	error = k->engine->block.protocol->kick(&k->w->v, k->kicker);
 	k->returned = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_returned);
 	end_kick(k->thread);
+	k->signals = target->signals - signals;
 	if (error)
 		k->thread->error = -error;
 }
@@ -254,6 +257,12 @@ static uint32_t saturate(uint64_t cycles)
 	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
 }
 
+/* The time from `begin` to `at`; 0 when that came first. */
+static uint32_t since(uint64_t begin, uint64_t at)
+{
+	return at > begin ? saturate(at - begin) : 0;
+}
+
 /* Was the kick on its way while the window was open? */
 static bool was_aimed(const struct kick *k, uint64_t window_at, uint64_t taken_at)
 {
@@ -299,9 +308,11 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 		note.cpu = (int32_t)k->cpu_sent;
 	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
-	note.latency = saturate(ack->taken_at > k->sent ? ack->taken_at - k->sent : 0);
-	if (ack->handler_at > k->sent && ack->handler_at <= ack->taken_at)
-		note.delivery = saturate(ack->handler_at - k->sent);
+	note.latency = since(k->sent, ack->taken_at);
+	note.returned = since(k->sent, ack->returned_at);
+	if (ack->handler_at <= ack->taken_at)
+		note.delivery = since(k->sent, ack->handler_at);
+	note.signals = k->signals;
 	note.flags = (uint8_t)((met ? KB_KICK_MET : 0) | (lost ? KB_KICK_LOST : 0) |
 			       (was_aimed(k, window_at, ack->taken_at) ? KB_KICK_AIMED : 0));
 	note_kick(k, &note);
@@ -409,7 +420,7 @@ static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint3
 	    .at = begun - e->record_from,
 	    .send = sent - begun,
 	    .first = e->scratch[0],
-	    .median = e->scratch[e->n_vcpus / 2],
+	    .median = e->scratch[(e->n_vcpus - 1) / 2],
 	    .last = e->scratch[e->n_vcpus - 1],
 	    .block = e->block_index,
 	    .rescues = rescues,

@@ -76,9 +76,11 @@ void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits)
 	v->spurious_after = exits;
 }
 
-bool kb_take_kick(struct kb_vcpu *v, uint64_t now)
+bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 {
 	struct kb_engine *e = ((struct worker *)v)->engine;
+	uint32_t cpu;
+	const uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
 	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
 	unsigned int kickers =
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
@@ -88,6 +90,7 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t now)
 		struct kb_ack *ack = &v->acks[__builtin_ctz(kickers)];
 
 		ack->taken_at = now;
+		ack->returned_at = returned_at;
 		ack->handler_at = v->handler_at;
 		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
 	}

@@ -61,9 +61,7 @@ static KB_OUT_OF_LINE bool kb_call_after_run(struct kb_vcpu *v, int error)
 /* The flag was seen without KVM_RUN. True: the block is over. */
 static KB_OUT_OF_LINE bool kb_kick_seen(struct kb_vcpu *v)
 {
-	uint32_t cpu;
-
-	v->kicked = kb_take_kick(v, kb_stamp(v->clock_is_tsc, &cpu));
+	v->kicked = kb_take_kick(v, 0);
 	return v->kicked;
 }
 
@@ -153,7 +151,7 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 
 		kb_come_round(v);
 		if (kb_before_run(v)) {
-			if (kb_take_kick(v, kb_stamp(clock_is_tsc, &cpu)))
+			if (kb_take_kick(v, 0))
 				break;
 			continue;
 		}

@@ -65,6 +65,7 @@ struct kb_target {
 	timer_t timer;
 	int exitfd;	   /* -1: there is none */
 	uint32_t requests; /* times that the kicker's bit went up: it is taken as often */
+	uint32_t signals;  /* sent so far, by kb_send_signal */
 };
 
 /* One kicking thread. */
@@ -78,8 +79,9 @@ struct kb_kicker {
 /* What a kicker waits for: the vCPU's thread saying that it has taken the kick. */
 struct kb_ack {
 	_Alignas(KB_CACHE_LINE) atomic_uint taken; /* kicks of this kicker so far */
-	uint64_t taken_at;   /* clock: KVM_RUN's return, or the flag was seen */
-	uint64_t handler_at; /* clock: the last run of the signal handler */
+	uint64_t taken_at;			   /* clock: the protocol knew of the kick */
+	uint64_t returned_at; /* clock: KVM_RUN's return; 0: the flag was seen without it */
+	uint64_t handler_at;  /* clock: the last run of the signal handler */
 };
 
 /* One vCPU and its thread, as far as protocols and the loops are concerned. */
@@ -186,10 +188,11 @@ KB_EXPORT bool kb_window_opens(struct kb_vcpu *v, uint64_t now);
 KB_EXPORT void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits);
 
 /*
- * Called by the loops when a kick is pending: answers all kickers whose bits are set (`now` is when
- * KVM_RUN returned, or when the kick was seen without it), and true when the conductor is one.
+ * Called by the loops when the protocol knows that a kick is pending: answers all kickers whose
+ * bits are set, and true when the conductor is one. `returned_at` is when KVM_RUN returned; 0: the
+ * kick was seen without it.
  */
-KB_EXPORT bool kb_take_kick(struct kb_vcpu *v, uint64_t now);
+KB_EXPORT bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at);
 
 /* Called by the kick loop before each look at the flag: user space's own time, and the aim. */
 KB_EXPORT void kb_come_round(struct kb_vcpu *v);
@@ -231,6 +234,7 @@ static inline int kb_send_signal(const struct kb_vcpu *v, const struct kb_kicker
 	const struct itimerspec at_once = {.it_value = {0, 1}};
 	long result;
 
+	k->targets[v->index].signals++;
 	switch (k->transport) {
 	case KB_PIDFD:
 		result = syscall(SYS_pidfd_send_signal, v->pidfd, v->signal, NULL, 0);
