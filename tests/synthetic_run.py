@@ -107,8 +107,9 @@ RACES = np.dtype(
         ("position", "i2"),
         ("entry", "u1"),
         ("sent", "i8"),
-        ("aimed", "i8"),
+        ("landed", "i8"),
         ("lost", "i8"),
+        ("resent", "i8"),
         ("spurious", "i8"),
         ("rescues", "i8"),
         ("timeout_cycles", "i8"),
@@ -553,8 +554,8 @@ def race_arrays(
     rows = np.zeros(order.size, RACES)
     _place(rows, order)
     rows["sent"] = kicks
-    rows["aimed"] = kicks * 9 // 10
-    rows["lost"] = rng.binomial(rows["aimed"], _shares(parameters, lost)[rows["entry"]])
+    rows["landed"] = kicks * 9 // 10
+    rows["lost"] = rng.binomial(rows["landed"], _shares(parameters, lost)[rows["entry"]])
     rows["rescues"] = rows["lost"]
     rows["spurious"] = rng.binomial(kicks, _shares(parameters, spurious)[rows["entry"]])
     rows["timeout_cycles"] = round(TIMEOUT_NS * hz / 1e9)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.engine.engine import (
-    AIMED,
+    LANDED,
     LOST,
     MET,
     PARTS,
@@ -370,7 +370,7 @@ def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, s
         assert lost(kicks) == 0
         assert not kicks["rescues"].any()
     assert (kicks["flags"] & MET).any()
-    assert not (kicks["flags"] & ~np.uint8(MET | LOST | AIMED)).any()
+    assert not (kicks["flags"] & ~np.uint8(MET | LOST | LANDED)).any()
     assert (kicks["latency"] > 0).all()
     assert (kicks["send"] > 0).all()
     assert (kicks["delivery"] <= kicks["latency"]).all()
@@ -464,12 +464,12 @@ def test_no_race_free_method_loses_an_aimed_kick(clock: Clock, method: str, wind
         ms=200,
     )
     assert len(kicks) > 0
-    assert (kicks["flags"] & AIMED).any()
+    assert (kicks["flags"] & LANDED).any()
     if CATALOGUE[method].race_free:
         assert lost(kicks) == 0
         assert results["spurious_exits"].sum() <= 2 * len(kicks)
     elif method == "flag_signal" and window_ns:
-        aimed = np.count_nonzero(kicks["flags"] & AIMED)
+        aimed = np.count_nonzero(kicks["flags"] & LANDED)
         assert 2 * lost(kicks) > aimed
     assert (kicks["rescues"][kicks["flags"] & LOST != 0] > 0).all()
 

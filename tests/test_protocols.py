@@ -16,6 +16,7 @@ import sysconfig
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 
 import kickbench.methods
 from kickbench.engine import protocols
-from kickbench.engine.engine import AIMED, LOST, Clock, Engine, Kickers, Plan, library
+from kickbench.engine.engine import LANDED, LOST, MET, Clock, Engine, Kickers, Plan, library
 from kickbench.engine.protocols import build, include_folder, load, placebo_of
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
@@ -493,7 +494,7 @@ def counts(kicks: Any) -> tuple[int, int, int]:
     return (
         len(kicks),
         int(np.count_nonzero(flags & LOST)),
-        int(np.count_nonzero(flags & AIMED)),
+        int(np.count_nonzero(flags & LANDED)),
     )
 
 
@@ -506,6 +507,69 @@ def test_an_empty_handler_loses_nearly_every_aimed_kick(folder: Path) -> None:
     assert 2 * lost > aimed
     assert kicks["rescues"][kicks["flags"] & LOST != 0].min() >= 1
     assert result["kicked"]
+
+
+# Now and then, 5 ms in which it runs no guest and looks at no flag.
+SLEEPS = """
+static inline bool kb_before_run(struct kb_vcpu *v)
+{
+	static atomic_uint rounds;
+	struct timespec left = {0, 5000000};
+
+	if (atomic_fetch_add(&rounds, 1) % 20 == 0)
+		while (nanosleep(&left, &left) && errno == EINTR)
+			;
+	return kb_kick_requested(v);
+}
+"""
+# What immediate_exit does, so that it loses none.
+RACE_FREE = {
+    "after_run": (
+        "static inline bool kb_after_run(struct kb_vcpu *v, int error)\n"
+        "{ if (error) kb_set_immediate_exit(v, 0); return error && kb_kick_requested(v); }"
+    ),
+    "handler": "static void kb_handler(struct kb_vcpu *v)\n{ kb_set_immediate_exit(v, 1); }",
+}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("kicking", "program"),
+    [("volleys", "spin"), ("volleys", "hlt"), ("volleys", "pm_timer"), ("aimed", "spin")],
+)
+def test_a_loop_that_sleeps_in_user_space_is_late_and_loses_nothing(
+    tmp_path: Path, folder: Path, kicking: str, program: str
+) -> None:
+    plan = replace(RACE, kicking=kicking, window_ns=0, gap_ns=MS, lost_after_ns=MS)
+    path = source(tmp_path, before_run=SLEEPS, **RACE_FREE)
+    _, kicks = blocks(path, folder, plan, program, ms=300)
+    sent, lost, _ = counts(kicks)
+    assert sent > 0
+    assert lost == 0
+
+
+SLOW_KICK = """
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{
+	const struct timespec more = {0, 200000};
+	int error;
+
+	kb_request_kick(v, k);
+	error = kb_send_signal(v, k);
+	nanosleep(&more, NULL);
+	return error;
+}
+"""
+
+
+@pytest.mark.kvm
+def test_a_kick_that_returns_late_is_aimed_and_lost_like_any_other(
+    tmp_path: Path, folder: Path
+) -> None:
+    _, kicks = blocks(source(tmp_path, kick=SLOW_KICK), folder, RACE, ms=1000)
+    sent, lost, landed = counts(kicks)
+    assert sent >= landed >= lost > 0
+    assert 2 * lost > landed > sent / 4
 
 
 @pytest.mark.kvm
@@ -552,6 +616,58 @@ def test_a_kick_lasts_until_the_protocol_knows_of_it(tmp_path: Path, folder: Pat
     assert len(by_kvm_run) > 0
     after_return = by_kvm_run["latency"].astype(np.int64) - by_kvm_run["returned"]
     assert (after_return >= SLOW_CYCLES).all()
+
+
+IN_USERSPACE = Plan(
+    loop="kick", kicking="volleys", state="userspace", userspace_ns=MS, gap_ns=5 * MS
+)
+
+
+@pytest.mark.kvm
+def test_the_loops_own_time_in_user_space_is_no_part_of_a_kick(
+    tmp_path: Path, folder: Path
+) -> None:
+    """It is a millisecond, and a kick comes in the middle of it."""
+    _, kicks = blocks(source(tmp_path), folder, IN_USERSPACE, "pm_timer", ms=300)
+    met = kicks[(kicks["flags"] & MET != 0) & (kicks["returned"] == 0)]
+    assert len(met) > 0
+    spin_cycles = MS * Clock.choose(tsc_usable=True).hz / 1e9
+    assert np.median(met["latency"]) < spin_cycles / 10
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("program", ["spin", "hlt", "pm_timer"])
+def test_the_guests_return_is_timed_with_the_clean_up(
+    tmp_path: Path, folder: Path, program: str
+) -> None:
+    """The loop cleans up for longer than all else takes, before it runs the guest again."""
+    cleans = """
+#include <kickbench/clock.h>
+static bool dirty;
+static inline bool kb_before_run(struct kb_vcpu *v)
+{
+	uint32_t cpu;
+	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + 3000000;
+
+	if (kb_kick_requested(v))
+		return true;
+	while (dirty && kb_stamp(v->clock_is_tsc, &cpu) < until)
+		;
+	dirty = false;
+	return false;
+}
+static inline bool kb_after_run(struct kb_vcpu *v, int error)
+{
+	dirty = error && kb_kick_requested(v);
+	return dirty;
+}
+"""
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=5 * MS)
+    path = source(tmp_path, before_run=cleans, after_run=None)
+    _, kicks = blocks(path, folder, plan, program, ms=300)
+    seen = kicks[(kicks["resumed"] > 0) & (kicks["returned"] > 0)]
+    assert len(seen) > 0
+    assert (seen["resumed"].astype(np.int64) - seen["latency"] >= SLOW_CYCLES).all()
 
 
 @pytest.mark.kvm

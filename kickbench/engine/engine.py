@@ -171,8 +171,8 @@ KICK = np.dtype(_Kick)
 PAUSE = np.dtype(_Pause)
 """One pause of all vCPUs; the fields are documented in ``struct kb_pause``."""
 
-MET, LOST, AIMED = 1, 2, 4
-"""The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_AIMED."""
+MET, LOST, LANDED = 1, 2, 4
+"""The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_LANDED."""
 
 TRANSPORTS = {"tgkill": 0, "pidfd": 1, "timer": 2}
 _LOOPS = {"exit": 0, "kick": 1}

@@ -380,7 +380,7 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     """What a case of the kind race adds to its summary; the controls' kicks are the baseline's."""
     methods: list[str] = record.parameters["methods"]
     claims = claims_of(record)
-    names = ("sent", "aimed", "lost", "spurious", "rescues")
+    names = ("sent", "landed", "lost", "resent", "spurious", "rescues")
     columns = (*names, "timeout_cycles", "latency_max_cycles")
     process, row, entry, scale, found = read_rows(reader, record, "races", columns)
     entry = merge_control(entry, record)
@@ -393,10 +393,10 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     for index, method in enumerate(methods):
         count = {name: totals[name][index] for name in names}
         # What runs of schema 1 counted had mostly no chance to be lost.
-        landed = count["aimed"] if reader.schema > 1 else None
+        landed = count["landed"] if reader.schema > 1 else None
         seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
         statistics[method] = {
-            **{name: value for name, value in count.items() if name != "aimed"},
+            **count,
             "landed": landed,
             **_proportions(count["lost"], landed, count["spurious"], count["sent"]),
             "latency_max_ns": _longest(seen),

@@ -531,6 +531,7 @@ class _PauseMethod(_Method):
 class _RaceMethod(_KickCounts, _Method):
     lost: Count
     landed: Count | None
+    resent: Count = 0
     rescues: Count
     lost_ci95: Shares | None
     lost_upper95: Share | None

@@ -325,12 +325,22 @@ TABLES: dict[str, Table] = {
                 *_WHO,
                 Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
                 Column(
-                    "aimed",
+                    "landed",
                     pa.int64(),
                     "kicks",
-                    "those on their way while the window was open, or about to be",
+                    "those that could have been lost: they came between the look at the flag and "
+                    "the guest's next instruction, or were lost; -1 unknown",
+                    -1,
+                    later=True,
                 ),
                 Column("lost", pa.int64(), "kicks", "those that needed a rescue"),
+                Column(
+                    "resent",
+                    pa.int64(),
+                    "kicks",
+                    "those of which one call sent more than one signal",
+                    later=True,
+                ),
                 _SPURIOUS,
                 Column("rescues", pa.int64(), "kicks", "rescue kicks sent"),
                 Column("timeout_cycles", pa.int64(), "cycles", "a kick is lost after so long"),
@@ -342,7 +352,7 @@ TABLES: dict[str, Table] = {
                     "the longest latency of a kick that was not lost; 0: none was timed",
                 ),
             ),
-            at_most=(("aimed", "sent"), ("lost", "sent")),
+            at_most=(("landed", "sent"), ("resent", "sent"), ("lost", "sent")),
         ),
         Table(
             name="nested",

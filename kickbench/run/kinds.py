@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.engine.engine import (
-    AIMED,
+    LANDED,
     LOST,
     MET,
     TRANSPORTS,
@@ -37,8 +37,8 @@ KICK_GAP_NS = 150_000
 HALT_POLLS = 3
 PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
-# The natural window is aimed at from this far ahead, and up to as far behind.
-AIM_NS = 3_000
+# The natural window is announced so far ahead: longer than most kickers' calls take.
+AIM_NS = 20_000
 # Kept of all kickers in one round, some 1 GiB: a kicker whose buffer is full kicks no more.
 MAX_KICKS = 20_000_000
 # Of what was asked for, below which it is said.
@@ -395,18 +395,18 @@ class PauseRecorder(BaseRecorder):
 
 # --- race ---------------------------------------------------------------------------------------
 
-_COUNTS = ("sent", "aimed", "lost")
+_COUNTS = ("sent", "landed", "lost")
 RACES = np.dtype(
     [
         *PLACE,
-        *((name, "i8") for name in (*_COUNTS, "spurious", "rescues")),
+        *((name, "i8") for name in (*_COUNTS, "resent", "spurious", "rescues")),
         *((f"{name}_cycles", "i8") for name in ("timeout", "elapsed", "latency_max")),
     ]
 )
 
 
 class RaceRecorder(BaseRecorder):
-    """The counts of every block, until each method has had its aimed kicks, or lost enough."""
+    """The counts of every block, until enough kicks of each method have landed, or were lost."""
 
     def __init__(self, case: Case, n_entries: int) -> None:
         self._races: list[NDArray[Any]] = []
@@ -420,7 +420,8 @@ class RaceRecorder(BaseRecorder):
         lost = (kicks["flags"] & LOST) != 0
         rows = taken.block_rows(RACES)
         rows["sent"] = taken.per_block(block)
-        rows["aimed"] = taken.per_block(block[(kicks["flags"] & AIMED) != 0])
+        rows["landed"] = taken.per_block(block[(kicks["flags"] & LANDED) != 0])
+        rows["resent"] = taken.per_block(block[kicks["signals"] > 1])
         rows["lost"] = taken.per_block(block[lost])
         rows["timeout_cycles"] = taken.lost_after_cycles
         rows["rescues"] = np.bincount(block, kicks["rescues"], minlength=len(taken.order))
@@ -439,7 +440,7 @@ class RaceRecorder(BaseRecorder):
 
     def is_settled(self, entry: int) -> bool:
         counts = self._counts[entry]
-        return counts["aimed"] >= self._wanted or counts["lost"] >= ENOUGH_LOST
+        return counts["landed"] >= self._wanted or counts["lost"] >= ENOUGH_LOST
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {"races": joined(self._races, RACES)}

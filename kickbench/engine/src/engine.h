@@ -50,14 +50,15 @@ struct kb_plan {
 	uint32_t state;
 	uint32_t seed;		/* of the random times */
 	uint64_t gap_ns;	/* mean time between two kicks of a kicker, or two pauses */
-	uint64_t userspace_ns;	/* spent in user space before each KVM_RUN */
+	uint64_t userspace_ns;	/* spent in user space before each KVM_RUN; aimed: so long ahead */
 	uint64_t window_ns;	/* how long the window is held open; 0: as it is */
 	uint64_t lost_after_ns; /* a kick that is not taken by then may be lost */
 };
 
-#define KB_KICK_MET   1u /* the vCPU was seen in the wanted state just before */
-#define KB_KICK_LOST  2u /* the guest still ran when lost_after_ns had passed */
-#define KB_KICK_AIMED 4u /* it was on its way while the window was open */
+#define KB_KICK_MET  1u /* the vCPU was seen in the wanted state just before */
+#define KB_KICK_LOST 2u /* the guest still ran when lost_after_ns had passed */
+#define KB_KICK_LANDED                                                                             \
+	4u /* aimed: it was lost, or came between the look at the flag and the guest */
 
 /* One kick, in cycles. */
 struct kb_kick {

@@ -58,6 +58,11 @@ struct worker {
 	bool window_opened;
 	atomic_bool busy; /* in its loop: can be kicked */
 	int pidfd_error;  /* why v.pidfd is -1 */
+	/* Of the kick loop. */
+	uint32_t last_heartbeat; /* when it came round last */
+	uint32_t landed;	 /* kickers whose kicks came before the guest could run */
+	uint64_t free_at;	 /* clock: the end of its own time in user space */
+	uint64_t resumed_after[KB_MAX_KICKERS]; /* as in struct kb_ack, for the next kick */
 	bool lacks_files; /* a descriptor of the thread's own could not be opened */
 };
 
@@ -68,6 +73,7 @@ struct kicker {
 	pid_t tid;
 	struct kb_kick *kicks;
 	uint64_t n_kicks;
+	int64_t aim;		/* cycles from a natural window's announced moment to the kick */
 	int error;		/* of a kick */
 	_Atomic uint8_t doing;	/* enum kb_doing */
 	atomic_uint target;	/* the vCPU that it kicks, or kicked last */
@@ -131,6 +137,11 @@ bool wait_for_each(atomic_uint *pending, int64_t patience_ns);
 void begin_block(struct kb_engine *e);
 bool has_begun(struct kb_engine *e);
 bool wait_for_begin(struct kb_engine *e, int64_t timeout_ns);
+
+static inline uint32_t heartbeat(const struct worker *w)
+{
+	return *(const volatile uint32_t *)&w->params->heartbeat;
+}
 
 /* counters.c */
 struct counters read_counters(const struct worker *w);

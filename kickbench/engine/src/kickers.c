@@ -22,6 +22,11 @@
 #define STATE_LOOK_NS	    60000  /* so long before the kick the vCPU's state is looked at ... */
 #define LOOK_PATIENCE_NS    50000  /* ... for so long at most */
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign of the state */
+#define AIM_MARGIN_NS	    1500   /* a window that is nearer cannot be aimed at any more */
+#define AIM_STEP_NS	    25	   /* so far the aim moves after each kick */
+#define AIM_SPREAD_NS	    200	   /* and so far around it kicks are sent */
+#define NUDGE_AGAIN_NS	    200000 /* a vCPU that was to come round has not */
+#define MAX_NUDGES	    5
 
 static uint64_t stamp(const struct worker *w)
 {
@@ -94,17 +99,13 @@ static bool is_busy(struct worker *w)
 /* -- The vCPU's state ----------------------------------------------------------------------------
  */
 
-static uint32_t heartbeat(struct worker *w)
-{
-	return *(const volatile uint32_t *)&w->params->heartbeat;
-}
-
-static uint32_t exit_count(struct worker *w)
+static uint32_t exit_count(const struct worker *w)
 {
 	return atomic_load_explicit(&w->v.exit_count, memory_order_relaxed);
 }
 
-static bool changes(struct worker *w, uint32_t (*read)(struct worker *), uint64_t patience_ns)
+static bool changes(const struct worker *w, uint32_t (*read)(const struct worker *),
+		    uint64_t patience_ns)
 {
 	const uint64_t until = stamp(w) + to_cycles(w->engine, patience_ns);
 	const uint32_t first = read(w);
@@ -119,8 +120,13 @@ static bool changes(struct worker *w, uint32_t (*read)(struct worker *), uint64_
 	return true;
 }
 
-/* Asleep in the kernel's halt, when its guest halts: state S, and not R that waits for a CPU. */
-static bool is_asleep(struct worker *w)
+static bool in_kvm_run(const struct worker *w)
+{
+	return atomic_load_explicit(&w->v.runs, memory_order_relaxed) & 1;
+}
+
+/* The thread's state is S, and not R that waits for a CPU. */
+static bool is_asleep(const struct worker *w)
 {
 	char text[256];
 	ssize_t n = pread(w->stat_fd, text, sizeof(text) - 1, 0);
@@ -133,6 +139,15 @@ static bool is_asleep(struct worker *w)
 	return name_end && !strncmp(name_end, ") S", 3);
 }
 
+/* Asleep in the kernel's halt. A thread may as well sleep in user space, or in another KVM_RUN. */
+static bool is_halted(const struct worker *w)
+{
+	const unsigned int run = atomic_load_explicit(&w->v.runs, memory_order_relaxed);
+
+	return w->v.expected_exit == KVM_EXIT_HLT && run & 1 && is_asleep(w) &&
+	       atomic_load_explicit(&w->v.runs, memory_order_relaxed) == run;
+}
+
 /*
  * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
  * kick must come some time later. Only user space tells at any moment.
@@ -143,7 +158,7 @@ static bool is_in_state(struct worker *w, uint32_t state)
 	case KB_IN_GUEST:
 		return changes(w, heartbeat, LOOK_PATIENCE_NS);
 	case KB_HALTED:
-		return is_asleep(w);
+		return is_halted(w);
 	case KB_IN_USERSPACE:
 		return atomic_load_explicit(&w->v.in_userspace, memory_order_acquire);
 	case KB_IN_STORM:
@@ -156,11 +171,12 @@ static bool is_in_state(struct worker *w, uint32_t state)
 /*
  * A guest that counts, or exits, time and again was not kicked. One whose thread waits for a CPU
  * does neither, and its kick is late, not lost; nor is it when the guest gets a last step in. A
- * halted one can only be seen to sleep on.
+ * halted one can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a
+ * device or a lock, looks at its flag when it wakes up.
  */
-static bool still_runs(struct worker *w)
+static bool still_runs(const struct worker *w)
 {
-	if (is_asleep(w))
+	if (is_halted(w))
 		return true;
 	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
 		if (!changes(w, w->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
@@ -179,6 +195,7 @@ struct kick {
 	uint32_t volley;
 	uint64_t sent, returned;
 	uint32_t cpu_sent, cpu_returned, signals;
+	bool landed, seen; /* the last one: in the window; by a look at the flag, before it */
 };
 
 /* Around the protocol's kick, which is not the engine's and may never return. */
@@ -263,27 +280,35 @@ static uint32_t since(uint64_t begin, uint64_t at)
 	return at > begin ? saturate(at - begin) : 0;
 }
 
-/* Was the kick on its way while the window was open? */
-static bool was_aimed(const struct kick *k, uint64_t window_at, uint64_t taken_at)
-{
-	uint64_t window = to_cycles(k->engine, k->engine->plan.window_ns);
-
-	if (window)
-		return k->sent >= window_at && k->sent < window_at + window;
-	return k->sent <= window_at && taken_at >= window_at;
-}
-
 static void note_kick(const struct kick *k, const struct kb_kick *note)
 {
 	if (k->thread->n_kicks < k->engine->kicks_capacity)
 		k->thread->kicks[k->thread->n_kicks++] = *note;
 }
 
-/* Kicks once and notes it. False when the vCPU's block is over. */
-static bool kick_once(struct kick *k, uint64_t window_at, bool met)
+/* Now that it is known: when the guest ran again after this kicker's last kick of the vCPU. */
+static void note_resumed(const struct kick *k, uint64_t resumed_after)
 {
+	for (uint64_t i = resumed_after ? k->thread->n_kicks : 0; i-- > 0;) {
+		struct kb_kick *last = &k->thread->kicks[i];
+
+		if (last->block != k->engine->block_index)
+			return;
+		if (last->vcpu != (int16_t)k->w->v.index)
+			continue;
+		if (last->latency)
+			last->resumed = saturate(last->latency + resumed_after);
+		return;
+	}
+}
+
+/* Kicks once and notes it. False when the vCPU's block is over. */
+static bool kick_once(struct kick *k, bool met)
+{
+	const bool aimed = k->engine->plan.kicking == KB_AIMED;
 	const struct kb_engine *e = k->engine;
 	const struct kb_ack *ack = &k->w->v.acks[k->kicker->index];
+	uint64_t from;
 	bool lost = false;
 	struct kb_kick note = {.block = e->block_index,
 			       .vcpu = (int16_t)k->w->v.index,
@@ -297,7 +322,7 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 		if (is_busy(k->w) && !k->thread->error) {
 			note.at = k->sent - e->record_from;
 			note.latency = UINT32_MAX;
-			note.flags = KB_KICK_LOST;
+			note.flags = KB_KICK_LOST | (aimed ? KB_KICK_LANDED : 0);
 			note_kick(k, &note);
 		}
 		return false;
@@ -308,13 +333,18 @@ static bool kick_once(struct kick *k, uint64_t window_at, bool met)
 		note.cpu = (int32_t)k->cpu_sent;
 	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
-	note.latency = since(k->sent, ack->taken_at);
-	note.returned = since(k->sent, ack->returned_at);
+	/* The loop's own time in user space, which was to end then, is no part of the protocol. */
+	from = ack->free_at > k->sent ? ack->free_at : k->sent;
+	note.latency = ack->taken_at > k->sent ? since(from, ack->taken_at) : 0;
+	note.returned = since(from, ack->returned_at);
 	if (ack->handler_at <= ack->taken_at)
-		note.delivery = since(k->sent, ack->handler_at);
+		note.delivery = since(from, ack->handler_at);
 	note.signals = k->signals;
+	k->landed = aimed && (lost || ack->landed);
+	k->seen = !ack->returned_at;
 	note.flags = (uint8_t)((met ? KB_KICK_MET : 0) | (lost ? KB_KICK_LOST : 0) |
-			       (was_aimed(k, window_at, ack->taken_at) ? KB_KICK_AIMED : 0));
+			       (k->landed ? KB_KICK_LANDED : 0));
+	note_resumed(k, ack->resumed_after);
 	note_kick(k, &note);
 	return true;
 }
@@ -366,36 +396,84 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 		wait_until(e, k->w, next);
 		if (e->plan.state == KB_IN_USERSPACE)
 			met = is_in_state(k->w, e->plan.state);
-		if (!kick_once(k, 0, met))
+		if (!kick_once(k, met))
 			return;
 	}
 }
 
-/* Waits for the vCPU to come round, then for a random part of the time to the window's end. */
+/* Brings a vCPU round that is in KVM_RUN, by a signal that is no kick. */
+static void nudge(const struct kick *k)
+{
+	struct kb_vcpu *v = &k->w->v;
+
+	atomic_store_explicit(&v->nudged, true, memory_order_relaxed);
+	syscall(SYS_tgkill, k->kicker->pid, v->tid, v->signal);
+}
+
+/*
+ * Waits for a window that opens (0: has opened) later than the vCPU's turn `last`. A kick that
+ * returns late finds the vCPU in the guest again, past a window that nobody aimed at: it is brought
+ * round. One that shares its CPU with the kicker never is in time: then any moment will do. False
+ * when the block is over.
+ */
+static bool wait_for_window(struct kb_engine *e, struct kick *k, unsigned int *last,
+			    uint64_t *window_at)
+{
+	const uint64_t width = to_cycles(e, e->plan.window_ns ? e->plan.window_ns : 0);
+	const uint64_t margin = to_cycles(e, e->plan.window_ns ? 0 : AIM_MARGIN_NS);
+	uint64_t next_nudge = 0;
+	unsigned int spins = 0, nudges = 0;
+
+	for (;;) {
+		const struct kb_vcpu *v = &k->w->v;
+		const unsigned int turn = atomic_load_explicit(&v->turn, memory_order_acquire);
+		const uint64_t now = stamp(k->w);
+
+		*window_at = atomic_load_explicit(&v->window_at, memory_order_relaxed);
+		if (now >= e->record_until || !is_busy(k->w))
+			return false;
+		if (turn != *last && (now + margin < *window_at + width || nudges == MAX_NUDGES)) {
+			*last = turn;
+			return true;
+		}
+		if (turn != 0 && now >= *window_at + width && now >= next_nudge &&
+		    in_kvm_run(k->w) && nudges < MAX_NUDGES) {
+			nudge(k);
+			nudges++;
+			next_nudge = stamp(k->w) + to_cycles(e, NUDGE_AGAIN_NS);
+		}
+		relax(e, &spins);
+	}
+}
+
+/*
+ * Kicks into each window. One that is held open is kicked into at once. The natural one is aimed
+ * at: the dangerous kicks set their flag just after the thread's last look at it. So the aim moves
+ * to later when that look saw the kick, and to earlier when it did not.
+ */
 static void kick_at_window(struct kb_engine *e, struct kick *k)
 {
-	const uint64_t spread = to_cycles(e, e->plan.window_ns ? 0 : 2 * e->plan.userspace_ns);
+	const bool natural = !e->plan.window_ns;
+	const int64_t step = (int64_t)to_cycles(e, AIM_STEP_NS);
+	const int64_t spread = (int64_t)to_cycles(e, AIM_SPREAD_NS);
+	const int64_t most = (int64_t)to_cycles(e, e->plan.userspace_ns / 2);
 	uint64_t random =
 	    ((uint64_t)e->plan.seed << 32 | (k->kicker->index + 1)) ^ 0x9e3779b97f4a7c15;
-	struct kb_vcpu *v;
+	unsigned int turn = 0;
+	uint64_t window_at;
+	int64_t *aim = &k->thread->aim;
 
 	k->w = &e->workers[k->kicker->index % e->n_vcpus];
-	v = &k->w->v;
-	while (stamp(k->w) < e->record_until && k->thread->n_kicks < e->kicks_capacity) {
-		const unsigned int turn = atomic_load_explicit(&v->turn, memory_order_acquire);
-		unsigned int spins = 0;
-
-		if (turn == 0) {
-			relax(e, &spins);
-			continue;
-		}
-		if (spread)
-			wait_until(e, k->w, stamp(k->w) + random_next(&random) % spread);
-		if (!kick_once(k, atomic_load_explicit(&v->window_at, memory_order_relaxed), true))
+	while (k->thread->n_kicks < e->kicks_capacity && wait_for_window(e, k, &turn, &window_at)) {
+		if (natural)
+			wait_until(e, k->w,
+				   window_at + (uint64_t)(*aim - spread / 2 +
+							  (int64_t)(random_next(&random) %
+								    (uint64_t)(spread + 1))));
+		if (!kick_once(k, true))
 			return;
-		while (atomic_load_explicit(&v->turn, memory_order_acquire) == turn &&
-		       stamp(k->w) < e->record_until)
-			relax(e, &spins);
+		*aim += k->seen && !k->landed ? step : -step;
+		*aim = *aim > most ? most : *aim < -most ? -most : *aim;
 	}
 }
 

@@ -78,7 +78,8 @@ void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits)
 
 bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 {
-	struct kb_engine *e = ((struct worker *)v)->engine;
+	struct worker *w = (struct worker *)v;
+	struct kb_engine *e = w->engine;
 	uint32_t cpu;
 	const uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
 	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
@@ -86,14 +87,22 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
 	const bool stop = kickers & (1u << KB_CONDUCTOR);
 
+	if (e->plan.kicking == KB_VOLLEYS)
+		v->resuming |= kickers & ~(1u << KB_CONDUCTOR);
 	for (kickers &= ~(1u << KB_CONDUCTOR); kickers; kickers &= kickers - 1) {
-		struct kb_ack *ack = &v->acks[__builtin_ctz(kickers)];
+		const int kicker = __builtin_ctz(kickers);
+		struct kb_ack *ack = &v->acks[kicker];
 
 		ack->taken_at = now;
 		ack->returned_at = returned_at;
 		ack->handler_at = v->handler_at;
+		ack->free_at = w->free_at;
+		ack->landed = w->landed >> kicker & 1;
+		ack->resumed_after = w->resumed_after[kicker];
+		w->resumed_after[kicker] = 0;
 		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
 	}
+	w->landed = 0;
 	/* Paused, until let go; a rescue, or the conductor, wants its own answer meanwhile. */
 	if (!stop && e->plan.kicking == KB_PAUSES) {
 		kb_mark(v, KB_TAKING);
@@ -106,12 +115,14 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 }
 
 /* Without PAUSE: an emulator leaves its loop for each, and RDTSCP is slow enough itself. */
-static void spin_until(const struct kb_vcpu *v, uint64_t until)
+static uint64_t spin_until(const struct kb_vcpu *v, uint64_t until)
 {
+	uint64_t now;
 	uint32_t cpu;
 
-	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+	while ((now = kb_stamp(v->clock_is_tsc, &cpu)) < until)
 		;
+	return now;
 }
 
 /* The window is open from now on; whoever aims may kick. */
@@ -132,10 +143,12 @@ void kb_hold_window(struct kb_vcpu *v)
 
 /*
  * A window that is not widened is too narrow to be aimed at when it is open already: the kickers
- * are told when it will be, which is after the time in user space.
+ * are told when it will be, which is after the time in user space. That follows what the guest did:
+ * there is none while a kick is cleaned up after.
  */
 void kb_come_round(struct kb_vcpu *v)
 {
+	struct worker *w = (struct worker *)v;
 	uint32_t cpu;
 	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
 
@@ -144,11 +157,53 @@ void kb_come_round(struct kb_vcpu *v)
 				      memory_order_relaxed);
 		atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
 	}
-	if (v->userspace_cycles) {
+	w->free_at = 0;
+	w->last_heartbeat = heartbeat(w);
+	if (v->userspace_cycles && !v->resuming) {
 		atomic_store_explicit(&v->in_userspace, true, memory_order_release);
-		spin_until(v, now + v->userspace_cycles);
+		w->free_at = spin_until(v, now + v->userspace_cycles);
 		atomic_store_explicit(&v->in_userspace, false, memory_order_release);
 	}
+}
+
+/* A halted guest tells nothing: it had halted again unless KVM_RUN gave up for no kick. */
+static bool guest_ran(const struct worker *w, int error)
+{
+	switch (w->v.expected_exit) {
+	case 0:
+		return heartbeat(w) != w->last_heartbeat;
+	case KVM_EXIT_HLT:
+		return !error || kb_kick_requested(&w->v);
+	default:
+		return !error && w->v.run->exit_reason == w->v.expected_exit;
+	}
+}
+
+void kb_came_back(struct kb_vcpu *v, int error)
+{
+	struct worker *w = (struct worker *)v;
+
+	/* kb_before_run had not seen these kicks, and KVM_RUN ended before the guest. */
+	if (!guest_ran(w, error)) {
+		w->landed |= atomic_load_explicit(&v->kick_requested, memory_order_relaxed);
+		return;
+	}
+	w->landed = 0;
+	for (; v->resuming; v->resuming &= v->resuming - 1) {
+		const int kicker = __builtin_ctz(v->resuming);
+
+		w->resumed_after[kicker] = v->entered_at - v->acks[kicker].taken_at;
+	}
+}
+
+bool kb_is_spurious(struct kb_vcpu *v)
+{
+	if (kb_kick_requested(v))
+		return false;
+	if (!atomic_load_explicit(&v->nudged, memory_order_relaxed))
+		return true;
+	atomic_store_explicit(&v->nudged, false, memory_order_relaxed);
+	return false;
 }
 
 static void switch_protocol(struct worker *w, const struct kb_protocol *next)
@@ -243,6 +298,9 @@ static void run_block(struct worker *w)
 	v->kicked = v->unexpected_exit = false;
 	v->run_error = 0;
 	w->counted_in = w->window_opened = false;
+	w->landed = v->resuming = 0;
+	w->free_at = 0;
+	memset(w->resumed_after, 0, sizeof(w->resumed_after));
 	kb_mark(v, KB_IN_LOOP);
 	/* A guest that comes out in its own time runs as soon as its thread does. */
 	if (e->plan.loop == KB_KICK_LOOP || w->ring || !v->expected_exit)

@@ -136,6 +136,13 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 	v->migrations = migrations;
 }
 
+/* Around KVM_RUN in the kick loop: whoever sleeps elsewhere is no halted guest. */
+static inline void kb_count_run(struct kb_vcpu *v)
+{
+	atomic_store_explicit(&v->runs, atomic_load_explicit(&v->runs, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+}
+
 /*
  * Is kicked, again and again: by kickers that want to know how long it takes, that aim at the
  * window between the flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
@@ -158,8 +165,13 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 #ifndef KB_WINDOW_IN_HOOK
 		kb_window(v);
 #endif
+		if (v->resuming)
+			v->entered_at = kb_stamp(clock_is_tsc, &cpu);
+		kb_count_run(v);
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
 		now = kb_stamp(clock_is_tsc, &cpu);
+		kb_count_run(v);
+		kb_came_back(v, error);
 		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit)) {
 			atomic_fetch_add_explicit(&v->exit_count, 1, memory_order_relaxed);
 			continue;
@@ -175,7 +187,7 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 			v->unexpected_exit = true;
 			return;
 		} else {
-			v->spurious_exits += !kb_kick_requested(v);
+			v->spurious_exits += kb_is_spurious(v);
 		}
 	}
 	v->kicked = true;

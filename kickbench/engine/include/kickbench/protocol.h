@@ -82,6 +82,9 @@ struct kb_ack {
 	uint64_t taken_at;			   /* clock: the protocol knew of the kick */
 	uint64_t returned_at; /* clock: KVM_RUN's return; 0: the flag was seen without it */
 	uint64_t handler_at;  /* clock: the last run of the signal handler */
+	uint64_t free_at;     /* clock: the end of the kick loop's own time in user space before */
+	uint64_t resumed_after; /* of the kick before: from taken to the guest; 0: not seen */
+	bool landed;		/* it came between the look at the flag and the guest */
 };
 
 /* One vCPU and its thread, as far as protocols and the loops are concerned. */
@@ -92,6 +95,8 @@ struct kb_vcpu {
 	/* What kickers watch, to aim and to know the vCPU's state. */
 	_Alignas(KB_CACHE_LINE) atomic_uint turn; /* goes up when a kick may be aimed */
 	atomic_uint exit_count;			  /* exits of the guest in a kick block */
+	atomic_uint runs;			  /* odd: the kick loop is in KVM_RUN */
+	atomic_bool nudged;			  /* a signal that is no kick brings it round */
 	atomic_bool in_userspace;   /* between two KVM_RUNs, as a device model would be */
 	_Atomic uint64_t window_at; /* clock: when the window opened last */
 
@@ -122,11 +127,13 @@ struct kb_vcpu {
 	uint64_t spurious_at;	 /* clock: the last of them, 0: none, ... */
 	uint64_t spurious_after; /* ... and the exits before it */
 	uint64_t handler_at;	 /* clock: the last run of the signal handler */
-	uint32_t migrations;	 /* CPU changes seen between two returns */
-	bool kicked;		 /* the block ended by a kick, not by the clock */
-	int run_error;		 /* errno of a KVM_RUN that failed for good, or 0 */
-	bool unexpected_exit;	 /* run->exit_reason is not the guest program's */
-	_Atomic uint8_t doing;	 /* enum kb_doing, of its thread */
+	uint64_t entered_at;	 /* clock: KVM_RUN, when `resuming` */
+	uint32_t resuming;     /* kickers whose kicks were taken, and the guest has not run since */
+	uint32_t migrations;   /* CPU changes seen between two returns */
+	bool kicked;	       /* the block ended by a kick, not by the clock */
+	int run_error;	       /* errno of a KVM_RUN that failed for good, or 0 */
+	bool unexpected_exit;  /* run->exit_reason is not the guest program's */
+	_Atomic uint8_t doing; /* enum kb_doing, of its thread */
 };
 
 /* What a thread does, for whoever waits for it in vain. Marked only where nothing is timed. */
@@ -196,6 +203,12 @@ KB_EXPORT bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at);
 
 /* Called by the kick loop before each look at the flag: user space's own time, and the aim. */
 KB_EXPORT void kb_come_round(struct kb_vcpu *v);
+
+/* Called by the kick loop when KVM_RUN has returned: what became of the guest meanwhile. */
+KB_EXPORT void kb_came_back(struct kb_vcpu *v, int error);
+
+/* Called by the kick loop when KVM_RUN gave up for no kick: false when it was to do so. */
+KB_EXPORT bool kb_is_spurious(struct kb_vcpu *v);
 
 /* -- For the hooks ----------------------------------------------------------------------------- */
 
