@@ -80,6 +80,7 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     answers += [
         f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
     ]
+    answers += _resent(cases)
     answers += spurious_exits(cases)
     answers += _timeouts(summary, cases)
     return answers
