@@ -48,6 +48,8 @@ class Params(ctypes.Structure):
         ("late_limit", c_uint32),
         ("late", c_uint32),
         ("heartbeat", c_uint32),
+        ("phase", c_uint32),
+        ("mean_gap", c_uint32),
     ]
 
 
@@ -168,6 +170,7 @@ class Guest:
         params.gap_index = first_gap & params.gap_mask
         params.ring = self._params_gpa(index) + PAGE
         params.ring_mask = self.ring_entries - 1
+        params.mean_gap = mean_gap
         params.late_limit = min(4 * mean_gap, 2**32 - 1)
 
     def _add_irqchip(self, irqchip: str) -> None:

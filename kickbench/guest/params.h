@@ -17,6 +17,7 @@
 #define KB_GUEST_LATE_LIMIT 0x20 /* cycles behind schedule at which the schedule is dropped */
 #define KB_GUEST_LATE	    0x24 /* how often it was */
 #define KB_GUEST_HEARTBEAT  0x28 /* the spinning program counts here */
+#define KB_GUEST_PHASE	    0x2c /* not 0: begin a new schedule, so many cycles from now */
 
 #ifndef __ASSEMBLER__
 #include <stddef.h>
@@ -28,6 +29,8 @@ struct kb_guest_params {
 	uint32_t ring, ring_mask, head;
 	uint32_t late_limit, late;
 	uint32_t heartbeat;
+	uint32_t phase;	   /* written by the engine, set to 0 by the guest */
+	uint32_t mean_gap; /* cycles, for the engine: the guest does not read it */
 };
 
 _Static_assert(offsetof(struct kb_guest_params, gaps) == KB_GUEST_GAPS, "layout");
@@ -35,5 +38,6 @@ _Static_assert(offsetof(struct kb_guest_params, ring) == KB_GUEST_RING, "layout"
 _Static_assert(offsetof(struct kb_guest_params, head) == KB_GUEST_HEAD, "layout");
 _Static_assert(offsetof(struct kb_guest_params, late) == KB_GUEST_LATE, "layout");
 _Static_assert(offsetof(struct kb_guest_params, heartbeat) == KB_GUEST_HEARTBEAT, "layout");
+_Static_assert(offsetof(struct kb_guest_params, phase) == KB_GUEST_PHASE, "layout");
 #endif
 #endif

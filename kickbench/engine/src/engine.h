@@ -26,7 +26,7 @@ struct kb_vcpu_config {
 	uint32_t n_cpus; /* that the thread may run on */
 	const int32_t *cpus;
 	struct kvm_run *run;
-	const struct kb_guest_params *params;
+	struct kb_guest_params *params;
 	const uint32_t *ring; /* the guest's own round trips; NULL: take the host's */
 };
 
@@ -70,13 +70,12 @@ struct kb_kick {
 	int16_t vcpu;
 	uint8_t kicker;
 	uint8_t flags;
-	uint32_t rescues; /* kicks after this one that it took in the end */
-	uint32_t volley;  /* of a block: the kicks that were due at one moment */
-	int32_t cpu;	  /* that the kicker's call began and ended on; -1: two, or not known */
-	uint32_t
-	    returned; /* until KVM_RUN returned; 0: it was taken without, by a look at the flag */
-	uint32_t resumed; /* until the guest was entered again, and ran; 0: that was not seen */
-	uint32_t signals; /* that the kicker's call sent */
+	uint32_t rescues;  /* kicks after this one that it took in the end */
+	uint32_t volley;   /* of a block: the kicks that were due at one moment */
+	int32_t cpu;	   /* that the kicker's call began and ended on; -1: two, or not known */
+	uint32_t returned; /* until KVM_RUN returned; 0: taken by a look at the flag, without it */
+	uint32_t resumed;  /* until the guest was entered again, and ran; 0: that was not seen */
+	uint32_t signals;  /* that the kicker's call sent */
 	uint32_t reserved;
 };
 

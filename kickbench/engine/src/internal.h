@@ -43,7 +43,7 @@ struct worker {
 	_Alignas(PAGE_BYTES) struct kb_vcpu v; /* first: the hooks get a pointer to it */
 	struct kb_ack acks[KB_MAX_KICKERS + 1];
 	struct kb_engine *engine;
-	const struct kb_guest_params *params;
+	struct kb_guest_params *params;
 	const uint32_t *ring;
 	uint32_t *samples; /* of all blocks of a call; v.samples is the free rest */
 	uint64_t *histograms;

@@ -8,6 +8,7 @@
  * latency seen and the guest still runs; then it is sent again until it is.
  */
 #include "internal.h"
+#include "random.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,15 +34,6 @@ static uint64_t stamp(const struct worker *w)
 	uint32_t cpu;
 
 	return kb_stamp(w->v.clock_is_tsc, &cpu);
-}
-
-static uint64_t random_next(uint64_t *state)
-{
-	/* xorshift64 (Marsaglia, 2003): times only have to be out of step with the guest. */
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
 }
 
 /* Uniform in [mean / 2, 3 / 2 mean). */
@@ -371,8 +363,7 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 	const uint64_t gap = wanted > least ? wanted : least;
 	const uint64_t shortest = to_cycles(e, STATE_LOOK_NS);
 	const uint64_t longest = gap / 2 > shortest ? gap / 2 : shortest;
-	uint64_t random =
-	    ((uint64_t)e->plan.seed << 32 | (e->block_index + 1)) ^ 0x9e3779b97f4a7c15;
+	uint64_t random = random_state(e->plan.seed, e->block_index);
 	uint64_t next = e->record_from + random_next(&random) % gap, look = shortest;
 	uint32_t vcpu = k->kicker->index;
 
@@ -457,8 +448,7 @@ static void kick_at_window(struct kb_engine *e, struct kick *k)
 	const int64_t step = (int64_t)to_cycles(e, AIM_STEP_NS);
 	const int64_t spread = (int64_t)to_cycles(e, AIM_SPREAD_NS);
 	const int64_t most = (int64_t)to_cycles(e, e->plan.userspace_ns / 2);
-	uint64_t random =
-	    ((uint64_t)e->plan.seed << 32 | (k->kicker->index + 1)) ^ 0x9e3779b97f4a7c15;
+	uint64_t random = random_state(e->plan.seed, k->kicker->index);
 	unsigned int turn = 0;
 	uint64_t window_at;
 	int64_t *aim = &k->thread->aim;
@@ -545,7 +535,7 @@ static bool pause_once(struct kb_engine *e, struct kick *k)
 static void pause_all(struct kb_engine *e, struct kick *k)
 {
 	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
-	uint64_t random = ((uint64_t)e->plan.seed << 32 | 1) ^ 0x9e3779b97f4a7c15;
+	uint64_t random = random_state(e->plan.seed, 0);
 	bool fine = true;
 
 	memset(e->scratch, 0, e->n_vcpus * sizeof(*e->scratch));

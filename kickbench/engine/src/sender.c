@@ -5,6 +5,7 @@
  */
 #include "engine.h"
 #include "hypervisor/shared.h"
+#include "random.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -20,15 +21,6 @@ static void sleep_ns(uint64_t ns)
 	const struct timespec t = {0, (long)ns};
 
 	nanosleep(&t, NULL);
-}
-
-static uint64_t random_next(uint64_t *state)
-{
-	/* xorshift64 (Marsaglia, 2003) */
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
 }
 
 static int send_one(const struct kb_sender *s)

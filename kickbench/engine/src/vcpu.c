@@ -4,6 +4,7 @@
  * kicks. Everything but the loops themselves, which are the protocols' (loop.h).
  */
 #include "internal.h"
+#include "random.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 
 #define PIDFD_THREAD   O_EXCL /* Linux 6.9 */
 #define PAUSED_LOOK_NS 5000000ll
+#define MIXING_ROUNDS  8 /* until the states of two vCPUs have nothing in common */
 
 /* The thread's own vCPU, for the signal handler. Initial-exec: no allocation on first use. */
 static __thread struct worker *current __attribute__((tls_model("initial-exec")));
@@ -283,6 +285,21 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 	v->samples_capacity -= r->samples_count;
 }
 
+/*
+ * The guest paces itself from a random moment of its gap on, another one in every block and for
+ * every vCPU. Guests that have one gap would otherwise keep the phases that the wake-up gave them,
+ * and so collide in every round, or never.
+ */
+static void draw_phase(struct worker *w)
+{
+	const struct kb_engine *e = w->engine;
+	uint64_t random = random_state(e->plan.seed + w->v.index, e->block_index);
+
+	for (int i = 0; i < MIXING_ROUNDS; i++)
+		random_next(&random);
+	*(volatile uint32_t *)&w->params->phase = 1 + (uint32_t)(random % w->params->mean_gap);
+}
+
 static void run_block(struct worker *w)
 {
 	struct kb_engine *e = w->engine;
@@ -301,6 +318,8 @@ static void run_block(struct worker *w)
 	w->landed = v->resuming = 0;
 	w->free_at = 0;
 	memset(w->resumed_after, 0, sizeof(w->resumed_after));
+	if (w->ring)
+		draw_phase(w);
 	kb_mark(v, KB_IN_LOOP);
 	/* A guest that comes out in its own time runs as soon as its thread does. */
 	if (e->plan.loop == KB_KICK_LOOP || w->ring || !v->expected_exit)
