@@ -697,6 +697,40 @@ def test_the_signals_of_a_kick_are_counted(tmp_path: Path, folder: Path) -> None
     assert set(kicks["signals"]) == {2}
 
 
+PREEMPTED = """
+#include <signal.h>
+#include <time.h>
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{
+	const struct timespec away = {0, 100000000};
+	const struct itimerspec soon = {.it_value = {0, 5000000}};
+	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = v->signal};
+	static timer_t timer;
+	static bool created;
+
+	event._sigev_un._tid = v->tid;
+	if (!created && timer_create(CLOCK_MONOTONIC, &event, &timer))
+		return -errno;
+	created = true;
+	kb_request_kick(v, k);
+	nanosleep(&away, NULL);
+	return timer_settime(timer, 0, &soon, NULL) ? -errno : 0;
+}
+"""
+
+
+@pytest.mark.kvm
+def test_a_kick_is_not_lost_while_it_is_still_being_sent(tmp_path: Path, folder: Path) -> None:
+    """The kicker is away for two time-outs, as one whose CPU others need, before it has sent. The
+    signal comes a tenth of one after that."""
+    path = source(tmp_path, kick=PREEMPTED)
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=MS, lost_after_ns=50 * MS)
+    _, kicks = blocks(path, folder, plan, ms=500)
+    assert len(kicks) > 0
+    assert not (kicks["flags"] & LOST).any()
+    assert not kicks["rescues"].any()
+
+
 @pytest.mark.kvm
 def test_exits_are_measured_under_a_protocol_of_ones_own(tmp_path: Path, folder: Path) -> None:
     result, _ = blocks(source(tmp_path), folder, Plan(), "pm_timer", ms=20)

@@ -235,7 +235,7 @@ static bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
 {
 	const uint64_t lost_after = to_cycles(k->engine, k->engine->plan.lost_after_ns);
 	const uint64_t give_up = to_cycles(k->engine, KICK_MAX_S * NS_PER_S);
-	uint64_t next_rescue = k->sent + lost_after;
+	uint64_t next_rescue = k->returned + lost_after; /* the kicker may have been preempted */
 	unsigned int spins = 0;
 
 	while (!is_taken(k)) {
