@@ -359,6 +359,7 @@ def worker_arrays(
     noise: float = 0.004,
     block_noise: float | None = None,
     disturbed: float = 0.0,
+    kick_cost_ns: Mapping[str, float] = {},
     seed: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """What one worker process returns for a case: structured arrays by table name.
@@ -366,7 +367,7 @@ def worker_arrays(
     ``shift_ns`` is added per exit to every method but the baseline, ``control_shift_ns`` to the
     control. ``noise`` is relative: of a round (shared by its blocks, autocorrelated); a block has
     an eighth of it, or ``block_noise``. The share ``disturbed`` of the blocks was moved, rescued
-    and lost time to the hypervisor.
+    and lost time to the hypervisor. A kick takes ``kick_cost_ns``, by method, of a vCPU's time.
     """
     rng = _rng(parameters, process, seed)
     n_entries, vcpus = len(entries_of(parameters)), int(parameters["vcpus"])
@@ -410,6 +411,9 @@ def worker_arrays(
         counts["lost"] = rng.binomial(counts["sent"], lost)
         seconds = 200 / (float(parameters["kick_rate_hz"]) * vcpus)
         counts["elapsed_cycles"] = round(seconds * hz)
+        taken = counts["sent"] * _shares(parameters, kick_cost_ns)[counts["entry"]] * hz / 1e9
+        for name in ("timed_cycles", "elapsed_cycles"):
+            blocks[name] += np.rint(np.repeat(taken / vcpus, vcpus)).astype(np.int64)
     return arrays
 
 

@@ -311,7 +311,7 @@ def test_the_shipped_windows_scenario_is_quick_on_two_nodes() -> None:
     quick = quicken(plan(cases, TWO_NODES, CAPABLE))
     assert all(item.skip is None for item in quick)
     seconds = sum(item.case.max_seconds + QUICK_CASE_OVERHEAD_SECONDS for item in quick)
-    assert seconds < 25
+    assert seconds < 45
 
 
 def test_the_baseline_plays_three_times_and_once_in_another_copy() -> None:

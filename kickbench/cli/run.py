@@ -21,7 +21,7 @@ def run(
         Path, typer.Option("--results", metavar="DIR", help="Where run folders are made.")
     ] = Path("results"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="One process a case, about 15 s in all.")
+        bool, typer.Option("--quick", help="One process a case, a second each at most.")
     ] = False,
     resume: Annotated[
         Path | None,

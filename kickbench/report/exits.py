@@ -53,7 +53,20 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     for method in methods:
         answers += _answer_method(summary, every, method, oversubscribed)
     answers += _kicked(summary, oversubscribed)
+    answers += kicks_costs(summary, oversubscribed)
     return answers + spurious_exits(finished(summary, "exits"))
+
+
+def kicks_costs(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """What a kick costs all in, method by method: the headline case of the first series."""
+    answers: dict[str, str] = {}
+    for row in kicked_cases(summary, oversubscribed):
+        for case in row[::-1]:
+            for method, contrast in contrasts(case, "ns_per_kick").items():
+                where = label(summary, case) + crowded(case, oversubscribed)
+                said = sentence(f"{cost(contrast, nanoseconds(summary))}, {where}")
+                answers.setdefault(method, said)
+    return list(answers.values())
 
 
 def spurious_exits(cases: Sequence[Summary]) -> list[str]:

@@ -41,6 +41,7 @@ HARDLY_RAN = "guest hardly ran"
 _LEVELS = {
     "ns_per_exit": ("ns_per_exit", "mean"),
     "cpu_ns_per_exit": ("ns_per_exit", "mean"),
+    "ns_per_kick": ("ns_per_exit", "mean"),
     "latency_p50_ns": ("latency_ns", "p50"),
     "latency_p99_ns": ("latency_ns", "p99"),
     "send_p50_ns": ("send_ns", "p50"),
@@ -55,6 +56,7 @@ _METRICS = {
     # metric: (what a method does with more time, per what)
     "ns_per_exit": ("costs", "per exit"),
     "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
+    "ns_per_kick": ("costs", "per kick (all in)"),
     "latency_p50_ns": ("takes", "per kick at p50"),
     "latency_p99_ns": ("takes", "per kick at p99"),
     "send_p50_ns": ("takes", "per call at p50"),

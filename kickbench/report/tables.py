@@ -363,6 +363,10 @@ _EXITS = Table(
                     bad=_broken("kicks", "lost"),
                 ),
                 _count("spurious", "", "kicks", "spurious", always=False, group="kicks"),
+                replace(
+                    _difference_column("ns_per_kick", "all in", "{ns} per kick", controlled=False),
+                    always=False,
+                ),
                 _ENDED_BY,
             ),
         ),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kickbench.report import environment
-from kickbench.report.exits import answer_exits, stood_still
+from kickbench.report.exits import answer_exits, kicks_costs, stood_still
 from kickbench.report.kicks import (
     answer_kick,
     answer_pause,
@@ -117,6 +117,8 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     for kind in kinds:
         most = None if len(kinds) == 1 else _MOST_OF_THE_FIRST if kind == kinds[0] else 1
         answers += ANSWERS[kind](summary, oversubscribed)[:most]
+    if len(kinds) > 1:
+        answers += kicks_costs(summary, oversubscribed)[:1]
     if not answers:
         answers = ["No case finished, so that there is no answer."]
     if older := _older_meaning(summary):

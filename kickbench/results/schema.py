@@ -699,7 +699,7 @@ class _FoundCase(_Found):
 
 
 class _FoundExits(_FoundCase):
-    metrics = ("ns_per_exit", "cpu_ns_per_exit")
+    metrics = ("ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
     methods: dict[Line, _ExitsMethod]
 
 

@@ -51,6 +51,7 @@ from kickbench.results.kicks import (
     summarise_races,
 )
 from kickbench.results.nested import describe_nested, summarise_nested
+from kickbench.results.per_kick import Times, contrasts_per_kick, pair_with_quiet
 from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
 from kickbench.results.tables import ROLES
@@ -112,6 +113,7 @@ def summarise(reader: RunReader) -> dict[str, Any]:
     """The summary of a run, in the shape of ``summary.json`` (see docs/results.md)."""
     cases = [_summarise_case(reader, record) for record in reader.cases]
     _judge_controls([case for case, _ in cases], [controls for _, controls in cases])
+    _add_kicks_costs(reader, [case for case, _ in cases])
     return {
         "schema": SCHEMA,
         "run_schema": reader.schema,
@@ -424,6 +426,20 @@ def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> li
     A process with only one such round is left out: a single value has no spread.
     """
     return by_process(process, values[:, entry] - values[:, baseline])
+
+
+def _add_kicks_costs(reader: RunReader, cases: list[dict[str, Any]]) -> None:
+    """Give the cases that have kicks their contrasts per kick, where there is one without."""
+
+    def times(case: Mapping[str, Any]) -> Times:
+        rounds = read_rounds(reader, case["id"])
+        return rounds.process, rounds.ns_per_exit
+
+    for kicked, quiet in pair_with_quiet(cases):
+        pairs = [(one["method"], one["baseline"]) for one in kicked["contrasts"]]
+        kicked["contrasts"].extend(
+            contrasts_per_kick(kicked, list(dict.fromkeys(pairs)), times(kicked), times(quiet))
+        )
 
 
 # --- numbers -----------------------------------------------------------------------------------
