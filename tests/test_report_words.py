@@ -122,6 +122,21 @@ def test_vcpus_that_begin_late_are_remarked_on(changed: dict[str, Any]) -> None:
     assert "up to 12 % of a block" in text
 
 
+def test_load_that_others_made_is_remarked_on(changed: dict[str, Any]) -> None:
+    def remarks() -> list[str]:
+        return [note.text for note in notes(changed) if "others used" in note.text]
+
+    cases = [case for case in changed["cases"] if case["status"] == "ok"]
+    assert remarks() == []
+    cases[0]["load"]["others_share"] = 0.64
+    assert remarks() == [f"others used 64 % of the CPUs' time (1 of {len(cases)} cases)"]
+    cases[1]["load"]["others_share"] = 0.9
+    assert remarks() == [f"others used 64 to 90 % of the CPUs' time (2 of {len(cases)} cases)"]
+    cases[0]["load"] = None  # a run that did not look
+    cases[1]["load"]["others_share"] = None
+    assert remarks() == []
+
+
 def test_a_cost_is_said_with_its_interval() -> None:
     assert cost(contrast(29, 31, 33.4), "ns") == (
         "sigmask costs 31.0 ns more per exit than immediate_exit (95 % CI 29.0 to 33.4)"

@@ -290,6 +290,9 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
 MUCH_SKEW = 0.05
 """A vCPU that begins later than this share of a block is worth a remark."""
 
+MUCH_LOAD = 0.05
+"""When others used more than this share of the CPUs' time, that is worth a remark."""
+
 STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run yet"}
 """The states of a case that has no figures, in the order in which they are listed."""
 
@@ -386,6 +389,12 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
             f"to {share:.0f} % of a block after the first could"
         )
         found.append(Note(text, "use fewer vCPUs than CPUs, or raise block_ms"))
+    busy = [case for case in done if _others_share(case) > MUCH_LOAD]
+    if busy:
+        low, high = (round(100 * end(map(_others_share, busy))) for end in (min, max))
+        share = f"{low} %" if low == high else f"{low} to {high} %"
+        text = f"others used {share} of the CPUs' time ({_of(busy, done)})"
+        found.append(Note(text, "measure again on a quiet host; the differences suffer least"))
     short = [case for case in done if _kicks_missing(case)]
     if short:
         text = f"{_of(short, done)} ended before as many kicks as were wanted could have been lost"
@@ -443,6 +452,11 @@ def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
 
 def _disturbed(case: Summary, key: str) -> float:
     return sum(method.get("disturbances", {}).get(key) or 0 for method in case["methods"].values())
+
+
+def _others_share(case: Summary) -> float:
+    """What other processes used of the CPUs' time; 0 where nobody looked."""
+    return float((case.get("load") or {}).get("others_share") or 0.0)
 
 
 def _kicks_missing(case: Summary) -> bool:
