@@ -162,7 +162,7 @@ def test_contrast_is_that_of_the_guideline() -> None:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#f6f7f9", "#1c2127"])
 def test_every_colour_stands_out_from_the_page(page: str) -> None:
-    for colour, _ in (*STYLES.values(), *OTHER_STYLES, (plots.BAND, "")):
+    for colour, _ in (*STYLES.values(), *OTHER_STYLES, plots.PART_STYLE, (plots.BAND, "")):
         assert contrast(colour, page) >= 3, colour
 
 
@@ -178,6 +178,53 @@ def test_methods_differ_in_colour_for_every_kind_of_eyes(
     for first, second in itertools.combinations(drawn_together, 2):
         # 2.3 is what can just be told apart side by side.
         assert np.linalg.norm(seen[first] - seen[second]) > 15, (first, second)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_siglock_has_a_colour_and_a_marker_apart_from_the_methods_beside_it(eyes: str) -> None:
+    colour, marker = plots.PART_STYLE
+    mine = lab(EYES[eyes] @ linear(colour))
+    for method in ("sigmask", "sigmask_same", "immediate_exit"):
+        assert np.linalg.norm(mine - lab(EYES[eyes] @ linear(STYLES[method][0]))) > 15, method
+    assert marker not in {shape for _, shape in (*plots.METHOD_STYLES.values(), *OTHER_STYLES)}
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    """Two placements on two nodes, 1 to 4 vCPUs, two rates: sigmask and what of it is siglock."""
+    three = ("sigmask", "sigmask_same", "immediate_exit")
+    cases = [
+        synthetic_run.case(n, placement=place, rate=rate, methods=three)
+        for place in synthetic_run.PLACEMENTS
+        for rate in (20000.0, None)
+        for n in (1, 2, 4)
+    ]
+    folder = tmp_path_factory.mktemp("split")
+    return RunData.load(synthetic_run.build(folder, cases=cases, rounds=10, paced=True))
+
+
+@pytest.mark.parametrize("name", ["cost", "exit-rates", "nodes"])
+def test_figures_of_cost_draw_the_protocols_and_what_of_it_is_siglock(
+    split: RunData, name: str
+) -> None:
+    """Both by name: in the legend, or as a map of its own; and in the words of the plot."""
+    part = "siglock: sigmask - sigmask_same"
+    shown = drawn(split, name)
+    if name == "nodes":
+        titles = "\n".join(plot.title for plot in shown)
+        assert f"{part} [ns per exit]" in titles
+        assert "sigmask - immediate_exit [ns per exit]" in titles
+        return
+    plot = shown[0]
+    names = [text.get_text() for text in plot.canvas.legends[0].get_texts()]
+    assert any(part in " ".join(one.split()) for one in names)
+    assert any(one.startswith("sigmask") for one in names)
+    assert {line.get_color() for line in plot.canvas.axes[0].lines} >= {
+        plots.PART_STYLE[0],
+        STYLES["sigmask"][0],
+    }
+    assert "than sigmask_same" in plot.finding
+    assert "than immediate_exit" in plot.finding
 
 
 def test_methods_differ_in_their_markers_too() -> None:

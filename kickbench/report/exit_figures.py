@@ -17,8 +17,9 @@ from kickbench.report.names import (
     Summary,
     conditions,
     contrast_methods,
-    contrasts,
     cost,
+    cost_names,
+    costs,
     nanoseconds,
     seconds,
     series_of,
@@ -74,7 +75,9 @@ _PERCENTILES = (0.0, 0.9, 0.99, 0.999, 0.9999, MOST)
 
 
 def draw_cost(data: RunData) -> list[Plot]:
-    """The difference to the baseline against vCPUs: a plot per rate, a line per placement."""
+    """The differences to the baseline, and what of them is siglock, against vCPUs: a plot per rate,
+    a line per placement.
+    """
     groups: dict[Series, list[Series]] = {}
     for series in series_of(data.summary):
         if contrast_methods(series.cases):
@@ -86,21 +89,21 @@ def draw_cost(data: RunData) -> list[Plot]:
 def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     unit = nanoseconds(data.summary)
     cases = [case for series in group for case in series.cases]
-    methods = contrast_methods(cases)
+    methods = cost_names(cases)
     title = titled(data, apart_from_placement(data, group[0]))
     canvas, axes = new_plot(title)
     vcpu_axis(axes, [case["vcpus"] for case in cases])
     limits = _sound_limits(data, cases)
     # The control of a case that waits for CPUs would fill the plot and say nothing of the others.
     sound = [c for c in cases if limits is None or c["id"] not in data.oversubscribed]
-    sound = [case for case in sound if contrasts(case)]
+    sound = [case for case in sound if costs(case)]
     band = draw_control(axes, [(case["vcpus"], case) for case in sound])
     axes.axhline(0, color=INK, linewidth=0.8)
     handles, names, findings, intervals = [], [], [], []
     for index, series in enumerate(group):
         for method in methods:
-            points = [(case, contrasts(case)[method]) for case in series.cases
-                      if method in contrasts(case)]  # fmt: skip
+            points = [(case, costs(case)[method]) for case in series.cases
+                      if method in costs(case)]  # fmt: skip
             if not points:
                 continue
             colour, marker = style(data, method)
@@ -142,7 +145,7 @@ def _sound_limits(data: RunData, cases: Iterable[Summary]) -> tuple[float, float
     """
     by_sound: dict[bool, list[Summary]] = {True: [], False: []}
     for case in cases:
-        if contrasts(case):
+        if costs(case):
             by_sound[case["id"] not in data.oversubscribed].append(case)
     if not all(by_sound.values()):
         return None
@@ -155,7 +158,7 @@ def _reach(cases: Iterable[Summary]) -> tuple[float, float]:
     """From where to where the intervals of differences and controls reach, 0 among them."""
     ends = [0.0]
     for case in cases:
-        for found in (*contrasts(case).values(), case["control"]):
+        for found in (*costs(case).values(), case["control"]):
             ends += found["ci95"] or []
     return min(ends), max(ends)
 

@@ -45,7 +45,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "cost",
         "What a method costs more per exit than the baseline",
-        "Paired differences with 95 % intervals. The grey bar is the A/A control, the baseline "
+        "Paired differences with 95 % intervals; siglock is a part of what sigmask costs, where "
+        "both were measured with sigmask_same. The grey bar is the A/A control, the baseline "
         "against itself: a difference within it means nothing. A hollow marker has more vCPUs "
         "than CPUs; at the edge, a hollow arrow is a difference beyond the axis, a small one ends "
         "an interval that reaches beyond it.",

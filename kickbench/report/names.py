@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kickbench.methods import control_pairs
+from kickbench.methods import CATALOGUE, control_pairs
 from kickbench.report.numbers import measured, plural, significant
 from kickbench.stats.independent import Estimate, difference
 
@@ -313,6 +313,24 @@ def parts(case: Summary, metric: str | None = None) -> list[Summary]:
         for method, control in control_pairs(case["methods"], case["baseline"])
     ]
     return [one for one in found if one is not None and not why_hidden(case, one)]
+
+
+def part_name(part: Summary) -> str:
+    """What a figure calls one of :func:`parts`, e.g. "siglock: sigmask - sigmask_same"."""
+    control = CATALOGUE[part["baseline"]]
+    return f"{control.isolates}: {part['method']} - {control.id}"
+
+
+def costs(case: Summary) -> dict[str, Summary]:
+    """What a figure of costs draws of a case: contrasts by method, and parts by their names."""
+    return {**contrasts(case), **{part_name(part): part for part in parts(case)}}
+
+
+def cost_names(cases: Iterable[Summary]) -> list[str]:
+    """The names of all :func:`costs` in the cases, each once; the methods' first."""
+    cases = list(cases)
+    names = [name for case in cases for name in costs(case)]
+    return list(dict.fromkeys([*contrast_methods(cases), *names]))
 
 
 def why_hidden(case: Summary, contrast: Summary) -> str:

@@ -15,8 +15,8 @@ from kickbench.report.names import (
     Series,
     Summary,
     amount,
-    contrast_methods,
-    contrasts,
+    cost_names,
+    costs,
     interval,
     nanoseconds,
     series_of,
@@ -48,7 +48,7 @@ Nodes = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Map:
-    """A method's cost by nodes, all else being equal. ``series`` is any of them."""
+    """What a method costs, or a part of that, by nodes. ``series`` is any of them."""
 
     method: str
     series: Series
@@ -68,7 +68,7 @@ def _maps(data: RunData) -> list[_Map]:
             groups.setdefault(replace(series, placement="", cases=()), []).append(series)
     found = []
     for group in groups.values():
-        for method in contrast_methods(case for series in group for case in series.cases):
+        for method in cost_names(case for series in group for case in series.cases):
             cells = _cells(data, group, method)
             if len(cells) > 1:
                 found.append(_Map(method, group[0], cells))
@@ -91,7 +91,7 @@ def _cells(data: RunData, group: Sequence[Series], method: str) -> dict[Nodes, S
         for case in series.cases:
             nodes = _nodes(case)
             placed = case.get("placed") is not False
-            if nodes is not None and placed and method in contrasts(case):
+            if nodes is not None and placed and method in costs(case):
                 # Of two placements that differ in the kicker only, the first.
                 by_vcpus.setdefault(int(case["vcpus"]), {}).setdefault(nodes, case)
 
@@ -103,25 +103,30 @@ def _cells(data: RunData, group: Sequence[Series], method: str) -> dict[Nodes, S
     return by_vcpus[max(by_vcpus, key=worth)] if by_vcpus else {}
 
 
+def _difference(name: str, case: Summary) -> str:
+    """A part's name has both of its methods."""
+    return f"{name} - {case['baseline']}" if name in case["methods"] else name
+
+
 def _node_plot(data: RunData, found: _Map) -> Plot:
     unit = nanoseconds(data.summary)
     case = next(iter(found.cells.values()))
-    costs = {nodes: contrasts(case)[found.method] for nodes, case in found.cells.items()}
+    found_costs = {nodes: costs(case)[found.method] for nodes, case in found.cells.items()}
     title = titled(
         data,
-        f"{plain(found.method)} - {plain(str(case['baseline']))} [{unit} per exit], "
+        f"{plain(_difference(found.method, case))} [{unit} per exit], "
         + with_crowd(data, case, plural(case["vcpus"], "vCPU"))
         + f", {apart_from_placement(data, found.series)}",
     )
-    creators, homes = (sorted({nodes[i] for nodes in costs})[:_MOST_NODES] for i in (0, 1))
+    creators, homes = (sorted({nodes[i] for nodes in found_costs})[:_MOST_NODES] for i in (0, 1))
     canvas, axes = new_plot(title, 1.5 + min(0.62 * len(creators), 3.4))
     colour, _ = style(data, found.method)
-    least, most = (f(contrast["diff"] for contrast in costs.values()) for f in (min, max))
+    least, most = (f(contrast["diff"] for contrast in found_costs.values()) for f in (min, max))
     low = min(least, 0.0)
     most = max(most, low + 1e-9)
     for y, creator in enumerate(creators):
         for x, home in enumerate(homes):
-            contrast = costs.get((creator, home))
+            contrast = found_costs.get((creator, home))
             cell = (x - 0.5, y - 0.5)
             if contrast is None:
                 axes.add_patch(
@@ -152,7 +157,7 @@ def _node_plot(data: RunData, found: _Map) -> Plot:
     axes.tick_params(length=0)
     axes.set_xlabel("node of the vCPUs [number]")
     axes.set_ylabel("node of the creator\n[number]")
-    return Plot(title, _finding(costs, unit, len(creators) * len(homes)), canvas)
+    return Plot(title, _finding(found_costs, unit, len(creators) * len(homes)), canvas)
 
 
 def _finding(costs: Mapping[Nodes, Summary], unit: str, cells: int) -> str:

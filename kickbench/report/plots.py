@@ -27,7 +27,17 @@ from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from kickbench.report.data import RunData
-from kickbench.report.names import Series, Summary, conditions, crowded, emulation, label, rate_name
+from kickbench.report.names import (
+    Series,
+    Summary,
+    conditions,
+    crowded,
+    emulation,
+    label,
+    part_name,
+    parts,
+    rate_name,
+)
 from kickbench.scenario.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -67,6 +77,8 @@ WAY_STYLES: dict[str, tuple[str, str]] = {
 STYLES = METHOD_STYLES | WAY_STYLES
 OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "."), (BAND, "*"))
 """Of protocols that are not in the catalogue, in the order in which a run has them."""
+PART_STYLE = ("#aa7766", "d")
+"""Of what a protocol's control takes apart, such as siglock; the marker is of no method."""
 DASHES = ("-", "--", ":", "-.")
 
 _TITLE_WIDTH = 46
@@ -129,9 +141,11 @@ def on_both(title: str, finding: str, draw: Callable[[str], Canvas], main: str, 
 
 
 def style(data: RunData, method: str) -> tuple[str, str]:
-    """A method's colour and marker, the same in all figures of a run."""
+    """The colour and marker of a method, or of a part of its cost, the same in all figures."""
     if method in STYLES:
         return STYLES[method]
+    if any(method == part_name(part) for case in data.finished for part in parts(case)):
+        return PART_STYLE
     methods = dict.fromkeys(m for case in data.finished for m in case["methods"])
     others = [m for m in methods if m not in STYLES]
     return OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]

@@ -13,9 +13,10 @@ from kickbench.report.data import RunData
 from kickbench.report.exits import kicked_cases, paced_cases
 from kickbench.report.names import (
     Summary,
-    contrast_methods,
     contrasts,
     cost,
+    cost_names,
+    costs,
     kick_rate_name,
     label,
     nanoseconds,
@@ -55,9 +56,9 @@ if TYPE_CHECKING:
 def draw_exit_rates(data: RunData) -> list[Plot]:
     """Exits against their rate, where it varies: per series what a method costs, and the times."""
     rows = paced_cases(data.summary, data.oversubscribed)
-    costs = [row for row in rows if sum(bool(contrasts(case)) for case in row) > 1]
+    compared = [row for row in rows if sum(bool(contrasts(case)) for case in row) > 1]
     times = [row for row in rows if sum(bool(_means(case)) for case in row) > 1]
-    plots = draw_each(costs, lambda row: _rate_cost_plot(data, row))
+    plots = draw_each(compared, lambda row: _rate_cost_plot(data, row))
     plots += draw_each(times, lambda row: _rate_time_plot(data, row))
     return plots
 
@@ -71,7 +72,7 @@ def _rate_title(data: RunData, row: Sequence[Summary], what: str) -> str:
 def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
     unit = nanoseconds(data.summary)
     row = [case for case in every if contrasts(case)]
-    methods = contrast_methods(row)
+    methods = cost_names(row)
     baseline = str(row[-1]["baseline"])
     title = _rate_title(data, row, "what a method costs")
     canvas, axes = new_plot(title)
@@ -80,7 +81,7 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
     axes.axhline(0, color=INK, linewidth=0.8)
     handles = []
     for method in methods:
-        points = [(x, contrasts(c)[method]) for x, c in enumerate(row) if method in contrasts(c)]
+        points = [(x, costs(c)[method]) for x, c in enumerate(row) if method in costs(c)]
         colour, marker = style(data, method)
         at = [x for x, _ in points]
         handles += axes.plot(
@@ -93,7 +94,7 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
     draw_legend(axes, [*handles, *band], [*methods, *(["A/A control"] * len(band))])
     found = [
         f"{rate_name(case['exit_rate_hz'])}: "
-        + "; ".join(cost(contrast, unit) for contrast in contrasts(case).values())
+        + "; ".join(cost(contrast, unit) for contrast in costs(case).values())
         for case in row
     ]
     return Plot(title, f"{'. '.join(found)}.", canvas)
