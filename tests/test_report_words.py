@@ -311,6 +311,21 @@ def test_the_headline_says_what_of_the_cost_is_siglock(tmp_path: Path) -> None:
     assert any(line.startswith("By vCPUs, siglock is 20") for line in said.more)
 
 
+def test_siglock_is_told_by_placement_and_by_rate_too(tmp_path: Path) -> None:
+    cases = [
+        synthetic_run.case(2, methods=THREE, placement=place, rate=rate)
+        for place in synthetic_run.PLACEMENTS
+        for rate in (None, 20000.0)
+    ]
+    run = synthetic_run.build(tmp_path, cases=cases, paced=True)
+    lines = verdict(RunData.load(run).summary).lines
+    far = next(one for one in lines if one.startswith("With the creator on another node"))
+    assert "; siglock is 8" in far  # two thirds of 130 ns
+    assert far.endswith(" of that.")
+    paced = next(one for one in lines if one.startswith("With 2 vCPUs, local, 20,000 exits/s"))
+    assert "; siglock is 3" in paced
+
+
 def test_a_part_that_is_not_seen_is_not_told_as_one(tmp_path: Path) -> None:
     cases = [synthetic_run.case(2, methods=THREE)]
     summary = RunData.load(synthetic_run.build(tmp_path, cases=cases)).summary

@@ -141,7 +141,7 @@ def _answer_method(
         other = _headline(series, method, oversubscribed)
         clause = _cost(other, contrasts(other)[method], unit)
         where = label(summary, other) + crowded(other, oversubscribed)
-        answers.append(f"With {where}: {clause}.")
+        answers.append(f"With {where}: {clause}{_of_that(other, method, unit)}.")
     if len(others) > MOST_OTHERS:
         answers.append(f"The table has {len(others) - MOST_OTHERS} more of these.")
     return answers
@@ -176,6 +176,17 @@ def _parts(series: Series, method: str, unit: str, oversubscribed: Collection[st
             told = [f"{amount(other, unit)} at {one['vcpus']}" for one, other in others]
             answers.append(f"By vCPUs, {control.isolates} is {listed(told)} ({series.placement}).")
     return answers
+
+
+def _of_that(case: Summary, method: str, unit: str) -> str:
+    """What of a method's cost its control has not, to follow that cost; "" where none is seen."""
+    if contrasts(case)[method]["ci95"][0] <= 0:
+        return ""
+    return "".join(
+        f"; {CATALOGUE[part['baseline']].isolates} is {amount(part, unit)} {interval(part)} of that"
+        for part in parts(case)
+        if part["method"] == method and is_seen(part)
+    )
 
 
 def _cost(case: Summary, contrast: Summary, unit: str) -> str:
@@ -315,7 +326,8 @@ def _far_creator(
             how = f"{word} than the {amount(one, unit)} of {near.placement}"
         text = (
             f"With the creator on another node than the vCPUs ({far.placement}) it is "
-            f"{amount(other, unit)} {interval(other)} at {plural(common[-1], 'vCPU')}, {how}."
+            f"{amount(other, unit)} {interval(other)} at {plural(common[-1], 'vCPU')}, {how}"
+            f"{_of_that(there[common[-1]], method, unit)}."
         )
         said.append((far, text))
     return said
