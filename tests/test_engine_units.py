@@ -53,8 +53,10 @@ def cpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("some", ["0", "1023", "1024", "0 1024 4095 65535", "7 8191"])
 def test_no_cpu_is_dropped_from_a_thread_s_set(cpus: Path, some: str) -> None:
-    """A cpu_set_t ends at 1,023, and CPU_SET says nothing of what is above."""
-    assert output(cpus, *some.split()) == f"thread {some}\nstand {some}\nstand 2000\n"
+    """A cpu_set_t ends at 1,023, and CPU_SET says nothing of what is above. Whoever creates a
+    thread stands on the thread's CPUs meanwhile, and goes back."""
+    created = f"stand {some}\nthread {some}\nstand 2000\n"
+    assert output(cpus, *some.split()) == f"{created}stand {some}\nstand 2000\n"
 
 
 # --- steal -------------------------------------------------------------------------------------
