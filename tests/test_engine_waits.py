@@ -28,7 +28,7 @@ PACKAGE = ROOT / "kickbench"
 WRAPPED = ("ioctl", "pthread_create", "timer_create")
 MS = 1_000_000
 EXIT_LOOP, KICK_LOOP = 0, 1
-KICKING = 7  # enum kb_doing
+KICKING = 8  # enum kb_doing
 NO_KICKS, VOLLEYS, AIMED, PAUSES = range(4)
 
 

@@ -126,6 +126,29 @@ def test_a_signal_that_the_mask_lets_in_interrupts_kvm_run(machine: Machine) -> 
 
 
 @pytest.mark.kvm
+@pytest.mark.parametrize("by", ["immediate_exit", "a signal"])
+def test_a_kvm_run_that_ends_at_once_completes_the_io_before(machine: Machine, by: str) -> None:
+    """What kb_finish_exit rests on: the guest has its data, and ran no instruction for it."""
+    vcpu = machine.vcpu
+    assert vcpu.run_once() == abi.KVM_EXIT_IO
+    ctypes.c_uint8.from_address(vcpu.run_address + vcpu.run.io.data_offset).value = 0x5A
+    assert (vcpu.get_regs().rip, vcpu.get_regs().rax & 0xFF) == (LOAD_ADDRESS, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        if by == "immediate_exit":
+            vcpu.run.immediate_exit = 1
+        else:
+            vcpu.set_signal_mask(bytes(8))
+            signal.raise_signal(signal.SIGUSR1)
+        for _ in range(2):  # the second one has nothing to do
+            assert vcpu.run_once() == abi.KVM_EXIT_INTR
+            assert (vcpu.get_regs().rip, vcpu.get_regs().rax & 0xFF) == (LOAD_ADDRESS + 1, 0x5A)
+    finally:
+        signal.sigtimedwait([signal.SIGUSR1], 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
+@pytest.mark.kvm
 @pytest.mark.parametrize("irqchip", ["none", "split", "kernel"])
 def test_the_mp_state_of_a_second_vcpu_can_be_set(irqchip: str) -> None:
     with Kvm() as kvm, kvm.create_vm() as vm:

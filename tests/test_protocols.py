@@ -670,6 +670,79 @@ static inline bool kb_after_run(struct kb_vcpu *v, int error)
     assert (seen["resumed"].astype(np.int64) - seen["latency"] >= SLOW_CYCLES).all()
 
 
+SLOW_FINISH_EXIT = f"""
+#include <kickbench/clock.h>
+KB_EXPORT atomic_uint finished;
+static int kb_finish_exit(struct kb_vcpu *v)
+{{
+	uint32_t cpu;
+	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + {SLOW_CYCLES};
+
+	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+		;
+	atomic_fetch_add(&finished, 1);
+	return 0;
+}}
+#define KB_HAS_FINISH_EXIT
+"""
+# So that each kick is seen by a look at the flag, after an exit of the guest's own.
+NO_SIGNAL = (
+    "static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+    "{ kb_request_kick(v, k); return 0; }"
+)
+
+
+def finished(path: Path, folder: Path, name: str = "finished") -> int:
+    """How often the protocol that was built of the file was told to finish an exit."""
+    loaded = ctypes.CDLL(str(folder / f"{path.stem}.so"))
+    return ctypes.c_uint.in_dll(loaded, name).value
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("program", ["pm_timer", "pio_out", "mmio"])
+def test_a_kick_of_an_exiting_guest_contains_what_completes_its_io(
+    tmp_path: Path, folder: Path, program: str
+) -> None:
+    path = source(tmp_path, kick=NO_SIGNAL, before_loop=SLOW_FINISH_EXIT)
+    plan = Plan(loop="kick", kicking="volleys", state="storm", gap_ns=5 * MS)
+    _, kicks = blocks(path, folder, plan, program, ms=1000)
+    met = kicks[kicks["flags"] & MET != 0]
+    assert len(met) > 0
+    assert (met["returned"] == 0).all()
+    assert (met["latency"] >= SLOW_CYCLES).all()
+    assert finished(path, folder) >= len(met)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("program", "plan"),
+    [
+        ("spin", Plan(loop="kick", kicking="volleys", state="guest", gap_ns=MS)),
+        ("hlt", Plan(loop="kick", kicking="volleys", state="halted", gap_ns=MS)),
+        ("pm_timer", Plan(kicking="volleys", gap_ns=MS)),
+    ],
+    ids=["guest", "halted", "exits"],
+)
+def test_where_no_io_is_pending_or_exits_are_measured_there_is_none_to_complete(
+    tmp_path: Path, folder: Path, program: str, plan: Plan
+) -> None:
+    path = source(tmp_path, before_loop=SLOW_FINISH_EXIT)
+    blocks(path, folder, plan, program)
+    assert finished(path, folder) == 0
+
+
+@pytest.mark.kvm
+def test_a_hook_that_runs_the_guest_is_an_error(tmp_path: Path, folder: Path) -> None:
+    runs_it = (
+        "static int kb_finish_exit(struct kb_vcpu *v)\n{ return kb_complete_io(v); }\n"
+        "#define KB_HAS_FINISH_EXIT"
+    )
+    path = source(tmp_path, kick=NO_SIGNAL, before_loop=runs_it)
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=MS)
+    with pytest.raises(MeasurementError, match=r"completing the guest's I/O failed: .*\(EPROTO\)"):
+        blocks(path, folder, plan, "pm_timer")
+
+
 @pytest.mark.kvm
 def test_a_pause_lasts_until_the_last_protocol_knows_of_it(tmp_path: Path, folder: Path) -> None:
     path = source(tmp_path, after_run=SLOW_AFTER_RUN)
@@ -763,16 +836,18 @@ from test_protocols import blocks
 from kickbench.engine.engine import Plan
 from kickbench.errors import MeasurementError
 try:
-    blocks(Path(sys.argv[1]), Path(sys.argv[2]), Plan(), sys.argv[3], ms=5)
+    blocks(Path(sys.argv[1]), Path(sys.argv[2]), Plan(loop=sys.argv[4]), sys.argv[3], ms=5)
 except MeasurementError as error:
     print(error, flush=True)
     os._exit(4)  # a vCPU's thread may be stuck in KVM_RUN
 """
 
 
-def start_in_a_process(path: Path, folder: Path, program: str) -> subprocess.Popen[str]:
+def start_in_a_process(
+    path: Path, folder: Path, program: str, loop: str = "exit"
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", IN_A_PROCESS, str(path), str(folder), program],
+        [sys.executable, "-P", "-c", IN_A_PROCESS, str(path), str(folder), program, loop],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -833,6 +908,19 @@ def test_a_hook_that_never_returns_is_named(tmp_path: Path, folder: Path) -> Non
         said, errors = process.communicate(timeout=120)
         assert process.returncode == 4, errors
         assert STUCK[hook] in said
+
+
+@pytest.mark.kvm
+def test_a_hook_that_never_finishes_an_exit_is_named(tmp_path: Path, folder: Path) -> None:
+    hangs = (
+        "static int kb_finish_exit(struct kb_vcpu *v)\n{ for (;;) pause(); }\n"
+        "#define KB_HAS_FINISH_EXIT"
+    )
+    path = source(tmp_path, kick=NO_SIGNAL, before_loop=hangs)
+    process = start_in_a_process(path, folder, "pm_timer", loop="kick")
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 4, errors
+    assert "mine: kb_finish_exit of vCPU 0 did not return within 10 s" in said
 
 
 # --- the example scenario ----------------------------------------------------------------------

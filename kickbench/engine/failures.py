@@ -26,6 +26,7 @@ class Failure(ctypes.Structure):
         ("stuck", c_int32),
         ("entering", c_int32),
         ("kicking", c_int32),
+        ("finishing", c_int32),
         ("resource", c_int32),
         ("doing", c_int32),
         ("tid", c_int32),
@@ -74,14 +75,23 @@ _NEEDS = {
     ),
 }
 
-(_STARTING, _WAITING, _LEAVING, _ENTERING, _IN_LOOP, _IN_AFTER_RUN, _IN_HANDLER, _KICKING) = range(
-    8
-)
+(
+    _STARTING,
+    _WAITING,
+    _LEAVING,
+    _ENTERING,
+    _IN_LOOP,
+    _IN_AFTER_RUN,
+    _IN_FINISH_EXIT,
+    _IN_HANDLER,
+    _KICKING,
+) = range(9)
 
 _HOOKS = {
     _LEAVING: "kb_leave",
     _ENTERING: "kb_enter",
     _IN_AFTER_RUN: "kb_after_run",
+    _IN_FINISH_EXIT: "kb_finish_exit",
     _IN_HANDLER: "kb_handler",
     _KICKING: "kb_kick",
 }
@@ -116,6 +126,8 @@ def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
         what = "KVM_RUN"
         if failure.entering or failure.kicking:
             what = "entering the protocol" if failure.entering else "a kick"
+        elif failure.finishing:
+            what = "completing the guest's I/O"
         hint = "; raise the limit of open files (ulimit -n)" * (failure.error == errno.EMFILE)
         return f"{who}: {what} failed: {_error(failure.error)}{hint}"
     reason = abi.exit_reason_name(failure.exit_reason)

@@ -39,6 +39,7 @@ static void note_failures(struct kb_engine *e)
 			continue;
 		e->failure.vcpu = (int32_t)i;
 		e->failure.entering = w->enter_error != 0;
+		e->failure.finishing = w->v.finish_failed;
 		e->failure.error = w->enter_error ? w->enter_error : w->v.run_error;
 		e->failure.exit_reason = run->exit_reason;
 		if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)

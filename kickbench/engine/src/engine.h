@@ -152,6 +152,7 @@ struct kb_failure {
 	int32_t stuck;	      /* a thread did not come: it still uses the engine, and the vCPU */
 	int32_t entering;     /* the error is of entering the protocol */
 	int32_t kicking;      /* the error is of a kick */
+	int32_t finishing;    /* the error is of completing the guest's I/O */
 	int32_t resource;     /* enum kb_resource */
 	int32_t doing;	      /* enum kb_doing of the thread that is stuck */
 	int32_t tid;	      /* of the same */

@@ -61,6 +61,7 @@ static const struct kb_field fields[] = {
     FIELD(failure, stuck),
     FIELD(failure, entering),
     FIELD(failure, kicking),
+    FIELD(failure, finishing),
     FIELD(failure, resource),
     FIELD(failure, doing),
     FIELD(failure, tid),

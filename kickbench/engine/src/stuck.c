@@ -70,7 +70,7 @@ static bool blame_vcpu(struct kb_engine *e, const struct worker *w)
 static bool is_hook(uint8_t doing)
 {
 	return doing == KB_LEAVING || doing == KB_ENTERING || doing == KB_IN_AFTER_RUN ||
-	       doing == KB_IN_HANDLER;
+	       doing == KB_IN_FINISH_EXIT || doing == KB_IN_HANDLER;
 }
 
 static const struct worker *find_vcpu(const struct kb_engine *e, bool only_in_hooks)

@@ -312,7 +312,7 @@ static void run_block(struct worker *w)
 	v->exits = v->spurious_exits = v->window_first = v->window_last = 0;
 	v->stalled_cycles = v->spurious_at = 0;
 	v->migrations = 0;
-	v->kicked = v->unexpected_exit = false;
+	v->kicked = v->unexpected_exit = v->finish_failed = false;
 	v->run_error = 0;
 	w->counted_in = w->window_opened = false;
 	w->landed = v->resuming = 0;

@@ -144,12 +144,35 @@ static inline void kb_count_run(struct kb_vcpu *v)
 }
 
 /*
+ * The guest's exit before is half done: KVM takes the result of PIO and MMIO, and moves the guest's
+ * RIP on, at the next KVM_RUN. Its state may not be saved before
+ * (Documentation/virt/kvm/api.rst, KVM_EXIT_IO).
+ */
+static inline bool kb_leaves_io(const struct kb_vcpu *v)
+{
+	return v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO;
+}
+
+/* Before the kick is taken, which is when the vCPU is paused. False: it failed. */
+static KB_OUT_OF_LINE bool kb_call_finish_exit(struct kb_vcpu *v)
+{
+#ifdef KB_HAS_FINISH_EXIT
+	kb_mark(v, KB_IN_FINISH_EXIT);
+	v->run_error = -kb_finish_exit(v);
+	v->finish_failed = v->run_error != 0;
+	kb_mark(v, KB_IN_LOOP);
+#endif
+	return !v->run_error;
+}
+
+/*
  * Is kicked, again and again: by kickers that want to know how long it takes, that aim at the
  * window between the flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
  */
 static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 {
 	const bool clock_is_tsc = v->clock_is_tsc;
+	bool io_is_pending = false;
 	uint32_t cpu;
 
 	for (;;) {
@@ -158,6 +181,9 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 
 		kb_come_round(v);
 		if (kb_before_run(v)) {
+			if (io_is_pending && !kb_call_finish_exit(v))
+				return;
+			io_is_pending = false;
 			if (kb_take_kick(v, 0))
 				break;
 			continue;
@@ -174,8 +200,10 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 		kb_came_back(v, error);
 		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit)) {
 			atomic_fetch_add_explicit(&v->exit_count, 1, memory_order_relaxed);
+			io_is_pending = kb_leaves_io(v);
 			continue;
 		}
+		io_is_pending = false;
 		if (error && error != EINTR && error != EAGAIN) {
 			v->run_error = error;
 			return;

@@ -23,6 +23,12 @@
  *	int  kb_kick(struct kb_vcpu *, struct kb_kicker *)
  *	                                      in the kicker's thread; 0 or -errno
  *
+ * One hook is optional: a file that has it says #define KB_HAS_FINISH_EXIT before loop.h.
+ *
+ *	int  kb_finish_exit(struct kb_vcpu *) a kick was seen before KVM_RUN, and the guest's exit
+ *	                                      before was PIO or MMIO: KVM_RUN that completes it, see
+ *	                                      kb_complete_io(); 0 or -errno. Kick loop only.
+ *
  * The window in which a kick can be lost is taken to lie between kb_before_run and KVM_RUN. A
  * protocol that has it elsewhere calls kb_window() there, and defines KB_WINDOW_IN_HOOK.
  */
@@ -132,6 +138,7 @@ struct kb_vcpu {
 	uint32_t migrations;   /* CPU changes seen between two returns */
 	bool kicked;	       /* the block ended by a kick, not by the clock */
 	int run_error;	       /* errno of a KVM_RUN that failed for good, or 0 */
+	bool finish_failed;    /* the same, or another error of kb_finish_exit */
 	bool unexpected_exit;  /* run->exit_reason is not the guest program's */
 	_Atomic uint8_t doing; /* enum kb_doing, of its thread */
 };
@@ -145,6 +152,7 @@ enum kb_doing {
 	KB_IN_LOOP, /* in KVM_RUN or kb_before_run, which the hot loop cannot mark; or waits to kick
 		     */
 	KB_IN_AFTER_RUN,
+	KB_IN_FINISH_EXIT,
 	KB_IN_HANDLER,
 	KB_KICKING, /* ... to here */
 	KB_TAKING,  /* a kick, or paused by it */
@@ -271,6 +279,17 @@ static inline void kb_set_immediate_exit(struct kb_vcpu *v, uint8_t value)
 {
 	__atomic_store_n(&v->run->immediate_exit, value, __ATOMIC_RELAXED);
 	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/*
+ * KVM_RUN that completes the I/O of the exit before and returns, for kb_finish_exit. The caller has
+ * seen to it that it does not run the guest. 0 or -errno; EPROTO: it returned with another exit.
+ */
+static inline int kb_complete_io(struct kb_vcpu *v)
+{
+	if (ioctl(v->fd, KVM_RUN, 0) == 0)
+		return v->run->exit_reason == KB_EXIT_REQUEST ? 0 : -EPROTO;
+	return errno == EINTR ? 0 : -errno;
 }
 
 /* The kernel's sigset_t is 64 bits wide, libc's is not (struct kvm_signal_mask.len). */
