@@ -27,6 +27,10 @@ Nothing here measures, and nothing is random. What the machine does:
   and clears it. A vCPU that is leaving for a reason of its own keeps that reason, and forgets the
   request: so says the documentation in the proposal of 2015.
 
+- A kick that is seen before KVM_RUN, after an exit of the guest's own, is taken when the I/O of
+  that exit is complete: by a KVM_RUN that must not run the guest (kb_finish_exit). A kick whose
+  hook does run it counts as lost.
+
     python -m tests.protocol_model        # results and counterexamples of the whole catalogue
 """
 
@@ -51,6 +55,7 @@ class Do(Enum):
     EAT_SIGNAL = "eats a pending signal with sigtimedwait"
     SEND_SIGNAL = "sends the signal"
     REQUEST_EXIT = "requests the exit from KVM"
+    COMPLETE_IO = "enters KVM_RUN to complete the I/O"
 
 
 Steps = tuple[Do, ...]
@@ -63,6 +68,7 @@ class Protocol:
     before_run: Steps = ()
     after_run: Steps = ()
     handler: Steps = ()
+    finish_exit: Steps = ()  # none: the I/O stays pending
     kick: Steps = ()
     blocked: bool = False  # the signal is, outside KVM_RUN
     blocked_inside: bool = False  # and inside: KVM_SET_SIGNAL_MASK
@@ -75,8 +81,9 @@ class Protocol:
 
     def having(self, hook: str, *steps: Do) -> Protocol:
         """The protocol with other steps in one hook."""
-        hooks = {name: getattr(self, name) for name in ("before_run", "after_run", "handler")}
-        return replace(self, **{**hooks, "kick": self.kick, hook: steps})
+        names = ("before_run", "after_run", "handler", "finish_exit", "kick")
+        hooks = {name: getattr(self, name) for name in names}
+        return replace(self, **{**hooks, hook: steps})
 
 
 # kb_request_kick is SET_FLAG, kb_send_signal SEND_SIGNAL, kb_kick_requested READ_FLAG and
@@ -92,6 +99,7 @@ MODELS: dict[str, Protocol] = {
     "sigmask": Protocol(
         before_run=(Do.READ_FLAG,),  # kb_before_run
         after_run=(Do.EAT_SIGNAL, Do.READ_FLAG),  # kb_after_run: eat_signal, then the flag
+        finish_exit=(Do.SEND_SIGNAL, Do.COMPLETE_IO, Do.EAT_SIGNAL),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.SEND_SIGNAL),  # kb_kick
         blocked=True,  # kb_enter: pthread_sigmask
         blocked_inside=False,  # kb_enter: kb_set_signal_mask
@@ -107,29 +115,34 @@ MODELS: dict[str, Protocol] = {
         before_run=(Do.READ_FLAG,),  # kb_before_run
         after_run=(Do.CLEAR_BYTE, Do.READ_FLAG),  # kb_after_run
         handler=(Do.SET_BYTE,),  # kb_handler
+        finish_exit=(Do.SET_BYTE, Do.COMPLETE_IO, Do.CLEAR_BYTE),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.SEND_SIGNAL),  # kb_kick
     ),
     # kickbench/methods/immediate_exit_remote.c
     "immediate_exit_remote": Protocol(
         before_run=(Do.READ_FLAG,),  # kb_before_run
         after_run=(Do.CLEAR_BYTE, Do.FENCE, Do.READ_FLAG),  # kb_after_run
+        finish_exit=(Do.SET_BYTE, Do.COMPLETE_IO, Do.CLEAR_BYTE),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.SET_BYTE, Do.SEND_SIGNAL),  # kb_kick
     ),
     # kickbench/methods/immediate_exit_remote_flag_first.c
     "immediate_exit_remote_flag_first": Protocol(
         before_run=(Do.READ_FLAG, Do.CLEAR_BYTE),  # kb_before_run
+        finish_exit=(Do.SET_BYTE, Do.COMPLETE_IO, Do.CLEAR_BYTE),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.SET_BYTE, Do.SEND_SIGNAL),  # kb_kick
     ),
     # kickbench/methods/user_exit.c
     "user_exit": Protocol(
         before_run=(Do.READ_FLAG,),  # kb_before_run
         after_run=(Do.READ_FLAG,),  # kb_after_run, after KVM_EXIT_REQUEST
+        finish_exit=(Do.REQUEST_EXIT, Do.COMPLETE_IO),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.REQUEST_EXIT),  # kb_kick: KVM_USER_EXIT
     ),
     # kickbench/methods/exitfd.c
     "exitfd": Protocol(
         before_run=(Do.READ_FLAG,),  # kb_before_run
         after_run=(Do.READ_FLAG,),  # kb_after_run, after KVM_EXIT_REQUEST
+        finish_exit=(Do.REQUEST_EXIT, Do.COMPLETE_IO),  # kb_finish_exit
         kick=(Do.SET_FLAG, Do.REQUEST_EXIT),  # kb_kick: write to the eventfd
     ),
 }
@@ -161,9 +174,12 @@ class At(Enum):
     GUEST = "in the guest"
     LEAVING = "in KVM_RUN, leaving for the guest's own reason"
     AFTER = "kb_after_run"
+    FINISH = "kb_finish_exit"
+    ASTRAY = "in the guest, in kb_finish_exit"
     TAKE = "kb_take_kick is next"
 
 
+IN_KVM_RUN = (At.GUEST, At.LEAVING, At.ASTRAY)
 Buffer = tuple[tuple[str, int], ...]
 IDLE = -1
 
@@ -182,6 +198,7 @@ class State(NamedTuple):
     buffer: Buffer
     pending: bool
     request: bool
+    io: bool  # KVM_RUN returned with the guest's own exit, and has not been entered since
     flag: int
     byte: int
     kickers: tuple[Kicker, ...]
@@ -203,15 +220,23 @@ class Machine:
     def __init__(self, protocol: Protocol, setting: Setting) -> None:
         self.protocol = protocol
         self.setting = setting
-        hooks = (protocol.before_run, protocol.after_run, protocol.handler, protocol.kick)
-        used = {step for hook in hooks for step in hook}
+        self.hooks = {
+            At.BEFORE: protocol.before_run,
+            At.AFTER: protocol.after_run,
+            At.FINISH: protocol.finish_exit,
+        }
+        used = {
+            step
+            for hook in (*self.hooks.values(), protocol.handler, protocol.kick)
+            for step in hook
+        }
         self.uses_byte = bool(used & {Do.SET_BYTE, Do.CLEAR_BYTE})
 
     def initial(self) -> State:
         kickers = (Kicker(),) * self.setting.kickers
         kicks = self.setting.kicks
         return self._come_round(
-            State(At.BEFORE, 0, False, IDLE, (), False, False, 0, 0, kickers, kicks)
+            State(At.BEFORE, 0, False, IDLE, (), False, False, False, 0, 0, kickers, kicks)
         )
 
     def moves(self, state: State) -> Iterator[Move]:
@@ -226,17 +251,20 @@ class Machine:
     def _vcpu(self, state: State) -> Iterator[Move]:
         if state.handler != IDLE:
             yield from self._handler(state)
-        elif state.at in (At.BEFORE, At.AFTER):
+        elif state.at in self.hooks:
             yield from self._hook(state)
         elif state.at is At.TAKE:
             yield from self._take(state)
         elif state.at is At.RUN:
             yield from self._enter(state)
-        else:
+        elif state.at is not At.ASTRAY:
             yield from self._leave(state)
 
     def _hook(self, state: State) -> Iterator[Move]:
-        hook = self.protocol.before_run if state.at is At.BEFORE else self.protocol.after_run
+        hook = self.hooks[state.at]
+        if hook[state.step] is Do.COMPLETE_IO:
+            yield from self._complete_io(state)
+            return
         done = self._perform(state, hook[state.step])
         if done:
             after, note = done
@@ -266,8 +294,25 @@ class Machine:
             return None
         if step is Do.EAT_SIGNAL:
             return state._replace(pending=False), "" if state.pending else ": there is none"
+        if step is Do.SEND_SIGNAL:
+            return state._replace(pending=True), " to itself"
+        if step is Do.REQUEST_EXIT:
+            return state._replace(request=self.setting.kernel_remembers_request), ""
         assert step is Do.FENCE, step
         return state, ""
+
+    def _complete_io(self, state: State) -> Iterator[Move]:
+        """kb_complete_io: something must be there by which KVM_RUN returns before the guest."""
+        if state.buffer:
+            return
+        words = f"vCPU: kb_finish_exit {Do.COMPLETE_IO.value}"
+        polled = state.byte and self.setting.kernel_polls_immediate_exit
+        signalled = state.pending and not self.protocol.blocked_inside
+        if not (polled or signalled or state.request):
+            yield Move(f"{words}, and the guest runs", state._replace(at=At.ASTRAY))
+            return
+        after, note = self._to_user(state._replace(step=state.step + 1, request=False))
+        yield self._ended(after, words + note)
 
     def _ended(self, state: State, words: str) -> Move:
         after = self._end_hook(state)
@@ -276,12 +321,13 @@ class Machine:
 
     def _end_hook(self, state: State) -> State:
         """Goes on where the loop does when a hook has returned, if it has."""
-        hook = self.protocol.before_run if state.at is At.BEFORE else self.protocol.after_run
-        if state.step < len(hook):
+        if state.step < len(self.hooks[state.at]):
             return state
         following = state._replace(step=0, seen=False)
-        if state.seen:
-            return following._replace(at=At.TAKE)
+        if state.at is At.BEFORE and state.seen and state.io and self.protocol.finish_exit:
+            return following._replace(at=At.FINISH)
+        if state.seen or state.at is At.FINISH:
+            return following._replace(at=At.TAKE, io=False)
         if state.at is At.BEFORE:
             return following._replace(at=At.RUN)
         return self._come_round(following)
@@ -309,12 +355,12 @@ class Machine:
             yield self._fail(state, f"vCPU: KVM_RUN{sees} fails with EINTR")
         else:
             words = f"vCPU: KVM_RUN{sees} enters the guest"
-            yield Move(words, state._replace(at=At.GUEST))
+            yield Move(words, state._replace(at=At.GUEST, io=False))
 
     def _leave(self, state: State) -> Iterator[Move]:
         if state.at is At.LEAVING:
             kept = state.request and not self.setting.kernel_forgets_request_when_leaving
-            after, note = self._to_user(self._come_round(state._replace(request=kept)))
+            after, note = self._to_user(self._come_round(state._replace(request=kept, io=True)))
             yield Move(f"vCPU: KVM_RUN returns with the guest's exit{note}", after)
             return
         if state.pending and not self.protocol.blocked_inside:
@@ -327,7 +373,7 @@ class Machine:
 
     def _fail(self, state: State, words: str) -> Move:
         """Back in user mode, with EINTR or KVM_EXIT_REQUEST."""
-        after, note = self._to_user(state._replace(at=At.AFTER, step=0, seen=False))
+        after, note = self._to_user(state._replace(at=At.AFTER, step=0, seen=False, io=False))
         if after.handler != IDLE or self.protocol.after_run:
             return Move(words + note, after)
         return self._ended(after, words + note)
@@ -343,7 +389,7 @@ class Machine:
     # -- Signals and store buffers -----------------------------------------------------------------
 
     def _signal_delivery(self, state: State) -> Iterator[Move]:
-        in_user_mode = state.at not in (At.GUEST, At.LEAVING) and state.handler == IDLE
+        in_user_mode = state.at not in IN_KVM_RUN and state.handler == IDLE
         if state.pending and in_user_mode and not self.protocol.blocked and not state.buffer:
             what = "runs" if self.protocol.handler else "runs, and does nothing"
             yield Move(f"vCPU: the signal's handler {what}", self._run_handler(state))
@@ -385,7 +431,7 @@ class Machine:
         elif step is Do.SEND_SIGNAL:
             state = state._replace(pending=True)
         elif step is Do.REQUEST_EXIT:
-            in_run = state.at in (At.GUEST, At.LEAVING)
+            in_run = state.at in IN_KVM_RUN
             state = state._replace(request=in_run or self.setting.kernel_remembers_request)
         else:
             name, value = ("byte", 1) if step is Do.SET_BYTE else ("flag", 1 << index)
@@ -455,7 +501,7 @@ def check(protocol: Protocol, setting: Setting | None = None) -> Verdict:
                 reached_by[move.state] = (state, move.words)
                 queue.append(move.state)
         if all(move.free for move in moves[state]):
-            assert state.at is At.GUEST, f"the model itself is stuck: {state}"
+            assert state.at in (At.GUEST, At.ASTRAY), f"the model itself is stuck: {state}"
             if lost is None and any(kicker.waits for kicker in state.kickers):
                 lost = (*_trace(reached_by, state), _end(state))
     cycles = _cycles(moves)
@@ -470,6 +516,8 @@ def check(protocol: Protocol, setting: Setting | None = None) -> Verdict:
 def _end(state: State) -> str:
     kickers = [str(index) for index, kicker in enumerate(state.kickers) if kicker.waits]
     whose = f" of kicker {' and '.join(kickers)}" if len(state.kickers) > 1 else ""
+    if state.at is At.ASTRAY:
+        return f"lost: the guest runs, in kb_finish_exit, and the kick{whose} is not taken"
     flag = "set" if state.flag else "not set"
     return (
         f"lost: the guest runs, no signal is pending, the flag is {flag}, and the kick{whose} is "

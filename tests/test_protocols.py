@@ -731,6 +731,49 @@ def test_where_no_io_is_pending_or_exits_are_measured_there_is_none_to_complete(
     assert finished(path, folder) == 0
 
 
+# Around the hook of a protocol of the catalogue: what the guest has of its IN before and after.
+CHECKED = """
+KB_EXPORT atomic_uint finished, wrong;
+static int checked_finish_exit(struct kb_vcpu *v)
+{
+	const uint32_t value = 0x5a000000 + atomic_fetch_add(&finished, 1);
+	struct kvm_regs before, after;
+	int error;
+
+	memcpy((char *)v->run + v->run->io.data_offset, &value, sizeof(value));
+	ioctl(v->fd, KVM_GET_REGS, &before);
+	error = kb_finish_exit(v);
+	ioctl(v->fd, KVM_GET_REGS, &after);
+	if (before.rax == value || after.rax != value || after.rip != before.rip + 1)
+		atomic_fetch_add(&wrong, 1);
+	return error;
+}
+#define kb_finish_exit checked_finish_exit
+"""
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    "method",
+    [
+        name
+        for name, method in CATALOGUE.items()
+        # The others have no way to it (docs/method.md), or need a kernel of their own.
+        if method.kicks_by_signal and name not in ("flag_signal", "sigmask_same")
+    ],
+)
+def test_a_vcpu_that_is_paused_after_an_in_has_its_data_and_ran_nothing(
+    tmp_path: Path, folder: Path, method: str
+) -> None:
+    text = (Path(kickbench.methods.__path__[-1]) / f"{method}.c").read_text(encoding="utf-8")
+    text = text.replace(f"#define KB_PROTOCOL {method}", "#define KB_PROTOCOL mine")
+    loop = "#include <kickbench/loop.h>"
+    path = write(tmp_path / "mine.c", text.replace(loop, CHECKED + loop))
+    blocks(path, folder, IN_USERSPACE, "pm_timer", ms=300)
+    assert finished(path, folder) > 0
+    assert finished(path, folder, "wrong") == 0
+
+
 @pytest.mark.kvm
 def test_a_hook_that_runs_the_guest_is_an_error(tmp_path: Path, folder: Path) -> None:
     runs_it = (

@@ -5,6 +5,10 @@
  * A signal that lands after the flag was read and before KVM_RUN is entered has no effect on
  * KVM_RUN, and the flag is not read again until the guest exits by itself: the kick is lost. It is
  * the race that KVM_SET_SIGNAL_MASK and immediate_exit were made for; kept as negative control.
+ *
+ * There is no kb_finish_exit either: nothing but a signal in KVM_RUN ends it, and one that the
+ * thread sends itself before is gone when KVM_RUN is entered. A kick that is seen before KVM_RUN is
+ * taken with the guest's last PIO or MMIO not completed.
  */
 #include <kickbench/protocol.h>
 

@@ -42,11 +42,23 @@ static void kb_handler(struct kb_vcpu *v)
 	kb_set_immediate_exit(v, 1);
 }
 
+/* A handler that set the byte meanwhile is wiped out, with its flag to be taken right after. */
+static int kb_finish_exit(struct kb_vcpu *v)
+{
+	int error;
+
+	kb_set_immediate_exit(v, 1);
+	error = kb_complete_io(v);
+	kb_set_immediate_exit(v, 0);
+	return error;
+}
+
 static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
 	kb_request_kick(v, k);
 	return kb_send_signal(v, k);
 }
 
+#define KB_HAS_FINISH_EXIT
 #define KB_PROTOCOL immediate_exit
 #include <kickbench/loop.h>

@@ -42,6 +42,16 @@ static void kb_handler(struct kb_vcpu *v)
 	(void)v;
 }
 
+static int kb_finish_exit(struct kb_vcpu *v)
+{
+	int error;
+
+	kb_set_immediate_exit(v, 1);
+	error = kb_complete_io(v);
+	kb_set_immediate_exit(v, 0);
+	return error;
+}
+
 static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
 	kb_request_kick(v, k);
@@ -50,5 +60,6 @@ static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 }
 
 #define KB_WINDOW_IN_HOOK
+#define KB_HAS_FINISH_EXIT
 #define KB_PROTOCOL immediate_exit_remote_flag_first
 #include <kickbench/loop.h>

@@ -11,6 +11,10 @@
  *
  * The kick is that of flag_signal: the signal is not blocked outside KVM_RUN, its handler does
  * nothing, and a kick in the window between the flag and KVM_RUN is lost.
+ *
+ * There is no kb_finish_exit either: nothing but a signal in KVM_RUN ends it, and one that the
+ * thread sends itself before is gone when KVM_RUN is entered. A kick that is seen before KVM_RUN is
+ * taken with the guest's last PIO or MMIO not completed.
  */
 #include <kickbench/protocol.h>
 

@@ -243,7 +243,7 @@ TABLES: dict[str, Table] = {
                     pa.int64(),
                     "cycles",
                     "from just before the kick until KVM_RUN returned; 0: a look at the flag took "
-                    "it, without KVM_RUN; -1 unknown; saturates at 2^32 - 1",
+                    "it; -1 unknown; saturates at 2^32 - 1",
                     -1,
                     later=True,
                 ),
