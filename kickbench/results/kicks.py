@@ -393,7 +393,7 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     for index, method in enumerate(methods):
         count = {name: totals[name][index] for name in names}
         # What runs of schema 1 counted had mostly no chance to be lost.
-        landed = count["landed"] if reader.schema > 1 else None
+        landed = count["landed"] if reader.schema > 1 and count["landed"] >= 0 else None
         seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
         statistics[method] = {
             **count,
