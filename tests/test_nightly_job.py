@@ -42,6 +42,7 @@ from kickbench.scenario.model import Scenario
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SCENARIO = 'name = "{name}"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'
 BEGIN = datetime.datetime(2026, 3, 1, 2, tzinfo=datetime.UTC)
+BUSY = "**The host was busy"
 CASES = synthetic_run.sweep()[:1]
 PAST = 12
 """Nights that a history has that is asked for a decision."""
@@ -667,8 +668,9 @@ def test_nights_on_real_kvm(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
         assert "[1/1]" in done.stderr
-    assert said[0].startswith("**The first night: ")
-    assert said[1].startswith("**No decision yet: 2 of the 9 nights")
+    # On a busy host neither is a witness, and both say so.
+    assert said[0].startswith(("**The first night: ", BUSY))
+    assert said[1].startswith(("**No decision yet: ", "**The first night: ", BUSY))
     assert "1 ok, 1 skipped" in said[1]
     assert summary.read_text() == "".join(said)
     document = json.loads((tmp_path / "j.json").read_text())
@@ -680,7 +682,7 @@ def test_nights_on_real_kvm(tmp_path: Path) -> None:
     for metric in scenario["metrics"]:
         row = rows[job.Key(metric["case"], metric["method"], metric["baseline"], metric["metric"])]
         assert metric["value"] == row["value"]
-        assert metric["verdict"] == "too little history"
+        assert metric["verdict"] in ("too little history", "no witness")
     assert Path(scenario["run"], "summary.json").is_file()
     assert pc.min(night.table.column("processes")).as_py() == 2
     ElementTree.parse(tmp_path / "j.xml")  # noqa: S314 (our own)
@@ -716,4 +718,4 @@ def test_a_night_that_is_ended_is_no_night_and_the_next_one_is(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("**The first night: ")
+    assert done.stdout.startswith(("**The first night: ", BUSY))

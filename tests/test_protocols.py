@@ -411,7 +411,7 @@ def test_a_library_of_another_struct_is_refused(tmp_path: Path, folder: Path) ->
 
 
 NOEXEC = """
-mount -t tmpfs -o noexec tmpfs "$1" && cp "$2" "$1/mine.so" && exec "$3" -c "
+mount -t tmpfs -o noexec tmpfs "$1" && cp "$2" "$1/mine.so" && exec "$3" -P -c "
 import sys
 from pathlib import Path
 from kickbench.engine.protocols import load
