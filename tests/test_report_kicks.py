@@ -708,7 +708,7 @@ def test_protocol_files_go_by_their_label_everywhere(tmp_path: Path) -> None:
     assert list(data.distributions(cases[0]["id"])) == ["my_protocol", "immediate_exit"]
     text = show(data.reader.path) + page(data)
     assert verdict(data.summary).answer.startswith("my_protocol costs ")
-    assert "my_protocol and immediate_exit lost none of" in text
+    assert "my_protocol lost none of" in text
     assert "/some/where" not in text
 
 
