@@ -56,7 +56,7 @@ _METRICS = {
     # metric: (what a method does with more time, per what)
     "ns_per_exit": ("costs", "per exit"),
     "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
-    "ns_per_kick": ("costs", "per kick (all in)"),
+    "ns_per_kick": ("costs", "per whole kick"),
     "latency_p50_ns": ("takes", "per kick at p50"),
     "latency_p99_ns": ("takes", "per kick at p99"),
     "send_p50_ns": ("takes", "per call at p50"),

@@ -9,8 +9,11 @@ Nothing here reads a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from kickbench.results.figures import (
     Floats,
@@ -23,6 +26,12 @@ from kickbench.results.figures import (
 from kickbench.stats.independent import Estimate, difference
 
 METRIC = "ns_per_kick"
+
+REACHED = 0.9
+"""The least share of the kicks asked for that must have been sent. Rare kicks are lost in the noise
+of the exits between them, which is multiplied by their number."""
+
+TWO_SIDED_95 = 1.96
 
 Times = tuple[Ints, Floats]
 """The process of each round, and ns per exit (rounds x methods; NaN: the round had no exit)."""
@@ -39,6 +48,7 @@ def pair_with_quiet(
     kicks only, and has none. Those without such a partner are left out.
 
     A paced guest is left out, too: a kick that meets it between two exits takes no time of theirs.
+    So is a case that got far fewer kicks than it asked for (:data:`REACHED`).
     """
     done = [
         case
@@ -50,6 +60,7 @@ def pair_with_quiet(
         for kicked in done
         for quiet in done
         if kicked["kick_rate_hz"] is not None
+        and _got_its_kicks(kicked)
         and quiet["kick_rate_hz"] is None
         and all(kicked[key] == quiet[key] for key in _ALIKE)
         and list(kicked["methods"]) == list(quiet["methods"])
@@ -65,42 +76,66 @@ def contrasts_per_kick(
     """By how much the methods of each pair differ per kick, in ns, as contrasts of ``kicked``.
 
     With e and q the ns per exit with and without kicks, and x the exits per kick, a kick costs
-    x (e - q). The two methods are subtracted round by round in each case, weighted with their x;
-    the cases are independent, and so are the two intervals that the result's is made of. A pair
-    of which one got no kicks has no contrast.
+    x (e - q). The two methods are subtracted round by round in each case, and x is that of both
+    together: the level of a host differs from case to case by far more than a kick costs, and two
+    x that differ by chance would multiply that. That the methods got their kicks by chance, some
+    more and some fewer, is in the interval. A pair of which one got no kicks has no contrast.
     """
     names = list(kicked["methods"])
-    weight = {name: _exits_per_kick(kicked["methods"][name]) for name in names}
     found = []
     for method, baseline in pairs:
-        weights = (weight[method], weight[baseline])
-        if all(weights):
-            columns = (names.index(method), names.index(baseline))
-            one = _contrast(_weighted(columns, weights), with_kicks, without)
-            found.append({"method": method, "baseline": baseline, "metric": METRIC, **one})
+        sent = [_sent(kicked["methods"][name]) for name in (method, baseline)]
+        if not all(sent):
+            continue
+        exits = sum(kicked["methods"][name]["n"] for name in (method, baseline))
+        per_kick = exits / sum(sent)
+        columns = (names.index(method), names.index(baseline))
+        one = _contrast(columns, per_kick, with_kicks, without)
+        if one["ci95"] is not None:
+            chance = TWO_SIDED_95 * _of_chance(columns, sent, per_kick, with_kicks, without)
+            low, high = (one["diff"] - end for end in one["ci95"])
+            one["ci95"] = [
+                one["diff"] - math.hypot(low, chance),
+                one["diff"] + math.hypot(high, chance),
+            ]
+        found.append({"method": method, "baseline": baseline, "metric": METRIC, **one})
     return found
 
 
-def _exits_per_kick(figures: Mapping[str, Any]) -> float:
-    sent = (figures.get("kicks") or {}).get("sent") or 0
-    return float(figures["n"] / sent) if sent else 0.0
+def _sent(figures: Mapping[str, Any]) -> int:
+    return (figures.get("kicks") or {}).get("sent") or 0
 
 
-def _weighted(
-    columns: tuple[int, int], weights: tuple[float, float]
-) -> Callable[[Times], list[Floats]]:
-    def differences(times: Times) -> list[Floats]:
-        process, ns = times
-        method, baseline = (ns[:, at] * weight for at, weight in zip(columns, weights, strict=True))
-        return by_process(process, method - baseline)
+def _got_its_kicks(case: Mapping[str, Any]) -> bool:
+    asked = case["kick_rate_hz"] * case["vcpus"]
+    return all(
+        (figures["kicks"]["per_second"] or 0.0) >= REACHED * asked
+        for figures in case["methods"].values()
+    )
 
-    return differences
+
+def _of_chance(
+    columns: tuple[int, int],
+    sent: Sequence[int],
+    per_kick: float,
+    with_kicks: Times,
+    without: Times,
+) -> float:
+    """The standard error of a method's kicks, which come as a Poisson process, in ns per kick."""
+    levels = [np.nanmean(times[1][:, list(columns)], axis=0) for times in (with_kicks, without)]
+    costs = np.maximum(per_kick * (levels[0] - levels[1]), 0.0)
+    return float(np.sqrt((costs**2 / np.asarray(sent)).sum()))
+
+
+def _differences(columns: tuple[int, int], per_kick: float, times: Times) -> list[Floats]:
+    process, ns = times
+    return by_process(process, per_kick * (ns[:, columns[0]] - ns[:, columns[1]]))
 
 
 def _contrast(
-    differences: Callable[[Times], list[Floats]], with_kicks: Times, without: Times
+    columns: tuple[int, int], per_kick: float, with_kicks: Times, without: Times
 ) -> dict[str, Any]:
-    parts = [differences(with_kicks), differences(without)]
+    parts = [_differences(columns, per_kick, times) for times in (with_kicks, without)]
     used = sum(len(rounds) for rounds in parts[0])
     estimates = []
     for part in parts:
