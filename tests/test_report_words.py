@@ -286,6 +286,19 @@ def test_a_warning_with_counts_is_said_once_for_all_cases(changed: dict[str, Any
     assert {"odd {} clock (1 of 8 cases)", "8 vCPUs share 2 CPUs (1 of 8 cases)"} <= set(found)
 
 
+def test_rates_that_were_not_reached_are_said_once_with_the_least_and_the_most(
+    changed: dict[str, Any],
+) -> None:
+    text = "asked for {} kicks/s, reached {}: the figures are of those"
+    changed["cases"][0]["warnings"] = [text.format("2,000", hz) for hz in ("75", "1,210", "90")]
+    changed["cases"][1]["warnings"] = [text.format("2,000", "80"), text.format("4,000", "7")]
+    found = [note.text for note in notes(changed) if "asked for" in note.text]
+    assert found == [
+        "asked for 2,000 kicks/s, reached 75 to 1,210: the figures are of those (2 of 8 cases)",
+        "asked for 4,000 kicks/s, reached 7: the figures are of those (1 of 8 cases)",
+    ]
+
+
 def test_a_bad_control_is_in_the_first_line(tmp_path: Path) -> None:
     cases = [synthetic_run.case(n) for n in (1, 2)]
     run = synthetic_run.build(tmp_path, cases=cases, control_shift_ns=20)

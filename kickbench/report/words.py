@@ -42,6 +42,7 @@ from kickbench.report.nested import answer_nested, broken_injections
 from kickbench.report.numbers import listed, plural, significant, whole
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
+_REACHED = re.compile(r"(?<=, reached )[0-9][0-9,]{0,17}(?=: )")
 """The counts in a warning, which differ from process to process."""
 
 _TIMES_OF_KICKS = {"kick": "kick latencies", "pause_all": "pauses"}
@@ -437,10 +438,16 @@ def _is_imprecise(case: Summary) -> bool:
 
 
 def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
-    """The warnings of all cases, each once with its cases; counts of exits are added up."""
+    """The warnings of all cases, each once with its cases; counts of exits are added up, and of
+    rates that were reached the least and the most are told."""
     said: dict[tuple[str, ...], list[tuple[Summary, list[int]]]] = {}
+    rates: dict[str, list[tuple[Summary, int]]] = {}
     for case in done:
         for warning in map(str, case["warnings"]):
+            if (rate := _REACHED.search(warning)) is not None:
+                hz = int(rate[0].replace(",", ""))
+                rates.setdefault(_REACHED.sub("{}", warning), []).append((case, hz))
+                continue
             before, *rest = _EXITS_OF.split(warning, maxsplit=1)
             counts = [int(count) for count in rest[:2]]
             said.setdefault((before, *rest[2:]), []).append((case, counts))
@@ -448,6 +455,12 @@ def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
         cases = {case["id"]: case for case, _ in found}
         some, every = (sum(sum(counts[i : i + 1]) for _, counts in found) for i in (0, 1))
         yield f"{whole(some)} of {whole(every)} exits".join(parts), list(cases.values())
+    for text, reached in rates.items():
+        ends = dict.fromkeys(whole(end(hz for _, hz in reached)) for end in (min, max))
+        yield (
+            text.replace("{}", " to ".join(ends)),
+            list({case["id"]: case for case, _ in reached}.values()),
+        )
 
 
 def _disturbed(case: Summary, key: str) -> float:
