@@ -25,7 +25,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kickbench.methods
 from kickbench.engine import protocols
 from kickbench.engine.engine import LANDED, LOST, MET, Clock, Engine, Kickers, Plan, library
 from kickbench.engine.protocols import build, include_folder, load, placebo_of
@@ -39,10 +38,11 @@ from kickbench.scenario.model import load as load_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "protocols"
+METHODS = ROOT / "kickbench" / "methods"
 BROKEN, UNCLEARED, FIXED = (
     EXAMPLES / f"cloud_hypervisor_7427{which}.c" for which in ("", "_uncleared", "_fixed")
 )
-SHIPPED = [*sorted(EXAMPLES.glob("*.c")), *sorted(Path(kickbench.methods.__path__[-1]).glob("*.c"))]
+SHIPPED = [*sorted(EXAMPLES.glob("*.c")), *sorted(METHODS.glob("*.c"))]
 MS = 1_000_000
 CPUS = Topology.read().affinity
 STRICT = "cc -Wextra -Werror"
@@ -765,7 +765,7 @@ static int checked_finish_exit(struct kb_vcpu *v)
 def test_a_vcpu_that_is_paused_after_an_in_has_its_data_and_ran_nothing(
     tmp_path: Path, folder: Path, method: str
 ) -> None:
-    text = (Path(kickbench.methods.__path__[-1]) / f"{method}.c").read_text(encoding="utf-8")
+    text = (METHODS / f"{method}.c").read_text(encoding="utf-8")
     text = text.replace(f"#define KB_PROTOCOL {method}", "#define KB_PROTOCOL mine")
     loop = "#include <kickbench/loop.h>"
     path = write(tmp_path / "mine.c", text.replace(loop, CHECKED + loop))

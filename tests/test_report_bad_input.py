@@ -287,7 +287,7 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
                 value={"value": -5.0, "ci95": [-6.0, -4.0]}), "estimates.ns_per_exit.value: "),
         (set_in("exits", *SIGMASK, "estimates", "ns_per_exit",
                 value={"value": None, "ci95": [2.0, 4.0]}), "estimates.ns_per_exit: "),
-        (set_in("exits", *SIGMASK, "ns_per_exit", "mean", value=1e18), "mean"),
+        (set_in("exits", *SIGMASK, "ns_per_exit", "mean", value=2e18), "mean"),
         (set_in("kick", *SIGMASK, "latency_ci95", "p50", value=[1.0, 2.0]), "latency_ci95"),
         (set_in("kick", *SIGMASK, "latency_ci95", "p50", value=[-5.0, 1e17]), "latency_ci95"),
         (set_in("pause_all", *SIGMASK, "last_ci95", "p50", value=[1.0, 2.0]), "last_ci95"),
