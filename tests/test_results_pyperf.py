@@ -117,7 +117,9 @@ def test_metadata_that_pyperf_does_not_take_are_left_out(tmp_path):
     assert run_pyperf("show", write_pyperf(run))
 
 
-@pytest.mark.parametrize("zero", [["exits", "timed_exits", "timed_cycles"], ["timed_cycles"]])
+@pytest.mark.parametrize(
+    "zero", [["exits", "timed_exits", "timed_cycles"], ["elapsed_cycles", "timed_cycles"]]
+)
 def test_a_run_without_times_has_no_pyperf_file(tmp_path, zero):
     with RunWriter.create(tmp_path, "unit", scenario={}, cases=CASES, environment={}) as writer:
         writer.mark(CASES[0]["id"], "skipped", "no KVM")
