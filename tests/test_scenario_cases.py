@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.scenario.cases import Case, PlacementSpec, expand, method_label
-from kickbench.scenario.kinds import ITERATIONS, KINDS, STATES, TRANSPORTS, exiting_program
+from kickbench.scenario.kinds import (
+    ITERATIONS,
+    KINDS,
+    MAX_KICKS_HZ,
+    STATES,
+    TRANSPORTS,
+    exiting_program,
+)
 from kickbench.scenario.model import Scenario
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
@@ -84,7 +91,7 @@ WITH_KICKS = st.builds(
     axis(st.integers(1, 1024)),
     axis(st.sampled_from(sorted(PROGRAMS))),
     axis(TRICKY | NAMES),
-    axis(st.just(0.0) | st.floats(0.001, 1e6)),
+    axis(st.just(0.0) | st.floats(0.001, MAX_KICKS_HZ / 1024)),
     axis(st.sampled_from(sorted(TRANSPORTS))),
     st.fixed_dictionaries(
         {
