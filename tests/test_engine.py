@@ -7,14 +7,14 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from blocks_until import MS, Left, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +46,6 @@ from kickbench.kvm import Kvm
 from kickbench.methods import CATALOGUE
 from kickbench.native import built_file
 
-MS = 1_000_000
 CPUS = Topology.read().affinity
 EXITING = [name for name, program in PROGRAMS.items() if program.exits != "none"]
 HOST = probe()
@@ -95,52 +94,6 @@ def running(
         Engine(guest, program, clock, seats, **options) as running_engine,
     ):
         yield guest, running_engine
-
-
-MOST_CALLS = 100
-NO_KICKS = Plan()
-
-
-@dataclass(frozen=True)
-class Left:
-    """What the calls of ``Engine.blocks`` left. Blocks are numbered through all calls."""
-
-    calls: int
-    results: Any
-    kicks: Any
-    pauses: Any
-
-    def last(self, records: Any) -> Any:
-        """The records of these that are of the last call."""
-        return records[records["block"] >= len(self.results) - len(self.results) // self.calls]
-
-
-def until(
-    engine: Engine,
-    seen: Callable[[Left], object],
-    schedule: Sequence[tuple[str, int]],
-    *,
-    ms: int,
-    plan: Plan = NO_KICKS,
-) -> Left:
-    """Runs the schedule again until something was seen in what all its calls left.
-
-    A busy host may keep it from happening in some of them. When it never does, MOST_CALLS calls
-    are over, and the test's own assertion says what is missing.
-    """
-    parts: list[tuple[Any, Any, Any]] = []
-    while True:
-        calls = len(parts) + 1
-        results = engine.blocks(
-            schedule, warmup_ns=MS, block_ns=ms * MS, plan=replace(plan, seed=calls)
-        )
-        kicks, pauses = engine.kicks().copy(), engine.pauses().copy()
-        for records in (kicks, pauses):
-            records["block"] += len(parts) * len(schedule)
-        parts.append((results, kicks, pauses))
-        left = Left(calls, *map(np.concatenate, zip(*parts, strict=True)))
-        if seen(left) or calls == MOST_CALLS:
-            return left
 
 
 @pytest.mark.kvm

@@ -10,6 +10,7 @@ ones must say that they are no witness, and find nothing.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -168,7 +169,7 @@ def test_slower_system_calls_are_found_and_quiet_nights_are_no_alarm(tmp_path: P
     for number, some in enumerate(same):
         expect(some, number + 1 - sum(n.busy for n in same[:number]))
     quiet = [n for n in same if not n.busy]
-    if len(quiet) < 7:
+    if same[-1].metric("ns_per_exit")["verdict"] in ("no witness", "too little history"):
         slower_on_a_busy_host(tmp_path, same)
         return
 
@@ -212,8 +213,12 @@ def expect(some: Night, quiet: int) -> None:
     if some.busy:
         assert found["verdict"] == "no witness"
         assert "no witness" in some.said
+    elif found["verdict"] == "too little history":
+        # A night that was quiet when it came may be busier than what turns out to be usual.
+        (has,) = re.findall(r"(\d) of the 5 nights", found["reason"])
+        assert int(has) <= min(4, max(0, quiet - 2))
     else:
-        assert (found["verdict"] == "too little history") == (quiet < 7)
+        assert quiet >= 7
 
 
 def slower_on_a_busy_host(folder: Path, before: Sequence[Night]) -> None:
