@@ -78,4 +78,4 @@ def test_list_shows_the_shipped_scenarios() -> None:
         "race",
         "smp_windows_like",
     ]
-    assert "42 cases  SMP Windows guest" in lines["smp_windows_like"]
+    assert "30 cases  SMP Windows guest" in lines["smp_windows_like"]

@@ -95,6 +95,7 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
             "exit_rate_hz": ["max"],
             "arrival": "periodic",
             "kick_rate_hz": [0.0],
+            "kicked_vcpus": None,
         },
         "placement": [{"name": "any", "creator": "any", "vcpus": "any", "kicker": "any"}],
         "measure": {
@@ -325,6 +326,10 @@ BAD = {
     "kicks for one thread": (
         {**guest(kick_rate_hz=[1, 1000]), "vm": {"vcpus": [1, 201]}},
         "1,000 kicks/s for each of 201 vCPUs are 201,000, and one thread sends them all: at most",
+    ),
+    "kicked vCPUs in vain": (
+        guest(kicked_vcpus=[1]),
+        "guest.kicked_vcpus is set, but guest.kick_rate_hz is 0; leave the key out",
     ),
     "kick rate false": (guest(kick_rate_hz=False), f"{KICK_RATE}, found false"),
     "kick table in vain": (
@@ -697,7 +702,7 @@ def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any])
         measure["transports"] = data["transports"]
     if "exits" in kinds:
         vcpus = scenario["vm"].get("vcpus", 1)
-        most = MAX_KICKS_HZ / max(vcpus if isinstance(vcpus, list) else [vcpus])
+        most = MAX_KICKS_HZ // max(vcpus if isinstance(vcpus, list) else [vcpus])
         rates = list(dict.fromkeys(min(rate, most) for rate in data["rates"]))
         scenario = {**scenario, "guest": {**scenario["guest"], "kick_rate_hz": rates}}
     if scenario["vm"].get("irqchip") == "none":

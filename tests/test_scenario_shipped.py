@@ -53,6 +53,7 @@ def test_smp_windows_like_is_the_blueprints() -> None:
     assert scenario.guest.exit_rate_hz == ("max", 20000.0)
     assert scenario.guest.arrival == "poisson"
     assert scenario.guest.kick_rate_hz == (0, 1000)
+    assert scenario.kicked_vcpus == (1,)
     assert {p.name: (p.creator, p.vcpus, p.kicker) for p in scenario.placement} == {
         "local": ("node:0", "node:0", "node:0"),
         "remote_siglock": ("node:0", "node:1", "node:1"),

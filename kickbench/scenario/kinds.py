@@ -165,14 +165,18 @@ def _exit_rates(scenario: Scenario) -> Choices:
     ]
 
 
-def _kick_rates(scenario: Scenario) -> Choices:
+def _kick_rates_and_vcpus(scenario: Scenario) -> Choices:
     """With every transport where there are kicks, once where there are none."""
     choices: Choices = []
     for rate in scenario.guest.kick_rate_hz:
         if rate == 0:
-            choices.append({})
+            choices += _vcpus(scenario)
         else:
-            choices += [{"kick_rate_hz": float(rate), **sent} for sent in _transports(scenario)]
+            choices += [
+                {"kick_rate_hz": float(rate), **sent, "vcpus": vcpus}
+                for sent in _transports(scenario)
+                for vcpus in scenario.kicked_vcpus
+            ]
     return choices
 
 
@@ -242,7 +246,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "exits",
             "exits per second and time per exit, with paired differences",
-            (_programs, _placements, _exit_rates, _kick_rates, _vcpus),
+            (_programs, _placements, _exit_rates, _kick_rates_and_vcpus),
             "{program}-{vcpus}-{rate}-{placement}",
         ),
         Kind(

@@ -302,6 +302,11 @@ class Guest(Table):
         description="Kicks per second and vCPU while exits are measured, 0 for none. A list is an "
         "axis of the sweep, of kind exits only.",
     )
+    kicked_vcpus: Axis[VcpuCount] | None = Field(
+        default=None,
+        description="Number of vCPUs in the cases with kicks of kick_rate_hz, an axis of the "
+        "sweep. Default: vm.vcpus.",
+    )
 
     @field_validator("exit_rate_hz")
     @classmethod
@@ -521,6 +526,11 @@ class Scenario(Table):
         description="What the kind nested does in a block; only with that kind in measure.kinds.",
     )
 
+    @property
+    def kicked_vcpus(self) -> tuple[int, ...]:
+        """Number of vCPUs in the cases with kicks of ``guest.kick_rate_hz``."""
+        return self.guest.kicked_vcpus or self.vm.vcpus
+
     @field_validator(*_TABLE_OF_KIND)
     @classmethod
     def _table_of_a_kind_that_is_measured(
@@ -547,6 +557,10 @@ class Scenario(Table):
                 'guest.kick_rate_hz is for the kind "exits"; add it to measure.kinds, or leave '
                 "the key out"
             )
+        if self.guest.kicked_vcpus is not None and not kicked:
+            raise problem(
+                "guest.kicked_vcpus is set, but guest.kick_rate_hz is 0; leave the key out"
+            )
         kinds = self.measure.kinds
         kicks = kicked or not set(kinds) <= {"exits", "nested"}
         if not kicks and self.measure.transports != (DEFAULT_TRANSPORT,):
@@ -559,7 +573,7 @@ class Scenario(Table):
 
     @model_validator(mode="after")
     def _one_thread_can_send_the_kicks(self) -> Self:
-        rate, vcpus = max(self.guest.kick_rate_hz), max(self.vm.vcpus)
+        rate, vcpus = max(self.guest.kick_rate_hz), max(self.kicked_vcpus)
         if rate * vcpus > MAX_KICKS_HZ:
             raise problem(
                 f"guest.kick_rate_hz: {rate:,.0f} kicks/s for each of {vcpus:,} vCPUs are "
