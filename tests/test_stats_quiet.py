@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quiet exit of a block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
+
+COSTS = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
+
+
+def levels(costs: list[int] | NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.quantile(costs, QUIET_LEVELS)
+
+
+def test_a_block_has_one_quiet_exit() -> None:
+    blocks = np.array([[[10, 11, 12, 13, 14]], [[20, 20, 20, 20, 25]]], dtype=np.float32)
+    assert quiet(blocks).tolist() == [[12.0], [21.0]]
+
+
+def test_a_block_without_exits_has_no_quiet_exit() -> None:
+    blocks = np.array([[10.0] * 5, [np.nan] * 5])
+    np.testing.assert_array_equal(quiet(blocks), [10.0, np.nan])
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (5, 4), (0,), (2, 17)])
+def test_other_levels_than_its_own_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="QUIET_LEVELS"):
+        quiet(np.zeros(shape))
+
+
+@given(COSTS)
+def test_the_quiet_exit_lies_between_its_levels(costs: list[int]) -> None:
+    found = levels(costs)
+    rounding = 1e-9 * found[-1]
+    assert found[0] - rounding <= quiet(found) <= found[-1] + rounding
+
+
+@given(COSTS, st.floats(0, 1e6), st.floats(0.5, 2))
+def test_the_quiet_exit_moves_with_the_exits(costs: list[int], more: float, factor: float) -> None:
+    moved = levels(factor * np.array(costs, dtype=np.float64) + more)
+    np.testing.assert_allclose(quiet(moved), factor * quiet(levels(costs)) + more)
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=20, max_size=200), st.integers(1, 1_000_000))
+def test_what_happens_to_the_slower_half_does_not_reach_it(costs: list[int], delay: int) -> None:
+    ordered = np.sort(np.array(costs, dtype=np.float64))
+    late = ordered.copy()
+    late[late.size // 2 :] += delay
+    assert quiet(levels(late)) == quiet(levels(ordered))
