@@ -34,6 +34,7 @@ from kickbench.engine.engine import (
     library,
     misfits,
     nodes_of,
+    quantiles,
     tsc_warp_cycles,
 )
 from kickbench.errors import MeasurementError, UsageError
@@ -113,6 +114,7 @@ def test_every_program_exits_under_every_method(clock: Clock, program: str, meth
         window_cycles = int(10 * MS / 1e9 * clock.hz) - int(result["skew_cycles"])
         assert result["elapsed_cycles"] == pytest.approx(window_cycles, abs=2)
     assert result["max_cycles"] == samples.max()
+    assert (result["quantiles"] == quantiles(samples, library().kb_clock_step(True))).all()
     assert samples.min() > clock.stamp_cycles
     assert result["cpu_ns"] > 0
 

@@ -28,6 +28,7 @@ from kickbench.native import built_file
 
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
+_QUANTILES = 17  # KB_QUANTILES
 
 _EXPECTED_EXIT: dict[ExitKind, int] = {
     "pio": abi.KVM_EXIT_IO,
@@ -147,6 +148,7 @@ class _BlockResult(ctypes.Structure):
         ("cpu", c_int32),
         ("rescues", c_int32),
         ("kicked", c_int32),
+        ("quantiles", ctypes.c_float * _QUANTILES),
     ]
 
 
@@ -251,8 +253,11 @@ def library() -> ctypes.CDLL:
         "kb_engine_kicker_cpu": (c_int32, [c_void_p, c_uint32]),
         "kb_nodes_of": (ctypes.c_int, [c_void_p, c_uint64, c_void_p]),
         "kb_histogram_edges": (None, [c_void_p]),
+        "kb_quantile_levels": (None, [c_void_p]),
+        "kb_quantiles": (None, [c_void_p, c_uint64, c_double, c_void_p, c_void_p]),
         "kb_clock_calibrate": (c_double, [c_uint64]),
         "kb_clock_stamp_cost": (c_uint64, [ctypes.c_int]),
+        "kb_clock_step": (c_uint64, [ctypes.c_int]),
         "kb_clock_warp_cycles": (c_int64, [ctypes.c_int, ctypes.c_int, c_uint32]),
         "kb_sizeof": (ctypes.c_size_t, [ctypes.c_char_p]),
         "kb_fields": (POINTER(_Field), [POINTER(ctypes.c_size_t)]),
@@ -351,6 +356,27 @@ def histogram_edges() -> NDArray[np.uint64]:
     library().kb_histogram_edges(edges.ctypes.data)
     end = int(np.argmax(edges)) + 1
     return edges[:end]
+
+
+@cache
+def quantile_names() -> tuple[str, ...]:
+    """The columns that a block's quantiles have in the table ``blocks``, as the engine orders
+    them: "p2_5_cycles" at 2.5 %."""
+    per_mille = np.zeros(_QUANTILES, np.uint32)
+    library().kb_quantile_levels(per_mille.ctypes.data)
+    return tuple(f"p{level / 10:g}_cycles".replace(".", "_") for level in per_mille)
+
+
+def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.float32]:
+    """The quantiles of these times at the engine's levels, in cycles, with ties spread over the
+    clock's step; see ``kb_quantiles``. NaN of no times."""
+    values = np.ascontiguousarray(cycles, np.uint32)
+    scratch = np.empty(2 * len(values), np.uint32)
+    found = np.empty(_QUANTILES, np.float32)
+    library().kb_quantiles(
+        values.ctypes.data, len(values), step_cycles, scratch.ctypes.data, found.ctypes.data
+    )
+    return found
 
 
 class StuckVcpuError(MeasurementError):

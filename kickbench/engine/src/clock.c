@@ -4,6 +4,8 @@
 
 #define STAMP_COST_TRIES 1000
 #define MOMENT_TRIES	 64
+#define STEP_TRIES	 4096
+#define STEP_SPINS	 61 /* no two stamps in a row are equally far apart */
 
 /* One moment by both clocks: the TSC was read between two readings of the other. */
 struct moment {
@@ -50,6 +52,45 @@ uint64_t kb_clock_stamp_cost(int clock_is_tsc)
 			least = cost;
 	}
 	return least;
+}
+
+static uint64_t common_divisor(uint64_t a, uint64_t b)
+{
+	while (b) {
+		const uint64_t rest = a % b;
+
+		a = b;
+		b = rest;
+	}
+	return a;
+}
+
+/*
+ * A clock that was seen to stand still steps further than a stamp takes: its least move is the
+ * step, also where that is rounded to whole ns, one up and one down. Of any other clock the step
+ * divides every distance.
+ */
+uint64_t kb_clock_step(int clock_is_tsc)
+{
+	uint64_t least = UINT64_MAX, common = 0, last, now;
+	bool stood_still = false;
+	uint32_t cpu;
+
+	last = kb_stamp(clock_is_tsc, &cpu);
+	for (int i = 0; i < STEP_TRIES; i++, last = now) {
+		for (volatile int spin = i % STEP_SPINS; spin > 0; spin--)
+			;
+		now = kb_stamp(clock_is_tsc, &cpu);
+		if (now == last)
+			stood_still = true;
+		else if (now > last && now - last < least)
+			least = now - last;
+		if (now > last)
+			common = common_divisor(now - last, common);
+	}
+	if (!common)
+		return 1;
+	return stood_still ? least : common;
 }
 
 /* Two threads pass the last stamp to and fro; a stamp lower than the one received is a warp. */

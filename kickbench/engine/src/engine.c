@@ -189,7 +189,7 @@ static bool all_prepared(struct kb_engine *e)
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		if (e->workers[i].lacks_files)
 			return lacks(e, KB_FILES, EMFILE);
-		if (!e->workers[i].samples || !e->workers[i].histograms)
+		if (!e->workers[i].samples || !e->workers[i].scratch || !e->workers[i].histograms)
 			return lacks(e, KB_MEMORY, ENOMEM);
 	}
 	return true;
@@ -219,6 +219,8 @@ static void release(struct kb_engine *e)
 			close(w->stat_fd);
 		if (w->samples)
 			munmap(w->samples, e->samples_capacity * sizeof(uint32_t));
+		if (w->scratch)
+			munmap(w->scratch, scratch_bytes(e));
 		if (w->histograms)
 			munmap(w->histograms, histograms_bytes(e));
 		if (w->v.pidfd >= 0)
@@ -320,6 +322,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	}
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
+	e->clock_step = (double)kb_clock_step((int)config->clock_is_tsc);
 	e->one_cpu = has_one_cpu(config);
 	e->realtime = is_realtime();
 	e->samples_capacity = config->samples_capacity;

@@ -21,6 +21,8 @@
 #define KB_HISTOGRAM_HALF (1u << (KB_HISTOGRAM_BITS - 1))
 #define KB_HISTOGRAM_BINS ((32 - KB_HISTOGRAM_BITS + 2) * KB_HISTOGRAM_HALF)
 
+#define KB_QUANTILES 17 /* of the exits of a block; their levels: kb_quantile_levels() */
+
 struct kb_vcpu_config {
 	int32_t fd;
 	uint32_t n_cpus; /* that the thread may run on */
@@ -133,9 +135,10 @@ struct kb_block_result {
 	int32_t voluntary_switches;
 	int32_t involuntary_switches;
 	int32_t migrations;
-	int32_t cpu;	 /* at the end of the block */
-	int32_t rescues; /* kicks after the first that the block's end needed */
-	int32_t kicked;	 /* the block ended by a kick, not by the clock */
+	int32_t cpu;		       /* at the end of the block */
+	int32_t rescues;	       /* kicks after the first that the block's end needed */
+	int32_t kicked;		       /* the block ended by a kick, not by the clock */
+	float quantiles[KB_QUANTILES]; /* of the timed exits, in cycles; NaN: there was none */
 };
 
 /* What there was too little of to create an engine; `error` of the failure says the same less well.
@@ -189,6 +192,20 @@ KB_EXPORT int kb_engine_memory_locked(const struct kb_engine *e);
 /* Lowest value of each bin, and one more: bin i is edges[i] <= cycles < edges[i + 1]. */
 KB_EXPORT void kb_histogram_edges(uint64_t *edges);
 
+/* -- quantiles.c --------------------------------------------------------------------------------
+ */
+
+/* The levels of a block's quantiles in per mille, rising, KB_QUANTILES of them. */
+KB_EXPORT void kb_quantile_levels(uint32_t *per_mille);
+/*
+ * The quantiles of `n` values in cycles at those levels; NaN of none. A clock that counts in steps
+ * has many equal values, and their quantile would jump by a step or not move at all. So the values
+ * that equal v are taken as spread evenly from v - step / 2 to v + step / 2, but no further than
+ * half way to the next other value. `scratch` has room for 2 n values; `cycles` stay as they are.
+ */
+KB_EXPORT void kb_quantiles(const uint32_t *cycles, uint64_t n, double step, uint32_t *scratch,
+			    float *quantiles);
+
 /* -- placement.c --------------------------------------------------------------------------------
  */
 
@@ -214,6 +231,11 @@ KB_EXPORT int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *no
 KB_EXPORT double kb_clock_calibrate(uint64_t ns);
 /* The least distance of two stamps in a row: what a stamp costs, in units of the clock. */
 KB_EXPORT uint64_t kb_clock_stamp_cost(int clock_is_tsc);
+/*
+ * The step that the clock counts in, in its own units: 1 where each unit can be seen. It is asked
+ * of the clock and not of a block's exits: of four exits any distance may be the least.
+ */
+KB_EXPORT uint64_t kb_clock_step(int clock_is_tsc);
 /*
  * How far the TSC of `cpu_b` was ever seen behind that of `cpu_a` or the other way round, in
  * cycles, in `rounds` hand-overs through memory: 0 when they agree. -1 when a thread can't be put

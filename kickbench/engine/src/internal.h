@@ -46,6 +46,7 @@ struct worker {
 	struct kb_guest_params *params;
 	const uint32_t *ring;
 	uint32_t *samples; /* of all blocks of a call; v.samples is the free rest */
+	uint32_t *scratch; /* to sort a block's samples: room for twice as many */
 	uint64_t *histograms;
 	const void *tls; /* the thread's, at the top of its stack */
 	pthread_t thread;
@@ -84,6 +85,7 @@ struct kicker {
 struct kb_engine {
 	uint32_t n_vcpus, n_entries;
 	double clock_hz;
+	double clock_step; /* in cycles */
 	bool memory_locked;
 	bool one_cpu;  /* of all threads */
 	bool realtime; /* SCHED_FIFO or SCHED_RR, inherited from the conductor */
@@ -166,6 +168,7 @@ uint32_t histogram_bin(uint32_t cycles);
 void *vcpu_thread(void *worker);
 void kick_signal_handler(int signal);
 void *allocate(struct kb_engine *e, size_t bytes);
+size_t scratch_bytes(const struct kb_engine *e);
 size_t histograms_bytes(const struct kb_engine *e);
 
 /* kickers.c */

@@ -53,6 +53,7 @@ static const struct kb_field fields[] = {
     FIELD(block_result, cpu),
     FIELD(block_result, rescues),
     FIELD(block_result, kicked),
+    FIELD(block_result, quantiles),
     FIELD(failure, vcpu),
     FIELD(failure, error),
     FIELD(failure, exit_reason),

@@ -281,6 +281,7 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 			r->max_cycles = cycles;
 		histogram[histogram_bin(cycles)]++;
 	}
+	kb_quantiles(v->samples, r->samples_count, e->clock_step, w->scratch, r->quantiles);
 	v->samples += r->samples_count;
 	v->samples_capacity -= r->samples_count;
 }
@@ -341,8 +342,8 @@ static void run_block(struct worker *w)
 	count_in(w); /* at the latest: KVM_RUN may have failed */
 }
 
-/* Zeroed memory on the thread's own node: it is the first to touch it. Locked, if it may be. */
-void *allocate(struct kb_engine *e, size_t bytes)
+/* Zeroed memory on the thread's own node: it is the first to touch it. */
+static void *allocate_touched(size_t bytes)
 {
 	void *memory =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -350,9 +351,22 @@ void *allocate(struct kb_engine *e, size_t bytes)
 	if (memory == MAP_FAILED)
 		return NULL;
 	memset(memory, 0, bytes);
-	if (mlock(memory, bytes))
+	return memory;
+}
+
+/* The same, locked if it may be. */
+void *allocate(struct kb_engine *e, size_t bytes)
+{
+	void *memory = allocate_touched(bytes);
+
+	if (memory && mlock(memory, bytes))
 		e->memory_locked = false;
 	return memory;
+}
+
+size_t scratch_bytes(const struct kb_engine *e)
+{
+	return 2 * e->samples_capacity * sizeof(uint32_t);
 }
 
 size_t histograms_bytes(const struct kb_engine *e)
@@ -413,6 +427,8 @@ static void prepare_thread(struct worker *w)
 	w->schedstat_fd = open_of_thread(w, "schedstat");
 	w->stat_fd = open_of_thread(w, "stat");
 	w->samples = allocate(w->engine, w->engine->samples_capacity * sizeof(uint32_t));
+	/* Used between the windows only: not locked, what may be locked is little on many hosts. */
+	w->scratch = allocate_touched(scratch_bytes(w->engine));
 	w->histograms = allocate(w->engine, histograms_bytes(w->engine));
 }
 
