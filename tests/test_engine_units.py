@@ -10,9 +10,14 @@ import subprocess
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kickbench.engine.engine import quantile_names, quantiles
+from kickbench.results.tables import QUANTILES
 
 UNITS = Path(__file__).resolve().parent / "units"
 PACKAGE = UNITS.parents[1] / "kickbench"
@@ -165,3 +170,79 @@ def test_a_preemption_between_the_two_clocks_does_not_shift_the_rate(
     """1 ms between the reading of one and of the other was 5 % of the 20 ms."""
     found = float(output(clock, str(seed), str(preempted_percent), str(longest_cycles)))
     assert abs(found / TSC_HZ - 1) < AGREE_TO
+
+
+# --- quantiles ---------------------------------------------------------------------------------
+
+LEVELS = np.array(list(QUANTILES.values()))
+STEPS = st.sampled_from([1, 2, 16, 26, 36, 41])
+TIMES = st.lists(
+    st.one_of(st.integers(0, 200), st.integers(1000, 5000), st.integers(0, 2**32 - 1)),
+    min_size=1,
+    max_size=300,
+)
+
+
+def spread(times: list[int], step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The distribution function of times that are spread over the step: its corners, of which
+    each value has two, and the share of the times below them."""
+    values, counts = np.unique(times, return_counts=True)
+    reach = np.minimum(np.diff(values, prepend=-np.inf, append=np.inf), step) / 2
+    corners = np.stack([values - reach[:-1], values + reach[1:]], axis=1).ravel()
+    below = np.cumsum(counts)
+    return corners, np.stack([below - counts, below], axis=1).ravel() / below[-1]
+
+
+def reference(times: list[int], step: float) -> NDArray[np.float64]:
+    """Inverts it: where it is flat at a level, the middle of where it is so."""
+    corners, shares = spread(times, step)
+
+    def inverse(level: float, side: str) -> float:
+        # The corner from which it rises through the level, and the one where it has.
+        end = int(np.searchsorted(shares, level, side))  # type: ignore[call-overload]
+        rise = (level - shares[end - 1]) / (shares[end] - shares[end - 1])
+        return float(corners[end - 1] + rise * (corners[end] - corners[end - 1]))
+
+    exact = [round(level * 1000 * len(times)) / (1000 * len(times)) for level in LEVELS]
+    return np.array([(inverse(at, "left") + inverse(at, "right")) / 2 for at in exact])
+
+
+def test_the_tables_have_the_engine_s_levels() -> None:
+    assert quantile_names() == tuple(QUANTILES)
+
+
+@given(times=TIMES, step=STEPS)
+@example(times=[1480, 1520, 1520, 1520], step=40)
+def test_quantiles_are_those_of_times_spread_over_the_clock_s_step(
+    times: list[int], step: int
+) -> None:
+    found = quantiles(np.array(times, np.uint32), step)
+    assert found == pytest.approx(reference(times, step), rel=1e-6, abs=1e-3)
+
+
+@given(times=TIMES, step=STEPS)
+def test_quantiles_rise_and_do_not_depend_on_the_order_nor_change_the_times(
+    times: list[int], step: int
+) -> None:
+    values = np.array(times, np.uint32)
+    found = quantiles(values, step)
+    assert values.tolist() == times
+    assert (np.diff(found) >= 0).all()
+    assert (quantiles(values[::-1], step) == found).all()
+
+
+@given(count=st.integers(2, 100), more=st.integers(1, 100), step=STEPS)
+def test_quantiles_of_a_coarse_clock_move_with_the_shares_of_its_ticks(
+    count: int, more: int, step: int
+) -> None:
+    """One exit more at the next tick moves every one of them, by a tick at most; p99.9 by
+    less than a float32 tells."""
+    low = quantiles(np.repeat(np.uint32([64, 64 + step]), [count, more]), step)
+    high = quantiles(np.repeat(np.uint32([64, 64 + step]), [count - 1, more + 1]), step)
+    assert (high > low)[:-1].all()
+    assert (high >= low).all()
+    assert (high - low <= step).all()
+
+
+def test_no_exits_have_no_quantiles() -> None:
+    assert np.isnan(quantiles(np.empty(0, np.uint32), 1)).all()

@@ -50,6 +50,8 @@ def elements(dtype: np.dtype) -> st.SearchStrategy:
             if name == "entry"
             else st.booleans()
             if dtype[name] == np.bool_
+            else st.integers(0, 2**24)  # whole numbers that a float32 holds
+            if dtype[name] == np.float32
             else st.integers(0, int(min(np.iinfo(dtype[name]).max, 2**53)))
             for name in dtype.names
         )

@@ -641,7 +641,7 @@ class RunReader:
                     ordered = [
                         batch.column(column.name)
                         if column.name in there
-                        else pa.repeat(pa.scalar(column.minimum).cast(column.type), batch.num_rows)
+                        else pa.repeat(column.absent, batch.num_rows)
                         for column in selected
                     ]
                     fault = _find_fault(ordered, selected, document, spec.at_most)
@@ -723,6 +723,8 @@ def _find_fault(
         elif column.name == "method":
             labels = [documents.method_label(name) for name in document["case"]["methods"]]
             what = _find_method_fault(array, labels)
+        elif pa.types.is_floating(column.type):
+            what = "is infinite" if pc.any(pc.is_inf(array)).as_py() else None
         elif pa.types.is_integer(column.type) and len(array):
             low_high = pc.min_max(array).as_py()
             if low_high["min"] < column.minimum or low_high["max"] > LARGEST:

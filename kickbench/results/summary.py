@@ -54,7 +54,7 @@ from kickbench.results.nested import describe_nested, summarise_nested
 from kickbench.results.per_kick import Times, contrasts_per_kick, pair_with_quiet
 from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
-from kickbench.results.tables import ROLES
+from kickbench.results.tables import QUANTILES, ROLES, TABLES
 from kickbench.stats.contrasts import Interval, family_confidence
 
 # Of all A/A controls and placebos of a run together: a sound run has a false alarm in 1 of 100. At
@@ -363,8 +363,11 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
 # --- blocks and rounds -------------------------------------------------------------------------
 
 
+_COUNTS = tuple(c.name for c in TABLES["blocks"].columns if c.name not in QUANTILES)
+
+
 def _read_blocks(
-    reader: RunReader, record: CaseRecord, columns: Sequence[str] | None = None
+    reader: RunReader, record: CaseRecord, columns: Sequence[str] = _COUNTS
 ) -> _Blocks:
     methods: list[str] = record.parameters["methods"]
     document = record.document or {}

@@ -9,6 +9,7 @@ tables. It does not touch the disk, except for reading one worker's ``.npy`` fil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,8 +34,9 @@ LARGEST = 2**53
 class Column:
     """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown").
 
-    A ``later`` column is not in the tables of earlier runs, where it reads as its ``minimum``. So
-    does one that took the place of another: columns that are not here are not read.
+    A ``later`` column is not in the tables of earlier runs, where it reads as ``absent``: its
+    ``minimum``, or NaN. So does one that took the place of another: columns that are not here are
+    not read.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Column:
     doc: str
     minimum: int = 0
     later: bool = False
+
+    @property
+    def absent(self) -> pa.Scalar:
+        """What a run without the column has in it."""
+        floating = pa.types.is_floating(self.type)
+        return pa.scalar(math.nan if floating else self.minimum).cast(self.type)
 
     @property
     def field(self) -> pa.Field:
@@ -95,6 +103,12 @@ ROLES = ("control", "placebo")
 _POSITION = Column("position", pa.int16(), "", "place of the block within its round")
 _VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
 _SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick was pending")
+
+_PERCENT = (1, 2.5, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9)
+QUANTILES: dict[str, float] = {
+    f"p{percent:g}_cycles".replace(".", "_"): percent / 100 for percent in _PERCENT
+}
+"""The columns with the quantiles of a block's exits, and their levels from 0 to 1, rising."""
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -170,6 +184,17 @@ TABLES: dict[str, Table] = {
                     "spurious_exits", pa.int64(), "exits", "KVM_RUN gave up with no kick pending"
                 ),
                 Column("unsampled", pa.int64(), "exits", "exits that did not fit the raw buffer"),
+                *(
+                    Column(
+                        name,
+                        pa.float32(),
+                        "cycles",
+                        f"quantile of the block's timed exits at {100 * level:g} %, ties spread "
+                        "over the clock's step; NaN: there was none, or unknown",
+                        later=True,
+                    )
+                    for name, level in QUANTILES.items()
+                ),
             ),
         ),
         Table(

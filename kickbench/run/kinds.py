@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from kickbench.engine.engine import (
     Kickers,
     Plan,
     histogram_edges,
+    quantile_names,
 )
 from kickbench.run.schedule import Timing
 from kickbench.scenario.cases import Case
@@ -183,11 +185,17 @@ _KEPT = (
     "unsampled",
     "cpu",
 )
-BLOCKS = np.dtype([*PLACE, ("vcpu", "i2"), *((name, "i8") for name in _KEPT)])
 SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
 HISTOGRAMS = np.dtype(
     [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
 )
+
+
+@cache
+def blocks_dtype() -> np.dtype[Any]:
+    """The rows of the table ``blocks``; the engine says which quantiles they have."""
+    kept = [(name, "i8") for name in _KEPT]
+    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantile_names())])
 
 
 class ExitRecorder(BaseRecorder):
@@ -212,10 +220,12 @@ class ExitRecorder(BaseRecorder):
 
     def add(self, taken: Round) -> None:
         n_blocks, n_vcpus = taken.results.shape
-        rows = taken.rows(BLOCKS, np.repeat(np.arange(n_blocks), n_vcpus))
+        rows = taken.rows(blocks_dtype(), np.repeat(np.arange(n_blocks), n_vcpus))
         rows["vcpu"] = np.tile(np.arange(n_vcpus), n_blocks)
         for name in _KEPT:
             rows[name] = taken.results[name].ravel()
+        for index, name in enumerate(quantile_names()):
+            rows[name] = taken.results["quantiles"][..., index].ravel()
         self._blocks.append(rows)
         self._engine = taken.engine
         if taken.number % self._stride == 0:
@@ -236,7 +246,7 @@ class ExitRecorder(BaseRecorder):
     def arrays(self) -> dict[str, NDArray[Any]]:
         kicks = self._kicks.arrays() if self._kicks is not None else {}
         return {
-            "blocks": joined(self._blocks, BLOCKS),
+            "blocks": joined(self._blocks, blocks_dtype()),
             "exit_samples": joined(list(self._samples.values()), SAMPLES),
             "exit_histograms": self._histograms(),
             **{name: array for name, array in kicks.items() if name == "kick_blocks"},
@@ -244,7 +254,7 @@ class ExitRecorder(BaseRecorder):
 
     def shortfalls(self, case: Case, block_ns: int) -> list[str]:
         """The rates that were asked for and not reached, in words."""
-        rows = joined(self._blocks, BLOCKS)
+        rows = joined(self._blocks, blocks_dtype())
         seconds = len(rows) * block_ns / 1e9  # of all vCPUs
         found = []
         if case.exit_rate_hz is not None:
