@@ -26,6 +26,8 @@ from kickbench.stats.contrasts import (
     trimmed_mean,
 )
 from kickbench.stats.quantiles import bin_samples, quantile_intervals
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
+from tests.quiet_blocks import Estimator, Host, differences, pool, tied_quantiles
 
 Floats = NDArray[np.float64]
 SHIFT = 54.0
@@ -161,6 +163,66 @@ def test_the_interval_of_a_quantile_covers_the_truth(
         assert 92.5 <= value <= 97.5
 
 
+HOSTS = [
+    Host("calm"),
+    Host("level AR(1) 0.95", wander=0.95),
+    Host("heavy tails", heavy=True),
+    Host("20 % of blocks hit", hit=0.2),
+    Host("40 % hit", hit=0.4),
+    Host("60 % hit", hit=0.6),
+    Host("60 % hit, AR(1), drift, heavy tails", wander=0.95, drift=500, heavy=True, hit=0.6),
+    Host("clock of 16 cycles", step=16),
+    Host("clock of 84 cycles", step=84),
+    Host("clock of 84 cycles, 60 % hit", step=84, hit=0.6),
+]
+SIZES = [(1, 5), (1, 10), (1, 20), (1, 40), (1, 400), (2, 5), (2, 10), (3, 5), (3, 10), (3, 40)]
+SIZES += [(5, 5), (10, 5), (10, 40)]
+
+
+def of_levels(*levels: float) -> Estimator:
+    """The mean of these quantiles of a block."""
+    return lambda exits, step: tied_quantiles(exits, levels, step).mean(axis=1)
+
+
+def quiet_exit(exits: Floats, step: int) -> Floats:
+    """What kickbench takes."""
+    return quiet(tied_quantiles(exits, QUIET_LEVELS, step))
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "mean": lambda exits, _: np.asarray(exits.mean(axis=1)),
+    "trimmed mean, 10 %": lambda exits, _: np.asarray(exits[:, 20:-20].mean(axis=1)),
+    "p1": of_levels(0.01),
+    "p5": of_levels(0.05),
+    "p10": of_levels(0.1),
+    "p25": of_levels(0.25),
+    "p50": of_levels(0.5),
+    "p5 to p20": of_levels(0.05, 0.1, 0.15, 0.2),
+    "p5 to p30": of_levels(0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    "`quiet`": quiet_exit,
+}
+
+
+def quiet_intervals(
+    host: Host, sizes: Sequence[tuple[int, int]], repetitions: int
+) -> Iterator[list[Interval]]:
+    """For each (processes, rounds): the contrasts of quiet exits that differ by `SHIFT`."""
+    rng = np.random.default_rng(2)
+    pooled = pool(host, quiet_exit, rng, blocks=100)
+    for processes, n_rounds in sizes:
+        count = repetitions if processes * n_rounds < 100 else repetitions // 2
+        made = differences(host, pooled, rng, (count, processes, n_rounds), int(SHIFT))
+        yield [paired_contrast(list(each)) for each in made]
+
+
+@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[6], HOSTS[9]], ids=lambda h: h.name)
+def test_the_contrast_of_quiet_exits_covers_the_truth_whatever_the_host(host: Host) -> None:
+    for found in quiet_intervals(host, [(1, 40), (3, 10), (10, 5)], 1000):
+        covered = 100 * np.mean([i.low <= SHIFT <= i.high for i in found])
+        assert 93 - 0.7 <= covered <= 97 + 0.7  # the simulation's standard error is 0.7
+        assert all(i.half_width > 0 for i in found)
+
+
 def naive_bootstrap(differences: list[Floats], rng: np.random.Generator) -> Interval:
     """What was not chosen: processes and blocks of rounds drawn anew, the 2.5 and 97.5 % points."""
     resamples, n = 400, differences[0].size
@@ -192,6 +254,29 @@ def stopped(differences: list[Floats], target: float) -> Interval:
         return d[: next((n for n in looks if running_interval([d[:n]]).half_width < target), None)]
 
     return paired_contrast([until(d) for d in differences])
+
+
+def print_quiet(repetitions: int) -> None:
+    """The tables of the quiet exit: coverage, and the spread of the estimators' contrasts."""
+    print(f"\n| host | {' | '.join(f'{p} x {n}' for p, n in SIZES)} |")
+    print("|---" * (len(SIZES) + 1) + "|")
+    for host in HOSTS:
+        found = [
+            100 * np.mean([i.low <= SHIFT <= i.high for i in intervals])
+            for intervals in quiet_intervals(host, SIZES, repetitions)
+        ]
+        print(f"| {host.name} | {' | '.join(f'{value:.1f}' for value in found)} |", flush=True)
+
+    print(f"\n| estimator | {' | '.join(host.name for host in HOSTS)} |")
+    print("|---" * (len(HOSTS) + 1) + "|")
+    for name, estimator in ESTIMATORS.items():
+        errors = []
+        for host in HOSTS:
+            rng = np.random.default_rng(1)
+            pooled = pool(host, estimator, rng, blocks=60 if host.step > 1 else 40)
+            made = differences(host, pooled, rng, (600, 40), int(SHIFT))
+            errors.append(f"{np.std([trimmed_mean(d) for d in made]):.2f}")
+        print(f"| {name} | {' | '.join(errors)} |", flush=True)
 
 
 def print_tables(repetitions: int) -> None:
@@ -235,6 +320,8 @@ def print_tables(repetitions: int) -> None:
     print_header("method", cells)
     for name, method in methods.items():
         print_row(name, method, simulate(NOISES[2], 400, cells, few, seed=14))
+
+    print_quiet(min(repetitions, 2000))
 
     print("\n| processes x spread, rounds | p50 | p99 |\n|---|---|---|")
     for p, n, s in [(1, 50, 0), (1, 300, 0), (3, 50, 0), (3, 50, 10), (3, 300, 10), (5, 50, 10)]:

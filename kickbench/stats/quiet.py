@@ -4,6 +4,7 @@
 A block's mean holds everything: the path, waiting for a lock, interrupts, preemption. Its low
 quantiles hold the path, as long as half of the exits or more went undisturbed. The input is
 quantiles of all exits of a block; this module does not compute them, and does not know their unit.
+`docs/statistics.md` compares other levels and estimators.
 
 Source: the mean of a few quantiles is an L-estimator; P. J. Huber, "Robust Statistics", 1981,
 section 3.3. It moves at most as far as its highest level: what happens to the slower exits of a
