@@ -35,7 +35,7 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env=ENVIRONMENT,
         **options,
@@ -282,7 +282,7 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
             stdout=pipe,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
             env=ENVIRONMENT,
         )
@@ -326,7 +326,7 @@ def test_a_reader_that_leaves_changes_neither_the_work_nor_its_outcome(
             stdin=subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,
-            timeout=120,
+            timeout=600,
             check=False,
             env={**ENVIRONMENT, "DONE": str(tmp_path / "done")},
         )
@@ -341,14 +341,14 @@ def test_output_that_cannot_be_written_is_4_in_one_line() -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
             env=ENVIRONMENT,
         )
         assert done.returncode == 4
         assert done.stderr == "kickbench: standard output: No space left on device\n"
         done = subprocess.run(
-            [*KICKBENCH, "nonsense"], stderr=full, timeout=120, check=False, env=ENVIRONMENT
+            [*KICKBENCH, "nonsense"], stderr=full, timeout=600, check=False, env=ENVIRONMENT
         )
         assert done.returncode == 2
 

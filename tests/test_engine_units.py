@@ -42,7 +42,7 @@ def built(name: str, folder: Path) -> Path:
 
 def output(program: Path, *arguments: str, stdin: str = "") -> str:
     done = subprocess.run(
-        [program, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=60
+        [program, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -78,7 +78,7 @@ def outcome(program: Path, planned: Planned, prefix: str = "") -> tuple[int, lis
     """The exit code, and the numbers that it printed. It never hangs, or this raises."""
     command = " ".join([prefix, str(program), *map(str, astuple(planned))])
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False
     )
     return done.returncode, [int(number) for number in re.findall(r"\d+", done.stdout)]
 

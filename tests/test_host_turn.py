@@ -56,7 +56,7 @@ def test_whoever_waits_begins_when_the_other_has_ended(lock: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().endswith("(pid 1, one): waiting for its end\n")
         assert process.poll() is None
-    assert process.communicate(timeout=60)[0] == "None\n"
+    assert process.communicate(timeout=600)[0] == "None\n"
     assert lock.read_text() == "pid 2, two"
 
 
@@ -82,7 +82,7 @@ def test_a_run_beside_another_says_so_and_keeps_it(tmp_path: Path) -> None:
             [sys.executable, "-P", "-m", "kickbench", "run", path, "--results", results],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -194,7 +194,7 @@ def test_ctrl_c_is_passed_on_and_the_command_may_end_in_its_own_way(tmp_path: Pa
     what = ANSWER_TO_SIGNALS.format(then="say('control', 'exit 13' + said[-1])")
     process = parent(tmp_path, what)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == f"status 13{int(signal.SIGINT)}\n"
+    assert process.communicate(timeout=600)[0] == f"status 13{int(signal.SIGINT)}\n"
 
 
 def test_a_second_ctrl_c_ends_the_machine(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_second_ctrl_c_ends_the_machine(tmp_path: Path) -> None:
     while not (tmp_path / "told").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.communicate(timeout=600)[0] == "interrupted\n"
     assert ends(int((tmp_path / "pids").read_text()))
 
 
@@ -243,7 +243,7 @@ say('control', 'exit 13' + port['control'].readline().decode().strip()[-1])
     process.send_signal(number)
     time.sleep(0.2)
     (tmp_path / "go").touch()
-    assert process.communicate(timeout=60)[0] == "files 1 2\nfiles 3 4\nstatus 132\n"
+    assert process.communicate(timeout=600)[0] == "files 1 2\nfiles 3 4\nstatus 132\n"
 
 
 def test_the_handlers_of_signals_are_as_before(tmp_path: Path) -> None:
@@ -256,5 +256,5 @@ def test_the_handlers_of_signals_are_as_before(tmp_path: Path) -> None:
 def test_the_emulator_does_not_survive_us(tmp_path: Path) -> None:
     process = parent(tmp_path, ANSWER_TO_SIGNALS.format(then="time.sleep(600)"))
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert ends(int((tmp_path / "pids").read_text()))

@@ -42,7 +42,9 @@ def finish(*arguments: str) -> str:
     if not shutil.which("unshare") or subprocess.run([*IN_A_NAMESPACE, "true"]).returncode:
         pytest.skip("no process namespace of one's own")
     command = [*IN_A_NAMESPACE, sys.executable, "-c", FINISH, *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=600, check=True
+    ).stdout
 
 
 def test_what_the_command_has_left_behind_does_not_keep_the_machine() -> None:

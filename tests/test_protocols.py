@@ -430,7 +430,7 @@ def test_a_folder_where_nothing_may_be_executed_is_said(tmp_path: Path, folder: 
         [*namespace, "sh", "-c", NOEXEC, "sh", mount, built, sys.executable],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert f"{mount} is mounted noexec: set TMPDIR to a folder that is not" in done.stderr
@@ -948,7 +948,7 @@ def start_in_a_process(
 
 def in_a_process(path: Path, folder: Path, program: str) -> subprocess.CompletedProcess[str]:
     process = start_in_a_process(path, folder, program)
-    said, errors = process.communicate(timeout=120)
+    said, errors = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
@@ -996,7 +996,7 @@ def test_a_hook_that_never_returns_is_named(tmp_path: Path, folder: Path) -> Non
         path = source(tmp_path / hook, **{name: f"{head}{{ for (;;) {stop} {body}"})
         started[hook] = start_in_a_process(path, tmp_path / hook, "spin")
     for hook, process in started.items():
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=600)
         assert process.returncode == 4, errors
         assert STUCK[hook] in said
 
@@ -1009,7 +1009,7 @@ def test_a_hook_that_never_finishes_an_exit_is_named(tmp_path: Path, folder: Pat
     )
     path = source(tmp_path, kick=NO_SIGNAL, before_loop=hangs)
     process = start_in_a_process(path, folder, "pm_timer", loop="kick")
-    said, errors = process.communicate(timeout=120)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == 4, errors
     assert "mine: kb_finish_exit of vCPU 0 did not return within 10 s" in said
 

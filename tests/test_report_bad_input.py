@@ -70,7 +70,7 @@ def stripped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kickbench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "kickbench", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, **options
+        command, capture_output=True, text=True, timeout=600, check=False, **options
     )
 
 

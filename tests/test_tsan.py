@@ -59,7 +59,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [*setarch, str(program), *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={"TSAN_OPTIONS": "exitcode=66 halt_on_error=0"},
     )
