@@ -254,7 +254,7 @@ def check_verdict(page: Page, summary: dict[str, Any]) -> list[str]:
     text = " ".join(page.locator("#verdict").inner_text().split())
     number = r"(-?[\d,]+(?:\.\d+)?)"
     done = []
-    cost = rf"(\w+) costs {number} (?:emulated )?ns (more|less) per exit than (\w+) "
+    cost = rf"(\w+) costs {number} (?:emulated )?ns (more|less) per quiet exit than (\w+) "
     cost += rf"\(95 % CI {number} to {number}\), (\d+) vCPUs?, (\w+)"
     cases = [case for case in summary["cases"] if case["status"] == "ok"]
 
@@ -263,7 +263,7 @@ def check_verdict(page: Page, summary: dict[str, Any]) -> list[str]:
             is_it = case["kind"] == "exits" and case["placement"] == placement
             if is_it and case["vcpus"] == int(vcpus) and not case["kick_rate_hz"]:
                 for found in case["contrasts"]:
-                    if (found["method"], found["metric"]) == (method, "ns_per_exit"):
+                    if (found["method"], found["metric"]) == (method, "quiet_ns_per_exit"):
                         return dict(found)
         raise AssertionError((method, vcpus, placement))
 
@@ -276,9 +276,8 @@ def check_verdict(page: Page, summary: dict[str, Any]) -> list[str]:
         assert says(low, ends[0])
         assert says(high, ends[1])
         done.append("cost")
-    none = (
-        rf"No difference seen between (\w+) and \w+ \(95 % CI {number} to {number} ns per exit\), "
-    )
+    none = rf"No difference seen between (\w+) and \w+ \(95 % CI {number} to {number} "
+    none += r"ns per quiet exit\), "
     for method, low, high, vcpus, place in re.findall(rf"{none}(\d+) vCPUs?, (\w+)", text)[:1]:
         found = contrast(method, vcpus, place)
         assert says(low, found["ci95"][0])

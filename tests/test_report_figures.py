@@ -212,8 +212,8 @@ def test_figures_of_cost_draw_the_protocols_and_what_of_it_is_siglock(
     shown = drawn(split, name)
     if name == "nodes":
         titles = "\n".join(plot.title for plot in shown)
-        assert f"{part} [ns per exit]" in titles
-        assert "sigmask - immediate_exit [ns per exit]" in titles
+        assert f"{part} [ns per quiet exit]" in titles
+        assert "sigmask - immediate_exit [ns per quiet exit]" in titles
         return
     plot = shown[0]
     names = [text.get_text() for text in plot.canvas.legends[0].get_texts()]
@@ -436,11 +436,12 @@ def test_a_legend_is_below_the_axes_and_within_the_drawing(nodes: RunData) -> No
 # --- rounds ------------------------------------------------------------------------------------
 
 
-def test_differences_are_what_the_contrast_is_made_of(nodes: RunData) -> None:
+@pytest.mark.parametrize("metric", ["quiet_ns_per_exit", "ns_per_exit"])
+def test_differences_are_what_the_contrast_is_made_of(nodes: RunData, metric: str) -> None:
     for case in nodes.finished:
-        found = read_differences(nodes.reader, case["id"])
+        found = read_differences(nodes.reader, case["id"], metric)
         interval = paired_contrast(found["sigmask"])
-        (contrast,) = [c for c in case["contrasts"] if c["metric"] == "ns_per_exit"]
+        (contrast,) = [c for c in case["contrasts"] if c["metric"] == metric]
         assert interval.estimate == contrast["diff"]
         assert sum(map(len, found["immediate_exit"])) == case["control"]["rounds"]
 
@@ -450,7 +451,7 @@ def test_a_plot_of_differences_has_every_round_the_processes_and_the_control(
 ) -> None:
     plot = drawn(nodes, "differences")[0]
     (axes,) = plot.canvas.axes
-    found = read_differences(nodes.reader, nodes.finished[1]["id"])
+    found = read_differences(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
     low, high = axes.get_ylim()
     every = strokes(axes)
     for method in ("sigmask", "immediate_exit"):
@@ -473,7 +474,7 @@ def test_without_a_control_there_is_no_second_side(nodes: RunData) -> None:
 def test_a_round_beyond_the_axis_is_marked_and_counted(nodes: RunData) -> None:
     plot = drawn(nodes, "differences")[0]
     (axes,) = plot.canvas.axes
-    found = read_differences(nodes.reader, nodes.finished[1]["id"])
+    found = read_differences(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
     values = np.concatenate([*found["sigmask"], *found["immediate_exit"]])
     low, high = axes.get_ylim()
     beyond = int(((values < low) | (values > high)).sum())

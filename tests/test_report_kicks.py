@@ -549,7 +549,7 @@ def test_several_kinds_are_told_in_order_and_briefly(mixed: RunData) -> None:
     assert places == sorted(places)
     assert places[0] == 0
     assert len(lines) < 10
-    assert "per exit, " in lines[-1]
+    assert "per quiet exit, " in lines[-1]
     assert "per kick at p50, " in lines[-1]
     assert "per pause and" in lines[-1]
     assert "per round trip at p50, within the noise" in lines[-1]

@@ -221,20 +221,22 @@ def test_the_page_says_the_verdict_word_for_word(data: RunData, html: str) -> No
 
 def test_numbers_stay_with_their_units_and_intervals_together(data: RunData) -> None:
     html = page(with_noise(data))
-    assert re.search(r"\d\N{NO-BREAK SPACE}ns more per exit", html)
+    assert re.search(r"\d\N{NO-BREAK SPACE}ns more per quiet exit", html)
     assert "(95\N{NO-BREAK SPACE}% CI " in html
     interval = r"\(\d+\.\d+\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}\d+"
     assert re.search(r">\+\d+\.\d+ <span class=\"ci\">" + interval, html)
     assert r"\xa0" not in html
 
 
-def test_the_control_of_a_case_is_shown_once(data: RunData) -> None:
+def test_the_control_of_a_case_is_shown_once_for_each_figure(data: RunData) -> None:
     rows = tables.rows_of(data.finished)
     columns = tables.TABLES["exits"].parts[0].columns
-    (column,) = [column for column in columns if column.group.startswith("method - baseline")]
-    shown = [row for row in rows if column.cell(row).startswith("A/A ok: ")]
-    assert [row.case["id"] for row in shown] == [case["id"] for case in data.finished]
-    assert {row.method for row in shown} == {"immediate_exit"}
+    differences = [column for column in columns if column.group.startswith("method - baseline")]
+    assert [column.name for column in differences] == ["quiet", "mean"]
+    for column in differences:
+        shown = [row for row in rows if column.cell(row).startswith("A/A ok: ")]
+        assert [row.case["id"] for row in shown] == [case["id"] for case in data.finished]
+        assert {row.method for row in shown} == {"immediate_exit"}
 
 
 def test_the_page_has_the_numbers_of_the_summary_file(data: RunData, html: str) -> None:

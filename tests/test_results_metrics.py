@@ -39,8 +39,9 @@ def test_every_kind_has_its_metrics(summary: dict[str, Any]) -> None:
     found: dict[str, set[tuple[str, bool]]] = {}
     for point in points(summary):
         found.setdefault(point.kind, set()).add((point.metric, point.baseline is not None))
-    levels = {("ns_per_exit", False), ("cpu_ns_per_exit", False), ("exits_per_second", False)}
-    assert found["exits"] == levels | {("ns_per_exit", True), ("cpu_ns_per_exit", True)}
+    times = ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit")
+    both = {(metric, paired) for metric in times for paired in (False, True)}
+    assert found["exits"] == both | {("exits_per_second", False)}
     kick = {("latency_p50_ns", False), ("latency_p99_ns", False), ("lost", False)}
     assert found["kick"] >= kick | {("latency_p50_ns", True)}
     pause = {("pause_last_ns", False), ("pause_last_ns", True), ("rescued", False)}
@@ -68,7 +69,8 @@ def test_points_are_the_numbers_of_the_summary(summary: dict[str, Any]) -> None:
     )
     assert level.estimate.processes == case["processes"] == 3
     (paired,) = of(summary, kind="exits", baseline="immediate_exit", metric="ns_per_exit")
-    assert paired.estimate.value == case["contrasts"][0]["diff"]
+    (contrast,) = (one for one in case["contrasts"] if one["metric"] == "ns_per_exit")
+    assert paired.estimate.value == contrast["diff"]
     baseline = case["methods"]["immediate_exit"]["estimates"]["ns_per_exit"]["value"]
     assert paired.reference == baseline
     (kick,) = of(summary, kind="kick", method="sigmask", baseline=None, metric="latency_p50_ns")
@@ -116,7 +118,7 @@ def test_waiting_is_a_part_of_the_cpu_time(summary: dict[str, Any]) -> None:
     figures = changed["cases"][0]["methods"]["sigmask"]
     figures["disturbances"]["run_delay_ns"] = figures["n"] * figures["cpu_ns_per_exit"] / 4
     levels = of(changed, kind="exits", method="sigmask", baseline=None)
-    assert [point.waiting for point in levels] == pytest.approx([0.25] * 3)
+    assert [point.waiting for point in levels] == pytest.approx([0.25] * 4)
     assert {point.waiting for point in of(changed, kind="kick")} == {None}
 
 
@@ -125,7 +127,7 @@ def test_at_a_set_rate_what_is_the_rate_is_no_figure(summary: dict[str, Any]) ->
     assert {point.metric for point in of(changed, kind="exits")} > {"ns_per_exit"}
     changed["cases"][0]["exit_rate_hz"] = 20000.0
     found = of(changed, kind="exits")
-    assert {point.metric for point in found} == {"ns_per_exit"}
+    assert {point.metric for point in found} == {"quiet_ns_per_exit", "ns_per_exit"}
     assert {point.baseline for point in found} == {None, "immediate_exit"}
 
 

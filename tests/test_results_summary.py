@@ -20,7 +20,7 @@ from kickbench.results.summary import (
     summarise,
     write_summary,
 )
-from kickbench.results.tables import combine, from_worker
+from kickbench.results.tables import QUANTILES, combine, from_worker
 from kickbench.stats.contrasts import paired_contrast, running_interval
 
 METHODS = ("sigmask", "immediate_exit")
@@ -30,6 +30,8 @@ SIGMASK, BASELINE, CONTROL = range(3)
 def blocks_of(rows):
     """Blocks from (round, entry, vcpu, exits, timed_cycles) and, by name, anything else."""
     blocks = np.zeros(len(rows), synthetic_run.BLOCKS)
+    for name in QUANTILES:
+        blocks[name] = np.nan
     for i, (round_, entry, vcpu, exits, cycles, *other) in enumerate(rows):
         blocks[i]["round"], blocks[i]["entry"], blocks[i]["vcpu"] = round_, entry, vcpu
         blocks[i]["exits"] = blocks[i]["timed_exits"] = exits
@@ -77,6 +79,92 @@ def case_of(reader):
 def contrast(case, metric="ns_per_exit", method="sigmask"):
     (found,) = [c for c in case["contrasts"] if (c["metric"], c["method"]) == (metric, method)]
     return found
+
+
+# --- quiet exits ---------------------------------------------------------------------------------
+
+
+def quiet_rows(rounds, diff, *, exits=10_000, mean=1000, control=0):
+    """Blocks whose p20 is 500 cycles with the baseline, and so much more with sigmask; every
+    other quantile likewise, by its own level."""
+    for round_ in range(rounds):
+        for entry, more in ((SIGMASK, diff), (BASELINE, 0), (CONTROL, control)):
+            wobble = round_ % 5
+            levels = {
+                name: 500 + wobble + 100 * (level - 0.2) + (more(level) if callable(more) else more)
+                for name, level in QUANTILES.items()
+            }
+            cycles = exits * (mean + 7 * wobble)
+            yield round_, entry, 0, exits, cycles, levels
+
+
+def test_a_quiet_exit_is_a_low_quantile_of_each_block(tmp_path):
+    blocks = blocks_of(list(quiet_rows(40, 120)))
+    case = case_of(write_run(tmp_path, [blocks, blocks], hz=(2e9,)))
+    found = contrast(case, "quiet_ns_per_exit")
+    assert found["diff"] == pytest.approx(60)
+    assert found["rounds"] == 80
+    quiet = case["methods"]["immediate_exit"]["ns_per_exit"]["quiet"]
+    assert quiet == pytest.approx(251, abs=1.5)
+    assert case["methods"]["immediate_exit"]["estimates"]["quiet_ns_per_exit"]["value"] == quiet
+    # The mean is told as well, and is another figure.
+    assert contrast(case)["diff"] == pytest.approx(0)
+
+
+def test_vcpus_that_exited_count_alike_in_a_quiet_exit(tmp_path):
+    names = dict.fromkeys(QUANTILES, np.nan)
+    rows = []
+    for round_ in range(3):
+        rows += [
+            (round_, SIGMASK, 0, 10, 5000, dict.fromkeys(QUANTILES, 400.0)),
+            (round_, SIGMASK, 1, 90, 5000, dict.fromkeys(QUANTILES, 600.0)),
+            (round_, BASELINE, 0, 10, 5000, dict.fromkeys(QUANTILES, 300.0)),
+            (round_, BASELINE, 1, 0, 5000, names),
+        ]
+    reader = write_run(tmp_path, [blocks_of(rows)], vcpus=2)
+    rounds = read_rounds(reader, reader.cases[0].id)
+    assert rounds.quiet_ns_per_exit[:, SIGMASK].tolist() == [500.0] * 3
+    assert rounds.quiet_ns_per_exit[:, BASELINE].tolist() == [300.0] * 3
+
+
+def test_the_control_judges_both_figures(tmp_path):
+    blocks = blocks_of(list(quiet_rows(40, 120, control=lambda level: 30 * (level == 0.2))))
+    case = case_of(write_run(tmp_path, [blocks, blocks]))
+    assert case["control"]["metric"] == "quiet_ns_per_exit"
+    assert case["control"]["ok"] is False
+    assert case["control"]["mean"]["metric"] == "ns_per_exit"
+    assert case["control"]["mean"]["ok"] is True
+
+
+def test_a_run_without_quantiles_has_no_quiet_exit(tmp_path):
+    blocks = blocks_of(list(quiet_rows(10, 100)))
+    for name in QUANTILES:
+        blocks[name] = np.nan
+    case = case_of(write_run(tmp_path, [blocks]))
+    assert {one["metric"] for one in case["contrasts"]} == {"ns_per_exit", "cpu_ns_per_exit"}
+    assert case["methods"]["sigmask"]["ns_per_exit"]["quiet"] is None
+    assert case["control"]["metric"] == "ns_per_exit"
+    assert "mean" not in case["control"]
+    assert case["shift"] == []
+
+
+def test_the_shift_function_has_the_difference_at_each_quantile(tmp_path):
+    blocks = blocks_of(list(quiet_rows(40, lambda level: 100 + 400 * level**8)))
+    case = case_of(write_run(tmp_path, [blocks, blocks]))
+    (shift,) = case["shift"]
+    assert (shift["method"], shift["baseline"]) == ("sigmask", "immediate_exit")
+    assert [point["level"] for point in shift["points"]] == list(QUANTILES.values())
+    for point in shift["points"]:
+        assert point["diff"] == pytest.approx(100 + 400 * point["level"] ** 8, abs=0.01)
+        assert point["ci95"][0] <= point["diff"] <= point["ci95"][1]
+
+
+@pytest.mark.parametrize(("exits", "last"), [(4999, 0.99), (5000, 0.999), (50, 0.9), (9, None)])
+def test_a_quantile_needs_exits_beyond_it(tmp_path, exits, last):
+    blocks = blocks_of(list(quiet_rows(20, 100, exits=exits)))
+    case = case_of(write_run(tmp_path, [blocks]))
+    levels = [point["level"] for one in case["shift"] for point in one["points"]]
+    assert (max(levels) if levels else None) == last
 
 
 # --- by hand -----------------------------------------------------------------------------------
@@ -338,7 +426,7 @@ def test_the_summary_keeps_its_contract(sweep):
         assert {"diff", "ci95", "ok", "ci_family"} <= case["control"].keys()
         for method in case["methods"].values():
             assert {"exits_per_second", "ns_per_exit", "n", "cpu_ns_per_exit"} <= method.keys()
-            assert method["ns_per_exit"].keys() == {"p50", "p90", "p99", "max", "mean"}
+            assert method["ns_per_exit"].keys() == {"quiet", "p50", "p90", "p99", "max", "mean"}
         for item in case["contrasts"]:
             assert {"method", "baseline", "metric", "diff", "ci95", "rounds"} <= item.keys()
     skipped = summary["cases"][-1]
@@ -369,7 +457,8 @@ def test_a_biased_placebo_is_not_ok_and_the_control_is(tmp_path):
     biased = synthetic_run.case(2, placebo=True, placebo_shift_ns=5.0)
     case = case_of(RunReader(synthetic_run.build(tmp_path, cases=[biased], shift_ns=0.0)))
     assert (case["placebo"]["ok"], case["control"]["ok"]) == (False, True)
-    assert case["placebo"]["metric"] == "ns_per_exit"
+    assert case["placebo"]["metric"] == "quiet_ns_per_exit"
+    assert (case["placebo"]["mean"]["ok"], case["control"]["mean"]["ok"]) == (False, True)
     assert case["placebo"]["diff"] == pytest.approx(5.0, abs=1.0)
     assert case["placebo"].keys() == case["control"].keys()
 
@@ -495,7 +584,7 @@ def test_three_methods_have_two_contrasts_each(tmp_path):
     assert pairs == [
         (method, metric)
         for method in ("flag_signal", "sigmask")
-        for metric in ("ns_per_exit", "cpu_ns_per_exit")
+        for metric in ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit")
     ]
 
 
@@ -557,7 +646,8 @@ def test_each_part_of_what_sigmask_costs_has_its_contrast(tmp_path):
         ("sigmask_same", "immediate_exit"),
         ("sigmask", "sigmask_same"),
     }
-    assert {c["metric"] for c in case["contrasts"]} == {"ns_per_exit", "cpu_ns_per_exit"}
+    metrics = {"quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit"}
+    assert {c["metric"] for c in case["contrasts"]} == metrics
     whole, rest, lock = (found[pair]["diff"] for pair in found)
     assert lock == pytest.approx(60.0, abs=15.0)
     assert whole == pytest.approx(rest + lock, abs=0.5)
@@ -567,4 +657,4 @@ def test_the_control_as_baseline_makes_no_contrast_twice(tmp_path):
     parameters = synthetic_run.case(2, methods=THREE, baseline="sigmask_same")
     case = case_of(RunReader(synthetic_run.build(tmp_path, cases=[parameters])))
     pairs = [(c["method"], c["metric"]) for c in case["contrasts"]]
-    assert len(pairs) == len(set(pairs)) == 4
+    assert len(pairs) == len(set(pairs)) == 6

@@ -42,7 +42,7 @@ from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.report.numbers import listed
 from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
-from kickbench.results.metrics import LARGEST, METRICS, points
+from kickbench.results.metrics import LARGEST, METRICS, control_ok, points
 from kickbench.results.schema import (
     Count,
     Line,
@@ -51,7 +51,6 @@ from kickbench.results.schema import (
     Share,
     Time,
     check_model,
-    dig,
     dump_json,
     fail,
     is_safe_name,
@@ -220,7 +219,7 @@ class Night:
                     "status": case["status"],
                     "reason": None if (r := case.get("reason")) is None else _reason(r),
                     "load": case.get("load"),
-                    "control_ok": dig(case, "control", "ok"),
+                    "control_ok": control_ok(case),
                 }
                 for case in summary["cases"]
             ],

@@ -15,7 +15,7 @@ from typing import Any
 
 from kickbench.methods import CATALOGUE
 from kickbench.report.data import RunData
-from kickbench.report.names import CONTROLS
+from kickbench.report.names import CONTROLS, controls
 from kickbench.report.tables import Row, rows_of
 from kickbench.scenario.text import printable
 
@@ -72,8 +72,9 @@ def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
             to = f"_to_{contrast['baseline']}" if other else ""
             yield from _difference(f"difference_{contrast['metric']}{to}", contrast)
     for role in CONTROLS:
-        if row.method == case["baseline"] and (metric := case.get(role, {}).get("metric")):
-            yield from _difference(f"{role}_{metric}", case[role])
+        for found in controls(case, role) if row.method == case["baseline"] else ():
+            own = {key: value for key, value in found.items() if key != "mean"}
+            yield from _difference(f"{role}_{found['metric']}", own)
 
 
 def _difference(name: str, contrast: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from kickbench.report.names import (
     cost_names,
     costs,
     nanoseconds,
+    per_headline,
     seconds,
     series_of,
 )
@@ -126,7 +127,7 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     names += ["A/A control"] * len(band)
     baselines = listed(list(dict.fromkeys(str(case["baseline"]) for case in cases)))
     what = methods[0] if len(methods) == 1 else "method"
-    axes.set_ylabel(f"{difference_name(what, baselines)}\n[{unit} per exit]")
+    axes.set_ylabel(f"{difference_name(what, baselines)}\n[{unit} {per_headline(cases[0])}]")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
     if limits is None:
         axes.margins(y=0.12)

@@ -13,6 +13,7 @@ from typing import Any
 
 from kickbench.methods import CATALOGUE
 from kickbench.report.names import (
+    WAITED,
     Series,
     Summary,
     amount,
@@ -24,17 +25,22 @@ from kickbench.report.names import (
     few,
     finished,
     hardly_ran,
+    hidden,
     interval,
     is_flood,
     is_seen,
     kick_rate_name,
     label,
+    level_of,
     magnitude,
     nanoseconds,
     parts,
+    per,
     series_of,
+    why_hidden,
 )
 from kickbench.report.numbers import listed, measured, plural, sentence, significant, whole
+from kickbench.report.shift import NOTABLE, answer_shift
 
 MOST_OTHERS = 4
 """Series that are told one by one, after the first; the table has all."""
@@ -123,16 +129,18 @@ def _answer_method(
     case = _headline(first, method, oversubscribed)
     contrast = contrasts(case)[method]
     where = label(summary, case) + crowded(case, oversubscribed)
-    answers = [sentence(f"{_cost(case, contrast, unit)}, {where}")]
-    mean = case["methods"].get(contrast["baseline"], {}).get("ns_per_exit", {}).get("mean")
-    if mean and is_seen(contrast):
-        share = abs(contrast["diff"]) / mean * 100
+    answers = [sentence(f"{_cost(case, contrast, unit)}, {where}{_on_average(case, method)}")]
+    level = level_of(case, contrast)
+    if level and is_seen(contrast):
+        share = abs(contrast["diff"]) / level * 100
+        exit_ = per(contrast["metric"]).replace("per", "a" if is_quiet(contrast) else "an")
         answers.append(
-            f"That is {significant(share, 2)} % of the {significant(mean, 3)} {unit} that an exit "
+            f"That is {significant(share, 2)} % of the {significant(level, 3)} {unit} that {exit_} "
             f"takes with {contrast['baseline']}."
         )
     answers += _parts(first, method, unit, oversubscribed)
     answers += _growth(first, method, unit, oversubscribed)
+    answers += answer_shift(summary, case, method)
     far = _far_creator(summary, known, first, method, oversubscribed)
     answers += [text for _, text in far]
     said = [first, *(series for series, _ in far)]
@@ -158,13 +166,13 @@ def _parts(series: Series, method: str, unit: str, oversubscribed: Collection[st
             _, low, high = measured(part["diff"], part["ci95"])
             answers.append(
                 f"How much of that is {control.isolates} it cannot tell: {pair} differs by "
-                f"{amount(part, unit)} per exit (95 % CI {low} to {high}{few(part)})."
+                f"{amount(part, unit)} {per(part['metric'])} (95 % CI {low} to {high}{few(part)})."
             )
             continue
         _, low, high = measured(part["diff"], part["ci95"])
         answers.append(
-            f"{amount(part, unit)} per exit of that are {control.isolates} ({pair}, 95 % CI {low} "
-            f"to {high}{few(part)}); the rest is {control.keeps}."
+            f"{amount(part, unit)} {per(part['metric'])} of that are {control.isolates} ({pair}, "
+            f"95 % CI {low} to {high}{few(part)}); the rest is {control.keeps}."
         )
         others = [
             (one, other)
@@ -197,7 +205,7 @@ def _cost(case: Summary, contrast: Summary, unit: str) -> str:
     """
     clause = cost(contrast, unit)
     cpu = contrasts(case, "cpu_ns_per_exit").get(contrast["method"])
-    if is_seen(contrast) or case["exit_rate_hz"] is not None:
+    if is_seen(contrast) or is_quiet(contrast) or case["exit_rate_hz"] is not None:
         return clause
     if cpu is None or few(cpu) or not is_seen(cpu):
         return clause
@@ -214,6 +222,29 @@ def _cost(case: Summary, contrast: Summary, unit: str) -> str:
         f"{clause}; in CPU time {method} costs {amount(size, unit)} {word} per exit "
         f"{interval(size)}"
     )
+
+
+def is_quiet(contrast: Summary) -> bool:
+    """Whether a difference is of quiet exits, not of the mean over all."""
+    return bool(contrast["metric"] == "quiet_ns_per_exit")
+
+
+def _on_average(case: Summary, method: str) -> str:
+    """What the mean over all exits adds to the difference of quiet ones, to follow that."""
+    contrast = contrasts(case)[method]
+    left_out = hidden(case, "ns_per_exit").get(method)
+    if left_out is not None and why_hidden(case, left_out) == WAITED:
+        return "; the mean is of vCPUs that waited for CPUs, and is no price of a protocol"
+    mean = contrasts(case, "ns_per_exit").get(method)
+    if not is_quiet(contrast) or mean is None:
+        return ""
+    value, low, high = measured(mean["diff"], mean["ci95"])
+    if not is_seen(mean):
+        return f"; the mean is too noisy to show a difference (95 % CI {low} to {high}{few(mean)})"
+    much = abs(mean["diff"] - contrast["diff"]) > NOTABLE * abs(contrast["diff"])
+    step = differ(contrast, mean) if much else 0
+    what = {1: ": the rest is in the tail", -1: ": the tail has less of it"}.get(step, "")
+    return f"; on average it is {value} ({low} to {high}{few(mean)}){what}"
 
 
 def kicked_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list[Summary]]:

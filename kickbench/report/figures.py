@@ -26,6 +26,7 @@ from kickbench.report.plots import Plot
 from kickbench.report.race_figures import draw_race
 from kickbench.report.rate_figures import draw_exit_rates, draw_kick_rates
 from kickbench.report.round_figures import draw_differences, draw_over_time
+from kickbench.report.shift_figures import draw_shift
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ FIGURES: tuple[Figure, ...] = (
         "schedule, which should lie around 0. Coloured are the estimate and its 95 % interval, "
         "black the trimmed mean of each process.",
         draw_differences,
+    ),
+    Figure(
+        "shift",
+        "Where in the distribution a method costs more",
+        "The paired difference at each quantile of a block's exits, with its 95 % interval. A cost "
+        "that every exit pays is level. Contention makes few exits much longer: the line then "
+        "rises to the right. A quantile is left out where blocks have fewer than five exits "
+        "beyond it.",
+        draw_shift,
     ),
     Figure(
         "throughput",

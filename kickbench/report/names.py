@@ -18,12 +18,13 @@ from kickbench.stats.independent import Estimate, difference
 Summary = Mapping[str, Any]
 
 HEADLINES = {
-    "exits": "ns_per_exit",
-    "kick": "latency_p50_ns",
-    "pause_all": "pause_last_ns",
-    "nested": "round_trip_p50_ns",
+    "exits": ("quiet_ns_per_exit", "ns_per_exit"),
+    "kick": ("latency_p50_ns",),
+    "pause_all": ("pause_last_ns",),
+    "nested": ("round_trip_p50_ns",),
 }
-"""By kind, the metric of the contrasts that a case stands for; the kind race has none."""
+"""By kind, the metrics of the contrasts that a case may stand for, the best first. A run of an
+earlier kickbench has no quiet exits. The kind race has none."""
 
 CONTROLS = {"control": "A/A control", "placebo": "placebo"}
 """By the key of a case, what the differences of the baseline from its second selves are called."""
@@ -38,7 +39,10 @@ flag, makes one at most."""
 
 HARDLY_RAN = "guest hardly ran"
 
+WAITED = "waited for CPUs"
+
 _LEVELS = {
+    "quiet_ns_per_exit": ("ns_per_exit", "quiet"),
     "ns_per_exit": ("ns_per_exit", "mean"),
     "cpu_ns_per_exit": ("ns_per_exit", "mean"),
     "ns_per_kick": ("ns_per_exit", "mean"),
@@ -54,6 +58,7 @@ _LEVELS = {
 
 _METRICS = {
     # metric: (what a method does with more time, per what)
+    "quiet_ns_per_exit": ("costs", "per quiet exit"),
     "ns_per_exit": ("costs", "per exit"),
     "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
     "ns_per_kick": ("costs", "per whole kick"),
@@ -288,6 +293,31 @@ def _vcpus(case: Summary) -> int:
 # --- one difference ----------------------------------------------------------------------------
 
 
+def headline(case: Summary) -> str | None:
+    """The metric that a case stands for: the first of :data:`HEADLINES` that it has."""
+    there = {contrast["metric"] for contrast in case["contrasts"]}
+    metrics = HEADLINES.get(case["kind"], ())
+    return next((metric for metric in metrics if metric in there), metrics[-1] if metrics else None)
+
+
+def per_headline(case: Summary) -> str:
+    """Per what the headline of a case is, e.g. "per quiet exit"."""
+    return per(str(headline(case)))
+
+
+def level_of(case: Summary, contrast: Summary) -> float | None:
+    """The baseline's figure that a difference is to be seen against; None where it has none."""
+    figure, name = _LEVELS[contrast["metric"]]
+    found = case["methods"].get(contrast["baseline"], {}).get(figure, {}).get(name)
+    return None if found is None else float(found)
+
+
+def controls(case: Summary, role: str = "control") -> list[Summary]:
+    """What the A/A control, or the placebo, found: of the headline, then of the mean of exits."""
+    found = case.get(role, {})
+    return [one for one in (found, found.get("mean", {})) if one.get("metric")]
+
+
 def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
     """By method, a case's differences to the baseline; only those that have an interval, and one
     that says anything.
@@ -335,10 +365,14 @@ def cost_names(cases: Iterable[Summary]) -> list[str]:
 
 def why_hidden(case: Summary, contrast: Summary) -> str:
     """Why a difference is not told, or "": its interval says nothing, or the guest of one of the
-    two hardly ran, so that its times are no price of a protocol.
+    two hardly ran, so that its times are no price of a protocol. Nor is a mean over exits of vCPUs
+    that waited for CPUs; their quiet exits are.
     """
     if hardly_ran(case) & {contrast["method"], contrast["baseline"]}:
         return HARDLY_RAN
+    is_mean = contrast["metric"] == "ns_per_exit" and headline(case) != "ns_per_exit"
+    if is_mean and case.get("oversubscribed"):
+        return WAITED
     return TOO_FEW if _says_nothing(case, contrast) else ""
 
 
@@ -360,7 +394,7 @@ def _with_interval(
     case: Summary, metric: str | None, baseline: str | None = None
 ) -> dict[str, Summary]:
     """Those to the case's baseline, or to another; a metric of one pair only has no other."""
-    wanted = metric or HEADLINES.get(case["kind"])
+    wanted = metric or headline(case)
     of_metric = [contrast for contrast in case["contrasts"] if contrast["metric"] == wanted]
     if baseline is None and case["baseline"] in {one["baseline"] for one in of_metric}:
         baseline = case["baseline"]
@@ -379,8 +413,7 @@ def _says_nothing(case: Summary, contrast: Summary) -> bool:
     From two or three rounds an interval can be a thousand times the spread of its rounds.
     """
     low, high = contrast["ci95"]
-    figure, name = _LEVELS[contrast["metric"]]
-    level = case["methods"].get(contrast["baseline"], {}).get(figure, {}).get(name)
+    level = level_of(case, contrast)
     return bool(few(contrast) and level is not None and (high - low) / 2 > level)
 
 

@@ -19,6 +19,7 @@ from kickbench.report.names import (
     costs,
     interval,
     nanoseconds,
+    per_headline,
     series_of,
 )
 from kickbench.report.numbers import measured, plural
@@ -114,7 +115,7 @@ def _node_plot(data: RunData, found: _Map) -> Plot:
     found_costs = {nodes: costs(case)[found.method] for nodes, case in found.cells.items()}
     title = titled(
         data,
-        f"{plain(_difference(found.method, case))} [{unit} per exit], "
+        f"{plain(_difference(found.method, case))} [{unit} {per_headline(case)}], "
         + with_crowd(data, case, plural(case["vcpus"], "vCPU"))
         + f", {apart_from_placement(data, found.series)}",
     )

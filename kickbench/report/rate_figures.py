@@ -20,6 +20,7 @@ from kickbench.report.names import (
     kick_rate_name,
     label,
     nanoseconds,
+    per_headline,
     rate_name,
 )
 from kickbench.report.numbers import listed, plural, significant
@@ -90,7 +91,7 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
         draw_intervals(axes, at, [c["ci95"] for _, c in points], colour)
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
-    axes.set_ylabel(f"{difference_name('method', baseline)}\n[{unit} per exit]")
+    axes.set_ylabel(f"{difference_name('method', baseline)}\n[{unit} {per_headline(row[-1])}]")
     draw_legend(axes, [*handles, *band], [*methods, *(["A/A control"] * len(band))])
     found = [
         f"{rate_name(case['exit_rate_hz'])}: "

@@ -25,6 +25,7 @@ from kickbench.report.names import (
     cost,
     interval,
     nanoseconds,
+    per,
     series_of,
 )
 from kickbench.report.numbers import listed, ordinal, plural, sentence, significant, whole
@@ -295,7 +296,7 @@ def draw_differences(data: RunData) -> list[Plot]:
 def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     unit = nanoseconds(data.summary)
     contrast, control, baseline = contrasts(case)[method], case["control"], str(case["baseline"])
-    found = read_differences(data.reader, case["id"])
+    found = read_differences(data.reader, case["id"], contrast["metric"])
     sides = [(found[method], contrast, style(data, method)[0])]
     if control["ci95"] is not None:
         sides.append((found[baseline], control, BAND))
@@ -326,7 +327,7 @@ def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
     drawn = "each" if each == 1 else f"every {ordinal(each)}"
     axes.set_xlabel(f"rounds in the order of time [{drawn} is a dot]")
-    axes.set_ylabel(f"difference [{unit} per exit]")
+    axes.set_ylabel(f"difference [{unit} {per(contrast['metric'])}]")
     _differences_legend(axes, [colour for _, _, colour in sides])
     beyond = int(((every < limits[0]) | (every > limits[1])).sum())
     finding = [f"{cost(contrast, unit)}, from {plural(contrast['rounds'], 'round')}"]

@@ -20,6 +20,7 @@ from kickbench.report.names import (
     CONTROLS,
     TOO_FEW,
     contrasts,
+    controls,
     exit_reason_name,
     few,
     hidden,
@@ -109,11 +110,11 @@ def _signed(value: str, low: str, high: str, how_sure: str) -> str:
     return f"{sign}{value} ({low} to {high}{how_sure})"
 
 
-def control(case: Summary, role: str = "control") -> str:
+def control(case: Summary, role: str = "control", metric: str | None = None) -> str:
     """The A/A control, or the placebo, in words: "ok", "NOT OK", "cannot tell" or "none", and the
-    interval that it is judged by, if that says anything.
+    interval that it is judged by, if that says anything. Of the headline unless a metric is named.
     """
-    found = case.get(role, {})
+    found = next((one for one in controls(case, role) if metric in (None, one["metric"])), {})
     if found.get("ci_family") is None:
         return "none"
     word = {True: "ok", False: "NOT OK", None: "cannot tell"}[found["ok"]]
@@ -290,16 +291,19 @@ def _difference_column(metric: str, name: str, unit: str, *, controlled: bool = 
     def cell(row: Row) -> str:
         if not (controlled and _is_baseline(row)):
             return contrast(row)
-        placebo = control(row.case, "placebo")
-        return f"A/A {control(row.case)}" + (f"; placebo {placebo}" if placebo != "none" else "")
+        placebo = control(row.case, "placebo", metric)
+        return f"A/A {control(row.case, metric=metric)}" + (
+            f"; placebo {placebo}" if placebo != "none" else ""
+        )
 
     def value(row: Row) -> float | None:
         found = contrasts(row.case, metric).get(row.method)
         return None if found is None else float(found["diff"])
 
     def bad(row: Row) -> bool:
-        found = (row.case.get(role, {}) for role in CONTROLS)
-        return controlled and _is_baseline(row) and any(one.get("ok") is False for one in found)
+        found = (one for role in CONTROLS for one in controls(row.case, role))
+        wrong = any(one["ok"] is False for one in found if one["metric"] == metric)
+        return controlled and _is_baseline(row) and wrong
 
     return Column(name, "", cell, value, bad=bad, group=group)
 
@@ -315,6 +319,7 @@ _OF_BASELINE = (
 )
 
 _EXITS_PER_SECOND = _count("exits/{s}", "", "exits_per_second")
+_EXIT_QUIET = _number("quiet", "{ns} per exit", "ns_per_exit", "quiet")
 _EXIT_MEAN = _number("mean", "{ns} per exit", "ns_per_exit", "mean")
 _EXIT_TIMES = tuple(
     _number(name, "", "ns_per_exit", name, group="{ns} per exit")
@@ -323,7 +328,9 @@ _EXIT_TIMES = tuple(
 
 _EXITS = Table(
     "Exits",
-    "Differences are paired, method - baseline, with their 95 % interval. " + _OF_BASELINE,
+    "A quiet exit is the path itself: a low quantile of each block. The mean has all that "
+    "happened: the tail, contention, and waiting. Differences are paired, method - baseline, with "
+    "their 95 % interval. " + _OF_BASELINE,
     keys=(
         _PROGRAM,
         _IRQCHIP,
@@ -339,8 +346,13 @@ _EXITS = Table(
             "Exits",
             (
                 _EXITS_PER_SECOND,
+                replace(_EXIT_QUIET, unit="", group="{ns} per exit", always=False),
                 _number("mean", "", "ns_per_exit", "mean", group="{ns} per exit"),
                 *_EXIT_TIMES,
+                replace(
+                    _difference_column("quiet_ns_per_exit", "quiet", "{ns} per exit"),
+                    always=False,
+                ),
                 _difference_column("ns_per_exit", "mean", "{ns} per exit"),
             ),
         ),
@@ -371,8 +383,8 @@ _EXITS = Table(
             ),
         ),
     ),
-    terminal=(("{ns} per exit", (_EXITS_PER_SECOND, _EXIT_MEAN, *_EXIT_TIMES)),),
-    metrics=(("ns_per_exit", ""),),
+    terminal=(("{ns} per exit", (_EXITS_PER_SECOND, _EXIT_QUIET, _EXIT_MEAN, *_EXIT_TIMES)),),
+    metrics=(("quiet_ns_per_exit", ", quiet"), ("ns_per_exit", ", mean")),
 )
 
 _RACE = Table(

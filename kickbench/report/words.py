@@ -29,6 +29,7 @@ from kickbench.report.names import (
     Summary,
     amount,
     contrasts,
+    controls,
     emulation,
     finished,
     interval,
@@ -154,14 +155,19 @@ def _control(
     if not compared:
         return None, ""
     judged = [case for case in compared if case["control"]["ok"] is not None]
-    wrong = [case for case in judged if not case["control"]["ok"]]
+    wrong = {
+        case["id"]: (case, found)
+        for case in compared
+        for found in controls(case)
+        if found["ok"] is False
+    }
     if wrong:
-        worst = max(wrong, key=_size_of_control)
-        others = f", and so in {len(wrong)} of {plural(len(judged), 'case')}"
+        worst, found = max(wrong.values(), key=lambda pair: abs(float(pair[1]["diff"])))
+        others = f", and so in {len(wrong)} of {plural(len(compared), 'case')}"
         return False, (
             "This run cannot be trusted: the A/A control found "
-            f"{worst['baseline']} to differ from itself by {amount(worst['control'], unit)} "
-            f"{per(worst['control']['metric'])} {interval(worst['control'])}, "
+            f"{worst['baseline']} to differ from itself by {amount(found, unit)} "
+            f"{per(found['metric'])} {interval(found)}, "
             f"{label(summary, worst)}{others if len(wrong) > 1 else ''}."
         )
     every = {1: "its only case", 2: "both cases"}.get(len(compared), f"all {len(compared)} cases")

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from kickbench.errors import ResultsError
 from kickbench.results.identity import NONE, UNKNOWN, Change, changes
-from kickbench.results.metrics import METRICS, Point, points
+from kickbench.results.metrics import METRICS, Point, control_ok, points
 from kickbench.results.schema import one_line
 from kickbench.stats.contrasts import family_confidence
 from kickbench.stats.independent import Difference, difference
@@ -444,7 +444,7 @@ def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator
 
     if not summary["complete"]:
         yield Doubt("partial", side, ids(cases))
-    if wrong := [case for case in cases if case["control"]["ok"] is False]:
+    if wrong := [case for case in cases if control_ok(case) is False]:
         yield Doubt("control", side, ids(wrong))
     if crowded := [case for case in cases if case.get("oversubscribed")]:
         yield Doubt("oversubscribed", side, ids(crowded))

@@ -36,7 +36,8 @@ class Control:
 
 
 Controls = Mapping[str, Control]
-"""Those of a case, by their role in :data:`~kickbench.results.tables.ROLES`."""
+"""Those of a case, by their role in :data:`~kickbench.results.tables.ROLES`; where exits are judged
+in two figures, the mean's are "control.mean" and "placebo.mean"."""
 
 WHO = ("method", *ROLES)
 """The columns that :func:`entry_index` needs."""

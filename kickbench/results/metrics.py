@@ -18,7 +18,7 @@ from kickbench.stats.proportions import clopper_pearson
 
 Summary = Mapping[str, Any]
 
-__all__ = ["METRICS", "Estimate", "Metric", "Point", "points"]
+__all__ = ["METRICS", "Estimate", "Metric", "Point", "control_ok", "points"]
 
 STEADY = 0.95
 """The share of samples that must have a count for it to be judged: another run of the same kernel
@@ -63,6 +63,15 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        Metric(
+            name="quiet_ns_per_exit",
+            title="time per quiet exit",
+            unit="ns",
+            better="lower",
+            kinds=("exits",),
+            value=("estimates", "quiet_ns_per_exit", "value"),
+            ci95=("estimates", "quiet_ns_per_exit", "ci95"),
+        ),
         Metric(
             name="ns_per_exit",
             title="time per exit",
@@ -257,6 +266,15 @@ class Point:
     def key(self) -> tuple[str, str, str | None, str]:
         """What says that points of two runs are the same figure."""
         return self.case, self.method, self.baseline, self.metric
+
+
+def control_ok(case: Summary) -> bool | None:
+    """Whether the A/A control of a case is good: False when one of its figures is not, None when
+    that of its headline cannot tell."""
+    found = [dig(case, "control", "ok"), dig(case, "control", "mean", "ok")]
+    if False in found:
+        return False
+    return found[0] if isinstance(found[0], bool) else None
 
 
 def points(summary: Summary) -> list[Point]:

@@ -375,6 +375,8 @@ class _ExitTimes(_Found):
     p99: Amount | None
     max: Amount | None
     mean: Amount | None
+    # Runs before it was there lack it.
+    quiet: Amount | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -627,7 +629,7 @@ class _Contrast(_Difference):
     metric: Line
 
 
-class _Control(_Difference):
+class _Judged(_Difference):
     metric: Line | None
     ci_family: Interval | None
     ok: bool | None
@@ -641,6 +643,28 @@ class _Control(_Difference):
         if ends is not None and None in (self.metric, self.diff, self.ci95):
             raise ValueError("it is judged, but has no difference")
         return self
+
+
+class _Control(_Judged):
+    # May be missing, but not null: only exits are judged in two figures.
+    mean: Annotated[_Judged, Field(default_factory=_Judged.model_construct)]
+
+
+class _ShiftPoint(_Found):
+    level: Share
+    diff: Signed
+    ci95: Interval
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_within(self.diff, self.ci95, "ci95")
+        return self
+
+
+class _Shift(_Found):
+    method: Line
+    baseline: Line
+    points: Annotated[list[_ShiftPoint], Field(max_length=100)]
 
 
 class _Finding(_Found):
@@ -668,12 +692,14 @@ class _FoundLoad(_Found):
 class _FoundCase(_Found):
     """What is computed of a case, of whatever kind.
 
-    ``metrics`` are those of its contrasts; ``other_pairs`` has those that are of two methods only,
-    not of every method and the baseline; ``control_apart`` says that the A/A control's faults are
-    in the findings, where they are the baseline's, but not in the baseline's own figures.
+    ``metrics`` are those of its contrasts, of which the first ``judged`` have controls;
+    ``other_pairs`` has those that are of two methods only, not of every method and the baseline;
+    ``control_apart`` says that the A/A control's faults are in the findings, where they are the
+    baseline's, but not in the baseline's own figures.
     """
 
     metrics: ClassVar[tuple[str, ...]]
+    judged: ClassVar[int] = 1
     other_pairs: ClassVar[dict[str, tuple[str, str]]] = {}
     control_apart: ClassVar[bool] = True
     methods: Mapping[Line, _Method]
@@ -699,8 +725,11 @@ class _FoundCase(_Found):
 
 
 class _FoundExits(_FoundCase):
-    metrics = ("ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
+    metrics = ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
+    judged = 2
     methods: dict[Line, _ExitsMethod]
+    # Runs before it was there lack it.
+    shift: Annotated[list[_Shift], Field(max_length=1000)] = []
 
 
 class _FoundKicks(_FoundCase):
@@ -925,8 +954,10 @@ def _check_found(
         fail(where, f"is damaged: {what}contrasts: one is there twice or of what is not there")
     if not set(found) <= known:
         fail(where, f"is damaged: {what}contrasts: the baseline is another")
+    if not {(one.method, one.baseline) for one in getattr(model, "shift", ())} <= set(compared):
+        fail(where, f"is damaged: {what}shift: one is of what is not there")
     for role in {"control", "placebo"} & model.model_fields_set:
-        if getattr(model, role).metric not in (None, *model.metrics[:1]):
+        if getattr(model, role).metric not in (None, *model.metrics[: model.judged]):
             fail(where, f"is damaged: {what}{role}: no such metric")
     _check_findings(model, baseline, f"{what}findings: ", where)
     plain = model.model_dump(by_alias=True, exclude_unset=True)

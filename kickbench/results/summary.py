@@ -53,9 +53,11 @@ from kickbench.results.kicks import (
 from kickbench.results.nested import describe_nested, summarise_nested
 from kickbench.results.per_kick import Times, contrasts_per_kick, pair_with_quiet
 from kickbench.results.schema import SCHEMA, dump_json
+from kickbench.results.shift import shift_functions
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
-from kickbench.results.tables import QUANTILES, ROLES, TABLES
+from kickbench.results.tables import QUANTILES, ROLES
 from kickbench.stats.contrasts import Interval, family_confidence
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 # Of all A/A controls and placebos of a run together: a sound run has a false alarm in 1 of 100. At
 # 95 % it is 5 of 100 in the long run, and so more than that in many a hundred.
@@ -70,6 +72,9 @@ CONTROL_RESOLVES = 0.02
 # no protocol's price.
 STOOD_STILL = 0.05
 
+# The columns of blocks that the quiet exit is made of.
+_QUIET = tuple(name for name, level in QUANTILES.items() if level in QUIET_LEVELS)
+
 # The columns of blocks that say what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
 
@@ -80,11 +85,13 @@ class Rounds:
 
     Columns are the case's methods in order, then the A/A control and the placebo. ``process`` has
     the process of each row; values are NaN where no exit happened. ``exits`` counts timed exits,
-    ``exits_per_second`` is of the whole VM.
+    ``exits_per_second`` is of the whole VM. ``quiet_ns_per_exit`` is NaN throughout for a run that
+    stored no quantiles of its blocks.
     """
 
     process: Ints
     ns_per_exit: Floats
+    quiet_ns_per_exit: Floats
     cpu_ns_per_exit: Floats
     exits_per_second: Floats
     exits: Floats
@@ -97,6 +104,7 @@ class _Blocks:
     entry: Ints
     ns_per_cycle: Floats
     columns: dict[str, Ints]
+    quantiles: dict[str, Floats]  # those that were read
     paced: bool
 
     @property
@@ -142,12 +150,14 @@ def read_rounds(reader: RunReader, case_id: str) -> Rounds:
     """The per-round times of a finished case of the kind exits, for plots and exports."""
     record = reader.case(case_id)
     columns = ["process", "round", "position", *WHO]
-    columns += ["exits", "elapsed_cycles", "timed_exits", "timed_cycles", "cpu_ns"]
+    columns += ["exits", "elapsed_cycles", "timed_exits", "timed_cycles", "cpu_ns", *_QUIET]
     return _rounds(_read_blocks(reader, record, columns), record.parameters["methods"])
 
 
-def read_differences(reader: RunReader, case_id: str) -> dict[str, list[Floats]]:
-    """By method, what its contrast in ns per exit is made of, for a finished case of the kind
+def read_differences(
+    reader: RunReader, case_id: str, metric: str = "ns_per_exit"
+) -> dict[str, list[Floats]]:
+    """By method, what its contrast in a metric of exits is made of, for a finished case of the kind
     exits: per process, method - baseline round by round, in time order. The baseline's are those
     of the A/A control.
     """
@@ -158,7 +168,10 @@ def read_differences(reader: RunReader, case_id: str) -> dict[str, list[Floats]]
     control = len(methods)
     return {
         method: _differences(
-            rounds.process, rounds.ns_per_exit, control if index == baseline else index, baseline
+            rounds.process,
+            getattr(rounds, metric),
+            control if index == baseline else index,
+            baseline,
         )
         for index, method in enumerate(methods)
     }
@@ -219,6 +232,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "relative_half_width": None,
         "precision_reached": None,
         "start_skew": None,
+        "shift": [],
         "methods": {},
         "contrasts": [],
         **{role: {**_NO_CONTROL} for role in ROLES},
@@ -308,6 +322,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     baseline = methods.index(parameters["baseline"])
     blocks = _read_blocks(reader, record)
     rounds = _rounds(blocks, methods)
+    metrics = _metrics(rounds)
     quantiles = _read_quantiles(reader, record)
     statistics = {
         method: {
@@ -316,8 +331,11 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         }
         for index, method in enumerate(methods)
     }
+    for figures in statistics.values():
+        level = figures["estimates"].get("quiet_ns_per_exit")
+        figures["ns_per_exit"]["quiet"] = None if level is None else level["value"]
     pairs = [(method, methods[baseline]) for method in methods if method != methods[baseline]]
-    contrasts = _contrasts(rounds, methods, pairs)
+    contrasts = _contrasts(rounds, methods, pairs, metrics)
     mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
     width = relative_half_width(contrasts, "ns_per_exit", mean)
     target = parameters.get("precision")
@@ -331,22 +349,42 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     fill: dict[str, Any] = {}
     controls: dict[str, Control] = {}
     for index, role in control_entries(methods).items():
-        differences = _differences(rounds.process, rounds.ns_per_exit, index, baseline)
-        if differences or role == "control":
+        for metric in metrics[:-1]:
+            values = getattr(rounds, metric)
+            differences = _differences(rounds.process, values, index, baseline)
+            if not differences and role != "control":
+                continue
             interval = control_interval(differences, CONFIDENCE)
             of_role = _contrast(differences, interval, len(rounds.process))
-            fill[role] = {**_NO_CONTROL, "metric": "ns_per_exit", **of_role}
-            controls[role] = Control(differences, mean)
+            found = {**_NO_CONTROL, "metric": metric, **of_role}
+            level = statistics[methods[baseline]]["ns_per_exit"][_LEVELS[metric]]
+            if metric == metrics[0]:
+                fill[role] = found
+                controls[role] = Control(differences, level)
+            else:
+                fill[role]["mean"] = found
+                controls[f"{role}.mean"] = Control(differences, level)
     return {
         "methods": statistics,
         "contrasts": contrasts
-        + _contrasts(rounds, methods, control_pairs(methods, methods[baseline])),
+        + _contrasts(rounds, methods, control_pairs(methods, methods[baseline]), metrics),
         "findings": findings,
         **fill,
         "relative_half_width": width,
         "precision_reached": None if width is None or target is None else width <= target,
         "start_skew": _start_skew(blocks),
+        "shift": _shift(blocks, methods, [*pairs, *control_pairs(methods, methods[baseline])]),
     }, controls
+
+
+_LEVELS = {"quiet_ns_per_exit": "quiet", "ns_per_exit": "mean"}
+"""By metric of a contrast, its level among a method's times per exit."""
+
+
+def _metrics(rounds: Rounds) -> list[str]:
+    """What exits are compared in: the headline first, last the CPU time, which has no control."""
+    known = bool(np.isfinite(rounds.quiet_ns_per_exit).any())
+    return [*(["quiet_ns_per_exit"] if known else []), "ns_per_exit", "cpu_ns_per_exit"]
 
 
 # The table of kinds: each fills in "methods", "contrasts", "control", "placebo" and what else it
@@ -363,23 +401,20 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
 # --- blocks and rounds -------------------------------------------------------------------------
 
 
-_COUNTS = tuple(c.name for c in TABLES["blocks"].columns if c.name not in QUANTILES)
-
-
 def _read_blocks(
-    reader: RunReader, record: CaseRecord, columns: Sequence[str] = _COUNTS
+    reader: RunReader, record: CaseRecord, columns: Sequence[str] | None = None
 ) -> _Blocks:
     methods: list[str] = record.parameters["methods"]
     document = record.document or {}
     table = reader.table(record.id, "blocks", columns).combine_chunks()
-    arrays = {
-        name: table.column(name).to_numpy().astype(np.int64)
-        for name in table.column_names
-        if name not in WHO
+    numbers = {
+        name: table.column(name).to_numpy() for name in table.column_names if name not in WHO
     }
+    arrays = {name: a.astype(np.int64) for name, a in numbers.items() if name not in QUANTILES}
+    quantiles = {name: a.astype(np.float64) for name, a in numbers.items() if name in QUANTILES}
     entry = entry_index(table, methods, record.parameters["baseline"])
     paced = record.parameters["exit_rate_hz"] is not None
-    return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays, paced)
+    return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays, quantiles, paced)
 
 
 def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
@@ -414,7 +449,38 @@ def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
         place = first[timed]
         np.add.at(seconds, (row[place], blocks.entry[place]), longest_ns[timed] / 1e9)
         exits_per_second = np.where((all_exits > 0) & (seconds > 0), all_exits / seconds, np.nan)
-    return Rounds(process, ns_per_exit, cpu_ns_per_exit, exits_per_second, exits)
+    _, quantiles_ns = _quantiles_ns(blocks, width)
+    quiet_ns = quiet(np.stack([quantiles_ns[level] for level in QUIET_LEVELS], axis=-1))
+    return Rounds(process, ns_per_exit, quiet_ns, cpu_ns_per_exit, exits_per_second, exits)
+
+
+def _quantiles_ns(blocks: _Blocks, n_entries: int) -> tuple[Ints, dict[float, Floats]]:
+    """The process of each round, and by level the quantiles in ns: (rounds, entries).
+
+    Each is the mean over the vCPUs that exited, each of which has a path of its own.
+    """
+    process, row = index_rounds(blocks.columns["process"], blocks.columns["round"])
+    known = blocks.entry >= 0
+    cell = row[known] * n_entries + blocks.entry[known]
+    shape = (len(process), n_entries)
+    found = {}
+    for name, cycles in blocks.quantiles.items():
+        ns = (cycles * blocks.ns_per_cycle)[known]
+        there = np.isfinite(ns)
+        sums = np.bincount(cell[there], ns[there], len(process) * n_entries)
+        counts = np.bincount(cell[there], minlength=len(process) * n_entries)
+        with np.errstate(invalid="ignore"):
+            found[QUANTILES[name]] = (sums / counts).reshape(shape)
+    return process, found
+
+
+def _shift(
+    blocks: _Blocks, methods: list[str], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    process, quantiles_ns = _quantiles_ns(blocks, count_entries(methods))
+    timed = blocks.columns["timed_exits"]
+    exits_per_block = float(np.median(timed[timed > 0])) if (timed > 0).any() else 0.0
+    return shift_functions(process, quantiles_ns, exits_per_block, methods, pairs)
 
 
 def _first_of_rows(values: Floats, row: NDArray[np.intp], n_rows: int) -> Floats:
@@ -438,10 +504,10 @@ def _add_kicks_costs(reader: RunReader, cases: list[dict[str, Any]]) -> None:
         rounds = read_rounds(reader, case["id"])
         return rounds.process, rounds.ns_per_exit
 
-    for kicked, quiet in pair_with_quiet(cases):
+    for kicked, unkicked in pair_with_quiet(cases):
         pairs = [(one["method"], one["baseline"]) for one in kicked["contrasts"]]
         kicked["contrasts"].extend(
-            contrasts_per_kick(kicked, list(dict.fromkeys(pairs)), times(kicked), times(quiet))
+            contrasts_per_kick(kicked, list(dict.fromkeys(pairs)), times(kicked), times(unkicked))
         )
 
 
@@ -452,7 +518,7 @@ def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
     """The level of a method, metric by metric, with an interval: what separate runs compare."""
     return {
         metric: level_estimate(rounds.process, getattr(rounds, metric)[:, entry])
-        for metric in ("ns_per_exit", "cpu_ns_per_exit", "exits_per_second")
+        for metric in (*_metrics(rounds), "exits_per_second")
     }
 
 
@@ -469,12 +535,12 @@ def _contrast(
 
 
 def _contrasts(
-    rounds: Rounds, methods: list[str], pairs: Sequence[tuple[str, str]]
+    rounds: Rounds, methods: list[str], pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The contrasts of pairs of methods, each of wall time and of CPU time."""
+    """The contrasts of pairs of methods, each in all metrics."""
     found = []
     for method, baseline in pairs:
-        for metric in ("ns_per_exit", "cpu_ns_per_exit"):
+        for metric in metrics:
             differences = _differences(
                 rounds.process,
                 getattr(rounds, metric),
@@ -494,10 +560,10 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
     where that contains 0 for no better reason than its width.
     """
     family = [
-        (case, case[role], control)
+        (case, found, control)
         for case, of_case in zip(cases, controls, strict=True)
-        for role, control in of_case.items()
-        if case[role]["ci95"] is not None
+        for name, control in of_case.items()
+        if (found := _of_control(case, name))["ci95"] is not None
     ]
     confidence = family_confidence(CONTROL_CONFIDENCE, len(family)) if family else 0.0
     for case, found, control in family:
@@ -505,11 +571,20 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
         found["ci_family"] = widened
         if widened is not None and not widened[0] <= 0 <= widened[1]:
             found["ok"] = False
-        elif widened is not None and _resolves(case, widened, control.level_ns):
+        elif widened is not None and _resolves(case, found["metric"], widened, control.level_ns):
             found["ok"] = True
 
 
-def _resolves(case: dict[str, Any], widened: list[float], level_ns: float | None) -> bool:
+def _of_control(case: dict[str, Any], name: str) -> dict[str, Any]:
+    """The part of a case that a control fills in: "placebo", or "placebo.mean" within that."""
+    role, _, figure = name.partition(".")
+    found: dict[str, Any] = case[role][figure] if figure else case[role]
+    return found
+
+
+def _resolves(
+    case: dict[str, Any], metric: str, widened: list[float], level_ns: float | None
+) -> bool:
     """Whether a bias as large as what the control is to vouch for would lie outside ``widened``.
 
     That is the smallest difference seen in the case, or CONTROL_RESOLVES of the level if that is
@@ -518,7 +593,7 @@ def _resolves(case: dict[str, Any], widened: list[float], level_ns: float | None
     seen = [
         abs(contrast["diff"])
         for contrast in case["contrasts"]
-        if contrast["metric"] == case["control"]["metric"]
+        if contrast["metric"] == metric
         and contrast["ci95"] is not None
         and not contrast["ci95"][0] <= 0 <= contrast["ci95"][1]
     ]
@@ -638,7 +713,7 @@ def _total(values: Ints) -> int | None:
 
 # --- histograms --------------------------------------------------------------------------------
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+_OVER_ALL = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, float | None]]:
@@ -655,9 +730,9 @@ def _read_quantiles(reader: RunReader, record: CaseRecord) -> list[dict[str, flo
     for index in range(len(methods)):
         chosen = (entry == index) & (count > 0) & (high > low)
         values = histogram_quantiles(
-            low[chosen], high[chosen], count[chosen], list(QUANTILES.values())
+            low[chosen], high[chosen], count[chosen], list(_OVER_ALL.values())
         )
-        result.append({name: number(value) for name, value in zip(QUANTILES, values, strict=True)})
+        result.append({name: number(value) for name, value in zip(_OVER_ALL, values, strict=True)})
     return result
 
 

@@ -106,7 +106,7 @@ _SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick 
 
 _PERCENT = (1, 2.5, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9)
 QUANTILES: dict[str, float] = {
-    f"p{percent:g}_cycles".replace(".", "_"): percent / 100 for percent in _PERCENT
+    f"p{percent:g}_cycles".replace(".", "_"): round(percent / 100, 6) for percent in _PERCENT
 }
 """The columns with the quantiles of a block's exits, and their levels from 0 to 1, rising."""
 
