@@ -463,14 +463,16 @@ def _quantiles_ns(blocks: _Blocks, n_entries: int) -> tuple[Ints, dict[float, Fl
     known = blocks.entry >= 0
     cell = row[known] * n_entries + blocks.entry[known]
     shape = (len(process), n_entries)
+    scale = _first_of_rows(blocks.ns_per_cycle, row, len(process))[:, np.newaxis]
     found = {}
-    for name, cycles in blocks.quantiles.items():
-        ns = (cycles * blocks.ns_per_cycle)[known]
-        there = np.isfinite(ns)
-        sums = np.bincount(cell[there], ns[there], len(process) * n_entries)
+    for name, of_rows in blocks.quantiles.items():
+        cycles = of_rows[known]
+        there = np.isfinite(cycles)
+        # Sums of what a float32 held are exact in a float64, in whatever order the rows are.
+        sums = np.bincount(cell[there], cycles[there], len(process) * n_entries)
         counts = np.bincount(cell[there], minlength=len(process) * n_entries)
         with np.errstate(invalid="ignore"):
-            found[QUANTILES[name]] = (sums / counts).reshape(shape)
+            found[QUANTILES[name]] = (sums / counts).reshape(shape) * scale
     return process, found
 
 
