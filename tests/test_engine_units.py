@@ -172,6 +172,15 @@ def test_a_preemption_between_the_two_clocks_does_not_shift_the_rate(
     assert abs(found / TSC_HZ - 1) < AGREE_TO
 
 
+@settings(max_examples=40)
+@given(st.integers(1, 2**32), st.integers(1, 200))
+def test_a_clock_s_step_is_found_whatever_a_stamp_takes(
+    clock: Path, seed: int, step_cycles: int
+) -> None:
+    """A reading takes 50 to 56 cycles: less than a step, or several."""
+    assert int(output(clock, str(seed), "100", "6", str(step_cycles))) == step_cycles
+
+
 # --- quantiles ---------------------------------------------------------------------------------
 
 LEVELS = np.array(list(QUANTILES.values()))

@@ -2,7 +2,8 @@
 /*
  * Calibrates a TSC of 2.5 GHz against a raw clock, both of a machine of its own: each reading takes
  * 50 cycles, and before so many in a hundred readings the thread is preempted for a while. The
- * command line has the random seed, how many, and the longest preemption in cycles.
+ * command line has the random seed, how many, and the longest preemption in cycles. With a fourth
+ * word the TSC counts in steps of so many cycles, and is asked for its step.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 #define READ_CYCLES 50
 
-static uint64_t machine_cycles, machine_random, machine_longest;
+static uint64_t machine_cycles, machine_random, machine_longest, machine_step = 1;
 static unsigned int machine_percent;
 
 static uint64_t read_machine(void)
@@ -21,7 +22,7 @@ static uint64_t read_machine(void)
 	if ((machine_random >> 33) % 100 < machine_percent)
 		machine_cycles += (machine_random >> 20) % machine_longest;
 	machine_cycles += READ_CYCLES;
-	return machine_cycles;
+	return machine_cycles / machine_step * machine_step;
 }
 
 static unsigned long long machine_rdtscp(unsigned int *aux)
@@ -53,11 +54,16 @@ int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *
 
 int main(int argc, char **argv)
 {
-	if (argc != 4)
+	if (argc < 4 || argc > 5)
 		return 1;
 	machine_random = strtoull(argv[1], NULL, 10);
 	machine_percent = (unsigned int)atoi(argv[2]);
 	machine_longest = strtoull(argv[3], NULL, 10) + 1;
+	if (argc == 5) {
+		machine_step = strtoull(argv[4], NULL, 10);
+		printf("%llu\n", (unsigned long long)kb_clock_step(true));
+		return 0;
+	}
 	printf("%.1f\n", kb_clock_calibrate(20000000));
 	return 0;
 }
