@@ -17,6 +17,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology, format_cpu_list, resolve
 from kickbench.methods import CATALOGUE
 from kickbench.run.plan import (
+    QUICK_BLOCK_MS,
     QUICK_CASE_OVERHEAD_SECONDS,
     QUICK_KICKS,
     QUICK_SECONDS,
@@ -290,7 +291,7 @@ def test_a_missing_node_is_an_error_of_the_host() -> None:
 
 def test_quick_shares_out_its_seconds_and_never_lengthens_a_case() -> None:
     items = plan([case(), case(max_seconds=0.1), case(vcpus=999)], TWO_NODES, CAPABLE)
-    quick = quicken(items)
+    quick = quicken(items, TWO_NODES)
     assert [item.case.processes for item in quick] == [1, 1, 1]
     assert quick[1].case.max_seconds == 0.1
     assert quick[0].case.max_seconds < QUICK_SECONDS / 2
@@ -301,14 +302,32 @@ def test_quick_races_are_for_few_kicks() -> None:
     def race(kicks: int) -> Case:
         return case(kind="race", program="spin", window_ns=0.0, kicks=kicks)
 
-    quick = quicken(plan([case(), race(1_000_000), race(7)], TWO_NODES, CAPABLE))
+    quick = quicken(plan([case(), race(1_000_000), race(7)], TWO_NODES, CAPABLE), TWO_NODES)
     assert [item.case.kicks for item in quick] == [None, QUICK_KICKS, 7]
     assert 1000 <= QUICK_KICKS < 10_000
 
 
+@pytest.mark.parametrize(
+    ("some", "block_ms"),
+    [
+        ({}, QUICK_BLOCK_MS),
+        ({"block_ms": 7.0}, 7.0),
+        ({"exit_rate_hz": 100.0}, None),
+        ({"kick_rate_hz": 100.0}, None),
+        ({"vcpus": 64}, None),  # more than there are CPUs: each needs its turn
+        ({"kind": "kick", "state": "guest", "program": "spin"}, None),
+    ],
+)
+def test_quick_exits_are_in_short_blocks_where_these_have_all_they_need(
+    some: dict[str, Any], block_ms: float | None
+) -> None:
+    (item,) = quicken(plan([case(**some)], TWO_NODES, CAPABLE), TWO_NODES)
+    assert item.case.block_ms == block_ms
+
+
 def test_the_shipped_windows_scenario_is_quick_on_two_nodes() -> None:
     cases = expand(load(shipped()["smp_windows_like"]))
-    quick = quicken(plan(cases, TWO_NODES, CAPABLE))
+    quick = quicken(plan(cases, TWO_NODES, CAPABLE), TWO_NODES)
     assert all(item.skip is None for item in quick)
     seconds = sum(item.case.max_seconds + QUICK_CASE_OVERHEAD_SECONDS for item in quick)
     assert seconds < 45

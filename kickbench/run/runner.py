@@ -122,7 +122,7 @@ def run(
             f"the first is {case_id}: {reason}"
         )
     if quick:
-        planned = quicken(planned)
+        planned = quicken(planned, topology)
     sources = _protocol_files(planned)
     mark = Mark.of_this_process()
     with (
