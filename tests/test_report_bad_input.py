@@ -252,6 +252,8 @@ UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # a page takes a secon
         (lambda s: case_of(s, "kick")["control"].update(ok=False, ci_family=[-1e9, 1e9]),
          "not what its interval says"),
         (set_in("kick", "control", "metric", value="per_se"), "no such metric"),
+        (set_in("exits", "control", "mean", "metric", value="per_se"), "no such metric"),
+        (set_in("exits", "shift", 0, "points", value=[]), "points"),
         (set_in("kick", "warnings", value=["x"] * 10_000), "warnings: "),
         (set_in("kick", "warnings", value=[7]), "warnings.0: "),
         (set_in("kick", "stopped_by", value="me"), "stopped_by: "),

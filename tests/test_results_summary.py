@@ -136,6 +136,17 @@ def test_the_control_judges_both_figures(tmp_path):
     assert case["control"]["mean"]["ok"] is True
 
 
+def test_quantiles_that_only_some_have_are_no_error(tmp_path):
+    """A stranger's table may have them of the methods and not of the control."""
+    blocks = blocks_of(list(quiet_rows(40, 120)))
+    for name in QUANTILES:
+        blocks[name][blocks["entry"] == CONTROL] = np.nan
+    case = case_of(write_run(tmp_path, [blocks, blocks]))
+    assert contrast(case, "quiet_ns_per_exit")["diff"] == pytest.approx(120)
+    assert (case["control"]["diff"], case["control"]["ok"]) == (None, None)
+    assert case["control"]["mean"]["ok"] is True
+
+
 def test_a_run_without_quantiles_has_no_quiet_exit(tmp_path):
     blocks = blocks_of(list(quiet_rows(10, 100)))
     for name in QUANTILES:

@@ -664,7 +664,7 @@ class _ShiftPoint(_Found):
 class _Shift(_Found):
     method: Line
     baseline: Line
-    points: Annotated[list[_ShiftPoint], Field(max_length=100)]
+    points: Annotated[list[_ShiftPoint], Field(min_length=1, max_length=100)]
 
 
 class _Finding(_Found):
@@ -957,7 +957,9 @@ def _check_found(
     if not {(one.method, one.baseline) for one in getattr(model, "shift", ())} <= set(compared):
         fail(where, f"is damaged: {what}shift: one is of what is not there")
     for role in {"control", "placebo"} & model.model_fields_set:
-        if getattr(model, role).metric not in (None, *model.metrics[: model.judged]):
+        judged = getattr(model, role)
+        second = judged.mean.metric if "mean" in judged.model_fields_set else None
+        if not {judged.metric, second} <= {None, *model.metrics[: model.judged]}:
             fail(where, f"is damaged: {what}{role}: no such metric")
     _check_findings(model, baseline, f"{what}findings: ", where)
     plain = model.model_dump(by_alias=True, exclude_unset=True)

@@ -358,7 +358,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             of_role = _contrast(differences, interval, len(rounds.process))
             found = {**_NO_CONTROL, "metric": metric, **of_role}
             level = statistics[methods[baseline]]["ns_per_exit"][_LEVELS[metric]]
-            if metric == metrics[0]:
+            if role not in fill:
                 fill[role] = found
                 controls[role] = Control(differences, level)
             else:
