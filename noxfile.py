@@ -15,6 +15,10 @@ nox.needs_version = ">=2024.3"
 nox.options.sessions = ["tests", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 
+# Most tests wait, for blocks of real time and for child processes: more of them than CPUs run at
+# once. `-n 0` after `--` runs one at a time.
+SIDE_BY_SIDE = ["-n", "4", "--dist", "worksteal"]
+
 C_SOURCES = [
     str(path)
     for folder in ("kickbench", "examples", "tests", "benchmarks")
@@ -41,14 +45,15 @@ def tests(session: nox.Session) -> None:
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     _give_ci_a_browser(session)
     # Those in emulated machines have a session of their own.
-    session.run("pytest", "-m", "not lab", *session.posargs)
+    session.run("pytest", "-m", "not lab", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session
 def busy(session: nox.Session) -> None:
     """Run the tests while four busy processes run beside them: nox -s busy -- PYTEST_ARGS."""
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
-    session.run("python", "tests/busy.py", "pytest", "-m", "not lab", *session.posargs)
+    pytest = ["pytest", "-m", "not lab", *SIDE_BY_SIDE]
+    session.run("python", "tests/busy.py", *pytest, *session.posargs)
 
 
 def _give_ci_a_browser(session: nox.Session) -> None:
