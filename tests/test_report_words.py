@@ -615,6 +615,15 @@ def test_a_precision_that_has_no_interval_was_not_reached(changed: dict[str, Any
     assert note.text.startswith("1 of 8 cases ended before the precision of 0.1 %")
 
 
+def test_a_precision_that_was_not_reached_says_of_which_figure(changed: dict[str, Any]) -> None:
+    both = ["quiet_ns_per_exit", "ns_per_exit"]
+    for case, missed in zip(changed["cases"][:3], (both, both[1:], both[1:]), strict=True):
+        case |= {"precision_reached": False, "precision_missed": missed}
+    (note,) = [note for note in notes(changed) if "precision" in note.text]
+    assert note.text.startswith("3 of 8 cases ended before")
+    assert note.text.endswith("reached: that of the quiet exit in 1 and that of the mean in 3")
+
+
 def test_skipped_cases_share_their_reason(changed: dict[str, Any]) -> None:
     for case in changed["cases"][:4]:
         case |= {"status": "skipped", "reason": "this host has no node 1"}

@@ -21,6 +21,7 @@ from kickbench.results.summary import (
     write_summary,
 )
 from kickbench.results.tables import QUANTILES, combine, from_worker
+from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import paired_contrast, running_interval
 
 METHODS = ("sigmask", "immediate_exit")
@@ -415,6 +416,28 @@ def test_a_known_shift_is_found(sweep):
         ns = case["methods"]["sigmask"]["ns_per_exit"]
         assert ns["p50"] < ns["p90"] < ns["p99"] <= ns["max"]
         assert ns["p50"] == pytest.approx(ns["mean"], rel=0.05)
+
+
+@pytest.mark.parametrize("of", ["quiet", "mean", "both"])
+def test_the_precision_is_that_of_the_figures_asked_for(tmp_path, of):
+    cases = [synthetic_run.case(2, precision=1e-6, precision_of=of)]
+    case = case_of(RunReader(synthetic_run.build(tmp_path, cases=cases)))
+    metrics = {"quiet": "quiet_ns_per_exit", "mean": "ns_per_exit"}
+    wanted = list(metrics.values()) if of == "both" else [metrics[of]]
+    assert case["precision_of"] == case["precision_missed"] == wanted
+    levels = case["methods"]["immediate_exit"]["ns_per_exit"]
+    halves = []
+    for metric in wanted:
+        low, high = contrast(case, metric)["ci95"]
+        level = levels["quiet" if metric.startswith("quiet") else "mean"]
+        halves.append((high - low) / 2 / level)
+    assert case["relative_half_width"] == pytest.approx(max(halves))
+
+
+def test_vcpus_that_wait_for_cpus_are_judged_by_their_quiet_exits():
+    assert precise_metrics({"precision_of": "both"}, crowded=True) == ("quiet_ns_per_exit",)
+    assert precise_metrics({"precision_of": "mean"}, crowded=True) == ("ns_per_exit",)
+    assert precise_metrics({}, crowded=False) == ("ns_per_exit",)
 
 
 @pytest.mark.parametrize(("precision", "reached"), [(1e-6, False), (0.5, True)])

@@ -23,6 +23,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import examine
 from kickbench.host.topology import Topology
 from kickbench.run import runner
+from kickbench.run.estimate import MIN_ROUNDS
 from kickbench.run.process import WorkerProcess
 from kickbench.run.progress import PlainProgress
 from kickbench.run.worker import Order
@@ -144,7 +145,7 @@ def test_precision_ends_a_case_before_its_time(
     outcome = runner.run(model, tmp_path, PlainProgress())
     (document,) = [json.loads(p.read_text()) for p in outcome.folder.glob("cases/*/case.json")]
     assert document["stopped_by"] == "precision"
-    assert document["processes"][0]["rounds"] >= runner.MIN_ROUNDS
+    assert document["processes"][0]["rounds"] >= MIN_ROUNDS
 
 
 @pytest.mark.kvm

@@ -122,6 +122,7 @@ SWEEP = Scenario.from_dict(
             "baseline": "sigmask",
             "processes": 2,
             "precision": 0.01,
+            "precision_of": "quiet",
             "max_seconds": 5,
             "seed": 7,
             "block_ms": 2.5,
@@ -158,6 +159,7 @@ def test_a_case_carries_everything_that_the_worker_needs() -> None:
         baseline="sigmask",
         processes=2,
         precision=0.01,
+        precision_of="quiet",
         max_seconds=5.0,
         block_ms=2.5,
         sample_budget=10,
@@ -456,11 +458,12 @@ def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
     assert accepts(Case.from_dict, case) == accepts(Scenario.from_dict, scenario)
 
 
-def test_a_case_of_an_earlier_version_is_a_case_without_kicks() -> None:
+def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() -> None:
     later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks", "iterations")
+    later = (*later, "precision_of")
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}
-    assert Case.from_dict(earlier) == Case.from_dict(GOOD)
+    assert Case.from_dict(earlier) == Case.from_dict({**GOOD, "precision_of": "mean"})
     del earlier["seed"]
     with pytest.raises(ScenarioError, match="expected the keys"):
         Case.from_dict(earlier)

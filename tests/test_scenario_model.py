@@ -105,6 +105,7 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
             "transports": ["tgkill"],
             "processes": 10,
             "precision": 0.001,
+            "precision_of": "both",
             "max_seconds": 60.0,
             "seed": 1,
             "block_ms": None,

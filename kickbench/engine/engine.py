@@ -359,12 +359,12 @@ def histogram_edges() -> NDArray[np.uint64]:
 
 
 @cache
-def quantile_names() -> tuple[str, ...]:
-    """The columns that a block's quantiles have in the table ``blocks``, as the engine orders
-    them: "p2_5_cycles" at 2.5 %."""
+def quantile_levels() -> dict[str, float]:
+    """The columns that a block's quantiles have in the table ``blocks``, with their levels, as the
+    engine orders them: "p2_5_cycles" at 0.025."""
     per_mille = np.zeros(_QUANTILES, np.uint32)
     library().kb_quantile_levels(per_mille.ctypes.data)
-    return tuple(f"p{level / 10:g}_cycles".replace(".", "_") for level in per_mille)
+    return {f"p{one / 10:g}_cycles".replace(".", "_"): int(one) / 1000 for one in per_mille}
 
 
 def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.float32]:

@@ -382,12 +382,14 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
     missed = [case for case in done if _is_imprecise(case)]
     if missed:
         targets = listed(sorted({f"{c['precision'] * 100:.3g} %" for c in missed}))
-        found.append(
-            Note(
-                f"{_of(missed, done)} ended before the precision of {targets} was reached",
-                "raise max_seconds for narrower intervals",
-            )
-        )
+        text = f"{_of(missed, done)} ended before the precision of {targets} was reached"
+        by_figure = [
+            f"that of the {name} in {len(some)}"
+            for metric, name in _FIGURES.items()
+            if (some := [case for case in missed if metric in case["precision_missed"]])
+        ]
+        text += f": {listed(by_figure)}" if by_figure else ""
+        found.append(Note(text, "raise max_seconds for narrower intervals"))
     skewed = [case for case in done if (case.get("start_skew") or 0) > MUCH_SKEW]
     if skewed:
         share = max(case["start_skew"] for case in skewed) * 100
@@ -425,6 +427,9 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
             text = f"{kind.what}: {total}{kind.unit} ({_of(hit, done)})"
             found.append(Note(text, kind.advice))
     return found
+
+
+_FIGURES = {"quiet_ns_per_exit": "quiet exit", "ns_per_exit": "mean"}
 
 
 def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:

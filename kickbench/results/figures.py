@@ -129,7 +129,32 @@ def level_estimate(process: Ints, values: Floats) -> dict[str, Any]:
     }
 
 
-def relative_half_width(
+def precision(
+    parameters: Mapping[str, Any],
+    contrasts: list[dict[str, Any]],
+    baseline: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """How precise a case is beside what was asked for, in each metric that must be so precise.
+
+    ``baseline`` has these metrics with the baseline's values, of which a half-width is a share.
+    """
+    target = parameters.get("precision")
+    widths = {
+        metric: _relative_half_width(contrasts, metric, level) for metric, level in baseline.items()
+    }
+    known = [width for width in widths.values() if width is not None]
+    width = max(known) if known and len(known) == len(widths) else None
+    missed = [m for m, one in widths.items() if target and (one is None or one > target)]
+    return {
+        "precision": target,
+        "precision_of": list(widths),
+        "precision_missed": missed,
+        "relative_half_width": width,
+        "precision_reached": None if width is None or target is None else not missed,
+    }
+
+
+def _relative_half_width(
     contrasts: list[dict[str, Any]], metric: str, baseline: float | None
 ) -> float | None:
     """Half the width of the metric's widest interval, relative to the baseline's value."""

@@ -35,8 +35,8 @@ from kickbench.results.figures import (
     level_estimate,
     ns_per_cycle,
     number,
+    precision,
     ratio,
-    relative_half_width,
 )
 from kickbench.results.schema import method_label
 from kickbench.results.store import CaseRecord, RunReader
@@ -333,7 +333,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     return {
         "methods": statistics,
         **fill,
-        **_precision(record, fill["contrasts"], "latency_p50_ns", baseline),
+        **precision(record.parameters, fill["contrasts"], {"latency_p50_ns": baseline}),
         "findings": findings,
         "timeout_ns": max((t for t in timeouts if t is not None), default=None),
     }, controls
@@ -371,7 +371,7 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     return {
         "methods": statistics,
         **fill,
-        **_precision(record, fill["contrasts"], "pause_last_ns", baseline),
+        **precision(record.parameters, fill["contrasts"], {"pause_last_ns": baseline}),
         "findings": _findings(methods, claims, totals, ("rescued",)),
     }, controls
 
@@ -728,17 +728,6 @@ def _compare_sends(record: CaseRecord, kicks: Kicks) -> list[dict[str, Any]]:
                 }
             )
     return contrasts
-
-
-def _precision(
-    record: CaseRecord, contrasts: list[dict[str, Any]], metric: str, baseline: float | None
-) -> dict[str, Any]:
-    width = relative_half_width(contrasts, metric, baseline)
-    target = record.parameters.get("precision")
-    return {
-        "relative_half_width": width,
-        "precision_reached": None if width is None or target is None else width <= target,
-    }
 
 
 def _longest(values: Floats) -> float | None:

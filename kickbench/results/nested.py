@@ -28,7 +28,7 @@ from kickbench.results.figures import (
     control_interval,
     count_entries,
     number,
-    relative_half_width,
+    precision,
 )
 from kickbench.results.kicks import (
     PAUSE_QUANTILES,
@@ -170,8 +170,6 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         contrasts.append(_contrast(rounds, methods, with_it, without, "injection_p50_ns"))
     differences = _differences(rounds, len(methods), baseline)
     interval = control_interval(differences, CONFIDENCE)
-    width = relative_half_width(contrasts, "round_trip_p50_ns", level_ns)
-    target = record.parameters.get("precision")
     of_l1 = (record.document or {})["processes"][0].get("nested") or {}
     return {
         "methods": statistics,
@@ -183,8 +181,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "ok": None,
         },
         "findings": _findings(data, record, limit),
-        "relative_half_width": width,
-        "precision_reached": None if width is None or target is None else width <= target,
+        **precision(record.parameters, contrasts, {"round_trip_p50_ns": level_ns}),
         "nested": {
             "vendor": of_l1.get("vendor"),
             "nested_paging": of_l1.get("nested_paging"),

@@ -711,6 +711,8 @@ class _FoundCase(_Found):
     seconds: Amount
     stopped_by: Literal["precision", "max_seconds"] | None
     warnings: Annotated[list[str], Field(max_length=1000)]
+    precision_of: Annotated[list[str], Field(default_factory=list)]
+    precision_missed: Annotated[list[str], Field(default_factory=list)]
     relative_half_width: Amount | None
     precision_reached: bool | None
     timeout_ns: Amount | None

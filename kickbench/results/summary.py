@@ -38,8 +38,8 @@ from kickbench.results.figures import (
     level_estimate,
     ns_per_cycle,
     number,
+    precision,
     ratio,
-    relative_half_width,
 )
 from kickbench.results.kicks import (
     claims_of,
@@ -56,6 +56,7 @@ from kickbench.results.schema import SCHEMA, dump_json
 from kickbench.results.shift import shift_functions
 from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
 from kickbench.results.tables import QUANTILES, ROLES
+from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import Interval, family_confidence
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
@@ -229,6 +230,8 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "stopped_by": document.get("stopped_by"),
         "warnings": _collect_warnings(document),
         "precision": parameters.get("precision"),
+        "precision_of": [],
+        "precision_missed": [],
         "relative_half_width": None,
         "precision_reached": None,
         "start_skew": None,
@@ -336,9 +339,9 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         figures["ns_per_exit"]["quiet"] = None if level is None else level["value"]
     pairs = [(method, methods[baseline]) for method in methods if method != methods[baseline]]
     contrasts = _contrasts(rounds, methods, pairs, metrics)
-    mean = statistics[methods[baseline]]["ns_per_exit"]["mean"]
-    width = relative_half_width(contrasts, "ns_per_exit", mean)
-    target = parameters.get("precision")
+    levels = statistics[methods[baseline]]["ns_per_exit"]
+    crowded = any(process["oversubscribed"] for process in (record.document or {})["processes"])
+    judged = [metric for metric in precise_metrics(parameters, crowded) if metric in metrics]
     findings = _stood_still(blocks, record)
     if parameters.get("kick_rate_hz") is not None:
         counts, faults = count_kicks(reader, record)
@@ -357,7 +360,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             interval = control_interval(differences, CONFIDENCE)
             of_role = _contrast(differences, interval, len(rounds.process))
             found = {**_NO_CONTROL, "metric": metric, **of_role}
-            level = statistics[methods[baseline]]["ns_per_exit"][_LEVELS[metric]]
+            level = levels[_LEVELS[metric]]
             if role not in fill:
                 fill[role] = found
                 controls[role] = Control(differences, level)
@@ -370,8 +373,11 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         + _contrasts(rounds, methods, control_pairs(methods, methods[baseline]), metrics),
         "findings": findings,
         **fill,
-        "relative_half_width": width,
-        "precision_reached": None if width is None or target is None else width <= target,
+        **precision(
+            parameters,
+            contrasts,
+            {metric: levels[_LEVELS[metric]] for metric in judged or ["ns_per_exit"]},
+        ),
         "start_skew": _start_skew(blocks),
         "shift": _shift(blocks, methods, [*pairs, *control_pairs(methods, methods[baseline])]),
     }, controls

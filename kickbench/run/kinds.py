@@ -27,11 +27,12 @@ from kickbench.engine.engine import (
     Kickers,
     Plan,
     histogram_edges,
-    quantile_names,
+    quantile_levels,
 )
 from kickbench.run.schedule import Timing
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import MAX_KICKS_HZ
+from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 # Mean time between two kicks of a kicker: far more than a kick takes, so that the vCPU is where it
 # should be again. A halted vCPU's thread first polls (kvm.halt_poll_ns), and sleeps only then.
@@ -92,8 +93,11 @@ class Round:
 class Recorder(Protocol):
     """Has the rounds of one kind, and all of them as arrays at the end."""
 
-    def round_cycles(self, entry: int) -> float | None:
-        """What the kind compares, of one entry in the last round, in cycles; None: nothing."""
+    def round_cycles(self, entry: int) -> dict[str, float]:
+        """What the kind compares, of one entry in the last round: cycles by the contrast's metric.
+
+        The first is what the running estimate shows. Empty: there was nothing.
+        """
 
     def counts(self, entry: int) -> dict[str, int]:
         """What the kind counts of one entry, so far."""
@@ -142,8 +146,8 @@ class Bench(Protocol):
 class BaseRecorder:
     """What most recorders do not have."""
 
-    def round_cycles(self, entry: int) -> float | None:
-        return None
+    def round_cycles(self, entry: int) -> dict[str, float]:
+        return {}
 
     def counts(self, entry: int) -> dict[str, int]:
         return {}
@@ -153,6 +157,11 @@ class BaseRecorder:
 
     def is_settled(self, entry: int) -> bool:
         return False
+
+
+def medians(metric: str, cycles: NDArray[Any]) -> dict[str, float]:
+    """A recorder's ``round_cycles``, where the median is what is compared."""
+    return {metric: float(np.median(cycles))} if len(cycles) else {}
 
 
 def joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -195,7 +204,13 @@ HISTOGRAMS = np.dtype(
 def blocks_dtype() -> np.dtype[Any]:
     """The rows of the table ``blocks``; the engine says which quantiles they have."""
     kept = [(name, "i8") for name in _KEPT]
-    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantile_names())])
+    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantile_levels())])
+
+
+@cache
+def _quiet_names() -> list[str]:
+    """The columns of blocks that the quiet exit is made of."""
+    return [name for name, level in quantile_levels().items() if level in QUIET_LEVELS]
 
 
 class ExitRecorder(BaseRecorder):
@@ -224,7 +239,7 @@ class ExitRecorder(BaseRecorder):
         rows["vcpu"] = np.tile(np.arange(n_vcpus), n_blocks)
         for name in _KEPT:
             rows[name] = taken.results[name].ravel()
-        for index, name in enumerate(quantile_names()):
+        for index, name in enumerate(quantile_levels()):
             rows[name] = taken.results["quantiles"][..., index].ravel()
         self._blocks.append(rows)
         self._engine = taken.engine
@@ -238,10 +253,14 @@ class ExitRecorder(BaseRecorder):
         left = sum(int(rows["unsampled"].sum()) for rows in self._blocks)
         return left, sum(int(rows["exits"].sum()) for rows in self._blocks)
 
-    def round_cycles(self, entry: int) -> float | None:
+    def round_cycles(self, entry: int) -> dict[str, float]:
         mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
         cycles, exits = (int(mine[name].sum()) for name in self._time)
-        return cycles / exits if exits else None
+        levels = np.stack([mine[name] for name in _quiet_names()], axis=-1)
+        of_vcpus = quiet(levels[np.isfinite(levels).all(axis=-1)])
+        if not exits or not len(of_vcpus):
+            return {}
+        return {FIGURES["quiet"]: float(of_vcpus.mean()), FIGURES["mean"]: cycles / exits}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         kicks = self._kicks.arrays() if self._kicks is not None else {}
@@ -356,10 +375,10 @@ class KickRecorder(BaseRecorder):
         blocks["lost"] = taken.per_block(kicks["block"][lost])
         self._blocks.append(blocks)
 
-    def round_cycles(self, entry: int) -> float | None:
+    def round_cycles(self, entry: int) -> dict[str, float]:
         last = self._kicks[-1]
         mine = last[(last["entry"] == entry) & last["met"] & ~last["lost"]]
-        return float(np.median(mine["latency_cycles"])) if len(mine) else None
+        return medians("latency_p50_ns", mine["latency_cycles"])
 
     def latencies_cycles(self) -> NDArray[Any]:
         last = self._kicks[-1]
@@ -392,9 +411,9 @@ class PauseRecorder(BaseRecorder):
         rows["rescues"] = pauses["rescues"]
         self._pauses.append(rows)
 
-    def round_cycles(self, entry: int) -> float | None:
+    def round_cycles(self, entry: int) -> dict[str, float]:
         mine = self._pauses[-1][self._pauses[-1]["entry"] == entry]
-        return float(np.median(mine["last_cycles"])) if len(mine) else None
+        return medians("pause_last_ns", mine["last_cycles"])
 
     def latencies_cycles(self) -> NDArray[Any]:
         return np.asarray(self._pauses[-1]["last_cycles"])

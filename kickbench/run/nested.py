@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kickbench.engine.engine import Clock
 from kickbench.guest.nested import WARMUP, NestedGuest
-from kickbench.run.kinds import PLACE, BaseRecorder, joined
+from kickbench.run.kinds import PLACE, BaseRecorder, joined, medians
 from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
@@ -66,13 +66,12 @@ class NestedRecorder(BaseRecorder):
             self._round, self._last = number, []
         self._last.append(rows)
 
-    def round_cycles(self, entry: int) -> float | None:
+    def round_cycles(self, entry: int) -> dict[str, float]:
         """The median round trip."""
         if not self._compared[entry]:
-            return None
+            return {}
         mine = [rows["cycles"][rows["expected"] & (rows["entry"] == entry)] for rows in self._last]
-        cycles = np.concatenate(mine) if mine else np.empty(0)
-        return float(np.median(cycles)) if len(cycles) else None
+        return medians("round_trip_p50_ns", np.concatenate(mine) if mine else np.empty(0))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The only table."""

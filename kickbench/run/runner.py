@@ -9,7 +9,6 @@ says when to stop, and writes each finished case at once. What a user sees meanw
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shlex
 import shutil
@@ -42,16 +41,15 @@ from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
 from kickbench.results.summary import write_summary
 from kickbench.run import kinds, placement, schedule
+from kickbench.run.estimate import Estimate
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
 from kickbench.scenario.cases import Case, expand, is_protocol_file, method_label
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.text import shorten
-from kickbench.stats.contrasts import running_interval, t_quantile
 
 _LONGEST_FINDING = 500
-# Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20
 MIN_ROUNDS_SHOWN = 5
 
@@ -358,18 +356,14 @@ class _CaseRun:
     folder: Path
     observer: Observer
     protocols: dict[str, Path]  # libraries of the user's own, by the path of their source
-    # Per contrast (entry index): one list of per-round differences for each process.
-    differences: dict[int, list[list[float]]] = field(default_factory=dict)
-    baseline_ns: list[float] = field(default_factory=list)
     counts: list[list[dict[str, int]]] = field(default_factory=list)  # per process, by entry
     spent_seconds: float = 0.0
-    rounds: int = 0
 
     def run(self) -> _Measured:
         case = self.case
         self.seats = Seats.of(case, self.topology)
         self.participants = schedule.entries(case)
-        self.baseline = case.methods.index(case.baseline)
+        self.estimate = Estimate(case, crowded=bool(self._crowding()))
         begun = time.monotonic()
         processes: list[dict[str, Any]] = []
         names = [table.name for table in tables.tables_of_case(case.to_dict())]
@@ -428,8 +422,7 @@ class _CaseRun:
                 for name, path in _copies(method_label(method), self.protocols[method])
             },
         )
-        for entry in range(len(self.participants)):
-            self.differences.setdefault(entry, []).append([])
+        self.estimate.begin_process()
         done: dict[str, Any] = {}
         clock: dict[str, Any] = {}
         counts: list[dict[str, int]] = []
@@ -442,13 +435,13 @@ class _CaseRun:
                     clock = message["clock"]
                     first_round = time.monotonic()
                 elif message["event"] == "rounds":
-                    self._take(message["ns"])
+                    self.estimate.take(message["ns"])
                     now = time.monotonic()
                     spent = self.spent_seconds + now - (first_round or now)
                     counts = message["counts"]
-                    estimate = self._in_words(counts)
-                    self.observer.case_advances(case, spent, self.rounds, estimate)
-                    if not stopping and self._precise_enough():
+                    words = self.estimate.in_words(self._all_counts(counts))
+                    self.observer.case_advances(case, spent, self.estimate.rounds, words)
+                    if not stopping and self.estimate.is_precise_enough():
                         worker.ask_to_stop()
                         stopping = True
                 else:
@@ -480,87 +473,16 @@ class _CaseRun:
         blocks = 2 * len(self.participants)
         return blocks * (timing.warmup_ns + timing.block_ns) / 1e9
 
+    def _all_counts(self, current: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+        """The counts of all processes together, by entry; ``current`` are the running one's."""
+        return [
+            {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
+            for entry in zip(*self.counts, current, strict=True)
+        ]
+
     def _crowding(self) -> list[str]:
         cpus = {cpu for some in self.seats.vcpus for cpu in some}
         if len(self.seats.vcpus) <= len(cpus):
             return []
         crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
         return [f"{crowd}: time per exit includes waiting for a CPU"]
-
-    def _take(self, rounds: Sequence[Sequence[float | None]]) -> None:
-        for means in rounds:
-            self.rounds += 1
-            reference = means[self.baseline]
-            if reference is None:
-                continue
-            self.baseline_ns.append(reference)
-            for entry, mean in enumerate(means):
-                if mean is not None:
-                    self.differences[entry][-1].append(mean - reference)
-
-    def _contrasts(self) -> list[int]:
-        """The entries that are compared with the baseline: all but itself, the control if alone.
-
-        In a race nothing is compared, and all are told of.
-        """
-        if self.case.kind == "race":
-            return list(range(len(self.participants)))
-        others = [
-            index
-            for index, entry in enumerate(self.participants)
-            if index != self.baseline
-            and entry.role == "method"
-            and schedule.is_compared(self.case, entry)
-        ]
-        return others or [len(self.case.methods)]
-
-    def _in_words(self, current: Sequence[dict[str, int]]) -> str:
-        """The running estimates: differences with intervals, or how many kicks were lost.
-
-        ``current`` are the counts of the process that runs now, by entry.
-        """
-        counts = [
-            {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
-            for entry in zip(*self.counts, current, strict=True)
-        ]
-        words = []
-        for entry in self._contrasts():
-            series = [
-                rounds for rounds in self.differences[entry] if len(rounds) >= MIN_ROUNDS_SHOWN
-            ]
-            method = self.participants[entry].method
-            if counts[entry]:
-                words.append(
-                    f"{method} lost {counts[entry]['lost']:,} of {counts[entry]['sent']:,}"
-                )
-            elif series:
-                interval = running_interval(series)
-                control = "A/A control " if self.participants[entry].role == "control" else ""
-                words.append(
-                    f"{control}{method} - {self.participants[self.baseline].method} "
-                    f"{interval.estimate:+,.0f} ± {interval.half_width:,.0f} ns"
-                )
-        return ", ".join(words)
-
-    def _precise_enough(self) -> bool:
-        """Whether the current process has rounds enough for the precision asked for.
-
-        The final interval is Student's t over the processes' means. When they differ no more than
-        their own intervals say, its half-width is that of one process's interval, times t over the
-        normal quantile, over the root of the number of processes.
-        """
-        case = self.case
-        if case.kind == "race" or not self.baseline_ns:
-            return False
-        inflation = 1.0
-        if case.processes > 1:
-            t = t_quantile(0.95, case.processes - 1)
-            inflation = t / 1.96 / math.sqrt(case.processes)
-        wanted = case.precision * sum(self.baseline_ns) / len(self.baseline_ns)
-        for entry in self._contrasts():
-            rounds = self.differences[entry][-1]
-            if len(rounds) < MIN_ROUNDS:
-                return False
-            if running_interval([rounds]).half_width * inflation > wanted:
-                return False
-        return True

@@ -324,7 +324,7 @@ class _Rounds:
     ) -> None:
         self._order, self._bench, self._rng = order, bench, rng
         self._entries = range(n_entries)
-        self._unreported: list[list[float | None]] = []
+        self._unreported: list[list[dict[str, float]]] = []
         self._next_report = 0.0
         self.number = 0
 
@@ -350,14 +350,19 @@ class _Rounds:
     def _unsettled(self) -> list[int]:
         return [entry for entry in self._entries if not self._bench.recorder.is_settled(entry)]
 
-    def _round(self, entries: list[int]) -> list[float | None]:
-        """One round of these entries; what the kind compares, in ns, of each participant."""
+    def _round(self, entries: list[int]) -> list[dict[str, float]]:
+        """One round of these entries; what is compared of each participant, in ns by metric."""
         turns = [entries[turn] for turn in schedule.round_order(len(entries), self._rng)]
         self._bench.round(self.number, turns, self._report_now_and_then)
         self.number += 1
         ns_per_cycle = 1e9 / self._bench.clock.hz
-        cycles = (self._bench.recorder.round_cycles(entry) for entry in self._entries)
-        return [None if value is None else value * ns_per_cycle for value in cycles]
+        return [
+            {
+                metric: cycles * ns_per_cycle
+                for metric, cycles in self._bench.recorder.round_cycles(entry).items()
+            }
+            for entry in self._entries
+        ]
 
     def _report_now_and_then(self) -> None:
         if time.monotonic() >= self._next_report:

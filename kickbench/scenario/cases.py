@@ -26,6 +26,7 @@ from kickbench.scenario.kinds import (
     HYPERVISOR,
     KINDS,
     MAX_KICKERS,
+    PRECISION_OF,
     STATES,
     TRANSPORTS,
 )
@@ -52,9 +53,11 @@ class Case:
 
     ``id`` is unique in its scenario, stable and safe as a file name. ``exit_rate_hz`` is per vCPU,
     None for full speed. ``precision`` is the relative half-width of the 95 % interval at which to
-    stop, ``max_seconds`` the measuring time at which to stop regardless, ``block_ms`` None when
-    the runner chooses. ``sample_budget`` counts the raw samples kept. ``seed`` is the scenario's:
-    whoever needs independent streams per case or process mixes the id and the index in.
+    stop; of exits it is that of the figures that ``precision_of``, a key of
+    ``kinds.PRECISION_OF``, names. ``max_seconds`` is the measuring time at which to stop
+    regardless, ``block_ms`` None when the runner chooses. ``sample_budget`` counts the raw samples
+    kept. ``seed`` is the scenario's: whoever needs independent streams per case or process mixes
+    the id and the index in.
 
     A method is an id of the catalogue or the absolute path of a C file: see :func:`method_label`.
     ``transport`` is how a signal is sent (a key of ``kinds.TRANSPORTS``). ``state`` (a key of
@@ -90,6 +93,7 @@ class Case:
     window_ns: float | None = None
     kicks: int | None = None
     iterations: int | None = None
+    precision_of: str = "mean"  # what cases were judged by before they had the field
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON-able data."""
@@ -183,6 +187,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "arrival": ("periodic", "poisson"),
     "transport": tuple(TRANSPORTS),
     "state": tuple(STATES),
+    "precision_of": tuple(PRECISION_OF),
 }
 
 # Per field that is a number: what is right, and in words. None is for the types to allow.
@@ -276,6 +281,7 @@ def expand(scenario: Scenario) -> list[Case]:
         "baseline": measure.baseline,
         "processes": measure.processes,
         "precision": measure.precision,
+        "precision_of": measure.precision_of,
         "max_seconds": measure.max_seconds,
         "block_ms": measure.block_ms,
         "sample_budget": measure.sample_budget,

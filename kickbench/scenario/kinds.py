@@ -10,7 +10,7 @@ worker process reads cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,15 @@ MAX_KICKERS = 31
 
 MAX_KICKS_HZ = 200_000
 """Kicks per second of one kicking thread at most: what it has room for, and can hardly send."""
+
+FIGURES = {"quiet": "quiet_ns_per_exit", "mean": "ns_per_exit"}
+"""The two figures of an exit by the words of a scenario, each with its metric in results."""
+
+PRECISION_OF: dict[str, tuple[str, ...]] = {
+    "both": tuple(FIGURES.values()),
+    **{word: (metric,) for word, metric in FIGURES.items()},
+}
+"""The metrics that must be as precise as asked before a case of exits ends, by name."""
 
 DEFAULT_TRANSPORT = "tgkill"
 
@@ -276,3 +285,14 @@ KINDS: dict[str, Kind] = {
         ),
     )
 }
+
+
+def precise_metrics(parameters: Mapping[str, Any], crowded: bool) -> tuple[str, ...]:
+    """The metrics of exits that must be as precise as a case asks for.
+
+    ``parameters`` are a case's; those of an earlier version have no ``precision_of``, and were
+    judged by the mean. ``crowded`` are vCPUs that wait for a CPU. Their mean says how long they
+    waited, and no rounds make it an exit's.
+    """
+    name = parameters.get("precision_of", "mean")
+    return PRECISION_OF["quiet" if crowded and name == "both" else name]

@@ -375,6 +375,12 @@ class Measure(Table):
         description="Stop when the 95 % interval's half-width is below this fraction of the "
         "baseline's value; 0.001 is 0.1 %.",
     )
+    precision_of: Literal["both", "quiet", "mean"] = Field(
+        default="both",
+        description="The figures of an exit that must be so precise: the quiet exit, the mean, or "
+        "both. Of a case with more vCPUs than CPUs it is the quiet exit alone, if it is not "
+        '"mean".',
+    )
     max_seconds: Annotated[
         float,
         Field(strict=True, gt=0, le=86_400, allow_inf_nan=False),

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running estimate of a case, and when it is precise enough to stop.
+
+The worker says after each round what it compares, of each participant, by the metric of the
+contrast: of exits the quiet exit and the mean. Nothing is stored here; the summary's intervals are
+those of :mod:`kickbench.results.summary`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kickbench.run import schedule
+from kickbench.scenario.cases import Case
+from kickbench.scenario.kinds import FIGURES, precise_metrics
+from kickbench.stats.contrasts import running_interval, t_quantile
+
+# Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
+MIN_ROUNDS = 20
+MIN_ROUNDS_SHOWN = 5
+
+_WHAT = {FIGURES["quiet"]: " per quiet exit", FIGURES["mean"]: " per exit"}
+
+Round = Sequence[Mapping[str, float]]
+"""Of each participant, what is compared, in ns by metric; empty where there was nothing."""
+
+
+@dataclass
+class _Figure:
+    """A metric's rounds in ns: the baseline's, and per entry and process the differences."""
+
+    baseline_ns: list[float] = field(default_factory=list)
+    differences: dict[int, list[list[float]]] = field(default_factory=dict)
+
+
+class Estimate:
+    """What the rounds of a case's processes say so far."""
+
+    def __init__(self, case: Case, crowded: bool) -> None:
+        self._case = case
+        self._participants = schedule.entries(case)
+        self._baseline = case.methods.index(case.baseline)
+        self._figures: dict[str, _Figure] = {}
+        self._wanted = precise_metrics(case.to_dict(), crowded)
+        self._processes = 0
+        self.rounds = 0
+
+    def begin_process(self) -> None:
+        """The rounds that come now are of another process."""
+        self._processes += 1
+
+    def take(self, rounds: Sequence[Round]) -> None:
+        """Take rounds of the process that runs."""
+        for found in rounds:
+            self.rounds += 1
+            for metric, reference in found[self._baseline].items():
+                figure = self._figures.setdefault(metric, _Figure())
+                figure.baseline_ns.append(reference)
+                for entry, values in enumerate(found):
+                    processes = figure.differences.setdefault(entry, [])
+                    processes += [[] for _ in range(self._processes - len(processes))]
+                    if metric in values:
+                        processes[-1].append(values[metric] - reference)
+
+    def in_words(self, counts: Sequence[Mapping[str, int]]) -> str:
+        """The differences with their intervals, of exits those of the quiet exit; or, where kicks
+        are counted, how many were lost. ``counts`` has those of each participant."""
+        metric, figure = next(iter(self._figures.items()), ("", _Figure()))
+        words = []
+        for entry in self._compared():
+            participant = self._participants[entry]
+            series = [
+                rounds
+                for rounds in figure.differences.get(entry, ())
+                if len(rounds) >= MIN_ROUNDS_SHOWN
+            ]
+            if counts[entry]:
+                lost, sent = counts[entry]["lost"], counts[entry]["sent"]
+                words.append(f"{participant.method} lost {lost:,} of {sent:,}")
+            elif series:
+                interval = running_interval(series)
+                control = "A/A control " if participant.role == "control" else ""
+                baseline = self._participants[self._baseline].method
+                words.append(
+                    f"{control}{participant.method} - {baseline} {interval.estimate:+,.0f} "
+                    f"± {interval.half_width:,.0f} ns"
+                )
+        what = _WHAT.get(metric, "") if words and not any(counts) else ""
+        return ", ".join(words) + what
+
+    def is_precise_enough(self) -> bool:
+        """Whether the process that runs has rounds enough for the precision asked for, in each
+        metric that must have it.
+
+        The final interval is Student's t over the processes' means. When they differ no more than
+        their own intervals say, its half-width is that of one process's interval, times t over the
+        normal quantile, over the root of the number of processes.
+        """
+        case = self._case
+        judged = [
+            figure
+            for metric, figure in self._figures.items()
+            if metric in self._wanted or case.kind != "exits"
+        ]
+        if case.kind == "race" or not judged:
+            return False
+        inflation = 1.0
+        if case.processes > 1:
+            t = t_quantile(0.95, case.processes - 1)
+            inflation = t / 1.96 / math.sqrt(case.processes)
+        for figure in judged:
+            wanted_ns = case.precision * sum(figure.baseline_ns) / len(figure.baseline_ns)
+            for entry in self._compared():
+                of_processes = figure.differences[entry]
+                rounds = of_processes[-1] if len(of_processes) == self._processes else []
+                if len(rounds) < MIN_ROUNDS:
+                    return False
+                if running_interval([rounds]).half_width * inflation > wanted_ns:
+                    return False
+        return True
+
+    def _compared(self) -> list[int]:
+        """The entries that are compared with the baseline: all but itself, the control if alone.
+
+        In a race nothing is compared, and all are shown.
+        """
+        if self._case.kind == "race":
+            return list(range(len(self._participants)))
+        others = [
+            index
+            for index, entry in enumerate(self._participants)
+            if index != self._baseline
+            and entry.role == "method"
+            and schedule.is_compared(self._case, entry)
+        ]
+        return others or [len(self._case.methods)]
