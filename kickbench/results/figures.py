@@ -8,7 +8,7 @@ placebo. Nothing here knows a kind or a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,17 @@ CONFIDENCE = 0.95
 class Control:
     """What is kept of a case's A/A control, or placebo, until the number of all is known.
 
-    ``level_ns`` is what the baseline takes, of which a difference is a share; None if not known.
+    ``found`` is its part of the case's summary, in which the judgement is filled in. ``level_ns``
+    is what the baseline takes, of which a difference is a share; None if not known.
     """
 
+    found: dict[str, Any]
     differences: list[Floats]
     level_ns: float | None = None
 
 
-Controls = Mapping[str, Control]
-"""Those of a case, by their role in :data:`~kickbench.results.tables.ROLES`; where exits are judged
-in two figures, the mean's are "control.mean" and "placebo.mean"."""
+Controls = Sequence[Control]
+"""Those of a case, all figures of each role."""
 
 WHO = ("method", *ROLES)
 """The columns that :func:`entry_index` needs."""

@@ -407,7 +407,7 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "findings": _findings(methods, claims, totals, ("lost", "spurious")),
         "timeout_ns": _longest(timeouts[later] if later.any() else timeouts),
         "first_timeout_ns": _longest(timeouts[~later]) if later.any() else None,
-    }, {}
+    }, ()
 
 
 def count_kicks(
@@ -665,7 +665,7 @@ def _compare(
             )
     metric = next(iter(metrics))
     fill: dict[str, Any] = {"contrasts": contrasts}
-    controls: dict[str, Control] = {}
+    controls: list[Control] = []
     for index, role in control_entries(methods).items():
         found, counts = differences(index, metric)
         if not found and role != "control":
@@ -679,7 +679,7 @@ def _compare(
             "ok": None,
             **counts,
         }
-        controls[role] = Control(found, level_ns)
+        controls.append(Control(fill[role], found, level_ns))
     return fill, controls
 
 

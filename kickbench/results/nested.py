@@ -170,16 +170,17 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         contrasts.append(_contrast(rounds, methods, with_it, without, "injection_p50_ns"))
     differences = _differences(rounds, len(methods), baseline)
     interval = control_interval(differences, CONFIDENCE)
+    control = {
+        "metric": "round_trip_p50_ns",
+        **_difference(rounds, differences, interval),
+        "ci_family": None,
+        "ok": None,
+    }
     of_l1 = (record.document or {})["processes"][0].get("nested") or {}
     return {
         "methods": statistics,
         "contrasts": contrasts,
-        "control": {
-            "metric": "round_trip_p50_ns",
-            **_difference(rounds, differences, interval),
-            "ci_family": None,
-            "ok": None,
-        },
+        "control": control,
         "findings": _findings(data, record, limit),
         **precision(record.parameters, contrasts, {"round_trip_p50_ns": level_ns}),
         "nested": {
@@ -187,7 +188,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "nested_paging": of_l1.get("nested_paging"),
             **limit,
         },
-    }, {"control": Control(differences, level_ns)}
+    }, [Control(control, differences, level_ns)]
 
 
 # --- figures -----------------------------------------------------------------------------------

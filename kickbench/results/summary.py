@@ -241,7 +241,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         **{role: {**_NO_CONTROL} for role in ROLES},
         "findings": [],
     }
-    controls: Controls = {}
+    controls: Controls = ()
     if record.document is not None:
         fill, controls = _SUMMARISERS[parameters["kind"]](reader, record)
         summary |= fill
@@ -350,7 +350,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         for method, figures in counts.items():
             statistics[method]["kicks"] = {**figures, "lost": None}
     fill: dict[str, Any] = {}
-    controls: dict[str, Control] = {}
+    controls: list[Control] = []
     for index, role in control_entries(methods).items():
         for metric in metrics[:-1]:
             values = getattr(rounds, metric)
@@ -361,12 +361,11 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             of_role = _contrast(differences, interval, len(rounds.process))
             found = {**_NO_CONTROL, "metric": metric, **of_role}
             level = levels[_LEVELS[metric]]
-            if role not in fill:
-                fill[role] = found
-                controls[role] = Control(differences, level)
-            else:
+            if role in fill:
                 fill[role]["mean"] = found
-                controls[f"{role}.mean"] = Control(differences, level)
+            else:
+                fill[role] = found
+            controls.append(Control(found, differences, level))
     return {
         "methods": statistics,
         "contrasts": contrasts
@@ -568,26 +567,20 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
     where that contains 0 for no better reason than its width.
     """
     family = [
-        (case, found, control)
+        (case, control)
         for case, of_case in zip(cases, controls, strict=True)
-        for name, control in of_case.items()
-        if (found := _of_control(case, name))["ci95"] is not None
+        for control in of_case
+        if control.found["ci95"] is not None
     ]
     confidence = family_confidence(CONTROL_CONFIDENCE, len(family)) if family else 0.0
-    for case, found, control in family:
+    for case, control in family:
+        found = control.found
         widened = bounds(control_interval(control.differences, confidence))
         found["ci_family"] = widened
         if widened is not None and not widened[0] <= 0 <= widened[1]:
             found["ok"] = False
         elif widened is not None and _resolves(case, found["metric"], widened, control.level_ns):
             found["ok"] = True
-
-
-def _of_control(case: dict[str, Any], name: str) -> dict[str, Any]:
-    """The part of a case that a control fills in: "placebo", or "placebo.mean" within that."""
-    role, _, figure = name.partition(".")
-    found: dict[str, Any] = case[role][figure] if figure else case[role]
-    return found
 
 
 def _resolves(
