@@ -17,7 +17,9 @@ nox.options.reuse_existing_virtualenvs = True
 
 # Most tests wait, for blocks of real time and for child processes: more of them than CPUs run at
 # once. `-n 0` after `--` runs one at a time.
-SIDE_BY_SIDE = ["-n", "4", "--dist", "worksteal"]
+SIDE_BY_SIDE = ["-n", "4", "--dist", "worksteal", "--durations", "40"]
+# A machine of the lab's takes a CPU or more.
+TWO_MACHINES = ["-n", "2", "--dist", "worksteal", "--durations", "20"]
 
 C_SOURCES = [
     str(path)
@@ -82,7 +84,7 @@ def lab(session: nox.Session) -> None:
         _install_on_ci(session, sorted(lacking))
     for config in ("lab", "no-immediate-exit"):
         session.run("kickbench", "lab", "build", "--config", config, success_codes=[0, 3])
-    session.run("pytest", "-m", "lab", *session.posargs)
+    session.run("pytest", "-m", "lab", *TWO_MACHINES, *session.posargs)
 
 
 @nox.session
