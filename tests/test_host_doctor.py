@@ -95,6 +95,29 @@ def test_every_check_has_its_own_id_and_says_why() -> None:
     assert all(check.title and check.why for check in CHECKS)
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "doctor.md"
+PARTS = ["What it means", "Figures", "See it", "Do", "Meanwhile"]
+
+
+def test_every_check_has_its_section_in_the_docs_and_a_row_in_its_contents() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    sections = re.findall(r"^### (\w+)\n\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    ids = sorted(check.id for check in CHECKS)
+    assert sorted(name for name, _ in sections) == ids
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(#\1\) \|", text, re.MULTILINE)) == ids
+    for check in CHECKS:
+        body = dict(sections)[check.id]
+        assert body.startswith(f'Printed as "{check.title}".'), check.id
+        assert re.findall(r"^\*\*([^*]+)\.\*\*", body, re.MULTILINE) == PARTS, check.id
+
+
+def test_no_other_heading_takes_the_anchor_of_a_check() -> None:
+    """Of two equal anchors GitHub gives the first one the name."""
+    headings = re.findall(r"^#+ (.*)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    anchors = [heading.lower().replace(" ", "-") for heading in headings]
+    assert len(set(anchors)) == len(anchors)
+
+
 def test_a_host_that_tells_nothing_is_examined_all_the_same(tmp_path: Path) -> None:
     topology = Topology.read(tmp_path, affinity=[0])
     found = examine(Host(tmp_path, NO_KVM, topology, "", ""))
