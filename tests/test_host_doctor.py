@@ -22,6 +22,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import CHECKS, Finding, Host, can_run, examine
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE
+from kickbench.report.words import notes
 from kickbench.scenario.kinds import TRANSPORTS
 
 CPU = "sys/devices/system/cpu"
@@ -109,6 +110,18 @@ def test_every_check_has_its_section_in_the_docs_and_a_row_in_its_contents() -> 
         body = dict(sections)[check.id]
         assert body.startswith(f'Printed as "{check.title}".'), check.id
         assert re.findall(r"^\*\*([^*]+)\.\*\*", body, re.MULTILINE) == PARTS, check.id
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_the_page_marks_the_findings_that_a_run_repeats_with_its_figures(
+    check: doctor.Check,
+) -> None:
+    found = {"id": check.id, "status": "warn", "title": check.title, "detail": "", "advice": None}
+    repeated = notes({"cases": [], "environment": {"doctor": [found]}})
+    row = rf"^\| \[{check.id}\]\(#{check.id}\) \| (\*? ?)"
+    mark = re.search(row, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert mark is not None
+    assert bool(mark[1]) == bool(repeated)
 
 
 def test_no_other_heading_takes_the_anchor_of_a_check() -> None:
