@@ -13,6 +13,7 @@ from kickbench.report.data import RunData
 from kickbench.report.exits import answer_exits
 from kickbench.report.shift import answer_shift, percentile, shift_points
 from kickbench.report.shift_figures import draw_shift
+from kickbench.report.tables import TABLES, columns_of, difference, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,30 @@ def test_a_run_without_quantiles_has_no_such_figure(data: RunData) -> None:
     without = copy.copy(data)
     object.__setattr__(without, "summary", summary)
     assert draw_shift(without) == []
+
+
+def test_the_table_has_the_difference_at_each_quantile(data: RunData) -> None:
+    (case,) = data.summary["cases"]
+    (part,) = [part for part in TABLES["exits"].parts if part.title.endswith("the cost lies")]
+    rows = rows_of([case])
+    known = {percentile(point["level"]) for point in case["shift"][0]["points"]}
+    shown = [column.name for column in columns_of(part.columns, rows)]
+    assert shown == [column.name for column in part.columns if column.name in known]
+    assert {"p10", "p50", "p90"} <= set(shown)
+    (row,) = [row for row in rows if row.method == "sigmask"]
+    for column in columns_of(part.columns, rows):
+        (point,) = [
+            point
+            for point in shift_points(case, "sigmask", "immediate_exit")
+            if percentile(point["level"]) == column.name
+        ]
+        assert column.cell(row) == difference(point)
+        assert column.value is not None
+        assert column.value(row) == point["diff"]
+
+
+def test_a_run_without_a_shift_function_has_no_such_table(data: RunData) -> None:
+    (case,) = copy.deepcopy(data.summary)["cases"]
+    case["shift"] = []
+    (part,) = [part for part in TABLES["exits"].parts if part.title.endswith("the cost lies")]
+    assert not columns_of(part.columns, rows_of([case]))

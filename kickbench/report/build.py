@@ -213,6 +213,7 @@ def _kinds(data: RunData) -> Iterator[KindOnPage]:
             tables=[
                 _table(data, f"{kind}-{number}", part, [*table.keys, *part.columns], rows)
                 for number, part in enumerate(table.parts)
+                if tables.columns_of(part.columns, rows)
             ],
         )
 

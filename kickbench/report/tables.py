@@ -32,6 +32,7 @@ from kickbench.report.names import (
     why_hidden,
 )
 from kickbench.report.numbers import NOTHING, level, measured, significant, whole
+from kickbench.report.shift import percentile, shift_points
 
 Summary = Mapping[str, Any]
 
@@ -326,6 +327,30 @@ _EXIT_TIMES = tuple(
     for name in ("p50", "p90", "p99", "max")
 )
 
+
+def _shift_column(level: float) -> Column:
+    """The differences at a quantile of a block's exits."""
+
+    def found(row: Row) -> Summary | None:
+        points = shift_points(row.case, row.method, row.case["baseline"])
+        return next((point for point in points if point["level"] == level), None)
+
+    def value(row: Row) -> float | None:
+        point = found(row)
+        return None if point is None else float(point["diff"])
+
+    return Column(
+        percentile(level),
+        "",
+        lambda row: difference(found(row)),
+        value,
+        always=False,
+        group="method - baseline [{ns} per exit] (95 % CI), at each quantile of a block's exits",
+    )
+
+
+_SHIFT_LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
+
 _EXITS = Table(
     "Exits",
     "A quiet exit is the path itself: a low quantile of each block. The mean has all that "
@@ -356,6 +381,7 @@ _EXITS = Table(
                 _difference_column("ns_per_exit", "mean", "{ns} per exit"),
             ),
         ),
+        Part("Exits: where the cost lies", tuple(map(_shift_column, _SHIFT_LEVELS))),
         Part(
             "Exits: CPU time and counts",
             (
