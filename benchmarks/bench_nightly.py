@@ -76,12 +76,12 @@ def read_pools(names: list[str], seed: int) -> list[Pool]:
             for i, r in enumerate(runs):
                 for j, p in enumerate(processes):
                     own = rounds[:, (run == r) & (process == p)]
-                    values[i, j] = _resample(own, random)
+                    values[i, j] = resample(own, random)
             pools.append(Pool(values, values.mean((0, 1, 2))))
     return pools
 
 
-def _resample(rounds: Floats, random: np.random.Generator) -> Floats:
+def resample(rounds: Floats, random: np.random.Generator) -> Floats:
     n = rounds.shape[1]
     length = min(BLOCK, n)
     starts = random.integers(0, n - length + 1, (RESAMPLES, -(-n // length)))
