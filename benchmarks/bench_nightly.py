@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from kickbench.nightly import changes, decide, noise
 from kickbench.nightly.decide import Rows, Settings
 from kickbench.nightly.trends import Key, Nights, Trend
-from kickbench.stats.contrasts import trimmed_mean
+from kickbench.stats.location import Location, trimmed
 from kickbench.stats.proportions import clopper_pearson
 
 Floats = NDArray[np.float64]
@@ -81,12 +81,13 @@ def read_pools(names: list[str], seed: int) -> list[Pool]:
     return pools
 
 
-def resample(rounds: Floats, random: np.random.Generator) -> Floats:
+def resample(rounds: Floats, random: np.random.Generator, location: Location = trimmed) -> Floats:
+    """(RESAMPLES, rows): the location of each row of (rows, rounds), its rounds drawn in blocks."""
     n = rounds.shape[1]
     length = min(BLOCK, n)
     starts = random.integers(0, n - length + 1, (RESAMPLES, -(-n // length)))
     chosen = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :n]
-    return np.array([[trimmed_mean(row[c]) for row in rounds] for c in chosen])
+    return np.array([[location(row[c])[0] for row in rounds] for c in chosen])
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from kickbench.nightly import noise
 from kickbench.nightly.trends import QUIET
+from kickbench.stats.location import huber, trimmed
 from kickbench.stats.proportions import clopper_pearson
 
 DATA = Path(__file__).parent / "data" / "nights.npz"
@@ -60,13 +61,14 @@ def read(path: Path, figure: str, random: np.random.Generator) -> Nights:
         night, process, ns = data["night"], data["process"], data[f"{figure}_ns"].astype(float)
         load = data["load"]
     rounds = np.stack([ns[0], ns[1], ns[0] - ns[1]])
+    location = huber if figure == "quiet" else trimmed
     processes = np.unique(process)
     values = np.full((len(load), len(processes), RESAMPLES, 3), np.nan)
     for i in range(len(load)):
         for j, p in enumerate(processes):
             own = rounds[:, (night == i) & (process == p)]
             if own.shape[1] > 1:
-                values[i, j] = resample(own, random)
+                values[i, j] = resample(own, random, location)
     complete = np.isfinite(values).all((1, 2, 3))
     return Nights(values[complete], load[complete])
 

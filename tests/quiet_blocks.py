@@ -21,6 +21,8 @@ Estimator = Callable[[Floats, int], Floats]
 
 BASE = 3000
 """Cycles: a fast exit."""
+JUMP = 600
+"""Cycles: a fifth of a fast exit."""
 EXITS = 200
 """In a block: what 20,000 exits a second leave in 10 ms."""
 
@@ -38,6 +40,9 @@ class Host:
     """The noise of the exits has infinite variance (Student's t with 1.5 degrees of freedom)."""
     hit: float = 0.0
     """The share of the blocks in which a random share of the exits, 0 to 1, comes much later."""
+    jumps: float = 0.0
+    """The share of the time in which every exit takes JUMP longer, in stretches of some 5 blocks:
+    what a sibling's or a neighbour's work does."""
     step: int = 1
     """What the clock counts in: 84 are 40 ns at 2.1 GHz."""
 
@@ -89,6 +94,8 @@ def differences(
     steps[..., 1:] *= np.sqrt(1 - host.wander**2)
     level = 50 * lfilter([1.0], [1.0, -host.wander], steps, axis=-1)
     level += np.linspace(0, host.drift, level.shape[-1]) + 1000 * rng.random((*shape[:-1], 1))
+    if host.jumps:
+        level += JUMP * _stretches(host.jumps, rng, level.shape)
     level = np.rint(level).astype(np.int64).reshape(*shape, 4)
     method_first = rng.random((*shape, 1)) < 0.5
     is_method = method_first == np.array([True, False, False, True])
@@ -97,3 +104,10 @@ def differences(
     drawn = rng.integers(0, pooled.shape[2], level.shape)
     costs = level - level % host.step + pooled[was_hit, level % host.step, drawn]
     return np.asarray(np.where(is_method, costs, -costs).sum(axis=-1) / 2)
+
+
+def _stretches(share: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """1 in stretches of some 5 along the last axis, which are ``share`` of it, else 0."""
+    stretch = np.cumsum(rng.random(shape) < 0.2, axis=-1)
+    high = rng.random((*shape[:-1], shape[-1] + 1)) < share
+    return np.take_along_axis(high, stretch, axis=-1).astype(np.float64)

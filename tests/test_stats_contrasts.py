@@ -20,8 +20,8 @@ from kickbench.stats.contrasts import (
     family_confidence,
     paired_contrast,
     running_interval,
-    trimmed_mean,
 )
+from kickbench.stats.location import trimmed_mean
 
 Processes = list[NDArray[np.float64]]
 Method = Callable[..., Interval]

@@ -46,7 +46,7 @@ from kickbench.report.plots import (
 )
 from kickbench.results.figures import Floats, Ints
 from kickbench.results.summary import Rounds, read_differences, read_disturbances, read_rounds
-from kickbench.stats.contrasts import trimmed_mean
+from kickbench.stats.location import trimmed_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.tables import ROLES
+from kickbench.scenario.kinds import FIGURES
 from kickbench.stats.contrasts import Interval, paired_contrast, running_interval
+from kickbench.stats.location import Location, huber, trimmed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -111,19 +113,31 @@ def bounds(interval: Interval | None) -> list[float] | None:
     return [float(interval.low), float(interval.high)]
 
 
-def contrast_interval(differences: list[Floats]) -> Interval | None:
+def location_of(metric: str) -> Location:
+    """How rounds of a metric are averaged: a mean by all that happened, but the few worst rounds,
+    a quiet exit by what is usual."""
+    return huber if metric == FIGURES["quiet"] else trimmed
+
+
+def contrast_interval(differences: list[Floats], location: Location = trimmed) -> Interval | None:
     """The interval of a contrast from the differences per process."""
-    return paired_contrast(differences, confidence=CONFIDENCE) if differences else None
+    if not differences:
+        return None
+    return paired_contrast(differences, confidence=CONFIDENCE, location=location)
 
 
-def control_interval(differences: list[Floats], confidence: float) -> Interval | None:
+def control_interval(
+    differences: list[Floats], confidence: float, location: Location = trimmed
+) -> Interval | None:
     """The interval of an A/A control or a placebo: all is one method, processes cannot differ."""
-    return running_interval(differences, confidence=confidence) if differences else None
+    if not differences:
+        return None
+    return running_interval(differences, confidence=confidence, location=location)
 
 
-def level_estimate(process: Ints, values: Floats) -> dict[str, Any]:
+def level_estimate(process: Ints, values: Floats, location: Location = trimmed) -> dict[str, Any]:
     """A level from its values per round, "value" and "ci95": what separate runs compare."""
-    interval = contrast_interval(by_process(process, values))
+    interval = contrast_interval(by_process(process, values), location)
     return {
         "value": None if interval is None else number(interval.estimate),
         "ci95": bounds(interval),

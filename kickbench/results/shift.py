@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kickbench.results.figures import Floats, Ints, bounds, by_process, contrast_interval, number
+from kickbench.stats.location import huber
 
 FEWEST_BEYOND = 5
 """Exits that a block must have beyond a quantile, on the average: with fewer, what is found of a
@@ -42,7 +43,9 @@ def shift_functions(
         points = []
         for level in levels:
             values = quantiles_ns[level]
-            interval = contrast_interval(by_process(process, values[:, index] - values[:, other]))
+            interval = contrast_interval(
+                by_process(process, values[:, index] - values[:, other]), huber
+            )
             ends = bounds(interval)
             if interval is not None and ends is not None:
                 points.append({"level": level, "diff": number(interval.estimate), "ci95": ends})

@@ -36,6 +36,7 @@ from kickbench.results.figures import (
     entry_index,
     index_rounds,
     level_estimate,
+    location_of,
     ns_per_cycle,
     number,
     precision,
@@ -357,7 +358,7 @@ def _summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             differences = _differences(rounds.process, values, index, baseline)
             if not differences and role != "control":
                 continue
-            interval = control_interval(differences, CONFIDENCE)
+            interval = control_interval(differences, CONFIDENCE, location_of(metric))
             of_role = _contrast(differences, interval, len(rounds.process))
             found = {**_NO_CONTROL, "metric": metric, **of_role}
             level = levels[_LEVELS[metric]]
@@ -524,7 +525,9 @@ def _add_kicks_costs(reader: RunReader, cases: list[dict[str, Any]]) -> None:
 def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
     """The level of a method, metric by metric, with an interval: what separate runs compare."""
     return {
-        metric: level_estimate(rounds.process, getattr(rounds, metric)[:, entry])
+        metric: level_estimate(
+            rounds.process, getattr(rounds, metric)[:, entry], location_of(metric)
+        )
         for metric in (*_metrics(rounds), "exits_per_second")
     }
 
@@ -554,7 +557,8 @@ def _contrasts(
                 methods.index(method),
                 methods.index(baseline),
             )
-            contrast = _contrast(differences, contrast_interval(differences), len(rounds.process))
+            interval = contrast_interval(differences, location_of(metric))
+            contrast = _contrast(differences, interval, len(rounds.process))
             found.append({"method": method, "baseline": baseline, "metric": metric, **contrast})
     return found
 
@@ -575,7 +579,8 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
     confidence = family_confidence(CONTROL_CONFIDENCE, len(family)) if family else 0.0
     for case, control in family:
         found = control.found
-        widened = bounds(control_interval(control.differences, confidence))
+        location = location_of(found["metric"])
+        widened = bounds(control_interval(control.differences, confidence, location))
         found["ci_family"] = widened
         if widened is not None and not widened[0] <= 0 <= widened[1]:
             found["ok"] = False

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kickbench.results.figures import location_of
 from kickbench.run import schedule
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, precise_metrics
@@ -80,7 +81,7 @@ class Estimate:
                 lost, sent = counts[entry]["lost"], counts[entry]["sent"]
                 words.append(f"{participant.method} lost {lost:,} of {sent:,}")
             elif series:
-                interval = running_interval(series)
+                interval = running_interval(series, location=location_of(metric))
                 control = "A/A control " if participant.role == "control" else ""
                 baseline = self._participants[self._baseline].method
                 words.append(
@@ -100,7 +101,7 @@ class Estimate:
         """
         case = self._case
         judged = [
-            figure
+            (figure, location_of(metric))
             for metric, figure in self._figures.items()
             if metric in self._wanted or case.kind != "exits"
         ]
@@ -110,14 +111,15 @@ class Estimate:
         if case.processes > 1:
             t = t_quantile(0.95, case.processes - 1)
             inflation = t / 1.96 / math.sqrt(case.processes)
-        for figure in judged:
+        for figure, location in judged:
             wanted_ns = case.precision * sum(figure.baseline_ns) / len(figure.baseline_ns)
             for entry in self._compared():
                 of_processes = figure.differences[entry]
                 rounds = of_processes[-1] if len(of_processes) == self._processes else []
                 if len(rounds) < MIN_ROUNDS:
                     return False
-                if running_interval([rounds]).half_width * inflation > wanted_ns:
+                interval = running_interval([rounds], location=location)
+                if interval.half_width * inflation > wanted_ns:
                     return False
         return True
 

@@ -6,9 +6,8 @@ some milliseconds; see `docs/statistics.md` for the reasoning and the measured c
 does not form the differences and does not know their unit.
 
 Sources: T. Kalibera and R. Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013 (the
-interval over the means of the top level, the processes); J. W. Tukey and D. H. McLaughlin,
-Sankhya A 25 (1963) (the standard error of a trimmed mean from the winsorised values);
-`kickbench.stats.blocks` for autocorrelated rounds.
+interval over the means of the top level, the processes); `kickbench.stats.location` for the
+estimate of a process; `kickbench.stats.blocks` for autocorrelated rounds.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kickbench.stats.blocks import block_model, mean_variances
-
-TRIM = 0.1
-"""The share of a process's rounds that is left out at either end."""
+from kickbench.stats.location import Location, trimmed
 
 FLOOR = 1 / 3
 """No interval is narrower than this part of the interval that the rounds alone give: two or three
@@ -39,7 +36,7 @@ class Interval:
     confidence: float
     n_processes: int
     n_rounds: int
-    """Rounds of all processes together, including those that were trimmed."""
+    """Rounds of all processes together, including outliers."""
 
     @property
     def half_width(self) -> float:
@@ -47,11 +44,16 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def paired_contrast(differences: Sequence[ArrayLike], *, confidence: float = 0.95) -> Interval:
+def paired_contrast(
+    differences: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    location: Location = trimmed,
+) -> Interval:
     """The contrast over all processes, for a process started anew.
 
     `differences` holds one 1-D array per process: the per-round differences in time order. The
-    estimate is the mean over the processes of the `TRIM` trimmed mean over the rounds. With two or
+    estimate is the mean over the processes of the `location` of their rounds. With two or
     more processes the interval is Student's t over the processes' estimates, but never narrower
     than `FLOOR` times `running_interval`. One process cannot tell how processes differ, so that its
     interval is `running_interval` and holds for that process only.
@@ -59,12 +61,17 @@ def paired_contrast(differences: Sequence[ArrayLike], *, confidence: float = 0.9
     Raises ValueError for no process, a process of fewer than 2 rounds, a value that is not finite,
     or a confidence outside (0, 1).
     """
-    within, estimates = _from_rounds(differences, confidence)
+    within, estimates = _from_rounds(differences, confidence, location)
     low, high = widen(within.estimate, within.low, within.high, estimates, confidence)
     return replace(within, low=low, high=high)
 
 
-def running_interval(differences: Sequence[ArrayLike], *, confidence: float = 0.95) -> Interval:
+def running_interval(
+    differences: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    location: Location = trimmed,
+) -> Interval:
     """The contrast of just these processes: the part of the interval that more rounds narrow.
 
     The same estimate as `paired_contrast`, but the interval regards the noise of the rounds only.
@@ -73,14 +80,7 @@ def running_interval(differences: Sequence[ArrayLike], *, confidence: float = 0.
 
     Input and errors as for `paired_contrast`.
     """
-    return _from_rounds(differences, confidence)[0]
-
-
-def trimmed_mean(values: ArrayLike) -> float:
-    """The mean of `values` without the floor(`TRIM` * n) smallest and as many largest."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    k = int(TRIM * ordered.size)
-    return float(ordered[k : ordered.size - k].mean())
+    return _from_rounds(differences, confidence, location)[0]
 
 
 def family_confidence(confidence: float, n: int) -> float:
@@ -127,16 +127,16 @@ def check_confidence(confidence: float) -> None:
 
 
 def _from_rounds(
-    differences: Sequence[ArrayLike], confidence: float
+    differences: Sequence[ArrayLike], confidence: float, location: Location
 ) -> tuple[Interval, list[float]]:
     """The interval from the noise of the rounds, and the estimate of each process."""
     check_confidence(confidence)
     processes = [_rounds(d, i) for i, d in enumerate(differences)]
     if not processes:
         raise ValueError("a contrast needs the differences of at least one process, got none")
-    trimmed = [_trim(d) for d in processes]
-    estimates = [t for t, _ in trimmed]
-    influences = [s for _, s in trimmed]
+    located = [location(d) for d in processes]
+    estimates = [estimate for estimate, _ in located]
+    influences = [influence for _, influence in located]
     model = block_model(influences)
     error = float(np.sqrt(mean_variances(influences, model).sum())) / len(processes)
     half = t_quantile(confidence, model.df) * error
@@ -161,18 +161,3 @@ def _rounds(values: ArrayLike, process: int) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"process {process}: a per-round difference is not a finite number")
     return array
-
-
-def _trim(rounds: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """The trimmed mean, and each round's influence on it, in time order and with mean 0.
-
-    To first order the trimmed mean is the mean of the influences, and that holds whatever the size
-    of the outliers. Resampling the rounds themselves does not: a resample that draws an outlier
-    more often than the trimming can take breaks the estimate, and the interval with it.
-    """
-    n = rounds.size
-    k = int(TRIM * n)
-    ordered = np.sort(rounds)
-    winsorised = np.clip(rounds, ordered[k], ordered[n - k - 1])
-    influence = (winsorised - winsorised.mean()) * (n / (n - 2 * k))
-    return float(ordered[k : n - k].mean()), influence
