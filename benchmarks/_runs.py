@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,18 @@ def run_once(folder: Path, **measure: Any) -> tuple[dict[str, Any], float]:
         raise SystemExit(f"a run failed: {outcome.failed}")
     summary: dict[str, Any] = json.loads((outcome.folder / "summary.json").read_text())
     return summary, seconds
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many run beside what is done within."""
+    if not count:
+        yield
+        return
+    command = [sys.executable, str(ROOT / "tests" / "busy.py"), "--count", str(count), "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as others:
+        try:
+            yield
+        finally:
+            assert others.stdin is not None
+            others.stdin.close()

@@ -126,6 +126,8 @@ def power(nights: Nights, histories: int, random: np.random.Generator) -> str:
         for case in range(0, len(history.unit), 4):
             trials += 1
             hit += _is_found(undisturbed[witnesses], p[witnesses], slice(case, case + 4))
+    if not trials:
+        return f"a step of {100 * STEP:g} %: no trial, for want of {WITHIN} nights to judge by"
     share = clopper_pearson(hit, trials)
     return (
         f"a step of {100 * STEP:g} % in one of {2 * CASES} cases is found within {WITHIN} nights "
@@ -142,12 +144,27 @@ def _is_found(undisturbed: Floats, changed: Floats, case: slice) -> bool:
     return bool(found.any())
 
 
+def repeatable(path: Path) -> str:
+    """How well nights without other load agree in immediate_exit's quiet exit, by the quantile of
+    all rounds of a night that is taken for its level: the interquartile range of the nights."""
+    with np.load(path) as data:
+        night, ns, load = data["night"], data["quiet_ns"][1], data["load"]
+    calm = [ns[night == i] for i in np.flatnonzero(load <= QUIET) if np.sum(night == i) > 1]
+    found = []
+    for level in (0.5, 0.25, 0.1, 0.05):
+        nights = np.array([np.quantile(rounds, level) for rounds in calm])
+        low, middle, high = np.quantile(nights, [0.25, 0.5, 0.75])
+        found.append(f"p{100 * level:g} of the rounds {100 * (high - low) / middle:.2f} %")
+    return "half of the quiet nights lie within: " + ", ".join(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, nargs="?", default=DATA)
     parser.add_argument("--quick", action="store_true", help="a fifth of the nights")
     arguments = parser.parse_args()
     factor = 5 if arguments.quick else 1
+    print(repeatable(arguments.file))
     for figure in ("quiet", "mean"):
         nights = read(arguments.file, figure, np.random.default_rng(1))
         calm = nights.load <= QUIET

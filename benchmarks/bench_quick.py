@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from _runs import busy_processes
+
 WITHIN = 0.15
 
 
@@ -48,18 +48,6 @@ def quick_run() -> tuple[dict[str, float], float]:
         seconds = time.monotonic() - begun
         (run,) = Path(folder).glob("smp_windows_like/*")
         return differences_ns(run), seconds
-
-
-@contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """So many run beside what is done within."""
-    command = [sys.executable, str(ROOT / "tests" / "busy.py"), "--count", str(count), "cat"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as others:
-        try:
-            yield
-        finally:
-            assert others.stdin is not None
-            others.stdin.close()
 
 
 def far(found: Mapping[str, float], full: Mapping[str, float]) -> dict[str, float]:

@@ -20,15 +20,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _runs import ROOT, run_once
+from _runs import busy_processes, run_once
 from numpy.typing import NDArray
 
 from kickbench.results.store import RunReader
@@ -66,12 +64,6 @@ def one_night(seed: int) -> tuple[dict[str, NDArray[Any]], float]:
     }, float("nan") if share is None else share
 
 
-def busy_processes(count: int) -> subprocess.Popen[bytes]:
-    """So many busy processes, until its standard input is closed."""
-    command = [sys.executable, str(ROOT / "tests" / "busy.py"), "--count", str(count), "cat"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
@@ -88,10 +80,8 @@ def main() -> None:
             until_next = night + episode + int(random.integers(8, 17))
             count = int(random.integers(1, 2 * (os.cpu_count() or 1) + 1))
         running = count if episode else 0
-        with busy_processes(running) as others:
+        with busy_processes(running):
             rounds, share = one_night(night)
-            assert others.stdin is not None
-            others.stdin.close()
         episode = max(0, episode - 1)
         found.append({"night": np.full(len(rounds["process"]), night, np.int16), **rounds})
         load.append(share)
