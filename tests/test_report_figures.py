@@ -26,7 +26,8 @@ from kickbench.report.plots import MOST_PLOTS, OTHER_STYLES, STYLES, WAY_STYLES,
 from kickbench.report.round_figures import MOST_DOTS, MOST_POINTS, _grouped
 from kickbench.report.svg import inline, png, standalone
 from kickbench.results.summary import DISTURBANCES, read_differences, read_disturbances, read_rounds
-from kickbench.stats.contrasts import paired_contrast, trimmed_mean
+from kickbench.stats.contrasts import paired_contrast
+from kickbench.stats.location import huber, trimmed
 
 BLUEPRINT = (
     "flag_signal",
@@ -440,7 +441,8 @@ def test_a_legend_is_below_the_axes_and_within_the_drawing(nodes: RunData) -> No
 def test_differences_are_what_the_contrast_is_made_of(nodes: RunData, metric: str) -> None:
     for case in nodes.finished:
         found = read_differences(nodes.reader, case["id"], metric)
-        interval = paired_contrast(found["sigmask"])
+        location = huber if metric.startswith("quiet") else trimmed
+        interval = paired_contrast(found["sigmask"], location=location)
         (contrast,) = [c for c in case["contrasts"] if c["metric"] == metric]
         assert interval.estimate == contrast["diff"]
         assert sum(map(len, found["immediate_exit"])) == case["control"]["rounds"]
@@ -458,7 +460,7 @@ def test_a_plot_of_differences_has_every_round_the_processes_and_the_control(
         values = np.concatenate(found[method])
         inside = values[(values >= low) & (values <= high)]
         assert any(np.array_equal(part[:, 1], inside) for part in every)
-        means = [trimmed_mean(part) for part in found[method]]
+        means = [huber(part)[0] for part in found[method]]
         assert any(part[:, 1].tolist() == means for part in every)
     assert "the A/A control, immediate_exit against itself, is at " in plot.finding
     assert "[each is a dot]" in axes.get_xlabel()

@@ -44,9 +44,8 @@ from kickbench.report.plots import (
     titled,
     where,
 )
-from kickbench.results.figures import Floats, Ints
+from kickbench.results.figures import Floats, Ints, location_of
 from kickbench.results.summary import Rounds, read_differences, read_disturbances, read_rounds
-from kickbench.stats.location import trimmed_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -301,7 +300,8 @@ def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     if control["ci95"] is not None:
         sides.append((found[baseline], control, BAND))
     every = np.concatenate([part for parts, _, _ in sides for part in parts])
-    means = [trimmed_mean(part) for parts, _, _ in sides for part in parts]
+    location = location_of(contrast["metric"])
+    means = [location(part)[0] for parts, _, _ in sides for part in parts]
     ends = [end for _, summary, _ in sides for end in summary["ci95"]]
     limits = _bulk(every, 0.0, *means, *ends)
     title = titled(data, f"{plain(method)} - {plain(baseline)}, {where(data, case)}")
@@ -352,7 +352,7 @@ def _draw_side(
     limits: tuple[float, float],
     each: int,
 ) -> None:
-    """The dots of one side, the trimmed mean of each process, and the estimate with its band."""
+    """The dots of one side, the location of each process, and the estimate with its band."""
     values = np.concatenate(parts)
     at: Floats = left + np.arange(len(values), dtype=np.float64) + 0.5
     ends = (left, left + len(values))
@@ -367,7 +367,8 @@ def _draw_side(
     axes.plot(ends, [summary["diff"]] * 2, color=colour, linewidth=1.8)
     edges = left + np.cumsum([0, *map(len, parts)])
     if len(parts) > 1:
-        means = np.array([trimmed_mean(part) for part in parts])
+        location = location_of(summary["metric"])
+        means = np.array([location(part)[0] for part in parts])
         gap = 0.06 * np.diff(edges)
         draw_strokes(
             axes, (edges[:-1] + gap, means), (edges[1:] - gap, means), INK, linewidth=2.0,
@@ -383,5 +384,5 @@ def _differences_legend(axes: Axes, colours: Sequence[str]) -> None:
         Line2D([], [], color=colours[0], linewidth=1.8),
         Patch(color=colours[0], alpha=0.25),
     ]
-    names = ["a round", "trimmed mean of a process", "estimate", "95 % interval"]
+    names = ["a round", "estimate of a process", "estimate", "95 % interval"]
     draw_legend(axes, handles, names, split=2)
