@@ -50,8 +50,6 @@ from kickbench.scenario.model import Scenario
 from kickbench.scenario.text import shorten
 
 _LONGEST_FINDING = 500
-MIN_ROUNDS = 20
-MIN_ROUNDS_SHOWN = 5
 
 
 class Observer(Protocol):
