@@ -10,6 +10,8 @@
 #include "internal.h"
 #include "random.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -141,6 +143,28 @@ static bool is_halted(const struct worker *w)
 }
 
 /*
+ * Off its CPU and off the queue of those that wait for one. The state S does not say so: KVM sets
+ * it before it looks for signals a last time (kvm_vcpu_block() in virt/kvm/kvm_main.c), and a
+ * thread that is preempted there has it while it waits for a CPU. /proc/.../syscall waits for that
+ * to end, and names a system call of a blocked thread only (proc(5)). Without the file nothing is
+ * known.
+ */
+static bool is_blocked(const struct worker *w)
+{
+	char path[64], text[32] = "";
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)w->v.tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return n <= 0 || (text[0] >= '0' && text[0] <= '9');
+}
+
+/*
  * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
  * kick must come some time later. Only user space tells at any moment.
  */
@@ -168,7 +192,7 @@ static bool is_in_state(struct worker *w, uint32_t state)
  */
 static bool still_runs(const struct worker *w)
 {
-	if (is_halted(w))
+	if (is_halted(w) && is_blocked(w) && is_halted(w))
 		return true;
 	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
 		if (!changes(w, w->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
