@@ -541,6 +541,26 @@ def test_an_empty_handler_loses_nearly_every_aimed_kick(folder: Path) -> None:
     assert result["kicked"].all()
 
 
+# Sends its signal with every second kick only: what the first one asked for wakes nobody.
+EVERY_SECOND_SIGNAL = """
+static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
+{
+	static atomic_uint kicks;
+
+	kb_request_kick(v, k);
+	return atomic_fetch_add(&kicks, 1) % 2 ? kb_send_signal(v, k) : 0;
+}
+"""
+
+
+@pytest.mark.kvm
+def test_a_halted_guest_that_nothing_wakes_has_lost_its_kick(tmp_path: Path, folder: Path) -> None:
+    plan = Plan(loop="kick", kicking="volleys", state="halted", gap_ns=MS, lost_after_ns=5 * MS)
+    path = source(tmp_path, kick=EVERY_SECOND_SIGNAL)
+    _, kicks = blocks(path, folder, plan, "hlt", ms=300, seen=lambda kicks: counts(kicks)[1] >= 5)
+    assert kicks["rescues"][kicks["flags"] & LOST != 0].min() >= 1
+
+
 # Now and then, 5 ms in which it runs no guest and looks at no flag.
 SLEEPS = """
 static inline bool kb_before_run(struct kb_vcpu *v)
