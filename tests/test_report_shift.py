@@ -14,6 +14,7 @@ from kickbench.report.exits import answer_exits
 from kickbench.report.shift import answer_shift, percentile, shift_points
 from kickbench.report.shift_figures import draw_shift
 from kickbench.report.tables import TABLES, columns_of, difference, rows_of
+from kickbench.results.tables import QUANTILES
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,27 @@ def test_the_table_has_the_difference_at_each_quantile(data: RunData) -> None:
         assert column.cell(row) == difference(point)
         assert column.value is not None
         assert column.value(row) == point["diff"]
+
+
+def test_the_table_asks_for_levels_that_the_engine_has() -> None:
+    (part,) = [part for part in TABLES["exits"].parts if part.title.endswith("the cost lies")]
+    assert {column.name for column in part.columns} <= set(map(percentile, QUANTILES.values()))
+
+
+def test_the_slower_exits_of_vcpus_that_share_cpus_are_no_difference(data: RunData) -> None:
+    (case,) = copy.deepcopy(data.summary)["cases"]
+    case["oversubscribed"] = True
+    (part,) = [part for part in TABLES["exits"].parts if part.title.endswith("the cost lies")]
+    (row,) = [row for row in rows_of([case]) if row.method == "sigmask"]
+    cells = {
+        column.name: column.cell(row)
+        for column in columns_of(part.columns, [row, *rows_of([case])])
+    }
+    assert cells["p90"] == "waited for CPUs"
+    assert cells["p25"].startswith("+")
+    (column,) = [column for column in part.columns if column.name == "p90"]
+    assert column.value is not None
+    assert column.value(row) is None
 
 
 def test_a_run_without_a_shift_function_has_no_such_table(data: RunData) -> None:
