@@ -247,6 +247,10 @@ BAD = {
         guest(program=["hlt", "spin"], exit_rate_hz=["max", 9]),
         'guest.exit_rate_hz: expected "max", because the program spin cannot be paced, found a',
     ),
+    "precision of what": (
+        measure(precision_of="quite"),
+        'measure.precision_of: expected one of both, quiet, mean, found "quite"',
+    ),
     "precision 0": (measure(precision=0), f"measure.precision: {FRACTION}, found 0"),
     "precision < 0": (measure(precision=-0.1), f"measure.precision: {FRACTION}, found -0.1"),
     "precision NaN": (measure(precision=math.nan), f"measure.precision: {FRACTION}, found nan"),

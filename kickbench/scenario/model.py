@@ -46,6 +46,7 @@ from kickbench.scenario.kinds import (
     KINDS,
     MAX_KICKERS,
     MAX_KICKS_HZ,
+    PRECISION_OF,
     STATES,
     TRANSPORTS,
 )
@@ -375,7 +376,7 @@ class Measure(Table):
         description="Stop when the 95 % interval's half-width is below this fraction of the "
         "baseline's value; 0.001 is 0.1 %.",
     )
-    precision_of: Literal["both", "quiet", "mean"] = Field(
+    precision_of: Annotated[str, OneOf(tuple(PRECISION_OF))] = Field(
         default="both",
         description="The figures of an exit that must be so precise: the quiet exit, the mean, or "
         "both. Of a case with more vCPUs than CPUs it is the quiet exit alone, if it is not "
