@@ -350,8 +350,8 @@ def test_a_program_may_be_where_the_path_does_not_look(
 ) -> None:
     (tmp_path / "tool").touch(0o755)
     monkeypatch.setattr(tools, "_MORE_PLACES", str(tmp_path))
-    assert image.program("tool") == str(tmp_path / "tool")
-    assert image.program("no-such-tool") == "no-such-tool"
+    assert tools.program("tool") == str(tmp_path / "tool")
+    assert tools.program("no-such-tool") == "no-such-tool"
 
 
 def test_a_runs_distributions_are_in_it_and_no_others() -> None:

@@ -22,9 +22,8 @@ from pathlib import Path
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk, image
 from kickbench.lab.emulation import Order, Running, child, printable
+from kickbench.lab.tools import BIOS, VGA_BIOS, program
 
-BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
-VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
 # Instructions in a second of the machine's; Bochs does a fourth of them in one of ours. With fewer,
 # the timer's interrupts are much of what a CPU does, and the pauses between kicks are too short.
 IPS = 100_000_000
@@ -110,7 +109,7 @@ class Bochs:
             with (folder / "said").open("wb") as said:
                 process = stack.enter_context(
                     child(
-                        [image.program(self.tool), "-q", "-f", str(configuration)],
+                        [program(self.tool), "-q", "-f", str(configuration)],
                         pass_fds=list(theirs.values()),
                         stdin=subprocess.PIPE,
                         stdout=said,
@@ -172,7 +171,7 @@ def _display(stack: contextlib.ExitStack, folder: Path) -> str:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as answer, (folder / "xvfb").open("w+b") as said:
         try:
-            command = [image.program("Xvfb"), "-displayfd", str(writer)]
+            command = [program("Xvfb"), "-displayfd", str(writer)]
             stack.enter_context(
                 child(
                     [*command, "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"],
@@ -197,7 +196,7 @@ def _display(stack: contextlib.ExitStack, folder: Path) -> str:
 def _version(tool: str) -> str:
     try:
         said = subprocess.run(
-            [image.program(tool), "--help"], capture_output=True, text=True, check=False
+            [program(tool), "--help"], capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise HostError(f"{tool} does not run: {error}") from error

@@ -28,6 +28,7 @@ import kickbench
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk
 from kickbench.lab.emulation import child, printable
+from kickbench.lab.tools import GRUB, program
 from kickbench.scenario import shipped
 
 PROGRAMS = (
@@ -36,7 +37,6 @@ PROGRAMS = (
     *("sort", "tail", "taskset", "true"),
 )
 INIT = Path(__file__).parent / "guest" / "init.sh"
-GRUB = Path("/usr/lib/grub/i386-pc")
 _EMPTY = ("dev", "mnt", "proc", "run", "sys", "tmp")
 _ALSO = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/localtime")
 _LINKS = ("/bin", "/sbin", "/lib", "/lib64")
@@ -91,13 +91,6 @@ def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
         last = [printable(line) for line in said.strip().split("\n")[-3:]]
         raise MeasurementError("the machine's root cannot be written: " + "; ".join(last))
     disk.fill(target)
-
-
-def program(name: str) -> str:
-    """What to start a program by: it may be where the user's PATH does not look."""
-    from kickbench.lab.tools import Tool  # it imports this module
-
-    return str(Tool(name, "", "").find() or name)
 
 
 def _graft(path: object) -> str:

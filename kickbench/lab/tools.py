@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError
-from kickbench.lab.bochs import BIOS, VGA_BIOS
-from kickbench.lab.image import GRUB
+
+# What Bochs and its boot CD are made of; none of it is a program on the PATH.
+BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
+GRUB = Path("/usr/lib/grub/i386-pc")
 
 # Where Debian puts programs that a user's PATH may lack.
 _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -86,3 +89,8 @@ def install_line(tools: Iterable[Tool]) -> str:
     packages = dict.fromkeys(tool.package for tool in tools)
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}apt-get install --no-install-recommends {' '.join(packages)}"
+
+
+def program(name: str) -> str:
+    """What to start a program by: it may be where the user's PATH does not look."""
+    return str(Tool(name, "", "").find() or name)
