@@ -28,10 +28,10 @@ from kickbench.errors import (
 from kickbench.lab import image, machines, tools
 from kickbench.lab import run as lab_run
 from kickbench.lab.bochs import Bochs
-from kickbench.lab.emulated import VARIABLE, Mark
 from kickbench.lab.emulation import Order, child
 from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.qemu import Channels, Qemu
+from kickbench.run.emulated import VARIABLE, Mark
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 EVERY = pytest.mark.parametrize(

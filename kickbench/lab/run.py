@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kickbench.errors import UsageError
-from kickbench.lab.emulated import Mark
 from kickbench.lab.emulation import Order
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.machines import Machine
+from kickbench.run.emulated import Mark
 
 
 def run(

@@ -34,13 +34,13 @@ from kickbench.errors import (
 from kickbench.host import doctor, environment, turn
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
-from kickbench.lab.emulated import Mark
 from kickbench.methods import CATALOGUE, placebo_name
 from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
 from kickbench.results.summary import write_summary
 from kickbench.run import kinds, placement, schedule
+from kickbench.run.emulated import Mark
 from kickbench.run.estimate import Estimate
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
