@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.numbers import measured, significant, whole
 from kickbench.report.build import page
 from kickbench.report.contention import answer_contention
 from kickbench.report.data import RunData
@@ -24,7 +25,6 @@ from kickbench.report.exits import kicked_cases
 from kickbench.report.figures import FIGURES
 from kickbench.report.kicks import at_most
 from kickbench.report.names import duration, label
-from kickbench.report.numbers import measured, significant, whole
 from kickbench.report.plots import OTHER_STYLES, style
 from kickbench.report.svg import inline
 from kickbench.report.tables import TABLES, Column, columns_of, rows_of

@@ -14,6 +14,7 @@ import synthetic_run
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.numbers import significant, whole
 from kickbench.report import compare, nested_figures
 from kickbench.report.build import page
 from kickbench.report.data import RunData
@@ -21,7 +22,6 @@ from kickbench.report.downloads import csv_of
 from kickbench.report.figures import FIGURES
 from kickbench.report.names import exit_reason_name
 from kickbench.report.nested import MOST_LATE, is_late
-from kickbench.report.numbers import significant, whole
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
 from kickbench.report.words import notes, verdict

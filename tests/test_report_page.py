@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
+from kickbench.numbers import whole
 from kickbench.report import tables, toml
 from kickbench.report.build import drawn, file_name, page, write
 from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.exit_figures import _ecdf_plot
 from kickbench.report.figures import FIGURES
-from kickbench.report.numbers import whole
 from kickbench.report.plots import (
     METHOD_STYLES,
     STYLES,

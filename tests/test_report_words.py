@@ -12,9 +12,7 @@ import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.report.data import RunData
-from kickbench.report.names import cost
-from kickbench.report.numbers import (
+from kickbench.numbers import (
     decimals,
     fixed,
     level,
@@ -23,6 +21,8 @@ from kickbench.report.numbers import (
     plural,
     significant,
 )
+from kickbench.report.data import RunData
+from kickbench.report.names import cost
 from kickbench.report.tables import TABLES, control, difference, rows_of
 from kickbench.report.words import left_out, notes, verdict
 

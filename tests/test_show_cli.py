@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import ResultsError
+from kickbench.numbers import significant, whole
 from kickbench.report.data import RunData
-from kickbench.report.numbers import significant, whole
 from kickbench.report.words import verdict
 from kickbench.results.summary import write_summary
 

@@ -216,7 +216,7 @@ def _span(nights: Sequence[Night], events: Sequence[Event]) -> str:
 def _night(night: Night, events: Sequence[Event]) -> Iterator[str]:
     """A night in lines: what it is, what was said about it, its figures, what it lacks."""
     from kickbench.nightly.history import key_name, verdicts
-    from kickbench.report.numbers import measured, significant
+    from kickbench.numbers import measured, significant
 
     document = night.document
     emulated = " (emulated)" if document["emulated"] else ""
@@ -278,7 +278,7 @@ def _when(night: Night) -> str:
 
 
 def _counted(count: int, one: str, many: str | None = None) -> str:
-    from kickbench.report.numbers import plural
+    from kickbench.numbers import plural
 
     return plural(count, one, many)
 

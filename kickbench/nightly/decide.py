@@ -30,7 +30,7 @@ from scipy.stats import false_discovery_control
 from kickbench.nightly import noise
 from kickbench.nightly.noise import LONG, Floats
 from kickbench.nightly.trends import QUIET, Key, Nights, Trend
-from kickbench.report.numbers import plural
+from kickbench.numbers import plural
 
 Verdict = Literal[
     "regression", "improvement", "no change", "too little history", "no witness", "not measured"

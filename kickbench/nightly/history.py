@@ -40,7 +40,7 @@ import kickbench
 from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
-from kickbench.report.numbers import listed
+from kickbench.numbers import listed
 from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
 from kickbench.results.metrics import LARGEST, METRICS, control_ok, points
 from kickbench.results.schema import (

@@ -40,9 +40,9 @@ from kickbench.nightly.config import Config
 from kickbench.nightly.decide import Decision, Judgement, Settings, decide
 from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
+from kickbench.numbers import listed
 from kickbench.report.build import write_report
 from kickbench.report.data import RunData
-from kickbench.report.numbers import listed
 from kickbench.results.identity import Change, changes
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import make_folder

@@ -21,8 +21,8 @@ from kickbench.nightly.decide import Judgement
 from kickbench.nightly.history import key_name
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.trends import QUIET, Key
+from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.names import emulation
-from kickbench.report.numbers import listed, measured, plural, significant
 from kickbench.results.identity import Change
 from kickbench.results.metrics import METRICS
 from kickbench.results.schema import dump_json, one_line

@@ -26,8 +26,8 @@ from kickbench.nightly.changes import change_points
 from kickbench.nightly.decide import Settings
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
 from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.numbers import NOTHING, fixed, measured, plural, significant
 from kickbench.report.names import emulation
-from kickbench.report.numbers import NOTHING, fixed, measured, plural, significant
 from kickbench.report.pages import Head, Rows, file_stem, render, when
 from kickbench.report.plots import (
     INK,

@@ -17,11 +17,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from kickbench.numbers import listed
 from kickbench.report import assets, downloads, environment, index, tables, toml, words
 from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES, Figure
 from kickbench.report.names import emulation
-from kickbench.report.numbers import listed
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kickbench.numbers import level, listed, measured, plural, significant, whole
 from kickbench.report.names import emulation, label, nanoseconds, seconds
-from kickbench.report.numbers import level, listed, measured, plural, significant, whole
 from kickbench.report.tables import TABLES
 from kickbench.report.words import ANSWERS, STATUS_WORDS
 from kickbench.results.compare import Comparison, Doubt, Judged, Loss, Unmatched, Verdict

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kickbench.numbers import listed, measured, plural
 from kickbench.report import compare as compared
 from kickbench.report.names import emulation, label
-from kickbench.report.numbers import listed, measured, plural
 from kickbench.report.plots import BAND, INK, Plot, draw_cut_ends, new_plot, plain
 from kickbench.report.tables import TABLES
 from kickbench.results.compare import Comparison, Judged, Verdict

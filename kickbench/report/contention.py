@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.names import (
     Summary,
     amount,
@@ -18,7 +19,6 @@ from kickbench.report.names import (
     label,
     nanoseconds,
 )
-from kickbench.report.numbers import listed, measured, plural, significant
 from kickbench.stats.independent import Estimate, difference
 
 _SAME = ("vcpus", "placement", "irqchip", "transport", "state", "program")

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kickbench.numbers import NOTHING, significant
 from kickbench.report.data import RunData
 from kickbench.report.names import nanoseconds
-from kickbench.report.numbers import NOTHING, significant
 
 MOST_FACTS = 1000
 """Facts of the environment that a page shows."""

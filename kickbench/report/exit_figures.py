@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from kickbench.numbers import listed, plural, significant, whole
 from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.names import (
     Series,
@@ -25,7 +26,6 @@ from kickbench.report.names import (
     seconds,
     series_of,
 )
-from kickbench.report.numbers import listed, plural, significant, whole
 from kickbench.report.plots import (
     BAND,
     DASHES,

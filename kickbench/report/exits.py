@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from kickbench.methods import CATALOGUE
+from kickbench.numbers import listed, measured, plural, sentence, significant, whole
 from kickbench.report.names import (
     WAITED,
     Series,
@@ -39,7 +40,6 @@ from kickbench.report.names import (
     series_of,
     why_hidden,
 )
-from kickbench.report.numbers import listed, measured, plural, sentence, significant, whole
 from kickbench.report.shift import NOTABLE, answer_shift
 
 MOST_OTHERS = 4

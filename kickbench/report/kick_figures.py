@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from kickbench.numbers import listed
 from kickbench.report.data import RunData
 from kickbench.report.kicks import answer_kick, by_state
 from kickbench.report.names import (
@@ -27,7 +28,6 @@ from kickbench.report.names import (
     nanoseconds,
     series_of,
 )
-from kickbench.report.numbers import listed
 from kickbench.report.plots import (
     BAND,
     INK,

@@ -11,6 +11,14 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from kickbench.numbers import (
+    listed,
+    measured,
+    plural,
+    sentence,
+    significant,
+    whole,
+)
 from kickbench.report.contention import answer_contention
 from kickbench.report.exits import MOST_OTHERS, spurious_exits
 from kickbench.report.names import (
@@ -36,14 +44,6 @@ from kickbench.report.names import (
     series_of,
     state_name,
     window_name,
-)
-from kickbench.report.numbers import (
-    listed,
-    measured,
-    plural,
-    sentence,
-    significant,
-    whole,
 )
 
 MIN_LANDED = 100

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.methods import CATALOGUE, control_pairs
-from kickbench.report.numbers import measured, plural, significant
+from kickbench.numbers import measured, plural, significant
 from kickbench.stats.independent import Estimate, difference
 
 Summary = Mapping[str, Any]

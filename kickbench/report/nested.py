@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from kickbench.numbers import listed, measured, plural, significant, whole
 from kickbench.report.names import (
     Summary,
     amount,
@@ -22,7 +23,6 @@ from kickbench.report.names import (
     magnitude,
     nanoseconds,
 )
-from kickbench.report.numbers import listed, measured, plural, significant, whole
 
 PENDING, WITHOUT, PLAIN, OUTSIDE = ("pending", "pending_no_injection", "plain", "asynchronous")
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from kickbench.numbers import listed, significant
 from kickbench.report.data import Floats, RunData
 from kickbench.report.names import Summary, finished, label, nanoseconds
 from kickbench.report.nested import answer_nested
-from kickbench.report.numbers import listed, significant
 from kickbench.report.plots import (
     BAND,
     DASHES,

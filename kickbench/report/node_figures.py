@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from kickbench.numbers import measured, plural
 from kickbench.report.data import RunData
 from kickbench.report.names import (
     Series,
@@ -22,7 +23,6 @@ from kickbench.report.names import (
     per_headline,
     series_of,
 )
-from kickbench.report.numbers import measured, plural
 from kickbench.report.plots import (
     BAND,
     INK,

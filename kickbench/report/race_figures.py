@@ -9,10 +9,10 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
+from kickbench.numbers import whole
 from kickbench.report.data import RunData
 from kickbench.report.kicks import MIN_LANDED, answer_race
 from kickbench.report.names import Summary, finished, label, window_name
-from kickbench.report.numbers import whole
 from kickbench.report.plots import (
     BAND,
     INK,

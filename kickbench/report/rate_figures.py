@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from kickbench.numbers import listed, plural, significant
 from kickbench.report.data import RunData
 from kickbench.report.exits import kicked_cases, paced_cases
 from kickbench.report.names import (
@@ -23,7 +24,6 @@ from kickbench.report.names import (
     per_headline,
     rate_name,
 )
-from kickbench.report.numbers import listed, plural, significant
 from kickbench.report.plots import (
     INK,
     LINEAR,

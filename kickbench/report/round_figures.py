@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from kickbench.numbers import listed, ordinal, plural, sentence, significant, whole
 from kickbench.report.data import RunData
 from kickbench.report.names import (
     Summary,
@@ -28,7 +29,6 @@ from kickbench.report.names import (
     per,
     series_of,
 )
-from kickbench.report.numbers import listed, ordinal, plural, sentence, significant, whole
 from kickbench.report.plots import (
     BAND,
     INK,

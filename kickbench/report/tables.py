@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from kickbench.numbers import NOTHING, level, measured, significant, whole
 from kickbench.report.kicks import at_most
 from kickbench.report.names import (
     CONTROLS,
@@ -32,7 +33,6 @@ from kickbench.report.names import (
     vendor_name,
     why_hidden,
 )
-from kickbench.report.numbers import NOTHING, level, measured, significant, whole
 from kickbench.report.shift import percentile, shift_points
 
 Summary = Mapping[str, Any]

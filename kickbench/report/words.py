@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kickbench.numbers import listed, plural, significant, whole
 from kickbench.report import environment
 from kickbench.report.exits import answer_exits, kicks_costs, stood_still
 from kickbench.report.kicks import (
@@ -40,7 +41,6 @@ from kickbench.report.names import (
     per,
 )
 from kickbench.report.nested import answer_nested, broken_injections
-from kickbench.report.numbers import listed, plural, significant, whole
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
 _REACHED = re.compile(r"(?<=, reached )[0-9][0-9,]{0,17}(?=: )")
