@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.scenario.cases import Case, PlacementSpec, expand, method_label
+from kickbench.methods import method_label
+from kickbench.scenario.cases import Case, PlacementSpec, expand
 from kickbench.scenario.kinds import (
     ITERATIONS,
     KINDS,

@@ -149,8 +149,8 @@ def run(
 
     from kickbench.lab import run as lab
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
+    from kickbench.methods import is_protocol_file
     from kickbench.results.store import load_manifest
-    from kickbench.scenario.cases import is_protocol_file
     from kickbench.scenario.model import load
     from kickbench.scenario.shipped import resolve
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,16 @@ def control_pairs(methods: Iterable[str], baseline: str) -> list[tuple[str, str]
         if method.control_of in there and method.id in there - {baseline}
         if method.control_of != baseline
     ]
+
+
+def method_label(method: str) -> str:
+    """What a method is called in results: a catalogue's id as it is, a C file by its stem.
+
+    The model has made sure that no two methods of a scenario have one label.
+    """
+    return PurePath(method).stem if is_protocol_file(method) else method
+
+
+def is_protocol_file(method: str) -> bool:
+    """Whether a method is a C file rather than an id of the catalogue."""
+    return method.endswith(".c")

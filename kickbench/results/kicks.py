@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.methods import method_label
 from kickbench.results.figures import (
     CONFIDENCE,
     WHO,
@@ -38,7 +39,6 @@ from kickbench.results.figures import (
     precision,
     ratio,
 )
-from kickbench.results.schema import method_label
 from kickbench.results.store import CaseRecord, RunReader
 from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.chunks import group_quantiles, paired_quantiles

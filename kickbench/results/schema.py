@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import (
     Annotated,
     Any,
@@ -36,7 +35,7 @@ from pydantic import (
 )
 
 from kickbench.errors import ResultsError
-from kickbench.methods import control_pairs
+from kickbench.methods import control_pairs, method_label
 from kickbench.scenario.kinds import INJECTION
 
 SCHEMA = 2
@@ -79,11 +78,6 @@ def safe_name(text: str, *, default: str, length: int = 60) -> str:
     """A file-name-safe version of the text; ``default`` when nothing of it is left."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text)[: 4 * length].strip("-._+")[:length]
     return name.rstrip("-._+") or default
-
-
-def method_label(method: str) -> str:
-    """The name of a method in results: the catalogue's id, or the stem of a protocol file."""
-    return PurePosixPath(method).stem if method.endswith(".c") else method
 
 
 def with_labels(case: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kickbench.errors import MeasurementError, UsageError
+from kickbench.methods import method_label
 from kickbench.results import schema as documents
 from kickbench.results.schema import MAX_JSON_BYTES, SCHEMA, Status, fail
 from kickbench.results.tables import LARGEST, TABLES, Column, Table, tables_of_case
@@ -721,7 +722,7 @@ def _find_fault(
         if array.null_count:
             what = "has empty cells"
         elif column.name == "method":
-            labels = [documents.method_label(name) for name in document["case"]["methods"]]
+            labels = [method_label(name) for name in document["case"]["methods"]]
             what = _find_method_fault(array, labels)
         elif pa.types.is_floating(column.type):
             what = "is infinite" if pc.any(pc.is_inf(array)).as_py() else None

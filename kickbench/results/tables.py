@@ -21,7 +21,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kickbench.errors import MeasurementError
-from kickbench.results.schema import SCHEMA, method_label
+from kickbench.methods import method_label
+from kickbench.results.schema import SCHEMA
 
 # Parquet gives dictionary indices back as int32, whatever was written.
 METHOD_TYPE = pa.dictionary(pa.int32(), pa.string())

@@ -14,9 +14,9 @@ from kickbench.errors import HostError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.capabilities import Capabilities, supports, supports_machine, supports_transport
 from kickbench.host.topology import Topology, resolve
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.run.schedule import threads_per_cpu
-from kickbench.scenario.cases import Case, is_protocol_file, method_label
+from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import DEFAULT_TRANSPORT, ITERATIONS, MAX_KICKERS, MAX_KICKS_HZ
 
 QUICK_SECONDS = 13.0

@@ -34,7 +34,7 @@ from kickbench.errors import (
 from kickbench.host import doctor, environment, turn
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
-from kickbench.methods import CATALOGUE, placebo_name
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
 from kickbench.results import tables
 from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
@@ -45,7 +45,7 @@ from kickbench.run.estimate import Estimate
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
-from kickbench.scenario.cases import Case, expand, is_protocol_file, method_label
+from kickbench.scenario.cases import Case, expand
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.text import shorten
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from kickbench.guest.loader import MAX_GAPS
-from kickbench.methods import placebo_name
-from kickbench.scenario.cases import Case, method_label
+from kickbench.methods import method_label, placebo_name
+from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
 
 # By kind: an exit takes microseconds, a kick with its gap some hundred of them.

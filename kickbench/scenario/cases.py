@@ -14,13 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
-from kickbench.methods import CATALOGUE
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,
     HYPERVISOR,
@@ -256,19 +255,6 @@ def _is_method(method: str) -> bool:
     if not is_protocol_file(method):
         return True
     return method.startswith("/") and _PROTOCOL_NAME.fullmatch(method_label(method)) is not None
-
-
-def method_label(method: str) -> str:
-    """What a method is called in results: a catalogue's id as it is, a C file by its stem.
-
-    The model has made sure that no two methods of a scenario have one label.
-    """
-    return PurePath(method).stem if is_protocol_file(method) else method
-
-
-def is_protocol_file(method: str) -> bool:
-    """Whether a method is a C file rather than an id of the catalogue."""
-    return method.endswith(".c")
 
 
 def expand(scenario: Scenario) -> list[Case]:

@@ -38,8 +38,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from kickbench.errors import ScenarioError, UsageError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
-from kickbench.methods import CATALOGUE, placebo_name
-from kickbench.scenario.cases import is_protocol_file, method_label
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
 from kickbench.scenario.kinds import (
     DEFAULT_ITERATIONS,
     DEFAULT_TRANSPORT,
