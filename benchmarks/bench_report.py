@@ -23,9 +23,10 @@ from _runs import Size, make_up
 
 from kickbench.results.summary import write_summary
 from kickbench.run.schedule import Timing, entries
-from kickbench.scenario.cases import Case, expand
-from kickbench.scenario.model import load
+from kickbench.scenario.cases import Case
+from kickbench.scenario.files import load
 from kickbench.scenario.shipped import resolve
+from kickbench.scenario.sweep import expand
 
 SCENARIO = "smp_windows_like"
 EXITS = 100_000_000

@@ -34,8 +34,8 @@ from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.methods import CATALOGUE, placebo_name
-from kickbench.scenario.cases import expand
-from kickbench.scenario.model import load as load_scenario
+from kickbench.scenario.files import load as load_scenario
+from kickbench.scenario.sweep import expand
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "protocols"

@@ -45,7 +45,8 @@ from kickbench.report.plots import (
 from kickbench.report.svg import inline, standalone
 from kickbench.report.words import verdict
 from kickbench.results.summary import write_summary
-from kickbench.scenario.model import Scenario, load
+from kickbench.scenario.files import load
+from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -27,8 +27,9 @@ from kickbench.run.estimate import MIN_ROUNDS
 from kickbench.run.process import WorkerProcess
 from kickbench.run.progress import PlainProgress
 from kickbench.run.worker import Order
-from kickbench.scenario.cases import expand
-from kickbench.scenario.model import Scenario, load
+from kickbench.scenario.files import load
+from kickbench.scenario.model import Scenario
+from kickbench.scenario.sweep import expand
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 CPUS = Topology.read().affinity

@@ -23,7 +23,7 @@ from kickbench.host.topology import Topology
 from kickbench.results.store import RunReader
 from kickbench.run import kinds, runner
 from kickbench.run.progress import PlainProgress
-from kickbench.scenario.model import load
+from kickbench.scenario.files import load
 
 pytestmark = pytest.mark.kvm
 

@@ -29,9 +29,10 @@ from kickbench.run.nested import FIRST_ORDER, NESTED, NestedBench, NestedRecorde
 from kickbench.run.plan import plan
 from kickbench.run.progress import PlainProgress
 from kickbench.run.worker import Order
-from kickbench.scenario.cases import Case, expand
+from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS, NESTED_BASELINE
 from kickbench.scenario.model import Scenario
+from kickbench.scenario.sweep import expand
 
 ABLE = Capabilities(
     path="/dev/kvm", present=True, usable=True, irqchip=True, max_vcpus=8, nested=None

@@ -35,9 +35,10 @@ from kickbench.run.schedule import (
     generator,
     round_order,
 )
-from kickbench.scenario.cases import Case, PlacementSpec, expand
-from kickbench.scenario.model import load
+from kickbench.scenario.cases import Case, PlacementSpec
+from kickbench.scenario.files import load
 from kickbench.scenario.shipped import shipped
+from kickbench.scenario.sweep import expand
 
 CAPABLE = Capabilities(
     path="/dev/kvm",

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +19,11 @@ from hypothesis import strategies as st
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import method_label
-from kickbench.scenario.cases import Case, PlacementSpec, expand
-from kickbench.scenario.kinds import (
-    ITERATIONS,
-    KINDS,
-    MAX_KICKS_HZ,
-    STATES,
-    TRANSPORTS,
-    exiting_program,
-)
+from kickbench.scenario.cases import Case, PlacementSpec
+from kickbench.scenario.files import load
+from kickbench.scenario.kinds import ITERATIONS, KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS
 from kickbench.scenario.model import Scenario
+from kickbench.scenario.sweep import case_count, exiting_program, expand
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -314,8 +310,8 @@ def test_full_speed_is_none() -> None:
 def test_there_is_a_case_for_every_point_of_the_sweep(scenario: Scenario) -> None:
     cases = expand(scenario)
     points = {(c.program, c.placement.name, c.exit_rate_hz, c.vcpus) for c in cases}
-    assert len(cases) == len(points) == scenario.case_count
-    assert scenario.case_count == (
+    assert len(cases) == len(points) == case_count(scenario)
+    assert case_count(scenario) == (
         len(scenario.vm.vcpus)
         * len(scenario.guest.program)
         * len(scenario.guest.exit_rate_hz)
@@ -328,7 +324,7 @@ def test_there_is_a_case_for_every_point_of_the_sweep(scenario: Scenario) -> Non
 @given(WITH_KICKS)
 def test_the_number_of_cases_is_known_before_they_are_made(scenario: Scenario) -> None:
     cases = expand(scenario)
-    assert scenario.case_count == len(cases)
+    assert case_count(scenario) == len(cases)
     assert len({dataclasses.replace(case, id="") for case in cases}) == len(cases)
 
 
@@ -522,3 +518,19 @@ def test_a_control_that_is_the_baseline_stays() -> None:
         )
     )
     assert first.methods == ("sigmask", "sigmask_same")
+
+
+def test_a_sweep_that_is_too_large_is_refused_with_its_file(tmp_path: Path) -> None:
+    vcpus, rates = list(range(1, 1025)), [float(rate) for rate in range(1, 11)]
+    (tmp_path / "large.toml").write_text(
+        f'name = "large"\n[vm]\nvcpus = {vcpus}\n[guest]\nprogram = "mmio"\n'
+        f"exit_rate_hz = {rates}\n"
+    )
+    words = "the sweep has 10240 cases, at most 10000 can be run; shorten one of its lists"
+    with pytest.raises(ScenarioError, match=f"large.toml: {words}"):
+        load(tmp_path / "large.toml")
+    table = {"vm": {"vcpus": vcpus}, "guest": {"program": "mmio", "exit_rate_hz": rates}}
+    scenario = Scenario.from_dict({"name": "large", **table})
+    assert case_count(scenario) == 10_240
+    with pytest.raises(ScenarioError, match=f"large: {words}"):
+        expand(scenario)

@@ -15,8 +15,9 @@ from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario import model, shipped
-from kickbench.scenario.cases import expand
+from kickbench.scenario.files import load
 from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS
+from kickbench.scenario.sweep import case_count, expand
 
 SHIPPED = shipped.shipped()
 SCHEMA = model.json_schema()
@@ -40,14 +41,14 @@ def test_these_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_scenario_loads_under_its_own_name(name: str) -> None:
-    scenario = model.load(SHIPPED[name])
+    scenario = load(SHIPPED[name])
     assert scenario.name == name
     assert scenario.description
-    assert len(expand(scenario)) == scenario.case_count
+    assert len(expand(scenario)) == case_count(scenario)
 
 
 def test_smp_windows_like_is_the_blueprints() -> None:
-    scenario = model.load(SHIPPED["smp_windows_like"])
+    scenario = load(SHIPPED["smp_windows_like"])
     assert scenario.vm.vcpus == (1, 2, 4, 8)
     assert scenario.guest.program == ("pm_timer",)
     assert scenario.guest.exit_rate_hz == ("max", 20000.0)
@@ -64,7 +65,7 @@ def test_smp_windows_like_is_the_blueprints() -> None:
 
 
 def test_numa_siglock_moves_one_thing_at_a_time() -> None:
-    scenario = model.load(SHIPPED["numa_siglock"])
+    scenario = load(SHIPPED["numa_siglock"])
     places = {p.name: (p.creator, p.vcpus, p.kicker) for p in scenario.placement}
     for node in "01":
         here, there = f"node:{node}", f"node:{'10'[int(node)]}"
@@ -76,7 +77,7 @@ def test_numa_siglock_moves_one_thing_at_a_time() -> None:
 
 
 def test_kick_latency_covers_every_state_and_transport_in_ten_minutes() -> None:
-    scenario = model.load(SHIPPED["kick_latency"])
+    scenario = load(SHIPPED["kick_latency"])
     assert scenario.kick is not None
     assert set(scenario.kick.states) == set(STATES)
     assert set(scenario.measure.transports) == set(TRANSPORTS)
@@ -85,13 +86,13 @@ def test_kick_latency_covers_every_state_and_transport_in_ten_minutes() -> None:
 
 
 def test_pause_all_reaches_256_vcpus() -> None:
-    scenario = model.load(SHIPPED["pause_all"])
+    scenario = load(SHIPPED["pause_all"])
     assert scenario.measure.kinds == ("pause_all",)
     assert scenario.vm.vcpus == (1, 4, 16, 64, 256)
 
 
 def test_the_race_is_of_every_method_that_signals_and_a_million_kicks() -> None:
-    scenario = model.load(SHIPPED["race"])
+    scenario = load(SHIPPED["race"])
     signalling = {
         method.id
         for method in CATALOGUE.values()
@@ -103,13 +104,13 @@ def test_the_race_is_of_every_method_that_signals_and_a_million_kicks() -> None:
 
 
 def test_nested_immediate_exit_is_one_case_of_every_way_in_which_l1_enters_l2() -> None:
-    (case,) = expand(model.load(SHIPPED["nested_immediate_exit"]))
+    (case,) = expand(load(SHIPPED["nested_immediate_exit"]))
     assert (case.kind, case.methods, case.baseline) == ("nested", tuple(ITERATIONS), "plain")
     assert (case.vcpus, case.irqchip) == (1, "kernel")
 
 
 def test_every_program_of_exit_throughput_exits() -> None:
-    scenario = model.load(SHIPPED["exit_throughput"])
+    scenario = load(SHIPPED["exit_throughput"])
     exiting = {program.name for program in PROGRAMS.values() if program.exits != "none"}
     assert set(scenario.guest.program) == exiting
     assert scenario.vm.irqchip == "none"  # else HLT stays in the kernel
@@ -186,7 +187,7 @@ def test_the_schema_says_what_it_is() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_schema_accepts_what_is_shipped(name: str) -> None:
     validator().validate(tomllib.loads(SHIPPED[name].read_text()))
-    validator().validate(model.load(SHIPPED[name]).to_dict())
+    validator().validate(load(SHIPPED[name]).to_dict())
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def run(
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.methods import is_protocol_file
     from kickbench.results.store import load_manifest
-    from kickbench.scenario.model import load
+    from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
     chosen, bzimage = _prepare(machine, kernel)

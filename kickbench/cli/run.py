@@ -50,7 +50,7 @@ def run(
     from kickbench.cli.show import show
     from kickbench.run import runner
     from kickbench.run.progress import observer
-    from kickbench.scenario.model import load
+    from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
     # Ended by a service manager: as with Ctrl-C, what is finished is kept.

@@ -23,8 +23,9 @@ def validate(
     ],
 ) -> None:
     """Check scenario files: ok and the number of cases, or what is wrong. Checks all of them."""
-    from kickbench.scenario.model import load
+    from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
+    from kickbench.scenario.sweep import case_count
     from kickbench.scenario.text import printable
 
     wrong = False
@@ -35,7 +36,7 @@ def validate(
             wrong = True
             typer.echo(f"kickbench: {error}", err=True)
         else:
-            typer.echo(f"{printable(file)}: ok, {_cases(scenario.case_count)}")
+            typer.echo(f"{printable(file)}: ok, {_cases(case_count(scenario))}")
     if wrong:
         raise typer.Exit(EXIT_USAGE)
 
@@ -53,12 +54,13 @@ def schema() -> None:
 @app.command("list")
 def list_shipped() -> None:
     """List the shipped scenarios: name, number of cases, what each stands for."""
-    from kickbench.scenario.model import load
+    from kickbench.scenario.files import load
     from kickbench.scenario.shipped import shipped
+    from kickbench.scenario.sweep import case_count
     from kickbench.scenario.text import printable
 
     scenarios = {name: load(path) for name, path in shipped().items()}
     width = max(map(len, scenarios), default=0)
     for name, scenario in scenarios.items():
         summary = printable(scenario.description.strip().partition("\n")[0])
-        typer.echo(f"{name:<{width}}  {_cases(scenario.case_count):>9}  {summary}")
+        typer.echo(f"{name:<{width}}  {_cases(case_count(scenario)):>9}  {summary}")

@@ -26,17 +26,10 @@ from pydantic import (
 from kickbench.errors import UsageError
 from kickbench.nightly.decide import Settings
 from kickbench.results.metrics import METRICS
-from kickbench.scenario.model import (
-    Axis,
-    Scenario,
-    Table,
-    expected,
-    expecting,
-    explain,
-    problem,
-    read_toml,
-)
-from kickbench.scenario.model import load as load_scenario
+from kickbench.scenario.files import load as load_scenario
+from kickbench.scenario.files import read_toml
+from kickbench.scenario.findings import Axis, Table, expected, expecting, explain, problem
+from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped
 from kickbench.scenario.text import did_you_mean, quoted
 

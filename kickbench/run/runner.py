@@ -45,8 +45,9 @@ from kickbench.run.estimate import Estimate
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
-from kickbench.scenario.cases import Case, expand
+from kickbench.scenario.cases import Case
 from kickbench.scenario.model import Scenario
+from kickbench.scenario.sweep import expand
 from kickbench.scenario.text import shorten
 
 _LONGEST_FINDING = 500

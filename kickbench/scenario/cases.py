@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The expansion of a scenario into cases, and the plain JSON form in which a case travels.
+"""A case, and the plain JSON form in which it travels to the worker process and into results.
 
 A case is one point of the sweep and one kind of measurement. This module imports the standard
-library only, because the worker process reads cases too; the model of the file is
-:mod:`kickbench.scenario.model`.
+library only, because the worker reads cases too. :mod:`kickbench.scenario.sweep` makes them.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from itertools import product
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
-from kickbench.methods import CATALOGUE, is_protocol_file, method_label
+from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,
     HYPERVISOR,
@@ -31,7 +29,7 @@ from kickbench.scenario.kinds import (
 )
 
 if TYPE_CHECKING:
-    from kickbench.scenario.model import Scenario
+    pass
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
@@ -255,66 +253,3 @@ def _is_method(method: str) -> bool:
     if not is_protocol_file(method):
         return True
     return method.startswith("/") and _PROTOCOL_NAME.fullmatch(method_label(method)) is not None
-
-
-def expand(scenario: Scenario) -> list[Case]:
-    """All cases, in the order in which they are run: kind by kind, each as its axes are nested."""
-    measure = scenario.measure
-    common: dict[str, Any] = {
-        "irqchip": scenario.vm.irqchip,
-        "exit_rate_hz": None,
-        "arrival": scenario.guest.arrival,
-        "baseline": measure.baseline,
-        "processes": measure.processes,
-        "precision": measure.precision,
-        "precision_of": measure.precision_of,
-        "max_seconds": measure.max_seconds,
-        "block_ms": measure.block_ms,
-        "sample_budget": measure.sample_budget,
-        "seed": measure.seed,
-    }
-    kickers = _without_controls(measure.methods, measure.baseline)
-    cases = []
-    for kind in map(KINDS.__getitem__, measure.kinds):
-        for choices in product(*(axis(scenario) for axis in kind.axes)):
-            methods = measure.methods if kind.id == "exits" else kickers
-            values = {"id": "", "kind": kind.id, **common, "methods": methods}
-            for choice in choices:
-                values |= choice
-            place = values["placement"]
-            values["placement"] = PlacementSpec(
-                place.name, place.creator, place.vcpus, place.kicker
-            )
-            case = Case(**values)
-            cases.append(replace(case, id=f"{kind.id}-{kind.point.format(**_words(case))}"))
-    return cases
-
-
-def _without_controls(methods: tuple[str, ...], baseline: str) -> tuple[str, ...]:
-    """The methods that somebody kicks with: a control of what an exit costs is none of them."""
-    return tuple(
-        method
-        for method in methods
-        if method == baseline or method not in CATALOGUE or CATALOGUE[method].control_of is None
-    )
-
-
-def _words(case: Case) -> dict[str, str]:
-    """The words of which ids are made; a kind uses those of its axes."""
-    rate = "max" if case.exit_rate_hz is None else f"{_number(case.exit_rate_hz)}hz"
-    if case.kick_rate_hz is not None:
-        rate += f"_kick{_number(case.kick_rate_hz)}hz_{case.transport}"
-    return {
-        "program": case.program,
-        "state": case.state or "",
-        "window": f"{_number(case.window_ns or 0.0)}ns",
-        "vcpus": f"{case.vcpus}vcpu",
-        "kickers": f"{case.kickers}kicker",
-        "rate": rate,
-        "transport": case.transport,
-        "placement": case.placement.name,
-    }
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)

@@ -2,22 +2,19 @@
 """The tables of what a scenario can measure: kinds of measurement, vCPU states, signal transports,
 and what a guest hypervisor does.
 
-A kind's entry says which axes of the sweep multiply it, what its guest runs, and how its cases are
-named. How a kind is scheduled and run is the runner's business. Standard library only, because the
-worker process reads cases.
+Which axes multiply the cases of a kind is stated in :mod:`kickbench.scenario.sweep`. How a kind is
+run is stated in :mod:`kickbench.run.kinds`. Standard library only, because the worker process reads
+cases.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kickbench.guest.programs import PROGRAMS
-
 if TYPE_CHECKING:
-    from kickbench.scenario.model import Scenario
+    pass
 
 MAX_KICKERS = 31
 """Kicking threads of one case at most."""
@@ -117,174 +114,19 @@ NESTED_BASELINE = "plain"
 INJECTION = ("pending", "pending_no_injection")
 """The ways whose difference is what an injection costs."""
 
-
-# --- Axes -----------------------------------------------------------------------------------
-
-Choices = list[dict[str, Any]]
-"""The values of one axis, each as the fields of a case that it sets."""
-
-Axis = Callable[["Scenario"], Choices]
-
-
-def _programs(scenario: Scenario) -> Choices:
-    return [{"program": program} for program in scenario.guest.program]
-
-
-def _spin(_: Scenario) -> Choices:
-    return [{"program": "spin"}]
-
-
-def _states(scenario: Scenario) -> Choices:
-    assert scenario.kick is not None
-    exiting = exiting_program(scenario.guest.program, scenario.vm.irqchip)
-    return [
-        {"state": state, "program": STATES[state].program or exiting}
-        for state in scenario.kick.states
-    ]
-
-
-def exiting_program(programs: tuple[str, ...], irqchip: str) -> str:
-    """The first of ``programs`` that keeps exiting to user space, pm_timer when there is none.
-
-    HLT exits only where no irqchip in the kernel takes it.
-    """
-    for name in programs:
-        exits = PROGRAMS[name].exits
-        if exits in ("pio", "mmio") or (exits == "hlt" and irqchip == "none"):
-            return name
-    return "pm_timer"
-
-
-def _windows(scenario: Scenario) -> Choices:
-    assert scenario.race is not None
-    return [
-        {"window_ns": float(window), "kicks": scenario.race.kicks}
-        for window in scenario.race.window_ns
-    ]
-
-
-def _placements(scenario: Scenario) -> Choices:
-    return [{"placement": placement} for placement in scenario.placement]
-
-
-def _exit_rates(scenario: Scenario) -> Choices:
-    return [
-        {"exit_rate_hz": None if rate == "max" else float(rate)}
-        for rate in scenario.guest.exit_rate_hz
-    ]
-
-
-def _kick_rates_and_vcpus(scenario: Scenario) -> Choices:
-    """With every transport where there are kicks, once where there are none."""
-    choices: Choices = []
-    for rate in scenario.guest.kick_rate_hz:
-        if rate == 0:
-            choices += _vcpus(scenario)
-        else:
-            choices += [
-                {"kick_rate_hz": float(rate), **sent, "vcpus": vcpus}
-                for sent in _transports(scenario)
-                for vcpus in scenario.kicked_vcpus
-            ]
-    return choices
-
-
-def _transports(scenario: Scenario) -> Choices:
-    return [{"transport": transport} for transport in scenario.measure.transports]
-
-
-def _kickers(scenario: Scenario) -> Choices:
-    assert scenario.kick is not None
-    return [{"kickers": kickers} for kickers in scenario.kick.kickers]
-
-
-def _vcpus(scenario: Scenario) -> Choices:
-    return [{"vcpus": vcpus} for vcpus in scenario.vm.vcpus]
-
-
-def _vcpus_of_kick(scenario: Scenario) -> Choices:
-    assert scenario.kick is not None
-    return [{"vcpus": vcpus} for vcpus in scenario.kick.vcpus or scenario.vm.vcpus]
-
-
-def _vcpus_of_race(scenario: Scenario) -> Choices:
-    assert scenario.race is not None
-    return [{"vcpus": vcpus} for vcpus in scenario.race.vcpus or scenario.vm.vcpus]
-
-
-def _hypervisor(scenario: Scenario) -> Choices:
-    assert scenario.nested is not None
-    return [
-        {
-            "program": HYPERVISOR,
-            "vcpus": 1,
-            "methods": tuple(ITERATIONS),
-            "baseline": NESTED_BASELINE,
-            "iterations": scenario.nested.iterations,
-        }
-    ]
-
-
-# --- Kinds ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of measurement.
-
-    ``doc`` says what it yields, for people. ``axes`` multiply its cases, the slowest first; a field
-    of a case that none of them sets has its default, the program is always among them, and the
-    irqchip is always the scenario's. ``point`` names a case within the kind; its words are those of
-    :func:`kickbench.scenario.cases.expand`, none of them contains a "-", and the placement, which
-    may, comes last: so no two cases have one name.
-    """
-
-    id: str
-    doc: str
-    axes: tuple[Axis, ...]
-    point: str
-
-    def case_count(self, scenario: Scenario) -> int:
-        """Number of cases of this kind."""
-        return math.prod(len(axis(scenario)) for axis in self.axes)
-
-
-KINDS: dict[str, Kind] = {
-    kind.id: kind
-    for kind in (
-        Kind(
-            "exits",
-            "exits per second and time per exit, with paired differences",
-            (_programs, _placements, _exit_rates, _kick_rates_and_vcpus),
-            "{program}-{vcpus}-{rate}-{placement}",
-        ),
-        Kind(
-            "kick",
-            "time from a kick to KVM_RUN's return, by the vCPU's state, with its phases",
-            (_states, _placements, _transports, _kickers, _vcpus_of_kick),
-            "{state}-{vcpus}-{kickers}-{transport}-{placement}",
-        ),
-        Kind(
-            "pause_all",
-            "time until the first, the median and the last of all vCPUs has acknowledged a kick",
-            (_programs, _placements, _transports, _vcpus),
-            "{program}-{vcpus}-{transport}-{placement}",
-        ),
-        Kind(
-            "race",
-            "kicks lost and spurious exits, aimed between the check of the flag and KVM_RUN",
-            (_spin, _windows, _placements, _transports, _vcpus_of_race),
-            "{window}-{vcpus}-{transport}-{placement}",
-        ),
-        Kind(
-            "nested",
-            "a guest hypervisor's round trip to its own guest while an event is pending for it, "
-            "and what that guest gets done meanwhile",
-            (_hypervisor, _placements),
-            "{placement}",
-        ),
-    )
+KINDS: dict[str, str] = {
+    "exits": "exits per second and time per exit, with paired differences",
+    "kick": "time from a kick until the protocol knows of it, by the vCPU's state, with its phases",
+    "pause_all": (
+        "time until the first, the median and the last of all vCPUs has acknowledged a kick"
+    ),
+    "race": "kicks lost and spurious exits, aimed between the check of the flag and KVM_RUN",
+    "nested": (
+        "a guest hypervisor's round trip to its own guest while an event is pending for it, and "
+        "what that guest gets done meanwhile"
+    ),
 }
+"""The kinds of measurement, each with what it yields, for people."""
 
 
 def precise_metrics(parameters: Mapping[str, Any], crowded: bool) -> tuple[str, ...]:

@@ -1,30 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The typed model of a scenario file: what it may say, in which units, with which defaults.
 
-``load`` reads a file that may be anything and either returns a :class:`Scenario` or raises one
-:class:`~kickbench.errors.ScenarioError` that names the file, the key, what was expected and what
-was found. Whether *this* host can run the scenario is not decided here.
+:meth:`Scenario.from_dict` takes data that may be anything. It returns a :class:`Scenario`, or
+raises one :class:`~kickbench.errors.ScenarioError` that names the file, the key, what was expected
+and what was found. Whether *this* host can run the scenario is not decided here.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -32,13 +26,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from kickbench.errors import ScenarioError, UsageError
+from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
+from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting, explain, problem
 from kickbench.scenario.kinds import (
     DEFAULT_ITERATIONS,
     DEFAULT_TRANSPORT,
@@ -49,11 +42,9 @@ from kickbench.scenario.kinds import (
     STATES,
     TRANSPORTS,
 )
-from kickbench.scenario.text import did_you_mean, found, key_path, printable, quoted, shorten
+from kickbench.scenario.text import did_you_mean, quoted
 
-MAX_BYTES = 1 << 20
 MAX_VCPUS = 1024
-MAX_CASES = 10_000
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # Line breaks and tabs are text; other control characters would reach terminals and reports.
 _TEXT_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
@@ -62,86 +53,8 @@ _CPU_RANGE = r"[0-9]{1,4}(-[0-9]{1,4})?"
 _PROTOCOL_PATTERN = r"^([^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*/)?[a-z][a-z0-9_]{0,63}\.c$"
 _WHERE_PATTERN = rf"^(any|node:[0-9]{{1,4}}|cpu:{_CPU_RANGE}(,{_CPU_RANGE})*)$"
 
-T = TypeVar("T")
 
-
-# --- Building blocks: a type, its limits, and the words for what it expects -----------------
-
-
-def expected(what: str, hint: str = "") -> PydanticCustomError:
-    """A finding that reads "expected ``what``, found ..."."""
-    return PydanticCustomError("expected", "{what}", {"what": what, "hint": hint})
-
-
-def problem(what: str) -> PydanticCustomError:
-    """A finding that is a complete sentence by itself."""
-    return PydanticCustomError("problem", "{what}", {"what": what})
-
-
-def expecting(what: str) -> WrapValidator:
-    """Whatever the wrapped type finds wrong, say that ``what`` was expected."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise expected(what) from None
-
-    return WrapValidator(validate)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """A string that is one of ``names``: the schema lists them, the error guesses the meant."""
-
-    names: tuple[str, ...]
-
-    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-            try:
-                return handler(value)
-            except ValidationError:
-                hint = did_you_mean(value, self.names)
-                what = f"one of {', '.join(self.names)}" if len(self.names) > 1 else self.names[0]
-                raise expected(what, hint) from None
-
-        literal = core_schema.literal_schema(list(self.names))
-        return core_schema.no_info_wrap_validator_function(validate, literal)
-
-
-class _Axis:
-    """A list without duplicates, or one value that stands for a list of one."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        def listed(value: Any) -> tuple[Any, ...]:
-            if not isinstance(value, (list, tuple)):
-                return (value,)
-            if not value:
-                raise expected("a value or a list of values")
-            return tuple(value)
-
-        def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-            seen = set()
-            for value in values:
-                if value in seen:
-                    raise problem(f"{found(value)} is listed twice; list each value once")
-                seen.add(value)
-            return values
-
-        return core_schema.no_info_after_validator_function(
-            distinct, core_schema.no_info_before_validator_function(listed, handler(source))
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        array = handler(schema)
-        return {"anyOf": [array["items"], {**array, "minItems": 1, "uniqueItems": True}]}
-
-
-Axis = Annotated[tuple[T, ...], _Axis()]
+# --- Types of fields: the limits, and the words for what is expected ------------------------
 
 
 def _cpu_list_parses(where: str) -> str:
@@ -262,10 +175,6 @@ MethodName = Annotated[
 
 
 # --- The tables of a file -------------------------------------------------------------------
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Vm(Table):
@@ -605,20 +514,6 @@ class Scenario(Table):
             )
         return self
 
-    @model_validator(mode="after")
-    def _sweep_is_finite_work(self) -> Self:
-        if self.case_count > MAX_CASES:
-            raise problem(
-                f"the sweep has {self.case_count} cases, at most {MAX_CASES} can be run; "
-                "shorten one of its lists"
-            )
-        return self
-
-    @property
-    def case_count(self) -> int:
-        """Number of cases that the sweep expands to."""
-        return sum(KINDS[kind].case_count(self) for kind in self.measure.kinds)
-
     def to_dict(self) -> dict[str, Any]:
         """The resolved scenario as JSON-able data, every default filled in."""
         return self.model_dump(mode="json")
@@ -647,87 +542,6 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-# --- Reading a file -------------------------------------------------------------------------
-
-
-def load(path: str | os.PathLike[str]) -> Scenario:
-    """Read and validate a scenario file of at most 1 MiB; raises ScenarioError."""
-    data, source = read_toml(path, "a scenario file", ScenarioError)
-    return Scenario.from_dict(data, source, Path(path).absolute().parent)
-
-
-def read_toml(
-    path: str | os.PathLike[str], what: str, error: type[UsageError]
-) -> tuple[dict[str, Any], str]:
-    """What a TOML file of at most 1 MiB says, and its name as errors have it.
-
-    ``what`` it is to be ("a scenario file") and the class of the errors are the caller's.
-    """
-    source = printable(os.fspath(path))
-    try:
-        return _parse(_read(path, source, what), source), source
-    except _FileError as found:
-        raise error(str(found)) from found.__cause__
-
-
-class _FileError(Exception):
-    """What is wrong with a file, for an error of the caller's class."""
-
-
-def _read(path: str | os.PathLike[str], source: str, what: str) -> bytes:
-    try:
-        # Looked at before it is opened: a FIFO would block, and opening a device can have effects.
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise _FileError(f"{source}: expected {what} (TOML), this is {kind}")
-        size = status.st_size
-        data = b""
-        if size <= MAX_BYTES:
-            # The size of a file in /proc is 0, so the limit holds for the reading as well.
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _FileError(f"{source}: cannot be read: {reason}") from error
-    if max(size, len(data)) > MAX_BYTES:
-        raise _FileError(
-            f"{source}: expected {what} of at most 1 MiB, this has {max(size, len(data)):,} bytes"
-        )
-    return data
-
-
-def _parse(data: bytes, source: str) -> dict[str, Any]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _FileError(
-            f"{source}:{line}: expected UTF-8 text, found the byte 0x{data[error.start]:02x}"
-        ) from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _FileError(_syntax_error(str(error), text, source)) from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        what = "a number is too long" if isinstance(error, ValueError) else "nested too deeply"
-        raise _FileError(f"{source}: TOML syntax error: {what}") from None
-
-
-def _syntax_error(message: str, text: str, source: str) -> str:
-    """tomllib's "REASON (at line L, column C)" as "FILE:L:C: TOML syntax error: REASON"."""
-    match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.S)
-    if match is None:
-        return f"{source}: TOML syntax error: {shorten(printable(message), 200)}"
-    reason, line, column = match.groups()
-    if line is None:  # at the end of the document
-        lines = text.split("\n")
-        line, column = str(len(lines)), str(len(lines[-1]) + 1)
-    return f"{source}:{line}:{column}: TOML syntax error: {shorten(printable(reason), 200)}"
-
-
-# --- From pydantic's findings to one line ---------------------------------------------------
-
 _TABLES: dict[str, type[BaseModel]] = {
     "vm": Vm,
     "guest": Guest,
@@ -735,71 +549,3 @@ _TABLES: dict[str, type[BaseModel]] = {
     "measure": Measure,
     **_TABLE_OF_KIND,
 }
-
-
-def explain(
-    error: ValidationError,
-    data: object,
-    source: str,
-    top: type[BaseModel],
-    tables: Mapping[str, type[BaseModel]],
-) -> str:
-    """The first finding as one line, and a second line that says where the others are.
-
-    ``top`` is the model that ``data`` was to be, ``tables`` are its tables by their keys.
-    """
-    findings: dict[str, str] = {}
-    for details in error.errors(include_url=False):
-        if details["type"] != "default_factory_not_called":  # follows from another finding
-            findings.setdefault(_path(details["loc"], data), _say(details, top, tables))
-    (path, text), *others = findings.items()
-    message = f"{source}: {path}: {text}" if path else f"{source}: {text}"
-    if others:
-        paths = ", ".join(other for other, _ in others[:3])
-        message += f"\n{len(others)} more in this file: {paths}{' ...' if len(others) > 3 else ''}"
-    return message
-
-
-def _path(loc: tuple[int | str, ...], data: Any) -> str:
-    """The key as the author wrote it: no index where a single value stands for a list."""
-    parts: list[int | str] = []
-    for part in loc:
-        if isinstance(part, int) and not isinstance(data, (list, tuple)):
-            continue
-        parts.append(part)
-        try:
-            data = data[part]
-        except (TypeError, LookupError):
-            data = None
-    return key_path(parts)
-
-
-def _say(details: ErrorDetails, top: type[BaseModel], tables: Mapping[str, type[BaseModel]]) -> str:
-    loc, value = details["loc"], details["input"]
-    table = top if len(loc) < 2 else tables.get(str(loc[0]), top)
-    match details["type"]:
-        case "expected":
-            context = details["ctx"]
-            return f"expected {context['what']}, found {found(value)}{context['hint']}"
-        case "problem":
-            return str(details["ctx"]["what"])
-        case "extra_forbidden":
-            return f"unknown key{_meant_key(str(loc[-1]), value, table, tables)}"
-        case "missing":
-            field = table.model_fields[str(loc[-1])]
-            meaning = (field.description or "").split(". ")[0].rstrip(".")
-            return f"missing, and required: {meaning}"
-        case "model_type":
-            return f"expected a table, found {found(value)}"
-        case _:
-            return f"{shorten(printable(details['msg']), 200)}, found {found(value)}"
-
-
-def _meant_key(
-    key: str, value: object, table: type[BaseModel], tables: Mapping[str, type[BaseModel]]
-) -> str:
-    elsewhere = [f"{name}.{key}" for name, other in tables.items() if key in other.model_fields]
-    if elsewhere and not isinstance(value, dict):  # no key inside a table is a table itself
-        return f'; did you mean "{elsewhere[0]}"?'
-    known = table.model_fields
-    return did_you_mean(key, known) or f"; the keys here are {', '.join(known)}"

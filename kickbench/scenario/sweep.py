@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sweep of a scenario: the axes of each kind, and the cases that they multiply to.
+
+A case is one point of the sweep and one kind of measurement. Nothing here reads a file, and nothing
+knows this host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from kickbench.errors import ScenarioError
+from kickbench.guest.programs import PROGRAMS
+from kickbench.methods import CATALOGUE
+from kickbench.scenario.cases import Case, PlacementSpec
+from kickbench.scenario.kinds import HYPERVISOR, ITERATIONS, NESTED_BASELINE, STATES
+from kickbench.scenario.model import Scenario
+
+MAX_CASES = 10_000
+
+Choices = list[dict[str, Any]]
+"""The values of one axis, each as the fields of a case that it sets."""
+
+Axis = Callable[[Scenario], Choices]
+
+
+def _programs(scenario: Scenario) -> Choices:
+    return [{"program": program} for program in scenario.guest.program]
+
+
+def _spin(_: Scenario) -> Choices:
+    return [{"program": "spin"}]
+
+
+def _states(scenario: Scenario) -> Choices:
+    assert scenario.kick is not None
+    exiting = exiting_program(scenario.guest.program, scenario.vm.irqchip)
+    return [
+        {"state": state, "program": STATES[state].program or exiting}
+        for state in scenario.kick.states
+    ]
+
+
+def exiting_program(programs: tuple[str, ...], irqchip: str) -> str:
+    """The first of ``programs`` that keeps exiting to user space, pm_timer when there is none.
+
+    HLT exits only where no irqchip in the kernel takes it.
+    """
+    for name in programs:
+        exits = PROGRAMS[name].exits
+        if exits in ("pio", "mmio") or (exits == "hlt" and irqchip == "none"):
+            return name
+    return "pm_timer"
+
+
+def _windows(scenario: Scenario) -> Choices:
+    assert scenario.race is not None
+    return [
+        {"window_ns": float(window), "kicks": scenario.race.kicks}
+        for window in scenario.race.window_ns
+    ]
+
+
+def _placements(scenario: Scenario) -> Choices:
+    return [{"placement": placement} for placement in scenario.placement]
+
+
+def _exit_rates(scenario: Scenario) -> Choices:
+    return [
+        {"exit_rate_hz": None if rate == "max" else float(rate)}
+        for rate in scenario.guest.exit_rate_hz
+    ]
+
+
+def _kick_rates_and_vcpus(scenario: Scenario) -> Choices:
+    """With every transport where there are kicks, once where there are none."""
+    choices: Choices = []
+    for rate in scenario.guest.kick_rate_hz:
+        if rate == 0:
+            choices += _vcpus(scenario)
+        else:
+            choices += [
+                {"kick_rate_hz": float(rate), **sent, "vcpus": vcpus}
+                for sent in _transports(scenario)
+                for vcpus in scenario.kicked_vcpus
+            ]
+    return choices
+
+
+def _transports(scenario: Scenario) -> Choices:
+    return [{"transport": transport} for transport in scenario.measure.transports]
+
+
+def _kickers(scenario: Scenario) -> Choices:
+    assert scenario.kick is not None
+    return [{"kickers": kickers} for kickers in scenario.kick.kickers]
+
+
+def _vcpus(scenario: Scenario) -> Choices:
+    return [{"vcpus": vcpus} for vcpus in scenario.vm.vcpus]
+
+
+def _vcpus_of_kick(scenario: Scenario) -> Choices:
+    assert scenario.kick is not None
+    return [{"vcpus": vcpus} for vcpus in scenario.kick.vcpus or scenario.vm.vcpus]
+
+
+def _vcpus_of_race(scenario: Scenario) -> Choices:
+    assert scenario.race is not None
+    return [{"vcpus": vcpus} for vcpus in scenario.race.vcpus or scenario.vm.vcpus]
+
+
+def _hypervisor(scenario: Scenario) -> Choices:
+    assert scenario.nested is not None
+    return [
+        {
+            "program": HYPERVISOR,
+            "vcpus": 1,
+            "methods": tuple(ITERATIONS),
+            "baseline": NESTED_BASELINE,
+            "iterations": scenario.nested.iterations,
+        }
+    ]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How the cases of a kind are made and named.
+
+    ``axes`` multiply the cases, the slowest first. A field of a case that none of them sets has its
+    default. The program is always among them, and the irqchip is always the scenario's. ``point``
+    names a case within its kind. Its words are those of :func:`_words`. None of them contains a
+    "-", and the placement, which may, comes last: so no two cases have one name.
+    """
+
+    axes: tuple[Axis, ...]
+    point: str
+
+
+SWEEPS: dict[str, Sweep] = {
+    "exits": Sweep(
+        (_programs, _placements, _exit_rates, _kick_rates_and_vcpus),
+        "{program}-{vcpus}-{rate}-{placement}",
+    ),
+    "kick": Sweep(
+        (_states, _placements, _transports, _kickers, _vcpus_of_kick),
+        "{state}-{vcpus}-{kickers}-{transport}-{placement}",
+    ),
+    "pause_all": Sweep(
+        (_programs, _placements, _transports, _vcpus),
+        "{program}-{vcpus}-{transport}-{placement}",
+    ),
+    "race": Sweep(
+        (_spin, _windows, _placements, _transports, _vcpus_of_race),
+        "{window}-{vcpus}-{transport}-{placement}",
+    ),
+    "nested": Sweep((_hypervisor, _placements), "{placement}"),
+}
+"""Each kind of :data:`~kickbench.scenario.kinds.KINDS`."""
+
+
+def case_count(scenario: Scenario) -> int:
+    """Number of cases that the sweep expands to."""
+    axes = (SWEEPS[kind].axes for kind in scenario.measure.kinds)
+    return sum(math.prod(len(axis(scenario)) for axis in each) for each in axes)
+
+
+def check_size(scenario: Scenario, source: str) -> None:
+    """Raises ScenarioError, naming ``source``, if the sweep has more than MAX_CASES cases."""
+    if (count := case_count(scenario)) > MAX_CASES:
+        raise ScenarioError(
+            f"{source}: the sweep has {count} cases, at most {MAX_CASES} can be run; "
+            "shorten one of its lists"
+        )
+
+
+def expand(scenario: Scenario) -> list[Case]:
+    """All cases, in the order in which they are run: kind by kind, each as its axes are nested.
+
+    Raises ScenarioError if there are more than MAX_CASES.
+    """
+    check_size(scenario, scenario.name)
+    measure = scenario.measure
+    common: dict[str, Any] = {
+        "irqchip": scenario.vm.irqchip,
+        "exit_rate_hz": None,
+        "arrival": scenario.guest.arrival,
+        "baseline": measure.baseline,
+        "processes": measure.processes,
+        "precision": measure.precision,
+        "precision_of": measure.precision_of,
+        "max_seconds": measure.max_seconds,
+        "block_ms": measure.block_ms,
+        "sample_budget": measure.sample_budget,
+        "seed": measure.seed,
+    }
+    kickers = _without_controls(measure.methods, measure.baseline)
+    cases = []
+    for kind in measure.kinds:
+        sweep = SWEEPS[kind]
+        for choices in product(*(axis(scenario) for axis in sweep.axes)):
+            methods = measure.methods if kind == "exits" else kickers
+            values = {"id": "", "kind": kind, **common, "methods": methods}
+            for choice in choices:
+                values |= choice
+            place = values["placement"]
+            values["placement"] = PlacementSpec(
+                place.name, place.creator, place.vcpus, place.kicker
+            )
+            case = Case(**values)
+            cases.append(replace(case, id=f"{kind}-{sweep.point.format(**_words(case))}"))
+    return cases
+
+
+def _without_controls(methods: tuple[str, ...], baseline: str) -> tuple[str, ...]:
+    """The methods that somebody kicks with: a control of what an exit costs is none of them."""
+    return tuple(
+        method
+        for method in methods
+        if method == baseline or method not in CATALOGUE or CATALOGUE[method].control_of is None
+    )
+
+
+def _words(case: Case) -> dict[str, str]:
+    """The words of which ids are made; a kind uses those of its axes."""
+    rate = "max" if case.exit_rate_hz is None else f"{_number(case.exit_rate_hz)}hz"
+    if case.kick_rate_hz is not None:
+        rate += f"_kick{_number(case.kick_rate_hz)}hz_{case.transport}"
+    return {
+        "program": case.program,
+        "state": case.state or "",
+        "window": f"{_number(case.window_ns or 0.0)}ns",
+        "vcpus": f"{case.vcpus}vcpu",
+        "kickers": f"{case.kickers}kicker",
+        "rate": rate,
+        "transport": case.transport,
+        "placement": case.placement.name,
+    }
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
