@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 from kickbench.errors import MeasurementError
-from kickbench.guest.nested import BROKEN, ITERATIONS, NestedGuest
 from kickbench.kvm import Kvm
+from kickbench.nested.guest import BROKEN, ITERATIONS, NestedGuest
 
 COUNT = 100
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rounds of the kind nested, from the scenario to the summary, with a guest that is made up.
 
-The guest itself is tested in test_guest_hypervisor.py.
+The guest itself is tested in test_nested_guest.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pytest
 
 from kickbench.engine.engine import Clock
 from kickbench.errors import HostError, MeasurementError
-from kickbench.guest import nested as guest_nested
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
+from kickbench.nested import guest as nested_guest
 from kickbench.results.store import RunReader
 from kickbench.run import nested as run_nested
 from kickbench.run import runner, schedule, worker
@@ -77,7 +77,7 @@ class StubGuest:
         self.runs.append((iteration, count))
         if failing and len(self.runs) == 4:
             raise MeasurementError(failing[0])
-        rows = np.zeros(count, guest_nested.RECORD)
+        rows = np.zeros(count, nested_guest.RECORD)
         rows["cycles"] = 1000 + 100 * (iteration != "plain")
         rows["exit_reason"] = 0x60
         rows["expected"] = 1
@@ -158,14 +158,14 @@ class InProcess:
 
 
 def test_the_ways_are_the_guests() -> None:
-    assert tuple(ITERATIONS) == guest_nested.ITERATIONS
+    assert tuple(ITERATIONS) == nested_guest.ITERATIONS
     assert NESTED_BASELINE in ITERATIONS
 
 
 def test_every_field_of_the_guests_records_is_kept() -> None:
-    assert guest_nested.RECORD.names is not None
+    assert nested_guest.RECORD.names is not None
     assert NESTED.names is not None
-    assert {name.removesuffix("_cycles") for name in NESTED.names} >= set(guest_nested.RECORD.names)
+    assert {name.removesuffix("_cycles") for name in NESTED.names} >= set(nested_guest.RECORD.names)
 
 
 # --- plan --------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class SlowGuest(StubGuest):
         self.now = 0.0
 
     def run(self, iteration: str, count: int) -> np.ndarray:
-        self.now += (guest_nested.WARMUP + count) * self._each
+        self.now += (nested_guest.WARMUP + count) * self._each
         rows = super().run(iteration, count)
         rows["work"] = np.arange(count) + sum(n for _, n in self.runs[:-1])
         return rows
@@ -303,7 +303,7 @@ def test_blocks_of_a_slow_guest_end_at_their_share_of_the_time(
 def test_only_expected_exits_have_a_round_trip() -> None:
     case = case_of(scenario())
     recorder = NestedRecorder(case, schedule.entries(case))
-    rows = np.zeros(4, guest_nested.RECORD)
+    rows = np.zeros(4, nested_guest.RECORD)
     rows["cycles"], rows["expected"] = [100, 200, 900, 9000], [1, 1, 1, 0]
     recorder.add(0, 0, 0, rows)
     assert recorder.round_cycles(0) == {"round_trip_p50_ns": 200}

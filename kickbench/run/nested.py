@@ -2,7 +2,7 @@
 """The rounds of the kind nested: a guest hypervisor in place of guest and engine.
 
 A block is a number of iterations of one way, which the guest runs and times by itself
-(:mod:`kickbench.guest.nested`), in orders of about a second: between two of them the worker gives a
+(:mod:`kickbench.nested.guest`), in orders of about a second: between two of them the worker gives a
 sign of life. Standard library and numpy only. What the figures come to is the
 business of :mod:`kickbench.results.nested`.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.engine.engine import Clock
-from kickbench.guest.nested import WARMUP, NestedGuest
+from kickbench.nested.guest import WARMUP, NestedGuest
 from kickbench.run.kinds import PLACE, BaseRecorder, joined, medians
 from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case

@@ -33,12 +33,12 @@ from kickbench.engine.engine import Clock, Engine, StuckVcpuError
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
-from kickbench.guest.nested import NestedGuest
 from kickbench.host.affinity import pinned
 from kickbench.host.clock import rate_objection, tsc_distrust
 from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
+from kickbench.nested.guest import NestedGuest
 from kickbench.run import kinds, schedule
 from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks

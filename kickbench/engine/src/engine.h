@@ -246,7 +246,7 @@ KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
 /* -- sender.c -----------------------------------------------------------------------------------
  */
 
-struct kb_nested; /* kickbench/guest/hypervisor/shared.h */
+struct kb_nested; /* kickbench/nested/hypervisor/shared.h */
 
 /* Who sends a nested guest its asynchronous interrupts. */
 struct kb_sender {

@@ -23,15 +23,15 @@ import pytest
 
 from kickbench.engine.engine import library
 from kickbench.errors import MeasurementError
-from kickbench.guest import nested
-from kickbench.guest.nested import BROKEN, ITERATIONS, RECORD, NestedGuest, Sender, Shared
 from kickbench.host.capabilities import probe
 from kickbench.kvm import Kvm
 from kickbench.lab import build as builder
 from kickbench.lab.machines import MACHINES
+from kickbench.nested import guest as nested
+from kickbench.nested.guest import BROKEN, ITERATIONS, RECORD, NestedGuest, Sender, Shared
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "kickbench" / "guest" / "hypervisor"
+SOURCES = ROOT / "kickbench" / "nested" / "hypervisor"
 PROBE = Path(__file__).with_name("nested_probe.py")
 
 

@@ -34,7 +34,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-import kickbench.guest
+import kickbench.nested
 from kickbench.engine.engine import KICK_SIGNAL, library
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import IDENTITY_MAP, PAGE, TSS
@@ -239,7 +239,7 @@ class NestedGuest:
 
     def _load(self) -> None:
         """The program and its page tables, with which L1 begins in 64-bit mode."""
-        program = built_file(kickbench.guest.__path__, "images/hypervisor.bin").read_bytes()
+        program = built_file(kickbench.nested.__path__, "hypervisor.bin").read_bytes()
         present, large = 0x63, 1 << 7  # present, writable, accessed, dirty
         tables = (c_uint64 * (3 * PAGE // 8))()
         tables[0] = (TABLES + PAGE) | present

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * L1's beginning, its interrupt handlers, and the entry to L2 with a stamp on each side. It is
- * started in 64-bit mode with paging on (kickbench/guest/nested.py makes the tables). L2 uses no
+ * started in 64-bit mode with paging on (kickbench/nested/guest.py makes the tables). L2 uses no
  * general register, so none is saved or restored around an entry.
  */
 #include "selectors.h"

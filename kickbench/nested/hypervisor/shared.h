@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What L1, the guest hypervisor, shares with the host: the page of orders and answers, and the
- * record of one iteration. The same layouts are in kickbench/guest/nested.py.
+ * record of one iteration. The same layouts are in kickbench/nested/guest.py.
  */
 #ifndef KICKBENCH_HYPERVISOR_SHARED_H
 #define KICKBENCH_HYPERVISOR_SHARED_H

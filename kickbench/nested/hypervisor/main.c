@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * L1, the guest hypervisor: takes an order, runs that many iterations of L2, and writes a record of
- * each. What it is for is in kickbench/guest/nested.py; how L2 is entered, in svm.c and vmx.c.
+ * each. What it is for is in kickbench/nested/guest.py; how L2 is entered, in svm.c and vmx.c.
  */
 #include "hypervisor.h"
 
