@@ -7,6 +7,18 @@
 #define STEP_TRIES	 4096
 #define STEP_SPINS	 61 /* no two stamps in a row are equally far apart */
 
+uint64_t now_cycles(const struct kb_engine *e)
+{
+	uint32_t cpu;
+
+	return kb_stamp(e->workers[0].v.clock_is_tsc, &cpu);
+}
+
+uint64_t to_cycles(const struct kb_engine *e, uint64_t ns)
+{
+	return (uint64_t)((double)ns * e->clock_hz / 1e9);
+}
+
 /* One moment by both clocks: the TSC was read between two readings of the other. */
 struct moment {
 	uint64_t tsc, raw_ns, within_ns;

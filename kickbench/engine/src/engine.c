@@ -17,18 +17,6 @@
 #define KICK_GRACE_NS	 1000000ll /* a vCPU that exits anyway ends its block by itself */
 #define KICKERS_GRACE_NS (2 * KICK_MAX_S * NS_PER_S)
 
-uint64_t now_cycles(const struct kb_engine *e)
-{
-	uint32_t cpu;
-
-	return kb_stamp(e->workers[0].v.clock_is_tsc, &cpu);
-}
-
-uint64_t to_cycles(const struct kb_engine *e, uint64_t ns)
-{
-	return (uint64_t)((double)ns * e->clock_hz / 1e9);
-}
-
 static void note_failures(struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_vcpus && e->failure.vcpu < 0; i++) {

@@ -145,6 +145,10 @@ static inline uint32_t heartbeat(const struct worker *w)
 	return *(const volatile uint32_t *)&w->params->heartbeat;
 }
 
+/* clock.c */
+uint64_t now_cycles(const struct kb_engine *e);
+uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
+
 /* counters.c */
 struct counters read_counters(const struct worker *w);
 
@@ -167,7 +171,10 @@ uint32_t histogram_bin(uint32_t cycles);
 /* vcpu.c */
 void *vcpu_thread(void *worker);
 void kick_signal_handler(int signal);
+
+/* memory.c */
 void *allocate(struct kb_engine *e, size_t bytes);
+void *allocate_touched(size_t bytes);
 size_t scratch_bytes(const struct kb_engine *e);
 size_t histograms_bytes(const struct kb_engine *e);
 
@@ -190,8 +197,6 @@ bool give_up(struct kb_engine *e, bool vcpus_were_told);
 
 /* engine.c */
 bool lacks(struct kb_engine *e, enum kb_resource resource, int error);
-uint64_t now_cycles(const struct kb_engine *e);
-uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
 
 /* cpus.c: 0 or an errno. A thread without CPUs of its own has those of whoever starts it. */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),

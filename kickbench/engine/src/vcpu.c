@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define PIDFD_THREAD   O_EXCL /* Linux 6.9 */
 #define PAUSED_LOOK_NS 5000000ll
@@ -340,38 +339,6 @@ static void run_block(struct worker *w)
 	}
 	atomic_store_explicit(&w->busy, false, memory_order_release);
 	count_in(w); /* at the latest: KVM_RUN may have failed */
-}
-
-/* Zeroed memory on the thread's own node: it is the first to touch it. */
-static void *allocate_touched(size_t bytes)
-{
-	void *memory =
-	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (memory == MAP_FAILED)
-		return NULL;
-	memset(memory, 0, bytes);
-	return memory;
-}
-
-/* The same, locked if it may be. */
-void *allocate(struct kb_engine *e, size_t bytes)
-{
-	void *memory = allocate_touched(bytes);
-
-	if (memory && mlock(memory, bytes))
-		e->memory_locked = false;
-	return memory;
-}
-
-size_t scratch_bytes(const struct kb_engine *e)
-{
-	return 2 * e->samples_capacity * sizeof(uint32_t);
-}
-
-size_t histograms_bytes(const struct kb_engine *e)
-{
-	return (size_t)e->n_entries * KB_HISTOGRAM_BINS * sizeof(uint64_t);
 }
 
 /* Only the kick signal may reach this thread: what is meant for the process is for its main thread.
