@@ -82,6 +82,18 @@ struct kicker {
 	int cpu;		/* at the end of the last block */
 };
 
+/* A kick that is under way, and what is known of the kicker's last one. */
+struct kick {
+	struct kb_engine *engine;
+	struct kicker *thread;
+	struct kb_kicker *kicker;
+	struct worker *w;
+	uint32_t volley;
+	uint64_t sent, returned;
+	uint32_t cpu_sent, cpu_returned, signals;
+	bool landed, seen; /* the last one: in the window; by a look at the flag, before it */
+};
+
 struct kb_engine {
 	uint32_t n_vcpus, n_entries;
 	double clock_hz;
@@ -149,6 +161,18 @@ static inline uint32_t heartbeat(const struct worker *w)
 uint64_t now_cycles(const struct kb_engine *e);
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
 
+static inline uint64_t stamp(const struct worker *w)
+{
+	uint32_t cpu;
+
+	return kb_stamp(w->v.clock_is_tsc, &cpu);
+}
+
+static inline bool is_busy(struct worker *w)
+{
+	return atomic_load_explicit(&w->busy, memory_order_acquire);
+}
+
 /* counters.c */
 struct counters read_counters(const struct worker *w);
 
@@ -182,8 +206,26 @@ size_t histograms_bytes(const struct kb_engine *e);
 bool allocate_kickers(struct kb_engine *e, const struct kb_config *config);
 bool start_kickers(struct kb_engine *e, const struct kb_config *config);
 void release_kickers(struct kb_engine *e);
+
+/* patterns.c */
+void kick_in_block(struct kb_engine *e, uint32_t index);
+
+/* kick.c */
 void begin_kick(struct kicker *t, const struct worker *w);
 void end_kick(struct kicker *t);
+void send_kick(struct kick *k);
+bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues);
+bool kick_once(struct kick *k, bool met);
+
+/* look.c */
+bool in_kvm_run(const struct worker *w);
+bool is_in_state(struct worker *w, uint32_t state);
+bool still_runs(const struct worker *w);
+
+/* waiting.c */
+void doze(void);
+void relax(const struct kb_engine *e, unsigned int *spins);
+void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until);
 
 /* stopper.c */
 bool start_stopper(struct kb_engine *e);

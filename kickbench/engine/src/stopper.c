@@ -15,7 +15,7 @@ static unsigned int left(struct kb_engine *e)
 	return atomic_load_explicit(&e->pending, memory_order_acquire);
 }
 
-static void kick_once(struct kb_engine *e, struct worker *w, bool again)
+static void kick_one(struct kb_engine *e, struct worker *w, bool again)
 {
 	if (!atomic_load_explicit(&w->busy, memory_order_acquire))
 		return;
@@ -34,7 +34,7 @@ static void stop(struct kb_engine *e)
 
 	for (bool again = false; now - begun < STOP_MAX_S * NS_PER_S; again = true) {
 		for (uint32_t i = 0; i < e->n_vcpus && left(e); i++)
-			kick_once(e, &e->workers[i], again);
+			kick_one(e, &e->workers[i], again);
 		if (wait_for_none(&e->pending, KICK_PERIOD_NS))
 			return;
 		now = kb_raw_ns();

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Looking at a vCPU from outside: which state it is in, and whether it still runs. A look costs the
+ * vCPU nothing but the cache lines that its thread or its guest writes anyway.
+ */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LOOK_PATIENCE_NS    50000  /* how long to look for the state before a kick */
+#define STATE_PATIENCE_NS   100000 /* how long to look for a sign that it still runs */
+#define STILL_RUNNING_SIGNS 10
+
+static uint32_t exit_count(const struct worker *w)
+{
+	return atomic_load_explicit(&w->v.exit_count, memory_order_relaxed);
+}
+
+static bool changes(const struct worker *w, uint32_t (*read)(const struct worker *),
+		    uint64_t patience_ns)
+{
+	const uint64_t until = stamp(w) + to_cycles(w->engine, patience_ns);
+	const uint32_t first = read(w);
+	unsigned int spins = 0;
+
+	while (read(w) == first) {
+		if (stamp(w) >= until)
+			return false;
+		if (w->engine->one_cpu)
+			relax(w->engine, &spins);
+	}
+	return true;
+}
+
+bool in_kvm_run(const struct worker *w)
+{
+	return atomic_load_explicit(&w->v.runs, memory_order_relaxed) & 1;
+}
+
+/* The thread's state is S, and not R that waits for a CPU. */
+static bool is_asleep(const struct worker *w)
+{
+	char text[256];
+	ssize_t n = pread(w->stat_fd, text, sizeof(text) - 1, 0);
+	const char *name_end;
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	name_end = strrchr(text, ')');
+	return name_end && !strncmp(name_end, ") S", 3);
+}
+
+/* Asleep in the kernel's halt. A thread may as well sleep in user space, or in another KVM_RUN. */
+static bool is_halted(const struct worker *w)
+{
+	const unsigned int run = atomic_load_explicit(&w->v.runs, memory_order_relaxed);
+
+	return w->v.expected_exit == KVM_EXIT_HLT && run & 1 && is_asleep(w) &&
+	       atomic_load_explicit(&w->v.runs, memory_order_relaxed) == run;
+}
+
+/*
+ * Off its CPU and off the queue of those that wait for one. The state S does not say so: KVM sets
+ * it before it looks for signals a last time (kvm_vcpu_block() in virt/kvm/kvm_main.c), and a
+ * thread that is preempted there has it while it waits for a CPU. /proc/.../syscall waits for that
+ * to end, and names a system call of a blocked thread only (proc(5)). Without the file nothing is
+ * known.
+ */
+static bool is_blocked(const struct worker *w)
+{
+	char path[64], text[32] = "";
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)w->v.tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return n <= 0 || (text[0] >= '0' && text[0] <= '9');
+}
+
+/*
+ * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
+ * kick must come some time later. Only user space tells at any moment.
+ */
+bool is_in_state(struct worker *w, uint32_t state)
+{
+	switch (state) {
+	case KB_IN_GUEST:
+		return changes(w, heartbeat, LOOK_PATIENCE_NS);
+	case KB_HALTED:
+		return is_halted(w);
+	case KB_IN_USERSPACE:
+		return atomic_load_explicit(&w->v.in_userspace, memory_order_acquire);
+	case KB_IN_STORM:
+		return changes(w, exit_count, LOOK_PATIENCE_NS);
+	default:
+		return true;
+	}
+}
+
+/*
+ * A guest that counts, or exits, time and again was not kicked. One whose thread waits for a CPU
+ * does neither, and its kick is late, not lost; nor is it when the guest gets a last step in. A
+ * halted one can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a
+ * device or a lock, looks at its flag when it wakes up.
+ */
+bool still_runs(const struct worker *w)
+{
+	if (is_halted(w) && is_blocked(w) && is_halted(w))
+		return true;
+	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
+		if (!changes(w, w->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
+			return false;
+	return true;
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* When the kickers of a block kick: in volleys, aimed at a window, or all vCPUs to pause them. */
+#include "internal.h"
+#include "random.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LEAST_GAP_NS   1000   /* draws of which outrun the clock */
+#define STATE_LOOK_NS  60000  /* so long before the kick the vCPU's state is looked at */
+#define AIM_MARGIN_NS  1500   /* a window that is nearer cannot be aimed at any more */
+#define AIM_STEP_NS    25     /* so far the aim moves after each kick */
+#define AIM_SPREAD_NS  200    /* and so far around it kicks are sent */
+#define NUDGE_AGAIN_NS 200000 /* a vCPU that was to come round has not */
+#define MAX_NUDGES     5
+
+/* Uniform in [mean / 2, 3 / 2 mean). */
+static uint64_t random_gap(uint64_t *state, uint64_t mean)
+{
+	return mean / 2 + (mean ? random_next(state) % mean : 0);
+}
+
+/* The first moment that is not over yet: whoever is late leaves some out, and is not late again. */
+static uint64_t next_volley(struct kick *k, uint64_t *random, uint64_t gap, uint64_t next)
+{
+	const uint64_t now = stamp(k->w);
+
+	do {
+		next += random_gap(random, gap);
+		k->volley++;
+	} while (next < now);
+	return next;
+}
+
+/* All kickers draw the same times from the same seed, so that they kick at once. */
+static void kick_in_volleys(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t least = to_cycles(e, LEAST_GAP_NS), wanted = to_cycles(e, e->plan.gap_ns);
+	const uint64_t gap = wanted > least ? wanted : least;
+	const uint64_t shortest = to_cycles(e, STATE_LOOK_NS);
+	const uint64_t longest = gap / 2 > shortest ? gap / 2 : shortest;
+	uint64_t random = random_state(e->plan.seed, e->block_index);
+	uint64_t next = e->record_from + random_next(&random) % gap, look = shortest;
+	uint32_t vcpu = k->kicker->index;
+
+	for (;; next = next_volley(k, &random, gap, next)) {
+		uint64_t begun, took;
+		bool met;
+
+		if (next >= e->record_until || k->thread->n_kicks == e->kicks_capacity)
+			return;
+		k->w = &e->workers[vcpu++ % e->n_vcpus];
+		wait_until(e, k->w, next - look);
+		begun = stamp(k->w);
+		met = is_in_state(k->w, e->plan.state);
+		took = stamp(k->w) - begun;
+		if (took > look) /* a slow machine: begin earlier ... */
+			look = 2 * took < longest ? 2 * took : longest;
+		else if (2 * took < shortest) /* ... or it was somebody else's turn */
+			look = shortest;
+		if (begun + took > next)
+			continue; /* the kick before, or the look, took too long */
+		wait_until(e, k->w, next);
+		if (e->plan.state == KB_IN_USERSPACE)
+			met = is_in_state(k->w, e->plan.state);
+		if (!kick_once(k, met))
+			return;
+	}
+}
+
+/* Brings a vCPU round that is in KVM_RUN, by a signal that is no kick. */
+static void nudge(const struct kick *k)
+{
+	struct kb_vcpu *v = &k->w->v;
+
+	atomic_store_explicit(&v->nudged, true, memory_order_relaxed);
+	syscall(SYS_tgkill, k->kicker->pid, v->tid, v->signal);
+}
+
+/*
+ * Waits for a window that opens (0: has opened) later than the vCPU's turn `last`. A kick that
+ * returns late finds the vCPU in the guest again, past a window that nobody aimed at: it is brought
+ * round. One that shares its CPU with the kicker never is in time: then any moment will do. False
+ * when the block is over.
+ */
+static bool wait_for_window(struct kb_engine *e, struct kick *k, unsigned int *last,
+			    uint64_t *window_at)
+{
+	const uint64_t width = to_cycles(e, e->plan.window_ns ? e->plan.window_ns : 0);
+	const uint64_t margin = to_cycles(e, e->plan.window_ns ? 0 : AIM_MARGIN_NS);
+	uint64_t next_nudge = 0;
+	unsigned int spins = 0, nudges = 0;
+
+	for (;;) {
+		const struct kb_vcpu *v = &k->w->v;
+		const unsigned int turn = atomic_load_explicit(&v->turn, memory_order_acquire);
+		const uint64_t now = stamp(k->w);
+
+		*window_at = atomic_load_explicit(&v->window_at, memory_order_relaxed);
+		if (now >= e->record_until || !is_busy(k->w))
+			return false;
+		if (turn != *last && (now + margin < *window_at + width || nudges == MAX_NUDGES)) {
+			*last = turn;
+			return true;
+		}
+		if (turn != 0 && now >= *window_at + width && now >= next_nudge &&
+		    in_kvm_run(k->w) && nudges < MAX_NUDGES) {
+			nudge(k);
+			nudges++;
+			next_nudge = stamp(k->w) + to_cycles(e, NUDGE_AGAIN_NS);
+		}
+		relax(e, &spins);
+	}
+}
+
+/*
+ * Kicks into each window. One that is held open is kicked into at once. The natural one is aimed
+ * at: the dangerous kicks set their flag just after the thread's last look at it. So the aim moves
+ * to later when that look saw the kick, and to earlier when it did not.
+ */
+static void kick_at_window(struct kb_engine *e, struct kick *k)
+{
+	const bool natural = !e->plan.window_ns;
+	const int64_t step = (int64_t)to_cycles(e, AIM_STEP_NS);
+	const int64_t spread = (int64_t)to_cycles(e, AIM_SPREAD_NS);
+	const int64_t most = (int64_t)to_cycles(e, e->plan.userspace_ns / 2);
+	uint64_t random = random_state(e->plan.seed, k->kicker->index);
+	unsigned int turn = 0;
+	uint64_t window_at;
+	int64_t *aim = &k->thread->aim;
+
+	k->w = &e->workers[k->kicker->index % e->n_vcpus];
+	while (k->thread->n_kicks < e->kicks_capacity && wait_for_window(e, k, &turn, &window_at)) {
+		if (natural)
+			wait_until(e, k->w,
+				   window_at + (uint64_t)(*aim - spread / 2 +
+							  (int64_t)(random_next(&random) %
+								    (uint64_t)(spread + 1))));
+		if (!kick_once(k, true))
+			return;
+		*aim += k->seen && !k->landed ? step : -step;
+		*aim = *aim > most ? most : *aim < -most ? -most : *aim;
+	}
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint32_t rescues)
+{
+	struct kb_pause *pause = &e->pauses[e->n_pauses++];
+
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		uint64_t taken_at = e->workers[i].v.acks[0].taken_at;
+
+		e->scratch[i] = taken_at > begun ? taken_at - begun : 0;
+	}
+	qsort(e->scratch, e->n_vcpus, sizeof(*e->scratch), compare);
+	*pause = (struct kb_pause){
+	    .at = begun - e->record_from,
+	    .send = sent - begun,
+	    .first = e->scratch[0],
+	    .median = e->scratch[(e->n_vcpus - 1) / 2],
+	    .last = e->scratch[e->n_vcpus - 1],
+	    .block = e->block_index,
+	    .rescues = rescues,
+	};
+}
+
+/* Every vCPU has come round since it was let go: it is in KVM_RUN again, or about to be. */
+static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
+{
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		while (atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire) ==
+		       turns[i]) {
+			if (stamp(&e->workers[0]) >= e->record_until)
+				return false;
+			doze();
+		}
+	return true;
+}
+
+/* Kicks all vCPUs, then waits for each: how pausing a VM goes. False when it cannot be done. */
+static bool pause_once(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t begun = stamp(&e->workers[0]);
+	uint32_t rescues = 0;
+	uint64_t sent;
+
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		k->w = &e->workers[i];
+		send_kick(k);
+	}
+	sent = stamp(&e->workers[0]);
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		bool lost = false;
+
+		k->w = &e->workers[i];
+		k->sent = sent;
+		if (!wait_taken(k, &lost, &rescues))
+			return false;
+	}
+	note_pause(e, begun, sent, rescues);
+	return true;
+}
+
+/* One kicker does it, until the block is over. */
+static void pause_all(struct kb_engine *e, struct kick *k)
+{
+	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
+	uint64_t random = random_state(e->plan.seed, 0);
+	bool fine = true;
+
+	if (k->kicker->index != 0)
+		return;
+	memset(e->scratch, 0, e->n_vcpus * sizeof(*e->scratch));
+	while (fine && all_came_round(e, e->scratch) && e->n_pauses < e->pauses_capacity) {
+		wait_until(e, &e->workers[0], stamp(&e->workers[0]) + random_gap(&random, gap));
+		if (stamp(&e->workers[0]) >= e->record_until)
+			return;
+		fine = pause_once(e, k);
+		for (uint32_t i = 0; i < e->n_vcpus; i++)
+			e->scratch[i] =
+			    atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire);
+		atomic_fetch_add_explicit(&e->resumed, 1, memory_order_release);
+		futex_wake_all(&e->resumed);
+	}
+}
+
+/* By enum kb_kicking; NULL: a kicker has nothing to do. */
+static void (*const patterns[])(struct kb_engine *, struct kick *) = {
+    [KB_NO_KICKS] = NULL,
+    [KB_VOLLEYS] = kick_in_volleys,
+    [KB_AIMED] = kick_at_window,
+    [KB_PAUSES] = pause_all,
+};
+
+void kick_in_block(struct kb_engine *e, uint32_t index)
+{
+	struct kick k = {
+	    .engine = e,
+	    .thread = &e->threads[index],
+	    .kicker = &e->kickers[index],
+	    .w = &e->workers[0],
+	};
+	void (*pattern)(struct kb_engine *, struct kick *) = patterns[e->plan.kicking];
+
+	/* Kicks that a block left behind were forgotten when it was over. */
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		k.kicker->targets[i].requests =
+		    atomic_load_explicit(&e->workers[i].v.acks[index].taken, memory_order_relaxed);
+	wait_for_begin(e, -1);
+	wait_until(e, k.w, e->record_from);
+	if (pattern)
+		pattern(e, &k);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How a kicking thread waits: exactly, and yet without keeping a CPU from whom it waits for. */
+#include "internal.h"
+
+#define YIELD_SPINS	1024  /* look away once in a while: the other may need this CPU */
+#define SLEEP_MARGIN_NS 60000 /* sleep until shortly before, then spin */
+#define DOZE_NS		20000
+
+/* Whoever pauses a VM sleeps while the vCPUs answer: they may need its CPU. */
+void doze(void)
+{
+	const struct timespec t = {0, DOZE_NS};
+
+	nanosleep(&t, NULL);
+}
+
+/* With one CPU, whom we wait for runs only when we yield; a thread of lower priority, never then.
+ */
+void relax(const struct kb_engine *e, unsigned int *spins)
+{
+	if (!e->one_cpu && ++*spins % YIELD_SPINS != 0)
+		__builtin_ia32_pause();
+	else if (e->realtime)
+		doze();
+	else
+		sched_yield();
+}
+
+void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until)
+{
+	unsigned int spins = 0;
+
+	for (;;) {
+		uint64_t now = stamp(w);
+		int64_t left_ns;
+
+		if (now >= until)
+			return;
+		left_ns = (int64_t)((double)(until - now) / e->clock_hz * 1e9) - SLEEP_MARGIN_NS;
+		if (left_ns > 0) {
+			struct timespec t = {left_ns / NS_PER_S, left_ns % NS_PER_S};
+
+			nanosleep(&t, NULL);
+		} else {
+			relax(e, &spins);
+		}
+	}
+}
