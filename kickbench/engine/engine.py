@@ -160,7 +160,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "failure": Failure,
     "guest_params": Params,
     "plan": _Plan,
-    "kick": _Kick,
+    "kick_record": _Kick,
     "pause": _Pause,
 }
 
@@ -168,7 +168,7 @@ BLOCK_RESULT = np.dtype(_BlockResult)
 """What one vCPU did in one block; the fields are documented in ``struct kb_block_result``."""
 
 KICK = np.dtype(_Kick)
-"""One kick; the fields are documented in ``struct kb_kick``."""
+"""One kick; the fields are documented in ``struct kb_kick_record``."""
 
 PAUSE = np.dtype(_Pause)
 """One pause of all vCPUs; the fields are documented in ``struct kb_pause``."""

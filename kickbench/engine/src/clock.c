@@ -11,7 +11,7 @@ uint64_t now_cycles(const struct kb_engine *e)
 {
 	uint32_t cpu;
 
-	return kb_stamp(e->workers[0].v.clock_is_tsc, &cpu);
+	return kb_stamp(e->vcpu_threads[0].v.clock_is_tsc, &cpu);
 }
 
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns)

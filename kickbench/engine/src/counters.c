@@ -19,7 +19,7 @@ static int64_t read_run_delay_ns(int fd)
 	return sscanf(text, "%lld %lld", &on_cpu, &delay) == 2 ? delay : UNKNOWN;
 }
 
-struct counters read_counters(const struct worker *w)
+struct counters read_counters(const struct vcpu_thread *t)
 {
 	struct timespec cpu;
 	struct rusage usage;
@@ -28,7 +28,7 @@ struct counters read_counters(const struct worker *w)
 	getrusage(RUSAGE_THREAD, &usage);
 	return (struct counters){
 	    .cpu_ns = cpu.tv_sec * NS_PER_S + cpu.tv_nsec,
-	    .run_delay_ns = read_run_delay_ns(w->schedstat_fd),
+	    .run_delay_ns = read_run_delay_ns(t->schedstat_fd),
 	    .voluntary_switches = usage.ru_nvcsw,
 	    .involuntary_switches = usage.ru_nivcsw,
 	};

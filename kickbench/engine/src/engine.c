@@ -20,15 +20,15 @@
 static void note_failures(struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_vcpus && e->failure.vcpu < 0; i++) {
-		const struct worker *w = &e->workers[i];
-		const struct kvm_run *run = w->v.run;
+		const struct vcpu_thread *t = &e->vcpu_threads[i];
+		const struct kvm_run *run = t->v.run;
 
-		if (!w->enter_error && !w->v.run_error && !w->v.unexpected_exit)
+		if (!t->enter_error && !t->v.run_error && !t->v.unexpected_exit)
 			continue;
 		e->failure.vcpu = (int32_t)i;
-		e->failure.entering = w->enter_error != 0;
-		e->failure.finishing = w->v.finish_failed;
-		e->failure.error = w->enter_error ? w->enter_error : w->v.run_error;
+		e->failure.entering = t->enter_error != 0;
+		e->failure.finishing = t->v.finish_failed;
+		e->failure.error = t->enter_error ? t->enter_error : t->v.run_error;
 		e->failure.exit_reason = run->exit_reason;
 		if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 			e->failure.suberror = run->internal.suberror;
@@ -36,16 +36,16 @@ static void note_failures(struct kb_engine *e)
 			e->failure.detail = run->fail_entry.hardware_entry_failure_reason;
 	}
 	for (uint32_t i = 0; i < e->n_kickers && e->failure.vcpu < 0; i++)
-		if (e->threads[i].error) {
-			e->failure.vcpu = (int32_t)atomic_load(&e->threads[i].target);
+		if (e->kicker_threads[i].error) {
+			e->failure.vcpu = (int32_t)atomic_load(&e->kicker_threads[i].target);
 			e->failure.kicking = 1;
-			e->failure.error = e->threads[i].error;
+			e->failure.error = e->kicker_threads[i].error;
 		}
 }
 
 static bool kickers_come(struct kb_engine *e, int64_t whole_ns)
 {
-	return wait_for_kicks(e, &e->kickers_pending, e->threads, e->n_kickers,
+	return wait_for_kicks(e, &e->kickers_pending, e->kicker_threads, e->n_kickers,
 			      whole_ns + KICKERS_GRACE_NS) ||
 	       give_up(e, false);
 }
@@ -58,11 +58,11 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 	if (!do_step(e, SWITCH))
 		return give_up(e, true);
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		struct worker *w = &e->workers[i];
+		struct vcpu_thread *t = &e->vcpu_threads[i];
 
-		atomic_store_explicit(&w->v.turn, 0, memory_order_relaxed);
-		atomic_store_explicit(&w->v.exit_count, 0, memory_order_relaxed);
-		atomic_store_explicit(&w->busy, true, memory_order_relaxed);
+		atomic_store_explicit(&t->v.turn, 0, memory_order_relaxed);
+		atomic_store_explicit(&t->v.exit_count, 0, memory_order_relaxed);
+		atomic_store_explicit(&t->busy, true, memory_order_relaxed);
 	}
 	e->warmup_cycles = to_cycles(e, warmup_ns);
 	e->block_cycles = to_cycles(e, block_ns);
@@ -91,11 +91,11 @@ int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_
 
 	memset(results, 0, (size_t)n_blocks * e->n_vcpus * sizeof(*results));
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		e->workers[i].v.samples = e->workers[i].samples;
-		e->workers[i].v.samples_capacity = e->samples_capacity;
+		e->vcpu_threads[i].v.samples = e->vcpu_threads[i].samples;
+		e->vcpu_threads[i].v.samples_capacity = e->samples_capacity;
 	}
 	for (uint32_t i = 0; i < e->n_kickers; i++)
-		e->threads[i].n_kicks = 0;
+		e->kicker_threads[i].n_kicks = 0;
 	e->n_pauses = 0;
 	e->plan = *plan;
 	read_steal(e->steal);
@@ -122,7 +122,7 @@ const struct kb_failure *kb_engine_failure(const struct kb_engine *e)
 
 const uint32_t *kb_engine_samples(const struct kb_engine *e, uint32_t vcpu)
 {
-	return e->workers[vcpu].samples;
+	return e->vcpu_threads[vcpu].samples;
 }
 
 int kb_engine_memory_locked(const struct kb_engine *e)
@@ -142,7 +142,7 @@ bool lacks(struct kb_engine *e, enum kb_resource resource, int error)
 }
 
 /* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
-static struct worker *map_workers(size_t bytes)
+static struct vcpu_thread *map_vcpu_threads(size_t bytes)
 {
 	void *memory =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -153,31 +153,32 @@ static struct worker *map_workers(size_t bytes)
 	return memory;
 }
 
-static void init_worker(struct kb_engine *e, struct worker *w, const struct kb_config *config,
-			const struct kb_vcpu_config *vcpu)
+static void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct kb_config *config,
+		      const struct kb_vcpu_config *vcpu)
 {
-	w->engine = e;
-	w->params = vcpu->params;
-	w->ring = vcpu->ring;
-	w->schedstat_fd = w->stat_fd = -1;
-	w->v.fd = vcpu->fd;
-	w->v.run = vcpu->run;
-	w->v.signal = config->signal;
-	w->v.clock_is_tsc = config->clock_is_tsc;
-	w->v.expected_exit = config->expected_exit;
-	w->v.index = (uint32_t)(w - e->workers);
-	w->v.pidfd = -1;
-	w->v.kickers = e->kickers;
-	w->v.n_kickers = config->n_kickers;
-	w->v.acks = w->acks;
+	t->engine = e;
+	t->params = vcpu->params;
+	t->ring = vcpu->ring;
+	t->schedstat_fd = t->stat_fd = -1;
+	t->v.fd = vcpu->fd;
+	t->v.run = vcpu->run;
+	t->v.signal = config->signal;
+	t->v.clock_is_tsc = config->clock_is_tsc;
+	t->v.expected_exit = config->expected_exit;
+	t->v.index = (uint32_t)(t - e->vcpu_threads);
+	t->v.pidfd = -1;
+	t->v.kickers = e->kickers;
+	t->v.n_kickers = config->n_kickers;
+	t->v.acks = t->acks;
 }
 
 static bool all_prepared(struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		if (e->workers[i].lacks_files)
+		if (e->vcpu_threads[i].lacks_files)
 			return lacks(e, KB_FILES, EMFILE);
-		if (!e->workers[i].samples || !e->workers[i].scratch || !e->workers[i].histograms)
+		if (!e->vcpu_threads[i].samples || !e->vcpu_threads[i].scratch ||
+		    !e->vcpu_threads[i].histograms)
 			return lacks(e, KB_MEMORY, ENOMEM);
 	}
 	return true;
@@ -190,34 +191,34 @@ static bool stop_threads(struct kb_engine *e)
 		return give_up(e, true);
 	quit_stopper(e);
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
-		pthread_join(e->workers[i].thread, NULL);
+		pthread_join(e->vcpu_threads[i].thread, NULL);
 	for (uint32_t i = 0; i < e->n_kickers; i++)
-		pthread_join(e->threads[i].thread, NULL);
+		pthread_join(e->kicker_threads[i].thread, NULL);
 	return true;
 }
 
 static void release(struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		struct worker *w = &e->workers[i];
+		struct vcpu_thread *t = &e->vcpu_threads[i];
 
-		if (w->schedstat_fd >= 0)
-			close(w->schedstat_fd);
-		if (w->stat_fd >= 0)
-			close(w->stat_fd);
-		if (w->samples)
-			munmap(w->samples, e->samples_capacity * sizeof(uint32_t));
-		if (w->scratch)
-			munmap(w->scratch, scratch_bytes(e));
-		if (w->histograms)
-			munmap(w->histograms, histograms_bytes(e));
-		if (w->v.pidfd >= 0)
-			close(w->v.pidfd);
+		if (t->schedstat_fd >= 0)
+			close(t->schedstat_fd);
+		if (t->stat_fd >= 0)
+			close(t->stat_fd);
+		if (t->samples)
+			munmap(t->samples, e->samples_capacity * sizeof(uint32_t));
+		if (t->scratch)
+			munmap(t->scratch, scratch_bytes(e));
+		if (t->histograms)
+			munmap(t->histograms, histograms_bytes(e));
+		if (t->v.pidfd >= 0)
+			close(t->v.pidfd);
 	}
 	release_kickers(e);
 	sigaction(e->signal, &e->old_action, NULL);
 	close_steal(e->steal);
-	munmap(e->workers, e->workers_bytes);
+	munmap(e->vcpu_threads, e->vcpu_threads_bytes);
 	free(e);
 }
 
@@ -225,15 +226,15 @@ static void release(struct kb_engine *e)
 static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_config *config)
 {
 	const struct kb_vcpu_config *vcpu = &config->vcpus[index];
-	struct worker *w = &e->workers[index];
+	struct vcpu_thread *t = &e->vcpu_threads[index];
 	union cpus before;
 	int error = stand_on(vcpu->cpus, vcpu->n_cpus, &before);
 
 	if (error)
 		return error;
-	init_worker(e, w, config, vcpu);
+	init_vcpu(e, t, config, vcpu);
 	stand_back(&before);
-	return start_thread(&w->thread, vcpu->cpus, vcpu->n_cpus, vcpu_thread, w);
+	return start_thread(&t->thread, vcpu->cpus, vcpu->n_cpus, run_vcpu, t);
 }
 
 /* Waits for those that were started, also when the next could not be. */
@@ -278,12 +279,12 @@ static struct kb_engine *allocate_engine(const struct kb_config *config)
 		return NULL;
 	memset(e, 0, sizeof(*e));
 	e->failure.vcpu = e->failure.kicker = -1;
-	e->workers_bytes = config->n_vcpus * sizeof(struct worker);
-	e->workers = map_workers(e->workers_bytes);
+	e->vcpu_threads_bytes = config->n_vcpus * sizeof(struct vcpu_thread);
+	e->vcpu_threads = map_vcpu_threads(e->vcpu_threads_bytes);
 	e->steal = open_steal("/proc/stat");
-	if (!e->workers || !e->steal) {
-		if (e->workers)
-			munmap(e->workers, e->workers_bytes);
+	if (!e->vcpu_threads || !e->steal) {
+		if (e->vcpu_threads)
+			munmap(e->vcpu_threads, e->vcpu_threads_bytes);
 		close_steal(e->steal);
 		free(e);
 		return NULL;
@@ -348,7 +349,7 @@ size_t kb_sizeof(const char *name)
 	    {"block_result", sizeof(struct kb_block_result)},
 	    {"failure", sizeof(struct kb_failure)},
 	    {"plan", sizeof(struct kb_plan)},
-	    {"kick", sizeof(struct kb_kick)},
+	    {"kick_record", sizeof(struct kb_kick_record)},
 	    {"pause", sizeof(struct kb_pause)},
 	    {"guest_params", sizeof(struct kb_guest_params)},
 	    {"vcpu", sizeof(struct kb_vcpu)},

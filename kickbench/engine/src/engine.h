@@ -63,7 +63,7 @@ struct kb_plan {
 	4u /* aimed: it was lost, or came between the look at the flag and the guest */
 
 /* One kick, in cycles. */
-struct kb_kick {
+struct kb_kick_record {
 	uint64_t at;	   /* since the block's begin */
 	uint32_t block;	   /* index into the schedule of the call */
 	uint32_t send;	   /* the kicker's call */
@@ -182,8 +182,8 @@ KB_EXPORT int kb_engine_blocks(struct kb_engine *e, const struct kb_block *block
 KB_EXPORT const struct kb_failure *kb_engine_failure(const struct kb_engine *e);
 KB_EXPORT const uint32_t *kb_engine_samples(const struct kb_engine *e, uint32_t vcpu);
 /* The kicks of one kicker in the last call, and the pauses; the number of them in *count. */
-KB_EXPORT const struct kb_kick *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker,
-						uint64_t *count);
+KB_EXPORT const struct kb_kick_record *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker,
+						       uint64_t *count);
 KB_EXPORT const struct kb_pause *kb_engine_pauses(const struct kb_engine *e, uint64_t *count);
 /* Counts of the entry, KB_HISTOGRAM_BINS of them, summed over the vCPUs into `counts`. */
 KB_EXPORT void kb_engine_histogram(const struct kb_engine *e, uint32_t entry, uint64_t *counts);

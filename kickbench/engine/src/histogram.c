@@ -27,7 +27,8 @@ void kb_engine_histogram(const struct kb_engine *e, uint32_t entry, uint64_t *co
 {
 	memset(counts, 0, KB_HISTOGRAM_BINS * sizeof(*counts));
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		const uint64_t *mine = e->workers[i].histograms + (size_t)entry * KB_HISTOGRAM_BINS;
+		const uint64_t *mine =
+		    e->vcpu_threads[i].histograms + (size_t)entry * KB_HISTOGRAM_BINS;
 
 		for (uint32_t bin = 0; bin < KB_HISTOGRAM_BINS; bin++)
 			counts[bin] += mine[bin];

@@ -38,8 +38,8 @@ struct counters {
 	long involuntary_switches;
 };
 
-/* On pages of its own, which are on the node of the vCPU's CPUs. */
-struct worker {
+/* A vCPU's thread. On pages of its own, which are on the node of the vCPU's CPUs. */
+struct vcpu_thread {
 	_Alignas(PAGE_BYTES) struct kb_vcpu v; /* first: the hooks get a pointer to it */
 	struct kb_ack acks[KB_MAX_KICKERS + 1];
 	struct kb_engine *engine;
@@ -68,11 +68,11 @@ struct worker {
 };
 
 /* A kicking thread. */
-struct kicker {
+struct kicker_thread {
 	_Alignas(KB_CACHE_LINE) struct kb_engine *engine;
 	pthread_t thread;
 	pid_t tid;
-	struct kb_kick *kicks;
+	struct kb_kick_record *kicks;
 	uint64_t n_kicks;
 	int64_t aim;		/* cycles from a natural window's announced moment to the kick */
 	int error;		/* of a kick */
@@ -83,11 +83,11 @@ struct kicker {
 };
 
 /* A kick that is under way, and what is known of the kicker's last one. */
-struct kick {
+struct kick_in_flight {
 	struct kb_engine *engine;
-	struct kicker *thread;
+	struct kicker_thread *thread;
 	struct kb_kicker *kicker;
-	struct worker *w;
+	struct vcpu_thread *vcpu;
 	uint32_t volley;
 	uint64_t sent, returned;
 	uint32_t cpu_sent, cpu_returned, signals;
@@ -102,18 +102,18 @@ struct kb_engine {
 	bool one_cpu;  /* of all threads */
 	bool realtime; /* SCHED_FIFO or SCHED_RR, inherited from the conductor */
 	uint64_t samples_capacity;
-	struct worker *workers;
-	size_t workers_bytes;
+	struct vcpu_thread *vcpu_threads;
+	size_t vcpu_threads_bytes;
 	struct kb_failure failure;
 	struct sigaction old_action;
 	int signal;
 	struct steal *steal;
 
 	uint32_t n_kickers;
-	uint32_t n_timers;	   /* created; kicker by kicker */
-	struct kb_kicker *kickers; /* as the protocols see them: KB_MAX_KICKERS + 1 */
-	struct kicker *threads;	   /* of the first n_kickers */
-	struct kicker stopper;	   /* kicks for the conductor, kickers[KB_CONDUCTOR] */
+	uint32_t n_timers;		      /* created; kicker by kicker */
+	struct kb_kicker *kickers;	      /* as the protocols see them: KB_MAX_KICKERS + 1 */
+	struct kicker_thread *kicker_threads; /* of the first n_kickers */
+	struct kicker_thread stopper;	      /* kicks for the conductor, kickers[KB_CONDUCTOR] */
 	bool has_stopper;
 	struct kb_pause *pauses;
 	uint64_t n_pauses;
@@ -152,29 +152,29 @@ void begin_block(struct kb_engine *e);
 bool has_begun(struct kb_engine *e);
 bool wait_for_begin(struct kb_engine *e, int64_t timeout_ns);
 
-static inline uint32_t heartbeat(const struct worker *w)
+static inline uint32_t heartbeat(const struct vcpu_thread *t)
 {
-	return *(const volatile uint32_t *)&w->params->heartbeat;
+	return *(const volatile uint32_t *)&t->params->heartbeat;
 }
 
 /* clock.c */
 uint64_t now_cycles(const struct kb_engine *e);
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns);
 
-static inline uint64_t stamp(const struct worker *w)
+static inline uint64_t stamp(const struct vcpu_thread *t)
 {
 	uint32_t cpu;
 
-	return kb_stamp(w->v.clock_is_tsc, &cpu);
+	return kb_stamp(t->v.clock_is_tsc, &cpu);
 }
 
-static inline bool is_busy(struct worker *w)
+static inline bool is_busy(struct vcpu_thread *t)
 {
-	return atomic_load_explicit(&w->busy, memory_order_acquire);
+	return atomic_load_explicit(&t->busy, memory_order_acquire);
 }
 
 /* counters.c */
-struct counters read_counters(const struct worker *w);
+struct counters read_counters(const struct vcpu_thread *t);
 
 /* steal.c */
 struct steal *open_steal(const char *path); /* of /proc/stat; NULL: no memory */
@@ -193,7 +193,7 @@ void share_out_steal(struct steal *s, struct kb_block_result *results, uint32_t 
 uint32_t histogram_bin(uint32_t cycles);
 
 /* vcpu.c */
-void *vcpu_thread(void *worker);
+void *run_vcpu(void *thread);
 void kick_signal_handler(int signal);
 
 /* memory.c */
@@ -211,21 +211,21 @@ void release_kickers(struct kb_engine *e);
 void kick_in_block(struct kb_engine *e, uint32_t index);
 
 /* kick.c */
-void begin_kick(struct kicker *t, const struct worker *w);
-void end_kick(struct kicker *t);
-void send_kick(struct kick *k);
-bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues);
-bool kick_once(struct kick *k, bool met);
+void begin_kick(struct kicker_thread *t, const struct vcpu_thread *vcpu);
+void end_kick(struct kicker_thread *t);
+void send_kick(struct kick_in_flight *k);
+bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues);
+bool kick_once(struct kick_in_flight *k, bool met);
 
 /* look.c */
-bool in_kvm_run(const struct worker *w);
-bool is_in_state(struct worker *w, uint32_t state);
-bool still_runs(const struct worker *w);
+bool in_kvm_run(const struct vcpu_thread *t);
+bool is_in_state(struct vcpu_thread *t, uint32_t state);
+bool still_runs(const struct vcpu_thread *t);
 
 /* waiting.c */
 void doze(void);
 void relax(const struct kb_engine *e, unsigned int *spins);
-void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until);
+void wait_until(const struct kb_engine *e, const struct vcpu_thread *t, uint64_t until);
 
 /* stopper.c */
 bool start_stopper(struct kb_engine *e);
@@ -233,7 +233,7 @@ bool stop_vcpus(struct kb_engine *e);
 void quit_stopper(struct kb_engine *e);
 
 /* stuck.c */
-bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker *threads,
+bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker_thread *threads,
 		    uint32_t n, int64_t max_ns);
 bool give_up(struct kb_engine *e, bool vcpus_were_told);
 

@@ -9,47 +9,48 @@
 #include "internal.h"
 
 /* Around the protocol's kick, which is not the engine's and may never return. */
-void begin_kick(struct kicker *t, const struct worker *w)
+void begin_kick(struct kicker_thread *t, const struct vcpu_thread *vcpu)
 {
-	atomic_store_explicit(&t->target, w->v.index, memory_order_relaxed);
+	atomic_store_explicit(&t->target, vcpu->v.index, memory_order_relaxed);
 	atomic_store_explicit(&t->kicks_made,
 			      atomic_load_explicit(&t->kicks_made, memory_order_relaxed) + 1,
 			      memory_order_relaxed);
 	atomic_store_explicit(&t->doing, KB_KICKING, memory_order_relaxed);
 }
 
-void end_kick(struct kicker *t)
+void end_kick(struct kicker_thread *t)
 {
 	atomic_store_explicit(&t->doing, KB_IN_LOOP, memory_order_relaxed);
 }
 
-void send_kick(struct kick *k)
+void send_kick(struct kick_in_flight *k)
 {
-	const struct kb_target *target = &k->kicker->targets[k->w->v.index];
+	const struct kb_target *target = &k->kicker->targets[k->vcpu->v.index];
 	const uint32_t signals = target->signals;
 	int error;
 
-	begin_kick(k->thread, k->w);
-	k->sent = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_sent);
-	error = k->engine->block.protocol->kick(&k->w->v, k->kicker);
-	k->returned = kb_stamp(k->w->v.clock_is_tsc, &k->cpu_returned);
+	begin_kick(k->thread, k->vcpu);
+	k->sent = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_sent);
+	error = k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
+	k->returned = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_returned);
 	end_kick(k->thread);
 	k->signals = target->signals - signals;
 	if (error)
 		k->thread->error = -error;
 }
 
-static bool is_taken(const struct kick *k)
+static bool is_taken(const struct kick_in_flight *k)
 {
-	return atomic_load_explicit(&k->w->v.acks[k->kicker->index].taken, memory_order_acquire) ==
-	       k->kicker->targets[k->w->v.index].requests;
+	return atomic_load_explicit(&k->vcpu->v.acks[k->kicker->index].taken,
+				    memory_order_acquire) ==
+	       k->kicker->targets[k->vcpu->v.index].requests;
 }
 
 /*
  * Waits until the kick is taken, sending it again when it is lost. False when the vCPU left its
  * loop meanwhile (its block ended), or cannot be kicked at all.
  */
-bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
+bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues)
 {
 	const uint64_t lost_after = to_cycles(k->engine, k->engine->plan.lost_after_ns);
 	const uint64_t give_up = to_cycles(k->engine, KICK_MAX_S * NS_PER_S);
@@ -57,19 +58,19 @@ bool wait_taken(struct kick *k, bool *lost, uint32_t *rescues)
 	unsigned int spins = 0;
 
 	while (!is_taken(k)) {
-		uint64_t now = stamp(k->w);
+		uint64_t now = stamp(k->vcpu);
 
-		if (!is_busy(k->w) || now - k->sent > give_up || k->thread->error)
+		if (!is_busy(k->vcpu) || now - k->sent > give_up || k->thread->error)
 			return is_taken(k);
 		if (now >= next_rescue) {
-			if (still_runs(k->w) && !is_taken(k)) {
+			if (still_runs(k->vcpu) && !is_taken(k)) {
 				*lost = true;
-				begin_kick(k->thread, k->w);
-				k->engine->block.protocol->kick(&k->w->v, k->kicker);
+				begin_kick(k->thread, k->vcpu);
+				k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
 				end_kick(k->thread);
 				++*rescues;
 			}
-			next_rescue = stamp(k->w) + lost_after;
+			next_rescue = stamp(k->vcpu) + lost_after;
 		}
 		if (k->engine->plan.kicking == KB_PAUSES)
 			doze();
@@ -90,21 +91,21 @@ static uint32_t since(uint64_t begin, uint64_t at)
 	return at > begin ? saturate(at - begin) : 0;
 }
 
-static void note_kick(const struct kick *k, const struct kb_kick *note)
+static void note_kick(const struct kick_in_flight *k, const struct kb_kick_record *note)
 {
 	if (k->thread->n_kicks < k->engine->kicks_capacity)
 		k->thread->kicks[k->thread->n_kicks++] = *note;
 }
 
 /* Now that it is known: when the guest ran again after this kicker's last kick of the vCPU. */
-static void note_resumed(const struct kick *k, uint64_t resumed_after)
+static void note_resumed(const struct kick_in_flight *k, uint64_t resumed_after)
 {
 	for (uint64_t i = resumed_after ? k->thread->n_kicks : 0; i-- > 0;) {
-		struct kb_kick *last = &k->thread->kicks[i];
+		struct kb_kick_record *last = &k->thread->kicks[i];
 
 		if (last->block != k->engine->block_index)
 			return;
-		if (last->vcpu != (int16_t)k->w->v.index)
+		if (last->vcpu != (int16_t)k->vcpu->v.index)
 			continue;
 		if (last->latency)
 			last->resumed = saturate(last->latency + resumed_after);
@@ -113,23 +114,23 @@ static void note_resumed(const struct kick *k, uint64_t resumed_after)
 }
 
 /* Kicks once and notes it. False when the vCPU's block is over. */
-bool kick_once(struct kick *k, bool met)
+bool kick_once(struct kick_in_flight *k, bool met)
 {
 	const bool aimed = k->engine->plan.kicking == KB_AIMED;
 	const struct kb_engine *e = k->engine;
-	const struct kb_ack *ack = &k->w->v.acks[k->kicker->index];
+	const struct kb_ack *ack = &k->vcpu->v.acks[k->kicker->index];
 	uint64_t from;
 	bool lost = false;
-	struct kb_kick note = {.block = e->block_index,
-			       .vcpu = (int16_t)k->w->v.index,
-			       .kicker = (uint8_t)k->kicker->index,
-			       .volley = k->volley,
-			       .cpu = -1};
+	struct kb_kick_record note = {.block = e->block_index,
+				      .vcpu = (int16_t)k->vcpu->v.index,
+				      .kicker = (uint8_t)k->kicker->index,
+				      .volley = k->volley,
+				      .cpu = -1};
 
 	send_kick(k);
 	if (!wait_taken(k, &lost, &note.rescues)) {
 		/* Not the end of its block: nothing gets it out, and that is to be seen. */
-		if (is_busy(k->w) && !k->thread->error) {
+		if (is_busy(k->vcpu) && !k->thread->error) {
 			note.at = k->sent - e->record_from;
 			note.latency = UINT32_MAX;
 			note.flags = KB_KICK_LOST | (aimed ? KB_KICK_LANDED : 0);

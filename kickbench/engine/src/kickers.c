@@ -7,11 +7,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-static void *kicker_thread(void *arg)
+static void *run_kicker(void *arg)
 {
-	struct kicker *t = arg;
+	struct kicker_thread *t = arg;
 	struct kb_engine *e = t->engine;
-	const uint32_t index = (uint32_t)(t - e->threads);
+	const uint32_t index = (uint32_t)(t - e->kicker_threads);
 	unsigned int seen = atomic_load(&e->step);
 	sigset_t all;
 
@@ -38,10 +38,10 @@ static void *kicker_thread(void *arg)
 	}
 }
 
-static struct kicker *allocate_threads(uint32_t n)
+static struct kicker_thread *allocate_threads(uint32_t n)
 {
-	const size_t bytes = (n ? n : 1) * sizeof(struct kicker);
-	struct kicker *threads = aligned_alloc(KB_CACHE_LINE, bytes);
+	const size_t bytes = (n ? n : 1) * sizeof(struct kicker_thread);
+	struct kicker_thread *threads = aligned_alloc(KB_CACHE_LINE, bytes);
 
 	if (threads)
 		memset(threads, 0, bytes);
@@ -51,13 +51,13 @@ static struct kicker *allocate_threads(uint32_t n)
 bool allocate_kickers(struct kb_engine *e, const struct kb_config *config)
 {
 	e->kickers = calloc(KB_MAX_KICKERS + 1, sizeof(*e->kickers));
-	e->threads = allocate_threads(config->n_kickers);
+	e->kicker_threads = allocate_threads(config->n_kickers);
 	e->scratch = calloc(config->n_vcpus, sizeof(*e->scratch));
 	e->kicks_capacity = config->kicks_capacity;
 	e->pauses_capacity = config->pauses_capacity;
 	if (e->pauses_capacity)
 		e->pauses = allocate(e, e->pauses_capacity * sizeof(*e->pauses));
-	if (!e->kickers || !e->threads || !e->scratch || (e->pauses_capacity && !e->pauses))
+	if (!e->kickers || !e->kicker_threads || !e->scratch || (e->pauses_capacity && !e->pauses))
 		return lacks(e, KB_MEMORY, ENOMEM);
 	for (uint32_t i = 0; i <= KB_MAX_KICKERS; i++) {
 		struct kb_kicker *k = &e->kickers[i];
@@ -81,7 +81,7 @@ static bool create_timers(struct kb_engine *e, struct kb_kicker *k)
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = e->signal};
 
-		event._sigev_un._tid = e->workers[i].v.tid;
+		event._sigev_un._tid = e->vcpu_threads[i].v.tid;
 		if (timer_create(CLOCK_MONOTONIC, &event, &k->targets[i].timer))
 			return lacks(e, KB_TIMERS, errno);
 		e->n_timers++;
@@ -91,17 +91,16 @@ static bool create_timers(struct kb_engine *e, struct kb_kicker *k)
 
 static bool start_kicker(struct kb_engine *e, uint32_t index, const struct kb_config *config)
 {
-	struct kicker *t = &e->threads[index];
+	struct kicker_thread *t = &e->kicker_threads[index];
 	int error;
 
-	if (config->transport == KB_PIDFD && e->workers[0].v.pidfd < 0)
-		return lacks(e, KB_PIDFDS, e->workers[0].pidfd_error);
+	if (config->transport == KB_PIDFD && e->vcpu_threads[0].v.pidfd < 0)
+		return lacks(e, KB_PIDFDS, e->vcpu_threads[0].pidfd_error);
 	if (config->transport == KB_TIMER && !create_timers(e, &e->kickers[index]))
 		return false;
 	t->engine = e;
 	atomic_fetch_add(&e->kickers_pending, 1);
-	error =
-	    start_thread(&t->thread, config->kicker_cpus, config->n_kicker_cpus, kicker_thread, t);
+	error = start_thread(&t->thread, config->kicker_cpus, config->n_kicker_cpus, run_kicker, t);
 	if (error) {
 		atomic_fetch_sub(&e->kickers_pending, 1);
 		return lacks(e, error == EINVAL ? KB_CPUS : KB_THREADS, error);
@@ -120,7 +119,7 @@ bool start_kickers(struct kb_engine *e, const struct kb_config *config)
 	if (!wait_for_each(&e->kickers_pending, START_MAX_S * NS_PER_S))
 		return give_up(e, false);
 	for (uint32_t i = 0; i < e->n_kickers && fine; i++)
-		if (!e->threads[i].kicks)
+		if (!e->kicker_threads[i].kicks)
 			fine = lacks(e, KB_MEMORY, ENOMEM);
 	return fine;
 }
@@ -143,20 +142,22 @@ void release_kickers(struct kb_engine *e)
 				close(k->targets[vcpu].exitfd);
 		free(k->targets);
 	}
-	for (uint32_t i = 0; e->threads && i < e->n_kickers; i++)
-		if (e->threads[i].kicks)
-			munmap(e->threads[i].kicks, e->kicks_capacity * sizeof(struct kb_kick));
+	for (uint32_t i = 0; e->kicker_threads && i < e->n_kickers; i++)
+		if (e->kicker_threads[i].kicks)
+			munmap(e->kicker_threads[i].kicks,
+			       e->kicks_capacity * sizeof(struct kb_kick_record));
 	if (e->pauses)
 		munmap(e->pauses, e->pauses_capacity * sizeof(*e->pauses));
 	free(e->scratch);
-	free(e->threads);
+	free(e->kicker_threads);
 	free(e->kickers);
 }
 
-const struct kb_kick *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker, uint64_t *count)
+const struct kb_kick_record *kb_engine_kicks(const struct kb_engine *e, uint32_t kicker,
+					     uint64_t *count)
 {
-	*count = e->threads[kicker].n_kicks;
-	return e->threads[kicker].kicks;
+	*count = e->kicker_threads[kicker].n_kicks;
+	return e->kicker_threads[kicker].kicks;
 }
 
 const struct kb_pause *kb_engine_pauses(const struct kb_engine *e, uint64_t *count)

@@ -13,37 +13,37 @@
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign that it still runs */
 #define STILL_RUNNING_SIGNS 10
 
-static uint32_t exit_count(const struct worker *w)
+static uint32_t exit_count(const struct vcpu_thread *t)
 {
-	return atomic_load_explicit(&w->v.exit_count, memory_order_relaxed);
+	return atomic_load_explicit(&t->v.exit_count, memory_order_relaxed);
 }
 
-static bool changes(const struct worker *w, uint32_t (*read)(const struct worker *),
+static bool changes(const struct vcpu_thread *t, uint32_t (*read)(const struct vcpu_thread *),
 		    uint64_t patience_ns)
 {
-	const uint64_t until = stamp(w) + to_cycles(w->engine, patience_ns);
-	const uint32_t first = read(w);
+	const uint64_t until = stamp(t) + to_cycles(t->engine, patience_ns);
+	const uint32_t first = read(t);
 	unsigned int spins = 0;
 
-	while (read(w) == first) {
-		if (stamp(w) >= until)
+	while (read(t) == first) {
+		if (stamp(t) >= until)
 			return false;
-		if (w->engine->one_cpu)
-			relax(w->engine, &spins);
+		if (t->engine->one_cpu)
+			relax(t->engine, &spins);
 	}
 	return true;
 }
 
-bool in_kvm_run(const struct worker *w)
+bool in_kvm_run(const struct vcpu_thread *t)
 {
-	return atomic_load_explicit(&w->v.runs, memory_order_relaxed) & 1;
+	return atomic_load_explicit(&t->v.runs, memory_order_relaxed) & 1;
 }
 
 /* The thread's state is S, and not R that waits for a CPU. */
-static bool is_asleep(const struct worker *w)
+static bool is_asleep(const struct vcpu_thread *t)
 {
 	char text[256];
-	ssize_t n = pread(w->stat_fd, text, sizeof(text) - 1, 0);
+	ssize_t n = pread(t->stat_fd, text, sizeof(text) - 1, 0);
 	const char *name_end;
 
 	if (n <= 0)
@@ -54,12 +54,12 @@ static bool is_asleep(const struct worker *w)
 }
 
 /* Asleep in the kernel's halt. A thread may as well sleep in user space, or in another KVM_RUN. */
-static bool is_halted(const struct worker *w)
+static bool is_halted(const struct vcpu_thread *t)
 {
-	const unsigned int run = atomic_load_explicit(&w->v.runs, memory_order_relaxed);
+	const unsigned int run = atomic_load_explicit(&t->v.runs, memory_order_relaxed);
 
-	return w->v.expected_exit == KVM_EXIT_HLT && run & 1 && is_asleep(w) &&
-	       atomic_load_explicit(&w->v.runs, memory_order_relaxed) == run;
+	return t->v.expected_exit == KVM_EXIT_HLT && run & 1 && is_asleep(t) &&
+	       atomic_load_explicit(&t->v.runs, memory_order_relaxed) == run;
 }
 
 /*
@@ -69,13 +69,13 @@ static bool is_halted(const struct worker *w)
  * to end, and names a system call of a blocked thread only (proc(5)). Without the file nothing is
  * known.
  */
-static bool is_blocked(const struct worker *w)
+static bool is_blocked(const struct vcpu_thread *t)
 {
 	char path[64], text[32] = "";
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)w->v.tid);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)t->v.tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return true;
@@ -88,17 +88,17 @@ static bool is_blocked(const struct worker *w)
  * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
  * kick must come some time later. Only user space tells at any moment.
  */
-bool is_in_state(struct worker *w, uint32_t state)
+bool is_in_state(struct vcpu_thread *t, uint32_t state)
 {
 	switch (state) {
 	case KB_IN_GUEST:
-		return changes(w, heartbeat, LOOK_PATIENCE_NS);
+		return changes(t, heartbeat, LOOK_PATIENCE_NS);
 	case KB_HALTED:
-		return is_halted(w);
+		return is_halted(t);
 	case KB_IN_USERSPACE:
-		return atomic_load_explicit(&w->v.in_userspace, memory_order_acquire);
+		return atomic_load_explicit(&t->v.in_userspace, memory_order_acquire);
 	case KB_IN_STORM:
-		return changes(w, exit_count, LOOK_PATIENCE_NS);
+		return changes(t, exit_count, LOOK_PATIENCE_NS);
 	default:
 		return true;
 	}
@@ -110,12 +110,12 @@ bool is_in_state(struct worker *w, uint32_t state)
  * halted one can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a
  * device or a lock, looks at its flag when it wakes up.
  */
-bool still_runs(const struct worker *w)
+bool still_runs(const struct vcpu_thread *t)
 {
-	if (is_halted(w) && is_blocked(w) && is_halted(w))
+	if (is_halted(t) && is_blocked(t) && is_halted(t))
 		return true;
 	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
-		if (!changes(w, w->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
+		if (!changes(t, t->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
 			return false;
 	return true;
 }

@@ -21,9 +21,9 @@ static uint64_t random_gap(uint64_t *state, uint64_t mean)
 }
 
 /* The first moment that is not over yet: whoever is late leaves some out, and is not late again. */
-static uint64_t next_volley(struct kick *k, uint64_t *random, uint64_t gap, uint64_t next)
+static uint64_t next_volley(struct kick_in_flight *k, uint64_t *random, uint64_t gap, uint64_t next)
 {
-	const uint64_t now = stamp(k->w);
+	const uint64_t now = stamp(k->vcpu);
 
 	do {
 		next += random_gap(random, gap);
@@ -33,7 +33,7 @@ static uint64_t next_volley(struct kick *k, uint64_t *random, uint64_t gap, uint
 }
 
 /* All kickers draw the same times from the same seed, so that they kick at once. */
-static void kick_in_volleys(struct kb_engine *e, struct kick *k)
+static void kick_in_volleys(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const uint64_t least = to_cycles(e, LEAST_GAP_NS), wanted = to_cycles(e, e->plan.gap_ns);
 	const uint64_t gap = wanted > least ? wanted : least;
@@ -49,29 +49,29 @@ static void kick_in_volleys(struct kb_engine *e, struct kick *k)
 
 		if (next >= e->record_until || k->thread->n_kicks == e->kicks_capacity)
 			return;
-		k->w = &e->workers[vcpu++ % e->n_vcpus];
-		wait_until(e, k->w, next - look);
-		begun = stamp(k->w);
-		met = is_in_state(k->w, e->plan.state);
-		took = stamp(k->w) - begun;
+		k->vcpu = &e->vcpu_threads[vcpu++ % e->n_vcpus];
+		wait_until(e, k->vcpu, next - look);
+		begun = stamp(k->vcpu);
+		met = is_in_state(k->vcpu, e->plan.state);
+		took = stamp(k->vcpu) - begun;
 		if (took > look) /* a slow machine: begin earlier ... */
 			look = 2 * took < longest ? 2 * took : longest;
 		else if (2 * took < shortest) /* ... or it was somebody else's turn */
 			look = shortest;
 		if (begun + took > next)
 			continue; /* the kick before, or the look, took too long */
-		wait_until(e, k->w, next);
+		wait_until(e, k->vcpu, next);
 		if (e->plan.state == KB_IN_USERSPACE)
-			met = is_in_state(k->w, e->plan.state);
+			met = is_in_state(k->vcpu, e->plan.state);
 		if (!kick_once(k, met))
 			return;
 	}
 }
 
 /* Brings a vCPU round that is in KVM_RUN, by a signal that is no kick. */
-static void nudge(const struct kick *k)
+static void nudge(const struct kick_in_flight *k)
 {
-	struct kb_vcpu *v = &k->w->v;
+	struct kb_vcpu *v = &k->vcpu->v;
 
 	atomic_store_explicit(&v->nudged, true, memory_order_relaxed);
 	syscall(SYS_tgkill, k->kicker->pid, v->tid, v->signal);
@@ -83,7 +83,7 @@ static void nudge(const struct kick *k)
  * round. One that shares its CPU with the kicker never is in time: then any moment will do. False
  * when the block is over.
  */
-static bool wait_for_window(struct kb_engine *e, struct kick *k, unsigned int *last,
+static bool wait_for_window(struct kb_engine *e, struct kick_in_flight *k, unsigned int *last,
 			    uint64_t *window_at)
 {
 	const uint64_t width = to_cycles(e, e->plan.window_ns ? e->plan.window_ns : 0);
@@ -92,22 +92,22 @@ static bool wait_for_window(struct kb_engine *e, struct kick *k, unsigned int *l
 	unsigned int spins = 0, nudges = 0;
 
 	for (;;) {
-		const struct kb_vcpu *v = &k->w->v;
+		const struct kb_vcpu *v = &k->vcpu->v;
 		const unsigned int turn = atomic_load_explicit(&v->turn, memory_order_acquire);
-		const uint64_t now = stamp(k->w);
+		const uint64_t now = stamp(k->vcpu);
 
 		*window_at = atomic_load_explicit(&v->window_at, memory_order_relaxed);
-		if (now >= e->record_until || !is_busy(k->w))
+		if (now >= e->record_until || !is_busy(k->vcpu))
 			return false;
 		if (turn != *last && (now + margin < *window_at + width || nudges == MAX_NUDGES)) {
 			*last = turn;
 			return true;
 		}
 		if (turn != 0 && now >= *window_at + width && now >= next_nudge &&
-		    in_kvm_run(k->w) && nudges < MAX_NUDGES) {
+		    in_kvm_run(k->vcpu) && nudges < MAX_NUDGES) {
 			nudge(k);
 			nudges++;
-			next_nudge = stamp(k->w) + to_cycles(e, NUDGE_AGAIN_NS);
+			next_nudge = stamp(k->vcpu) + to_cycles(e, NUDGE_AGAIN_NS);
 		}
 		relax(e, &spins);
 	}
@@ -118,7 +118,7 @@ static bool wait_for_window(struct kb_engine *e, struct kick *k, unsigned int *l
  * at: the dangerous kicks set their flag just after the thread's last look at it. So the aim moves
  * to later when that look saw the kick, and to earlier when it did not.
  */
-static void kick_at_window(struct kb_engine *e, struct kick *k)
+static void kick_at_window(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const bool natural = !e->plan.window_ns;
 	const int64_t step = (int64_t)to_cycles(e, AIM_STEP_NS);
@@ -129,10 +129,10 @@ static void kick_at_window(struct kb_engine *e, struct kick *k)
 	uint64_t window_at;
 	int64_t *aim = &k->thread->aim;
 
-	k->w = &e->workers[k->kicker->index % e->n_vcpus];
+	k->vcpu = &e->vcpu_threads[k->kicker->index % e->n_vcpus];
 	while (k->thread->n_kicks < e->kicks_capacity && wait_for_window(e, k, &turn, &window_at)) {
 		if (natural)
-			wait_until(e, k->w,
+			wait_until(e, k->vcpu,
 				   window_at + (uint64_t)(*aim - spread / 2 +
 							  (int64_t)(random_next(&random) %
 								    (uint64_t)(spread + 1))));
@@ -155,7 +155,7 @@ static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint3
 	struct kb_pause *pause = &e->pauses[e->n_pauses++];
 
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		uint64_t taken_at = e->workers[i].v.acks[0].taken_at;
+		uint64_t taken_at = e->vcpu_threads[i].v.acks[0].taken_at;
 
 		e->scratch[i] = taken_at > begun ? taken_at - begun : 0;
 	}
@@ -175,9 +175,9 @@ static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint3
 static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
-		while (atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire) ==
+		while (atomic_load_explicit(&e->vcpu_threads[i].v.turn, memory_order_acquire) ==
 		       turns[i]) {
-			if (stamp(&e->workers[0]) >= e->record_until)
+			if (stamp(&e->vcpu_threads[0]) >= e->record_until)
 				return false;
 			doze();
 		}
@@ -185,21 +185,21 @@ static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 }
 
 /* Kicks all vCPUs, then waits for each: how pausing a VM goes. False when it cannot be done. */
-static bool pause_once(struct kb_engine *e, struct kick *k)
+static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 {
-	const uint64_t begun = stamp(&e->workers[0]);
+	const uint64_t begun = stamp(&e->vcpu_threads[0]);
 	uint32_t rescues = 0;
 	uint64_t sent;
 
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		k->w = &e->workers[i];
+		k->vcpu = &e->vcpu_threads[i];
 		send_kick(k);
 	}
-	sent = stamp(&e->workers[0]);
+	sent = stamp(&e->vcpu_threads[0]);
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		bool lost = false;
 
-		k->w = &e->workers[i];
+		k->vcpu = &e->vcpu_threads[i];
 		k->sent = sent;
 		if (!wait_taken(k, &lost, &rescues))
 			return false;
@@ -209,7 +209,7 @@ static bool pause_once(struct kb_engine *e, struct kick *k)
 }
 
 /* One kicker does it, until the block is over. */
-static void pause_all(struct kb_engine *e, struct kick *k)
+static void pause_all(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
 	uint64_t random = random_state(e->plan.seed, 0);
@@ -219,20 +219,21 @@ static void pause_all(struct kb_engine *e, struct kick *k)
 		return;
 	memset(e->scratch, 0, e->n_vcpus * sizeof(*e->scratch));
 	while (fine && all_came_round(e, e->scratch) && e->n_pauses < e->pauses_capacity) {
-		wait_until(e, &e->workers[0], stamp(&e->workers[0]) + random_gap(&random, gap));
-		if (stamp(&e->workers[0]) >= e->record_until)
+		wait_until(e, &e->vcpu_threads[0],
+			   stamp(&e->vcpu_threads[0]) + random_gap(&random, gap));
+		if (stamp(&e->vcpu_threads[0]) >= e->record_until)
 			return;
 		fine = pause_once(e, k);
 		for (uint32_t i = 0; i < e->n_vcpus; i++)
 			e->scratch[i] =
-			    atomic_load_explicit(&e->workers[i].v.turn, memory_order_acquire);
+			    atomic_load_explicit(&e->vcpu_threads[i].v.turn, memory_order_acquire);
 		atomic_fetch_add_explicit(&e->resumed, 1, memory_order_release);
 		futex_wake_all(&e->resumed);
 	}
 }
 
 /* By enum kb_kicking; NULL: a kicker has nothing to do. */
-static void (*const patterns[])(struct kb_engine *, struct kick *) = {
+static void (*const patterns[])(struct kb_engine *, struct kick_in_flight *) = {
     [KB_NO_KICKS] = NULL,
     [KB_VOLLEYS] = kick_in_volleys,
     [KB_AIMED] = kick_at_window,
@@ -241,20 +242,20 @@ static void (*const patterns[])(struct kb_engine *, struct kick *) = {
 
 void kick_in_block(struct kb_engine *e, uint32_t index)
 {
-	struct kick k = {
+	struct kick_in_flight k = {
 	    .engine = e,
-	    .thread = &e->threads[index],
+	    .thread = &e->kicker_threads[index],
 	    .kicker = &e->kickers[index],
-	    .w = &e->workers[0],
+	    .vcpu = &e->vcpu_threads[0],
 	};
-	void (*pattern)(struct kb_engine *, struct kick *) = patterns[e->plan.kicking];
+	void (*pattern)(struct kb_engine *, struct kick_in_flight *) = patterns[e->plan.kicking];
 
 	/* Kicks that a block left behind were forgotten when it was over. */
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
-		k.kicker->targets[i].requests =
-		    atomic_load_explicit(&e->workers[i].v.acks[index].taken, memory_order_relaxed);
+		k.kicker->targets[i].requests = atomic_load_explicit(
+		    &e->vcpu_threads[i].v.acks[index].taken, memory_order_relaxed);
 	wait_for_begin(e, -1);
-	wait_until(e, k.w, e->record_from);
+	wait_until(e, k.vcpu, e->record_from);
 	if (pattern)
 		pattern(e, &k);
 }

@@ -4,21 +4,21 @@
 
 const void *kb_engine_address(const struct kb_engine *e, uint32_t vcpu, uint32_t part)
 {
-	const struct worker *w = &e->workers[vcpu];
+	const struct vcpu_thread *t = &e->vcpu_threads[vcpu];
 
 	switch (part) {
 	case KB_FLAG:
-		return &w->v.kick_requested;
+		return &t->v.kick_requested;
 	case KB_TLS:
-		return w->tls;
+		return t->tls;
 	default:
-		return w->samples;
+		return t->samples;
 	}
 }
 
 int32_t kb_engine_kicker_cpu(const struct kb_engine *e, uint32_t kicker)
 {
-	return e->threads[kicker].cpu;
+	return e->kicker_threads[kicker].cpu;
 }
 
 /* With no nodes to move to, move_pages(2) only tells where the pages are. */

@@ -15,14 +15,14 @@ static unsigned int left(struct kb_engine *e)
 	return atomic_load_explicit(&e->pending, memory_order_acquire);
 }
 
-static void kick_one(struct kb_engine *e, struct worker *w, bool again)
+static void kick_one(struct kb_engine *e, struct vcpu_thread *t, bool again)
 {
-	if (!atomic_load_explicit(&w->busy, memory_order_acquire))
+	if (!atomic_load_explicit(&t->busy, memory_order_acquire))
 		return;
-	begin_kick(&e->stopper, w);
-	e->block.protocol->kick(&w->v, &e->kickers[KB_CONDUCTOR]);
+	begin_kick(&e->stopper, t);
+	e->block.protocol->kick(&t->v, &e->kickers[KB_CONDUCTOR]);
 	end_kick(&e->stopper);
-	e->results[w->v.index].rescues += again;
+	e->results[t->v.index].rescues += again;
 }
 
 /* Kicks every vCPU that is still running; again and again, until all have left, or none does. */
@@ -34,7 +34,7 @@ static void stop(struct kb_engine *e)
 
 	for (bool again = false; now - begun < STOP_MAX_S * NS_PER_S; again = true) {
 		for (uint32_t i = 0; i < e->n_vcpus && left(e); i++)
-			kick_one(e, &e->workers[i], again);
+			kick_one(e, &e->vcpu_threads[i], again);
 		if (wait_for_none(&e->pending, KICK_PERIOD_NS))
 			return;
 		now = kb_raw_ns();
@@ -47,10 +47,10 @@ static void stop(struct kb_engine *e)
 	}
 }
 
-static void *stopper_thread(void *arg)
+static void *run_stopper(void *arg)
 {
 	struct kb_engine *e = arg;
-	struct kicker *t = &e->stopper;
+	struct kicker_thread *t = &e->stopper;
 	unsigned int seen = 0, stops;
 	sigset_t all;
 
@@ -76,7 +76,7 @@ bool start_stopper(struct kb_engine *e)
 	int error;
 
 	atomic_store(&e->stopper_pending, 1);
-	error = start_thread(&e->stopper.thread, NULL, 0, stopper_thread, e);
+	error = start_thread(&e->stopper.thread, NULL, 0, run_stopper, e);
 	if (error)
 		return lacks(e, KB_THREADS, error);
 	e->has_stopper = true;

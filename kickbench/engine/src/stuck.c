@@ -4,7 +4,7 @@
 
 #define LOOK_NS (NS_PER_S / 2)
 
-static unsigned int kicks_made(const struct kicker *threads, uint32_t n)
+static unsigned int kicks_made(const struct kicker_thread *threads, uint32_t n)
 {
 	unsigned int made = 0;
 
@@ -13,7 +13,7 @@ static unsigned int kicks_made(const struct kicker *threads, uint32_t n)
 	return made;
 }
 
-static const struct kicker *in_hook(const struct kicker *threads, uint32_t n)
+static const struct kicker_thread *in_hook(const struct kicker_thread *threads, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		if (atomic_load_explicit(&threads[i].doing, memory_order_relaxed) == KB_KICKING)
@@ -25,7 +25,7 @@ static const struct kicker *in_hook(const struct kicker *threads, uint32_t n)
  * Waits for threads that kick. False when `max_ns` passed first, or KICK_MAX_S in which one was in
  * the protocol's kick and none began another.
  */
-bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker *threads,
+bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker_thread *threads,
 		    uint32_t n, int64_t max_ns)
 {
 	const uint64_t until = kb_raw_ns() + (uint64_t)max_ns;
@@ -48,7 +48,7 @@ bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kick
 	return true;
 }
 
-static bool blame_kicker(struct kb_engine *e, const struct kicker *t, int32_t index)
+static bool blame_kicker(struct kb_engine *e, const struct kicker_thread *t, int32_t index)
 {
 	e->failure.kicker = index;
 	e->failure.vcpu = (int32_t)atomic_load_explicit(&t->target, memory_order_relaxed);
@@ -58,12 +58,12 @@ static bool blame_kicker(struct kb_engine *e, const struct kicker *t, int32_t in
 	return false;
 }
 
-static bool blame_vcpu(struct kb_engine *e, const struct worker *w)
+static bool blame_vcpu(struct kb_engine *e, const struct vcpu_thread *vcpu)
 {
-	e->failure.vcpu = (int32_t)w->v.index;
-	e->failure.tid = w->v.tid;
-	e->failure.doing = atomic_load_explicit(&w->v.doing, memory_order_relaxed);
-	e->failure.protocol = w->protocol ? w->protocol->name : NULL;
+	e->failure.vcpu = (int32_t)vcpu->v.index;
+	e->failure.tid = vcpu->v.tid;
+	e->failure.doing = atomic_load_explicit(&vcpu->v.doing, memory_order_relaxed);
+	e->failure.protocol = vcpu->protocol ? vcpu->protocol->name : NULL;
 	return false;
 }
 
@@ -73,23 +73,24 @@ static bool is_hook(uint8_t doing)
 	       doing == KB_IN_FINISH_EXIT || doing == KB_IN_HANDLER;
 }
 
-static const struct worker *find_vcpu(const struct kb_engine *e, bool only_in_hooks)
+static const struct vcpu_thread *find_vcpu(const struct kb_engine *e, bool only_in_hooks)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		const struct worker *w = &e->workers[i];
-		uint8_t doing = atomic_load_explicit(&w->v.doing, memory_order_relaxed);
+		const struct vcpu_thread *vcpu = &e->vcpu_threads[i];
+		uint8_t doing = atomic_load_explicit(&vcpu->v.doing, memory_order_relaxed);
 
 		if (only_in_hooks ? is_hook(doing) : doing != KB_WAITING)
-			return w;
+			return vcpu;
 	}
 	return NULL;
 }
 
-static const struct kicker *not_waiting(const struct kb_engine *e)
+static const struct kicker_thread *not_waiting(const struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_kickers; i++)
-		if (atomic_load_explicit(&e->threads[i].doing, memory_order_relaxed) != KB_WAITING)
-			return &e->threads[i];
+		if (atomic_load_explicit(&e->kicker_threads[i].doing, memory_order_relaxed) !=
+		    KB_WAITING)
+			return &e->kicker_threads[i];
 	return NULL;
 }
 
@@ -99,19 +100,19 @@ static const struct kicker *not_waiting(const struct kb_engine *e)
  */
 bool give_up(struct kb_engine *e, bool vcpus_were_told)
 {
-	const struct worker *w;
-	const struct kicker *t;
+	const struct vcpu_thread *vcpu;
+	const struct kicker_thread *t;
 
 	e->failure.stuck = 1;
 	if (in_hook(&e->stopper, 1))
 		return blame_kicker(e, &e->stopper, KB_CONDUCTOR);
-	if ((t = in_hook(e->threads, e->n_kickers)))
-		return blame_kicker(e, t, (int32_t)(t - e->threads));
-	if ((w = find_vcpu(e, true)))
-		return blame_vcpu(e, w);
-	if (vcpus_were_told && (w = find_vcpu(e, false)))
-		return blame_vcpu(e, w);
+	if ((t = in_hook(e->kicker_threads, e->n_kickers)))
+		return blame_kicker(e, t, (int32_t)(t - e->kicker_threads));
+	if ((vcpu = find_vcpu(e, true)))
+		return blame_vcpu(e, vcpu);
+	if (vcpus_were_told && (vcpu = find_vcpu(e, false)))
+		return blame_vcpu(e, vcpu);
 	if ((t = not_waiting(e)))
-		return blame_kicker(e, t, (int32_t)(t - e->threads));
+		return blame_kicker(e, t, (int32_t)(t - e->kicker_threads));
 	return blame_kicker(e, &e->stopper, KB_CONDUCTOR);
 }

@@ -15,56 +15,56 @@
 #define MIXING_ROUNDS  8 /* until the states of two vCPUs have nothing in common */
 
 /* The thread's own vCPU, for the signal handler. Initial-exec: no allocation on first use. */
-static __thread struct worker *current __attribute__((tls_model("initial-exec")));
+static __thread struct vcpu_thread *current __attribute__((tls_model("initial-exec")));
 
 void kick_signal_handler(int signal)
 {
-	struct worker *w = current;
+	struct vcpu_thread *t = current;
 	int saved_errno = errno;
 
 	(void)signal;
-	if (w && w->protocol) {
+	if (t && t->protocol) {
 		const enum kb_doing before =
-		    atomic_load_explicit(&w->v.doing, memory_order_relaxed);
+		    atomic_load_explicit(&t->v.doing, memory_order_relaxed);
 		uint32_t cpu;
 
-		w->v.handler_at = kb_stamp(w->v.clock_is_tsc, &cpu);
-		kb_mark(&w->v, KB_IN_HANDLER);
-		w->protocol->handler(&w->v);
-		kb_mark(&w->v, before);
+		t->v.handler_at = kb_stamp(t->v.clock_is_tsc, &cpu);
+		kb_mark(&t->v, KB_IN_HANDLER);
+		t->protocol->handler(&t->v);
+		kb_mark(&t->v, before);
 	}
 	errno = saved_errno;
 }
 
 /* The vCPU runs. The last one to say so begins the block. */
-static void count_in(struct worker *w)
+static void count_in(struct vcpu_thread *t)
 {
-	struct kb_engine *e = w->engine;
+	struct kb_engine *e = t->engine;
 
-	if (w->counted_in)
+	if (t->counted_in)
 		return;
-	w->counted_in = true;
+	t->counted_in = true;
 	if (atomic_fetch_sub_explicit(&e->starting, 1, memory_order_acq_rel) == 1)
 		begin_block(e);
 }
 
 bool kb_window_opens(struct kb_vcpu *v, uint64_t now)
 {
-	struct worker *w = (struct worker *)v;
-	struct kb_engine *e = w->engine;
+	struct vcpu_thread *t = (struct vcpu_thread *)v;
+	struct kb_engine *e = t->engine;
 
-	count_in(w);
+	count_in(t);
 	if (!has_begun(e) || now < e->record_from)
 		return false;
 	v->record_until = e->record_until;
 	if (now >= e->record_until)
 		return true;
 	v->spurious_exits = v->stalled_cycles = v->spurious_at = 0;
-	w->window_opened = true;
-	w->opened = read_counters(w);
+	t->window_opened = true;
+	t->opened = read_counters(t);
 	/* The round trip that is under way contains this very function: begin with the next. */
-	if (w->ring)
-		w->guest_head = *(const volatile uint32_t *)&w->params->head + 1;
+	if (t->ring)
+		t->guest_head = *(const volatile uint32_t *)&t->params->head + 1;
 	return true;
 }
 
@@ -79,8 +79,8 @@ void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits)
 
 bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 {
-	struct worker *w = (struct worker *)v;
-	struct kb_engine *e = w->engine;
+	struct vcpu_thread *t = (struct vcpu_thread *)v;
+	struct kb_engine *e = t->engine;
 	uint32_t cpu;
 	const uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
 	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
@@ -97,13 +97,13 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 		ack->taken_at = now;
 		ack->returned_at = returned_at;
 		ack->handler_at = v->handler_at;
-		ack->free_at = w->free_at;
-		ack->landed = w->landed >> kicker & 1;
-		ack->resumed_after = w->resumed_after[kicker];
-		w->resumed_after[kicker] = 0;
+		ack->free_at = t->free_at;
+		ack->landed = t->landed >> kicker & 1;
+		ack->resumed_after = t->resumed_after[kicker];
+		t->resumed_after[kicker] = 0;
 		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
 	}
-	w->landed = 0;
+	t->landed = 0;
 	/* Paused, until let go; a rescue, or the conductor, wants its own answer meanwhile. */
 	if (!stop && e->plan.kicking == KB_PAUSES) {
 		kb_mark(v, KB_TAKING);
@@ -149,7 +149,7 @@ void kb_hold_window(struct kb_vcpu *v)
  */
 void kb_come_round(struct kb_vcpu *v)
 {
-	struct worker *w = (struct worker *)v;
+	struct vcpu_thread *t = (struct vcpu_thread *)v;
 	uint32_t cpu;
 	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
 
@@ -158,42 +158,42 @@ void kb_come_round(struct kb_vcpu *v)
 				      memory_order_relaxed);
 		atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
 	}
-	w->free_at = 0;
-	w->last_heartbeat = heartbeat(w);
+	t->free_at = 0;
+	t->last_heartbeat = heartbeat(t);
 	if (v->userspace_cycles && !v->resuming) {
 		atomic_store_explicit(&v->in_userspace, true, memory_order_release);
-		w->free_at = spin_until(v, now + v->userspace_cycles);
+		t->free_at = spin_until(v, now + v->userspace_cycles);
 		atomic_store_explicit(&v->in_userspace, false, memory_order_release);
 	}
 }
 
 /* A halted guest tells nothing: it had halted again unless KVM_RUN gave up for no kick. */
-static bool guest_ran(const struct worker *w, int error)
+static bool guest_ran(const struct vcpu_thread *t, int error)
 {
-	switch (w->v.expected_exit) {
+	switch (t->v.expected_exit) {
 	case 0:
-		return heartbeat(w) != w->last_heartbeat;
+		return heartbeat(t) != t->last_heartbeat;
 	case KVM_EXIT_HLT:
-		return !error || kb_kick_requested(&w->v);
+		return !error || kb_kick_requested(&t->v);
 	default:
-		return !error && w->v.run->exit_reason == w->v.expected_exit;
+		return !error && t->v.run->exit_reason == t->v.expected_exit;
 	}
 }
 
 void kb_came_back(struct kb_vcpu *v, int error)
 {
-	struct worker *w = (struct worker *)v;
+	struct vcpu_thread *t = (struct vcpu_thread *)v;
 
 	/* kb_before_run had not seen these kicks, and KVM_RUN ended before the guest. */
-	if (!guest_ran(w, error)) {
-		w->landed |= atomic_load_explicit(&v->kick_requested, memory_order_relaxed);
+	if (!guest_ran(t, error)) {
+		t->landed |= atomic_load_explicit(&v->kick_requested, memory_order_relaxed);
 		return;
 	}
-	w->landed = 0;
+	t->landed = 0;
 	for (; v->resuming; v->resuming &= v->resuming - 1) {
 		const int kicker = __builtin_ctz(v->resuming);
 
-		w->resumed_after[kicker] = v->entered_at - v->acks[kicker].taken_at;
+		t->resumed_after[kicker] = v->entered_at - v->acks[kicker].taken_at;
 	}
 }
 
@@ -207,25 +207,25 @@ bool kb_is_spurious(struct kb_vcpu *v)
 	return false;
 }
 
-static void switch_protocol(struct worker *w, const struct kb_protocol *next)
+static void switch_protocol(struct vcpu_thread *t, const struct kb_protocol *next)
 {
-	kb_mark(&w->v, KB_LEAVING);
-	if (w->protocol)
-		w->protocol->leave(&w->v);
-	w->protocol = next;
-	kb_mark(&w->v, KB_ENTERING);
-	w->enter_error = next ? -next->enter(&w->v) : 0;
+	kb_mark(&t->v, KB_LEAVING);
+	if (t->protocol)
+		t->protocol->leave(&t->v);
+	t->protocol = next;
+	kb_mark(&t->v, KB_ENTERING);
+	t->enter_error = next ? -next->enter(&t->v) : 0;
 }
 
 /* The guest's own round trips of the window, from its ring to where the host's samples would be. */
-static void take_guest_samples(struct worker *w, struct kb_block_result *r)
+static void take_guest_samples(struct vcpu_thread *t, struct kb_block_result *r)
 {
-	const uint32_t head = *(const volatile uint32_t *)&w->params->head;
-	const uint32_t mask = w->params->ring_mask;
-	const int32_t made = w->window_opened ? (int32_t)(head - w->guest_head) : 0;
+	const uint32_t head = *(const volatile uint32_t *)&t->params->head;
+	const uint32_t mask = t->params->ring_mask;
+	const int32_t made = t->window_opened ? (int32_t)(head - t->guest_head) : 0;
 	uint32_t count = made > 0 ? (uint32_t)made : 0;
 	uint64_t room =
-	    w->v.samples_capacity < (uint64_t)mask + 1 ? w->v.samples_capacity : mask + 1;
+	    t->v.samples_capacity < (uint64_t)mask + 1 ? t->v.samples_capacity : mask + 1;
 
 	r->unsampled = 0;
 	if (count > room) {
@@ -233,40 +233,40 @@ static void take_guest_samples(struct worker *w, struct kb_block_result *r)
 		count = (uint32_t)room;
 	}
 	for (uint32_t i = 0; i < count; i++)
-		w->v.samples[i] = w->ring[(head - count + i) & mask];
+		t->v.samples[i] = t->ring[(head - count + i) & mask];
 	r->samples_count = count;
 }
 
-static void evaluate(struct worker *w, struct kb_block_result *r)
+static void evaluate(struct vcpu_thread *t, struct kb_block_result *r)
 {
-	struct kb_engine *e = w->engine;
-	uint64_t *histogram = w->histograms + (size_t)e->block.entry * KB_HISTOGRAM_BINS;
-	struct kb_vcpu *v = &w->v;
+	struct kb_engine *e = t->engine;
+	uint64_t *histogram = t->histograms + (size_t)e->block.entry * KB_HISTOGRAM_BINS;
+	struct kb_vcpu *v = &t->v;
 
-	if (w->window_opened) {
-		struct counters now = read_counters(w);
+	if (t->window_opened) {
+		struct counters now = read_counters(t);
 
-		r->cpu_ns = now.cpu_ns - w->opened.cpu_ns;
+		r->cpu_ns = now.cpu_ns - t->opened.cpu_ns;
 		r->run_delay_ns = now.run_delay_ns == UNKNOWN
 				      ? UNKNOWN
-				      : now.run_delay_ns - w->opened.run_delay_ns;
+				      : now.run_delay_ns - t->opened.run_delay_ns;
 		r->voluntary_switches =
-		    (int32_t)(now.voluntary_switches - w->opened.voluntary_switches);
+		    (int32_t)(now.voluntary_switches - t->opened.voluntary_switches);
 		r->involuntary_switches =
-		    (int32_t)(now.involuntary_switches - w->opened.involuntary_switches);
+		    (int32_t)(now.involuntary_switches - t->opened.involuntary_switches);
 	}
 	r->exits = v->exits;
 	r->elapsed_cycles = v->window_last - v->window_first;
-	r->skew_cycles = w->window_opened ? v->window_first - e->record_from : e->block_cycles;
+	r->skew_cycles = t->window_opened ? v->window_first - e->record_from : e->block_cycles;
 	r->spurious_exits = v->spurious_exits;
 	r->stalled_cycles =
 	    v->stalled_cycles < r->elapsed_cycles ? v->stalled_cycles : r->elapsed_cycles;
 	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
 	r->cpu = sched_getcpu();
 	r->kicked = v->kicked;
-	r->samples_offset = (uint64_t)(v->samples - w->samples);
-	if (w->ring) {
-		take_guest_samples(w, r);
+	r->samples_offset = (uint64_t)(v->samples - t->samples);
+	if (t->ring) {
+		take_guest_samples(t, r);
 	} else {
 		r->samples_count = v->exits < v->samples_capacity ? v->exits : v->samples_capacity;
 		r->unsampled = v->exits - r->samples_count;
@@ -280,7 +280,7 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
 			r->max_cycles = cycles;
 		histogram[histogram_bin(cycles)]++;
 	}
-	kb_quantiles(v->samples, r->samples_count, e->clock_step, w->scratch, r->quantiles);
+	kb_quantiles(v->samples, r->samples_count, e->clock_step, t->scratch, r->quantiles);
 	v->samples += r->samples_count;
 	v->samples_capacity -= r->samples_count;
 }
@@ -290,21 +290,21 @@ static void evaluate(struct worker *w, struct kb_block_result *r)
  * every vCPU. Guests that have one gap would otherwise keep the phases that the wake-up gave them,
  * and so collide in every round, or never.
  */
-static void draw_phase(struct worker *w)
+static void draw_phase(struct vcpu_thread *t)
 {
-	const struct kb_engine *e = w->engine;
-	uint64_t random = random_state(e->plan.seed + w->v.index, e->block_index);
+	const struct kb_engine *e = t->engine;
+	uint64_t random = random_state(e->plan.seed + t->v.index, e->block_index);
 
 	for (int i = 0; i < MIXING_ROUNDS; i++)
 		random_next(&random);
-	*(volatile uint32_t *)&w->params->phase = 1 + (uint32_t)(random % w->params->mean_gap);
+	*(volatile uint32_t *)&t->params->phase = 1 + (uint32_t)(random % t->params->mean_gap);
 }
 
-static void run_block(struct worker *w)
+static void run_block(struct vcpu_thread *t)
 {
-	struct kb_engine *e = w->engine;
-	struct kb_block_result *result = &e->results[w->v.index];
-	struct kb_vcpu *v = &w->v;
+	struct kb_engine *e = t->engine;
+	struct kb_block_result *result = &e->results[t->v.index];
+	struct kb_vcpu *v = &t->v;
 
 	v->userspace_cycles = to_cycles(e, e->plan.userspace_ns);
 	v->window_cycles = to_cycles(e, e->plan.window_ns);
@@ -314,31 +314,31 @@ static void run_block(struct worker *w)
 	v->migrations = 0;
 	v->kicked = v->unexpected_exit = v->finish_failed = false;
 	v->run_error = 0;
-	w->counted_in = w->window_opened = false;
-	w->landed = v->resuming = 0;
-	w->free_at = 0;
-	memset(w->resumed_after, 0, sizeof(w->resumed_after));
-	if (w->ring)
-		draw_phase(w);
+	t->counted_in = t->window_opened = false;
+	t->landed = v->resuming = 0;
+	t->free_at = 0;
+	memset(t->resumed_after, 0, sizeof(t->resumed_after));
+	if (t->ring)
+		draw_phase(t);
 	kb_mark(v, KB_IN_LOOP);
 	/* A guest that comes out in its own time runs as soon as its thread does. */
-	if (e->plan.loop == KB_KICK_LOOP || w->ring || !v->expected_exit)
-		count_in(w);
-	if (w->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
-		w->protocol->kick_loop(v);
+	if (e->plan.loop == KB_KICK_LOOP || t->ring || !v->expected_exit)
+		count_in(t);
+	if (t->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
+		t->protocol->kick_loop(v);
 		result->exits = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
 		result->spurious_exits = v->spurious_exits;
 		result->elapsed_cycles = e->block_cycles;
 		result->kicked = v->kicked;
 		result->cpu = sched_getcpu();
-	} else if (w->enter_error == 0) {
-		w->protocol->exit_loop(v);
-		atomic_store_explicit(&w->busy, false, memory_order_release);
+	} else if (t->enter_error == 0) {
+		t->protocol->exit_loop(v);
+		atomic_store_explicit(&t->busy, false, memory_order_release);
 		kb_mark(v, KB_EVALUATING);
-		evaluate(w, result);
+		evaluate(t, result);
 	}
-	atomic_store_explicit(&w->busy, false, memory_order_release);
-	count_in(w); /* at the latest: KVM_RUN may have failed */
+	atomic_store_explicit(&t->busy, false, memory_order_release);
+	count_in(t); /* at the latest: KVM_RUN may have failed */
 }
 
 /* Only the kick signal may reach this thread: what is meant for the process is for its main thread.
@@ -353,19 +353,19 @@ static void block_other_signals(int kick)
 }
 
 /* What this kernel does not have is done without; the limit of open files is an error. */
-static int note_lack(struct worker *w, int fd)
+static int note_lack(struct vcpu_thread *t, int fd)
 {
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE))
-		w->lacks_files = true;
+		t->lacks_files = true;
 	return fd;
 }
 
-static int open_of_thread(struct worker *w, const char *name)
+static int open_of_thread(struct vcpu_thread *t, const char *name)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", w->v.tid, name);
-	return note_lack(w, open(path, O_RDONLY | O_CLOEXEC));
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", t->v.tid, name);
+	return note_lack(t, open(path, O_RDONLY | O_CLOEXEC));
 }
 
 /*
@@ -382,48 +382,48 @@ static void let_kickers_come_first(const struct kb_engine *e)
 	sched_setparam(0, &param);
 }
 
-static void prepare_thread(struct worker *w)
+static void prepare_thread(struct vcpu_thread *t)
 {
-	let_kickers_come_first(w->engine);
-	current = w;
-	w->tls = &current;
-	block_other_signals(w->v.signal);
-	w->v.tid = (pid_t)syscall(SYS_gettid);
-	w->v.pidfd = note_lack(w, (int)syscall(SYS_pidfd_open, w->v.tid, PIDFD_THREAD));
-	w->pidfd_error = w->v.pidfd < 0 ? errno : 0;
-	w->schedstat_fd = open_of_thread(w, "schedstat");
-	w->stat_fd = open_of_thread(w, "stat");
-	w->samples = allocate(w->engine, w->engine->samples_capacity * sizeof(uint32_t));
+	let_kickers_come_first(t->engine);
+	current = t;
+	t->tls = &current;
+	block_other_signals(t->v.signal);
+	t->v.tid = (pid_t)syscall(SYS_gettid);
+	t->v.pidfd = note_lack(t, (int)syscall(SYS_pidfd_open, t->v.tid, PIDFD_THREAD));
+	t->pidfd_error = t->v.pidfd < 0 ? errno : 0;
+	t->schedstat_fd = open_of_thread(t, "schedstat");
+	t->stat_fd = open_of_thread(t, "stat");
+	t->samples = allocate(t->engine, t->engine->samples_capacity * sizeof(uint32_t));
 	/* Used between the windows only: not locked, what may be locked is little on many hosts. */
-	w->scratch = allocate_touched(scratch_bytes(w->engine));
-	w->histograms = allocate(w->engine, histograms_bytes(w->engine));
+	t->scratch = allocate_touched(scratch_bytes(t->engine));
+	t->histograms = allocate(t->engine, histograms_bytes(t->engine));
 }
 
-void *vcpu_thread(void *arg)
+void *run_vcpu(void *arg)
 {
-	struct worker *w = arg;
-	struct kb_engine *e = w->engine;
+	struct vcpu_thread *t = arg;
+	struct kb_engine *e = t->engine;
 	unsigned int seen = 0;
 
-	prepare_thread(w);
-	kb_mark(&w->v, KB_WAITING);
+	prepare_thread(t);
+	kb_mark(&t->v, KB_WAITING);
 	finish_part(&e->pending);
 	for (;;) {
 		seen = wait_for_step(e, seen);
 		switch (e->command) {
 		case SWITCH:
-			switch_protocol(w, e->block.protocol);
+			switch_protocol(t, e->block.protocol);
 			break;
 		case RUN:
-			run_block(w);
+			run_block(t);
 			break;
 		case QUIT:
-			switch_protocol(w, NULL);
-			kb_mark(&w->v, KB_WAITING);
+			switch_protocol(t, NULL);
+			kb_mark(&t->v, KB_WAITING);
 			finish_part(&e->pending);
 			return NULL;
 		}
-		kb_mark(&w->v, KB_WAITING);
+		kb_mark(&t->v, KB_WAITING);
 		finish_part(&e->pending);
 	}
 }

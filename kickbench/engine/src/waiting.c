@@ -26,21 +26,21 @@ void relax(const struct kb_engine *e, unsigned int *spins)
 		sched_yield();
 }
 
-void wait_until(const struct kb_engine *e, const struct worker *w, uint64_t until)
+void wait_until(const struct kb_engine *e, const struct vcpu_thread *t, uint64_t until)
 {
 	unsigned int spins = 0;
 
 	for (;;) {
-		uint64_t now = stamp(w);
+		uint64_t now = stamp(t);
 		int64_t left_ns;
 
 		if (now >= until)
 			return;
 		left_ns = (int64_t)((double)(until - now) / e->clock_hz * 1e9) - SLEEP_MARGIN_NS;
 		if (left_ns > 0) {
-			struct timespec t = {left_ns / NS_PER_S, left_ns % NS_PER_S};
+			struct timespec rest = {left_ns / NS_PER_S, left_ns % NS_PER_S};
 
-			nanosleep(&t, NULL);
+			nanosleep(&rest, NULL);
 		} else {
 			relax(e, &spins);
 		}
