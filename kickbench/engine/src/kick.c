@@ -80,15 +80,10 @@ bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues)
 	return true;
 }
 
-static uint32_t saturate(uint64_t cycles)
-{
-	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
-}
-
 /* The time from `begin` to `at`; 0 when that came first. */
 static uint32_t since(uint64_t begin, uint64_t at)
 {
-	return at > begin ? saturate(at - begin) : 0;
+	return at > begin ? kb_saturate(at - begin) : 0;
 }
 
 static void note_kick(const struct kick_in_flight *k, const struct kb_kick_record *note)
@@ -108,7 +103,7 @@ static void note_resumed(const struct kick_in_flight *k, uint64_t resumed_after)
 		if (last->vcpu != (int16_t)k->vcpu->v.index)
 			continue;
 		if (last->latency)
-			last->resumed = saturate(last->latency + resumed_after);
+			last->resumed = kb_saturate(last->latency + resumed_after);
 		return;
 	}
 }
@@ -139,7 +134,7 @@ bool kick_once(struct kick_in_flight *k, bool met)
 		return false;
 	}
 	note.at = k->sent - e->record_from;
-	note.send = saturate(k->returned - k->sent);
+	note.send = kb_saturate(k->returned - k->sent);
 	if (k->cpu_sent == k->cpu_returned && k->cpu_sent != KB_CPU_UNKNOWN)
 		note.cpu = (int32_t)k->cpu_sent;
 	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */

@@ -40,4 +40,10 @@ static inline uint64_t kb_stamp(bool clock_is_tsc, uint32_t *cpu)
 	return now;
 }
 
+/* As samples and records keep a time: in 32 bits. */
+static inline uint32_t kb_saturate(uint64_t cycles)
+{
+	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
+}
+
 #endif

@@ -29,11 +29,6 @@ static inline bool kb_is_unexpected(const struct kb_vcpu *v, int error)
 	return !error && v->run->exit_reason != KB_EXIT_REQUEST;
 }
 
-static inline uint32_t kb_saturate(uint64_t cycles)
-{
-	return cycles > UINT32_MAX ? UINT32_MAX : (uint32_t)cycles;
-}
-
 /*
  * What the loops do when the guest did not simply exit is out of line, and closed to the optimizer:
  * so the hot instructions of the exit loop are the same ones in all protocols whose kb_before_run
