@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from kickbench.compare.identity import fingerprint, fingerprint_facts
 from kickbench.nightly.history import SCHEMA, Night, figures
 from kickbench.nightly.trends import Key
-from kickbench.results.identity import fingerprint, fingerprint_facts
 
 CASE = "exits-hlt-1vcpu-max-any"
 BEGIN = datetime.datetime(2026, 1, 1, 2, 0, tzinfo=datetime.UTC)

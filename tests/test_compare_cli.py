@@ -16,11 +16,11 @@ import synthetic_run
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.compare.metrics import points
+from kickbench.compare.runs import compare as compare_summaries
 from kickbench.errors import EXIT_USAGE, KickbenchError
 from kickbench.report import compare as compared
 from kickbench.report.data import RunData
-from kickbench.results.compare import compare as compare_summaries
-from kickbench.results.metrics import points
 
 SWEEP = synthetic_run.sweep() + synthetic_run.kick_sweep()
 OTHER_KERNEL: dict[str, Any] = copy.deepcopy(synthetic_run.ENVIRONMENT)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.nightly.config import Baseline, Config, Decision, _File, load
 from kickbench.nightly.decide import Settings
-from kickbench.results.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 

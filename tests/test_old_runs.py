@@ -18,12 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.compare.metrics import METRICS
+from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
 from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.report import compare as words
 from kickbench.report.data import RunData
-from kickbench.results.compare import compare
-from kickbench.results.metrics import METRICS
 from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
 

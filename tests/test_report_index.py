@@ -22,6 +22,7 @@ import synthetic_run
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.compare.runs import Comparison, Loss, Verdict
 from kickbench.errors import ResultsError
 from kickbench.report import index
 from kickbench.report.build import write
@@ -29,7 +30,6 @@ from kickbench.report.compare_figures import draw_differences
 from kickbench.report.comparison import compare_all, page
 from kickbench.report.data import RunData
 from kickbench.report.words import verdict
-from kickbench.results.compare import Comparison, Loss, Verdict
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{7*7}} ../"
 ENVIRONMENT = synthetic_run.ENVIRONMENT

@@ -14,6 +14,7 @@ import synthetic_run
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.compare.runs import compare as compare_runs
 from kickbench.numbers import significant, whole
 from kickbench.report import compare, nested_figures
 from kickbench.report.build import page
@@ -25,7 +26,6 @@ from kickbench.report.nested import MOST_LATE, is_late
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
 from kickbench.report.words import notes, verdict
-from kickbench.results.compare import compare as compare_runs
 from kickbench.results.nested import read_nested
 
 NESTED = synthetic_run.nested_case()

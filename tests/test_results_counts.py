@@ -15,9 +15,9 @@ import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench.compare.metrics import METRICS, Point, points
 from kickbench.lab.counts import counts
 from kickbench.results.counts import count, read_counts
-from kickbench.results.metrics import METRICS, Point, points
 from kickbench.results.store import RunReader
 from kickbench.results.summary import summarise
 

@@ -16,9 +16,9 @@ from kickbench.scenario.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kickbench.compare.metrics import Estimate
+    from kickbench.compare.runs import Comparison, Judged, Loss
     from kickbench.report.compare import Row, Table
-    from kickbench.results.compare import Comparison, Judged, Loss
-    from kickbench.results.metrics import Estimate
 
 MAX_MIN_EFFECT = 1000.0
 
@@ -65,8 +65,8 @@ def compare(
     ] = None,
 ) -> None:
     """Say what got faster and slower from one run to the next, and what changed around it."""
+    from kickbench.compare import runs as comparing
     from kickbench.report.data import RunData
-    from kickbench.results import compare as comparing
     from kickbench.results.discover import find_run
     from kickbench.results.schema import dump_json
 
@@ -122,7 +122,7 @@ def _named(run: str) -> tuple[str | None, Path]:
 
 def _names(given: Sequence[str | None]) -> list[tuple[str, str]]:
     """What to call the base and each of the others, all different."""
-    from kickbench.results.compare import default_names
+    from kickbench.compare.runs import default_names
 
     defaults = default_names(len(given) - 1)
     names = [
@@ -240,8 +240,8 @@ def _run(summary: Any) -> dict[str, Any]:
 
 
 def _figure(judged: Judged) -> dict[str, Any]:
+    from kickbench.compare.metrics import METRICS
     from kickbench.report.compare import word
-    from kickbench.results.metrics import METRICS
 
     point = judged.base
     return {

@@ -27,11 +27,11 @@ import ruptures
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from kickbench.compare.identity import Change, changes
 from kickbench.nightly import noise
 from kickbench.nightly.decide import Settings
 from kickbench.nightly.noise import Floats
 from kickbench.nightly.trends import Key, Nights, Trend
-from kickbench.results.identity import Change, changes
 
 SHORTEST = 4
 """Nights that a level must last to be one."""

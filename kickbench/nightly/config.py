@@ -23,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.nightly.decide import Settings
-from kickbench.results.metrics import METRICS
 from kickbench.scenario.files import load as load_scenario
 from kickbench.scenario.files import read_toml
 from kickbench.scenario.findings import Axis, Table, expected, expecting, explain, problem

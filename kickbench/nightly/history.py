@@ -37,12 +37,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 import kickbench
+from kickbench.compare.identity import Change, changes, fingerprint, fingerprint_facts
+from kickbench.compare.metrics import LARGEST, METRICS, control_ok, points
 from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import listed
-from kickbench.results.identity import Change, changes, fingerprint, fingerprint_facts
-from kickbench.results.metrics import LARGEST, METRICS, control_ok, points
 from kickbench.results.schema import (
     Count,
     Line,
@@ -272,7 +272,7 @@ class Night:
 
     @property
     def fingerprint(self) -> str:
-        """Of the host: see :func:`kickbench.results.identity.fingerprint`."""
+        """Of the host: see :func:`kickbench.compare.identity.fingerprint`."""
         return str(self.document["fingerprint"])
 
     @property

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
+from kickbench.compare.identity import Change, changes
 from kickbench.errors import (
     EXIT_HOST,
     EXIT_INTERRUPTED,
@@ -43,7 +44,6 @@ from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.numbers import listed
 from kickbench.report.build import write_report
 from kickbench.report.data import RunData
-from kickbench.results.identity import Change, changes
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import make_folder
 from kickbench.run.runner import Outcome, RunInterruptedError

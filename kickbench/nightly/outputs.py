@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
+from kickbench.compare.identity import Change
+from kickbench.compare.metrics import METRICS
 from kickbench.errors import EXIT_HOST, EXIT_USAGE
 from kickbench.nightly.decide import Judgement
 from kickbench.nightly.history import key_name
@@ -23,8 +25,6 @@ from kickbench.nightly.job import Part, Result
 from kickbench.nightly.trends import QUIET, Key
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.names import emulation
-from kickbench.results.identity import Change
-from kickbench.results.metrics import METRICS
 from kickbench.results.schema import dump_json, one_line
 from kickbench.scenario.text import printable
 

@@ -22,6 +22,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from kickbench.compare.identity import Change, changes
+from kickbench.compare.metrics import METRICS
 from kickbench.nightly.changes import change_points
 from kickbench.nightly.decide import Settings
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
@@ -39,8 +41,6 @@ from kickbench.report.plots import (
     new_plot,
 )
 from kickbench.report.svg import inline
-from kickbench.results.identity import Change, changes
-from kickbench.results.metrics import METRICS
 from kickbench.results.store import make_folder, replace_file
 
 if TYPE_CHECKING:

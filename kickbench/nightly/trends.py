@@ -44,7 +44,7 @@ class Key(NamedTuple):
 class Nights:
     """The nights of one host fingerprint and scenario, oldest first; the last may be tonight.
 
-    ``environment`` has what :func:`kickbench.results.identity.changes` compares.
+    ``environment`` has what :func:`kickbench.compare.identity.changes` compares.
     """
 
     run_id: tuple[str, ...]

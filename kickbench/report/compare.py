@@ -2,7 +2,7 @@
 """Two runs compared, in words: the answer, what changed around it, and a row for every figure.
 
 ``kickbench compare`` and the HTML report say the same. What is different and what is not is decided
-by :mod:`kickbench.results.compare`; here it only gets its words, of plain text that may hold what a
+by :mod:`kickbench.compare.runs`; here it only gets its words, of plain text that may hold what a
 stranger wrote into a scenario or a host's name.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kickbench.compare.identity import UNKNOWN, Change
+from kickbench.compare.metrics import METRICS, Point
+from kickbench.compare.runs import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
 from kickbench.numbers import level, listed, measured, plural, significant, whole
 from kickbench.report.names import emulation, label, nanoseconds, seconds
 from kickbench.report.tables import TABLES
 from kickbench.report.words import ANSWERS, STATUS_WORDS
-from kickbench.results.compare import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
-from kickbench.results.identity import UNKNOWN, Change
-from kickbench.results.metrics import METRICS, Point
 from kickbench.results.schema import dig
 from kickbench.scenario.text import shorten
 from kickbench.stats.independent import Difference

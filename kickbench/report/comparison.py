@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of one scenario on one page: what differs from the base, figure by figure.
 
-The judging is :mod:`kickbench.results.compare`'s, the words are :mod:`kickbench.report.compare`'s;
+The judging is :mod:`kickbench.compare.runs`'s, the words are :mod:`kickbench.report.compare`'s;
 this is the page, and where it goes.
 """
 
@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from kickbench.compare.identity import Change
+from kickbench.compare.runs import Comparison, compare, default_names
 from kickbench.errors import ResultsError
 from kickbench.report import compare as compared
 from kickbench.report import index, words
@@ -24,8 +26,6 @@ from kickbench.report.environment import fact
 from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.svg import inline
-from kickbench.results.compare import Comparison, compare, default_names
-from kickbench.results.identity import Change
 from kickbench.results.schema import one_line
 from kickbench.results.store import replace_file
 

@@ -12,7 +12,7 @@ import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.results.metrics import METRICS, Point, points
+from kickbench.compare.metrics import METRICS, Point, points
 from kickbench.results.store import RunReader
 from kickbench.results.summary import summarise
 from kickbench.stats.proportions import clopper_pearson

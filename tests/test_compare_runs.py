@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import synthetic_run
 
+from kickbench.compare.runs import Comparison, Judged, compare
 from kickbench.errors import ResultsError
-from kickbench.results.compare import Comparison, Judged, compare
 from kickbench.results.store import RunReader
 from kickbench.results.summary import summarise
 

@@ -19,9 +19,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kickbench.compare.identity import NONE, UNKNOWN, Change, changes
+from kickbench.compare.metrics import METRICS, Point, control_ok, points
 from kickbench.errors import ResultsError
-from kickbench.results.identity import NONE, UNKNOWN, Change, changes
-from kickbench.results.metrics import METRICS, Point, control_ok, points
 from kickbench.results.schema import one_line
 from kickbench.stats.contrasts import family_confidence
 from kickbench.stats.independent import Difference, difference

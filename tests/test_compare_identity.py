@@ -11,8 +11,7 @@ import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.host.environment import collect
-from kickbench.results.identity import (
+from kickbench.compare.identity import (
     FACTS,
     UNKNOWN,
     Change,
@@ -20,6 +19,7 @@ from kickbench.results.identity import (
     fingerprint,
     fingerprint_facts,
 )
+from kickbench.host.environment import collect
 
 
 def changed(**facts: Any) -> dict[str, Any]:
