@@ -21,12 +21,12 @@ from pathlib import Path
 
 from _runs import Size, make_up
 
-from kickbench.results.summary import write_summary
 from kickbench.run.schedule import Timing, entries
 from kickbench.scenario.cases import Case
 from kickbench.scenario.files import load
 from kickbench.scenario.shipped import resolve
 from kickbench.scenario.sweep import expand
+from kickbench.summary.summarise import write_summary
 
 SCENARIO = "smp_windows_like"
 EXITS = 100_000_000

@@ -40,7 +40,7 @@ def read_run(path: str, scan: bool) -> None:
     """Summarise the run, or also read every sample; print seconds and the peak memory as JSON."""
     before = time.perf_counter()
     from kickbench.results.store import RunReader
-    from kickbench.results.summary import summarise
+    from kickbench.summary.summarise import summarise
 
     reader = RunReader(path)
     summarise(reader)

@@ -20,7 +20,7 @@ from kickbench.compare.metrics import points
 from kickbench.compare.runs import compare as compare_summaries
 from kickbench.errors import EXIT_USAGE, KickbenchError
 from kickbench.report import compare as compared
-from kickbench.report.data import RunData
+from kickbench.summary.data import RunData
 
 SWEEP = synthetic_run.sweep() + synthetic_run.kick_sweep()
 OTHER_KERNEL: dict[str, Any] = copy.deepcopy(synthetic_run.ENVIRONMENT)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from kickbench.compare.metrics import METRICS, Point, points
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise
 from kickbench.stats.proportions import clopper_pearson
+from kickbench.summary.summarise import summarise
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import synthetic_run
 from kickbench.compare.runs import Comparison, Judged, compare
 from kickbench.errors import ResultsError
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise
+from kickbench.summary.summarise import summarise
 
 Summary = dict[str, Any]
 

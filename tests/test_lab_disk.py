@@ -363,7 +363,7 @@ def test_a_runs_distributions_are_in_it_and_no_others() -> None:
 def test_all_that_a_run_imports_is_in_the_root() -> None:
     code = (
         "import sys; before = set(sys.modules); import kickbench.cli.run, kickbench.run.runner;"
-        "import kickbench.run.worker, kickbench.results.summary, kickbench.results.pyperf_export;"
+        "import kickbench.run.worker, kickbench.summary.summarise, kickbench.summary.pyperf;"
         "new = [module for name, module in sys.modules.items() if name not in before];"
         "print(*(m.__file__ for m in new if getattr(m, '__file__', None)),"
         " sep='\\n')"

@@ -42,7 +42,7 @@ from kickbench.nightly.history import (
 )
 from kickbench.nightly.trends import Key
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise
+from kickbench.summary.summarise import summarise
 
 night = synthetic_night.night
 KEY = Key("exits-hlt-1vcpu-max-any", "sigmask", None, "ns_per_exit")

@@ -35,9 +35,9 @@ from kickbench.nightly.history import History, Night, forgotten, verdicts
 from kickbench.nightly.outputs import headline, junit, markdown
 from kickbench.nightly.outputs import json as json_of
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise
 from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
+from kickbench.summary.summarise import summarise
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SCENARIO = 'name = "{name}"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'

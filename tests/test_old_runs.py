@@ -23,9 +23,9 @@ from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
 from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.report import compare as words
-from kickbench.report.data import RunData
 from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
+from kickbench.summary.data import RunData
 
 OLD = Path(__file__).parent / "data" / "schema_1"
 LATER = datetime.datetime(2027, 3, 1, tzinfo=datetime.UTC)

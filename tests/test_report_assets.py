@@ -24,9 +24,9 @@ from kickbench.cli import app
 from kickbench.errors import UsageError
 from kickbench.report.assets import is_asset
 from kickbench.report.build import page, write
-from kickbench.report.data import RunData
 from kickbench.report.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
 from kickbench.scenario.text import printable
+from kickbench.summary.data import RunData
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FORMULA = '=HYPERLINK("http://example.invalid","x")'

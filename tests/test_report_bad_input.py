@@ -29,11 +29,11 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import EXIT_MEASUREMENT, EXIT_OK, EXIT_USAGE, ResultsError
 from kickbench.report.build import page
-from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES
 from kickbench.report.words import notes
 from kickbench.results.schema import dump_json
-from kickbench.results.summary import write_summary
+from kickbench.summary.data import RunData
+from kickbench.summary.summarise import write_summary
 
 EXITS = synthetic_run.case(2)
 CASES = [

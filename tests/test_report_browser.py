@@ -25,7 +25,7 @@ import synthetic_run
 from typer.testing import CliRunner
 
 from kickbench.cli import app
-from kickbench.results.summary import write_summary
+from kickbench.summary.summarise import write_summary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request

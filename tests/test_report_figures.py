@@ -20,14 +20,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kickbench.report import plots
-from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES
 from kickbench.report.plots import MOST_PLOTS, OTHER_STYLES, STYLES, WAY_STYLES, Plot, draw_each
 from kickbench.report.round_figures import MOST_DOTS, MOST_POINTS, _grouped
 from kickbench.report.svg import inline, png, standalone
-from kickbench.results.summary import DISTURBANCES, read_differences, read_disturbances, read_rounds
 from kickbench.stats.contrasts import paired_contrast
 from kickbench.stats.location import huber, trimmed
+from kickbench.summary.data import RunData
+from kickbench.summary.summarise import (
+    DISTURBANCES,
+    read_differences,
+    read_disturbances,
+    read_rounds,
+)
 
 BLUEPRINT = (
     "flag_signal",

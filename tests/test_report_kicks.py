@@ -20,7 +20,6 @@ from kickbench.cli import app
 from kickbench.numbers import measured, significant, whole
 from kickbench.report.build import page
 from kickbench.report.contention import answer_contention
-from kickbench.report.data import RunData
 from kickbench.report.exits import kicked_cases
 from kickbench.report.figures import FIGURES
 from kickbench.report.kicks import at_most
@@ -30,6 +29,7 @@ from kickbench.report.svg import inline
 from kickbench.report.tables import TABLES, Column, columns_of, rows_of
 from kickbench.report.words import ANSWERS, details, notes, verdict
 from kickbench.results.store import RunWriter
+from kickbench.summary.data import RunData
 
 RACERS = ["flag_signal", "sigmask", "immediate_exit", "immediate_exit_remote"]
 

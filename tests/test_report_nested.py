@@ -18,7 +18,6 @@ from kickbench.compare.runs import compare as compare_runs
 from kickbench.numbers import significant, whole
 from kickbench.report import compare, nested_figures
 from kickbench.report.build import page
-from kickbench.report.data import RunData
 from kickbench.report.downloads import csv_of
 from kickbench.report.figures import FIGURES
 from kickbench.report.names import exit_reason_name
@@ -26,7 +25,8 @@ from kickbench.report.nested import MOST_LATE, is_late
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
 from kickbench.report.words import notes, verdict
-from kickbench.results.nested import read_nested
+from kickbench.summary.data import RunData
+from kickbench.summary.nested import read_nested
 
 NESTED = synthetic_run.nested_case()
 

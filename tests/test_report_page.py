@@ -30,7 +30,6 @@ from kickbench.errors import KickbenchError, MeasurementError, ResultsError, Usa
 from kickbench.numbers import whole
 from kickbench.report import tables, toml
 from kickbench.report.build import drawn, file_name, page, write
-from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.exit_figures import _ecdf_plot
 from kickbench.report.figures import FIGURES
 from kickbench.report.plots import (
@@ -44,10 +43,11 @@ from kickbench.report.plots import (
 )
 from kickbench.report.svg import inline, standalone
 from kickbench.report.words import verdict
-from kickbench.results.summary import write_summary
 from kickbench.scenario.files import load
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped
+from kickbench.summary.data import MOST, Distribution, RunData
+from kickbench.summary.summarise import write_summary
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{ {{7*7}} &amp; 漢"

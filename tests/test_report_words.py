@@ -21,10 +21,10 @@ from kickbench.numbers import (
     plural,
     significant,
 )
-from kickbench.report.data import RunData
 from kickbench.report.names import cost
 from kickbench.report.tables import TABLES, control, difference, rows_of
 from kickbench.report.words import left_out, notes, verdict
+from kickbench.summary.data import RunData
 
 
 @pytest.fixture(scope="module")

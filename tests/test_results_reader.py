@@ -22,7 +22,7 @@ from kickbench.errors import EXIT_USAGE, ResultsError
 from kickbench.results import store
 from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
-from kickbench.results.summary import summarise
+from kickbench.summary.summarise import summarise
 
 CASE = synthetic_run.case(2, processes=2)
 ID = CASE["id"]

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import ResultsError
 from kickbench.numbers import significant, whole
-from kickbench.report.data import RunData
 from kickbench.report.words import verdict
-from kickbench.results.summary import write_summary
+from kickbench.summary.data import RunData
+from kickbench.summary.summarise import write_summary
 
 
 @pytest.fixture(scope="module")

@@ -66,9 +66,9 @@ def compare(
 ) -> None:
     """Say what got faster and slower from one run to the next, and what changed around it."""
     from kickbench.compare import runs as comparing
-    from kickbench.report.data import RunData
     from kickbench.results.discover import find_run
     from kickbench.results.schema import dump_json
+    from kickbench.summary.data import RunData
 
     if len(runs) < 2:
         raise UsageError("compare needs two runs or more: kickbench compare BASE RUN")

@@ -40,10 +40,10 @@ def report(
     from kickbench.report.build import write_report
     from kickbench.report.comparison import compare_all
     from kickbench.report.comparison import write as write_comparison
-    from kickbench.report.data import RunData
     from kickbench.results.discover import find_run
     from kickbench.results.schema import fail, place
     from kickbench.scenario.text import printable
+    from kickbench.summary.data import RunData
 
     found: dict[str, tuple[Path, RunData]] = {}
     for run in runs:

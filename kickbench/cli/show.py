@@ -13,9 +13,9 @@ from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from kickbench.report.data import RunData
     from kickbench.report.names import Summary
     from kickbench.report.tables import Table
+    from kickbench.summary.data import RunData
 
 
 def show(
@@ -30,9 +30,9 @@ def show(
     ] = False,
 ) -> None:
     """Say what a run found: the answer first, then every case, then what disturbed it."""
-    from kickbench.report.data import RunData
     from kickbench.results.discover import find_run
     from kickbench.results.schema import dump_json
+    from kickbench.summary.data import RunData
 
     data = RunData.load(find_run(run))
     if as_json:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact counts of a run of the lab, for ``kickbench lab counts``; what they are is
-:mod:`kickbench.results.counts`' business."""
+:mod:`kickbench.summary.counts`' business."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kickbench.errors import UsageError
 from kickbench.lab.machines import MACHINES
-from kickbench.results.counts import Count, read_counts
 from kickbench.results.store import RunReader
+from kickbench.summary.counts import Count, read_counts
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,11 @@ from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.numbers import listed
 from kickbench.report.build import write_report
-from kickbench.report.data import RunData
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import make_folder
 from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
+from kickbench.summary.data import RunData
 
 Measure = Callable[[Scenario, Path], Outcome]
 """Runs a scenario into a new folder below that of all results, as runner.run does."""

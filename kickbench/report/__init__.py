@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person reads: a run in words, in figures, and as one HTML file.
 
-Everything here reads a results folder through :mod:`kickbench.results` and knows nothing of how it
-was measured. :mod:`~kickbench.report.data` loads a run, :mod:`~kickbench.report.words` says what it
-found, :mod:`~kickbench.report.tables` has its numbers, :mod:`~kickbench.report.figures` draws it,
-:mod:`~kickbench.report.build` writes the page, :mod:`~kickbench.report.comparison` the page that
-compares runs, :mod:`~kickbench.report.index` the list of a folder's pages. Each has one table with
-an entry a kind of measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
+Everything here reads what a run found (:mod:`kickbench.summary`) and knows nothing of how it was
+measured. :mod:`~kickbench.report.words` says what was found, :mod:`~kickbench.report.tables` has
+its numbers, :mod:`~kickbench.report.figures` draws it, :mod:`~kickbench.report.build` writes the
+page, :mod:`~kickbench.report.comparison` the page that compares runs,
+:mod:`~kickbench.report.index` the list of a folder's pages. Each has one table with an entry a kind
+of measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
 """
 
 import logging

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kickbench.errors import MeasurementError, UsageError
-from kickbench.report.data import RunData
 from kickbench.report.downloads import csv_of
 from kickbench.report.figures import FIGURES, Figure
 from kickbench.report.plots import LINEAR, LOGARITHMIC, Plot
@@ -21,6 +20,7 @@ from kickbench.report.tables import TABLES
 from kickbench.report.words import kinds_of
 from kickbench.results.schema import place
 from kickbench.results.store import cannot_write, replace_file
+from kickbench.summary.data import RunData
 
 _TABLE = re.compile(rf"({'|'.join(map(re.escape, TABLES))})\.csv")
 _FIGURE = re.compile(

@@ -19,7 +19,6 @@ from markupsafe import Markup, escape
 
 from kickbench.numbers import listed
 from kickbench.report import assets, downloads, environment, index, tables, toml, words
-from kickbench.report.data import RunData
 from kickbench.report.figures import FIGURES, Figure
 from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
@@ -27,6 +26,7 @@ from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
 from kickbench.results.schema import safe_name
 from kickbench.results.store import make_folder, replace_file
+from kickbench.summary.data import RunData
 
 LARGEST_SCENARIO = 100_000
 """Characters of a scenario that a page shows; a larger one is in the manifest only."""

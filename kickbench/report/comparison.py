@@ -21,13 +21,13 @@ from kickbench.errors import ResultsError
 from kickbench.report import compare as compared
 from kickbench.report import index, words
 from kickbench.report.compare_figures import draw_differences
-from kickbench.report.data import RunData
 from kickbench.report.environment import fact
 from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.svg import inline
 from kickbench.results.schema import one_line
 from kickbench.results.store import replace_file
+from kickbench.summary.data import RunData
 
 _TEXTS = 3
 """The last column of a table that has words; the others have numbers with their intervals."""

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from kickbench.report.contention import answer, contends, place_of, senders, series_of_kickers
-from kickbench.report.data import RunData
 from kickbench.report.names import Summary, microseconds
 from kickbench.report.plots import (
     BAND,
@@ -31,6 +30,7 @@ from kickbench.report.plots import (
     tick_time,
     titled,
 )
+from kickbench.summary.data import RunData
 
 _US = 1e-3
 _APART = 0.06

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kickbench.methods import CATALOGUE
-from kickbench.report.data import RunData
 from kickbench.report.names import CONTROLS, controls
 from kickbench.report.tables import Row, rows_of
 from kickbench.scenario.text import printable
+from kickbench.summary.data import RunData
 
 MOST_IN_PAGE_BYTES = 1 << 18
 """A larger file has no place in a page, which has to be small."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.numbers import NOTHING, significant
-from kickbench.report.data import RunData
 from kickbench.report.names import nanoseconds
+from kickbench.summary.data import RunData
 
 MOST_FACTS = 1000
 """Facts of the environment that a page shows."""

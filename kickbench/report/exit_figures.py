@@ -12,7 +12,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant, whole
-from kickbench.report.data import MOST, Distribution, RunData
 from kickbench.report.names import (
     Series,
     Summary,
@@ -57,11 +56,12 @@ from kickbench.report.plots import (
     where,
     with_crowd,
 )
+from kickbench.summary.data import MOST, Distribution, RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kickbench.report.data import Floats
+    from kickbench.summary.data import Floats
 
 # Where the axis of the distribution begins and ends: at the first end at which it spans less than
 # this factor, so that one preemption of some milliseconds does not make one line of all methods.

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kickbench.report.contention_figures import draw_contention
-from kickbench.report.data import RunData
 from kickbench.report.exit_figures import (
     draw_cost,
     draw_ecdf,
@@ -27,6 +26,7 @@ from kickbench.report.race_figures import draw_race
 from kickbench.report.rate_figures import draw_exit_rates, draw_kick_rates
 from kickbench.report.round_figures import draw_differences, draw_over_time
 from kickbench.report.shift_figures import draw_shift
+from kickbench.summary.data import RunData
 
 
 @dataclass(frozen=True)

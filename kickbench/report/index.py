@@ -24,7 +24,6 @@ from urllib.parse import quote_from_bytes
 from markupsafe import Markup, escape
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kickbench.report.data import RunData
 from kickbench.report.environment import fact
 from kickbench.report.names import HEADLINES, emulation
 from kickbench.report.pages import render
@@ -32,6 +31,7 @@ from kickbench.report.words import Verdict
 from kickbench.results.schema import Time
 from kickbench.results.store import replace_file
 from kickbench.scenario.text import printable, shorten
+from kickbench.summary.data import RunData
 
 INDEX = "index.html"
 MOST_LISTED = 1000

@@ -13,7 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from kickbench.numbers import listed
-from kickbench.report.data import RunData
 from kickbench.report.kicks import answer_kick, by_state
 from kickbench.report.names import (
     Series,
@@ -53,6 +52,7 @@ from kickbench.report.plots import (
     vcpu_axis,
     with_crowd,
 )
+from kickbench.summary.data import RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 """What a run says about nesting: whether L1 got its event at once, and L2 its injection.
 
 An entry of the table of kinds in :mod:`kickbench.report.words`, and the alarm when an injection was
-lost or doubled. What "at once" means is decided in :mod:`kickbench.results.nested`.
+lost or doubled. What "at once" means is decided in :mod:`kickbench.summary.nested`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, significant
-from kickbench.report.data import Floats, RunData
 from kickbench.report.names import Summary, finished, label, nanoseconds
 from kickbench.report.nested import answer_nested
 from kickbench.report.plots import (
@@ -33,8 +32,9 @@ from kickbench.report.plots import (
     tick_time,
     titled,
 )
-from kickbench.results.nested import read_nested
 from kickbench.scenario.kinds import ITERATIONS
+from kickbench.summary.data import Floats, RunData
+from kickbench.summary.nested import read_nested
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from kickbench.numbers import measured, plural
-from kickbench.report.data import RunData
 from kickbench.report.names import (
     Series,
     Summary,
@@ -35,6 +34,7 @@ from kickbench.report.plots import (
     titled,
     with_crowd,
 )
+from kickbench.summary.data import RunData
 
 _NODE = re.compile(r"node:([0-9]{1,4})")
 _FAINT, _STRONG = 0.06, 0.6

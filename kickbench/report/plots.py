@@ -26,7 +26,6 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from kickbench.report.data import RunData
 from kickbench.report.names import (
     Series,
     Summary,
@@ -39,6 +38,7 @@ from kickbench.report.names import (
     rate_name,
 )
 from kickbench.scenario.text import printable, shorten
+from kickbench.summary.data import RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kickbench.numbers import whole
-from kickbench.report.data import RunData
 from kickbench.report.kicks import MIN_LANDED, answer_race
 from kickbench.report.names import Summary, finished, label, window_name
 from kickbench.report.plots import (
@@ -27,6 +26,7 @@ from kickbench.report.plots import (
     titled,
 )
 from kickbench.report.tables import CLAIMS
+from kickbench.summary.data import RunData
 
 _KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers")
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant
-from kickbench.report.data import RunData
 from kickbench.report.exits import kicked_cases, paced_cases
 from kickbench.report.names import (
     Summary,
@@ -46,6 +45,7 @@ from kickbench.report.plots import (
     titled,
     with_crowd,
 )
+from kickbench.summary.data import RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

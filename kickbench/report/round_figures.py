@@ -18,7 +18,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 from numpy.typing import NDArray
 
 from kickbench.numbers import listed, ordinal, plural, sentence, significant, whole
-from kickbench.report.data import RunData
 from kickbench.report.names import (
     Summary,
     amount,
@@ -44,8 +43,9 @@ from kickbench.report.plots import (
     titled,
     where,
 )
-from kickbench.results.figures import Floats, Ints, location_of
-from kickbench.results.summary import Rounds, read_differences, read_disturbances, read_rounds
+from kickbench.summary.data import RunData
+from kickbench.summary.shared import Floats, Ints, location_of
+from kickbench.summary.summarise import Rounds, read_differences, read_disturbances, read_rounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

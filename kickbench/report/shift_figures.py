@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kickbench.report.data import RunData
 from kickbench.report.names import Summary, amount, nanoseconds, series_of
 from kickbench.report.plots import (
     INK,
@@ -21,6 +20,7 @@ from kickbench.report.plots import (
     where,
 )
 from kickbench.report.shift import percentile, shift_points
+from kickbench.summary.data import RunData
 
 
 def draw_shift(data: RunData) -> list[Plot]:

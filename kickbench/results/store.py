@@ -4,7 +4,7 @@
 :class:`RunWriter` creates or resumes a folder; a finished case appears in it by one rename, so a
 kill at any moment leaves a folder that loads and can be resumed. :class:`RunReader` checks
 everything it hands out. What the numbers mean is none of this module's business: see
-:mod:`kickbench.results.tables` for the columns and :mod:`kickbench.results.summary` for the
+:mod:`kickbench.results.tables` for the columns and :mod:`kickbench.summary.summarise` for the
 evaluation.
 
 Layout and formats are described in ``docs/results.md``.

@@ -3,7 +3,7 @@
 
 The worker says after each round what it compares, of each participant, by the metric of the
 contrast: of exits the quiet exit and the mean. Nothing is stored here; the summary's intervals are
-those of :mod:`kickbench.results.summary`.
+those of :mod:`kickbench.summary.summarise`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kickbench.results.figures import location_of
 from kickbench.run import schedule
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, precise_metrics
 from kickbench.stats.contrasts import running_interval, t_quantile
+from kickbench.summary.shared import location_of
 
 # Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
 MIN_ROUNDS = 20

@@ -4,7 +4,7 @@
 A block is a number of iterations of one way, which the guest runs and times by itself
 (:mod:`kickbench.nested.guest`), in orders of about a second: between two of them the worker gives a
 sign of life. Standard library and numpy only. What the figures come to is the
-business of :mod:`kickbench.results.nested`.
+business of :mod:`kickbench.summary.nested`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 It plans, starts a fresh worker process for each (case, process), follows the running estimate,
 says when to stop, and writes each finished case at once. What a user sees meanwhile is an
-:class:`Observer`'s business; what the numbers mean, :mod:`kickbench.results.summary`'s.
+:class:`Observer`'s business; what the numbers mean, :mod:`kickbench.summary.summarise`'s.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
 from kickbench.results import tables
-from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunWriter
-from kickbench.results.summary import write_summary
 from kickbench.run import kinds, placement, schedule
 from kickbench.run.emulated import Mark
 from kickbench.run.estimate import Estimate
@@ -49,6 +47,8 @@ from kickbench.scenario.cases import Case
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
 from kickbench.scenario.text import shorten
+from kickbench.summary.pyperf import write_pyperf
+from kickbench.summary.summarise import write_summary
 
 _LONGEST_FINDING = 500
 

@@ -12,9 +12,9 @@ import pyperf
 import pytest
 import synthetic_run
 
-from kickbench.results.pyperf_export import export, write_pyperf
 from kickbench.results.store import RunReader, RunWriter
-from kickbench.results.summary import read_rounds
+from kickbench.summary.pyperf import export, write_pyperf
+from kickbench.summary.summarise import read_rounds
 
 CASES = [synthetic_run.case(1), synthetic_run.case(4), synthetic_run.case(8, rate=100.0)]
 

@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from kickbench.errors import MeasurementError, ResultsError
-from kickbench.results.kicks import (
+from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.tables import TABLES, combine, from_worker, tables_of_case
+from kickbench.scenario.kinds import MAX_KICKERS
+from kickbench.stats.contrasts import paired_contrast, running_interval
+from kickbench.summary.kicks import (
     CHUNK_KICKS,
     LATENCY_QUANTILES,
     MAX_GROUPS,
@@ -33,12 +37,8 @@ from kickbench.results.kicks import (
     read_pauses,
     read_round_medians,
 )
-from kickbench.results.pyperf_export import export, write_pyperf
-from kickbench.results.store import RunReader, RunWriter
-from kickbench.results.summary import describe, summarise
-from kickbench.results.tables import TABLES, combine, from_worker, tables_of_case
-from kickbench.scenario.kinds import MAX_KICKERS
-from kickbench.stats.contrasts import paired_contrast, running_interval
+from kickbench.summary.pyperf import export, write_pyperf
+from kickbench.summary.summarise import describe, summarise
 
 SIGMASK, BASELINE, CONTROL = range(3)
 DTYPES = {

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kickbench.results.figures import (
+from kickbench.stats.independent import Estimate, difference
+from kickbench.summary.shared import (
     Floats,
     Ints,
     bounds,
@@ -23,7 +24,6 @@ from kickbench.results.figures import (
     contrast_interval,
     number,
 )
-from kickbench.stats.independent import Estimate, difference
 
 METRIC = "ns_per_kick"
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from kickbench.compare.metrics import METRICS, Point, points
 from kickbench.lab.counts import counts
-from kickbench.results.counts import count, read_counts
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise
+from kickbench.summary.counts import count, read_counts
+from kickbench.summary.summarise import summarise
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))

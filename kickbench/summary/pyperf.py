@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import pyperf
 
-from kickbench.results.figures import Floats, Ints
-from kickbench.results.kicks import read_round_medians
-from kickbench.results.nested import read_nested_rounds
 from kickbench.results.schema import one_line
 from kickbench.results.store import PYPERF, CaseRecord, RunReader, replace_file
-from kickbench.results.summary import describe, read_rounds
+from kickbench.summary.kicks import read_round_medians
+from kickbench.summary.nested import read_nested_rounds
+from kickbench.summary.shared import Floats, Ints
+from kickbench.summary.summarise import describe, read_rounds
 
 # pyperf's names for what kickbench.host.environment knows.
 _ENVIRONMENT = {

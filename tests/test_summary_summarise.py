@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.results.store import RunReader, RunWriter
-from kickbench.results.summary import (
+from kickbench.results.tables import QUANTILES, combine, from_worker
+from kickbench.scenario.kinds import precise_metrics
+from kickbench.stats.contrasts import paired_contrast, running_interval
+from kickbench.summary.summarise import (
     CONTROL_CONFIDENCE,
     describe,
     histogram_quantiles,
@@ -20,9 +23,6 @@ from kickbench.results.summary import (
     summarise,
     write_summary,
 )
-from kickbench.results.tables import QUANTILES, combine, from_worker
-from kickbench.scenario.kinds import precise_metrics
-from kickbench.stats.contrasts import paired_contrast, running_interval
 
 METHODS = ("sigmask", "immediate_exit")
 SIGMASK, BASELINE, CONTROL = range(3)

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import ResultsError
-from kickbench.report.data import RunData
-from kickbench.results.nested import AT_ONCE, MIN_SPUN, Nested, read_nested, turn_ns
-from kickbench.results.pyperf_export import write_pyperf
 from kickbench.results.store import RunReader, RunWriter
-from kickbench.results.summary import summarise, write_summary
 from kickbench.results.tables import combine, from_worker
 from kickbench.scenario.kinds import ITERATIONS
+from kickbench.summary.data import RunData
+from kickbench.summary.nested import AT_ONCE, MIN_SPUN, Nested, read_nested, turn_ns
+from kickbench.summary.pyperf import write_pyperf
+from kickbench.summary.summarise import summarise, write_summary
 
 WAYS = synthetic_run.NESTED_WAYS
 GHZ = 1e9  # a cycle is a nanosecond

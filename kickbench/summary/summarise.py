@@ -3,7 +3,7 @@
 
 Exits are computed from the blocks and the histograms, which cover every one; their raw samples are
 not read, so a run's summary costs the same however many of them are stored. The kinds that kick are
-in :mod:`kickbench.results.kicks`, the kind nested in :mod:`kickbench.results.nested`. A number that
+in :mod:`kickbench.summary.kicks`, the kind nested in :mod:`kickbench.summary.nested`. A number that
 does not exist (no exit happened, one round only) is null. The estimates themselves are those of
 :mod:`kickbench.stats.contrasts`; nothing here decides what is worth showing.
 """
@@ -19,8 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.methods import control_pairs
-from kickbench.results.counts import read_counts
-from kickbench.results.figures import (
+from kickbench.results.schema import SCHEMA, dump_json
+from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
+from kickbench.results.tables import QUANTILES, ROLES
+from kickbench.scenario.kinds import precise_metrics
+from kickbench.stats.contrasts import Interval, family_confidence
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
+from kickbench.summary.counts import read_counts
+from kickbench.summary.kicks import (
+    claims_of,
+    count_kicks,
+    describe_kicks,
+    merge_control,
+    summarise_kicks,
+    summarise_pauses,
+    summarise_races,
+)
+from kickbench.summary.nested import describe_nested, summarise_nested
+from kickbench.summary.per_kick import Times, contrasts_per_kick, pair_with_quiet
+from kickbench.summary.shared import (
     CONFIDENCE,
     WHO,
     Control,
@@ -42,24 +59,7 @@ from kickbench.results.figures import (
     precision,
     ratio,
 )
-from kickbench.results.kicks import (
-    claims_of,
-    count_kicks,
-    describe_kicks,
-    merge_control,
-    summarise_kicks,
-    summarise_pauses,
-    summarise_races,
-)
-from kickbench.results.nested import describe_nested, summarise_nested
-from kickbench.results.per_kick import Times, contrasts_per_kick, pair_with_quiet
-from kickbench.results.schema import SCHEMA, dump_json
-from kickbench.results.shift import shift_functions
-from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
-from kickbench.results.tables import QUANTILES, ROLES
-from kickbench.scenario.kinds import precise_metrics
-from kickbench.stats.contrasts import Interval, family_confidence
-from kickbench.stats.quiet import QUIET_LEVELS, quiet
+from kickbench.summary.shift import shift_functions
 
 # Of all A/A controls and placebos of a run together: a sound run has a false alarm in 1 of 100. At
 # 95 % it is 5 of 100 in the long run, and so more than that in many a hundred.
@@ -101,7 +101,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The blocks table as arrays; ``entry`` as :func:`~kickbench.results.figures.entry_index`."""
+    """The blocks table as arrays; ``entry`` as :func:`~kickbench.summary.shared.entry_index`."""
 
     entry: Ints
     ns_per_cycle: Floats

@@ -13,12 +13,12 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kickbench.report.data import RunData
 from kickbench.report.exits import kicks_costs
 from kickbench.report.words import verdict
-from kickbench.results.per_kick import contrasts_per_kick, pair_with_quiet
 from kickbench.results.store import RunReader
-from kickbench.results.summary import summarise, write_summary
+from kickbench.summary.data import RunData
+from kickbench.summary.per_kick import contrasts_per_kick, pair_with_quiet
+from kickbench.summary.summarise import summarise, write_summary
 
 METHODS = ("sigmask", "sigmask_same", "immediate_exit")
 QUIET = synthetic_run.case(2, methods=METHODS, id="quiet")

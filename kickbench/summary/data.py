@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.store import RunReader
-from kickbench.results.summary import histogram_quantiles, summarise
 from kickbench.results.tables import ROLES
+from kickbench.summary.summarise import histogram_quantiles, summarise
 
 Floats = NDArray[np.float64]
 Summary = dict[str, Any]

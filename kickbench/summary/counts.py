@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.figures import WHO, entry_index
-from kickbench.results.kicks import read_kicks
 from kickbench.results.store import CaseRecord, RunReader
+from kickbench.summary.kicks import read_kicks
+from kickbench.summary.shared import WHO, entry_index
 
 # Per kind: the table, and the columns that have a count, with what they are.
 _COUNTED: Mapping[str, tuple[str, Mapping[str, str]]] = {

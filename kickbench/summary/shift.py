@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kickbench.results.figures import Floats, Ints, bounds, by_process, contrast_interval, number
 from kickbench.stats.location import huber
+from kickbench.summary.shared import Floats, Ints, bounds, by_process, contrast_interval, number
 
 FEWEST_BEYOND = 5
 """Exits that a block must have beyond a quantile, on the average: with fewer, what is found of a

@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.methods import method_label
-from kickbench.results.figures import (
+from kickbench.results.store import CaseRecord, RunReader
+from kickbench.scenario.kinds import MAX_KICKERS
+from kickbench.stats.chunks import group_quantiles, paired_quantiles
+from kickbench.stats.proportions import clopper_pearson, upper_bound
+from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_quantiles
+from kickbench.summary.shared import (
     CONFIDENCE,
     WHO,
     Control,
@@ -39,11 +44,6 @@ from kickbench.results.figures import (
     precision,
     ratio,
 )
-from kickbench.results.store import CaseRecord, RunReader
-from kickbench.scenario.kinds import MAX_KICKERS
-from kickbench.stats.chunks import group_quantiles, paired_quantiles
-from kickbench.stats.proportions import clopper_pearson, upper_bound
-from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_quantiles
 
 LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 PAUSE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -85,7 +85,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Kicks:
-    """Every kick of a case. ``entry``: see :func:`~kickbench.results.figures.entry_index`.
+    """Every kick of a case. ``entry``: see :func:`~kickbench.summary.shared.entry_index`.
 
     ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
     of the case in time order. ``delivery_ns``, ``returned_ns`` and ``resumed_ns`` are 0 where that

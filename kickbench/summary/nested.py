@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.figures import (
+from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.tables import ROLES
+from kickbench.scenario.kinds import INJECTION, ITERATIONS
+from kickbench.stats.chunks import group_quantiles
+from kickbench.summary.kicks import (
+    PAUSE_QUANTILES,
+    merge_control,
+    named_intervals,
+    named_quantiles,
+    read_rows,
+)
+from kickbench.summary.shared import (
     CONFIDENCE,
     Control,
     Controls,
@@ -30,17 +41,6 @@ from kickbench.results.figures import (
     number,
     precision,
 )
-from kickbench.results.kicks import (
-    PAUSE_QUANTILES,
-    merge_control,
-    named_intervals,
-    named_quantiles,
-    read_rows,
-)
-from kickbench.results.store import CaseRecord, RunReader
-from kickbench.results.tables import ROLES
-from kickbench.scenario.kinds import INJECTION, ITERATIONS
-from kickbench.stats.chunks import group_quantiles
 
 AT_ONCE = 0.1
 """L1's event is late when L2 worked for longer than this part of the median plain round trip. Of
@@ -58,7 +58,7 @@ QUANTILES = PAUSE_QUANTILES
 
 @dataclass(frozen=True)
 class Nested:
-    """Every iteration of a case. ``entry``: see :func:`~kickbench.results.figures.entry_index`.
+    """Every iteration of a case. ``entry``: see :func:`~kickbench.summary.shared.entry_index`.
 
     ``row`` is the place of an iteration's round in ``round_process``, which has the process of each
     round in time order. ``latency_ns`` is 0 where no thread sent the event.
