@@ -19,7 +19,7 @@ from kickbench.cli import app
 from kickbench.compare.metrics import points
 from kickbench.compare.runs import compare as compare_summaries
 from kickbench.errors import EXIT_USAGE, KickbenchError
-from kickbench.report import compare as compared
+from kickbench.report.words import comparison as compared
 from kickbench.summary.data import RunData
 
 SWEEP = synthetic_run.sweep() + synthetic_run.kick_sweep()

@@ -22,7 +22,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import CHECKS, Finding, Host, can_run, examine
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE
-from kickbench.report.words import notes
+from kickbench.report.words.verdict import notes
 from kickbench.scenario.kinds import TRANSPORTS
 
 CPU = "sys/devices/system/cpu"

@@ -22,7 +22,7 @@ from kickbench.compare.metrics import METRICS
 from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
 from kickbench.nightly.history import History, Night, remarks, trends
-from kickbench.report import compare as words
+from kickbench.report.words import comparison as words
 from kickbench.results.schema import SCHEMA
 from kickbench.results.store import RunReader, RunWriter
 from kickbench.summary.data import RunData

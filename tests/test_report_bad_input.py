@@ -30,7 +30,7 @@ from kickbench.cli import app
 from kickbench.errors import EXIT_MEASUREMENT, EXIT_OK, EXIT_USAGE, ResultsError
 from kickbench.report.build import page
 from kickbench.report.figures import FIGURES
-from kickbench.report.words import notes
+from kickbench.report.words.verdict import notes
 from kickbench.results.schema import dump_json
 from kickbench.summary.data import RunData
 from kickbench.summary.summarise import write_summary

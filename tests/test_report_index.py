@@ -28,7 +28,7 @@ from kickbench.report import index
 from kickbench.report.build import write
 from kickbench.report.compare_figures import draw_differences
 from kickbench.report.comparison import compare_all, page
-from kickbench.report.words import verdict
+from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{7*7}} ../"

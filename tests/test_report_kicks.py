@@ -19,15 +19,15 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.numbers import measured, significant, whole
 from kickbench.report.build import page
-from kickbench.report.contention import answer_contention
-from kickbench.report.exits import kicked_cases
 from kickbench.report.figures import FIGURES
-from kickbench.report.kicks import at_most
-from kickbench.report.names import duration, label
 from kickbench.report.plots import OTHER_STYLES, style
 from kickbench.report.svg import inline
-from kickbench.report.tables import TABLES, Column, columns_of, rows_of
-from kickbench.report.words import ANSWERS, details, notes, verdict
+from kickbench.report.words.contention import answer_contention
+from kickbench.report.words.exits import kicked_cases
+from kickbench.report.words.kicks import at_most
+from kickbench.report.words.names import duration, label
+from kickbench.report.words.tables import TABLES, Column, columns_of, rows_of
+from kickbench.report.words.verdict import ANSWERS, details, notes, verdict
 from kickbench.results.store import RunWriter
 from kickbench.summary.data import RunData
 

@@ -16,15 +16,16 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.compare.runs import compare as compare_runs
 from kickbench.numbers import significant, whole
-from kickbench.report import compare, nested_figures
+from kickbench.report import nested_figures
 from kickbench.report.build import page
 from kickbench.report.downloads import csv_of
 from kickbench.report.figures import FIGURES
-from kickbench.report.names import exit_reason_name
-from kickbench.report.nested import MOST_LATE, is_late
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
-from kickbench.report.words import notes, verdict
+from kickbench.report.words import comparison as compare
+from kickbench.report.words.names import exit_reason_name
+from kickbench.report.words.nested import MOST_LATE, is_late
+from kickbench.report.words.verdict import notes, verdict
 from kickbench.summary.data import RunData
 from kickbench.summary.nested import read_nested
 

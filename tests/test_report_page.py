@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.numbers import whole
-from kickbench.report import tables, toml
+from kickbench.report import toml
 from kickbench.report.build import drawn, file_name, page, write
 from kickbench.report.exit_figures import _ecdf_plot
 from kickbench.report.figures import FIGURES
@@ -42,7 +42,8 @@ from kickbench.report.plots import (
     tick_time,
 )
 from kickbench.report.svg import inline, standalone
-from kickbench.report.words import verdict
+from kickbench.report.words import tables
+from kickbench.report.words.verdict import verdict
 from kickbench.scenario.files import load
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import synthetic_run
 
-from kickbench.report.exits import answer_exits
-from kickbench.report.shift import answer_shift, percentile, shift_points
 from kickbench.report.shift_figures import draw_shift
-from kickbench.report.tables import TABLES, columns_of, difference, rows_of
+from kickbench.report.words.exits import answer_exits
+from kickbench.report.words.shift import answer_shift, percentile, shift_points
+from kickbench.report.words.tables import TABLES, columns_of, difference, rows_of
 from kickbench.results.tables import QUANTILES
 from kickbench.summary.data import RunData
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import ResultsError
 from kickbench.numbers import significant, whole
-from kickbench.report.words import verdict
+from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
 from kickbench.summary.summarise import write_summary
 

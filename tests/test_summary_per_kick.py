@@ -13,8 +13,8 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kickbench.report.exits import kicks_costs
-from kickbench.report.words import verdict
+from kickbench.report.words.exits import kicks_costs
+from kickbench.report.words.verdict import verdict
 from kickbench.results.store import RunReader
 from kickbench.summary.data import RunData
 from kickbench.summary.per_kick import contrasts_per_kick, pair_with_quiet

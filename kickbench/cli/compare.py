@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kickbench.compare.metrics import Estimate
     from kickbench.compare.runs import Comparison, Judged, Loss
-    from kickbench.report.compare import Row, Table
+    from kickbench.report.words.comparison import Row, Table
 
 MAX_MIN_EFFECT = 1000.0
 
@@ -139,7 +139,7 @@ def _names(given: Sequence[str | None]) -> list[tuple[str, str]]:
 
 
 def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iterator[Line]:
-    from kickbench.report import compare as words
+    from kickbench.report.words import comparison as words
 
     first, second = words.names(comparison)
     for name, run, path in zip((first, second), words.who(comparison), (base, other), strict=True):
@@ -170,7 +170,7 @@ def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iter
 
 def _table(table: Table, names: tuple[str, str], every: bool) -> Iterator[Line]:
     """The rows under their case and method; what is not shown is counted."""
-    from kickbench.report.compare import DIFFERENCE
+    from kickbench.report.words.comparison import DIFFERENCE
 
     shown = [row for row in table.rows if every or _differs(row)]
     yield "", "", ""
@@ -241,7 +241,7 @@ def _run(summary: Any) -> dict[str, Any]:
 
 def _figure(judged: Judged) -> dict[str, Any]:
     from kickbench.compare.metrics import METRICS
-    from kickbench.report.compare import word
+    from kickbench.report.words.comparison import word
 
     point = judged.base
     return {

@@ -13,8 +13,8 @@ from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from kickbench.report.names import Summary
-    from kickbench.report.tables import Table
+    from kickbench.report.words.names import Summary
+    from kickbench.report.words.tables import Table
     from kickbench.summary.data import RunData
 
 
@@ -42,7 +42,7 @@ def show(
 
 
 def _lines(data: RunData) -> Iterator[Line]:
-    from kickbench.report.words import STATUS_WORDS, left_out, notes, verdict
+    from kickbench.report.words.verdict import STATUS_WORDS, left_out, notes, verdict
 
     summary = data.summary
     said = verdict(summary, data.oversubscribed)
@@ -71,8 +71,8 @@ def _lines(data: RunData) -> Iterator[Line]:
 
 def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
     """The cases by kind, under what there is to say about the kind and was not said yet."""
-    from kickbench.report.tables import TABLES
-    from kickbench.report.words import details, kinds_of
+    from kickbench.report.words.tables import TABLES
+    from kickbench.report.words.verdict import details, kinds_of
 
     kinds = kinds_of(data.summary)
     for kind in kinds:
@@ -86,7 +86,7 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
     """The cases of a kind: each with its tables, its differences and its controls."""
-    from kickbench.report.names import (
+    from kickbench.report.words.names import (
         CONTROLS,
         contrasts,
         crowded,
@@ -97,7 +97,7 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
         parts,
         why_hidden,
     )
-    from kickbench.report.tables import TABLES, control, difference
+    from kickbench.report.words.tables import TABLES, control, difference
 
     summary, unit = data.summary, nanoseconds(data.summary)
     table = TABLES[kind]
@@ -133,7 +133,7 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
 
 def _tables(case: Summary, table: Table, summary: Summary) -> list[list[tuple[str, ...]]]:
     """A case's tables as rows of words, each under its heads."""
-    from kickbench.report.tables import Row, words
+    from kickbench.report.words.tables import Row, words
 
     found = []
     for head, columns in table.terminal:

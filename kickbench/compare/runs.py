@@ -9,7 +9,7 @@ effect and by more than waiting for a CPU explains, and never by a run of a sing
 cannot know how processes differ; a difference that is seen but may be smaller is told apart. Why,
 and how often that is wrong, is in ``docs/compare.md``.
 
-How it is worded is :mod:`kickbench.report.compare`'s business.
+How it is worded is :mod:`kickbench.report.words.comparison`'s business.
 """
 
 from __future__ import annotations

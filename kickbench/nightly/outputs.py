@@ -24,7 +24,7 @@ from kickbench.nightly.history import key_name
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.trends import QUIET, Key
 from kickbench.numbers import listed, measured, plural, significant
-from kickbench.report.names import emulation
+from kickbench.report.words.names import emulation
 from kickbench.results.schema import dump_json, one_line
 from kickbench.scenario.text import printable
 

@@ -29,7 +29,6 @@ from kickbench.nightly.decide import Settings
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant
-from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render, when
 from kickbench.report.plots import (
     INK,
@@ -41,6 +40,7 @@ from kickbench.report.plots import (
     new_plot,
 )
 from kickbench.report.svg import inline
+from kickbench.report.words.names import emulation
 from kickbench.results.store import make_folder, replace_file
 
 if TYPE_CHECKING:

@@ -2,11 +2,10 @@
 """What a person reads: a run in words, in figures, and as one HTML file.
 
 Everything here reads what a run found (:mod:`kickbench.summary`) and knows nothing of how it was
-measured. :mod:`~kickbench.report.words` says what was found, :mod:`~kickbench.report.tables` has
-its numbers, :mod:`~kickbench.report.figures` draws it, :mod:`~kickbench.report.build` writes the
-page, :mod:`~kickbench.report.comparison` the page that compares runs,
-:mod:`~kickbench.report.index` the list of a folder's pages. Each has one table with an entry a kind
-of measurement or a figure: ``ANSWERS``, ``TABLES``, ``FIGURES``.
+measured. :mod:`~kickbench.report.words` says what was found, in sentences and tables.
+:mod:`~kickbench.report.figures` draws it. :mod:`~kickbench.report.pages` makes HTML of both. Each
+has one table with an entry a kind of measurement or a figure: ``ANSWERS`` and ``TABLES``,
+``FIGURES``.
 """
 
 import logging

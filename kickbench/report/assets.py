@@ -16,8 +16,8 @@ from kickbench.report.downloads import csv_of
 from kickbench.report.figures import FIGURES, Figure
 from kickbench.report.plots import LINEAR, LOGARITHMIC, Plot
 from kickbench.report.svg import png, standalone
-from kickbench.report.tables import TABLES
-from kickbench.report.words import kinds_of
+from kickbench.report.words.tables import TABLES
+from kickbench.report.words.verdict import kinds_of
 from kickbench.results.schema import place
 from kickbench.results.store import cannot_write, replace_file
 from kickbench.summary.data import RunData

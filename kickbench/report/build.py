@@ -18,12 +18,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from kickbench.numbers import listed
-from kickbench.report import assets, downloads, environment, index, tables, toml, words
+from kickbench.report import assets, downloads, index, toml
 from kickbench.report.figures import FIGURES, Figure
-from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.plots import Plot
 from kickbench.report.svg import inline
+from kickbench.report.words import environment, tables, verdict
+from kickbench.report.words.names import emulation
 from kickbench.results.schema import safe_name
 from kickbench.results.store import make_folder, replace_file
 from kickbench.summary.data import RunData
@@ -144,7 +145,7 @@ def page(
     """
     summary = data.summary
     manifest = data.reader.manifest
-    said = words.verdict(summary, data.oversubscribed)
+    said = verdict.verdict(summary, data.oversubscribed)
     scenario = toml.dump(manifest["scenario"])
     scenario_file = safe_name(data.reader.scenario_name, default="scenario") + ".toml"
     return render(
@@ -157,8 +158,8 @@ def page(
         emulated=emulation(summary),
         figures=list(_figures(data, drawn(data) if figures is None else figures)),
         kinds=list(_kinds(data)),
-        notes=words.notes(summary, data.without_tables),
-        left_out=words.left_out(summary),
+        notes=verdict.notes(summary, data.without_tables),
+        left_out=verdict.left_out(summary),
         origin=list(_origin(data)),
         key_facts=list(environment.key_facts(data)),
         facts=environment.groups(data.reader.environment),
@@ -199,14 +200,14 @@ def _plot(plot: Plot, name: str) -> PlotOnPage:
 
 def _kinds(data: RunData) -> Iterator[KindOnPage]:
     summary = data.summary
-    for kind in words.kinds_of(summary):
+    for kind in verdict.kinds_of(summary):
         cases = [case for case in data.finished if case["kind"] == kind]
         rows = tables.rows_of(cases)
         table = tables.TABLES[kind]
         yield KindOnPage(
             kind=kind,
             title=table.title,
-            said=words.details(summary, kind, data.oversubscribed),
+            said=verdict.details(summary, kind, data.oversubscribed),
             guide=table.guide,
             programs=listed(sorted({str(case["program"]) for case in cases})),
             oversubscribed=any(case["id"] in data.oversubscribed for case in cases),
@@ -285,7 +286,7 @@ def _protocols(known: dict[str, Any]) -> list[str]:
 
 
 def _downloads(data: RunData) -> Iterator[Download]:
-    for kind in words.kinds_of(data.summary):
+    for kind in verdict.kinds_of(data.summary):
         name = f"{Path(file_name(data)).stem}-{kind}.csv"
         content = downloads.csv_of(data, kind)
         yield _download(name, tables.TABLES[kind].title, content, "text/csv")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of one scenario on one page: what differs from the base, figure by figure.
 
-The judging is :mod:`kickbench.compare.runs`'s, the words are :mod:`kickbench.report.compare`'s;
-this is the page, and where it goes.
+:mod:`kickbench.compare.runs` judges, and :mod:`kickbench.report.words.comparison` has the words.
+This is the page, and where it goes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from markupsafe import Markup
 from kickbench.compare.identity import Change
 from kickbench.compare.runs import Comparison, compare, default_names
 from kickbench.errors import ResultsError
-from kickbench.report import compare as compared
-from kickbench.report import index, words
+from kickbench.report import index
 from kickbench.report.compare_figures import draw_differences
-from kickbench.report.environment import fact
-from kickbench.report.names import emulation
 from kickbench.report.pages import Head, Rows, file_stem, render
 from kickbench.report.svg import inline
+from kickbench.report.words import comparison as compared
+from kickbench.report.words import verdict
+from kickbench.report.words.environment import fact
+from kickbench.report.words.names import emulation
 from kickbench.results.schema import one_line
 from kickbench.results.store import replace_file
 from kickbench.summary.data import RunData
@@ -79,7 +80,7 @@ class RunOnPage:
     host: str
     kernel: str
     badges: list[index.Badge]
-    verdict: words.Verdict
+    verdict: verdict.Verdict
 
 
 def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
@@ -132,7 +133,7 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
             verdict=verdict,
         )
         for data, name, address in zip(runs, names, pages, strict=True)
-        for verdict in [words.verdict(data.summary, data.oversubscribed)]
+        for verdict in [verdict.verdict(data.summary, data.oversubscribed)]
     ]
     answer = " ".join(pair.headline[0].text for pair in pairs)
     by = dict.fromkeys(filter(None, (emulation(data.summary) for data in runs)))

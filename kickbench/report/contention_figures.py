@@ -10,8 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from kickbench.report.contention import answer, contends, place_of, senders, series_of_kickers
-from kickbench.report.names import Summary, microseconds
 from kickbench.report.plots import (
     BAND,
     LINEAR,
@@ -30,6 +28,8 @@ from kickbench.report.plots import (
     tick_time,
     titled,
 )
+from kickbench.report.words.contention import answer, contends, place_of, senders, series_of_kickers
+from kickbench.report.words.names import Summary, microseconds
 from kickbench.summary.data import RunData
 
 _US = 1e-3

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kickbench.methods import CATALOGUE
-from kickbench.report.names import CONTROLS, controls
-from kickbench.report.tables import Row, rows_of
+from kickbench.report.words.names import CONTROLS, controls
+from kickbench.report.words.tables import Row, rows_of
 from kickbench.scenario.text import printable
 from kickbench.summary.data import RunData
 

@@ -12,19 +12,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant, whole
-from kickbench.report.names import (
-    Series,
-    Summary,
-    conditions,
-    contrast_methods,
-    cost,
-    cost_names,
-    costs,
-    nanoseconds,
-    per_headline,
-    seconds,
-    series_of,
-)
 from kickbench.report.plots import (
     BAND,
     DASHES,
@@ -55,6 +42,19 @@ from kickbench.report.plots import (
     vcpu_axis,
     where,
     with_crowd,
+)
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    conditions,
+    contrast_methods,
+    cost,
+    cost_names,
+    costs,
+    nanoseconds,
+    per_headline,
+    seconds,
+    series_of,
 )
 from kickbench.summary.data import MOST, Distribution, RunData
 

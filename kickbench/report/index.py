@@ -24,10 +24,10 @@ from urllib.parse import quote_from_bytes
 from markupsafe import Markup, escape
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kickbench.report.environment import fact
-from kickbench.report.names import HEADLINES, emulation
 from kickbench.report.pages import render
-from kickbench.report.words import Verdict
+from kickbench.report.words.environment import fact
+from kickbench.report.words.names import HEADLINES, emulation
+from kickbench.report.words.verdict import Verdict
 from kickbench.results.schema import Time
 from kickbench.results.store import replace_file
 from kickbench.scenario.text import printable, shorten

@@ -13,20 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from kickbench.numbers import listed
-from kickbench.report.kicks import answer_kick, by_state
-from kickbench.report.names import (
-    Series,
-    Summary,
-    conditions,
-    contrasts,
-    cost,
-    duration,
-    finished,
-    label,
-    microseconds,
-    nanoseconds,
-    series_of,
-)
 from kickbench.report.plots import (
     BAND,
     INK,
@@ -51,6 +37,20 @@ from kickbench.report.plots import (
     titled,
     vcpu_axis,
     with_crowd,
+)
+from kickbench.report.words.kicks import answer_kick, by_state
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    conditions,
+    contrasts,
+    cost,
+    duration,
+    finished,
+    label,
+    microseconds,
+    nanoseconds,
+    series_of,
 )
 from kickbench.summary.data import RunData
 

@@ -11,8 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, significant
-from kickbench.report.names import Summary, finished, label, nanoseconds
-from kickbench.report.nested import answer_nested
 from kickbench.report.plots import (
     BAND,
     DASHES,
@@ -32,6 +30,8 @@ from kickbench.report.plots import (
     tick_time,
     titled,
 )
+from kickbench.report.words.names import Summary, finished, label, nanoseconds
+from kickbench.report.words.nested import answer_nested
 from kickbench.scenario.kinds import ITERATIONS
 from kickbench.summary.data import Floats, RunData
 from kickbench.summary.nested import read_nested

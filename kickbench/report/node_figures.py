@@ -11,17 +11,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from kickbench.numbers import measured, plural
-from kickbench.report.names import (
-    Series,
-    Summary,
-    amount,
-    cost_names,
-    costs,
-    interval,
-    nanoseconds,
-    per_headline,
-    series_of,
-)
 from kickbench.report.plots import (
     BAND,
     INK,
@@ -33,6 +22,17 @@ from kickbench.report.plots import (
     style,
     titled,
     with_crowd,
+)
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    amount,
+    cost_names,
+    costs,
+    interval,
+    nanoseconds,
+    per_headline,
+    series_of,
 )
 from kickbench.summary.data import RunData
 

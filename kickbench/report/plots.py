@@ -26,7 +26,7 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from kickbench.report.names import (
+from kickbench.report.words.names import (
     Series,
     Summary,
     conditions,

@@ -10,8 +10,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kickbench.numbers import whole
-from kickbench.report.kicks import MIN_LANDED, answer_race
-from kickbench.report.names import Summary, finished, label, window_name
 from kickbench.report.plots import (
     BAND,
     INK,
@@ -25,7 +23,9 @@ from kickbench.report.plots import (
     style,
     titled,
 )
-from kickbench.report.tables import CLAIMS
+from kickbench.report.words.kicks import MIN_LANDED, answer_race
+from kickbench.report.words.names import Summary, finished, label, window_name
+from kickbench.report.words.tables import CLAIMS
 from kickbench.summary.data import RunData
 
 _KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers")

@@ -10,19 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant
-from kickbench.report.exits import kicked_cases, paced_cases
-from kickbench.report.names import (
-    Summary,
-    contrasts,
-    cost,
-    cost_names,
-    costs,
-    kick_rate_name,
-    label,
-    nanoseconds,
-    per_headline,
-    rate_name,
-)
 from kickbench.report.plots import (
     INK,
     LINEAR,
@@ -44,6 +31,19 @@ from kickbench.report.plots import (
     tick_time,
     titled,
     with_crowd,
+)
+from kickbench.report.words.exits import kicked_cases, paced_cases
+from kickbench.report.words.names import (
+    Summary,
+    contrasts,
+    cost,
+    cost_names,
+    costs,
+    kick_rate_name,
+    label,
+    nanoseconds,
+    per_headline,
+    rate_name,
 )
 from kickbench.summary.data import RunData
 

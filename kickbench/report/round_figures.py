@@ -18,16 +18,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 from numpy.typing import NDArray
 
 from kickbench.numbers import listed, ordinal, plural, sentence, significant, whole
-from kickbench.report.names import (
-    Summary,
-    amount,
-    contrasts,
-    cost,
-    interval,
-    nanoseconds,
-    per,
-    series_of,
-)
 from kickbench.report.plots import (
     BAND,
     INK,
@@ -42,6 +32,16 @@ from kickbench.report.plots import (
     tick_time,
     titled,
     where,
+)
+from kickbench.report.words.names import (
+    Summary,
+    amount,
+    contrasts,
+    cost,
+    interval,
+    nanoseconds,
+    per,
+    series_of,
 )
 from kickbench.summary.data import RunData
 from kickbench.summary.shared import Floats, Ints, location_of

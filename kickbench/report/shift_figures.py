@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kickbench.report.names import Summary, amount, nanoseconds, series_of
 from kickbench.report.plots import (
     INK,
     PART_STYLE,
@@ -19,7 +18,8 @@ from kickbench.report.plots import (
     titled,
     where,
 )
-from kickbench.report.shift import percentile, shift_points
+from kickbench.report.words.names import Summary, amount, nanoseconds, series_of
+from kickbench.report.words.shift import percentile, shift_points
 from kickbench.summary.data import RunData
 
 

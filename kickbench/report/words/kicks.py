@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says about kicks: lost ones, their latency, and pausing all vCPUs.
 
-Three entries of the table of kinds in :mod:`kickbench.report.words`, and the alarm when a protocol
-lost kicks that it claims not to lose, whatever the kind of the case.
+Three entries of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm when a
+protocol lost kicks that it claims not to lose, whatever the kind of the case.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from kickbench.numbers import (
     significant,
     whole,
 )
-from kickbench.report.contention import answer_contention
-from kickbench.report.exits import MOST_OTHERS, spurious_exits
-from kickbench.report.names import (
+from kickbench.report.words.contention import answer_contention
+from kickbench.report.words.exits import MOST_OTHERS, spurious_exits
+from kickbench.report.words.names import (
     TOO_FEW,
     Series,
     Summary,

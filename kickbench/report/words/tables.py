@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from kickbench.numbers import NOTHING, level, measured, significant, whole
-from kickbench.report.kicks import at_most
-from kickbench.report.names import (
+from kickbench.report.words.kicks import at_most
+from kickbench.report.words.names import (
     CONTROLS,
     TOO_FEW,
     WAITED,
@@ -33,7 +33,7 @@ from kickbench.report.names import (
     vendor_name,
     why_hidden,
 )
-from kickbench.report.shift import percentile, shift_points
+from kickbench.report.words.shift import percentile, shift_points
 
 Summary = Mapping[str, Any]
 

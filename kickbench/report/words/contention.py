@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kickbench.numbers import listed, measured, plural, significant
-from kickbench.report.names import (
+from kickbench.report.words.names import (
     Summary,
     amount,
     finished,

@@ -4,8 +4,8 @@
 Everything comes from the summary (``summary.json``); ``show`` and the HTML report say the same
 sentences. The words are plain text and may hold what a stranger wrote into a scenario: whoever
 prints them makes them safe for where they go. What a kind of measurement has to say is in a module
-of its own, :mod:`~kickbench.report.exits`, :mod:`~kickbench.report.kicks` and
-:mod:`~kickbench.report.nested`.
+of its own, :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks` and
+:mod:`~kickbench.report.words.nested`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kickbench.numbers import listed, plural, significant, whole
-from kickbench.report import environment
-from kickbench.report.exits import answer_exits, kicks_costs, stood_still
-from kickbench.report.kicks import (
+from kickbench.report.words import environment
+from kickbench.report.words.exits import answer_exits, kicks_costs, stood_still
+from kickbench.report.words.kicks import (
     answer_kick,
     answer_pause,
     answer_race,
@@ -25,7 +25,7 @@ from kickbench.report.kicks import (
     floods,
     second_modes,
 )
-from kickbench.report.names import (
+from kickbench.report.words.names import (
     HEADLINES,
     Summary,
     amount,
@@ -40,7 +40,7 @@ from kickbench.report.names import (
     nanoseconds,
     per,
 )
-from kickbench.report.nested import answer_nested, broken_injections
+from kickbench.report.words.nested import answer_nested, broken_injections
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
 _REACHED = re.compile(r"(?<=, reached )[0-9][0-9,]{0,17}(?=: )")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.numbers import NOTHING, significant
-from kickbench.report.names import nanoseconds
+from kickbench.report.words.names import nanoseconds
 from kickbench.summary.data import RunData
 
 MOST_FACTS = 1000

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says about exits: what a method costs per exit, and how that grows.
 
-One entry of the table of kinds in :mod:`kickbench.report.words`.
+One entry of the table of kinds in :mod:`kickbench.report.words.verdict`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from kickbench.methods import CATALOGUE
 from kickbench.numbers import listed, measured, plural, sentence, significant, whole
-from kickbench.report.names import (
+from kickbench.report.words.names import (
     WAITED,
     Series,
     Summary,
@@ -40,7 +40,7 @@ from kickbench.report.names import (
     series_of,
     why_hidden,
 )
-from kickbench.report.shift import NOTABLE, answer_shift
+from kickbench.report.words.shift import NOTABLE, answer_shift
 
 MOST_OTHERS = 4
 """Series that are told one by one, after the first; the table has all."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says about nesting: whether L1 got its event at once, and L2 its injection.
 
-An entry of the table of kinds in :mod:`kickbench.report.words`, and the alarm when an injection was
-lost or doubled. What "at once" means is decided in :mod:`kickbench.summary.nested`.
+An entry of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm when an
+injection was lost or doubled. What "at once" means is decided in :mod:`kickbench.summary.nested`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from kickbench.numbers import listed, measured, plural, significant, whole
-from kickbench.report.names import (
+from kickbench.report.words.names import (
     Summary,
     amount,
     contrasts,

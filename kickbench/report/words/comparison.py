@@ -18,9 +18,9 @@ from kickbench.compare.identity import UNKNOWN, Change
 from kickbench.compare.metrics import METRICS, Point
 from kickbench.compare.runs import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
 from kickbench.numbers import level, listed, measured, plural, significant, whole
-from kickbench.report.names import emulation, label, nanoseconds, seconds
-from kickbench.report.tables import TABLES
-from kickbench.report.words import ANSWERS, STATUS_WORDS
+from kickbench.report.words.names import emulation, label, nanoseconds, seconds
+from kickbench.report.words.tables import TABLES
+from kickbench.report.words.verdict import ANSWERS, STATUS_WORDS
 from kickbench.results.schema import dig
 from kickbench.scenario.text import shorten
 from kickbench.stats.independent import Difference
