@@ -19,11 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kickbench.report import plots
-from kickbench.report.figures import FIGURES
-from kickbench.report.plots import MOST_PLOTS, OTHER_STYLES, STYLES, WAY_STYLES, Plot, draw_each
-from kickbench.report.round_figures import MOST_DOTS, MOST_POINTS, _grouped
-from kickbench.report.svg import inline, png, standalone
+from kickbench.report.figures import plots
+from kickbench.report.figures.plots import (
+    MOST_PLOTS,
+    OTHER_STYLES,
+    STYLES,
+    WAY_STYLES,
+    Plot,
+    draw_each,
+)
+from kickbench.report.figures.rounds import MOST_DOTS, MOST_POINTS, _grouped
+from kickbench.report.figures.svg import inline, png, standalone
+from kickbench.report.figures.table import FIGURES
 from kickbench.stats.contrasts import paired_contrast
 from kickbench.stats.location import huber, trimmed
 from kickbench.summary.data import RunData
@@ -528,7 +535,7 @@ def test_disturbed_rounds_are_marked_where_they_were(nodes: RunData) -> None:
 def test_an_undisturbed_run_says_that_too(long: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     none = {name: np.zeros(1400, np.int64) for name in DISTURBANCES}
     monkeypatch.setattr(
-        "kickbench.report.round_figures.read_disturbances", lambda *_: none, raising=True
+        "kickbench.report.figures.rounds.read_disturbances", lambda *_: none, raising=True
     )
     (plot,) = drawn(long, "over-time")
     assert "No round was disturbed." in plot.finding

@@ -26,8 +26,8 @@ from kickbench.compare.runs import Comparison, Loss, Verdict
 from kickbench.errors import ResultsError
 from kickbench.report import index
 from kickbench.report.build import write
-from kickbench.report.compare_figures import draw_differences
 from kickbench.report.comparison import compare_all, page
+from kickbench.report.figures.comparison import draw_differences
 from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
 

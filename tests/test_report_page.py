@@ -30,9 +30,8 @@ from kickbench.errors import KickbenchError, MeasurementError, ResultsError, Usa
 from kickbench.numbers import whole
 from kickbench.report import toml
 from kickbench.report.build import drawn, file_name, page, write
-from kickbench.report.exit_figures import _ecdf_plot
-from kickbench.report.figures import FIGURES
-from kickbench.report.plots import (
+from kickbench.report.figures.exits import _ecdf_plot
+from kickbench.report.figures.plots import (
     METHOD_STYLES,
     STYLES,
     WAY_STYLES,
@@ -41,7 +40,8 @@ from kickbench.report.plots import (
     new_plot,
     tick_time,
 )
-from kickbench.report.svg import inline, standalone
+from kickbench.report.figures.svg import inline, standalone
+from kickbench.report.figures.table import FIGURES
 from kickbench.report.words import tables
 from kickbench.report.words.verdict import verdict
 from kickbench.scenario.files import load

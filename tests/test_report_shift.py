@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import synthetic_run
 
-from kickbench.report.shift_figures import draw_shift
+from kickbench.report.figures.shift import draw_shift
 from kickbench.report.words.exits import answer_exits
 from kickbench.report.words.shift import answer_shift, percentile, shift_points
 from kickbench.report.words.tables import TABLES, columns_of, difference, rows_of

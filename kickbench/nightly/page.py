@@ -29,8 +29,7 @@ from kickbench.nightly.decide import Settings
 from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant
-from kickbench.report.pages import Head, Rows, file_stem, render, when
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     INK,
     OTHER_STYLES,
     STYLES,
@@ -39,7 +38,8 @@ from kickbench.report.plots import (
     engineering,
     new_plot,
 )
-from kickbench.report.svg import inline
+from kickbench.report.figures.svg import inline
+from kickbench.report.pages import Head, Rows, file_stem, render, when
 from kickbench.report.words.names import emulation
 from kickbench.results.store import make_folder, replace_file
 

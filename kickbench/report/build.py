@@ -19,10 +19,10 @@ from markupsafe import Markup, escape
 
 from kickbench.numbers import listed
 from kickbench.report import assets, downloads, index, toml
-from kickbench.report.figures import FIGURES, Figure
+from kickbench.report.figures.plots import Plot
+from kickbench.report.figures.svg import inline
+from kickbench.report.figures.table import FIGURES, Figure
 from kickbench.report.pages import Head, Rows, file_stem, render
-from kickbench.report.plots import Plot
-from kickbench.report.svg import inline
 from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
 from kickbench.results.schema import safe_name

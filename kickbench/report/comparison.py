@@ -19,13 +19,13 @@ from kickbench.compare.identity import Change
 from kickbench.compare.runs import Comparison, compare, default_names
 from kickbench.errors import ResultsError
 from kickbench.report import index
-from kickbench.report.compare_figures import draw_differences
+from kickbench.report.figures.comparison import draw_differences
+from kickbench.report.figures.svg import inline
 from kickbench.report.pages import Head, Rows, file_stem, render
-from kickbench.report.svg import inline
 from kickbench.report.words import comparison as compared
-from kickbench.report.words import verdict
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import emulation
+from kickbench.report.words.verdict import Verdict, verdict
 from kickbench.results.schema import one_line
 from kickbench.results.store import replace_file
 from kickbench.summary.data import RunData
@@ -80,7 +80,7 @@ class RunOnPage:
     host: str
     kernel: str
     badges: list[index.Badge]
-    verdict: verdict.Verdict
+    verdict: Verdict
 
 
 def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
@@ -129,11 +129,11 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
             created_utc=data.summary["created_utc"],
             host=fact(data.reader.environment, "hostname"),
             kernel=fact(data.reader.environment, "kernel.release"),
-            badges=index.badges_of(data, verdict),
-            verdict=verdict,
+            badges=index.badges_of(data, said),
+            verdict=said,
         )
         for data, name, address in zip(runs, names, pages, strict=True)
-        for verdict in [verdict.verdict(data.summary, data.oversubscribed)]
+        for said in [verdict(data.summary, data.oversubscribed)]
     ]
     answer = " ".join(pair.headline[0].text for pair in pairs)
     by = dict.fromkeys(filter(None, (emulation(data.summary) for data in runs)))

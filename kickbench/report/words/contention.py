@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says about kickers that contend: does a kick cost its sender more while others kick
-the same vCPU? In words; the figure is :mod:`kickbench.report.contention_figures`' business.
+the same vCPU? In words; the figure is :mod:`kickbench.report.figures.contention`' business.
 
 Only calls that overlap contend. Kickers without a CPU each take turns, and what they take then says
 nothing about what they share; so each number of kickers comes with the share that overlapped.

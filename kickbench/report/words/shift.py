@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where in the distribution of exits a difference lies: the shift function, in words. A cost that
 every exit pays is the same at each quantile; contention grows to the tail. The figure is
-:mod:`kickbench.report.shift_figures`' business.
+:mod:`kickbench.report.figures.shift`' business.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     LINEAR,
     LOGARITHMIC,

@@ -3,7 +3,7 @@
 
 In a page, text stays text, ids never clash, and what is drawn in ink takes the colour of the page's
 text. A file is drawn on white. None has a reference to anything outside, and the same plot gives
-the same bytes every time. What is drawn is the business of :mod:`kickbench.report.figures`.
+the same bytes every time. What is drawn is the business of :mod:`kickbench.report.figures.table`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from kickbench.report.plots import INK, Plot
+from kickbench.report.figures.plots import INK, Plot
 
 PNG_DPI = 200
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     INK,
     LINEAR,
     LOGARITHMIC,

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 from numpy.typing import NDArray
 
 from kickbench.numbers import listed, ordinal, plural, sentence, significant, whole
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     INK,
     Plot,

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from kickbench.numbers import listed
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     INK,
     LINEAR,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant, whole
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     DASHES,
     INK,

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from kickbench.compare.metrics import METRICS
 from kickbench.compare.runs import Comparison, Judged, Verdict
 from kickbench.numbers import listed, measured, plural
-from kickbench.report.plots import BAND, INK, Plot, draw_cut_ends, new_plot, plain
+from kickbench.report.figures.plots import BAND, INK, Plot, draw_cut_ends, new_plot, plain
 from kickbench.report.words import comparison as compared
 from kickbench.report.words.names import emulation, label
 from kickbench.report.words.tables import TABLES

@@ -2,7 +2,7 @@
 """The figures of a report: one table of them, each a function from a run to plots.
 
 A figure without data has no plots, and is then absent. The functions are in the modules
-``*_figures`` beside this one; what they share is in :mod:`kickbench.report.plots`.
+``*_figures`` beside this one; what they share is in :mod:`kickbench.report.figures.plots`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kickbench.report.contention_figures import draw_contention
-from kickbench.report.exit_figures import (
+from kickbench.report.figures.contention import draw_contention
+from kickbench.report.figures.exits import (
     draw_cost,
     draw_ecdf,
     draw_percentiles,
     draw_throughput,
     draw_throughput_per_vcpu,
 )
-from kickbench.report.kick_figures import draw_kick_latency, draw_pauses
-from kickbench.report.nested_figures import draw_round_trips, draw_work
-from kickbench.report.node_figures import draw_nodes
-from kickbench.report.plots import Plot
-from kickbench.report.race_figures import draw_race
-from kickbench.report.rate_figures import draw_exit_rates, draw_kick_rates
-from kickbench.report.round_figures import draw_differences, draw_over_time
-from kickbench.report.shift_figures import draw_shift
+from kickbench.report.figures.kicks import draw_kick_latency, draw_pauses
+from kickbench.report.figures.nested import draw_round_trips, draw_work
+from kickbench.report.figures.nodes import draw_nodes
+from kickbench.report.figures.plots import Plot
+from kickbench.report.figures.races import draw_race
+from kickbench.report.figures.rates import draw_exit_rates, draw_kick_rates
+from kickbench.report.figures.rounds import draw_differences, draw_over_time
+from kickbench.report.figures.shift import draw_shift
 from kickbench.summary.data import RunData
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from kickbench.numbers import measured, plural
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     INK,
     Plot,

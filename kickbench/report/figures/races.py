@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kickbench.numbers import whole
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     INK,
     Plot,

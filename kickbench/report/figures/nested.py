@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, significant
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     BAND,
     DASHES,
     INK,

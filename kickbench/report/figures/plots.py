@@ -3,7 +3,7 @@
 
 A plot is a small matplotlib figure, made without pyplot or any other global state, and the sentence
 that it shows, for those who cannot see it. How it becomes part of a page is the business of
-:mod:`kickbench.report.svg`.
+:mod:`kickbench.report.figures.svg`.
 
 Colours begin with those of Okabe and Ito (https://jfly.uni-koeln.de/color/), one per method
 throughout; markers and dashes repeat what the colours say. The others are not theirs: on white and

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kickbench.report.plots import (
+from kickbench.report.figures.plots import (
     INK,
     PART_STYLE,
     Plot,
