@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import UsageError
-from kickbench.report.assets import is_asset
-from kickbench.report.build import page, write
-from kickbench.report.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
+from kickbench.report.pages.assets import is_asset
+from kickbench.report.pages.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
+from kickbench.report.pages.run import page, write
 from kickbench.scenario.text import printable
 from kickbench.summary.data import RunData
 

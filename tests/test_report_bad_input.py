@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.errors import EXIT_MEASUREMENT, EXIT_OK, EXIT_USAGE, ResultsError
-from kickbench.report.build import page
 from kickbench.report.figures.table import FIGURES
+from kickbench.report.pages.run import page
 from kickbench.report.words.verdict import notes
 from kickbench.results.schema import dump_json
 from kickbench.summary.data import RunData

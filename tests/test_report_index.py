@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.compare.runs import Comparison, Loss, Verdict
 from kickbench.errors import ResultsError
-from kickbench.report import index
-from kickbench.report.build import write
-from kickbench.report.comparison import compare_all, page
 from kickbench.report.figures.comparison import draw_differences
+from kickbench.report.pages import index
+from kickbench.report.pages.comparison import compare_all, page
+from kickbench.report.pages.run import write
 from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
 

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.numbers import measured, significant, whole
-from kickbench.report.build import page
 from kickbench.report.figures.plots import OTHER_STYLES, style
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES
+from kickbench.report.pages.run import page
 from kickbench.report.words.contention import answer_contention
 from kickbench.report.words.exits import kicked_cases
 from kickbench.report.words.kicks import at_most

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.compare.runs import compare as compare_runs
 from kickbench.numbers import significant, whole
-from kickbench.report.build import page
-from kickbench.report.downloads import csv_of
 from kickbench.report.figures import nested as nested_figures
 from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES
+from kickbench.report.pages.downloads import csv_of
+from kickbench.report.pages.run import page
 from kickbench.report.words import comparison as compare
 from kickbench.report.words.names import exit_reason_name
 from kickbench.report.words.nested import MOST_LATE, is_late

@@ -28,8 +28,6 @@ from typer.testing import CliRunner
 from kickbench.cli import app
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.numbers import whole
-from kickbench.report import toml
-from kickbench.report.build import drawn, file_name, page, write
 from kickbench.report.figures.exits import _ecdf_plot
 from kickbench.report.figures.plots import (
     METHOD_STYLES,
@@ -42,6 +40,8 @@ from kickbench.report.figures.plots import (
 )
 from kickbench.report.figures.svg import inline, standalone
 from kickbench.report.figures.table import FIGURES
+from kickbench.report.pages import toml
+from kickbench.report.pages.run import drawn, file_name, page, write
 from kickbench.report.words import tables
 from kickbench.report.words.verdict import verdict
 from kickbench.scenario.files import load

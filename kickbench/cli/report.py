@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench report``: writes the HTML reports that :mod:`kickbench.report.build` makes."""
+"""``kickbench report``: writes the HTML reports that :mod:`kickbench.report.pages.run` makes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def report(
 
     Of several runs, the last page compares the others with the first.
     """
-    from kickbench.report.build import write_report
-    from kickbench.report.comparison import compare_all
-    from kickbench.report.comparison import write as write_comparison
+    from kickbench.report.pages.comparison import compare_all
+    from kickbench.report.pages.comparison import write as write_comparison
+    from kickbench.report.pages.run import write_report
     from kickbench.results.discover import find_run
     from kickbench.results.schema import fail, place
     from kickbench.scenario.text import printable

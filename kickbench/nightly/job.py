@@ -42,7 +42,7 @@ from kickbench.nightly.decide import Decision, Judgement, Settings, decide
 from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.numbers import listed
-from kickbench.report.build import write_report
+from kickbench.report.pages.run import write_report
 from kickbench.results.schema import one_line, safe_name
 from kickbench.results.store import make_folder
 from kickbench.run.runner import Outcome, RunInterruptedError

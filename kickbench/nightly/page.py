@@ -39,7 +39,7 @@ from kickbench.report.figures.plots import (
     new_plot,
 )
 from kickbench.report.figures.svg import inline
-from kickbench.report.pages import Head, Rows, file_stem, render, when
+from kickbench.report.pages.html import Head, Rows, file_stem, render, when
 from kickbench.report.words.names import emulation
 from kickbench.results.store import make_folder, replace_file
 

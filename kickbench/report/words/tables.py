@@ -3,7 +3,7 @@
 
 The HTML report shows all columns of :data:`TABLES`, ``kickbench show`` the narrower selection
 beside them. A row is one method of one finished case. Nothing is computed here. The same numbers
-unrounded, for programs, are :mod:`kickbench.report.downloads`.
+unrounded, for programs, are :mod:`kickbench.report.pages.downloads`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from urllib.parse import quote_from_bytes
 from markupsafe import Markup, escape
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kickbench.report.pages import render
+from kickbench.report.pages.html import render
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import HEADLINES, emulation
 from kickbench.report.words.verdict import Verdict

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kickbench.errors import MeasurementError, UsageError
-from kickbench.report.downloads import csv_of
 from kickbench.report.figures.plots import LINEAR, LOGARITHMIC, Plot
 from kickbench.report.figures.svg import png, standalone
 from kickbench.report.figures.table import FIGURES, Figure
+from kickbench.report.pages.downloads import csv_of
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import kinds_of
 from kickbench.results.schema import place

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run as one HTML file that needs nothing else: words, figures, tables, environment.
 
-The page is ``template.html.j2``, filled with what the other modules of this package return; what
-all pages share, and what makes a stranger's text safe, is in :mod:`~kickbench.report.pages`. The
-same run gives the same bytes.
+The page is ``run.html.j2``, filled with what the other wings return. What all pages share, and what
+makes foreign text safe, is in :mod:`~kickbench.report.pages.html`. The same run gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from kickbench.numbers import listed
-from kickbench.report import assets, downloads, index, toml
 from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES, Figure
-from kickbench.report.pages import Head, Rows, file_stem, render
+from kickbench.report.pages import assets, downloads, index, toml
+from kickbench.report.pages.html import Head, Rows, file_stem, render
 from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
 from kickbench.results.schema import safe_name
@@ -149,7 +149,7 @@ def page(
     scenario = toml.dump(manifest["scenario"])
     scenario_file = safe_name(data.reader.scenario_name, default="scenario") + ".toml"
     return render(
-        "template.html.j2",
+        "run.html.j2",
         script=True,
         entry=index.entry_of_run(data, said).meta(),
         summary=summary,

@@ -18,10 +18,10 @@ from markupsafe import Markup
 from kickbench.compare.identity import Change
 from kickbench.compare.runs import Comparison, compare, default_names
 from kickbench.errors import ResultsError
-from kickbench.report import index
 from kickbench.report.figures.comparison import draw_differences
 from kickbench.report.figures.svg import inline
-from kickbench.report.pages import Head, Rows, file_stem, render
+from kickbench.report.pages import index
+from kickbench.report.pages.html import Head, Rows, file_stem, render
 from kickbench.report.words import comparison as compared
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import emulation

@@ -33,7 +33,7 @@ Rows = list[tuple[bool, list[tuple[str, str | None, str]]]]
 """Rows of a table: whether it begins a block; of each cell its text, the number that it is sorted
 by, and its class."""
 
-_ROOMS = ("kickbench.report", "kickbench.nightly")
+_ROOMS = ("kickbench.report.pages", "kickbench.nightly")
 """Where templates are."""
 _UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
 _BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
@@ -108,7 +108,7 @@ def _environment() -> jinja2.Environment:
 
 @cache
 def _text_of(name: str) -> str:
-    return resources.files("kickbench.report").joinpath(name).read_text("utf-8")
+    return resources.files("kickbench.report.pages").joinpath(name).read_text("utf-8")
 
 
 def _hash_source(code: str) -> str:
