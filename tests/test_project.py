@@ -184,6 +184,26 @@ def test_functions_that_the_method_names_are_in_the_file_beside_them() -> None:
         assert re.search(rf"\b{name}\b", text(file)), f"{name} in {file}"
 
 
+ARCH = ROOT / "kickbench/engine/include/kickbench/arch"
+OF_AN_ARCHITECTURE = re.compile(
+    r"x86|amd64|i[36]86|rdtsc|_mm_|ia32|immintrin|cpuid"
+    r"|aarch64|arm64|__arm|riscv|powerpc|s390|\basm\b|__asm",
+    re.IGNORECASE,
+)
+C_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+
+def test_only_the_headers_of_arch_know_an_architecture() -> None:
+    """In the engine and the protocols. Comments may: a fact about one is a fact."""
+    found = {}
+    for folder in ("kickbench/engine", "kickbench/methods"):
+        for path in sorted((ROOT / folder).rglob("*.[ch]")):
+            code = C_COMMENT.sub("", path.read_text(encoding="utf-8"))
+            found[path] = bool(OF_AN_ARCHITECTURE.search(code))
+    assert {path.parent for path in found if found[path]} == {ARCH}
+    assert len(found) > 20
+
+
 # --- versions, licence -------------------------------------------------------------------------
 
 

@@ -1049,16 +1049,18 @@ def test_the_example_scenario_names_the_examples_beside_it() -> None:
 # --- the package -------------------------------------------------------------------------------
 
 
+HEADERS = {"protocol.h", "loop.h", "clock.h", "arch/current.h", "arch/x86_64.h"}
+
+
 def test_the_headers_are_there_to_be_included() -> None:
-    names = {"protocol.h", "loop.h", "clock.h"}
-    assert {path.name for path in include_folder().glob("kickbench/*.h")} == names
+    folder = include_folder() / "kickbench"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.h")} == HEADERS
 
 
 def check_files(names: list[str]) -> None:
     """Of the C in a package, the headers for protocols are there and nothing else."""
     c = {name for name in names if re.search(r"\.(c|h|S|inc)$", name)}
-    folder = "kickbench/engine/include/kickbench"
-    assert c == {f"{folder}/{name}" for name in ("clock.h", "loop.h", "protocol.h")}
+    assert c == {f"kickbench/engine/include/kickbench/{name}" for name in HEADERS}
 
 
 def test_an_installed_package_has_the_headers_and_no_other_c() -> None:

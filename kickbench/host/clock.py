@@ -20,7 +20,7 @@ TSC_SOURCES = frozenset({"tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_ts
 first second). The others are a hypervisor's: each is the TSC, scaled as the hypervisor says."""
 STEADY_FLAGS = ("constant_tsc", "nonstop_tsc")
 MAX_STAMPED_CPU = 4095
-"""RDTSCP tells the CPU's number in 12 bits (kickbench/engine/include/kickbench/clock.h)."""
+"""RDTSCP tells the CPU's number in 12 bits (kickbench/engine/include/kickbench/arch/x86_64.h)."""
 MAX_PAIRS = 64
 """Of CPUs that are tried against each other; one takes some milliseconds."""
 

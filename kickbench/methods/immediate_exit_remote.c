@@ -7,8 +7,8 @@
  * the byte, then reads the flag; the kicker sets the flag, then the byte. Were the clear still in
  * the store buffer when the flag is read, it could wipe out a byte set in between, and the kick
  * with it: hence the full fence. A kicker whose flag was not seen after the fence sets the byte
- * later than the clear, and KVM_RUN polls it. The kicker's two stores are in order because the flag
- * is set by a locked instruction, a full fence on x86.
+ * later than the clear, and KVM_RUN polls it. kb_fence_flag() keeps the kicker's two stores in
+ * order.
  */
 #include <kickbench/protocol.h>
 
@@ -60,6 +60,7 @@ static int kb_finish_exit(struct kb_vcpu *v)
 static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
 	kb_request_kick(v, k);
+	kb_fence_flag();
 	kb_set_immediate_exit(v, 1);
 	return kb_send_signal(v, k);
 }

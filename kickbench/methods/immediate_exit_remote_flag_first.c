@@ -55,6 +55,7 @@ static int kb_finish_exit(struct kb_vcpu *v)
 static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 {
 	kb_request_kick(v, k);
+	kb_fence_flag();
 	kb_set_immediate_exit(v, 1);
 	return kb_send_signal(v, k);
 }

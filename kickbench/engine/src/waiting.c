@@ -19,7 +19,7 @@ void doze(void)
 void relax(const struct kb_engine *e, unsigned int *spins)
 {
 	if (!e->one_cpu && ++*spins % YIELD_SPINS != 0)
-		__builtin_ia32_pause();
+		kb_relax();
 	else if (e->realtime)
 		doze();
 	else

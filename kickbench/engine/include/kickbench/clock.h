@@ -1,22 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The stamp: RDTSCP where the TSC can be trusted, else CLOCK_MONOTONIC_RAW in ns.
- *
- * RDTSCP and not RDTSC: it waits for the instructions before it (Intel SDM volume 2B, RDTSCP), and
- * tells the CPU that we are on (the kernel keeps it in IA32_TSC_AUX, bits 0-11), so that a
- * migration is seen without a system call. Threads on CPUs from 4,096 on, whose number does not
- * fit, get the other clock (kickbench/host/clock.py).
+ * The stamp: the CPU's own counter (the TSC of x86) where it can be trusted, else
+ * CLOCK_MONOTONIC_RAW in ns. kickbench/host/clock.py decides.
  */
 #ifndef KICKBENCH_CLOCK_H
 #define KICKBENCH_CLOCK_H
 
+#include <kickbench/arch/current.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
-#include <x86intrin.h>
 
-#define KB_TSC_AUX_CPU_MASK 0xfffu
-#define KB_CPU_UNKNOWN	    UINT32_MAX
+#define KB_CPU_UNKNOWN UINT32_MAX
 
 static inline uint64_t kb_raw_ns(void)
 {
@@ -28,15 +23,15 @@ static inline uint64_t kb_raw_ns(void)
 
 static inline uint64_t kb_stamp(bool clock_is_tsc, uint32_t *cpu)
 {
-	uint32_t aux;
+	uint32_t where;
 	uint64_t now;
 
 	if (!clock_is_tsc) {
 		*cpu = KB_CPU_UNKNOWN;
 		return kb_raw_ns();
 	}
-	now = __rdtscp(&aux);
-	*cpu = aux & KB_TSC_AUX_CPU_MASK;
+	now = kb_counter(&where);
+	*cpu = kb_cpu(where);
 	return now;
 }
 

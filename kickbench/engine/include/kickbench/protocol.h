@@ -37,6 +37,7 @@
 #define KICKBENCH_PROTOCOL_H
 
 #include <errno.h>
+#include <kickbench/arch/current.h>
 #include <linux/kvm.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -50,7 +51,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define KB_CACHE_LINE  64
 #define KB_EXPORT      __attribute__((visibility("default")))
 #define KB_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define KB_UNLIKELY(x) __builtin_expect(!!(x), 0)

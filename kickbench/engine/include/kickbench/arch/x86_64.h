@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the engine asks of x86-64. */
+#ifndef KICKBENCH_ARCH_X86_64_H
+#define KICKBENCH_ARCH_X86_64_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <x86intrin.h>
+
+/* What one CPU writes and another one reads is this far apart. */
+#define KB_CACHE_LINE 64
+
+#define KB_TSC_AUX_CPU_MASK 0xfffu
+
+/*
+ * The TSC, and on which CPU it was read: see kb_cpu().
+ *
+ * RDTSCP and not RDTSC: it waits for the instructions before it (Intel SDM volume 2B, RDTSCP), and
+ * tells the CPU that we are on (the kernel keeps it in IA32_TSC_AUX, bits 0-11), so that a
+ * migration is seen without a system call. Threads on CPUs from 4,096 on, whose number does not
+ * fit, get the other clock (kickbench/host/clock.py).
+ *
+ * rseq(2) has numbers without that limit, but is not for this place. It is read at another moment
+ * than the counter. It was wrong just after KVM_RUN on some kernels: tools/testing/selftests/kvm/
+ * rseq_test.c looks for that bug. And where libc did not register it, each exit would pay for
+ * getcpu(2).
+ */
+static inline uint64_t kb_counter(uint32_t *where)
+{
+	return __rdtscp(where);
+}
+
+/* The number of the CPU, of what kb_counter() gave beside the counter. */
+static inline uint32_t kb_cpu(uint32_t where)
+{
+	return where & KB_TSC_AUX_CPU_MASK;
+}
+
+/* In a loop that waits for another CPU: the sibling thread gets on meanwhile. */
+static inline void kb_relax(void)
+{
+	__builtin_ia32_pause();
+}
+
+/*
+ * After kb_request_kick(): nobody sees what is stored next, and not the flag. The flag is set by a
+ * locked instruction, which is a full fence, so only the compiler is told.
+ */
+static inline void kb_fence_flag(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+#endif
