@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_once import made_once
 
 from kickbench.engine.engine import TRANSPORTS
 from kickbench.engine.failures import Failure, describe, why_not_created
@@ -56,7 +57,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or platform.machine() != "x86_64":
         pytest.skip("there is no C compiler, or this is no x86-64")
-    path = tmp_path_factory.mktemp("plan") / "plan"
+    return made_once(tmp_path_factory, "plan", lambda folder: compile_plan(compiler, folder))
+
+
+def compile_plan(compiler: str, folder: Path) -> Path:
+    path = folder / "plan"
     folders = [PACKAGE / name for name in ("engine/include", "engine/src", "guest", "methods")]
     subprocess.run(
         [

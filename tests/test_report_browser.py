@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import synthetic_run
+from made_once import made_once
 from typer.testing import CliRunner
 
 from kickbench.cli import app
@@ -167,7 +168,11 @@ def hostile_run(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    results, folder = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("reports")
+    return made_once(tmp_path_factory, "browsed", write_reports)
+
+
+def write_reports(made: Path) -> Reports:
+    results, folder = made / "results", made / "reports"
     every = [*synthetic_run.sweep(), *synthetic_run.kick_sweep()]
     few = [synthetic_run.case(n) for n in (1, 2)]
     days = (synthetic_run.NOW.replace(day=day) for day in (7, 8, 3))
@@ -212,7 +217,10 @@ PAGES = (*RUNS, "comparison", "index")
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The page and the summary of a short run on the real KVM."""
-    folder = tmp_path_factory.mktemp("real")
+    return made_once(tmp_path_factory, "real", run_and_report)
+
+
+def run_and_report(folder: Path) -> tuple[Path, dict[str, Any]]:
     arguments = ["run", "quick", "--quick", "--results", str(folder / "results")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 from kickbench.engine.engine import TRANSPORTS
 from kickbench.methods import CATALOGUE
@@ -81,9 +82,12 @@ def sanitizer_works(folder: Path) -> str:
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if platform.machine() != "x86_64":
         pytest.skip("the engine is for x86-64")
-    folder = tmp_path_factory.mktemp("tsan")
-    if why := sanitizer_works(folder):
+    if why := sanitizer_works(tmp_path_factory.mktemp("tsan")):
         pytest.skip(why)
+    return made_once(tmp_path_factory, "driver", compile_driver)
+
+
+def compile_driver(folder: Path) -> Path:
     program = folder / "driver"
     sources = [
         ROOT / "tests" / "tsan" / "driver.c",
