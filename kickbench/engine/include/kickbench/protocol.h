@@ -244,6 +244,7 @@ static inline void kb_mark(struct kb_vcpu *v, enum kb_doing doing)
 	atomic_store_explicit(&v->doing, (uint8_t)doing, memory_order_relaxed);
 }
 
+/* In kb_enter and kb_leave: what was asked of one protocol is nothing to the next. */
 static inline void kb_forget_kicks(struct kb_vcpu *v)
 {
 	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
