@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages of the documentation, which are made from the code."""
+"""The documentation site, up to what Sphinx gets: its pages, its links, and what is generated."""
 
 from __future__ import annotations
 
@@ -9,11 +9,112 @@ from pathlib import Path
 
 import pytest
 from website import c_hooks, command_line, scenario_keys
+from website.navigation import PURPOSES, SECTIONS
+from website.stage import GENERATED, Stage
 
 from kickbench.cli import COMMANDS
 from kickbench.scenario import model
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return Stage(ROOT).texts()
+
+
+def rewritten(text: str, page: str = "docs/method.md") -> str:
+    return Stage(ROOT).rewritten(page, text)
+
+
+# --- navigation --------------------------------------------------------------------------------
+
+
+def test_every_page_of_docs_is_in_one_section() -> None:
+    pages = [page for section in SECTIONS for page in section.pages]
+    assert len(set(pages)) == len(pages)
+    written = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert set(pages) == {*written, *GENERATED, "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert set(PURPOSES) == set(pages)
+
+
+def test_the_sections_are_the_needs_of_readers() -> None:
+    titles = [section.title for section in SECTIONS]
+    needs = ["Measure", "Compare", "Find out why", "Watch every night", "Write your own protocol"]
+    assert titles == [*needs, "Reference", "Develop"]
+
+
+def test_a_section_lists_its_pages_and_those_of_others_that_belong_to_it(
+    texts: dict[str, str],
+) -> None:
+    for section in SECTIONS:
+        listed = re.findall(r"^- \[.+\]\((.+)\): .+$", texts[f"{section.slug}.md"], re.MULTILINE)
+        assert listed == [*section.pages, *section.see_also]
+
+
+def test_the_home_page_is_the_readme_with_a_picture_for_each_scheme(texts: dict[str, str]) -> None:
+    first, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition("<picture>")
+    home = texts["index.md"]
+    assert home.startswith(first)
+    assert rest.partition("</picture>")[2][:500] in home
+    assert "<picture>" not in home
+    for scheme in ("light", "dark"):
+        picture = f"```{{image}} docs/images/report-{scheme}.png\n:class: only-{scheme}\n"
+        assert home.count(picture) == 1
+
+
+# --- links -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "in_the_site"),
+    [
+        ("[a page](statistics.md#intervals)", "[a page](statistics.md#intervals)"),
+        ("[here](#kicks)", "[here](#kicks)"),
+        ("[home](../README.md)", "[home](../index.md)"),
+        ("[root](../CONTRIBUTING.md#set-up)", "[root](../CONTRIBUTING.md#set-up)"),
+        ("[file](../kickbench/lab/image.py)", "[file](../source/kickbench/lab/image.py.md)"),
+        ("[`two\nlines`](../LICENSE)", "[`two\nlines`](../source/LICENSE.md)"),
+        ("[away](https://example.org)", "[away](https://example.org)"),
+        ("[wrong](nowhere.md)", "[wrong](nowhere.md)"),
+        ("`kickbench/errors.py`", "[`kickbench/errors.py`](../source/kickbench/errors.py.md)"),
+        ("see `.ci/run`.", "see [`.ci/run`](../source/.ci/run.md)."),
+        ("`docs/lab.md`", "[`docs/lab.md`](lab.md)"),
+        ("[`docs/lab.md`](lab.md)", "[`docs/lab.md`](lab.md)"),
+        ("`tests/`, `results/x.py`, `vm.vcpus[2]`", "`tests/`, `results/x.py`, `vm.vcpus[2]`"),
+        ("`kickbench/nothing.py`", "`kickbench/nothing.py`"),
+        ("# `kickbench/errors.py`\n", "# `kickbench/errors.py`\n"),
+        ("    `kickbench/errors.py`\n", "    `kickbench/errors.py`\n"),
+        ("1. a\n   ```\n   `.ci/run`\n   ```\n", "1. a\n   ```\n   `.ci/run`\n   ```\n"),
+    ],
+)
+def test_a_link_of_github_holds_in_the_site(written: str, in_the_site: str) -> None:
+    assert rewritten(written) == in_the_site
+
+
+def test_what_is_linked_and_is_no_page_has_a_page_with_its_source(texts: dict[str, str]) -> None:
+    page = texts["source/kickbench/engine/include/kickbench/loop.h.md"]
+    source = (ROOT / "kickbench/engine/include/kickbench/loop.h").read_text(encoding="utf-8")
+    assert f"```c\n{source.rstrip()}\n```" in page
+    assert "nosearch: true" in page
+
+
+def test_a_linked_folder_has_a_page_that_lists_its_files(texts: dict[str, str]) -> None:
+    folder = "source/kickbench/lab/kernel/patches"
+    listed = re.findall(r"\((.+)\)$", texts[f"{folder}.md"], re.MULTILINE)
+    assert listed
+    assert all(f"{folder}/{Path(name).name}" in texts for name in listed)
+
+
+def test_only_links_are_changed(texts: dict[str, str]) -> None:
+    """A page of the site reads as it does in the repository."""
+
+    def words(text: str) -> str:
+        return re.sub(r"\[(`[^`]*`)\]\([^()]*\)|\]\([^()\s]+\)", r"\1", text)
+
+    for path in (ROOT / "docs").glob("*.md"):
+        original = path.read_text(encoding="utf-8")
+        assert words(texts[f"docs/{path.name}"]) == words(original), path.name
 
 
 # --- what is generated -------------------------------------------------------------------------
