@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from website import c_hooks, command_line, scenario_keys
+from website import c_hooks, check, command_line, scenario_keys
 from website.navigation import PURPOSES, SECTIONS
 from website.stage import GENERATED, Stage
 
@@ -206,3 +206,51 @@ def test_the_hook_reference_says_what_the_comments_say() -> None:
     sending = page.partition("### kb_send_signal\n")[2].partition("\n###")[0]
     assert "The kick signal, to the vCPU's thread, by the kicker's transport." in sending
     assert "static inline int kb_send_signal(" in sending
+
+
+# --- the check of the built pages --------------------------------------------------------------
+
+
+def faults(folder: Path, **files: str) -> list[str]:
+    (folder / "there.html").write_text('<p id="anchor">', encoding="utf-8")
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return list(check.faults(folder))
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        '<a href="there.html#anchor">',
+        '<a href="#">',
+        '<a href="https://example.org/page">',
+        '<img src="data:image/png;base64,AA==">',
+        '<a href="there.html?q=1">',
+    ],
+)
+def test_the_check_is_content_with(tmp_path: Path, fine: str) -> None:
+    assert faults(tmp_path, page_html=fine) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        ('<a href="gone.html">', "links to gone.html, which is not there"),
+        ('<a href="there.html#gone">', "links to there.html#gone, which has no such anchor"),
+        ('<a href="#gone">', "links to #gone, which has no such anchor"),
+        ('<img src="gone.png">', "loads gone.png, which is not there"),
+        ('<script src="https://example.org/x.js">', "loads https://example.org/x.js"),
+        ('<link rel="preconnect" href="//example.org">', "loads //example.org"),
+        ('<p style="background: url(https://example.org/x)">', "loads https://example.org/x"),
+    ],
+)
+def test_the_check_finds(tmp_path: Path, page: str, fault: str) -> None:
+    assert faults(tmp_path, page_html=page) == [f"page.html {fault}"]
+
+
+def test_the_check_looks_into_style_sheets(tmp_path: Path) -> None:
+    sheet = '@import "https://example.org/a.css"; p { src: url(//example.org/font.woff2) }'
+    assert faults(tmp_path, site_css=sheet) == [
+        "site.css loads https://example.org/a.css",
+        "site.css loads //example.org/font.woff2",
+    ]
