@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|busy|lab|lint|benchmark``, each in its environment."""
+"""The project's jobs: ``nox -s bench|tests|busy|lab|lint|docs|benchmark``.
+
+Each has an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +102,15 @@ def lint(session: nox.Session) -> None:
     shutil.rmtree(build, ignore_errors=True)
     session.run("cmake", "-G", "Ninja", "-S", ".", "-B", str(build), "-DKICKBENCH_WERROR=ON")
     session.run("cmake", "--build", str(build))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site of the documentation, check it and look at it: nox -s docs -- [serve]."""
+    session.install(".[docs,browser]")
+    _give_ci_a_browser(session)
+    # -P: what is documented is the installed package.
+    session.run("python", "-P", "-m", "website", *session.posargs, env={"PYTHONPATH": "docs"})
 
 
 @nox.session

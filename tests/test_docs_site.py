@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation site, up to what Sphinx gets: its pages, its links, and what is generated."""
+"""The documentation site, up to what Sphinx gets: its pages, its links, and what is generated.
+
+``nox -s docs`` builds the site itself, checks it and looks at it.
+"""
 
 from __future__ import annotations
 

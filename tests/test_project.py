@@ -91,13 +91,13 @@ def test_ci_is_what_the_workflow_runs_and_demands_kvm_and_a_browser() -> None:
     assert "run: .ci/run" in text(".github/workflows/ci.yml")
     for demand in ("KICKBENCH_REQUIRE_KVM=1", "KICKBENCH_REQUIRE_BROWSER=1"):
         assert demand in text(".ci/run")
-    assert ".venv/bin/nox -s lint" in text(".ci/run").splitlines()
+    assert {".venv/bin/nox -s lint", ".venv/bin/nox -s docs"} <= {*text(".ci/run").splitlines()}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_the_sessions_that_the_documents_name_exist() -> None:
     sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)", text("noxfile.py"), re.MULTILINE))
-    assert {"bench", "tests", "lint", "benchmark"} <= sessions
+    assert {"bench", "tests", "lint", "docs", "benchmark"} <= sessions
     for path in markdown():
         named = re.findall(r"nox -s (\w+)", path.read_text(encoding="utf-8"))
         assert set(named) <= sessions, path
