@@ -32,10 +32,12 @@ from kickbench.summary.shared import (
     Ints,
     bounds,
     by_process,
+    contrast,
     contrast_interval,
     control_entries,
     control_interval,
     count_entries,
+    count_values,
     entry_index,
     index_rounds,
     level_estimate,
@@ -635,49 +637,39 @@ def _compare(
     baseline = methods.index(record.parameters["baseline"])
     n_rounds = len(data.round_process)
 
-    def differences(entry: int, metric: str) -> tuple[list[Floats], dict[str, Any]]:
-        found, used = latency_differences(
+    def differences(entry: int, metric: str) -> tuple[list[Floats], int]:
+        return latency_differences(
             data, values, entry, baseline, metrics[metric], CHUNK_KICKS.get(metric, 1)
         )
-        counts = {
-            "rounds": used,
-            "chunks": sum(len(part) for part in found),
-            "rounds_left_out": n_rounds - used,
-        }
-        return found, counts
 
     contrasts = []
     for index, method in enumerate(methods):
         if index == baseline:
             continue
         for metric in metrics:
-            found, counts = differences(index, metric)
-            interval = contrast_interval(found)
+            found, used = differences(index, metric)
+            interval, chunks = contrast_interval(found), count_values(found)
             contrasts.append(
                 {
                     "method": method,
                     "baseline": methods[baseline],
                     "metric": metric,
-                    "diff": None if interval is None else number(interval.estimate),
-                    "ci95": bounds(interval),
-                    **counts,
+                    **contrast(interval, used, n_rounds, chunks=chunks),
                 }
             )
     metric = next(iter(metrics))
     fill: dict[str, Any] = {"contrasts": contrasts}
     controls: list[Control] = []
     for index, role in control_entries(methods).items():
-        found, counts = differences(index, metric)
+        found, used = differences(index, metric)
         if not found and role != "control":
             continue
         interval = control_interval(found, CONFIDENCE)
         fill[role] = {
             "metric": metric,
-            "diff": None if interval is None else number(interval.estimate),
-            "ci95": bounds(interval),
+            **contrast(interval, used, n_rounds, chunks=count_values(found)),
             "ci_family": None,
             "ok": None,
-            **counts,
         }
         controls.append(Control(fill[role], found, level_ns))
     return fill, controls
@@ -708,23 +700,16 @@ def _compare_sends(record: CaseRecord, kicks: Kicks) -> list[dict[str, Any]]:
         means = by_process(
             kicks.round_process, _send_means(kicks, index) - _send_means(kicks, baseline)
         )
-        in_means = sum(len(part) for part in means)
-        chunks = sum(len(part) for part in medians)
-        for metric, found, rounds, counts in (
-            ("send_p50_ns", medians, used, {"chunks": chunks}),
-            ("send_mean_ns", means, in_means, {}),
+        for metric, found, rounds, chunks in (
+            ("send_p50_ns", medians, used, count_values(medians)),
+            ("send_mean_ns", means, count_values(means), None),
         ):
-            interval = contrast_interval(found)
             contrasts.append(
                 {
                     "method": method,
                     "baseline": methods[baseline],
                     "metric": metric,
-                    "diff": None if interval is None else number(interval.estimate),
-                    "ci95": bounds(interval),
-                    "rounds": rounds,
-                    **counts,
-                    "rounds_left_out": n_rounds - rounds,
+                    **contrast(contrast_interval(found), rounds, n_rounds, chunks=chunks),
                 }
             )
     return contrasts

@@ -33,11 +33,13 @@ from kickbench.summary.shared import (
     Controls,
     Floats,
     Ints,
-    bounds,
     by_process,
+    contrast,
     contrast_interval,
     control_interval,
     count_entries,
+    count_values,
+    level_estimate,
     number,
     precision,
 )
@@ -172,7 +174,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
     interval = control_interval(differences, CONFIDENCE)
     control = {
         "metric": "round_trip_p50_ns",
-        **_difference(rounds, differences, interval),
+        **contrast(interval, count_values(differences), len(rounds.process)),
         "ci_family": None,
         "ok": None,
     }
@@ -244,8 +246,8 @@ def _method_statistics(
     return {
         "round_trip_ns": _spread(data.round_trip_ns[chosen]),
         "estimates": {
-            "round_trip_p50_ns": _level(rounds, rounds.median_ns[:, index]),
-            "round_trip_mean_ns": _level(rounds, rounds.mean_ns[:, index]),
+            "round_trip_p50_ns": level_estimate(rounds.process, rounds.median_ns[:, index]),
+            "round_trip_mean_ns": level_estimate(rounds.process, rounds.mean_ns[:, index]),
         },
         "work": _spread(data.work[chosen].astype(np.float64)),
         "latency_ns": named_quantiles(data.latency_ns[sent], QUANTILES, maximum=True),
@@ -264,15 +266,6 @@ def _method_statistics(
     }
 
 
-def _level(rounds: NestedRounds, values: Floats) -> dict[str, Any]:
-    """What runs are compared by: a level and its interval, from a value for each round."""
-    interval = contrast_interval(by_process(rounds.process, values))
-    return {
-        "value": None if interval is None else number(interval.estimate),
-        "ci95": bounds(interval),
-    }
-
-
 def _spread(values: Floats) -> dict[str, float | None]:
     """The quantiles, and the mean that does not ask what disturbed it."""
     found = named_quantiles(values, QUANTILES, maximum=True)
@@ -284,16 +277,6 @@ def _differences(rounds: NestedRounds, entry: int, baseline: int) -> list[Floats
     return by_process(rounds.process, values[:, entry] - values[:, baseline])
 
 
-def _difference(rounds: NestedRounds, differences: list[Floats], interval: Any) -> dict[str, Any]:
-    used = sum(len(part) for part in differences)
-    return {
-        "diff": None if interval is None else number(interval.estimate),
-        "ci95": bounds(interval),
-        "rounds": used,
-        "rounds_left_out": len(rounds.process) - used,
-    }
-
-
 def _contrast(
     rounds: NestedRounds, methods: list[str], entry: int, baseline: int, metric: str
 ) -> dict[str, Any]:
@@ -302,7 +285,7 @@ def _contrast(
         "method": methods[entry],
         "baseline": methods[baseline],
         "metric": metric,
-        **_difference(rounds, differences, contrast_interval(differences)),
+        **contrast(contrast_interval(differences), count_values(differences), len(rounds.process)),
     }
 
 

@@ -138,8 +138,34 @@ def control_interval(
 def level_estimate(process: Ints, values: Floats, location: Location = trimmed) -> dict[str, Any]:
     """A level from its values per round, "value" and "ci95": what separate runs compare."""
     interval = contrast_interval(by_process(process, values), location)
+    return _estimate("value", interval)
+
+
+def contrast(
+    interval: Interval | None,
+    used: int,
+    n_rounds: int,
+    *,
+    chunks: int | None = None,
+    left_out: str = "rounds_left_out",
+) -> dict[str, Any]:
+    """The record of a difference: "diff", "ci95", and from how many rounds.
+
+    ``used`` of ``n_rounds`` rounds went in, as ``chunks`` values if rounds were put together.
+    ``left_out`` is the key of the rest.
+    """
+    counts = {"rounds": used} if chunks is None else {"rounds": used, "chunks": chunks}
+    return {**_estimate("diff", interval), **counts, left_out: n_rounds - used}
+
+
+def count_values(differences: list[Floats]) -> int:
+    """How many differences there are in all processes."""
+    return sum(map(len, differences))
+
+
+def _estimate(key: str, interval: Interval | None) -> dict[str, Any]:
     return {
-        "value": None if interval is None else number(interval.estimate),
+        key: None if interval is None else number(interval.estimate),
         "ci95": bounds(interval),
     }
 

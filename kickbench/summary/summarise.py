@@ -46,10 +46,12 @@ from kickbench.summary.shared import (
     Ints,
     bounds,
     by_process,
+    contrast,
     contrast_interval,
     control_entries,
     control_interval,
     count_entries,
+    count_values,
     entry_index,
     index_rounds,
     level_estimate,
@@ -535,13 +537,8 @@ def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
 def _contrast(
     differences: list[Floats], interval: Interval | None, n_rounds: int
 ) -> dict[str, Any]:
-    used = sum(len(part) for part in differences)
-    return {
-        "diff": None if interval is None else number(interval.estimate),
-        "ci95": bounds(interval),
-        "rounds": used,
-        "rounds_without_exits": n_rounds - used,
-    }
+    used = count_values(differences)
+    return contrast(interval, used, n_rounds, left_out="rounds_without_exits")
 
 
 def _contrasts(
@@ -558,8 +555,8 @@ def _contrasts(
                 methods.index(baseline),
             )
             interval = contrast_interval(differences, location_of(metric))
-            contrast = _contrast(differences, interval, len(rounds.process))
-            found.append({"method": method, "baseline": baseline, "metric": metric, **contrast})
+            between = {"method": method, "baseline": baseline, "metric": metric}
+            found.append({**between, **_contrast(differences, interval, len(rounds.process))})
     return found
 
 
