@@ -18,7 +18,6 @@ import kickbench
 from kickbench.cli import COMMANDS
 
 KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
-SUBCOMMANDS = [*COMMANDS, "lab", "scenario"]
 # What the tests mean to see must not depend on the terminal or the settings of who runs them.
 ENVIRONMENT = {
     name: value
@@ -85,7 +84,7 @@ def test_no_command_shows_the_help_and_is_2() -> None:
     assert "Usage: " in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in SUBCOMMANDS)], ids=" ".join)
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_is_0_and_goes_to_standard_output(command: list[str], option: str) -> None:
     done = cli(*command, option)

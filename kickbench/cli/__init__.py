@@ -51,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "run": run.run,
     "show": show.show,
     "report": report.report,
@@ -59,13 +59,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "nightly": nightly.nightly,
     "doctor": doctor.doctor,
     "methods": methods.methods,
+    "scenario": scenario.app,
+    "history": history.app,
+    "lab": lab.app,
 }
+"""Every subcommand: a function, or an app that has subcommands of its own."""
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-app.add_typer(scenario.app, name="scenario")
-app.add_typer(history.app, name="history")
-app.add_typer(lab.app, name="lab")
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 def _print_version(wanted: bool) -> None:

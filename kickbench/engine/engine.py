@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kickbench.engine
+from kickbench.closing import Closing
 from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import Guest, Params
@@ -384,7 +385,7 @@ class StuckVcpuError(MeasurementError):
     machine's memory: the process must end without tearing the machine down."""
 
 
-class Engine:
+class Engine(Closing):
     """One VM's vCPU threads, stepping through blocks together. A context manager.
 
     ``vcpu_cpus[i]`` are the CPUs that vCPU i's thread may run on. ``n_entries`` participants of
@@ -532,17 +533,6 @@ class Engine:
         engine, self._engine = self._engine, None
         if engine and self._lib.kb_engine_destroy(engine):
             self._raise(self._lib.kb_engine_failure(engine).contents)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _raise(self, failure: Failure) -> NoReturn:
         if failure.stuck:

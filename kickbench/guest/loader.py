@@ -14,10 +14,9 @@ import mmap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ctypes import c_uint32
-from types import TracebackType
-from typing import Self
 
 import kickbench.guest
+from kickbench.closing import Closing
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
 
@@ -53,7 +52,7 @@ class Params(ctypes.Structure):
     ]
 
 
-class Guest:
+class Guest(Closing):
     """A machine whose vCPUs stand at the entry of a guest program. A context manager.
 
     ``gaps_cycles`` (a power of two of them, at most 4096) makes the program pace itself; vCPU i
@@ -125,17 +124,6 @@ class Guest:
     def close(self) -> None:
         """Close the machine, then free its memory."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _allocate(self, size: int) -> None:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

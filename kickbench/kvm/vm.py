@@ -17,9 +17,8 @@ import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from kickbench.closing import Closing
 from kickbench.errors import HostError
 from kickbench.kvm import abi, ioctl
 from kickbench.kvm.ioctl import KvmError
@@ -53,7 +52,7 @@ class Cpuid(ctypes.Structure):
         return next(found, abi.kvm_cpuid_entry2(function=function))
 
 
-class _Descriptor:
+class _Descriptor(Closing):
     """A file descriptor with an owner: closed once, at the end of the ``with`` block at latest."""
 
     def __init__(self, fd: int) -> None:
@@ -71,17 +70,6 @@ class _Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

@@ -28,13 +28,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import c_int32, c_uint32, c_uint64
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kickbench.nested
+from kickbench.closing import Closing
 from kickbench.engine.engine import KICK_SIGNAL, library
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import IDENTITY_MAP, PAGE, TSS
@@ -137,7 +137,7 @@ class Sender(ctypes.Structure):
     ]
 
 
-class NestedGuest:
+class NestedGuest(Closing):
     """A machine whose only vCPU runs the guest hypervisor. A context manager.
 
     The vCPU runs in the thread that calls :meth:`run`, on ``vcpu_cpus``; the thread that sends the
@@ -208,17 +208,6 @@ class NestedGuest:
     def close(self) -> None:
         """Close the machine, then free its memory."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- the machine ----------------------------------------------------------------------------
 

@@ -25,13 +25,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kickbench.closing import Closing
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.methods import method_label
 from kickbench.results import schema as documents
@@ -191,7 +191,7 @@ def _take_lock(folder: Path) -> int:
     return descriptor
 
 
-class RunWriter:
+class RunWriter(Closing):
     """The one writer of a run folder; a context manager that gives the folder up at the end."""
 
     def __init__(self, path: Path, manifest: dict[str, Any], lock: int) -> None:
@@ -301,17 +301,6 @@ class RunWriter:
                 cannot_write(path, error, _resume_advice(path))
             raise
         return writer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give up the lock. The folder stays as it is; closing twice is fine."""

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from kickbench.closing import Closing
 from kickbench.errors import MeasurementError, StorageError
 from kickbench.host.affinity import current_cpu, pinned
 from kickbench.scenario.text import shorten
@@ -60,7 +60,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class WorkerProcess:
+class WorkerProcess(Closing):
     """Runs one order (text, one line) in a process of its own. A context manager: none is left.
 
     ``creator_cpus`` is where this process stands while it creates the worker: that decides the
@@ -136,17 +136,6 @@ class WorkerProcess:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
         self._stderr.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _send(self, text: str) -> None:
         assert self._process.stdin is not None
