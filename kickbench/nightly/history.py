@@ -48,7 +48,6 @@ from kickbench.results.schema import (
     Line,
     Model,
     SafeName,
-    Share,
     Time,
     check_model,
     dump_json,
@@ -58,6 +57,7 @@ from kickbench.results.schema import (
     parse_json,
 )
 from kickbench.results.store import DAMAGE, replace_file, sync
+from kickbench.summary.found import Share
 
 SCHEMA = 1
 METADATA_KEY = b"kickbench.night"

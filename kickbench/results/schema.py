@@ -16,11 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     Literal,
-    NamedTuple,
     NoReturn,
-    Self,
     TypeVar,
     get_args,
 )
@@ -31,12 +28,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
 )
 
 from kickbench.errors import ResultsError
-from kickbench.methods import control_pairs, method_label
-from kickbench.scenario.kinds import INJECTION
+from kickbench.methods import method_label
 
 SCHEMA = 2
 """Counts up when a figure changes its meaning. In runs of schema 1 a kick's latency, and a pause,
@@ -175,7 +170,7 @@ class _Manifest(Model):
     cases: Annotated[list[_ManifestCase], Field(max_length=100_000)]
 
 
-class _Clock(Model):
+class Clock(Model):
     kind: Literal["tsc", "monotonic_raw"]
     hz: Annotated[float, Field(ge=1, le=1e12)]
     stamp_cycles: Annotated[float, Field(ge=0)] | None = None
@@ -234,7 +229,7 @@ class _Placed(Model):
 
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
-    clock: _Clock
+    clock: Clock
     warnings: list[str]
     rounds: Count
     oversubscribed: bool
@@ -252,519 +247,6 @@ class _CaseDocument(Model):
     stopped_by: Literal["precision", "max_seconds"] | None
     processes: Annotated[list[_Process], Field(min_length=1)]
     claims: Annotated[dict[Line, bool | None], Field(max_length=1000)] = {}
-
-
-# --- what summary.json says was found in a case ------------------------------------------------
-#
-# Read only where a case's tables are gone, and then all that there is: whatever the words, tables
-# and figures rely on is checked here, and what is not listed here does not get to them.
-
-Signed = Annotated[float, Field(ge=-1e18, le=1e18)]
-Amount = Annotated[float, Field(ge=0, le=1e18)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _rising(values: list[float]) -> list[float]:
-    if values != sorted(values):
-        raise ValueError("the lower end is above the upper one")
-    return values
-
-
-Interval = Annotated[list[Signed], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-Shares = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-Times = Annotated[list[Amount], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-
-
-def _at_most(low: float, high: float) -> bool:
-    """low <= high, but for what rounding does: both went through sums and differences."""
-    return low <= high or math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12)
-
-
-def _check_within(value: float | None, ends: list[float] | None, name: str) -> None:
-    if ends is None:
-        return
-    if value is None or not (_at_most(ends[0], value) and _at_most(value, ends[1])):
-        raise ValueError(f"{name} is not around its value")
-
-
-class _Found(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-
-class _Quantiles(_Found):
-    """Figures by name that rise in the order of the fields; null, all of them, without any data."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        values = [getattr(self, name) for name in type(self).model_fields]
-        known = [value for value in values if value is not None]
-        if known and len(known) < len(values):
-            raise ValueError("some of the quantiles are null")
-        _rising(known)
-        return self
-
-
-class _PauseTimes(_Quantiles):
-    p50: Amount | None
-    p90: Amount | None
-    p99: Amount | None
-    max: Amount | None
-
-
-class _Latencies(_Quantiles):
-    p50: Amount | None
-    p90: Amount | None
-    p99: Amount | None
-    p999: Amount | None
-    max: Amount | None
-
-
-class _Phase(_Quantiles):
-    p50: Amount | None
-    p99: Amount | None
-
-
-class _SendTimes(_Quantiles):
-    p50: Amount | None
-    p99: Amount | None
-    max: Amount | None
-
-
-class _HandlerPhase(_Quantiles):
-    p50: Amount
-    p99: Amount
-
-
-class _Phases(_Found):
-    send: _Phase
-    delivery: _HandlerPhase | None
-    return_: Annotated[_HandlerPhase | None, Field(alias="return")]
-    # Runs before they were there lack these.
-    returned: _HandlerPhase | None = None
-    know: _HandlerPhase | None = None
-    resumed: _HandlerPhase | None = None
-
-
-class _SendIntervals(_Found):
-    p50: Times | None
-    p99: Times | None
-
-    def check(self, values: _Quantiles, name: str) -> None:
-        """Raises ValueError when one of them is not around the quantile that it is of."""
-        for key in type(self).model_fields:
-            _check_within(getattr(values, key), getattr(self, key), f"{name}.{key}")
-
-
-class _PauseIntervals(_SendIntervals):
-    p90: Times | None
-
-
-class _LatencyIntervals(_PauseIntervals):
-    p999: Times | None
-
-
-class _ExitTimes(_Found):
-    p50: Amount | None
-    p90: Amount | None
-    p99: Amount | None
-    max: Amount | None
-    mean: Amount | None
-    # Runs before it was there lack it.
-    quiet: Amount | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        # The mean may be above the maximum: it has the time after the last exit, too.
-        _rising([v for v in (self.p50, self.p90, self.p99, self.max) if v is not None])
-        return self
-
-
-class _Disturbances(_Found):
-    involuntary_switches: Count | None
-    migrations: Count | None
-    steal_ns: Count | None
-    run_delay_ns: Count | None
-    rescues: Count | None
-
-
-class _Estimate(_Found):
-    value: Amount | None
-    ci95: Interval | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_within(self.value, self.ci95, "ci95")
-        return self
-
-
-class _Count(_Found):
-    instructions: Count
-    share: Annotated[float, Field(gt=0, le=1)]
-    least: Count
-    mean: Amount
-    samples: Annotated[Count, Field(ge=1)]
-
-
-class _Sends(_Found):
-    n: Count
-    overlapping: Share | None
-
-
-class _Faults(NamedTuple):
-    """What a method's own figures say of its faults: how often each, of how many; its claim."""
-
-    counts: dict[str, int]
-    of: int
-    claim: bool | None
-
-
-class _Method(_Found):
-    estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
-    counts: Annotated[dict[Line, _Count], Field(max_length=100)] = {}
-
-    def faults(self) -> _Faults:
-        """What the findings of the case must agree with."""
-        raise NotImplementedError
-
-
-class _KickCounts(_Found):
-    sent: Count
-    lost: Count | None
-    spurious: Count
-    race_free_claim: bool | None
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> Self:
-        for name in ("lost", "landed", "met", "unmet", "resent", "n"):
-            if (getattr(self, name, None) or 0) > self.sent:
-                raise ValueError(f"{name} is more than were sent")
-        return self
-
-    def faults(self) -> _Faults:
-        """A guest that exits comes by the flag again: there nothing is counted as lost."""
-        counts = {"lost": self.lost, "spurious": self.spurious}
-        known = {name: count for name, count in counts.items() if count is not None}
-        return _Faults(known, self.sent, self.race_free_claim)
-
-
-class _KicksBeside(_KickCounts):
-    met: Count
-    per_second: Amount | None
-
-
-class _ExitsMethod(_Method):
-    exits_per_second: Amount | None
-    ns_per_exit: _ExitTimes
-    cpu_ns_per_exit: Amount | None
-    n: Count
-    stalled: Share | None = None
-    disturbances: _Disturbances
-    # May be missing, but not null.
-    kicks: Annotated[_KicksBeside, Field(default_factory=_KicksBeside.model_construct)]
-
-    def faults(self) -> _Faults:
-        return self.kicks.faults() if "kicks" in self.model_fields_set else _Faults({}, 0, None)
-
-
-class _SlowTimes(_Quantiles):
-    p10: Amount | None
-    p50: Amount | None
-    p90: Amount | None
-
-
-class _Slow(_Found):
-    n: Count
-    ns: _SlowTimes
-    own: bool
-
-
-class _KickMethod(_KickCounts, _Method):
-    lost: Count
-    latency_ns: _Latencies
-    latency_ci95: _LatencyIntervals
-    phases_ns: _Phases
-    n: Count
-    unmet: Count
-    # Runs before they were there lack these.
-    resent: Count = 0
-    send_ns: _SendTimes = _SendTimes(p50=None, p99=None, max=None)
-    send_ci95: _SendIntervals = _SendIntervals(p50=None, p99=None)
-    sends: _Sends = _Sends(n=0, overlapping=None)
-    slow: _Slow = _Slow(n=0, ns=_SlowTimes(p10=None, p50=None, p90=None), own=False)
-
-    @model_validator(mode="after")
-    def _check_intervals(self) -> Self:
-        self.latency_ci95.check(self.latency_ns, "latency_ci95")
-        self.send_ci95.check(self.send_ns, "send_ci95")
-        if self.sends.n > self.sent:
-            raise ValueError("sends.n is more than were sent")
-        return self
-
-
-class _PauseMethod(_Method):
-    first_ns: _PauseTimes
-    median_ns: _PauseTimes
-    last_ns: _PauseTimes
-    send_ns: _PauseTimes
-    last_ci95: _PauseIntervals
-    n: Count
-    rescued: Count
-    rescues: Count
-    race_free_claim: bool | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        times = (self.first_ns, self.median_ns, self.last_ns, self.send_ns)
-        if len({time.p50 is None for time in times}) > 1:
-            raise ValueError("some of the times are null")
-        self.last_ci95.check(self.last_ns, "last_ci95")
-        return self
-
-    def faults(self) -> _Faults:
-        return _Faults({"rescued": self.rescued}, self.n + self.rescued, self.race_free_claim)
-
-
-class _RaceMethod(_KickCounts, _Method):
-    lost: Count
-    landed: Count | None
-    resent: Count = 0
-    rescues: Count
-    lost_ci95: Shares | None
-    lost_upper95: Share | None
-    spurious_ci95: Shares | None
-    latency_max_ns: Amount | None
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> Self:
-        share = self.lost / max(self.landed, self.lost) if self.landed else None
-        upper = self.lost_upper95
-        if (share is None) is not (self.lost_ci95 is None):
-            raise ValueError("lost_ci95 is not there exactly when kicks landed")
-        if (share is None) is not (upper is None) or not _at_most(share or 0.0, upper or 0.0):
-            raise ValueError("lost_upper95 is not above the share lost")
-        _check_within(share, self.lost_ci95, "lost_ci95")
-        known = self.sent and self.spurious <= self.sent
-        _check_within(
-            self.spurious / self.sent if known else None, self.spurious_ci95, "spurious_ci95"
-        )
-        return self
-
-
-class _Spread(_Found):
-    """Quantiles and a mean, which is no more than the largest; null, all of them, without data."""
-
-    p50: Amount | None
-    p90: Amount | None
-    p99: Amount | None
-    max: Amount | None
-    mean: Amount | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        known = [v for v in (self.p50, self.p90, self.p99, self.max) if v is not None]
-        if len(known) not in (0, 4) or (self.mean is None) is bool(known):
-            raise ValueError("some of the figures are null")
-        _rising(known)
-        if self.mean is not None and not _at_most(self.mean, known[-1]):
-            raise ValueError("the mean is above the maximum")
-        return self
-
-
-class _NestedMethod(_Method):
-    round_trip_ns: _Spread
-    work: _Spread
-    latency_ns: _PauseTimes
-    latency_ci95: _PauseIntervals
-    n: Count
-    unexpected: Annotated[dict[Line, Count], Field(max_length=1000)]
-    injected: Count
-    lost: Count
-    doubled: Count
-    judged: Count
-    late: Count | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.latency_ci95.check(self.latency_ns, "latency_ci95")
-        if (self.n > 0) is (self.round_trip_ns.p50 is None):
-            raise ValueError("round_trip_ns is not there exactly when there are iterations")
-        if (self.n > 0) is (self.work.p50 is None):
-            raise ValueError("work is not there exactly when there are iterations")
-        if max(self.injected, self.doubled, self.judged) > self.n or self.lost > self.injected:
-            raise ValueError("injected, lost, doubled or judged is more than there were")
-        if (self.late or 0) > self.judged or (self.late is None and self.judged):
-            raise ValueError("late is not of those judged")
-        return self
-
-    def faults(self) -> _Faults:
-        counts = {"lost": self.lost, "doubled": self.doubled, "late": self.late}
-        known = {name: count for name, count in counts.items() if count is not None}
-        return _Faults(known, self.n, None)
-
-
-class _Difference(_Found):
-    diff: Signed | None
-    ci95: Interval | None
-    rounds: Count
-    rounds_without_exits: Count = 0
-    rounds_left_out: Count = 0
-    chunks: Count = 0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.ci95 and (self.diff is None or not self.ci95[0] <= self.diff <= self.ci95[1]):
-            raise ValueError("the difference is not within its interval")
-        return self
-
-
-class _Contrast(_Difference):
-    method: Line
-    baseline: Line
-    metric: Line
-
-
-class _Judged(_Difference):
-    metric: Line | None
-    ci_family: Interval | None
-    ok: bool | None
-
-    @model_validator(mode="after")
-    def _check_ok(self) -> Self:
-        ends = self.ci_family
-        # None beside an interval: that one is too wide to tell.
-        if self.ok is not None and (ends is None or self.ok is not (ends[0] <= 0 <= ends[1])):
-            raise ValueError("ok is not what its interval says")
-        if ends is not None and None in (self.metric, self.diff, self.ci95):
-            raise ValueError("it is judged, but has no difference")
-        return self
-
-
-class _Control(_Judged):
-    # May be missing, but not null: only exits are judged in two figures.
-    mean: Annotated[_Judged, Field(default_factory=_Judged.model_construct)]
-
-
-class _ShiftPoint(_Found):
-    level: Share
-    diff: Signed
-    ci95: Interval
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_within(self.diff, self.ci95, "ci95")
-        return self
-
-
-class _Shift(_Found):
-    method: Line
-    baseline: Line
-    points: Annotated[list[_ShiftPoint], Field(min_length=1, max_length=100)]
-
-
-class _Finding(_Found):
-    method: Line
-    what: Literal["lost", "spurious", "rescued", "doubled", "late", "stood_still"]
-    count: Annotated[Count, Field(ge=1)]
-    of: Count
-    race_free_claim: bool | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.what != "spurious" and self.count > self.of:
-            raise ValueError("count is more than there were")
-        return self
-
-
-class _FoundLoad(_Found):
-    seconds: Amount
-    others_share: Share | None
-    stolen_share: Share | None
-    waited_share: Share | None
-    stalled_share: Share | None
-
-
-class _FoundCase(_Found):
-    """What is computed of a case, of whatever kind.
-
-    ``metrics`` are those of its contrasts, of which the first ``judged`` have controls;
-    ``other_pairs`` has those that are of two methods only, not of every method and the baseline;
-    ``control_apart`` says that the A/A control's faults are in the findings, where they are the
-    baseline's, but not in the baseline's own figures.
-    """
-
-    metrics: ClassVar[tuple[str, ...]]
-    judged: ClassVar[int] = 1
-    other_pairs: ClassVar[dict[str, tuple[str, str]]] = {}
-    control_apart: ClassVar[bool] = True
-    methods: Mapping[Line, _Method]
-    contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
-    control: _Control
-    # May be missing, but not null: runs before it was there lack it.
-    placebo: Annotated[_Control, Field(default_factory=_Control.model_construct)]
-    findings: Annotated[list[_Finding], Field(max_length=1000)]
-    seconds: Amount
-    stopped_by: Literal["precision", "max_seconds"] | None
-    warnings: Annotated[list[str], Field(max_length=1000)]
-    precision_of: Annotated[list[str], Field(default_factory=list)]
-    precision_missed: Annotated[list[str], Field(default_factory=list)]
-    relative_half_width: Amount | None
-    precision_reached: bool | None
-    timeout_ns: Amount | None
-    first_timeout_ns: Amount | None = None
-    start_skew: Share | None = None
-    oversubscribed: bool = False
-    placed: bool | None = None
-    # Runs before it was there lack it; none has a finished case without a process.
-    processes: Annotated[int, Field(ge=1, le=2**15)] = 1
-    clocks: Annotated[list[_Clock], Field(max_length=2**15)] = []
-    load: _FoundLoad | None = None
-
-
-class _FoundExits(_FoundCase):
-    metrics = ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
-    judged = 2
-    methods: dict[Line, _ExitsMethod]
-    # Runs before it was there lack it.
-    shift: Annotated[list[_Shift], Field(max_length=1000)] = []
-
-
-class _FoundKicks(_FoundCase):
-    metrics = ("latency_p50_ns", "latency_p99_ns", "send_p50_ns", "send_mean_ns")
-    methods: dict[Line, _KickMethod]
-
-
-class _FoundPauses(_FoundCase):
-    metrics = ("pause_last_ns",)
-    methods: dict[Line, _PauseMethod]
-
-
-class _FoundRaces(_FoundCase):
-    metrics = ()
-    control_apart = False
-    methods: dict[Line, _RaceMethod]
-
-
-class _NestedCase(_Found):
-    vendor: Literal["vmx", "svm"] | None
-    nested_paging: bool | None
-    turn_ns: Amount | None
-    at_once_turns: Count | None
-
-
-class _FoundNested(_FoundCase):
-    metrics = ("round_trip_p50_ns",)
-    other_pairs = {"injection_p50_ns": INJECTION}
-    methods: dict[Line, _NestedMethod]
-    nested: _NestedCase
-
-
-_FOUND: dict[str, type[_FoundCase]] = {
-    "exits": _FoundExits,
-    "kick": _FoundKicks,
-    "pause_all": _FoundPauses,
-    "race": _FoundRaces,
-    "nested": _FoundNested,
-}
 
 
 # --- checking ----------------------------------------------------------------------------------
@@ -847,7 +329,7 @@ def check_model(model: type[_M], data: object, where: object, what: str = "") ->
         fail(where, f"is damaged: {what}{key}: {first['msg']}")
 
 
-def _check_version(data: dict[str, Any], where: object, what: str) -> None:
+def check_version(data: dict[str, Any], where: object, what: str) -> None:
     version = data.get("schema")
     if type(version) is not int or version < 1:
         fail(where, f"is not a kickbench {what} (no schema version)")
@@ -857,7 +339,7 @@ def _check_version(data: dict[str, Any], where: object, what: str) -> None:
 
 def check_manifest(data: dict[str, Any], where: object) -> None:
     """Check a manifest. Raises ResultsError, in one line, when it cannot be used."""
-    _check_version(data, where, "manifest")
+    check_version(data, where, "manifest")
     check_model(_Manifest, data, where)
     seen = set()
     for entry in data["cases"]:
@@ -874,115 +356,15 @@ def check_case(data: dict[str, Any], case_id: str, where: object) -> None:
     case = data["case"]
     if case["id"] != case_id:
         fail(where, f"is damaged: it describes another case ({case['id']})")
-    _check_methods(case["methods"], case["baseline"], where)
+    check_methods(case["methods"], case["baseline"], where)
     indices = [process["index"] for process in data["processes"]]
     if len(set(indices)) != len(indices):
         fail(where, "is damaged: a process is there twice")
 
 
-def _check_methods(methods: Iterable[str], baseline: str, where: object) -> None:
+def check_methods(methods: Iterable[str], baseline: str, where: object) -> None:
     labels = [method_label(name) for name in methods]
     if method_label(baseline) not in labels:
         fail(where, "is damaged: the baseline is not one of the methods")
     if len(set(labels)) != len(labels):
         fail(where, "is damaged: a method is there twice")
-
-
-def check_summary(
-    data: dict[str, Any], run_id: str, parameters: Mapping[str, Mapping[str, Any]], where: object
-) -> dict[str, dict[str, Any]]:
-    """What a summary.json found in some cases, by their ids, without what nobody here knows.
-
-    ``parameters`` are those of the cases wanted, as the manifest has them (methods by label): they
-    are not the summary's to tell. Raises ResultsError, in one line, when it cannot be used.
-    """
-    _check_version(data, where, "summary")
-    if data.get("run_id") != run_id:
-        fail(where, "is not of this run (its run_id is another)")
-    cases = data.get("cases")
-    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        fail(where, "is damaged: cases: not a list of objects")
-    by_id: dict[str, list[dict[str, Any]]] = {}
-    for case in cases:
-        if isinstance(case.get("id"), str):
-            by_id.setdefault(case["id"], []).append(case)
-    found = {}
-    for case_id, wanted in parameters.items():
-        _check_methods(wanted["methods"], wanted["baseline"], where)
-        same = by_id.get(case_id, [])
-        if data["schema"] < 2:
-            _forget_landed(same)
-        if len(same) != 1 or same[0].get("status") != "ok":
-            fail(where, f"does not have the case {case_id}, whose tables are gone, once and ok")
-        found[case_id] = _check_found(same[0], wanted, f"{case_id}: ", where)
-    return found
-
-
-def _forget_landed(cases: Iterable[dict[str, Any]]) -> None:
-    """What races of schema 1 counted as such had mostly no chance to be lost."""
-    for case in cases:
-        methods = case.get("methods")
-        if case.get("kind") == "race" and isinstance(methods, dict):
-            for figures in filter(lambda one: isinstance(one, dict), methods.values()):
-                figures |= {"landed": None, "lost_ci95": None, "lost_upper95": None}
-
-
-def _check_found(
-    case: dict[str, Any], wanted: Mapping[str, Any], what: str, where: object
-) -> dict[str, Any]:
-    kind, methods, baseline = wanted["kind"], wanted["methods"], wanted["baseline"]
-    if kind not in _FOUND:
-        fail(where, f"{what}is of the kind {kind!r}, which this kickbench does not know; upgrade")
-    model = check_model(_FOUND[kind], case, where, what)
-    if case.get("kind") != kind or set(model.methods) != set(methods):
-        fail(where, f"is damaged: {what}its kind or methods are not those of the manifest")
-    compared = [(name, baseline) for name in methods if name != baseline]
-    if kind == "exits":
-        compared += control_pairs(methods, baseline)
-    known = {(*pair, metric) for pair in compared for metric in model.metrics}
-    known |= {
-        (*pair, metric) for metric, pair in model.other_pairs.items() if set(pair) <= set(methods)
-    }
-    found = [(one.method, one.baseline, one.metric) for one in model.contrasts]
-    if len(set(found)) != len(found) or not {(a, m) for a, _, m in found} <= {
-        (a, m) for a, _, m in known
-    }:
-        fail(where, f"is damaged: {what}contrasts: one is there twice or of what is not there")
-    if not set(found) <= known:
-        fail(where, f"is damaged: {what}contrasts: the baseline is another")
-    if not {(one.method, one.baseline) for one in getattr(model, "shift", ())} <= set(compared):
-        fail(where, f"is damaged: {what}shift: one is of what is not there")
-    for role in {"control", "placebo"} & model.model_fields_set:
-        judged = getattr(model, role)
-        second = judged.mean.metric if "mean" in judged.model_fields_set else None
-        if not {judged.metric, second} <= {None, *model.metrics[: model.judged]}:
-            fail(where, f"is damaged: {what}{role}: no such metric")
-    _check_findings(model, baseline, f"{what}findings: ", where)
-    plain = model.model_dump(by_alias=True, exclude_unset=True)
-    plain["methods"] = {name: plain["methods"][name] for name in methods}
-    return plain
-
-
-def _check_findings(model: _FoundCase, baseline: str, what: str, where: object) -> None:
-    """Whether the findings say of each fault what the methods' own figures say of it."""
-    found: dict[tuple[str, str], _Finding] = {(f.method, f.what): f for f in model.findings}
-    if len(found) != len(model.findings):
-        fail(where, f"is damaged: {what}one is there twice")
-    if not {method for method, _ in found} <= set(model.methods):
-        fail(where, f"is damaged: {what}no such method")
-    for name, method in model.methods.items():
-        faults = method.faults()
-        found.pop((name, "stood_still"), None)  # a time, not a count
-        more = model.control_apart and name == baseline
-        for fault, count in faults.counts.items():
-            finding = found.pop((name, fault), None)
-            if finding is None:
-                agrees = count == 0
-            elif more:
-                agrees = finding.count >= count and finding.of >= faults.of
-            else:
-                agrees = (finding.count, finding.of) == (count, faults.of)
-            if not agrees or (finding and finding.race_free_claim is not faults.claim):
-                fail(where, f"is damaged: {what}{fault} of {name} is not what its figures say")
-    for name, fault in found:
-        fail(where, f"is damaged: {what}{fault} of {name}, which is not counted in such a case")

@@ -449,7 +449,7 @@ def _real_file(root: Path, path: Path) -> Path:
     return real
 
 
-def _load_json(root: Path, path: Path) -> dict[str, Any]:
+def load_json(root: Path, path: Path) -> dict[str, Any]:
     real = _real_file(root, path)
     try:
         with real.open("rb") as file:
@@ -470,7 +470,7 @@ def load_manifest(root: Path) -> dict[str, Any]:
         fail(root, "does not exist")
     if not (root / MANIFEST).exists():
         fail(root, f"is not a results folder (no {MANIFEST})")
-    manifest = _load_json(root, root / MANIFEST)
+    manifest = load_json(root, root / MANIFEST)
     documents.check_manifest(manifest, root / MANIFEST)
     manifest["complete"] &= all(entry["status"] != "pending" for entry in manifest["cases"])
     return manifest
@@ -490,7 +490,7 @@ def _adopt_finished(
         if entry["status"] == "ok" or (entry["status"] == "pending" and folder.exists()):
             if stripped and entry["status"] == "ok" and not any(folder.glob("*.parquet")):
                 continue
-            document = _load_json(root, folder / CASE)
+            document = load_json(root, folder / CASE)
             documents.check_case(document, entry["id"], folder / CASE)
             entry["status"], entry["reason"] = "ok", document["reason"]
             loaded[entry["id"]] = document
@@ -505,7 +505,7 @@ class RunReader:
     truncated or missing tables.
 
     ``stripped`` admits finished cases of which no table is left: they have no ``document``, and
-    what was found in them is in summary.json alone (:meth:`load_summary`).
+    what was found in them is in summary.json alone (:mod:`kickbench.summary.found`).
     """
 
     def __init__(self, path: Path | str, *, stripped: bool = False) -> None:
@@ -580,19 +580,6 @@ class RunReader:
     def stripped(self) -> list[CaseRecord]:
         """The finished cases whose tables are gone."""
         return [r for r in self.cases if r.status == "ok" and r.document is None]
-
-    def load_summary(self) -> dict[str, dict[str, Any]]:
-        """What summary.json says was found in the cases of :attr:`stripped`, by their ids.
-
-        Of each only what its kind has, checked. Raises ResultsError, in one line, when the file is
-        missing, damaged, or of another run.
-        """
-        path = self.path / SUMMARY
-        if not path.exists():
-            fail(path, f"is missing, and so are the tables of the case {self.stripped[0].id}")
-        data = _load_json(self.path, path)
-        parameters = {record.id: record.parameters for record in self.stripped}
-        return documents.check_summary(data, self.run_id, parameters, path)
 
     def count_rows(self, case_id: str, table: str) -> int:
         """How many rows a table of a finished case has, without reading them."""

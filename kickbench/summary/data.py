@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kickbench.results.store import RunReader
 from kickbench.results.tables import ROLES
+from kickbench.summary.found import load_summary
 from kickbench.summary.summarise import histogram_quantiles, summarise
 
 Floats = NDArray[np.float64]
@@ -59,7 +60,7 @@ class RunData:
         reader = RunReader(run, stripped=True)
         summary = summarise(reader)
         if reader.stripped:
-            found = reader.load_summary()
+            found = load_summary(reader)
             summary["cases"] = [case | found.get(case["id"], {}) for case in summary["cases"]]
         return cls(
             reader,
