@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kickbench.results.store import RunWriter
 from kickbench.results.tables import combine, from_worker
+from kickbench.results.writer import RunWriter
 from kickbench.run import runner
 from kickbench.run.progress import PlainProgress
 from kickbench.scenario.model import Scenario

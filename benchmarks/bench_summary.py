@@ -39,7 +39,7 @@ def make_run(folder: Path, n_samples: int) -> Path:
 def read_run(path: str, scan: bool) -> None:
     """Summarise the run, or also read every sample; print seconds and the peak memory as JSON."""
     before = time.perf_counter()
-    from kickbench.results.store import RunReader
+    from kickbench.results.reader import RunReader
     from kickbench.summary.summarise import summarise
 
     reader = RunReader(path)

@@ -29,7 +29,7 @@ import numpy as np
 from _runs import busy_processes, run_once
 from numpy.typing import NDArray
 
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import read_rounds
 
 PROCESSES = 5

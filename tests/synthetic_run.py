@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.store import RunWriter
 from kickbench.results.tables import QUANTILES, combine, from_worker
+from kickbench.results.writer import RunWriter
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 BASE_NS = 2000.0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.compare.metrics import METRICS, Point, points
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.stats.proportions import clopper_pearson
 from kickbench.summary.summarise import summarise
 

@@ -12,7 +12,7 @@ import synthetic_run
 
 from kickbench.compare.runs import Comparison, Judged, compare
 from kickbench.errors import ResultsError
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
 
 Summary = dict[str, Any]

@@ -41,7 +41,7 @@ from kickbench.nightly.history import (
     verdicts,
 )
 from kickbench.nightly.trends import Key
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
 
 night = synthetic_night.night

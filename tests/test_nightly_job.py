@@ -34,7 +34,7 @@ from kickbench.nightly.config import Config, load
 from kickbench.nightly.history import History, Night, forgotten, verdicts
 from kickbench.nightly.outputs import headline, junit, markdown
 from kickbench.nightly.outputs import json as json_of
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
 from kickbench.summary.summarise import summarise

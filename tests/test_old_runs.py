@@ -23,8 +23,9 @@ from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
 from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.report.words import comparison as words
+from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.writer import RunWriter
 from kickbench.summary.data import RunData
 
 OLD = Path(__file__).parent / "data" / "schema_1"

@@ -28,7 +28,7 @@ from kickbench.report.words.kicks import at_most
 from kickbench.report.words.names import duration, label
 from kickbench.report.words.tables import TABLES, Column, columns_of, rows_of
 from kickbench.report.words.verdict import ANSWERS, details, notes, verdict
-from kickbench.results.store import RunWriter
+from kickbench.results.writer import RunWriter
 from kickbench.summary.data import RunData
 
 RACERS = ["flag_signal", "sigmask", "immediate_exit", "immediate_exit_remote"]

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import EXIT_USAGE, ResultsError
-from kickbench.results import store
+from kickbench.results import writer as store
+from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.writer import RunWriter
 from kickbench.summary.summarise import summarise
 
 CASE = synthetic_run.case(2, processes=2)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kickbench.engine.engine import Clock
 from kickbench.errors import UsageError
 from kickbench.host.topology import Topology
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.run import kinds, runner
 from kickbench.run.progress import PlainProgress
 from kickbench.scenario.files import load

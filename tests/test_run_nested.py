@@ -22,7 +22,7 @@ from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.nested import guest as nested_guest
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.run import nested as run_nested
 from kickbench.run import runner, schedule, worker
 from kickbench.run.nested import FIRST_ORDER, NESTED, NestedBench, NestedRecorder

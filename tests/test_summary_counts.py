@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kickbench.compare.metrics import METRICS, Point, points
 from kickbench.lab.counts import counts
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.counts import count, read_counts
 from kickbench.summary.summarise import summarise
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from kickbench.errors import MeasurementError, ResultsError
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.reader import RunReader
 from kickbench.results.tables import TABLES, combine, from_worker, tables_of_case
+from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.contrasts import paired_contrast, running_interval
 from kickbench.summary.kicks import (

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import ResultsError
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.reader import RunReader
 from kickbench.results.tables import combine, from_worker
+from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import ITERATIONS
 from kickbench.summary.data import RunData
 from kickbench.summary.nested import AT_ONCE, MIN_SPUN, Nested, read_nested, turn_ns

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kickbench.report.words.exits import kicks_costs
 from kickbench.report.words.verdict import verdict
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.data import RunData
 from kickbench.summary.per_kick import contrasts_per_kick, pair_with_quiet
 from kickbench.summary.summarise import summarise, write_summary

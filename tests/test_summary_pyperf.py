@@ -12,7 +12,8 @@ import pyperf
 import pytest
 import synthetic_run
 
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.reader import RunReader
+from kickbench.results.writer import RunWriter
 from kickbench.summary.pyperf import export, write_pyperf
 from kickbench.summary.summarise import read_rounds
 

@@ -11,8 +11,9 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kickbench.results.store import RunReader, RunWriter
+from kickbench.results.reader import RunReader
 from kickbench.results.tables import QUANTILES, combine, from_worker
+from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import paired_contrast, running_interval
 from kickbench.summary.summarise import (

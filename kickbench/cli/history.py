@@ -103,7 +103,7 @@ def export(
     """Write a CSV file that Apache Otava reads, and FILE.yaml, its configuration."""
     from kickbench.errors import UsageError
     from kickbench.nightly.otava import export as otava
-    from kickbench.results.store import write_output
+    from kickbench.results.files import write_output
 
     history = _open(folder)
     chosen = _chosen(history, scenario, host)

@@ -150,7 +150,7 @@ def run(
     from kickbench.lab import run as lab
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.methods import is_protocol_file
-    from kickbench.results.store import load_manifest
+    from kickbench.results.reader import load_manifest
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 

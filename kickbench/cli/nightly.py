@@ -101,7 +101,7 @@ def _write_all(
 ) -> set[int]:
     """Write what was asked for, each whatever becomes of the others; returns what went wrong."""
     from kickbench.errors import EXIT_MEASUREMENT, KickbenchError
-    from kickbench.results.store import write_output
+    from kickbench.results.files import write_output
     from kickbench.scenario.text import printable
 
     codes = set()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kickbench.errors import UsageError
 from kickbench.lab.machines import MACHINES
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.summary.counts import Count, read_counts
 
 

@@ -43,6 +43,8 @@ from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import listed
+from kickbench.results.files import replace_file, sync
+from kickbench.results.reader import DAMAGE
 from kickbench.results.schema import (
     Count,
     Line,
@@ -56,7 +58,6 @@ from kickbench.results.schema import (
     one_line,
     parse_json,
 )
-from kickbench.results.store import DAMAGE, replace_file, sync
 from kickbench.summary.found import Share
 
 SCHEMA = 1

@@ -43,8 +43,8 @@ from kickbench.nightly.history import History, Night, remarks, trends
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.numbers import listed
 from kickbench.report.pages.run import write_report
+from kickbench.results.files import make_folder
 from kickbench.results.schema import one_line, safe_name
-from kickbench.results.store import make_folder
 from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData

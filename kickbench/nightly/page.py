@@ -41,7 +41,7 @@ from kickbench.report.figures.plots import (
 from kickbench.report.figures.svg import inline
 from kickbench.report.pages.html import Head, Rows, file_stem, render, when
 from kickbench.report.words.names import emulation
-from kickbench.results.store import make_folder, replace_file
+from kickbench.results.files import make_folder, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

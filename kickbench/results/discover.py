@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 from kickbench.errors import ResultsError
+from kickbench.results.reader import MANIFEST, load_manifest
 from kickbench.results.schema import fail, one_line
-from kickbench.results.store import MANIFEST, load_manifest
 
 
 def find_run(path: Path | str) -> Path:

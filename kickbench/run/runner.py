@@ -36,7 +36,7 @@ from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
 from kickbench.results import tables
-from kickbench.results.store import RunWriter
+from kickbench.results.writer import RunWriter
 from kickbench.run import kinds, placement, schedule
 from kickbench.run.emulated import Mark
 from kickbench.run.estimate import Estimate

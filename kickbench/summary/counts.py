@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.summary.kicks import read_kicks
 from kickbench.summary.shared import WHO, entry_index
 

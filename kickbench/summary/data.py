@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.store import RunReader
+from kickbench.results.reader import RunReader
 from kickbench.results.tables import ROLES
 from kickbench.summary.found import load_summary
 from kickbench.summary.summarise import histogram_quantiles, summarise

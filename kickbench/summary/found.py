@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from kickbench.methods import control_pairs
+from kickbench.results.reader import SUMMARY, RunReader, load_json
 from kickbench.results.schema import (
     Clock,
     Count,
@@ -36,7 +37,6 @@ from kickbench.results.schema import (
     check_version,
     fail,
 )
-from kickbench.results.store import SUMMARY, RunReader, load_json
 from kickbench.scenario.kinds import INJECTION
 
 Signed = Annotated[float, Field(ge=-1e18, le=1e18)]

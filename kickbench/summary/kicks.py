@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.methods import method_label
-from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.chunks import group_quantiles, paired_quantiles
 from kickbench.stats.proportions import clopper_pearson, upper_bound

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.store import CaseRecord, RunReader
+from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import ROLES
 from kickbench.scenario.kinds import INJECTION, ITERATIONS
 from kickbench.stats.chunks import group_quantiles

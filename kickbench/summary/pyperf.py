@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import pyperf
 
+from kickbench.results.files import replace_file
+from kickbench.results.reader import PYPERF, CaseRecord, RunReader
 from kickbench.results.schema import one_line
-from kickbench.results.store import PYPERF, CaseRecord, RunReader, replace_file
 from kickbench.summary.kicks import read_round_medians
 from kickbench.summary.nested import read_nested_rounds
 from kickbench.summary.shared import Floats, Ints

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.methods import control_pairs
+from kickbench.results.files import replace_file
+from kickbench.results.reader import SUMMARY, CaseRecord, RunReader
 from kickbench.results.schema import SCHEMA, dump_json
-from kickbench.results.store import SUMMARY, CaseRecord, RunReader, replace_file
 from kickbench.results.tables import QUANTILES, ROLES
 from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import Interval, family_confidence

@@ -18,8 +18,8 @@ from kickbench.report.figures.table import FIGURES, Figure
 from kickbench.report.pages.downloads import csv_of
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import kinds_of
+from kickbench.results.files import cannot_write, replace_file
 from kickbench.results.schema import place
-from kickbench.results.store import cannot_write, replace_file
 from kickbench.summary.data import RunData
 
 _TABLE = re.compile(rf"({'|'.join(map(re.escape, TABLES))})\.csv")

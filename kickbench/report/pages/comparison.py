@@ -26,8 +26,8 @@ from kickbench.report.words import comparison as compared
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import emulation
 from kickbench.report.words.verdict import Verdict, verdict
+from kickbench.results.files import replace_file
 from kickbench.results.schema import one_line
-from kickbench.results.store import replace_file
 from kickbench.summary.data import RunData
 
 _TEXTS = 3

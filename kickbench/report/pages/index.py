@@ -28,8 +28,8 @@ from kickbench.report.pages.html import render
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import HEADLINES, emulation
 from kickbench.report.words.verdict import Verdict
+from kickbench.results.files import replace_file
 from kickbench.results.schema import Time
-from kickbench.results.store import replace_file
 from kickbench.scenario.text import printable, shorten
 from kickbench.summary.data import RunData
 

@@ -25,8 +25,8 @@ from kickbench.report.pages import assets, downloads, index, toml
 from kickbench.report.pages.html import Head, Rows, file_stem, render
 from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
+from kickbench.results.files import make_folder, replace_file
 from kickbench.results.schema import safe_name
-from kickbench.results.store import make_folder, replace_file
 from kickbench.summary.data import RunData
 
 LARGEST_SCENARIO = 100_000

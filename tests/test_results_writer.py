@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import MeasurementError, UsageError
-from kickbench.results import store
+from kickbench.results import writer as store
+from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
-from kickbench.results.store import RunReader, RunWriter
 from kickbench.results.tables import from_worker
+from kickbench.results.writer import RunWriter
 
 ONE = synthetic_run.case(1, processes=1)
 TWO = synthetic_run.case(2, processes=1)
@@ -196,7 +197,7 @@ def test_an_impossible_results_folder_is_a_usage_error(tmp_path):
 
 HOLD = """
 import sys
-from kickbench.results.store import RunWriter
+from kickbench.results.writer import RunWriter
 with RunWriter.resume(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -235,7 +236,7 @@ def test_a_lock_is_not_inherited_by_the_workers(tmp_path):
 CREATE = """
 import datetime, sys
 import synthetic_run
-from kickbench.results.store import RunWriter
+from kickbench.results.writer import RunWriter
 sys.stdin.readline()
 for i in range(40):
     with RunWriter.create(sys.argv[1], "same", scenario={}, cases=[], host="same",
