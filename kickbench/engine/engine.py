@@ -29,7 +29,6 @@ from kickbench.native import built_file
 
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
-_QUANTILES = 17  # KB_QUANTILES
 
 _EXPECTED_EXIT: dict[ExitKind, int] = {
     "pio": abi.KVM_EXIT_IO,
@@ -39,140 +38,19 @@ _EXPECTED_EXIT: dict[ExitKind, int] = {
 }
 
 
-class _VcpuConfig(ctypes.Structure):
-    _fields_ = [
-        ("fd", c_int32),
-        ("n_cpus", c_uint32),
-        ("cpus", POINTER(c_int32)),
-        ("run", c_void_p),
-        ("params", c_void_p),
-        ("ring", c_void_p),
-    ]
-
-
-class _Config(ctypes.Structure):
-    _fields_ = [
-        ("n_vcpus", c_uint32),
-        ("n_entries", c_uint32),
-        ("signal", c_int32),
-        ("expected_exit", c_uint32),
-        ("clock_is_tsc", c_uint32),
-        ("transport", c_uint32),
-        ("samples_capacity", c_uint64),
-        ("clock_hz", c_double),
-        ("vcpus", POINTER(_VcpuConfig)),
-        ("n_kickers", c_uint32),
-        ("n_kicker_cpus", c_uint32),
-        ("kicker_cpus", POINTER(c_int32)),
-        ("kicks_capacity", c_uint64),
-        ("pauses_capacity", c_uint64),
-    ]
-
-
-class _Plan(ctypes.Structure):
-    _fields_ = [
-        ("loop", c_uint32),
-        ("kicking", c_uint32),
-        ("state", c_uint32),
-        ("seed", c_uint32),
-        ("gap_ns", c_uint64),
-        ("userspace_ns", c_uint64),
-        ("window_ns", c_uint64),
-        ("lost_after_ns", c_uint64),
-    ]
-
-
-class _Kick(ctypes.Structure):
-    _fields_ = [
-        ("at", c_int64),
-        ("block", c_uint32),
-        ("send", c_uint32),
-        ("delivery", c_uint32),
-        ("latency", c_uint32),
-        ("vcpu", ctypes.c_int16),
-        ("kicker", ctypes.c_uint8),
-        ("flags", ctypes.c_uint8),
-        ("rescues", c_uint32),
-        ("volley", c_uint32),
-        ("cpu", c_int32),
-        ("returned", c_uint32),
-        ("resumed", c_uint32),
-        ("signals", c_uint32),
-        ("reserved", c_uint32),
-    ]
-
-
-class _Pause(ctypes.Structure):
-    _fields_ = [
-        ("at", c_int64),
-        ("send", c_int64),
-        ("first", c_int64),
-        ("median", c_int64),
-        ("last", c_int64),
-        ("block", c_uint32),
-        ("rescues", c_uint32),
-    ]
-
-
-class _Block(ctypes.Structure):
-    _fields_ = [("protocol", c_void_p), ("entry", c_uint32), ("reserved", c_uint32)]
-
-
 class _Field(ctypes.Structure):
     _fields_ = [
         ("structure", ctypes.c_char_p),
         ("name", ctypes.c_char_p),
         ("offset", c_uint64),
         ("size", c_uint64),
+        ("unit", c_uint64),
+        ("kind", ctypes.c_char),
     ]
 
 
-class _BlockResult(ctypes.Structure):
-    _fields_ = [
-        ("exits", c_int64),
-        ("elapsed_cycles", c_int64),
-        ("skew_cycles", c_int64),
-        ("stalled_cycles", c_int64),
-        ("timed_exits", c_int64),
-        ("timed_cycles", c_int64),
-        ("max_cycles", c_int64),
-        ("unsampled", c_int64),
-        ("samples_offset", c_int64),
-        ("samples_count", c_int64),
-        ("spurious_exits", c_int64),
-        ("cpu_ns", c_int64),
-        ("run_delay_ns", c_int64),
-        ("steal_ns", c_int64),
-        ("voluntary_switches", c_int32),
-        ("involuntary_switches", c_int32),
-        ("migrations", c_int32),
-        ("cpu", c_int32),
-        ("rescues", c_int32),
-        ("kicked", c_int32),
-        ("quantiles", ctypes.c_float * _QUANTILES),
-    ]
-
-
-STRUCTURES: dict[str, type[ctypes.Structure]] = {
-    "vcpu_config": _VcpuConfig,
-    "config": _Config,
-    "block": _Block,
-    "block_result": _BlockResult,
-    "failure": Failure,
-    "guest_params": Params,
-    "plan": _Plan,
-    "kick_record": _Kick,
-    "pause": _Pause,
-}
-
-BLOCK_RESULT = np.dtype(_BlockResult)
-"""What one vCPU did in one block; the fields are documented in ``struct kb_block_result``."""
-
-KICK = np.dtype(_Kick)
-"""One kick; the fields are documented in ``struct kb_kick_record``."""
-
-PAUSE = np.dtype(_Pause)
-"""One pause of all vCPUs; the fields are documented in ``struct kb_pause``."""
+STRUCTURES: dict[str, type[ctypes.Structure]] = {"failure": Failure, "guest_params": Params}
+"""Those that are stated a second time, where the library may not be there: :func:`misfits`."""
 
 MET, LOST, LANDED = 1, 2, 4
 """The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_LANDED."""
@@ -198,8 +76,9 @@ class Plan:
     window_ns: int = 0
     lost_after_ns: int = 1_000_000_000
 
-    def _structure(self) -> _Plan:
-        return _Plan(
+    def _record(self) -> NDArray[Any]:
+        return _record(
+            "plan",
             loop=_LOOPS[self.loop],
             kicking=_KICKING[self.kicking],
             state=_STATES[self.state],
@@ -230,19 +109,11 @@ def library() -> ctypes.CDLL:
     # Global: protocols that are loaded later call the engine's functions.
     lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)
     declarations: dict[str, tuple[Any, list[Any]]] = {
-        "kb_engine_create": (c_void_p, [POINTER(_Config), POINTER(Failure)]),
+        "kb_engine_create": (c_void_p, [c_void_p, POINTER(Failure)]),
         "kb_engine_destroy": (ctypes.c_int, [c_void_p]),
         "kb_engine_blocks": (
             ctypes.c_int,
-            [
-                c_void_p,
-                POINTER(_Block),
-                c_uint32,
-                c_uint64,
-                c_uint64,
-                POINTER(_Plan),
-                c_void_p,
-            ],
+            [c_void_p, c_void_p, c_uint32, c_uint64, c_uint64, c_void_p, c_void_p],
         ),
         "kb_engine_kicks": (c_void_p, [c_void_p, c_uint32, POINTER(c_uint64)]),
         "kb_engine_pauses": (c_void_p, [c_void_p, POINTER(c_uint64)]),
@@ -266,7 +137,8 @@ def library() -> ctypes.CDLL:
     for name, (restype, argtypes) in declarations.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
-    if wrong := misfits(lib, STRUCTURES):
+    readable = lib.kb_sizeof(b"field") == ctypes.sizeof(_Field)
+    if wrong := misfits(lib, STRUCTURES) if readable else ["field"]:
         raise MeasurementError(
             f"{LIBRARY} does not fit this version of kickbench (struct kb_{wrong[0]}): "
             "install the package again"
@@ -274,29 +146,65 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-def layout(lib: ctypes.CDLL) -> dict[str, dict[str, tuple[int, int]]]:
-    """By structure and field, its offset and size in bytes, as the compiler laid it out."""
+@dataclass(frozen=True)
+class Field:
+    """Where a field of a C structure lies in it, in bytes, and what numpy calls its type."""
+
+    offset: int
+    size: int
+    format: str
+
+
+def layout(lib: ctypes.CDLL) -> dict[str, dict[str, Field]]:
+    """The fields of each structure by name, as the compiler laid them out."""
     count = ctypes.c_size_t()
     first = lib.kb_fields(ctypes.byref(count))
-    found: dict[str, dict[str, tuple[int, int]]] = {}
+    found: dict[str, dict[str, Field]] = {}
     for field in first[: count.value]:
+        kind = field.kind.decode().replace("p", "u")  # a pointer is an address
+        numbers = field.size // field.unit
         fields = found.setdefault(field.structure.decode(), {})
-        fields[field.name.decode()] = (field.offset, field.size)
+        fields[field.name.decode()] = Field(
+            field.offset,
+            field.size,
+            f"{numbers if numbers > 1 else ''}{kind}{field.unit}",
+        )
     return found
+
+
+@cache
+def structure(name: str) -> np.dtype[Any]:
+    """``struct kb_<name>`` of engine.h, which documents its fields; a pointer is an address."""
+    fields = layout(library())[name]
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [field.format for field in fields.values()],
+            "offsets": [field.offset for field in fields.values()],
+            "itemsize": library().kb_sizeof(name.encode()),
+        }
+    )
+
+
+def _record(name: str, **fields: Any) -> NDArray[Any]:
+    """One structure, shape (1,), with these fields; the others are 0."""
+    record = np.zeros(1, structure(name))
+    for field, value in fields.items():
+        record[field] = value
+    return record
 
 
 def misfits(lib: ctypes.CDLL, structures: Mapping[str, type[ctypes.Structure]]) -> list[str]:
     """The structures whose size or fields differ from those of the library."""
     laid_out = layout(lib)
     wrong = []
-    for name, structure in structures.items():
-        ours = {
-            field[0]: (getattr(structure, field[0]).offset, getattr(structure, field[0]).size)
-            for field in structure._fields_
+    for name, ours in structures.items():
+        places = {
+            field[0]: (getattr(ours, field[0]).offset, getattr(ours, field[0]).size)
+            for field in ours._fields_
         }
-        fields = laid_out.get(name, {})
-        fits = all(ours.get(field) == where for field, where in fields.items())
-        if not fits or lib.kb_sizeof(name.encode()) != ctypes.sizeof(structure):
+        theirs = {key: (field.offset, field.size) for key, field in laid_out[name].items()}
+        if places != theirs or lib.kb_sizeof(name.encode()) != ctypes.sizeof(ours):
             wrong.append(name)
     return wrong
 
@@ -359,11 +267,15 @@ def histogram_edges() -> NDArray[np.uint64]:
     return edges[:end]
 
 
+def _n_quantiles() -> int:
+    return int(structure("block_result")["quantiles"].shape[0])
+
+
 @cache
 def quantile_levels() -> dict[str, float]:
     """The columns that a block's quantiles have in the table ``blocks``, with their levels, as the
     engine orders them: "p2_5_cycles" at 0.025."""
-    per_mille = np.zeros(_QUANTILES, np.uint32)
+    per_mille = np.zeros(_n_quantiles(), np.uint32)
     library().kb_quantile_levels(per_mille.ctypes.data)
     return {f"p{one / 10:g}_cycles".replace(".", "_"): int(one) / 1000 for one in per_mille}
 
@@ -373,7 +285,7 @@ def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.floa
     clock's step; see ``kb_quantiles``. NaN of no times."""
     values = np.ascontiguousarray(cycles, np.uint32)
     scratch = np.empty(2 * len(values), np.uint32)
-    found = np.empty(_QUANTILES, np.float32)
+    found = np.empty(_n_quantiles(), np.float32)
     library().kb_quantiles(
         values.ctypes.data, len(values), step_cycles, scratch.ctypes.data, found.ctypes.data
     )
@@ -416,21 +328,24 @@ class Engine(Closing):
         self._n_vcpus = guest.n_vcpus
         self._n_cpus = len({cpu for some in vcpu_cpus for cpu in some})
         self._n_bins = len(histogram_edges()) - 1
-        cpus = [(c_int32 * len(some))(*some) for some in vcpu_cpus]
-        vcpus = (_VcpuConfig * guest.n_vcpus)(
-            *(
-                _VcpuConfig(
+        cpus = [np.array(some, np.int32) for some in vcpu_cpus]  # the records have addresses only
+        kicker_cpus = np.array(kickers.cpus if kickers else (), np.int32)
+        vcpus = np.concatenate(
+            [
+                _record(
+                    "vcpu_config",
                     fd=vcpu.fd,
                     n_cpus=len(cpus[index]),
-                    cpus=cpus[index],
+                    cpus=cpus[index].ctypes.data,
                     run=vcpu.run_address,
                     params=guest.params_address(index),
-                    ring=guest.ring_address(index),
+                    ring=guest.ring_address(index) or 0,
                 )
                 for index, vcpu in enumerate(guest.vcpus)
-            )
+            ]
         )
-        config = _Config(
+        config = _record(
+            "config",
             n_vcpus=guest.n_vcpus,
             n_entries=n_entries,
             signal=KICK_SIGNAL,
@@ -438,17 +353,17 @@ class Engine(Closing):
             clock_is_tsc=clock.is_tsc,
             samples_capacity=samples_capacity,
             clock_hz=clock.hz,
-            vcpus=vcpus,
+            vcpus=vcpus.ctypes.data,
         )
         if kickers:
-            config.n_kickers = kickers.count
-            config.n_kicker_cpus = len(kickers.cpus)
-            config.kicker_cpus = (c_int32 * len(kickers.cpus))(*kickers.cpus)
-            config.transport = TRANSPORTS[kickers.transport]
-            config.kicks_capacity = kickers.kicks_capacity
-            config.pauses_capacity = kickers.pauses_capacity
+            config["n_kickers"] = kickers.count
+            config["n_kicker_cpus"] = len(kicker_cpus)
+            config["kicker_cpus"] = kicker_cpus.ctypes.data
+            config["transport"] = TRANSPORTS[kickers.transport]
+            config["kicks_capacity"] = kickers.kicks_capacity
+            config["pauses_capacity"] = kickers.pauses_capacity
         failure = Failure()
-        self._engine = self._lib.kb_engine_create(ctypes.byref(config), ctypes.byref(failure))
+        self._engine = self._lib.kb_engine_create(config.ctypes.data, ctypes.byref(failure))
         if not self._engine:
             self._raise(failure)
 
@@ -467,21 +382,22 @@ class Engine(Closing):
     ) -> NDArray[Any]:
         """Run one block after another: (protocol id, entry) each, all vCPUs together.
 
-        Returns BLOCK_RESULT records of shape (blocks, vCPUs). Raises MeasurementError when a
+        Returns ``block_result`` records of shape (blocks, vCPUs). Raises MeasurementError when a
         guest left in a way that its program does not, StuckVcpuError when a vCPU could not be
         kicked.
         """
-        blocks = (_Block * len(schedule))(
-            *(_Block(self._protocol(method), entry) for method, entry in schedule)
-        )
-        results = np.zeros((len(schedule), self._n_vcpus), BLOCK_RESULT)
+        blocks = np.zeros(len(schedule), structure("block"))
+        blocks["protocol"] = [self._protocol(method) for method, _ in schedule]
+        blocks["entry"] = [entry for _, entry in schedule]
+        results = np.zeros((len(schedule), self._n_vcpus), structure("block_result"))
+        record = plan._record()
         status = self._lib.kb_engine_blocks(
             self._engine,
-            blocks,
+            blocks.ctypes.data,
             len(schedule),
             warmup_ns,
             block_ns,
-            ctypes.byref(plan._structure()),
+            record.ctypes.data,
             results.ctypes.data,
         )
         if status:
@@ -508,19 +424,19 @@ class Engine(Closing):
         ]
 
     def kicks(self) -> NDArray[Any]:
-        """All kicks of the last call of :meth:`blocks`: KICK records, by kicker."""
+        """All kicks of the last call of :meth:`blocks`: ``kick_record``, by kicker."""
         parts = []
         for kicker in range(self._n_kickers):
             count = c_uint64()
             first = self._lib.kb_engine_kicks(self._engine, kicker, ctypes.byref(count))
-            parts.append(_records(first, count.value, KICK))
-        return np.concatenate(parts) if parts else np.empty(0, KICK)
+            parts.append(_records(first, count.value, structure("kick_record")))
+        return np.concatenate(parts) if parts else np.empty(0, structure("kick_record"))
 
     def pauses(self) -> NDArray[Any]:
-        """All pauses of the last call of :meth:`blocks`: PAUSE records."""
+        """All pauses of the last call of :meth:`blocks`: ``pause`` records."""
         count = c_uint64()
         first = self._lib.kb_engine_pauses(self._engine, ctypes.byref(count))
-        return _records(first, count.value, PAUSE)
+        return _records(first, count.value, structure("pause"))
 
     def histogram(self, entry: int) -> NDArray[np.uint64]:
         """Counts of all timed exits of the entry so far, shape (bins,): see histogram_edges."""

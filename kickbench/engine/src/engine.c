@@ -354,6 +354,7 @@ size_t kb_sizeof(const char *name)
 	    {"guest_params", sizeof(struct kb_guest_params)},
 	    {"vcpu", sizeof(struct kb_vcpu)},
 	    {"sender", sizeof(struct kb_sender)},
+	    {"field", sizeof(struct kb_field)},
 	};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)

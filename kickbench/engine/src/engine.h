@@ -64,7 +64,7 @@ struct kb_plan {
 
 /* One kick, in cycles. */
 struct kb_kick_record {
-	uint64_t at;	   /* since the block's begin */
+	int64_t at;	   /* since the block's begin */
 	uint32_t block;	   /* index into the schedule of the call */
 	uint32_t send;	   /* the kicker's call */
 	uint32_t delivery; /* until the signal handler ran; 0: it was not seen to */
@@ -83,11 +83,11 @@ struct kb_kick_record {
 
 /* One pause of all vCPUs, in cycles since its begin. */
 struct kb_pause {
-	uint64_t at; /* since the block's begin */
-	uint64_t send;
-	uint64_t first;
-	uint64_t median; /* of an even number the lower one: until half of them had taken it */
-	uint64_t last;
+	int64_t at; /* since the block's begin */
+	int64_t send;
+	int64_t first;
+	int64_t median; /* of an even number the lower one: until half of them had taken it */
+	int64_t last;
 	uint32_t block;
 	uint32_t rescues;
 };
@@ -118,17 +118,17 @@ struct kb_block {
 
 /* What one vCPU did in one block. Everything is about the recorded window. */
 struct kb_block_result {
-	uint64_t exits;
-	uint64_t elapsed_cycles; /* the window: to the exit that goes beyond its end, or its end */
-	uint64_t skew_cycles;	 /* the window began so much later than the block's */
-	uint64_t stalled_cycles; /* between spurious returns with no exit of the guest between */
-	uint64_t timed_exits;	 /* those with a sample: the host's, or the guest's own */
-	uint64_t timed_cycles;	 /* their sum */
-	uint64_t max_cycles;
-	uint64_t unsampled;	 /* exits that found the buffer full */
-	uint64_t samples_offset; /* of this block in the vCPU's buffer */
-	uint64_t samples_count;
-	uint64_t spurious_exits;
+	int64_t exits;
+	int64_t elapsed_cycles; /* the window: to the exit that goes beyond its end, or its end */
+	int64_t skew_cycles;	/* the window began so much later than the block's */
+	int64_t stalled_cycles; /* between spurious returns with no exit of the guest between */
+	int64_t timed_exits;	/* those with a sample: the host's, or the guest's own */
+	int64_t timed_cycles;	/* their sum */
+	int64_t max_cycles;
+	int64_t unsampled;	/* exits that found the buffer full */
+	int64_t samples_offset; /* of this block in the vCPU's buffer */
+	int64_t samples_count;
+	int64_t spurious_exits;
 	int64_t cpu_ns;
 	int64_t run_delay_ns; /* runnable, but not on a CPU (schedstat) */
 	int64_t steal_ns;     /* of its CPU, on the first such row of a block; 0 on others */
@@ -264,18 +264,20 @@ struct kb_sender {
 /* Sends until told to stop. 0, or the errno of an interrupt that could not be sent. */
 KB_EXPORT int kb_sender_run(struct kb_sender *s);
 
-/* Size of a structure of the interface by its name without "kb_", for the binding's self-check. */
+/* Size of a structure of the interface by its name without "kb_"; 0: there is none. */
 KB_EXPORT size_t kb_sizeof(const char *name);
 
-/* One field of such a structure, and where it lies. */
+/* One field of such a structure, where it lies, and what it is. */
 struct kb_field {
 	const char *structure;
 	const char *name;
 	uint64_t offset;
 	uint64_t size;
+	uint64_t unit; /* the size of one number; an array has several */
+	char kind;     /* i, u: an integer, signed or not; f: floating; p: a pointer */
 };
 
-/* All fields that the binding shares with us; their number in *count. */
+/* All fields that the binding shares with us, in their order; the number of them in *count. */
 KB_EXPORT const struct kb_field *kb_fields(size_t *count);
 
 #endif

@@ -1,13 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The layout of the interface's structures, as the compiler has it: the binding compares its own
- * with it by name, so that two fields in another order cannot pass.
+ * The layout of the interface's structures, as the compiler has it. The binding makes its records
+ * of it, so that a field's place and type are stated in engine.h alone. A test looks for gaps,
+ * which a field leaves that is not listed here.
  */
 #include "engine.h"
 
+#define A_FIELD(structure, field) (((struct kb_##structure *)0)->field)
+
+/* An array decays to a pointer to its first number; there are arrays of floats alone. */
+#define KIND(field)                                                                                \
+	_Generic((field),                                                                          \
+	    int16_t: 'i',                                                                          \
+	    int32_t: 'i',                                                                          \
+	    int64_t: 'i',                                                                          \
+	    uint8_t: 'u',                                                                          \
+	    uint32_t: 'u',                                                                         \
+	    uint64_t: 'u',                                                                         \
+	    double: 'f',                                                                           \
+	    float *: 'f',                                                                          \
+	    default: 'p')
+#define UNIT(field) _Generic((field), float *: sizeof(float), default: sizeof(field))
+
 #define FIELD(structure, name)                                                                     \
-	{#structure, #name, offsetof(struct kb_##structure, name),                                 \
-	 sizeof(((struct kb_##structure *)0)->name)}
+	{#structure,                                                                               \
+	 #name,                                                                                    \
+	 offsetof(struct kb_##structure, name),                                                    \
+	 sizeof(A_FIELD(structure, name)),                                                         \
+	 UNIT(A_FIELD(structure, name)),                                                           \
+	 KIND(A_FIELD(structure, name))}
 
 static const struct kb_field fields[] = {
     FIELD(vcpu_config, fd),

@@ -259,8 +259,9 @@ static void evaluate(struct vcpu_thread *t, struct kb_block_result *r)
 	r->elapsed_cycles = v->window_last - v->window_first;
 	r->skew_cycles = t->window_opened ? v->window_first - e->record_from : e->block_cycles;
 	r->spurious_exits = v->spurious_exits;
-	r->stalled_cycles =
-	    v->stalled_cycles < r->elapsed_cycles ? v->stalled_cycles : r->elapsed_cycles;
+	r->stalled_cycles = (int64_t)v->stalled_cycles;
+	if (r->stalled_cycles > r->elapsed_cycles)
+		r->stalled_cycles = r->elapsed_cycles;
 	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
 	r->cpu = sched_getcpu();
 	r->kicked = v->kicked;
@@ -272,7 +273,7 @@ static void evaluate(struct vcpu_thread *t, struct kb_block_result *r)
 		r->unsampled = v->exits - r->samples_count;
 	}
 	r->timed_exits = r->samples_count;
-	for (uint64_t i = 0; i < r->samples_count; i++) {
+	for (int64_t i = 0; i < r->samples_count; i++) {
 		uint32_t cycles = v->samples[i];
 
 		r->timed_cycles += cycles;
