@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import EXIT_USAGE, ResultsError
-from kickbench.results import writer as store
+from kickbench.results import reader
 from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
 from kickbench.results.writer import RunWriter
@@ -150,7 +150,7 @@ def test_truncated_json(run):
 
 
 def test_huge_json_is_not_read(run, monkeypatch):
-    monkeypatch.setattr(store, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(reader, "MAX_JSON_BYTES", 1 << 20)
     with (run / "manifest.json").open("r+b") as file:
         file.truncate(1 << 40)  # sparse: a terabyte of zeros
     refuse(run, "larger than 1 MiB")
@@ -481,7 +481,7 @@ def test_a_table_that_would_fill_the_memory_is_refused(run):
     row = pq.read_table(path).slice(0, 1)
     part = pa.concat_tables([row] * 2**15).combine_chunks()
     with pq.ParquetWriter(path, row.schema) as writer:
-        for _ in range(store.TABLES["blocks"].max_rows // len(part) + 1):
+        for _ in range(reader.TABLES["blocks"].max_rows // len(part) + 1):
             writer.write_table(part)
     assert path.stat().st_size < 16 * 2**20
     refuse(run, "too large", "refused")

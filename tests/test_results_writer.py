@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import MeasurementError, UsageError
-from kickbench.results import writer as store
+from kickbench.results import files, writer
 from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
 from kickbench.results.tables import from_worker
@@ -247,10 +247,10 @@ for i in range(40):
 
 def test_two_processes_never_share_a_folder(tmp_path):
     writers = [python(CREATE, tmp_path, i) for i in range(2)]
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    names = [writer.communicate()[0].split() for writer in writers]
+    for one in writers:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    names = [writer.communicate()[0].split() for one in writers]
     assert [len(found) for found in names] == [40, 40]
     assert len({*names[0], *names[1]}) == 80
     for me, found in enumerate(names):
@@ -259,7 +259,7 @@ def test_two_processes_never_share_a_folder(tmp_path):
 
 
 def test_a_taken_name_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(store.secrets, "token_hex", lambda _: next(tokens))
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: next(tokens))
     tokens = iter(["aaaaaaaa", "t1", "aaaaaaaa", "bbbbbbbb", "t2"])
     first = create(tmp_path, host="h", now=synthetic_run.NOW)
     second = create(tmp_path, host="h", now=synthetic_run.NOW)
@@ -272,7 +272,7 @@ def test_a_taken_name_is_tried_again(tmp_path, monkeypatch):
 KILL = """
 import os, signal, sys
 import synthetic_run
-from kickbench.results import store
+from kickbench.results import writer
 fatal = int(sys.argv[2])
 count = 0
 real = os.fsync
@@ -282,7 +282,7 @@ def fsync(descriptor):
     if count == fatal:
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
-with store.RunWriter.resume(sys.argv[1]) as run:
+with writer.RunWriter.resume(sys.argv[1]) as run:
     os.fsync = fsync
     case = synthetic_run.case(2, processes=1)
     tables = synthetic_run.case_tables(case, shift_ns=30.0, rounds=4, exits=50)
@@ -340,7 +340,7 @@ def test_an_interrupt_while_writing_leaves_no_rest(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with create(tmp_path) as run:
-        monkeypatch.setattr(store, "_write_table", interrupt)
+        monkeypatch.setattr(writer, "_write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             write(run, ONE)
         assert leftovers(run.path) == []
@@ -476,14 +476,14 @@ def test_an_output_that_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
     fifo, file = tmp_path / "fifo", tmp_path / "file"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    store.write_output(fifo, b"text")
+    files.write_output(fifo, b"text")
     assert os.read(reader, 100) == b"text"
     os.close(reader)
     assert fifo.is_fifo()
-    store.write_output(file, b"text")
-    store.write_output(file, b"other")
+    files.write_output(file, b"text")
+    files.write_output(file, b"other")
     assert file.read_bytes() == b"other"
     device = Path("/dev/full").stat().st_rdev
     with pytest.raises(MeasurementError, match="/dev/full"):
-        store.write_output(Path("/dev/full"), b"text")
+        files.write_output(Path("/dev/full"), b"text")
     assert Path("/dev/full").stat().st_rdev == device
