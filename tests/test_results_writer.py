@@ -250,7 +250,7 @@ def test_two_processes_never_share_a_folder(tmp_path):
     for one in writers:
         one.stdin.write("go\n")
         one.stdin.flush()
-    names = [writer.communicate()[0].split() for one in writers]
+    names = [one.communicate()[0].split() for one in writers]
     assert [len(found) for found in names] == [40, 40]
     assert len({*names[0], *names[1]}) == 80
     for me, found in enumerate(names):
