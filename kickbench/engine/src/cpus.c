@@ -5,6 +5,8 @@
  */
 #include "internal.h"
 
+#define THREAD_STACK_BYTES (256u << 10)
+
 static union cpus cpus_of(const int32_t *cpus, uint32_t n_cpus)
 {
 	union cpus set;

@@ -9,15 +9,12 @@
 #include <pthread.h>
 #include <sched.h>
 
-#define UNKNOWN		   (-1)	 /* a counter that this kernel or clock does not have */
-#define MAX_CPUS	   65536 /* kickbench/host/topology.py accepts no CPU above */
-#define NS_PER_S	   1000000000ll
-#define THREAD_STACK_BYTES (256u << 10)
-#define PAGE_BYTES	   4096
-#define KICK_PERIOD_NS	   5000000ll /* a kick that is not taken is sent again: the rescue */
-#define KICK_MAX_S	   10	     /* a vCPU that stays in KVM_RUN for longer is stuck */
-#define STEP_MAX_S	   10	     /* a thread that does not come for longer is stuck */
-#define START_MAX_S	   30	     /* the same while it allocates its buffers */
+#define UNKNOWN	    (-1)  /* a counter that this kernel or clock does not have */
+#define MAX_CPUS    65536 /* kickbench/host/topology.py accepts no CPU above */
+#define NS_PER_S    1000000000ll
+#define PAGE_BYTES  4096
+#define KICK_MAX_S  10 /* a vCPU that stays in KVM_RUN for longer is stuck */
+#define START_MAX_S 30 /* a thread that allocates its buffers for longer is stuck */
 
 /* A set of CPUs up to MAX_CPUS, for the functions that take a set's size. */
 union cpus {

@@ -5,6 +5,8 @@
 #include <limits.h>
 #include <linux/futex.h>
 
+#define STEP_MAX_S 10 /* a thread that does not come for longer is stuck */
+
 void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns)
 {
 	struct timespec t = {timeout_ns / NS_PER_S, timeout_ns % NS_PER_S};

@@ -8,7 +8,8 @@
  */
 #include "internal.h"
 
-#define STOP_MAX_S 20 /* in all; KICK_MAX_S without a vCPU that leaves */
+#define KICK_PERIOD_NS 5000000ll /* a kick that is not taken is sent again: the rescue */
+#define STOP_MAX_S     20	 /* in all; KICK_MAX_S without a vCPU that leaves */
 
 static unsigned int left(struct kb_engine *e)
 {
@@ -17,7 +18,7 @@ static unsigned int left(struct kb_engine *e)
 
 static void kick_one(struct kb_engine *e, struct vcpu_thread *t, bool again)
 {
-	if (!atomic_load_explicit(&t->busy, memory_order_acquire))
+	if (!is_busy(t))
 		return;
 	begin_kick(&e->stopper, t);
 	e->block.protocol->kick(&t->v, &e->kickers[KB_CONDUCTOR]);
