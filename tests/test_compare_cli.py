@@ -168,7 +168,7 @@ def test_the_minimal_effect_is_in_per_cent(base: Path, slower: Path) -> None:
 
 @pytest.mark.parametrize("value", ["-1", "1001", "nan"])
 def test_an_odd_minimal_effect_is_refused(base: Path, value: str) -> None:
-    assert "--min-effect is between 0 and 1000" in refused(base, base, "--min-effect", value)
+    assert "--min-effect must be between 0 and 1000" in refused(base, base, "--min-effect", value)
 
 
 def test_other_hardware_is_shown_side_by_side_but_not_judged(base: Path, elsewhere: Path) -> None:

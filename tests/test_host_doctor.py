@@ -415,9 +415,9 @@ def test_little_locked_memory_is_not_shown_as_none(
 @pytest.mark.parametrize(
     ("statuses", "sentence"),
     [
-        (["ok", "ok"], "This host can run kickbench; nothing disturbs it."),
-        (["ok", "warn"], "This host can run kickbench; 1 thing limits or disturbs it."),
-        (["warn", "warn"], "This host can run kickbench; 2 things limit or disturb it."),
+        (["ok", "ok"], "This host can run kickbench, and nothing disturbs it."),
+        (["ok", "warn"], "This host can run kickbench, but 1 thing limits or disturbs it."),
+        (["warn", "warn"], "This host can run kickbench, but 2 things limit or disturb it."),
         (["warn", "fail"], "This host cannot run kickbench: see title 1."),
     ],
 )
@@ -441,7 +441,7 @@ def test_doctor_prints_the_answer_first_and_what_to_do(
     result = CliRunner().invoke(app, ["doctor"])
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
-    assert lines[0] == "This host can run kickbench; 1 thing limits or disturbs it."
+    assert lines[0] == "This host can run kickbench, but 1 thing limits or disturbs it."
     turbo = next(index for index, line in enumerate(lines) if "turbo" in line)
     assert lines[turbo].split() == ["warn", "turbo", "on"]
     assert lines[turbo + 1].split()[0] == "why:"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: parse, call, print, and an exit code that scripts can use.
+"""The command line: it parses, calls, prints, and ends with an exit code that scripts can use.
 
-Each subcommand is one small module beside this one; the table ``COMMANDS`` lists them. Heavy
+Each subcommand is one small module beside this one. The table ``COMMANDS`` lists them. Heavy
 libraries are imported inside the functions, so that ``--help`` answers at once.
 """
 
@@ -43,7 +43,7 @@ _Misuse: type[Any] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="kickbench",
-    help="Measures on real KVM what it costs to get a vCPU out of KVM_RUN.",
+    help="Measure, on real KVM, what it costs to get a vCPU out of KVM_RUN.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -94,12 +94,12 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit codes."""
-    with _mended_streams():
+    with _tolerant_streams():
         _run()
 
 
 def _run() -> None:
-    # The terminal is gone (a lost connection): as Ctrl-C, what is finished is kept.
+    # The terminal is gone (a lost connection). As after Ctrl-C, finished cases are kept.
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     command = typer.main.get_command(app)
     try:
@@ -125,16 +125,16 @@ def _run() -> None:
     except Exception as error:
         # Never 1, which says that a regression was found.
         _fail(
-            f"internal error, please report it: {error!r} (--debug shows where)", EXIT_MEASUREMENT
+            f"internal error: {error!r}; please report it (--debug shows where)", EXIT_MEASUREMENT
         )
 
 
 class _Output(io.FileIO):
     """A standard stream whose reader may leave (``kickbench show | head``).
 
-    What nobody reads goes nowhere, and the command does what it does and ends as it would have:
-    that a regression was found does not depend on who wanted to read of it. ``forgiven`` are the
-    errors of which this holds; another one (a full disk) is raised once.
+    Output that nobody reads is dropped. The command goes on, and its exit code is the usual one.
+    For example, a regression still gives exit code 1. This holds for the errors in ``forgiven``.
+    Another error, such as a full disk, is raised once.
     """
 
     def __init__(self, descriptor: int, forgiven: type[OSError]) -> None:
@@ -154,23 +154,23 @@ class _Output(io.FileIO):
 
 
 @contextmanager
-def _mended_streams() -> Iterator[None]:
-    """Let a command whose standard streams are closed (``>&-``), or will be, write to nowhere."""
+def _tolerant_streams() -> Iterator[None]:
+    """Drop what a command writes to a standard stream that is closed (``>&-``), or closes later."""
     before = sys.stdout, sys.stderr
-    # Where stderr fails there is nobody left to tell.
+    # If stderr fails, there is no place left for a message.
     for name, forgiven in (("stdout", BrokenPipeError), ("stderr", OSError)):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 (open until the end)
         elif isinstance(stream, io.TextIOWrapper):
-            mended = io.TextIOWrapper(
+            tolerant = io.TextIOWrapper(
                 io.BufferedWriter(_Output(stream.fileno(), forgiven)),
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=stream.line_buffering,
                 write_through=stream.write_through,
             )
-            setattr(sys, name, mended)
+            setattr(sys, name, tolerant)
     try:
         yield
     finally:
@@ -181,7 +181,7 @@ def _mended_streams() -> Iterator[None]:
 
 
 def _leave(code: int) -> NoReturn:
-    """End with the code; when the output could not be written, not as if all had been fine."""
+    """End with the code, or with a failure if the output could not be written."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench compare``: runs on the terminal, side by side. What it says is report.compare's."""
+"""``kickbench compare``: prints runs side by side on the terminal.
+
+The sentences come from :mod:`kickbench.report.words.comparison`.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ LONGEST_NAME = 24
 """Longer names of runs make the columns too wide."""
 
 _FEW_ROWS = 24
-"""Figures that are all shown without --all; a run of one or two cases has as many."""
+"""Up to this many figures are all shown without --all. A run of one or two cases has as many."""
 
 _FEW_CASES = 6
-"""So many cases that only one run has are named without --all."""
+"""How many of the cases that only one run has are named without --all."""
 
 _STYLES = {"good": GOOD, "bad": BAD, "none": ""}
 
@@ -39,19 +42,20 @@ def compare(
         list[str],
         typer.Argument(
             metavar="[NAME=]BASE [NAME=]RUN...",
-            help="Runs' folders, or folders with runs below: the newest is taken. Each further run "
-            "is compared with the first. NAME is what to call it, else base and other.",
+            help="Folders of runs, or folders with runs below them. Of several runs in a folder, "
+            "the newest is taken. Each further run is compared with the first. NAME is a name for "
+            "the run. Without it, the runs are called base and other.",
         ),
     ],
     every: Annotated[
-        bool, typer.Option("--all", help="Show also figures without a difference.")
+        bool, typer.Option("--all", help="Also show the figures without a difference.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
     fail_on_regression: Annotated[
         bool,
         typer.Option(
             "--fail-on-regression",
-            help="Exit with 1 when anything is slower, or a race-free protocol newly lost kicks.",
+            help="Exit with 1 if a figure is slower, or if a race-free protocol newly lost kicks.",
         ),
     ] = False,
     min_effect: Annotated[
@@ -59,21 +63,25 @@ def compare(
         typer.Option(
             "--min-effect",
             metavar="PERCENT",
-            help="By how much a level must differ to be called slower or faster; by default 5 for "
-            "exits, 10 for kicks and pauses.",
+            help="Call a level slower or faster only if it differs by more than this. The default "
+            "is 5 for exits, and 10 for kicks and pauses.",
         ),
     ] = None,
 ) -> None:
-    """Say what got faster and slower from one run to the next, and what changed around it."""
+    """Compare runs: what got faster or slower.
+
+    It also shows what else changed from run to run, such as the kernel. For example:
+    kickbench compare results/before results/after --fail-on-regression
+    """
     from kickbench.compare import runs as comparing
     from kickbench.results.discover import find_run
     from kickbench.results.schema import dump_json
     from kickbench.summary.data import RunData
 
     if len(runs) < 2:
-        raise UsageError("compare needs two runs or more: kickbench compare BASE RUN")
+        raise UsageError("compare needs two runs or more; name them: kickbench compare BASE RUN")
     if min_effect is not None and not 0 <= min_effect <= MAX_MIN_EFFECT:
-        raise UsageError(f"--min-effect is between 0 and {MAX_MIN_EFFECT:g} per cent")
+        raise UsageError(f"--min-effect must be between 0 and {MAX_MIN_EFFECT:g} per cent")
     least = None if min_effect is None else min_effect / 100
     given = [_named(run) for run in runs]
     names = _names([name for name, _ in given])
@@ -101,8 +109,8 @@ def compare(
     for comparison in found:
         if not comparison.comparable:
             raise ResultsError(
-                f"{comparison.other['run_id']} is not comparable with the base, so that nothing "
-                "says whether it regressed"
+                f"{comparison.other['run_id']} is not comparable with the base, so a regression "
+                "cannot be found; compare runs of one host and scenario"
             )
 
 
@@ -115,8 +123,8 @@ def _named(run: str) -> tuple[str | None, Path]:
     if not name or not path or "/" in name or os.path.lexists(run):
         return None, Path(run)
     if len(name) > LONGEST_NAME or not name.isprintable():
-        limit = f"{LONGEST_NAME} printable characters at most"
-        raise UsageError(f"{printable(run)}: the name of a run, before the =, has {limit}")
+        limit = f"at most {LONGEST_NAME} printable characters"
+        raise UsageError(f"{printable(run)}: a run's name, before the =, must have {limit}")
     return name, Path(path)
 
 

@@ -18,9 +18,9 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what on this host forbids or disturbs a measurement, and what to do about it.
+    """Show what forbids or disturbs a measurement on this host.
 
-    Exit code 3 when this host cannot measure.
+    Each finding has an advice. The exit code is 3 if this host cannot measure.
     """
     import dataclasses
     import json
@@ -50,8 +50,8 @@ def answer(findings: list[Finding]) -> str:
             if warned == 1
             else (f"{warned} things limit or disturb it")
         )
-        return f"This host can run kickbench; {things}."
-    return "This host can run kickbench; nothing disturbs it."
+        return f"This host can run kickbench, but {things}."
+    return "This host can run kickbench, and nothing disturbs it."
 
 
 def _print(findings: list[Finding], headline: str) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench methods``: prints the catalogue of kick protocols and the transports of kick signals,
-with what this host supports of them."""
+"""``kickbench methods``: prints the kick protocols and the signal transports.
+
+It says for each whether this host supports it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ import typer
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the kick protocols and signal transports, and which of them this host supports."""
+    """List the kick protocols and signal transports.
+
+    The list says which of them this host supports, and why it does not support the others.
+    """
     import dataclasses
     import json
 

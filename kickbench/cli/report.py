@@ -21,21 +21,28 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Runs' folders, or folders with runs below: the newest is taken."
+            metavar="RUN...",
+            help="Folders of runs, or folders with runs below them. Of several runs in a folder, "
+            "the newest is taken.",
         ),
     ],
     folder: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="DIR", help="Where the reports go.", parser=_folder),
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Write the reports to DIR.", parser=_folder
+        ),
     ] = Path("reports"),
     assets: Annotated[
         bool,
-        typer.Option("--assets", help="Also write figures (SVG, PNG) and tables (CSV) as files."),
+        typer.Option(
+            "--assets", help="Also write the figures (SVG, PNG) and tables (CSV) as files."
+        ),
     ] = False,
 ) -> None:
-    """Write a self-contained HTML report of each run, and print its path.
+    """Write an HTML report of each run, and print its path.
 
-    Of several runs, the last page compares the others with the first.
+    A report is one file that needs no others. With several runs, one more page compares the
+    others with the first.
     """
     from kickbench.report.pages.comparison import compare_all
     from kickbench.report.pages.comparison import write as write_comparison
@@ -50,10 +57,14 @@ def report(
         data = RunData.load(find_run(run))
         first, same_id = found.setdefault(data.reader.run_id, (run, data))
         if not same_id.reader.path.samefile(data.reader.path):
-            # One report would be taken for the other's.
-            fail(run, f"is another folder with the run id of {place(first)}; name one of them")
+            # A reader could mistake one report for the other.
+            fail(
+                run,
+                f"has the same run id as {place(first)}, but is another folder; name one of them",
+            )
         if first is not run:
-            same = f"kickbench: {run}: the same run as {first}, {data.reader.run_id}; reported once"
+            same = f"kickbench: {run}: the same run as {first}, {data.reader.run_id}; it has one "
+            "report"
             typer.echo(printable(same), err=True)
     # What cannot be compared is refused before anything is written.
     different = [data for _, data in found.values() if data.finished]

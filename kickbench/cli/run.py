@@ -18,19 +18,22 @@ def run(
         typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
     ] = None,
     results: Annotated[
-        Path, typer.Option("--results", metavar="DIR", help="Where run folders are made.")
+        Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
     ] = Path("results"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="One process a case, a second each at most.")
+        bool,
+        typer.Option(
+            "--quick", help="One process a case, and some 12 seconds of measuring in all."
+        ),
     ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
-            "--resume", metavar="DIR", help="Finish this interrupted run.", show_default=False
+            "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when this host cannot run every case.")
+        bool, typer.Option("--strict", help="Fail if this host cannot run every case.")
     ] = False,
     wait: Annotated[
         bool,
@@ -39,13 +42,20 @@ def run(
     trust_protocols: Annotated[
         bool,
         typer.Option(
-            "--trust-protocols", help="With --resume: compile and run the C files it names."
+            "--trust-protocols",
+            help="With --resume: compile and run the C files that the run names.",
         ),
     ] = False,
 ) -> None:
-    """Measure a scenario on real KVM and store the results."""
+    """Measure a scenario on real KVM and store the results.
+
+    For example: kickbench run smp_windows_like --quick
+    """
     if resume is not None and (scenario is not None or quick or strict):
-        raise UsageError("--resume finishes a run as it was begun: name no scenario, no --quick")
+        raise UsageError(
+            "--resume finishes a run with the settings it began with; "
+            "leave out the scenario, --quick and --strict"
+        )
 
     from kickbench.cli.show import show
     from kickbench.run import runner
@@ -53,7 +63,7 @@ def run(
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
-    # Ended by a service manager: as with Ctrl-C, what is finished is kept.
+    # A service manager ends the run. As after Ctrl-C, finished cases are kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def say(text: str) -> None:
@@ -72,12 +82,14 @@ def run(
                     model, results, watching, quick=quick, strict=strict, wait=wait, say=say
                 )
             else:
-                raise UsageError("name a scenario to run (kickbench scenario list has some)")
+                raise UsageError(
+                    "no scenario is named; name one to run (kickbench scenario list shows some)"
+                )
     except runner.RunInterruptedError as interrupted:
         outcome = interrupted.outcome
         cases = "case is" if outcome.finished == 1 else "cases are"
         typer.echo(
-            f"kickbench: interrupted; {outcome.finished} finished {cases} kept, continue with\n"
+            f"kickbench: interrupted; {outcome.finished} finished {cases} kept; continue with\n"
             f"{outcome.resume}",
             err=True,
         )
@@ -87,5 +99,6 @@ def run(
         case_id, reason = next(iter(outcome.failed.items()))
         cases = "a case" if len(outcome.failed) == 1 else f"{len(outcome.failed)} cases"
         raise MeasurementError(
-            f"{cases} failed, {case_id}: {reason}\nwhen that is mended: {outcome.resume}"
+            f"{cases} failed, {case_id}: {reason}\nwhen that is fixed, continue with: "
+            f"{outcome.resume}"
         )

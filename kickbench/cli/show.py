@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench show``: a run on the terminal, the answer first. What it says is report.words'."""
+"""``kickbench show``: prints a run on the terminal, the answer first.
+
+The sentences come from :mod:`kickbench.report.words`.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,19 @@ def show(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="[RUN]", help="A run's folder, or one with runs below it: the newest is shown."
+            metavar="[RUN]",
+            help="The folder of a run, or one with runs below it. Of several runs, the newest is "
+            "shown.",
         ),
     ] = Path("results"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the run's summary.json instead.")
     ] = False,
 ) -> None:
-    """Say what a run found: the answer first, then every case, then what disturbed it."""
+    """Show what a run found, the answer first.
+
+    After the answer come all cases, and then what disturbed the run.
+    """
     from kickbench.results.discover import find_run
     from kickbench.results.schema import dump_json
     from kickbench.summary.data import RunData
@@ -70,7 +78,7 @@ def _lines(data: RunData) -> Iterator[Line]:
 
 
 def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
-    """The cases by kind, under what there is to say about the kind and was not said yet."""
+    """The cases by kind. Above them are the sentences about the kind that are not in ``said``."""
     from kickbench.report.words.tables import TABLES
     from kickbench.report.words.verdict import details, kinds_of
 
