@@ -605,8 +605,8 @@ def test_no_output_is_where_something_else_is(run: Run, tmp_path: Path) -> None:
     for outputs, said in (
         (["--json", tmp_path / "same", "--junit", tmp_path / "same"], "--json and --junit"),
         (["--json", tmp_path / "same", "--junit", tmp_path / "link"], "--json and --junit"),
-        (["--json", job_file], "is read by this job"),
-        (["--junit", tmp_path / "own.toml"], "is read by this job"),
+        (["--json", job_file], "this job reads this file"),
+        (["--junit", tmp_path / "own.toml"], "this job reads this file"),
     ):
         code, out, err = run(job_file, *outputs)
         assert (code, out) == (2, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench history``: what the nights of the nightly job found, and what is to be normal."""
+"""``kickbench history``: shows what the nightly job found, and sets what counts as normal."""
 
 from __future__ import annotations
 
@@ -17,28 +17,36 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS = 20
 
 app = typer.Typer(
-    help="Look into the history of the nightly job, and say what is normal.", no_args_is_help=True
+    help="Show the nightly job's history, and set what is normal.", no_args_is_help=True
 )
 
-_Folder = Annotated[Path, typer.Argument(metavar="HISTORY", help="The history's folder.")]
+_Folder = Annotated[Path, typer.Argument(metavar="HISTORY", help="The folder of the history.")]
 _Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or a part of it that fits no other.")
+    str,
+    typer.Argument(metavar="RUN", help="The id of a run, or a part of it that no other run has."),
 ]
 _Reason = Annotated[
-    str, typer.Option("--reason", metavar="TEXT", help="Why; the history keeps it.")
+    str, typer.Option("--reason", metavar="TEXT", help="Why. The history keeps this text.")
 ]
 _Scenario = Annotated[
     str | None, typer.Option("--scenario", metavar="NAME", help="Only this scenario.")
 ]
 _Host = Annotated[
     str | None,
-    typer.Option("--host", metavar="FINGERPRINT", help="Only this host, as `list` calls it."),
+    typer.Option(
+        "--host",
+        metavar="FINGERPRINT",
+        help="Only this host, by the fingerprint that `list` shows.",
+    ),
 ]
 
 
 @app.command("list")
 def list_history(folder: _Folder) -> None:
-    """List the hosts, what tells them apart, and the nights of each scenario."""
+    """List the hosts, and the nights of each scenario.
+
+    For each host it also shows the facts in which hosts differ.
+    """
     history = _open(folder)
     partitions = history.partitions()
     events = history.events()
@@ -53,10 +61,15 @@ def show(
     folder: _Folder,
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="A run's id, or a part of it; the newest otherwise."),
+        typer.Argument(
+            metavar="[RUN]", help="The id of a run, or a part of it. The default is the newest run."
+        ),
     ] = None,
 ) -> None:
-    """Show one night: its figures, its verdict, and what was said about it since."""
+    """Show one night: its figures and its verdict.
+
+    It also shows whether the night was accepted or forgotten since, and why.
+    """
     history = _open(folder)
     if run is None:
         newest = [n for p in history.partitions() if (n := history.newest(p)) is not None]
@@ -74,12 +87,15 @@ def show(
 def trend(
     folder: _Folder,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the pages go.")
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Write the pages to DIR.")
     ] = Path("reports"),
     scenario: _Scenario = None,
     host: _Host = None,
 ) -> None:
-    """Write an HTML page with the trends of each scenario and host, and print its path."""
+    """Write HTML pages with the trends.
+
+    Each scenario and host has one page. The command prints the paths of the pages.
+    """
     from kickbench.nightly.page import write
 
     history = _open(folder)
@@ -100,7 +116,10 @@ def export(
     scenario: _Scenario = None,
     host: _Host = None,
 ) -> None:
-    """Write a CSV file that Apache Otava reads, and FILE.yaml, its configuration."""
+    """Write the nights as a CSV file for Apache Otava.
+
+    It also writes FILE.yaml, the configuration that Otava needs to read the file.
+    """
     from kickbench.errors import UsageError
     from kickbench.nightly.otava import export as otava
     from kickbench.results.files import write_output
@@ -110,11 +129,11 @@ def export(
     if len(chosen) > 1:
         known = ", ".join(f"{p.scenario} on {p.fingerprint}" for p in chosen[:5])
         raise UsageError(
-            f"{folder}: a file has the nights of one scenario and host, and here are {known}; "
+            f"{folder}: a file holds the nights of one scenario and host, and here are {known}; "
             "choose with --scenario and --host"
         )
     if output.suffix != ".csv":
-        raise UsageError(f"{output}: the name of the file has to end in .csv")
+        raise UsageError(f"{output}: the name of the file must end in .csv")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: is not a folder")
     table, config = otava(history.read(chosen[0]), history.events(), output)
@@ -134,12 +153,15 @@ def accept(
         typer.Option(
             "--metric",
             metavar="PATTERN",
-            help="Only the metrics whose name, as `show` prints it, has this in it or matches it "
-            "(* and ?); may be repeated. All of them otherwise.",
+            help="Only the metrics whose name contains PATTERN or matches it (* and ?). `show` "
+            "prints the names. You can repeat this option. The default is all metrics.",
         ),
     ] = None,
 ) -> None:
-    """Make what a night measured the new normal, from that night on."""
+    """Make the figures of a night the new normal.
+
+    From that night on, later nights are compared with them.
+    """
     from kickbench.errors import UsageError
     from kickbench.nightly.history import forgotten, matching
 
@@ -163,7 +185,10 @@ def accept(
 
 @app.command()
 def forget(folder: _Folder, run: _Run, reason: _Reason) -> None:
-    """Leave a night out of all baselines, for example because the host was disturbed."""
+    """Leave a night out of all baselines.
+
+    For example, because the host was disturbed in that night.
+    """
     from kickbench.nightly.history import forgotten
 
     history = _open(folder)
@@ -214,7 +239,7 @@ def _span(nights: Sequence[Night], events: Sequence[Event]) -> str:
 
 
 def _night(night: Night, events: Sequence[Event]) -> Iterator[str]:
-    """A night in lines: what it is, what was said about it, its figures, what it lacks."""
+    """A night in lines: what it is, its verdict and what followed, its figures, what is missing."""
     from kickbench.nightly.history import key_name, verdicts
     from kickbench.numbers import measured, significant
 
@@ -257,7 +282,7 @@ def _night(night: Night, events: Sequence[Event]) -> Iterator[str]:
 
 
 def _said(night: Night, events: Iterable[Event]) -> Iterator[str]:
-    """The verdict, and what was said since, oldest first."""
+    """The verdict, and each accept and forget since, the oldest first."""
     for event in events:
         if event.run_id != night.run_id:
             continue
@@ -292,7 +317,7 @@ def _open(folder: Path) -> History:
 
     history = History(folder)
     if not folder.exists():
-        fail(folder, "does not exist; name the history's folder, as the nightly job's file does")
+        fail(folder, "does not exist; name the folder of the history, as in the nightly job's file")
     return history
 
 
@@ -319,7 +344,9 @@ def _checked(reason: str) -> str:
     from kickbench.errors import UsageError
 
     if not reason.strip():
-        raise UsageError("--reason is empty; say why, for whoever reads the history next year")
+        raise UsageError(
+            "--reason is empty; give the reason, because others read the history later"
+        )
     return reason
 
 

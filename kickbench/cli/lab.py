@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from kickbench.lab.machines import Machine
 
 app = typer.Typer(
-    help="Run scenarios in an emulated host: patched kernel, NUMA nodes, nested virtualization.",
+    help="Run scenarios in an emulated host.\n\n"
+    "The host has a patched kernel, and NUMA nodes or nested virtualization.",
     no_args_is_help=True,
 )
 
 MachineName = Annotated[
-    str, typer.Option("--machine", metavar="NAME", help="An emulated machine; see lab doctor.")
+    str,
+    typer.Option("--machine", metavar="NAME", help="The emulated machine. lab doctor lists them."),
 ]
 Kernel = Annotated[
     Path | None,
     typer.Option(
-        "--kernel", metavar="BZIMAGE", help="Another kernel than the lab's.", show_default=False
+        "--kernel", metavar="BZIMAGE", help="Boot this kernel, not the lab's.", show_default=False
     ),
 ]
 TimeLimit = Annotated[
@@ -33,7 +35,7 @@ TimeLimit = Annotated[
         "--time-limit",
         metavar="SECONDS",
         min=1,
-        help="End the machine after this time, in all.",
+        help="End the machine after this time.",
         show_default="4 hours",
     ),
 ]
@@ -43,9 +45,9 @@ TimeLimit = Annotated[
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the machines, the tools that the lab needs, and how to install what is missing.
+    """List the machines, and the tools that the lab needs.
 
-    Exit code 3 when something is missing.
+    It also shows how to install what is missing. The exit code is 3 if something is missing.
     """
     import json
 
@@ -93,19 +95,27 @@ def build(
         typer.Option(
             "--source",
             metavar="PATH",
-            help="A kernel's source, a folder or tarball.",
+            help="The source of the kernel: a folder or a tarball.",
             show_default="Debian's linux-source-6.12",
         ),
     ] = None,
     config: Annotated[
-        str, typer.Option("--config", metavar="NAME", help="lab, debug or no-immediate-exit.")
+        str,
+        typer.Option(
+            "--config", metavar="NAME", help="The configuration: lab, debug or no-immediate-exit."
+        ),
     ] = "lab",
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, help="Compilers at once.", show_default="all CPUs"),
+        typer.Option(
+            "--jobs", "-j", min=1, help="How many compilers run at once.", show_default="all CPUs"
+        ),
     ] = None,
 ) -> None:
-    """Build the lab's kernel, once, and print where it is."""
+    """Build the lab's kernel, and print its path.
+
+    A kernel is built once. The next call prints the path at once.
+    """
     from kickbench.lab import build as builder
 
     _heed_sigterm()
@@ -121,31 +131,46 @@ def run(
     machine: MachineName = "amd-numa",
     kernel: Kernel = None,
     results: Annotated[
-        Path, typer.Option("--results", metavar="DIR", help="Where run folders are made.")
+        Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
     ] = Path("results"),
-    quick: Annotated[bool, typer.Option("--quick", help="As of kickbench run.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="One process a case, and some 12 seconds of measuring in all."
+        ),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
-            "--resume", metavar="DIR", help="Finish this interrupted run.", show_default=False
+            "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when the machine cannot run every case.")
+        bool, typer.Option("--strict", help="Fail if the machine cannot run every case.")
     ] = False,
     trust_protocols: Annotated[
         bool,
         typer.Option(
-            "--trust-protocols", help="With --resume: compile and run the C files it names."
+            "--trust-protocols",
+            help="With --resume: compile and run the C files that the run names.",
         ),
     ] = False,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Measure a scenario in an emulated machine and store the results, marked as emulated."""
+    """Measure a scenario in an emulated machine.
+
+    The results are stored as those of kickbench run, and marked as emulated.
+    """
     if (scenario is None) == (resume is None):
-        raise UsageError("name a scenario to run, or a run's folder with --resume")
+        raise UsageError(
+            "run needs either a scenario or --resume; name a scenario to run, or a run's folder "
+            "with --resume"
+        )
     if resume is not None and (quick or strict):
-        raise UsageError("--resume finishes a run as it was begun: name no scenario, no --quick")
+        raise UsageError(
+            "--resume finishes a run with the settings it began with; leave out --quick and "
+            "--strict"
+        )
 
     from kickbench.lab import run as lab
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
@@ -156,7 +181,7 @@ def run(
 
     chosen, bzimage = _prepare(machine, kernel)
     if scenario is not None:
-        # Here, where it takes a moment: what is wrong with it is not worth a machine.
+        # The check here takes a moment. To find the error in the machine would take its whole boot.
         reads = resolve(scenario)
         methods = load(reads).measure.methods
         writes_to = lab.inside(chosen, results)
@@ -169,7 +194,7 @@ def run(
         methods = tuple(method for entry in begun["cases"] for method in entry["case"]["methods"])
         arguments = ["--resume", str(reads)] + ["--trust-protocols"] * trust_protocols
     if not chosen.emulator.sees_host and any(map(is_protocol_file, methods)):
-        raise UsageError(f"{chosen.id} has no compiler for protocols of your own: use amd-numa")
+        raise UsageError(f"{chosen.id} has no compiler for protocols of your own; use amd-numa")
     _heed_sigterm()
     status = lab.run(
         chosen,
@@ -185,10 +210,15 @@ def run(
 
 @app.command()
 def counts(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one with runs.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run, or one with runs below it.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a run's exact counts of instructions, of a machine that counts them."""
+    """Print the exact instruction counts of a run.
+
+    The run must be of a machine that counts instructions.
+    """
     import json
 
     from kickbench.lab.counts import counts as count
@@ -222,17 +252,20 @@ def shell(
     command: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False
+            metavar="[-- COMMAND...]", help="Run COMMAND instead of a shell.", show_default=False
         ),
     ] = None,
     machine: MachineName = "amd-numa",
     kernel: Kernel = None,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Open a shell in an emulated machine: this host's files, which it cannot change.
+    """Open a shell in an emulated machine.
 
-    Ends with the shell, or with Ctrl-A x. With a COMMAND, its exit code is the command's.
-    intel-vmx runs a COMMAND only, and has a few programs and the files that the COMMAND names.
+    The machine sees this host's files, and cannot change them. It ends with the shell, or with
+    Ctrl-A x. With a COMMAND, the exit code is that of the COMMAND.
+
+    intel-vmx has no shell: it runs a COMMAND only. It sees only a few programs, and the files
+    that the COMMAND names.
     """
     import math
     import os
@@ -243,14 +276,14 @@ def shell(
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits, environment, execute
 
     if not command and not sys.stdin.isatty():
-        raise UsageError("a shell needs a terminal; name a command after --")
+        raise UsageError("a shell needs a terminal, and there is none; name a command after --")
     chosen, bzimage = _prepare(machine, kernel)
     columns, rows = shutil.get_terminal_size()
     order = Order(
         command or [os.environ.get("SHELL", "/bin/sh")],
         environment({"KICKBENCH_MACHINE": chosen.id}),
         Path.cwd(),
-        # Programs of the user's own, and what they read, for a machine that does not see this host.
+        # The user's own programs and their input, for a machine that does not see this host.
         # (Path.is_file() would raise for a script's text, which is no name.)
         reads=[Path(word) for word in command or () if os.path.isfile(word)],  # noqa: PTH113
         terminal=None if command else (rows, columns),
@@ -261,7 +294,7 @@ def shell(
 
 
 def _prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
-    """The machine and its kernel. Raises UsageError or HostError for what is not there."""
+    """The machine and its kernel. Raises UsageError or HostError if one of them is missing."""
     from kickbench.lab import build as builder
     from kickbench.lab import machines, tools
 
@@ -275,7 +308,7 @@ def _prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
 
 
 def _heed_sigterm() -> None:
-    """Ended by a service manager: as with Ctrl-C, what is finished is kept."""
+    """Keep finished cases when a service manager ends this command, as after Ctrl-C."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -23,12 +23,17 @@ _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 def nightly(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="The job's file; docs/nightly.md has its keys.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="The job's file. docs/nightly.md describes its keys."
+        ),
     ],
     junit: Annotated[
         Path | None,
         typer.Option(
-            "--junit", metavar="FILE", help="Also write JUnit XML: a test case per metric."
+            "--junit",
+            metavar="FILE",
+            help="Also write JUnit XML, with a test case for each metric.",
         ),
     ] = None,
     as_json: Annotated[
@@ -36,17 +41,19 @@ def nightly(
         typer.Option("--json", metavar="FILE", help="Also write everything as JSON."),
     ] = None,
 ) -> None:
-    """Measure scenarios, add them to the history, and say what got slower since when.
+    """Measure scenarios, and show what got slower, and since when.
 
-    Prints Markdown. Exit code 0: no regression; 1: a regression, or kicks lost that must not be;
-    4: a measurement failed; 3: this host cannot measure.
+    The results of the night are added to the history. The output is Markdown.
+
+    Exit codes: 0, no regression. 1, a regression, or a race-free protocol lost kicks. 3, this host
+    cannot measure. 4, a measurement failed.
     """
     from kickbench.errors import EXIT_OK
     from kickbench.nightly import job
     from kickbench.nightly.config import load
     from kickbench.nightly.outputs import OUTPUTS
 
-    # Ended by a service manager: as with Ctrl-C, what is finished is kept.
+    # A service manager ends the job. As after Ctrl-C, finished cases are kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     files = {"junit": junit, "json": as_json}
     wanted = {name: file for name, file in files.items() if file is not None}
@@ -74,7 +81,7 @@ def _measure(scenario: Scenario, results: Path) -> Outcome:
 
 
 def _check(outputs: dict[str, Path], config: Config) -> None:
-    """Hours later would be late to learn that a file cannot be written, or of what it replaced."""
+    """Check before the hours of measuring that each file can be written and replaces no input."""
     from kickbench.errors import UsageError
 
     faults = []
@@ -88,9 +95,9 @@ def _check(outputs: dict[str, Path], config: Config) -> None:
             what = "cannot be written to" if folder.exists() else "does not exist"
             faults.append(f"{file}: its folder {what}")
         elif real in [read.resolve() for read in config.files]:
-            faults.append(f"{file}: is read by this job; name another file for --{name}")
+            faults.append(f"{file}: this job reads this file; name another one for --{name}")
         elif real in taken and not (file.exists() and not file.is_file()):
-            faults.append(f"{file}: --{name} and --{taken[real]} are one file; name two")
+            faults.append(f"{file}: --{name} and --{taken[real]} name the same file; name two")
         taken[real] = name
     if faults:
         raise UsageError("\n".join(faults))
@@ -99,7 +106,7 @@ def _check(outputs: dict[str, Path], config: Config) -> None:
 def _write_all(
     result: Result, files: dict[str, Path], outputs: dict[str, Callable[[Result], str]]
 ) -> set[int]:
-    """Write what was asked for, each whatever becomes of the others; returns what went wrong."""
+    """Write each output, even if another one fails. Returns the exit codes of the failures."""
     from kickbench.errors import EXIT_MEASUREMENT, KickbenchError
     from kickbench.results.files import write_output
     from kickbench.scenario.text import printable

@@ -19,10 +19,15 @@ def _cases(count: int) -> str:
 @app.command()
 def validate(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Scenario files, or shipped names.")
+        list[str],
+        typer.Argument(metavar="FILE...", help="Scenario files, or names of shipped ones."),
     ],
 ) -> None:
-    """Check scenario files: ok and the number of cases, or what is wrong. Checks all of them."""
+    """Check scenario files.
+
+    For each file it prints "ok" and the number of cases, or what is wrong. It checks all files,
+    even if one is wrong.
+    """
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
     from kickbench.scenario.sweep import case_count
@@ -43,7 +48,10 @@ def validate(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a scenario file, for editors (taplo, Even Better TOML)."""
+    """Print the JSON Schema of a scenario file.
+
+    Editors use it to check and complete a file (taplo, Even Better TOML).
+    """
     import json
 
     from kickbench.scenario.model import json_schema
@@ -53,7 +61,10 @@ def schema() -> None:
 
 @app.command("list")
 def list_shipped() -> None:
-    """List the shipped scenarios: name, number of cases, what each stands for."""
+    """List the shipped scenarios.
+
+    Each line has the name, the number of cases, and what the scenario stands for.
+    """
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import shipped
     from kickbench.scenario.sweep import case_count

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How subcommands print more than a line: paragraphs, coloured and wrapped where it is seen.
+"""Prints the output of subcommands: paragraphs, coloured and wrapped on a terminal.
 
-What they say is not decided here.
+The texts come from the callers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GOOD, BAD, DIM = "green", "bold red", "dim"
 
 
 def print_lines(lines: Iterable[Line]) -> None:
-    """Colour and wrapped lines for a terminal; as it is, a paragraph a line, for anything else."""
+    """Print lines: coloured and wrapped on a terminal, elsewhere one paragraph a line."""
     if not sys.stdout.isatty():
         for text, _, _ in lines:
             typer.echo(printable(text))
