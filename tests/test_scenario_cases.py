@@ -526,7 +526,7 @@ def test_a_sweep_that_is_too_large_is_refused_with_its_file(tmp_path: Path) -> N
         f'name = "large"\n[vm]\nvcpus = {vcpus}\n[guest]\nprogram = "mmio"\n'
         f"exit_rate_hz = {rates}\n"
     )
-    words = "the sweep has 10240 cases, at most 10000 can be run; shorten one of its lists"
+    words = "the sweep has 10240 cases, and at most 10000 can be run; shorten one of its lists"
     with pytest.raises(ScenarioError, match=f"large.toml: {words}"):
         load(tmp_path / "large.toml")
     table = {"vm": {"vcpus": vcpus}, "guest": {"program": "mmio", "exit_rate_hz": rates}}

@@ -321,7 +321,7 @@ BAD = {
     "kick rate NaN": (guest(kick_rate_hz=math.nan), f"guest.kick_rate_hz: {KICK_RATE}, found nan"),
     "kicks for one thread": (
         {**guest(kick_rate_hz=[1, 1000]), "vm": {"vcpus": [1, 201]}},
-        "1,000 kicks/s for each of 201 vCPUs are 201,000, and one thread sends them all: at most",
+        "1,000 kicks/s for each of 201 vCPUs are 201,000 kicks/s, and the one thread",
     ),
     "kicked vCPUs in vain": (
         guest(kicked_vcpus=[1]),
@@ -379,19 +379,19 @@ BAD = {
     "file of C++": (measure(methods="./my.cc"), f'measure.methods: {METHOD}, found "./my.cc"'),
     "file relative to nothing": (
         measure(methods="./my.c"),
-        'measure.methods: expected an absolute path, because no scenario file says where to begin',
+        'measure.methods: expected an absolute path, because there is no scenario file to begin at',
     ),
     "file named as a method": (
         measure(methods=["sigmask", "/p/sigmask.c"]),
-        "measure.methods: sigmask.c would be sigmask in results, a name of the catalogue; rename",
+        "measure.methods: sigmask.c would be called sigmask in the results, as a protocol of the",
     ),
     "file named as a method that is not measured": (
         measure(methods=["/p/sigmask.c"]),
-        "measure.methods: sigmask.c would be sigmask in results, a name of the catalogue; rename",
+        "measure.methods: sigmask.c would be called sigmask in the results, as a protocol of the",
     ),
     "two files of one name": (
         measure(methods=["/p/my.c", "/q/my.c"]),
-        "measure.methods: two files are called my.c, and would both be my in results; rename one",
+        "measure.methods: two files are called my.c, and both would be my in the results; rename",
     ),
     "file twice": (measure(methods=["/p/my.c"] * 2), 'measure.methods: "/p/my.c" is listed twice'),
     "baseline file not measured": (

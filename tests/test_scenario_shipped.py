@@ -157,7 +157,7 @@ def test_an_unknown_name_lists_what_there_is(
         shipped.resolve(argument)
     first, second = str(caught.value).split("\n")
     assert len(first) < 400
-    assert first.endswith(f"no such file, and no shipped scenario of this name{hint}")
+    assert first.endswith(f"no such file, and no shipped scenario has this name{hint}")
     assert second == f"shipped: {', '.join(SHIPPED)}"
 
 

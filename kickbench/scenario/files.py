@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a scenario file, or another TOML file, that may be anything.
+"""Reads a scenario file, or another TOML file, whatever is in it.
 
-What it may say is stated in :mod:`kickbench.scenario.model`. An error is one line that names the
-file, and the line where the file is no TOML.
+:mod:`kickbench.scenario.model` defines the keys. An error is one line that names the file, and the
+line if the file is not TOML.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def load(path: str | os.PathLike[str]) -> Scenario:
 def read_toml(
     path: str | os.PathLike[str], what: str, error: type[UsageError]
 ) -> tuple[dict[str, Any], str]:
-    """What a TOML file of at most 1 MiB says, and its name as errors have it.
+    """The data of a TOML file of at most 1 MiB, and its name as errors show it.
 
-    ``what`` it is to be ("a scenario file") and the class of the errors are the caller's.
+    ``what`` says in errors which file is expected, e.g. "a scenario file". ``error`` is the class
+    of the errors.
     """
     source = printable(os.fspath(path))
     try:
@@ -45,7 +46,7 @@ def read_toml(
 
 
 class _FileError(Exception):
-    """What is wrong with a file, for an error of the caller's class."""
+    """What is wrong with a file. :func:`read_toml` turns it into an error of the wanted class."""
 
 
 def _read(path: str | os.PathLike[str], source: str, what: str) -> bytes:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a field of a TOML file expects, and what is wrong with a file, in words for its author.
+"""Error messages for TOML files: what a field expects, and what was found instead.
 
-A type of a field says what it expects beside its limits. :func:`explain` makes one line of what
-pydantic found.
+The type of a field states its limits, and beside them the words for what it expects.
+:func:`explain` makes one line of what pydantic found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def problem(what: str) -> PydanticCustomError:
 
 
 def expecting(what: str) -> WrapValidator:
-    """Whatever the wrapped type finds wrong, say that ``what`` was expected."""
+    """Report every fault that the wrapped type finds as "expected ``what``"."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -52,7 +52,7 @@ def expecting(what: str) -> WrapValidator:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A string that is one of ``names``: the schema lists them, the error guesses the meant."""
+    """A string that is one of ``names``. The schema lists them, and an error suggests one."""
 
     names: tuple[str, ...]
 
@@ -115,9 +115,9 @@ def explain(
     top: type[BaseModel],
     tables: Mapping[str, type[BaseModel]],
 ) -> str:
-    """The first finding as one line, and a second line that says where the others are.
+    """The first finding as one line, and a second line with the places of the others.
 
-    ``top`` is the model that ``data`` was to be, ``tables`` are its tables by their keys.
+    ``top`` is the model that ``data`` should match. ``tables`` are its tables by their keys.
     """
     findings: dict[str, str] = {}
     for details in error.errors(include_url=False):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of what a scenario can measure: kinds of measurement, vCPU states, signal transports,
-and what a guest hypervisor does.
+"""The tables of what a scenario can measure.
 
-Which axes multiply the cases of a kind is stated in :mod:`kickbench.scenario.sweep`. How a kind is
-run is stated in :mod:`kickbench.run.kinds`. Standard library only, because the worker process reads
-cases.
+They list the kinds of measurement, the vCPU states, the signal transports, and what a guest
+hypervisor does. :mod:`kickbench.scenario.sweep` has the axes of each kind, and
+:mod:`kickbench.run.kinds` how a kind is run. Standard library only, because the worker process
+reads cases.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     pass
 
 MAX_KICKERS = 31
-"""Kicking threads of one case at most."""
+"""The largest number of kicking threads of one case."""
 
 MAX_KICKS_HZ = 200_000
-"""Kicks per second of one kicking thread at most: what it has room for, and can hardly send."""
+"""The highest rate of one kicking thread, in kicks per second.
+
+It has room for so many, and can hardly send them."""
 
 FIGURES = {"quiet": "quiet_ns_per_exit", "mean": "ns_per_exit"}
 """The two figures of an exit by the words of a scenario, each with its metric in results."""
@@ -36,7 +38,7 @@ DEFAULT_TRANSPORT = "tgkill"
 TRANSPORTS: dict[str, str] = {
     "tgkill": "tgkill(2) from the kicking thread",
     "pidfd": "pidfd_send_signal(2) on a pidfd of the vCPU's thread (Linux 6.9)",
-    "timer": "a POSIX timer of the kicking thread's that expires at once (SIGEV_THREAD_ID)",
+    "timer": "a POSIX timer of the kicking thread, which expires at once (SIGEV_THREAD_ID)",
 }
 """How a signal is sent, by name."""
 
@@ -61,8 +63,8 @@ STATES: dict[str, State] = {
 }
 
 HYPERVISOR = "hypervisor"
-"""The program of the kind nested, which is no program of a scenario's: a hypervisor as the guest
-(L1), which runs a guest of its own (L2)."""
+"""The program of the kind nested: a hypervisor as the guest (L1), which runs a guest of its own
+(L2). A scenario cannot name it."""
 
 DEFAULT_ITERATIONS = 200
 """Iterations of a block of the kind nested."""
@@ -122,8 +124,8 @@ KINDS: dict[str, str] = {
     ),
     "race": "kicks lost and spurious exits, aimed between the check of the flag and KVM_RUN",
     "nested": (
-        "a guest hypervisor's round trip to its own guest while an event is pending for it, and "
-        "what that guest gets done meanwhile"
+        "the round trip of a guest hypervisor to its own guest while an event for that hypervisor "
+        "is pending, and how much that guest works meanwhile"
     ),
 }
 """The kinds of measurement, each with what it yields, for people."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed model of a scenario file: what it may say, in which units, with which defaults.
+"""The typed model of a scenario file: its keys, their units, limits and defaults.
 
-:meth:`Scenario.from_dict` takes data that may be anything. It returns a :class:`Scenario`, or
-raises one :class:`~kickbench.errors.ScenarioError` that names the file, the key, what was expected
-and what was found. Whether *this* host can run the scenario is not decided here.
+:meth:`Scenario.from_dict` takes any data. It returns a :class:`Scenario`, or raises one
+:class:`~kickbench.errors.ScenarioError` that names the file, the key, what was expected and what
+was found. :mod:`kickbench.run.plan` decides whether *this* host can run the scenario.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _protocol_file(value: str, folder: Path | None) -> str:
     """
     if folder is None:
         if not value.startswith("/"):
-            raise expected("an absolute path, because no scenario file says where to begin")
+            raise expected("an absolute path, because there is no scenario file to begin at")
         return value
     path = str(folder / value)
     try:
@@ -155,13 +155,17 @@ def _distinct_labels(methods: tuple[str, ...]) -> tuple[str, ...]:
         label = method_label(method)
         if is_protocol_file(method) and label in CATALOGUE:
             raise problem(
-                f"{label}.c would be {label} in results, a name of the catalogue; rename the file"
+                f"{label}.c would be called {label} in the results, as a protocol of the catalogue "
+                "is; rename the file"
             )
         if label.endswith(placebo_name("")):
-            raise problem(f"names that end in {placebo_name('')} are taken; rename {label}.c")
+            raise problem(
+                f"names that end in {placebo_name('')} are for placebos; rename {label}.c"
+            )
         if label in labels:
             raise problem(
-                f"two files are called {label}.c, and would both be {label} in results; rename one"
+                f"two files are called {label}.c, and both would be {label} in the results; "
+                "rename one"
             )
         labels.add(label)
     return methods
@@ -236,11 +240,11 @@ class Placement(Table):
     )
     creator: Where = Field(
         default="any",
-        description="Where the thread runs that creates the worker process; the process's "
-        "siglock is allocated on that NUMA node.",
+        description="Where the thread that creates the worker process runs. The process's siglock "
+        "is allocated on that NUMA node.",
     )
     vcpus: Where = Field(default="any", description="Where the vCPU threads run.")
-    kicker: Where = Field(default="any", description="Where the thread runs that kicks vCPUs.")
+    kicker: Where = Field(default="any", description="Where the threads that kick vCPUs run.")
 
 
 def _default_baseline(measure: Mapping[str, Any]) -> str:
@@ -252,17 +256,16 @@ class Measure(Table):
     """What is measured, against what, and for how long."""
 
     kinds: Axis[KindName] = Field(
-        default=("exits",), description="Kinds of measurement; each makes cases of its own."
+        default=("exits",), description="Kinds of measurement. Each kind has cases of its own."
     )
     methods: Annotated[Axis[MethodName], AfterValidator(_distinct_labels)] = Field(
         default=("sigmask", "immediate_exit"),
-        description="Kick protocols, measured side by side in interleaved rounds: names of the "
-        "catalogue, or paths of C files relative to the scenario file.",
+        description="Kick protocols: names of the catalogue, or paths of C files relative to the "
+        "scenario file. They are measured side by side in interleaved rounds.",
     )
     transports: Axis[TransportName] = Field(
         default=(DEFAULT_TRANSPORT,),
-        description="How signals are sent, where the measurement kicks. A list is an axis of the "
-        "sweep.",
+        description="How the signal of a kick is sent. A list is an axis of the sweep.",
     )
     baseline: MethodName = Field(
         default_factory=_default_baseline,
@@ -273,7 +276,7 @@ class Measure(Table):
         int, Field(strict=True, ge=1, le=100), expecting("a whole number from 1 to 100")
     ] = Field(
         default=10,
-        description="Worker processes per case, 1 to 100; memory layout differs between them.",
+        description="Worker processes per case, 1 to 100. Each has a memory layout of its own.",
     )
     precision: Annotated[
         float,
@@ -286,9 +289,8 @@ class Measure(Table):
     )
     precision_of: Annotated[str, OneOf(tuple(PRECISION_OF))] = Field(
         default="both",
-        description="The figures of an exit that must be so precise: the quiet exit, the mean, or "
-        "both. Of a case with more vCPUs than CPUs it is the quiet exit alone, if it is not "
-        '"mean".',
+        description="The figures of an exit that must be so precise: quiet, mean or both. With "
+        "both, a case with more vCPUs than CPUs needs it of the quiet exit alone.",
     )
     max_seconds: Annotated[
         float,
@@ -313,7 +315,7 @@ class Measure(Table):
         expecting("a whole number from 0 to 1000000000"),
     ] = Field(
         default=2_000_000,
-        description="Raw samples kept per case; the histograms cover every exit regardless.",
+        description="Raw samples kept per case. The histograms cover all exits in any case.",
     )
 
     @field_validator("baseline")
@@ -327,7 +329,7 @@ class Measure(Table):
 
 
 class Kick(Table):
-    """What the kind kick sweeps over."""
+    """The axes of the kind kick."""
 
     states: Axis[StateName] = Field(
         default=tuple(STATES),
@@ -346,12 +348,12 @@ class Kick(Table):
 
 
 class Race(Table):
-    """What the kind race sweeps over, and for how many kicks."""
+    """The axes of the kind race, and the number of its kicks."""
 
     window_ns: Axis[WindowNs] = Field(
         default=(0.0, 50_000.0),
-        description="Nanoseconds spun between the check of the flag and KVM_RUN; 0 leaves the "
-        "window as it is. A list is an axis of the sweep.",
+        description="Nanoseconds that the vCPU thread spins between the check of the flag and "
+        "KVM_RUN. 0 leaves the window as it is. A list is an axis of the sweep.",
     )
     kicks: Annotated[
         int,
@@ -359,8 +361,8 @@ class Race(Table):
         expecting("a whole number from 1 to 10^12"),
     ] = Field(
         default=1_000_000,
-        description="Aimed kicks wanted of each method over a case; measure.max_seconds ends it "
-        "regardless.",
+        description="How many aimed kicks each method should get in a case. measure.max_seconds "
+        "ends the case in any event.",
     )
     vcpus: Axis[VcpuCount] | None = Field(
         default=None,
@@ -378,7 +380,8 @@ class Nested(Table):
         expecting("a whole number from 1 to 100000"),
     ] = Field(
         default=DEFAULT_ITERATIONS,
-        description="Times that L1 enters L2 in a block, which this bounds instead of a time.",
+        description="How often L1 enters L2 in a block. A block of this kind has no length in "
+        "time.",
     )
 
 
@@ -429,16 +432,16 @@ class Scenario(Table):
     )
     kick: Kick | None = Field(
         default_factory=lambda data: Kick() if "kick" in data["measure"].kinds else None,
-        description="What the kind kick sweeps over; only with that kind in measure.kinds.",
+        description="The axes of the kind kick. Only with that kind in measure.kinds.",
     )
     race: Race | None = Field(
         default_factory=lambda data: Race() if "race" in data["measure"].kinds else None,
-        description="What the kind race sweeps over; only with that kind in measure.kinds.",
+        description="The axes of the kind race. Only with that kind in measure.kinds.",
     )
 
     nested: Nested | None = Field(
         default_factory=lambda data: Nested() if "nested" in data["measure"].kinds else None,
-        description="What the kind nested does in a block; only with that kind in measure.kinds.",
+        description="The blocks of the kind nested. Only with that kind in measure.kinds.",
     )
 
     @property
@@ -482,7 +485,7 @@ class Scenario(Table):
             rate = ", and guest.kick_rate_hz is 0" if "exits" in kinds else ""
             raise problem(
                 f"measure.transports is set, but nothing kicks: measure.kinds is "
-                f"{' and '.join(kinds)}{rate}"
+                f"{' and '.join(kinds)}{rate}; leave the key out"
             )
         return self
 
@@ -492,7 +495,8 @@ class Scenario(Table):
         if rate * vcpus > MAX_KICKS_HZ:
             raise problem(
                 f"guest.kick_rate_hz: {rate:,.0f} kicks/s for each of {vcpus:,} vCPUs are "
-                f"{rate * vcpus:,.0f}, and one thread sends them all: at most {MAX_KICKS_HZ:,}"
+                f"{rate * vcpus:,.0f} kicks/s, and the one thread that sends them can send at most "
+                f"{MAX_KICKS_HZ:,}; lower the rate"
             )
         return self
 
@@ -522,9 +526,9 @@ class Scenario(Table):
     def from_dict(cls, data: object, source: str = "scenario", folder: Path | None = None) -> Self:
         """The inverse of :meth:`to_dict`; also takes what a TOML file parses to.
 
-        ``source`` is the file that an error names. ``folder`` (absolute) is where the paths of
-        protocol files begin, which then must exist; without it they must be absolute, and are not
-        looked at. Raises ScenarioError.
+        ``source`` is the file that an error names. Paths of protocol files are relative to
+        ``folder`` (absolute), and the files must exist. Without ``folder`` the paths must be
+        absolute, and the files are not looked at. Raises ScenarioError.
         """
         try:
             return cls.model_validate(data, context=folder)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the scenario files that come with kickbench, and the file that an argument means.
 
-It reads none of them: that is :mod:`kickbench.scenario.model`.
+It reads none of them. :mod:`kickbench.scenario.files` reads them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def shipped() -> dict[str, Path]:
 def resolve(argument: str) -> Path:
     """The file that ``argument`` means: an existing path, or the name of a shipped scenario.
 
-    A file wins over a shipped name, a shipped name over a directory. ScenarioError, with the
-    names there are, when it is neither.
+    A file wins over a shipped name, and a shipped name wins over a directory. Raises
+    ScenarioError, with the shipped names, when it is neither.
     """
     path = Path(argument)
     ours = shipped()
@@ -37,7 +37,7 @@ def resolve(argument: str) -> Path:
         exists = path.exists()
         if exists and not path.is_dir():
             return path
-    except PermissionError:  # it is there for all we know; reading it will say what is wrong
+    except PermissionError:  # it may exist; reading it reports what is wrong
         return path
     except (OSError, ValueError):  # a name that no file can have
         exists = False
@@ -47,6 +47,6 @@ def resolve(argument: str) -> Path:
     if exists:
         return path
     raise ScenarioError(
-        f"{shorten(printable(argument), 200)}: no such file, and no shipped scenario of this name"
+        f"{shorten(printable(argument), 200)}: no such file, and no shipped scenario has this name"
         f"{did_you_mean(path.stem, ours)}\nshipped: {', '.join(ours) or 'none'}"
     )

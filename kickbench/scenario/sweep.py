@@ -173,7 +173,7 @@ def check_size(scenario: Scenario, source: str) -> None:
     """Raises ScenarioError, naming ``source``, if the sweep has more than MAX_CASES cases."""
     if (count := case_count(scenario)) > MAX_CASES:
         raise ScenarioError(
-            f"{source}: the sweep has {count} cases, at most {MAX_CASES} can be run; "
+            f"{source}: the sweep has {count} cases, and at most {MAX_CASES} can be run; "
             "shorten one of its lists"
         )
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of a stranger's file, put into words that are safe and short enough for a terminal.
+"""Puts values of an untrusted file into text that is safe and short enough for a terminal.
 
-Nothing here decides whether a value is right: that is :mod:`kickbench.scenario.model`.
+It does not check the values. :mod:`kickbench.scenario.model` does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, longest: int = _LONGEST) -> str:
-    """The first ``longest`` characters of ``text``, with an ellipsis where something is missing."""
+    """The first ``longest`` characters of ``text``, with "..." if there are more."""
     return text if len(text) <= longest else text[:longest] + "..."
 
 
