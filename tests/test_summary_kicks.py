@@ -23,22 +23,23 @@ from kickbench.results.tables import TABLES, combine, from_worker, tables_of_cas
 from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.contrasts import paired_contrast, running_interval
-from kickbench.summary.kicks import (
+from kickbench.summary.events import (
     CHUNK_KICKS,
-    LATENCY_QUANTILES,
     MAX_GROUPS,
-    Kicks,
     _groups,
+    latency_differences,
+    named_intervals,
+)
+from kickbench.summary.kicks import (
+    LATENCY_QUANTILES,
+    Kicks,
     find_contending,
     find_overlapping,
     index_volleys,
-    latency_differences,
-    named_intervals,
     read_kicks,
-    read_pauses,
-    read_round_medians,
 )
-from kickbench.summary.pyperf import export, write_pyperf
+from kickbench.summary.pauses import read_pauses
+from kickbench.summary.pyperf import export, read_round_medians, write_pyperf
 from kickbench.summary.summarise import describe, summarise
 
 SIGMASK, BASELINE, CONTROL = range(3)

@@ -1,63 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summaries of the kinds that kick: kick latency, pause-all, race, and kicks beside exits.
+"""The summary of the kind kick, and of the kicks beside exits.
 
-A kick that was lost has no latency, only the time-out that its rescue waited for, and a kick that
-met another state than the wanted one answers another question. Both are counted, and neither is in
-a latency figure; the same holds for a pause that needed a rescue. Which words to use for what was
-found is for ``show`` and the report; "findings" has it in one place for them.
+A kick that was lost has no latency, only the time-out that its rescue waited for. A kick that met
+another state than the wanted one answers another question. Both are counted, and neither is in a
+latency. "findings" has in one place what must not be, for ``show`` and the report.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.methods import method_label
 from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.scenario.kinds import MAX_KICKERS
-from kickbench.stats.chunks import group_quantiles, paired_quantiles
-from kickbench.stats.proportions import clopper_pearson, upper_bound
-from kickbench.stats.quantiles import bin_samples, quantile_intervals, sample_quantiles
+from kickbench.stats.proportions import clopper_pearson
+from kickbench.summary.events import (
+    CHUNK_KICKS,
+    claims_of,
+    compare_events,
+    count_findings,
+    latency_differences,
+    merge_control,
+    named_intervals,
+    named_quantiles,
+    read_rows,
+    totals_of,
+)
 from kickbench.summary.shared import (
     CONFIDENCE,
-    WHO,
-    Control,
     Controls,
     Floats,
     Ints,
-    bounds,
     by_process,
     contrast,
     contrast_interval,
-    control_entries,
-    control_interval,
-    count_entries,
     count_values,
-    entry_index,
-    index_rounds,
     level_estimate,
-    ns_per_cycle,
-    number,
     precision,
     ratio,
 )
 
 LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
-PAUSE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 MIN_SEEN = 0.9
 """The share of kicks in which a moment must have been seen for the phases to it to be told."""
 
 PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
 SEND_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
-CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200, "send_p50_ns": 10}
-"""Kicks that a method and the baseline each need for one paired difference of the metric: rounds
-with fewer are pooled with those that follow."""
 
 SLOW_TIMES = 10
 """A kick is slow that takes so many times the median of the case's fastest method."""
@@ -68,14 +61,6 @@ which has the fewest: what delays kicks of all methods alike is the host."""
 
 SLOW_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
-MIN_BEYOND = 10
-"""Values that must lie beyond a quantile for it to have an interval."""
-
-MAX_GROUPS = 1000
-"""Groups of consecutive rounds in all, for the interval of a quantile; bounds its memory."""
-
-# Edges of the bins for intervals: even below p75, then ever narrower up to the largest value.
-_LEVELS = np.concatenate([np.linspace(0, 0.75, 256), 1 - np.geomspace(0.25, 1e-7, 768)])
 
 _STATES = {
     "guest": "kicked in the guest",
@@ -122,37 +107,6 @@ class Kicks:
         kickers came first.
         """
         return np.asarray(self.contending & ~self.lost)
-
-
-@dataclass(frozen=True)
-class Pauses:
-    """Every pause of a case; ``row``, ``round_process`` and ``entry`` as for :class:`Kicks`."""
-
-    round_process: Ints
-    row: NDArray[np.intp]
-    entry: Ints
-    rescues: Ints
-    send_ns: Floats
-    first_ns: Floats
-    median_ns: Floats
-    last_ns: Floats
-
-    @property
-    def timed(self) -> NDArray[np.bool_]:
-        """The pauses that count: no vCPU had to be rescued."""
-        return np.asarray(self.rescues == 0)
-
-
-@dataclass(frozen=True)
-class RoundMedians:
-    """Per round (rows, time order) the median of each entry (columns: methods, control, placebo).
-
-    NaN, and 0 in ``count``, where there was nothing that counts.
-    """
-
-    process: Ints
-    median_ns: Floats
-    count: Ints
 
 
 def read_kicks(reader: RunReader, case_id: str) -> Kicks:
@@ -237,33 +191,6 @@ def find_overlapping(
     return result
 
 
-def read_pauses(reader: RunReader, case_id: str) -> Pauses:
-    """Every pause of a finished case of the kind pause_all, in ns."""
-    columns = ("rescues", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
-    rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "pauses", columns)
-    return Pauses(
-        round_process=rounds,
-        row=row,
-        entry=entry,
-        rescues=found["rescues"].astype(np.int64),
-        send_ns=found["send_cycles"] * scale,
-        first_ns=found["first_cycles"] * scale,
-        median_ns=found["median_cycles"] * scale,
-        last_ns=found["last_cycles"] * scale,
-    )
-
-
-def read_round_medians(reader: RunReader, case_id: str) -> RoundMedians:
-    """The medians per round of a finished case: of kick latency, or of the pause's last vCPU."""
-    record = reader.case(case_id)
-    n_entries = count_entries(record.parameters["methods"])
-    if record.parameters["kind"] == "kick":
-        kicks = read_kicks(reader, case_id)
-        return _round_medians(kicks, kicks.latency_ns, n_entries)
-    pauses = read_pauses(reader, case_id)
-    return _round_medians(pauses, pauses.last_ns, n_entries)
-
-
 def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
     """What the title of a case says about its kicks; nothing for exits without any."""
     kind, rate = parameters["kind"], parameters.get("kick_rate_hz")
@@ -285,9 +212,6 @@ def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
     if words and transport != "tgkill":
         words.append(f"by {transport}")
     return words
-
-
-# --- one summariser a kind ---------------------------------------------------------------------
 
 
 def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
@@ -329,7 +253,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         statistics[method]["slow"] = slow
     baseline = statistics[record.parameters["baseline"]]["latency_ns"]["p50"]
     metrics = {"latency_p50_ns": 0.5, "latency_p99_ns": 0.99}
-    fill, controls = _compare(record, kicks, kicks.latency_ns, metrics, baseline)
+    fill, controls = compare_events(record, kicks, kicks.latency_ns, metrics, baseline)
     fill["contrasts"] += _compare_sends(record, kicks)
     timeouts = [p.get("lost_timeout_ns") for p in (record.document or {})["processes"]]
     return {
@@ -339,77 +263,6 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "findings": findings,
         "timeout_ns": max((t for t in timeouts if t is not None), default=None),
     }, controls
-
-
-def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
-    """What a case of the kind pause_all adds to its summary."""
-    methods: list[str] = record.parameters["methods"]
-    claims = claims_of(record)
-    pauses = read_pauses(reader, record.id)
-    statistics: dict[str, dict[str, Any]] = {}
-    for index, method in enumerate(methods):
-        of_method = pauses.entry == index
-        chosen = of_method & pauses.timed
-        statistics[method] = {
-            **{
-                name: named_quantiles(getattr(pauses, name)[chosen], PAUSE_QUANTILES, maximum=True)
-                for name in ("first_ns", "median_ns", "last_ns", "send_ns")
-            },
-            "last_ci95": named_intervals(
-                pauses.last_ns[chosen], pauses.row[chosen], pauses.round_process, PAUSE_QUANTILES
-            ),
-            "n": int(chosen.sum()),
-            "rescued": int((of_method & ~pauses.timed).sum()),
-            "rescues": int(pauses.rescues[of_method].sum()),
-            "race_free_claim": claims.get(method),
-        }
-    baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
-    fill, controls = _compare(record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline)
-    entry = merge_control(pauses.entry, record)
-    totals = {
-        "rescued": totals_of(entry, ~pauses.timed, len(methods)),
-        "sent": totals_of(entry, np.ones(len(entry)), len(methods)),
-    }
-    return {
-        "methods": statistics,
-        **fill,
-        **precision(record.parameters, fill["contrasts"], {"pause_last_ns": baseline}),
-        "findings": _findings(methods, claims, totals, ("rescued",)),
-    }, controls
-
-
-def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
-    """What a case of the kind race adds to its summary; the controls' kicks are the baseline's."""
-    methods: list[str] = record.parameters["methods"]
-    claims = claims_of(record)
-    names = ("sent", "landed", "lost", "resent", "spurious", "rescues")
-    columns = (*names, "timeout_cycles", "latency_max_cycles")
-    process, row, entry, scale, found = read_rows(reader, record, "races", columns)
-    entry = merge_control(entry, record)
-    totals = {name: totals_of(entry, found[name], len(methods)) for name in names}
-    timeouts = found["timeout_cycles"] * scale
-    # The first round of a process finds out how long kicks take; the others wait less.
-    later = np.append(False, process[1:] == process[:-1])[row] if len(row) else np.empty(0, bool)
-    longest = found["latency_max_cycles"] * scale
-    statistics: dict[str, dict[str, Any]] = {}
-    for index, method in enumerate(methods):
-        count = {name: totals[name][index] for name in names}
-        # What runs of schema 1 counted had mostly no chance to be lost.
-        landed = count["landed"] if reader.schema > 1 and count["landed"] >= 0 else None
-        seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
-        statistics[method] = {
-            **count,
-            "landed": landed,
-            **_proportions(count["lost"], landed, count["spurious"], count["sent"]),
-            "latency_max_ns": _longest(seen),
-            "race_free_claim": claims.get(method),
-        }
-    return {
-        "methods": statistics,
-        "findings": _findings(methods, claims, totals, ("lost", "spurious")),
-        "timeout_ns": _longest(timeouts[later] if later.any() else timeouts),
-        "first_timeout_ns": _longest(timeouts[~later]) if later.any() else None,
-    }, ()
 
 
 def count_kicks(
@@ -438,58 +291,7 @@ def count_kicks(
     }
     merged = merge_control(entry, record)
     in_all = {name: totals_of(merged, found[name], len(methods)) for name in names}
-    return counts, _findings(methods, claims, in_all, ("lost", "spurious"))
-
-
-# --- reading -----------------------------------------------------------------------------------
-
-
-def read_rows(
-    reader: RunReader, record: CaseRecord, name: str, columns: Sequence[str]
-) -> tuple[Ints, NDArray[np.intp], Ints, Floats, dict[str, NDArray[Any]]]:
-    """A table as arrays: process per round, and per row: round, entry, ns per cycle, columns."""
-    parameters = record.parameters
-    table = reader.table(record.id, name, ["process", "round", *WHO, *columns])
-    process = table.column("process").to_numpy().astype(np.int64)
-    round_process, row = index_rounds(process, table.column("round").to_numpy().astype(np.int64))
-    entry = entry_index(table, parameters["methods"], parameters["baseline"])
-    scale = ns_per_cycle(record.document or {}, process)
-    arrays = {column: table.column(column).to_numpy() for column in columns}
-    return round_process, row, entry, scale, arrays
-
-
-def claims_of(record: CaseRecord) -> dict[str, bool | None]:
-    """What the catalogue said of each method when it was measured: is it free of races?"""
-    claims: dict[str, bool | None] = (record.document or {}).get("claims", {})
-    return {method_label(method): claim for method, claim in claims.items()}
-
-
-def merge_control(entry: Ints, record: CaseRecord) -> Ints:
-    """The rows of control and placebo as what they are, the baseline's: a kick that one of them
-    lost is no less lost.
-    """
-    methods: list[str] = record.parameters["methods"]
-    return np.where(entry >= len(methods), methods.index(record.parameters["baseline"]), entry)
-
-
-def totals_of(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
-    known = (entry >= 0) & (entry < n_methods)
-    sums = np.bincount(entry[known], values[known].astype(np.float64), minlength=n_methods)
-    return [int(value) for value in sums]
-
-
-# --- figures -----------------------------------------------------------------------------------
-
-
-def named_quantiles(
-    values: Floats, levels: Mapping[str, float], *, maximum: bool = False
-) -> dict[str, float | None]:
-    """The quantiles by name, each a value that occurred; null without any."""
-    names = [*levels, "max"] if maximum else list(levels)
-    if not len(values):
-        return dict.fromkeys(names)
-    found = sample_quantiles(values, [*levels.values(), 1.0])
-    return {name: number(value) for name, value in zip(names, found, strict=False)}
+    return counts, count_findings(methods, claims, in_all, ("lost", "spurious"))
 
 
 def _phases(kicks: Kicks, chosen: NDArray[np.bool_]) -> dict[str, Any]:
@@ -542,139 +344,6 @@ def _slow_kicks(kicks: Kicks, n_methods: int) -> list[dict[str, Any]]:
     ]
 
 
-def named_intervals(
-    values: Floats, row: NDArray[np.intp], round_process: Ints, levels: Mapping[str, float]
-) -> dict[str, list[float] | None]:
-    """The 95 % intervals of quantiles; null with fewer than MIN_BEYOND values on its rarer side.
-
-    The interval is computed on bins; its deviations are put around the exact quantile.
-    """
-    wanted = {
-        name: p for name, p in levels.items() if len(values) * min(p, 1 - p) >= MIN_BEYOND - 1e-9
-    }
-    result: dict[str, list[float] | None] = dict.fromkeys(levels)
-    groups, group = np.unique(_groups(round_process)[row], return_inverse=True)
-    if not wanted or len(groups) < 2:
-        return result
-    low, high, counts = bin_samples(values, group, len(groups), levels=_LEVELS)
-    probabilities = list(wanted.values())
-    intervals = quantile_intervals(
-        low, high, counts, groups >> 32, probabilities, confidence=CONFIDENCE, seed=1
-    )
-    exact = sample_quantiles(values, probabilities)
-    for name, interval, value in zip(wanted, intervals, exact, strict=True):
-        found = bounds(interval)
-        if found is not None:
-            shift = float(value) - interval.estimate
-            result[name] = [max(0.0, found[0] + shift), found[1] + shift]
-    return result
-
-
-def _groups(round_process: Ints) -> Ints:
-    """Per round its group, process * 2^32 + number: consecutive rounds of one process."""
-    _, start, place, size = np.unique(
-        round_process, return_index=True, return_inverse=True, return_counts=True
-    )
-    local = np.arange(len(round_process)) - start[place]
-    groups = np.minimum(size, max(1, MAX_GROUPS // max(1, len(size))))
-    return round_process * 2**32 + local * groups[place] // size[place]
-
-
-def latency_differences(
-    data: Kicks | Pauses,
-    values: Floats,
-    entry: int,
-    baseline: int,
-    probability: float,
-    at_least: int,
-    of: NDArray[np.bool_] | None = None,
-) -> tuple[list[Floats], int]:
-    """Per process the paired differences of a quantile, entry - baseline, in time order.
-
-    A difference is of a round, or of as many consecutive rounds as give both sides ``at_least``
-    values (:mod:`kickbench.stats.chunks`). A process with fewer than two is left out, for a single
-    value has no spread. The second result is the number of rounds that went in. ``of`` says which
-    values count; by default those that are timed.
-    """
-    counted = data.timed if of is None else of
-    edges = np.append(np.unique(data.round_process, return_index=True)[1], len(data.round_process))
-    sides = []
-    for wanted in (entry, baseline):
-        chosen = np.flatnonzero(counted & (data.entry == wanted))
-        chosen = chosen[np.argsort(data.row[chosen], kind="stable")]
-        row = data.row[chosen]
-        sides.append((values[chosen], row, np.searchsorted(row, edges)))
-    (value_a, row_a, cut_a), (value_b, row_b, cut_b) = sides
-    differences, used = [], 0
-    for i, (first, end) in enumerate(itertools.pairwise(edges)):
-        a, b = slice(cut_a[i], cut_a[i + 1]), slice(cut_b[i], cut_b[i + 1])
-        found = paired_quantiles(
-            value_a[a],
-            row_a[a] - first,
-            value_b[b],
-            row_b[b] - first,
-            int(end - first),
-            probability,
-            at_least=at_least,
-        )
-        if len(found) > 1:
-            differences.append(found)
-            used += int(end - first)
-    return differences, used
-
-
-def _compare(
-    record: CaseRecord,
-    data: Kicks | Pauses,
-    values: Floats,
-    metrics: Mapping[str, float],
-    level_ns: float | None,
-) -> tuple[dict[str, Any], Controls]:
-    """The contrasts of every method with the baseline, which takes ``level_ns``; those of control
-    and placebo are of the first metric.
-    """
-    methods: list[str] = record.parameters["methods"]
-    baseline = methods.index(record.parameters["baseline"])
-    n_rounds = len(data.round_process)
-
-    def differences(entry: int, metric: str) -> tuple[list[Floats], int]:
-        return latency_differences(
-            data, values, entry, baseline, metrics[metric], CHUNK_KICKS.get(metric, 1)
-        )
-
-    contrasts = []
-    for index, method in enumerate(methods):
-        if index == baseline:
-            continue
-        for metric in metrics:
-            found, used = differences(index, metric)
-            interval, chunks = contrast_interval(found), count_values(found)
-            contrasts.append(
-                {
-                    "method": method,
-                    "baseline": methods[baseline],
-                    "metric": metric,
-                    **contrast(interval, used, n_rounds, chunks=chunks),
-                }
-            )
-    metric = next(iter(metrics))
-    fill: dict[str, Any] = {"contrasts": contrasts}
-    controls: list[Control] = []
-    for index, role in control_entries(methods).items():
-        found, used = differences(index, metric)
-        if not found and role != "control":
-            continue
-        interval = control_interval(found, CONFIDENCE)
-        fill[role] = {
-            "metric": metric,
-            **contrast(interval, used, n_rounds, chunks=count_values(found)),
-            "ci_family": None,
-            "ok": None,
-        }
-        controls.append(Control(fill[role], found, level_ns))
-    return fill, controls
-
-
 def _send_means(kicks: Kicks, entry: int) -> Floats:
     """Per round the mean of an entry's calls; NaN without any."""
     chosen = kicks.sent & (kicks.entry == entry)
@@ -713,58 +382,3 @@ def _compare_sends(record: CaseRecord, kicks: Kicks) -> list[dict[str, Any]]:
                 }
             )
     return contrasts
-
-
-def _longest(values: Floats) -> float | None:
-    return number(values.max()) if len(values) else None
-
-
-def _proportions(lost: int, landed: int | None, spurious: int, sent: int) -> dict[str, Any]:
-    """Exact bounds, of the kicks lost per kick that could have been, of spurious exits per kick
-    sent; null when there was none, or when that is not known.
-
-    A flag that nobody clears can make more spurious exits than there were kicks: then they are no
-    proportion of them, and their interval is null.
-    """
-    found: dict[str, Any] = {"lost_upper95": None, "lost_ci95": None, "spurious_ci95": None}
-    if landed:
-        at_risk = max(landed, lost)
-        interval = clopper_pearson(lost, at_risk, confidence=CONFIDENCE)
-        found["lost_upper95"] = upper_bound(lost, at_risk, confidence=CONFIDENCE)
-        found["lost_ci95"] = [interval.low, interval.high]
-    if 0 < sent >= spurious:
-        interval = clopper_pearson(spurious, sent, confidence=CONFIDENCE)
-        found["spurious_ci95"] = [interval.low, interval.high]
-    return found
-
-
-def _findings(
-    methods: Sequence[str],
-    claims: Mapping[str, bool | None],
-    totals: Mapping[str, list[int]],
-    faults: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Every fault that occurred, by method: what, how often, of how many, against which claim."""
-    return [
-        {
-            "method": method,
-            "what": what,
-            "count": totals[what][index],
-            "of": totals["sent"][index],
-            "race_free_claim": claims.get(method),
-        }
-        for index, method in enumerate(methods)
-        for what in faults
-        if totals[what][index] > 0
-    ]
-
-
-def _round_medians(data: Kicks | Pauses, values: Floats, n_entries: int) -> RoundMedians:
-    chosen = data.timed & (data.entry >= 0)
-    cell = data.row[chosen] * n_entries + data.entry[chosen]
-    shape = (len(data.round_process), n_entries)
-    return RoundMedians(
-        data.round_process,
-        group_quantiles(values[chosen], cell, shape[0] * n_entries, 0.5).reshape(shape),
-        np.bincount(cell, minlength=shape[0] * n_entries).reshape(shape),
-    )

@@ -20,8 +20,8 @@ from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import ROLES
 from kickbench.scenario.kinds import INJECTION, ITERATIONS
 from kickbench.stats.chunks import group_quantiles
-from kickbench.summary.kicks import (
-    PAUSE_QUANTILES,
+from kickbench.summary.events import (
+    EVENT_QUANTILES,
     merge_control,
     named_intervals,
     named_quantiles,
@@ -55,7 +55,7 @@ MIN_SPUN = 10
 SPUN_ROUND_TRIPS = 2.0
 """That while, in plain round trips with what the round trip itself takes."""
 
-QUANTILES = PAUSE_QUANTILES
+QUANTILES = EVENT_QUANTILES
 
 
 @dataclass(frozen=True)

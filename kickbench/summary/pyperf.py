@@ -30,9 +30,11 @@ import pyperf
 from kickbench.results.files import replace_file
 from kickbench.results.reader import PYPERF, CaseRecord, RunReader
 from kickbench.results.schema import one_line
-from kickbench.summary.kicks import read_round_medians
+from kickbench.summary.events import RoundMedians, round_medians
+from kickbench.summary.kicks import read_kicks
 from kickbench.summary.nested import read_nested_rounds
-from kickbench.summary.shared import Floats, Ints
+from kickbench.summary.pauses import read_pauses
+from kickbench.summary.shared import Floats, Ints, count_entries
 from kickbench.summary.summarise import describe, read_rounds
 
 # pyperf's names for what kickbench.host.environment knows.
@@ -199,3 +201,14 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
         if clean is not None and clean != "" and isinstance(clean, int | float | str):
             plain[name] = clean
     return plain
+
+
+def read_round_medians(reader: RunReader, case_id: str) -> RoundMedians:
+    """The medians per round of a finished case: of kick latency, or of the pause's last vCPU."""
+    record = reader.case(case_id)
+    n_entries = count_entries(record.parameters["methods"])
+    if record.parameters["kind"] == "kick":
+        kicks = read_kicks(reader, case_id)
+        return round_medians(kicks, kicks.latency_ns, n_entries)
+    pauses = read_pauses(reader, case_id)
+    return round_medians(pauses, pauses.last_ns, n_entries)

@@ -27,17 +27,12 @@ from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import Interval, family_confidence
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 from kickbench.summary.counts import read_counts
-from kickbench.summary.kicks import (
-    claims_of,
-    count_kicks,
-    describe_kicks,
-    merge_control,
-    summarise_kicks,
-    summarise_pauses,
-    summarise_races,
-)
+from kickbench.summary.events import claims_of, merge_control
+from kickbench.summary.kicks import count_kicks, describe_kicks, summarise_kicks
 from kickbench.summary.nested import describe_nested, summarise_nested
+from kickbench.summary.pauses import summarise_pauses
 from kickbench.summary.per_kick import Times, contrasts_per_kick, pair_with_quiet
+from kickbench.summary.races import summarise_races
 from kickbench.summary.shared import (
     CONFIDENCE,
     WHO,

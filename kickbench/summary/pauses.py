@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summary of the kind pause_all. A pause that needed a rescue is counted, and has no time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.summary.events import (
+    EVENT_QUANTILES,
+    claims_of,
+    compare_events,
+    count_findings,
+    merge_control,
+    named_intervals,
+    named_quantiles,
+    read_rows,
+    totals_of,
+)
+from kickbench.summary.shared import (
+    Controls,
+    Floats,
+    Ints,
+    precision,
+)
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """Every pause of a case; ``row``, ``round_process`` and ``entry`` as in
+    :class:`~kickbench.summary.events.Events`."""
+
+    round_process: Ints
+    row: NDArray[np.intp]
+    entry: Ints
+    rescues: Ints
+    send_ns: Floats
+    first_ns: Floats
+    median_ns: Floats
+    last_ns: Floats
+
+    @property
+    def timed(self) -> NDArray[np.bool_]:
+        """The pauses that count: no vCPU had to be rescued."""
+        return np.asarray(self.rescues == 0)
+
+
+def read_pauses(reader: RunReader, case_id: str) -> Pauses:
+    """Every pause of a finished case of the kind pause_all, in ns."""
+    columns = ("rescues", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
+    rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "pauses", columns)
+    return Pauses(
+        round_process=rounds,
+        row=row,
+        entry=entry,
+        rescues=found["rescues"].astype(np.int64),
+        send_ns=found["send_cycles"] * scale,
+        first_ns=found["first_cycles"] * scale,
+        median_ns=found["median_cycles"] * scale,
+        last_ns=found["last_cycles"] * scale,
+    )
+
+
+def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
+    """What a case of the kind pause_all adds to its summary."""
+    methods: list[str] = record.parameters["methods"]
+    claims = claims_of(record)
+    pauses = read_pauses(reader, record.id)
+    statistics: dict[str, dict[str, Any]] = {}
+    for index, method in enumerate(methods):
+        of_method = pauses.entry == index
+        chosen = of_method & pauses.timed
+        statistics[method] = {
+            **{
+                name: named_quantiles(getattr(pauses, name)[chosen], EVENT_QUANTILES, maximum=True)
+                for name in ("first_ns", "median_ns", "last_ns", "send_ns")
+            },
+            "last_ci95": named_intervals(
+                pauses.last_ns[chosen], pauses.row[chosen], pauses.round_process, EVENT_QUANTILES
+            ),
+            "n": int(chosen.sum()),
+            "rescued": int((of_method & ~pauses.timed).sum()),
+            "rescues": int(pauses.rescues[of_method].sum()),
+            "race_free_claim": claims.get(method),
+        }
+    baseline = statistics[record.parameters["baseline"]]["last_ns"]["p50"]
+    fill, controls = compare_events(
+        record, pauses, pauses.last_ns, {"pause_last_ns": 0.5}, baseline
+    )
+    entry = merge_control(pauses.entry, record)
+    totals = {
+        "rescued": totals_of(entry, ~pauses.timed, len(methods)),
+        "sent": totals_of(entry, np.ones(len(entry)), len(methods)),
+    }
+    return {
+        "methods": statistics,
+        **fill,
+        **precision(record.parameters, fill["contrasts"], {"pause_last_ns": baseline}),
+        "findings": count_findings(methods, claims, totals, ("rescued",)),
+    }, controls

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summary of the kind race: how many of the kicks that could have been lost were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.stats.proportions import clopper_pearson, upper_bound
+from kickbench.summary.events import (
+    claims_of,
+    count_findings,
+    longest_ns,
+    merge_control,
+    read_rows,
+    totals_of,
+)
+from kickbench.summary.shared import (
+    CONFIDENCE,
+    Controls,
+)
+
+
+def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
+    """What a case of the kind race adds to its summary; the controls' kicks are the baseline's."""
+    methods: list[str] = record.parameters["methods"]
+    claims = claims_of(record)
+    names = ("sent", "landed", "lost", "resent", "spurious", "rescues")
+    columns = (*names, "timeout_cycles", "latency_max_cycles")
+    process, row, entry, scale, found = read_rows(reader, record, "races", columns)
+    entry = merge_control(entry, record)
+    totals = {name: totals_of(entry, found[name], len(methods)) for name in names}
+    timeouts = found["timeout_cycles"] * scale
+    # The first round of a process finds out how long kicks take; the others wait less.
+    later = np.append(False, process[1:] == process[:-1])[row] if len(row) else np.empty(0, bool)
+    longest = found["latency_max_cycles"] * scale
+    statistics: dict[str, dict[str, Any]] = {}
+    for index, method in enumerate(methods):
+        count = {name: totals[name][index] for name in names}
+        # What runs of schema 1 counted had mostly no chance to be lost.
+        landed = count["landed"] if reader.schema > 1 and count["landed"] >= 0 else None
+        seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
+        statistics[method] = {
+            **count,
+            "landed": landed,
+            **_proportions(count["lost"], landed, count["spurious"], count["sent"]),
+            "latency_max_ns": longest_ns(seen),
+            "race_free_claim": claims.get(method),
+        }
+    return {
+        "methods": statistics,
+        "findings": count_findings(methods, claims, totals, ("lost", "spurious")),
+        "timeout_ns": longest_ns(timeouts[later] if later.any() else timeouts),
+        "first_timeout_ns": longest_ns(timeouts[~later]) if later.any() else None,
+    }, ()
+
+
+def _proportions(lost: int, landed: int | None, spurious: int, sent: int) -> dict[str, Any]:
+    """Exact bounds, of the kicks lost per kick that could have been, of spurious exits per kick
+    sent; null when there was none, or when that is not known.
+
+    A flag that nobody clears can make more spurious exits than there were kicks: then they are no
+    proportion of them, and their interval is null.
+    """
+    found: dict[str, Any] = {"lost_upper95": None, "lost_ci95": None, "spurious_ci95": None}
+    if landed:
+        at_risk = max(landed, lost)
+        interval = clopper_pearson(lost, at_risk, confidence=CONFIDENCE)
+        found["lost_upper95"] = upper_bound(lost, at_risk, confidence=CONFIDENCE)
+        found["lost_ci95"] = [interval.low, interval.high]
+    if 0 < sent >= spurious:
+        interval = clopper_pearson(spurious, sent, confidence=CONFIDENCE)
+        found["spurious_ci95"] = [interval.low, interval.high]
+    return found
