@@ -30,7 +30,7 @@ from _runs import busy_processes, run_once
 from numpy.typing import NDArray
 
 from kickbench.results.reader import RunReader
-from kickbench.summary.summarise import read_rounds
+from kickbench.summary.exits import read_rounds
 
 PROCESSES = 5
 SECONDS = 2.0

@@ -34,12 +34,7 @@ from kickbench.report.figures.table import FIGURES
 from kickbench.stats.contrasts import paired_contrast
 from kickbench.stats.location import huber, trimmed
 from kickbench.summary.data import RunData
-from kickbench.summary.summarise import (
-    DISTURBANCES,
-    read_differences,
-    read_disturbances,
-    read_rounds,
-)
+from kickbench.summary.exits import DISTURBANCES, read_differences, read_disturbances, read_rounds
 
 BLUEPRINT = (
     "flag_signal",

@@ -14,8 +14,8 @@ import synthetic_run
 
 from kickbench.results.reader import RunReader
 from kickbench.results.writer import RunWriter
+from kickbench.summary.exits import read_rounds
 from kickbench.summary.pyperf import export, write_pyperf
-from kickbench.summary.summarise import read_rounds
 
 CASES = [synthetic_run.case(1), synthetic_run.case(4), synthetic_run.case(8, rate=100.0)]
 

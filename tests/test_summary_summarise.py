@@ -16,14 +16,8 @@ from kickbench.results.tables import QUANTILES, combine, from_worker
 from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import paired_contrast, running_interval
-from kickbench.summary.summarise import (
-    CONTROL_CONFIDENCE,
-    describe,
-    histogram_quantiles,
-    read_rounds,
-    summarise,
-    write_summary,
-)
+from kickbench.summary.exits import histogram_quantiles, read_rounds
+from kickbench.summary.summarise import CONTROL_CONFIDENCE, describe, summarise, write_summary
 
 METHODS = ("sigmask", "immediate_exit")
 SIGMASK, BASELINE, CONTROL = range(3)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import ROLES
+from kickbench.summary.exits import histogram_quantiles
 from kickbench.summary.found import load_summary
-from kickbench.summary.summarise import histogram_quantiles, summarise
+from kickbench.summary.summarise import summarise
 
 Floats = NDArray[np.float64]
 Summary = dict[str, Any]

@@ -31,11 +31,12 @@ from kickbench.results.files import replace_file
 from kickbench.results.reader import PYPERF, CaseRecord, RunReader
 from kickbench.results.schema import one_line
 from kickbench.summary.events import RoundMedians, round_medians
+from kickbench.summary.exits import read_rounds
 from kickbench.summary.kicks import read_kicks
 from kickbench.summary.nested import read_nested_rounds
 from kickbench.summary.pauses import read_pauses
 from kickbench.summary.shared import Floats, Ints, count_entries
-from kickbench.summary.summarise import describe, read_rounds
+from kickbench.summary.summarise import describe
 
 # pyperf's names for what kickbench.host.environment knows.
 _ENVIRONMENT = {

@@ -42,6 +42,16 @@ class Control:
 Controls = Sequence[Control]
 """Those of a case, all figures of each role."""
 
+NO_CONTROL: dict[str, Any] = {
+    "metric": None,
+    "diff": None,
+    "ci95": None,
+    "ci_family": None,
+    "ok": None,
+    "rounds": 0,
+}
+"""The record of a control or placebo that was not measured."""
+
 WHO = ("method", *ROLES)
 """The columns that :func:`entry_index` needs."""
 

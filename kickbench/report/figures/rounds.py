@@ -44,8 +44,8 @@ from kickbench.report.words.names import (
     series_of,
 )
 from kickbench.summary.data import RunData
+from kickbench.summary.exits import Rounds, read_differences, read_disturbances, read_rounds
 from kickbench.summary.shared import Floats, Ints, location_of
-from kickbench.summary.summarise import Rounds, read_differences, read_disturbances, read_rounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
