@@ -74,7 +74,7 @@ def compile_plan(compiler: str, folder: Path) -> Path:
             *(f"-Wl,--wrap={name}" for name in WRAPPED),
         ],
         check=True,
-        timeout=300,
+        timeout=600,
     )
     return path
 

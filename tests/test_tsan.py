@@ -45,7 +45,7 @@ def compile_with_tsan(program: Path, *arguments: str) -> None:
         [compiler, *flags, "-pthread", *arguments, "-o", str(program)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     if "tsan" in done.stderr and "cannot find" in done.stderr:
