@@ -12,7 +12,7 @@ import numpy as np
 from kickbench.engine.engine import Engine, Plan
 
 MS = 1_000_000
-MOST_CALLS = 100
+MOST_CALLS = 1000
 NO_KICKS = Plan()
 
 

@@ -298,7 +298,7 @@ def building(lab: Path, tree: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < until, path
         time.sleep(0.02)

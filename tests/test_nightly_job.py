@@ -701,7 +701,7 @@ def test_a_night_that_is_ended_is_no_night_and_the_next_one_is(
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not list((tmp_path / "results").glob("*/*/.work*")) and time.monotonic() < until:
         time.sleep(0.02)
     running.send_signal(number)

@@ -618,10 +618,21 @@ static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 def test_a_kick_that_returns_late_is_aimed_and_lost_like_any_other(
     tmp_path: Path, folder: Path
 ) -> None:
-    _, kicks = blocks(source(tmp_path, kick=SLOW_KICK), folder, RACE, ms=1000, seen=some_lost)
+    def some_aimed_and_lost(kicks: Any) -> bool:
+        """Whether in some block of all a quarter of the kicks landed, and half of these are lost:
+        beside other load the thread is often not where it was when the kick was aimed."""
+        for block in np.unique(kicks["block"]):
+            sent, lost, landed = counts(kicks[kicks["block"] == block])
+            if sent >= 20 and 2 * lost > landed > sent / 4:
+                return True
+        return False
+
+    _, kicks = blocks(
+        source(tmp_path, kick=SLOW_KICK), folder, RACE, ms=1000, seen=some_aimed_and_lost
+    )
     sent, lost, landed = counts(kicks)
     assert sent >= landed >= lost > 0
-    assert 2 * lost > landed > sent / 4
+    assert some_aimed_and_lost(kicks)
 
 
 @pytest.mark.kvm

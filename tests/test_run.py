@@ -84,7 +84,7 @@ def statuses(folder: Path) -> dict[str, str]:
     return {entry["id"]: entry["status"] for entry in manifest["cases"]}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 600.0) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := condition():
