@@ -174,8 +174,9 @@ def test_the_command_line_reference_has_every_command_and_its_options() -> None:
     )
     run = page.partition("## kickbench run\n")[2].partition("\n## ")[0]
     assert "\nkickbench run [OPTIONS]" in run
-    assert "| `scenario` | A scenario file, or the name of a shipped one. |" in run
-    assert "| `--results DIR` | Where run folders are made. [default: results] |" in run
+    assert "| `scenario` | A scenario file" in run
+    (row,) = re.findall(r"^\| `--results DIR` \| (.*) \|$", run, re.MULTILINE)
+    assert row.endswith(" [default: results]")
 
 
 def test_the_hook_reference_has_the_hooks_that_the_engine_demands() -> None:

@@ -113,7 +113,7 @@ def test_a_wide_window_loses_kicks_of_the_negative_controls_alone(tmp_path: Path
         '["race"]',
         json.dumps(methods),
         "[race]\nwindow_ns = [50000]\nkicks = 300\n",
-        max_seconds=60,
+        max_seconds=600,
     )
     (case,) = run(tmp_path, text)["cases"]
     found = case["methods"]
