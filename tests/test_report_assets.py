@@ -25,8 +25,8 @@ from kickbench.errors import UsageError
 from kickbench.report.pages.assets import is_asset
 from kickbench.report.pages.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
 from kickbench.report.pages.run import page, write
-from kickbench.scenario.text import printable
 from kickbench.summary.data import RunData
+from kickbench.text import printable
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FORMULA = '=HYPERLINK("http://example.invalid","x")'

@@ -14,7 +14,7 @@ import typer
 
 from kickbench.cli.terminal import BAD, DIM, GOOD, Line, print_lines
 from kickbench.errors import EXIT_REGRESSION, ResultsError, UsageError
-from kickbench.scenario.text import printable
+from kickbench.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -351,7 +351,7 @@ def _checked(reason: str) -> str:
 
 
 def _say(lines: Iterable[str]) -> None:
-    from kickbench.scenario.text import printable
+    from kickbench.text import printable
 
     for line in lines:
         typer.echo(printable(line))
@@ -359,7 +359,7 @@ def _say(lines: Iterable[str]) -> None:
 
 def _warn(history: History) -> None:
     """What was left out, on standard error."""
-    from kickbench.scenario.text import printable
+    from kickbench.text import printable
 
     problems = history.problems
     for line in problems[:_MOST_PROBLEMS]:

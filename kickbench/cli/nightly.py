@@ -109,7 +109,7 @@ def _write_all(
     """Write each output, even if another one fails. Returns the exit codes of the failures."""
     from kickbench.errors import EXIT_MEASUREMENT, KickbenchError
     from kickbench.results.files import write_output
-    from kickbench.scenario.text import printable
+    from kickbench.text import printable
 
     codes = set()
 

@@ -49,8 +49,8 @@ def report(
     from kickbench.report.pages.run import write_report
     from kickbench.results.discover import find_run
     from kickbench.results.schema import fail, place
-    from kickbench.scenario.text import printable
     from kickbench.summary.data import RunData
+    from kickbench.text import printable
 
     found: dict[str, tuple[Path, RunData]] = {}
     for run in runs:

@@ -31,7 +31,7 @@ def validate(
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
     from kickbench.scenario.sweep import case_count
-    from kickbench.scenario.text import printable
+    from kickbench.text import printable
 
     wrong = False
     for file in files:
@@ -68,7 +68,7 @@ def list_shipped() -> None:
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import shipped
     from kickbench.scenario.sweep import case_count
-    from kickbench.scenario.text import printable
+    from kickbench.text import printable
 
     scenarios = {name: load(path) for name, path in shipped().items()}
     width = max(map(len, scenarios), default=0)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import typer
 
-from kickbench.scenario.text import printable
+from kickbench.text import printable
 
 Line = tuple[str, str, str]
 """One paragraph: its text, its style (of rich), and the indentation of its further lines."""

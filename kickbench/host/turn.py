@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kickbench.scenario.text import printable, shorten
+from kickbench.text import printable, shorten
 
 NAME = "kickbench.measuring"
 _LONGEST_NOTE = 200

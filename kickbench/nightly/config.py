@@ -31,7 +31,7 @@ from kickbench.scenario.files import read_toml
 from kickbench.scenario.findings import Axis, Table, expected, expecting, explain, problem
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped
-from kickbench.scenario.text import did_you_mean, quoted
+from kickbench.text import did_you_mean, quoted
 
 MAX_NIGHTS = 10_000
 _USUAL = Settings()

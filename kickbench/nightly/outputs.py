@@ -26,7 +26,7 @@ from kickbench.nightly.trends import QUIET, Key
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.words.names import emulation
 from kickbench.results.schema import dump_json, one_line
-from kickbench.scenario.text import printable
+from kickbench.text import printable
 
 SCHEMA = 1
 WIDTH = 80

@@ -21,7 +21,7 @@ from typing import Any
 from kickbench.closing import Closing
 from kickbench.errors import MeasurementError, StorageError
 from kickbench.host.affinity import current_cpu, pinned
-from kickbench.scenario.text import shorten
+from kickbench.text import shorten
 
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
 # stuck take their time, a worker that is silent for longer hangs.

@@ -46,9 +46,9 @@ from kickbench.run.worker import Order
 from kickbench.scenario.cases import Case
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
-from kickbench.scenario.text import shorten
 from kickbench.summary.pyperf import write_pyperf
 from kickbench.summary.summarise import write_summary
+from kickbench.text import shorten
 
 _LONGEST_FINDING = 500
 

@@ -17,7 +17,7 @@ from typing import Any
 from kickbench.errors import ScenarioError, UsageError
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import check_size
-from kickbench.scenario.text import printable, shorten
+from kickbench.text import printable, shorten
 
 MAX_BYTES = 1 << 20
 

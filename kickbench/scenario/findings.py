@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from kickbench.scenario.text import did_you_mean, found, key_path, printable, shorten
+from kickbench.text import did_you_mean, found, key_path, printable, shorten
 
 T = TypeVar("T")
 

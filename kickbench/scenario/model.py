@@ -42,7 +42,7 @@ from kickbench.scenario.kinds import (
     STATES,
     TRANSPORTS,
 )
-from kickbench.scenario.text import did_you_mean, quoted
+from kickbench.text import did_you_mean, quoted
 
 MAX_VCPUS = 1024
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import kickbench
 from kickbench.errors import ScenarioError
-from kickbench.scenario.text import did_you_mean, printable, shorten
+from kickbench.text import did_you_mean, printable, shorten
 
 
 def folder() -> Path:

@@ -37,8 +37,8 @@ from kickbench.report.words.names import (
     parts,
     rate_name,
 )
-from kickbench.scenario.text import printable, shorten
 from kickbench.summary.data import RunData
+from kickbench.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from typing import Any
 from kickbench.methods import CATALOGUE
 from kickbench.report.words.names import CONTROLS, controls
 from kickbench.report.words.tables import Row, rows_of
-from kickbench.scenario.text import printable
 from kickbench.summary.data import RunData
+from kickbench.text import printable
 
 MOST_IN_PAGE_BYTES = 1 << 18
 """A larger file has no place in a page, which has to be small."""

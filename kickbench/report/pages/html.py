@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 import kickbench
 from kickbench.results.schema import safe_name
-from kickbench.scenario.text import printable, shorten
+from kickbench.text import printable, shorten
 
 LONGEST_TEXT = 2000
 """Characters of one value that a page shows."""

@@ -30,8 +30,8 @@ from kickbench.report.words.names import HEADLINES, emulation
 from kickbench.report.words.verdict import Verdict
 from kickbench.results.files import replace_file
 from kickbench.results.schema import Time
-from kickbench.scenario.text import printable, shorten
 from kickbench.summary.data import RunData
+from kickbench.text import printable, shorten
 
 INDEX = "index.html"
 MOST_LISTED = 1000

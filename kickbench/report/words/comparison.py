@@ -22,8 +22,8 @@ from kickbench.report.words.names import emulation, label, nanoseconds, seconds
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import ANSWERS, STATUS_WORDS
 from kickbench.results.schema import dig
-from kickbench.scenario.text import shorten
 from kickbench.stats.independent import Difference
+from kickbench.text import shorten
 
 Summary = Mapping[str, Any]
 Severity = Literal["good", "bad", "none"]
