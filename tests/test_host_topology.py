@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench.cpu_list import MAX_CPU, format_cpu_list, parse_cpu_list
 from kickbench.errors import HostError
 from kickbench.host import cgroups
-from kickbench.host.topology import MAX_CPU, Topology, format_cpu_list, parse_cpu_list, resolve
+from kickbench.host.topology import Topology, resolve
 
 CPU = "sys/devices/system/cpu"
 NODE = "sys/devices/system/node"

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kickbench.cpu_list import format_cpu_list
 from kickbench.errors import HostError
 from kickbench.guest.loader import MEMORY_END, PAGE, VCPU_BLOCKS
 from kickbench.host.capabilities import Capabilities
-from kickbench.host.topology import Topology, format_cpu_list, resolve
+from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE
 from kickbench.run.plan import (
     QUICK_BLOCK_MS,

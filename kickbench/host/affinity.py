@@ -8,8 +8,8 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from kickbench.cpu_list import format_cpu_list
 from kickbench.errors import MeasurementError
-from kickbench.host.topology import format_cpu_list
 
 
 @contextmanager

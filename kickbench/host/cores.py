@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kickbench.cpu_list import format_cpu_list, parse_cpu_list
 from kickbench.host.files import read_int, read_text
-from kickbench.host.topology import format_cpu_list, parse_cpu_list
 
 CPU = "/sys/devices/system/cpu"
 TYPES = ("cpu_core", "cpu_atom", "cpu_lowpower")

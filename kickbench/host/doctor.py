@@ -18,11 +18,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.files import chosen, read_fields, read_int, read_text
 from kickbench.host.load import Ticks, cpu_ticks
-from kickbench.host.topology import Topology, format_cpu_list
+from kickbench.host.topology import Topology
 from kickbench.kvm import DEVICE
 
 Status = Literal["ok", "warn", "fail"]

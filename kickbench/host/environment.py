@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import kickbench
+from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores
 from kickbench.host.files import chosen, cpu_flags, numbered, read_fields, read_int, read_text
-from kickbench.host.topology import Topology, format_cpu_list
+from kickbench.host.topology import Topology
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "pydantic", "pyperf", "scipy")
 PRIVATE = re.compile(

@@ -12,48 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kickbench.cpu_list import format_cpu_list, parse_cpu_list
 from kickbench.errors import HostError
 from kickbench.host import cgroups
 from kickbench.host.files import numbered, read_int, read_text
-
-MAX_CPU = 65535
-"""Largest CPU number accepted in a list; Linux on x86 stops at 8191 (NR_CPUS)."""
-
-
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """The CPUs of a list such as ``"0-3,8"``, ascending, each once; ``""`` is no CPU.
-
-    Format: "cpu lists" in the kernel's Documentation/admin-guide/kernel-parameters.rst, without
-    the ``N-M:used/group`` form. Raises ValueError that names the wrong part.
-    """
-    cpus: set[int] = set()
-    if not text.strip():
-        return ()
-    for part in text.strip().split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,5})(?:-([0-9]{1,5}))?\s*", part)
-        if match is None:
-            raise ValueError(
-                f"{part.strip()!r} in the CPU list {_short(text)} is neither a CPU number nor a "
-                "range such as 0-3"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"the range {part.strip()!r} in a CPU list runs backwards")
-        if last > MAX_CPU:
-            raise ValueError(f"CPU {last} in a CPU list is larger than {MAX_CPU}")
-        cpus.update(range(first, last + 1))
-    return tuple(sorted(cpus))
-
-
-def format_cpu_list(cpus: Iterable[int]) -> str:
-    """The shortest list that :func:`parse_cpu_list` reads back: ``(0, 1, 2, 8)`` -> ``"0-2,8"``."""
-    ranges: list[list[int]] = []
-    for cpu in sorted(set(cpus)):
-        if ranges and cpu == ranges[-1][1] + 1:
-            ranges[-1][1] = cpu
-        else:
-            ranges.append([cpu, cpu])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+from kickbench.text import shorten
 
 
 @dataclass(frozen=True)
@@ -153,7 +116,7 @@ def resolve(spec: str, topology: Topology) -> tuple[int, ...]:
         if cpus:
             return _resolve_cpus(spec, cpus, topology)
     raise HostError(
-        f"placement {_short(spec)}: expected node:N, cpu:LIST (such as cpu:0-3,8) or any"
+        f"placement {shorten(spec, 40)!r}: expected node:N, cpu:LIST (such as cpu:0-3,8) or any"
     )
 
 
@@ -220,7 +183,3 @@ def _intersect(some: Iterable[int], others: Iterable[int]) -> tuple[int, ...]:
 
 def _plural(word: str, things: Mapping[int, object]) -> str:
     return word if len(things) == 1 else word + "s"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -15,15 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.cpu_list import format_cpu_list, parse_cpu_list
 from kickbench.engine.engine import PARTS, Engine, nodes_of
 from kickbench.guest.loader import PAGE, Guest
-from kickbench.host.topology import (
-    format_cpu_list,
-    missing_cpus,
-    nodes_with_memory,
-    parse_cpu_list,
-    place,
-)
+from kickbench.host.topology import missing_cpus, nodes_with_memory, place
 
 LOOKS = 16
 """Pages of a buffer whose nodes are asked for, spread over it."""

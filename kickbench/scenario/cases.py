@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,

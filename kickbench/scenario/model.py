@@ -27,9 +27,9 @@ from pydantic import (
     model_validator,
 )
 
+from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.host.topology import parse_cpu_list
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
 from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting, explain, problem
 from kickbench.scenario.kinds import (

@@ -10,7 +10,7 @@
 #include <sched.h>
 
 #define UNKNOWN	    (-1)  /* a counter that this kernel or clock does not have */
-#define MAX_CPUS    65536 /* kickbench/host/topology.py accepts no CPU above */
+#define MAX_CPUS    65536 /* kickbench/cpu_list.py accepts no CPU above */
 #define NS_PER_S    1000000000ll
 #define PAGE_BYTES  4096
 #define KICK_MAX_S  10 /* a vCPU that stays in KVM_RUN for longer is stuck */
