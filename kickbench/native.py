@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the built parts of the package are: the engine's library and the guests' images.
+"""Where the built parts of the package are, and what they are called: the engine's library with two
+copies of each protocol, and the guests' images.
 
 They are not in the source tree: the build puts them into the installed package, which in an
 editable install is a second folder of the same package.
@@ -11,6 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kickbench.errors import UsageError
+
+PLACEBO = "placebo"
+"""What -DKB_COPY calls the second copy of a protocol (loop.h)."""
 
 
 def built_file(package_path: Iterable[str], name: str) -> Path:
@@ -26,3 +30,8 @@ def built_file(package_path: Iterable[str], name: str) -> Path:
         f"{name} is not built: install the package (pip install .) and run kickbench from there,\n"
         "not `python -m kickbench` from a bare checkout"
     )
+
+
+def placebo_name(name: str) -> str:
+    """What the second copy of a protocol is called in the engine; no protocol has such a name."""
+    return f"{name}__{PLACEBO}"

@@ -137,7 +137,7 @@ def test_a_sender_that_fails_later_is_told_when_the_order_is_over() -> None:
 
 
 def test_the_sender_is_that_of_the_engine() -> None:
-    assert library().kb_sizeof(b"sender") == ctypes.sizeof(Sender)
+    assert ctypes.c_size_t.in_dll(library(), "kb_sender_size").value == ctypes.sizeof(Sender)
 
 
 def test_the_image_is_linked_to_where_it_is_loaded() -> None:

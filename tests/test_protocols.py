@@ -33,7 +33,8 @@ from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError,
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.methods import CATALOGUE, placebo_name
+from kickbench.methods import CATALOGUE
+from kickbench.native import placebo_name
 from kickbench.scenario.files import load as load_scenario
 from kickbench.scenario.sweep import expand
 

@@ -19,8 +19,7 @@ from pathlib import Path
 import kickbench.engine
 from kickbench.engine.engine import library
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.methods import CATALOGUE, PLACEBO, placebo_name
-from kickbench.native import built_file
+from kickbench.native import PLACEBO, built_file, placebo_name
 
 FLAGS = (
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"),
@@ -106,8 +105,8 @@ def load(path: Path, name: str) -> ctypes.CDLL:
         raise MeasurementError(
             f"the protocol {name} cannot be loaded: {error}{_noexec_hint(path)}"
         ) from error
-    ours = _Protocol.in_dll(engine, f"kb_protocol_{next(iter(CATALOGUE))}")
-    if (found.abi, found.vcpu_size) != (ours.abi, engine.kb_sizeof(b"vcpu")):
+    ours = c_uint32.in_dll(engine, "kb_abi").value
+    if (found.abi, found.vcpu_size) != (ours, engine.kb_sizeof(b"vcpu")):
         raise MeasurementError(
             f"the protocol {name} was built against the headers of another version of kickbench: "
             "build it again"

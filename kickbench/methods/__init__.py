@@ -43,15 +43,6 @@ class Method:
         return self.handler is not None
 
 
-PLACEBO = "placebo"
-"""What -DKB_COPY calls the second copy of a protocol (loop.h)."""
-
-
-def placebo_name(name: str) -> str:
-    """What the second copy of a protocol is called in the engine; no protocol has such a name."""
-    return f"{name}__{PLACEBO}"
-
-
 _NO_MASK = "the signal is never blocked"
 _PROPOSED = "nobody: in no released kernel"
 

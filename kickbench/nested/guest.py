@@ -122,7 +122,7 @@ class Shared(ctypes.Structure):
 
 
 class Sender(ctypes.Structure):
-    """``struct kb_sender`` of engine.h."""
+    """``struct kb_sender`` of sender.h."""
 
     _fields_ = [
         ("shared", ctypes.c_void_p),

@@ -3,8 +3,8 @@
  * The sender of a nested guest's asynchronous interrupts: waits until L1 is about to enter L2, then
  * for a random time, and sends an MSI. It has no part in the engine's blocks.
  */
-#include "engine.h"
-#include "hypervisor/shared.h"
+#include "sender.h"
+
 #include "random.h"
 
 #include <errno.h>
@@ -52,3 +52,5 @@ int kb_sender_run(struct kb_sender *s)
 	}
 	return error;
 }
+
+const size_t kb_sender_size = sizeof(struct kb_sender);

@@ -34,7 +34,8 @@ from kickbench.errors import (
 from kickbench.host import doctor, environment, turn
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
-from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label
+from kickbench.native import placebo_name
 from kickbench.results import tables
 from kickbench.results.writer import RunWriter
 from kickbench.run import kinds, placement, schedule

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from kickbench.guest.loader import MAX_GAPS
-from kickbench.methods import method_label, placebo_name
+from kickbench.methods import method_label
+from kickbench.native import placebo_name
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
 

@@ -30,7 +30,8 @@ from pydantic import (
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
-from kickbench.methods import CATALOGUE, is_protocol_file, method_label, placebo_name
+from kickbench.methods import CATALOGUE, is_protocol_file, method_label
+from kickbench.native import placebo_name
 from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting, explain, problem
 from kickbench.scenario.kinds import (
     DEFAULT_ITERATIONS,

@@ -133,14 +133,6 @@ int kb_engine_memory_locked(const struct kb_engine *e)
 /* -- Life ----------------------------------------------------------------------------------------
  */
 
-/* Notes what there is too little of to create the engine. Always false. */
-bool lacks(struct kb_engine *e, enum kb_resource resource, int error)
-{
-	e->failure.resource = (int32_t)resource;
-	e->failure.error = error;
-	return false;
-}
-
 /* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
 static struct vcpu_thread *map_vcpu_threads(size_t bytes)
 {
@@ -334,31 +326,5 @@ int kb_engine_destroy(struct kb_engine *e)
 	if (e->failure.stuck || !stop_threads(e))
 		return -1;
 	release(e);
-	return 0;
-}
-
-size_t kb_sizeof(const char *name)
-{
-	static const struct {
-		const char *name;
-		size_t size;
-	} sizes[] = {
-	    {"vcpu_config", sizeof(struct kb_vcpu_config)},
-	    {"config", sizeof(struct kb_config)},
-	    {"block", sizeof(struct kb_block)},
-	    {"block_result", sizeof(struct kb_block_result)},
-	    {"failure", sizeof(struct kb_failure)},
-	    {"plan", sizeof(struct kb_plan)},
-	    {"kick_record", sizeof(struct kb_kick_record)},
-	    {"pause", sizeof(struct kb_pause)},
-	    {"guest_params", sizeof(struct kb_guest_params)},
-	    {"vcpu", sizeof(struct kb_vcpu)},
-	    {"sender", sizeof(struct kb_sender)},
-	    {"field", sizeof(struct kb_field)},
-	};
-
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		if (!strcmp(name, sizes[i].name))
-			return sizes[i].size;
 	return 0;
 }

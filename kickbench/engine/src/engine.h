@@ -243,26 +243,8 @@ KB_EXPORT uint64_t kb_clock_step(int clock_is_tsc);
  */
 KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
 
-/* -- sender.c -----------------------------------------------------------------------------------
- */
-
-struct kb_nested; /* kickbench/nested/hypervisor/shared.h */
-
-/* Who sends a nested guest its asynchronous interrupts. */
-struct kb_sender {
-	struct kb_nested *shared;
-	uint64_t tsc_offset; /* L1's TSC less the host's */
-	uint64_t seed;	     /* not 0 */
-	uint32_t max_delay_ns;
-	int32_t vm_fd;
-	uint32_t knows_tsc; /* tsc_offset is known: interrupts are stamped */
-	uint32_t served;    /* of L1's `armed` */
-	uint32_t stop;	    /* set by another thread */
-	uint32_t reserved;
-};
-
-/* Sends until told to stop. 0, or the errno of an interrupt that could not be sent. */
-KB_EXPORT int kb_sender_run(struct kb_sender *s);
+/* Of the hooks and of struct kb_vcpu: what a protocol must have been built against. */
+extern KB_EXPORT const uint32_t kb_abi; /* KB_PROTOCOL_ABI */
 
 /* Size of a structure of the interface by its name without "kb_"; 0: there is none. */
 KB_EXPORT size_t kb_sizeof(const char *name);

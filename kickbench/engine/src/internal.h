@@ -136,6 +136,14 @@ struct kb_engine {
 	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
 };
 
+/* Notes what there is too little of to create the engine. Always false. */
+static inline bool lacks(struct kb_engine *e, enum kb_resource resource, int error)
+{
+	e->failure.resource = (int32_t)resource;
+	e->failure.error = error;
+	return false;
+}
+
 /* steps.c */
 void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns);
 void futex_wake_all(atomic_uint *word);
@@ -233,9 +241,6 @@ void quit_stopper(struct kb_engine *e);
 bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker_thread *threads,
 		    uint32_t n, int64_t max_ns);
 bool give_up(struct kb_engine *e, bool vcpus_were_told);
-
-/* engine.c */
-bool lacks(struct kb_engine *e, enum kb_resource resource, int error);
 
 /* cpus.c: 0 or an errno. A thread without CPUs of its own has those of whoever starts it. */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),

@@ -6,6 +6,8 @@
  */
 #include "engine.h"
 
+#include <string.h>
+
 #define A_FIELD(structure, field) (((struct kb_##structure *)0)->field)
 
 /* An array decays to a pointer to its first number; there are arrays of floats alone. */
@@ -139,4 +141,31 @@ const struct kb_field *kb_fields(size_t *count)
 {
 	*count = sizeof(fields) / sizeof(fields[0]);
 	return fields;
+}
+
+const uint32_t kb_abi = KB_PROTOCOL_ABI;
+
+size_t kb_sizeof(const char *name)
+{
+	static const struct {
+		const char *name;
+		size_t size;
+	} sizes[] = {
+	    {"vcpu_config", sizeof(struct kb_vcpu_config)},
+	    {"config", sizeof(struct kb_config)},
+	    {"block", sizeof(struct kb_block)},
+	    {"block_result", sizeof(struct kb_block_result)},
+	    {"failure", sizeof(struct kb_failure)},
+	    {"plan", sizeof(struct kb_plan)},
+	    {"kick_record", sizeof(struct kb_kick_record)},
+	    {"pause", sizeof(struct kb_pause)},
+	    {"guest_params", sizeof(struct kb_guest_params)},
+	    {"vcpu", sizeof(struct kb_vcpu)},
+	    {"field", sizeof(struct kb_field)},
+	};
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		if (!strcmp(name, sizes[i].name))
+			return sizes[i].size;
+	return 0;
 }
