@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from kickbench.affinity import pinned
 from kickbench.errors import MeasurementError
-from kickbench.host.affinity import pinned
 
 CPUS = os.sched_getaffinity(0)
 NOWHERE = 4095  # no host that runs these tests has so many CPUs

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kickbench.engine
+from kickbench.affinity import check_cpus
 from kickbench.closing import Closing
 from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import Guest, Params
 from kickbench.guest.programs import PROGRAMS, ExitKind
-from kickbench.host.affinity import check_cpus
 from kickbench.kvm import abi
 from kickbench.native import built_file
 

@@ -34,11 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kickbench.nested
+from kickbench.affinity import pinned
 from kickbench.closing import Closing
 from kickbench.engine.engine import KICK_SIGNAL, library
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import IDENTITY_MAP, PAGE, TSS
-from kickbench.host.affinity import pinned
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
 

@@ -18,9 +18,9 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from kickbench.affinity import current_cpu, pinned
 from kickbench.closing import Closing
 from kickbench.errors import MeasurementError, StorageError
-from kickbench.host.affinity import current_cpu, pinned
 from kickbench.text import shorten
 
 # The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is

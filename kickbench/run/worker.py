@@ -29,11 +29,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.affinity import pinned
 from kickbench.engine.engine import Clock, Engine, StuckVcpuError
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
-from kickbench.host.affinity import pinned
 from kickbench.host.clock import rate_objection, tsc_distrust
 from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
