@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,24 @@ def test_nothing_generated_or_large_is_in_it() -> None:
             generated.add(".parquet")
         assert path.suffix not in generated, name
         assert path.stat().st_size < 1 << 20, name
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    """Not by a longer way either: each room stands above all that it imports."""
+    below: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "kickbench").rglob("*.py")):
+        room = path.relative_to(ROOT / "kickbench").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module == "kickbench":
+                names = [f"kickbench.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                if name.startswith("kickbench.") and (other := name.split(".")[1]) != room:
+                    below.setdefault(room, set()).add(other)
+    assert len(below) > 10
+    order = list(TopologicalSorter(below).static_order())  # raises CycleError, with the circle
+    assert order.index("results") < order.index("summary") < order.index("report")
