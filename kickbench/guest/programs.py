@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of guest programs, each with its assembly source beside it in ``programs/<name>.S``.
+"""The table of guest programs, each with its source in ``programs/<machine>/<name>.S``.
 
 It says what a program does and how KVM_RUN returns from it; :mod:`kickbench.guest.loader` puts a
 program into guest memory.
