@@ -64,7 +64,7 @@ def test_what_the_kernel_and_the_cpu_say(
     assert (found is None) == (objection is None)
     assert (objection or "") in (found or "")
     # Whoever agrees on an unsteady TSC agrees on no clock.
-    assert clock.tsc_distrust([0], [1], root, lambda *_cpus: 0) == found
+    assert clock.distrust([0], [1], root, lambda *_cpus: 0) == found
 
 
 def test_a_host_that_tells_nothing_is_not_trusted(tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_what_could_not_be_tried_is_no_agreement(
 ) -> None:
     root = host(tmp_path, STEADY, "tsc", "tsc")
     warps = {frozenset({3, 2}): warp}
-    found = clock.tsc_distrust([1, 2], [3], root, lambda *pair: warps.get(frozenset(pair), 0))
+    found = clock.distrust([1, 2], [3], root, lambda *pair: warps.get(frozenset(pair), 0))
     assert found == reason
 
 
 def test_a_cpu_whose_number_rdtscp_cuts_off_has_another_clock(tmp_path: Path) -> None:
     root = host(tmp_path, STEADY, "tsc", "tsc")
-    assert clock.tsc_distrust([4095], [0], root, lambda *_cpus: 0) is None
-    assert "CPU 4096" in (clock.tsc_distrust([0, 4096], [0], root, lambda *_cpus: 0) or "")
-    assert "CPU 5000" in (clock.tsc_distrust([0], [5000], root, lambda *_cpus: 0) or "")
+    assert clock.distrust([4095], [0], root, lambda *_cpus: 0) is None
+    assert "CPU 4096" in (clock.distrust([0, 4096], [0], root, lambda *_cpus: 0) or "")
+    assert "CPU 5000" in (clock.distrust([0], [5000], root, lambda *_cpus: 0) or "")
 
 
 @pytest.mark.parametrize(
@@ -171,5 +171,5 @@ def test_every_two_places_are_tried_and_no_pair_twice(
 
 def test_this_host_agrees_with_its_kernel() -> None:
     if clock.sources()[0] == "tsc":
-        assert clock.tsc_distrust(CPUS, CPUS) is None
+        assert clock.distrust(CPUS, CPUS) is None
     assert "could not be compared" in (clock.disagreement([(CPUS[0], 1023)]) or "")

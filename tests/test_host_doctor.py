@@ -39,7 +39,7 @@ KVM = Capabilities(
     immediate_exit=True,
     irqchip=True,
     split_irqchip=True,
-    tsc_khz=2_000_000,
+    counter_khz=2_000_000,
 )
 CPUS = tuple(range(16))
 TOPOLOGY = Topology(
@@ -139,11 +139,11 @@ def test_a_host_that_tells_nothing_is_examined_all_the_same(tmp_path: Path) -> N
 
 
 def test_cpus_that_disagree_on_the_tsc_are_named(quiet: Host) -> None:
-    warped = replace(quiet, tsc_warp_cycles=lambda _first, other: 40 * (other == 2))
+    warped = replace(quiet, counter_warp_cycles=lambda _first, other: 40 * (other == 2))
     found = finding(warped, "tsc_agreement")
     detail = "the TSCs of CPU 0 and CPU 2 differ by 40 cycles"
     assert (found.status, found.detail) == ("warn", detail)
-    unknown = replace(quiet, tsc_warp_cycles=lambda *_cpus: None)
+    unknown = replace(quiet, counter_warp_cycles=lambda *_cpus: None)
     found = finding(unknown, "tsc_agreement")
     assert (found.status, found.detail.partition("could")[2]) == ("warn", " not be compared")
 
@@ -156,7 +156,7 @@ def test_every_node_has_its_tsc_compared(quiet: Host) -> None:
     big = replace(
         quiet,
         topology=replace(TOPOLOGY, online=cpus, affinity=cpus, allowed=cpus),
-        tsc_warp_cycles=lambda a, b: 7 * (a // 100 != b // 100),
+        counter_warp_cycles=lambda a, b: 7 * (a // 100 != b // 100),
     )
     assert finding(big, "tsc_agreement").status == "warn"
 

@@ -16,13 +16,18 @@ from typing import Any
 
 import pytest
 
+from kickbench.arch import x86_64
 from kickbench.engine.protocols import include_folder
 from kickbench.kvm import abi, proposed
 
-CONSTANTS = sorted(name for name in vars(abi) if name.startswith("KVM"))
-STRUCTS = sorted(
-    name for name, value in vars(abi).items() if name.startswith("kvm_") and isinstance(value, type)
-)
+OURS = {
+    name: value
+    for module in (abi, x86_64)
+    for name, value in vars(module).items()
+    if name.startswith(("KVM", "kvm_"))
+}
+CONSTANTS = sorted(name for name in OURS if name.startswith("KVM"))
+STRUCTS = sorted(name for name, value in OURS.items() if isinstance(value, type))
 
 
 def is_aggregate(kind: Any) -> bool:
@@ -43,7 +48,7 @@ def fields(kind: Any, prefix: str = "", base: int = 0) -> Iterator[tuple[str, in
 
 def layout(name: str) -> dict[str, tuple[str, int]]:
     """Question -> (C expression, our answer) for every size and offset of a struct."""
-    kind = getattr(abi, name)
+    kind = OURS[name]
     questions = {f"sizeof {name}": (f"sizeof(struct {name})", ctypes.sizeof(kind))}
     for path, offset, size in fields(kind):
         questions[f"offsetof {name}.{path}"] = (f"offsetof(struct {name}, {path})", offset)
@@ -80,7 +85,7 @@ def header_says(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def test_constant_is_the_kernels(name: str, header_says: dict[str, int]) -> None:
     if name not in header_says:
         pytest.skip(f"the installed <linux/kvm.h> is too old to know {name}")
-    assert getattr(abi, name) == header_says[name]
+    assert OURS[name] == header_says[name]
 
 
 @pytest.mark.parametrize("name", STRUCTS)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kickbench.arch import x86_64
 from kickbench.engine.engine import library
 from kickbench.errors import MeasurementError
 from kickbench.host.capabilities import probe
@@ -112,10 +113,16 @@ class NoMachine(NestedGuest):
         self._sender_cpus = sender_cpus
         self._shared = Shared()
         self._random = np.random.default_rng(1)
-        self._vcpu = SimpleNamespace(tsc_offset=lambda: None)  # type: ignore[assignment]
+        self._vcpu = SimpleNamespace()  # type: ignore[assignment]
         self._vm = SimpleNamespace(fd=-1)  # type: ignore[assignment]
 
 
+@pytest.fixture
+def no_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(x86_64, "counter_offset", lambda _: None)
+
+
+@pytest.mark.usefixtures("no_offset")
 def test_a_sender_that_cannot_begin_is_told_before_l1_waits_for_it() -> None:
     entered = []
     nowhere = "the sender cannot run on CPU 65000"
@@ -124,6 +131,7 @@ def test_a_sender_that_cannot_begin_is_told_before_l1_waits_for_it() -> None:
     assert not entered
 
 
+@pytest.mark.usefixtures("no_offset")
 def test_a_sender_that_fails_later_is_told_when_the_order_is_over() -> None:
     guest = NoMachine([*os.sched_getaffinity(0)])
 

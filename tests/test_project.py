@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
@@ -203,6 +205,36 @@ def test_only_the_headers_of_arch_know_an_architecture() -> None:
             found[path] = bool(OF_AN_ARCHITECTURE.search(code))
     assert {path.parent for path in found if found[path]} == {ARCH}
     assert len(found) > 20
+
+
+OF_AN_ARCHITECTURE_IN_PYTHON = re.compile(
+    r"x86|amd64|i[36]86|rdtsc|sregs|kvm_intel|kvm_amd|aarch64|arm64|riscv|powerpc|s390",
+    re.IGNORECASE,
+)
+ROOMS_OF_ONE_ARCHITECTURE = {
+    "arch": "a module for each",
+    "nested": "the guest hypervisor is of VMX and SVM",
+    "lab": "the machines that it emulates",
+}
+
+
+def test_only_arch_knows_an_architecture_in_python() -> None:
+    """And what can be of one architecture only. Comments, docstrings and the kernel's names may."""
+    found = set()
+    for path in sorted((ROOT / "kickbench").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        docstrings = {
+            (node.value.lineno, node.value.col_offset)
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT or token.start in docstrings:
+                continue
+            if OF_AN_ARCHITECTURE_IN_PYTHON.search(token.string.removeprefix("KVM_EXIT_X86_")):
+                found.add(path.relative_to(ROOT / "kickbench").parts[0])
+    assert found <= set(ROOMS_OF_ONE_ARCHITECTURE)
+    assert "arch" in found
 
 
 # --- versions, licence -------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_a_run_keeps_what_became_of_its_placement(tmp_path: Path) -> None:
 STACKS_LEFT = """
 import re
 from pathlib import Path
-from kickbench.engine.engine import library, tsc_warp_cycles
+from kickbench.engine.engine import library, counter_warp_cycles
 
 def stacks():
     text = Path("/proc/self/maps").read_text()
@@ -202,7 +202,7 @@ def stacks():
 
 library()
 before = stacks()
-tsc_warp_cycles(CPU, CPU, 10)
+counter_warp_cycles(CPU, CPU, 10)
 print(stacks() - before)
 """
 

@@ -236,8 +236,8 @@ class Clock:
         )
 
 
-def tsc_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | None:
-    """How far the two CPUs' TSCs were ever seen to disagree, in cycles; 0 when they agree.
+def counter_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | None:
+    """How far the two CPUs' counters were ever seen to disagree, in cycles; 0 when they agree.
 
     None when a thread can't be put on one of the CPUs.
     """

@@ -11,6 +11,7 @@ from ctypes import c_char_p, c_int32, c_uint32, c_uint64
 from dataclasses import dataclass
 from pathlib import Path
 
+from kickbench import arch
 from kickbench.kvm import abi
 
 
@@ -99,7 +100,6 @@ _HOOKS = {
 _NOT_BACK = "did not return from kb_before_run within 10 s"
 _USER_TIME, _SYSTEM_TIME, _GUEST_TIME = 11, 12, 40  # proc_pid_stat(5), after the name
 _SOME_TICKS_S = 1.0
-_IOCTL = 16  # arch/x86/entry/syscalls/syscall_64.tbl
 
 
 def _count(number: int, what: str) -> str:
@@ -180,7 +180,7 @@ def _where_in_loop(tid: int) -> str:
         number = (task / "syscall").read_text().split()[0]
     except (OSError, IndexError):
         return f"{in_kvm_run}, or kb_before_run did not return"
-    if number == str(_IOCTL):
+    if number == str(arch.current().IOCTL_SYSCALL):
         return in_kvm_run
     if number == "running":
         return f"{_NOT_BACK} (it runs)" if _is_in_user_space(task) else in_kvm_run

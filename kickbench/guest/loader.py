@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ctypes import c_uint32
 
 import kickbench.guest
+from kickbench import arch
 from kickbench.closing import Closing
-from kickbench.kvm import Kvm, Vcpu, Vm, abi
+from kickbench.kvm import Kvm, Vcpu, Vm
 from kickbench.native import built_file
 
 PAGE = 4096
@@ -27,13 +28,10 @@ MAX_GAPS = 4096
 VCPU_BLOCKS = 0x100000
 # Memory ends below what the program mmio reads, and KVM's own pages; addresses have 32 bits.
 MEMORY_END = 0xE0000000
-# Where KVM on Intel keeps pages of its own when the CPU can't run real mode; as QEMU has them.
-IDENTITY_MAP = 0xFFFBC000
-TSS = 0xFFFBD000
 
 
 class Params(ctypes.Structure):
-    """``struct kb_guest_params`` of params.h; all times in cycles of the guest's TSC."""
+    """``struct kb_guest_params`` of params.h; all times in cycles of the guest's counter."""
 
     _fields_ = [
         ("next_low", c_uint32),
@@ -94,7 +92,7 @@ class Guest(Closing):
                 self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
                 self.vm: Vm = self._stack.enter_context(kvm.create_vm())
                 self.vm.set_memory(0, 0, self._size, self._address)
-                self._add_irqchip(irqchip)
+                arch.current().set_up(self.vm, irqchip)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):
@@ -161,28 +159,9 @@ class Guest(Closing):
         params.mean_gap = mean_gap
         params.late_limit = min(4 * mean_gap, 2**32 - 1)
 
-    def _add_irqchip(self, irqchip: str) -> None:
-        if self.vm.check_extension(abi.KVM_CAP_SET_IDENTITY_MAP_ADDR):
-            self.vm.set_identity_map_addr(IDENTITY_MAP)
-        if self.vm.check_extension(abi.KVM_CAP_SET_TSS_ADDR):
-            self.vm.set_tss_addr(TSS)
-        if irqchip == "kernel":
-            self.vm.create_irqchip()
-        elif irqchip == "split":
-            self.vm.enable_split_irqchip()
-
     def _add_vcpu(self, index: int, irqchip: str) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)
-        sregs = vcpu.get_sregs()
-        flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "db": 1, "g": 1}
-        sregs.cs = abi.kvm_segment(selector=0x08, type=0b1011, **flat)
-        data = abi.kvm_segment(selector=0x10, type=0b0011, **flat)
-        sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
-        sregs.cr0 |= 1  # protected mode, no paging
-        vcpu.set_sregs(sregs)
-        vcpu.set_regs(abi.kvm_regs(rip=ENTRY, rflags=0b10, rsi=self._params_gpa(index)))
-        if irqchip != "none":
-            vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE)
+        arch.current().start(vcpu, ENTRY, self._params_gpa(index), irqchip)
         return vcpu
 
 

@@ -20,17 +20,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kickbench import arch
+from kickbench.errors import HostError
 from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vcpu, Vm, abi, ioctl, proposed
 from kickbench.methods import Method
 
-HLT = b"\xf4"
 LOAD_ADDRESS = 0x1000
 INTERRUPTIONS = 100  # more of them in a row are no signals that are no business of ours
 
-CPUID_VMX = 1 << 5  # leaf 1, ECX
-CPUID_SVM = 1 << 2  # leaf 8000_0001h, ECX
-
-SYS_PIDFD_SEND_SIGNAL = 424  # arch/x86/entry/syscalls/syscall_64.tbl
+SYS_PIDFD_SEND_SIGNAL = 424  # the same on all architectures, as of all newer calls
 SYS_PIDFD_OPEN = 434
 PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
 _FORBIDDEN = {errno.EPERM, errno.EACCES}
@@ -52,12 +50,12 @@ class Capabilities:
     """``usable``: a guest ran. ``reason``: why not and what to do, or None; it ends with ``advice``
     where there is any. The numbers are None when unknown.
 
-    ``nr_vcpus`` is what KVM recommends, ``max_vcpus`` what it allows in one machine. ``irqchip``,
+    ``max_vcpus`` is what KVM allows in one machine. ``irqchip``,
     ``split_irqchip``, ``immediate_exit``, ``user_exit`` (KVM_USER_EXIT) and ``exitfd``
     (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
-    (PIDFD_SIGNAL_THREAD) on the calling thread, where ``pidfd_forbidden`` is EPERM. ``tsc_khz`` is
-    the guest's TSC in kHz. ``nested`` is None when a guest can be a hypervisor itself, else the
-    reason why not.
+    (PIDFD_SIGNAL_THREAD) on the calling thread, where ``pidfd_forbidden`` is EPERM.
+    ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
+    hypervisor itself, else the reason why not.
     """
 
     path: str
@@ -66,9 +64,7 @@ class Capabilities:
     reason: str | None = None
     advice: str | None = None
     api_version: int | None = None
-    nr_vcpus: int | None = None
     max_vcpus: int | None = None
-    max_vcpu_id: int | None = None
     immediate_exit: bool = False
     user_exit: bool = False
     exitfd: bool = False
@@ -76,30 +72,26 @@ class Capabilities:
     pidfd_forbidden: bool = False
     irqchip: bool = False
     split_irqchip: bool = False
-    mp_state: bool = False
-    tsc_control: bool = False
-    nested_state: bool = False
     nested: str | None = "KVM is not usable"
-    tsc_khz: int | None = None
+    counter_khz: int | None = None
 
 
 def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
     """Try KVM out; takes some ten milliseconds. Never raises: see ``usable`` and ``reason``."""
     path = str(kvm_path)
     found = Capabilities(path=path, present=os.path.lexists(path))
-    if os.uname().machine != "x86_64":
-        return replace(
-            found, reason=f"kickbench measures x86-64 hosts, this is {os.uname().machine}"
-        )
     try:
+        machine = arch.current()
         error = _error_of_pidfd()
         found = replace(found, pidfd_thread=error == 0, pidfd_forbidden=error in _FORBIDDEN)
-        with Kvm(path) as kvm:
+        with Kvm(path, machine.LOAD_KVM) as kvm:
             for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips):
                 found = step(kvm, found)
             return replace(found, usable=True)
     except KvmUnavailableError as error:
         return replace(found, reason=str(error), advice=error.advice)
+    except HostError as error:  # another machine
+        return replace(found, reason=str(error))
     except KvmError as error:
         advice = _advice(error)
         return replace(found, reason=f"{path}: {error}: {advice}", advice=advice)
@@ -144,54 +136,31 @@ def supports_machine(vcpus: int, irqchip: str, capabilities: Capabilities) -> st
 
 def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
     """What only KVM_CHECK_EXTENSION can tell, with the fallbacks of api.rst, section 4.7."""
-    nr_vcpus = kvm.check_extension(abi.KVM_CAP_NR_VCPUS) or 4
-    max_vcpus = kvm.check_extension(abi.KVM_CAP_MAX_VCPUS) or nr_vcpus
+    recommended = kvm.check_extension(abi.KVM_CAP_NR_VCPUS) or 4
     return replace(
         found,
         api_version=kvm.api_version(),
-        nr_vcpus=nr_vcpus,
-        max_vcpus=max_vcpus,
-        max_vcpu_id=kvm.check_extension(abi.KVM_CAP_MAX_VCPU_ID) or max_vcpus,
-        mp_state=bool(kvm.check_extension(abi.KVM_CAP_MP_STATE)),
-        tsc_control=bool(kvm.check_extension(abi.KVM_CAP_TSC_CONTROL)),
-        nested_state=bool(kvm.check_extension(abi.KVM_CAP_NESTED_STATE)),
-        nested=_why_not_nested(kvm),
-    )
-
-
-def _why_not_nested(kvm: Kvm) -> str | None:
-    if not kvm.check_extension(abi.KVM_CAP_NESTED_STATE):
-        return "this KVM cannot run nested guests: it has no nested state (KVM_CAP_NESTED_STATE)"
-    try:
-        cpuid = kvm.supported_cpuid()
-    except KvmError as error:
-        return str(error)
-    if cpuid.leaf(1).ecx & CPUID_VMX or cpuid.leaf(0x8000_0001).ecx & CPUID_SVM:
-        return None
-    return (
-        "this KVM does not offer VMX or SVM to guests (KVM_GET_SUPPORTED_CPUID): "
-        "load kvm_intel or kvm_amd with nested=1"
+        max_vcpus=kvm.check_extension(abi.KVM_CAP_MAX_VCPUS) or recommended,
+        nested=arch.current().why_not_nested(kvm),
     )
 
 
 @contextmanager
 def _scratch_vcpu(kvm: Kvm) -> Iterator[Vcpu]:
-    """A vCPU without an irqchip, about to run one HLT in real mode."""
+    """A vCPU without an interrupt chip, about to run a guest of one instruction."""
+    code = arch.current().PROBE
     memory = mmap.mmap(-1, mmap.PAGESIZE)
-    memory[: len(HLT)] = HLT
+    memory[: len(code)] = code
     with memory, kvm.create_vm() as vm:
         page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         vm.set_memory(0, LOAD_ADDRESS, mmap.PAGESIZE, page)
         vcpu = vm.create_vcpu(0)
-        sregs = vcpu.get_sregs()
-        sregs.cs.base, sregs.cs.selector = 0, 0
-        vcpu.set_sregs(sregs)
         _rewind(vcpu)
         yield vcpu
 
 
 def _rewind(vcpu: Vcpu) -> None:
-    vcpu.set_regs(abi.kvm_regs(rip=LOAD_ADDRESS, rflags=2))
+    arch.current().start_probe(vcpu, LOAD_ADDRESS)
 
 
 def _run(vcpu: Vcpu) -> int:
@@ -201,12 +170,13 @@ def _run(vcpu: Vcpu) -> int:
 
 
 def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
-    """Run one HLT in a scratch machine, then again with immediate_exit set."""
+    """Run one instruction in a scratch machine, then again with immediate_exit set."""
+    machine = arch.current()
     with _scratch_vcpu(kvm) as vcpu:
         exit_reason = _run(vcpu)
-        if exit_reason != abi.KVM_EXIT_HLT:
+        if exit_reason != machine.PROBE_EXIT:
             raise KvmUnavailableError(
-                f"{found.path} does not run guests: a HLT in real mode ended with "
+                f"{found.path} does not run guests: {machine.PROBE_NAME} ended with "
                 f"{abi.exit_reason_name(exit_reason)}",
                 "see dmesg for KVM's own message",
             )
@@ -215,8 +185,8 @@ def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
             _rewind(vcpu)
             vcpu.run.immediate_exit = 1
             immediate_exit = vcpu.run_once() == abi.KVM_EXIT_INTR
-        tsc_khz = vcpu.tsc_khz() if kvm.check_extension(abi.KVM_CAP_GET_TSC_KHZ) else 0
-    return replace(found, immediate_exit=immediate_exit, tsc_khz=tsc_khz or None)
+        counter_khz = machine.counter_khz(vcpu)
+    return replace(found, immediate_exit=immediate_exit, counter_khz=counter_khz or None)
 
 
 def _try_proposed(kvm: Kvm, found: Capabilities) -> Capabilities:
@@ -230,7 +200,9 @@ def _is_kick(kvm: Kvm, kick: Callable[[Vcpu], None]) -> bool:
     with _scratch_vcpu(kvm) as vcpu:
         try:
             kick(vcpu)
-            return _run(vcpu) == proposed.KVM_EXIT_REQUEST and _run(vcpu) == abi.KVM_EXIT_HLT
+            return (
+                _run(vcpu) == proposed.KVM_EXIT_REQUEST and _run(vcpu) == arch.current().PROBE_EXIT
+            )
         except OSError:  # KvmError is one
             return False
 
@@ -274,11 +246,8 @@ def _syscall(number: int, *arguments: int | None) -> int:
 
 
 def _try_irqchips(kvm: Kvm, found: Capabilities) -> Capabilities:
-    return replace(
-        found,
-        irqchip=_can(kvm, Vm.create_irqchip),
-        split_irqchip=_can(kvm, Vm.enable_split_irqchip),
-    )
+    made = {name: _can(kvm, create) for name, create in arch.current().IRQCHIPS.items()}
+    return replace(found, irqchip=made.get("kernel", False), split_irqchip=made.get("split", False))
 
 
 def _can(kvm: Kvm, action: Callable[[Vm], None]) -> bool:

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from kickbench import arch
 from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores, environment
 from kickbench.host.capabilities import Capabilities, probe
@@ -80,14 +81,14 @@ class Finding:
 @dataclass(frozen=True)
 class Host:
     """What the checks look at: the files below ``root``, KVM, the CPUs, two /proc/stat samples,
-    and how far the TSCs of two CPUs differ (None: this host's are measured)."""
+    and how far the counters of two CPUs differ (None: this host's are measured)."""
 
     root: Path
     capabilities: Capabilities
     topology: Topology
     stat_before: str
     stat_after: str
-    tsc_warp_cycles: clock.WarpCycles | None = None
+    counter_warp_cycles: clock.WarpCycles | None = None
 
     @classmethod
     def read(cls, root: str | Path = "/", kvm_path: str | Path = DEVICE) -> Host:
@@ -189,7 +190,7 @@ def check_tsc(host: Host) -> Outcome:
         if clock.is_given_up(host.root):
             return "warn", objection, "dmesg | grep -i tsc says why"
         return "warn", objection, "in a VM, pass the host's CPU through (-cpu host,+invtsc)"
-    khz = host.capabilities.tsc_khz
+    khz = host.capabilities.counter_khz
     return "ok", f"steady, {khz / 1e3:.0f} MHz" if khz else "steady", None
 
 
@@ -197,10 +198,11 @@ def check_clocksource(host: Host) -> Outcome:
     current, available = clock.sources(host.root)
     if current is None:
         return "warn", "unknown", None
-    if current in clock.TSC_SOURCES or "tsc" not in available:
+    machine = arch.current()
+    if current in machine.CLOCK_SOURCES or machine.BARE_CLOCK_SOURCE not in available:
         return "ok", current, None
-    advice = f"echo tsc | sudo tee {clock.SOURCE}/current_clocksource"
-    return "warn", f"{current}, though the TSC is available", advice
+    advice = f"echo {machine.BARE_CLOCK_SOURCE} | sudo tee {clock.SOURCE}/current_clocksource"
+    return "warn", f"{current}, though the {machine.COUNTER} is available", advice
 
 
 def check_tsc_agreement(host: Host) -> Outcome:
@@ -208,7 +210,7 @@ def check_tsc_agreement(host: Host) -> Outcome:
     tried = clock.pairs(cpus, cpus, host.root)
     if not tried:
         return "ok", "one CPU", None
-    if disagreement := clock.disagreement(tried, host.tsc_warp_cycles):
+    if disagreement := clock.disagreement(tried, host.counter_warp_cycles):
         return "warn", disagreement, "stamps fall back to CLOCK_MONOTONIC_RAW, which costs more"
     return "ok", f"{_count(len(set(chain(*tried))), 'CPU')} agree", None
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The KVM ABI that kickbench uses, under the kernel's own names: constants, ioctl numbers, structs.
 
-Source: ``include/uapi/linux/kvm.h`` and ``arch/x86/include/uapi/asm/kvm.h``; the meaning is in
-``Documentation/virt/kvm/api.rst``. A test compares every name of this module with the installed
-headers. Nothing here opens or calls anything, and only x86-64 is described.
+Source: ``include/uapi/linux/kvm.h``. The meaning is in ``Documentation/virt/kvm/api.rst``. A test
+compares every name of this module with the installed headers. Nothing here opens or calls anything.
+What each architecture has its own way is in :mod:`kickbench.arch`.
 
 Public names that begin with ``KVM_`` or ``kvm_`` are the kernel's; classes with a leading
 underscore stand for structs and unions that have no name in C.
@@ -12,73 +12,10 @@ underscore stand for structs and unions that have no name in C.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 
 # --- structs ---------------------------------------------------------------------------------
-
-
-class kvm_regs(ctypes.Structure):
-    """General purpose registers of a vCPU."""
-
-    _fields_ = [
-        (name, c_uint64)
-        for name in (
-            *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
-            *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
-            *("rip", "rflags"),
-        )
-    ]
-
-
-class kvm_segment(ctypes.Structure):
-    """A segment register with its hidden part."""
-
-    _fields_ = [
-        ("base", c_uint64),
-        ("limit", c_uint32),
-        ("selector", c_uint16),
-        ("type", c_uint8),
-        ("present", c_uint8),
-        ("dpl", c_uint8),
-        ("db", c_uint8),
-        ("s", c_uint8),
-        ("l", c_uint8),
-        ("g", c_uint8),
-        ("avl", c_uint8),
-        ("unusable", c_uint8),
-        ("padding", c_uint8),
-    ]
-
-
-class kvm_dtable(ctypes.Structure):
-    """GDTR or IDTR."""
-
-    _fields_ = [("base", c_uint64), ("limit", c_uint16), ("padding", c_uint16 * 3)]
-
-
-class kvm_sregs(ctypes.Structure):
-    """Segment and control registers of a vCPU."""
-
-    _fields_ = [
-        ("cs", kvm_segment),
-        ("ds", kvm_segment),
-        ("es", kvm_segment),
-        ("fs", kvm_segment),
-        ("gs", kvm_segment),
-        ("ss", kvm_segment),
-        ("tr", kvm_segment),
-        ("ldt", kvm_segment),
-        ("gdt", kvm_dtable),
-        ("idt", kvm_dtable),
-        ("cr0", c_uint64),
-        ("cr2", c_uint64),
-        ("cr3", c_uint64),
-        ("cr4", c_uint64),
-        ("cr8", c_uint64),
-        ("efer", c_uint64),
-        ("apic_base", c_uint64),
-        ("interrupt_bitmap", c_uint64 * 4),
-    ]
 
 
 class kvm_userspace_memory_region(ctypes.Structure):
@@ -114,27 +51,6 @@ class kvm_enable_cap(ctypes.Structure):
         ("args", c_uint64 * 4),
         ("pad", c_uint8 * 64),
     ]
-
-
-class kvm_cpuid_entry2(ctypes.Structure):
-    """One leaf of CPUID."""
-
-    _fields_ = [
-        ("function", c_uint32),
-        ("index", c_uint32),
-        ("flags", c_uint32),
-        ("eax", c_uint32),
-        ("ebx", c_uint32),
-        ("ecx", c_uint32),
-        ("edx", c_uint32),
-        ("padding", c_uint32 * 3),
-    ]
-
-
-class kvm_cpuid2(ctypes.Structure):
-    """Argument of KVM_GET_SUPPORTED_CPUID and KVM_SET_CPUID2: ``nent`` entries follow."""
-
-    _fields_ = [("nent", c_uint32), ("padding", c_uint32), ("entries", kvm_cpuid_entry2 * 0)]
 
 
 class kvm_device_attr(ctypes.Structure):
@@ -223,53 +139,44 @@ _WRITE = 1
 _READ = 2
 
 
-def _IOC(direction: int, number: int, size: int) -> int:  # noqa: N802 (the kernel's macro)
+def IOC(direction: int, number: int, size: int) -> int:  # noqa: N802 (the kernel's macro)
     return direction << 30 | size << 16 | KVMIO << 8 | number
 
 
-def _IO(number: int) -> int:  # noqa: N802
-    return _IOC(0, number, 0)
+def IO(number: int) -> int:  # noqa: N802
+    return IOC(0, number, 0)
 
 
-def _IOR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
-    return _IOC(_READ, number, ctypes.sizeof(argument))
+def IOR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
+    return IOC(_READ, number, ctypes.sizeof(argument))
 
 
-def _IOW(  # noqa: N802
+def IOW(  # noqa: N802
     number: int, argument: type[ctypes.Structure] | type[c_uint64]
 ) -> int:
-    return _IOC(_WRITE, number, ctypes.sizeof(argument))
+    return IOC(_WRITE, number, ctypes.sizeof(argument))
 
 
-def _IOWR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
-    return _IOC(_READ | _WRITE, number, ctypes.sizeof(argument))
+def IOWR(number: int, argument: type[ctypes.Structure]) -> int:  # noqa: N802
+    return IOC(_READ | _WRITE, number, ctypes.sizeof(argument))
 
 
 # On /dev/kvm.
-KVM_GET_API_VERSION = _IO(0x00)
-KVM_CREATE_VM = _IO(0x01)
-KVM_CHECK_EXTENSION = _IO(0x03)  # also on a VM
-KVM_GET_VCPU_MMAP_SIZE = _IO(0x04)
-KVM_GET_SUPPORTED_CPUID = _IOWR(0x05, kvm_cpuid2)
+KVM_GET_API_VERSION = IO(0x00)
+KVM_CREATE_VM = IO(0x01)
+KVM_CHECK_EXTENSION = IO(0x03)  # also on a VM
+KVM_GET_VCPU_MMAP_SIZE = IO(0x04)
 # On a VM.
-KVM_CREATE_VCPU = _IO(0x41)
-KVM_SET_USER_MEMORY_REGION = _IOW(0x46, kvm_userspace_memory_region)
-KVM_SET_TSS_ADDR = _IO(0x47)
-KVM_SET_IDENTITY_MAP_ADDR = _IOW(0x48, c_uint64)
-KVM_CREATE_IRQCHIP = _IO(0x60)
-KVM_ENABLE_CAP = _IOW(0xA3, kvm_enable_cap)
+KVM_CREATE_VCPU = IO(0x41)
+KVM_SET_USER_MEMORY_REGION = IOW(0x46, kvm_userspace_memory_region)
+KVM_CREATE_IRQCHIP = IO(0x60)
+KVM_ENABLE_CAP = IOW(0xA3, kvm_enable_cap)
 # On a vCPU.
-KVM_RUN = _IO(0x80)
-KVM_GET_REGS = _IOR(0x81, kvm_regs)
-KVM_SET_REGS = _IOW(0x82, kvm_regs)
-KVM_GET_SREGS = _IOR(0x83, kvm_sregs)
-KVM_SET_SREGS = _IOW(0x84, kvm_sregs)
-KVM_SET_SIGNAL_MASK = _IOW(0x8B, kvm_signal_mask)
-KVM_GET_MP_STATE = _IOR(0x98, kvm_mp_state)
-KVM_SET_MP_STATE = _IOW(0x99, kvm_mp_state)
-KVM_SET_CPUID2 = _IOW(0x90, kvm_cpuid2)
-KVM_GET_TSC_KHZ = _IO(0xA3)
-KVM_GET_DEVICE_ATTR = _IOW(0xE2, kvm_device_attr)  # also on a VM and on a device
+KVM_RUN = IO(0x80)
+KVM_SET_SIGNAL_MASK = IOW(0x8B, kvm_signal_mask)
+KVM_GET_MP_STATE = IOR(0x98, kvm_mp_state)
+KVM_SET_MP_STATE = IOW(0x99, kvm_mp_state)
+KVM_GET_DEVICE_ATTR = IOW(0xE2, kvm_device_attr)  # also on a VM and on a device
 
 # --- constants --------------------------------------------------------------------------------
 
@@ -277,24 +184,11 @@ KVM_API_VERSION = 12
 
 KVM_CAP_IRQCHIP = 0
 KVM_CAP_USER_MEMORY = 3
-KVM_CAP_SET_TSS_ADDR = 4
 KVM_CAP_NR_VCPUS = 9
-KVM_CAP_MP_STATE = 14
-KVM_CAP_SET_IDENTITY_MAP_ADDR = 37
-KVM_CAP_TSC_CONTROL = 60
-KVM_CAP_GET_TSC_KHZ = 61
 KVM_CAP_MAX_VCPUS = 66
-KVM_CAP_SPLIT_IRQCHIP = 121
-KVM_CAP_MAX_VCPU_ID = 128
-KVM_CAP_X2APIC_API = 129
 KVM_CAP_IMMEDIATE_EXIT = 136
 KVM_CAP_NESTED_STATE = 157
 
-KVM_VCPU_TSC_CTRL = 0  # a group of attributes of a vCPU
-KVM_VCPU_TSC_OFFSET = 0  # its attribute, Linux 5.16
-
-KVM_X2APIC_API_USE_32BIT_IDS = 1
-KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 2
 
 KVM_EXIT_UNKNOWN = 0
 KVM_EXIT_EXCEPTION = 1
@@ -333,9 +227,6 @@ KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4
 
 KVM_MP_STATE_RUNNABLE = 0
 KVM_MP_STATE_UNINITIALIZED = 1
-KVM_MP_STATE_INIT_RECEIVED = 2
-KVM_MP_STATE_HALTED = 3
-KVM_MP_STATE_SIPI_RECEIVED = 4
 
 # --- names for messages -----------------------------------------------------------------------
 
@@ -350,7 +241,19 @@ def _names(prefix: str, *, without: tuple[str, ...] = ()) -> dict[int, str]:
 
 EXIT_REASONS = _names("KVM_EXIT_", without=("KVM_EXIT_IO_IN", "KVM_EXIT_IO_OUT"))
 INTERNAL_ERRORS = _names("KVM_INTERNAL_ERROR_")
-IOCTL_NAMES = {value: name for value, name in _names("KVM_").items() if value >> 8 & 0xFF == KVMIO}
+IOCTL_NAMES: dict[int, str] = {}
+
+
+def name_ioctls(names: Mapping[str, object]) -> None:
+    """Learn the names of ioctls, for messages, from a module's names."""
+    IOCTL_NAMES.update(
+        (value, name)
+        for name, value in names.items()
+        if name.startswith("KVM_") and isinstance(value, int) and value >> 8 & 0xFF == KVMIO
+    )
+
+
+name_ioctls(globals())
 
 
 def exit_reason_name(reason: int) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 
-from kickbench.kvm.abi import _IO, _IOW
+from kickbench.kvm.abi import IO, IOW
 
 
 class kvm_user_exit(ctypes.Structure):
@@ -22,7 +22,7 @@ class kvm_user_exit(ctypes.Structure):
 
 
 # On a vCPU. KVM_USER_EXIT may be called from every thread.
-KVM_USER_EXIT = _IOW(0xF0, kvm_user_exit)
-KVM_VCPU_MAKE_EXITFD = _IO(0xF1)  # returns the descriptor; a write of 8 bytes to it kicks
+KVM_USER_EXIT = IOW(0xF0, kvm_user_exit)
+KVM_VCPU_MAKE_EXITFD = IO(0xF1)  # returns the descriptor; a write of 8 bytes to it kicks
 
 KVM_EXIT_REQUEST = 240

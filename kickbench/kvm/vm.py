@@ -15,7 +15,6 @@ import mmap
 import os
 import pwd
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from kickbench.closing import Closing
@@ -24,7 +23,6 @@ from kickbench.kvm import abi, ioctl
 from kickbench.kvm.ioctl import KvmError
 
 DEVICE = "/dev/kvm"
-MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES, arch/x86/include/asm/kvm_host.h
 
 
 class KvmUnavailableError(HostError):
@@ -34,22 +32,6 @@ class KvmUnavailableError(HostError):
         super().__init__(f"{problem}: {advice}")
         self.problem = problem
         self.advice = advice
-
-
-class Cpuid(ctypes.Structure):
-    """struct kvm_cpuid2 with room for all the leaves that KVM knows."""
-
-    _fields_ = [
-        ("nent", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-        ("entries", abi.kvm_cpuid_entry2 * MAX_CPUID_ENTRIES),
-    ]
-
-    def leaf(self, function: int) -> abi.kvm_cpuid_entry2:
-        """The first leaf of that number; all zero when there is none."""
-        leaves = self.entries[: self.nent]
-        found: Iterator[abi.kvm_cpuid_entry2] = (e for e in leaves if e.function == function)
-        return next(found, abi.kvm_cpuid_entry2(function=function))
 
 
 class _Descriptor(Closing):
@@ -76,14 +58,19 @@ class _Descriptor(Closing):
 
 
 class Kvm(_Descriptor):
-    """The KVM device. Raises KvmUnavailableError, with what to do, when it cannot be used."""
+    """The KVM device. Raises KvmUnavailableError, with what to do, when it cannot be used.
 
-    def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
+    ``load_command`` loads KVM's module on this kind of machine.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] = DEVICE, load_command: str = "modprobe kvm"
+    ) -> None:
         super().__init__(-1)  # so that close() is safe when open fails
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise _why_not_opened(os.fspath(path), error) from error
+            raise _why_not_opened(os.fspath(path), error, load_command) from error
         try:
             version = self.api_version()
         except KvmError as error:
@@ -113,12 +100,6 @@ class Kvm(_Descriptor):
     def vcpu_mmap_size(self) -> int:
         """Bytes that a vCPU's fd maps, struct kvm_run first."""
         return ioctl.call(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE)
-
-    def supported_cpuid(self) -> Cpuid:
-        """KVM_GET_SUPPORTED_CPUID: what a vCPU may be told that its CPU has. Raises KvmError."""
-        cpuid = Cpuid(nent=MAX_CPUID_ENTRIES)
-        ioctl.call(self.fd, abi.KVM_GET_SUPPORTED_CPUID, cpuid)
-        return cpuid
 
     def create_vm(self) -> Vm:
         """KVM_CREATE_VM with the default machine type. Raises KvmError."""
@@ -155,16 +136,8 @@ class Vm(_Descriptor):
         )
         ioctl.call(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
 
-    def set_tss_addr(self, guest_address: int) -> None:
-        """Where KVM on Intel may keep three pages of its own, below 4 GiB and outside all slots."""
-        ioctl.call(self.fd, abi.KVM_SET_TSS_ADDR, guest_address)
-
-    def set_identity_map_addr(self, guest_address: int) -> None:
-        """Where KVM on Intel may keep one more page; must come before the first vCPU."""
-        ioctl.call(self.fd, abi.KVM_SET_IDENTITY_MAP_ADDR, ctypes.c_uint64(guest_address))
-
     def create_irqchip(self) -> None:
-        """The in-kernel PIC, IOAPIC and local APICs; must come before the first vCPU."""
+        """KVM_CREATE_IRQCHIP: all interrupt chips in the kernel; before the first vCPU."""
         ioctl.call(self.fd, abi.KVM_CREATE_IRQCHIP)
 
     def enable_cap(self, cap: int, *args: int) -> None:
@@ -173,10 +146,6 @@ class Vm(_Descriptor):
         for index, value in enumerate(args):
             request.args[index] = value
         ioctl.call(self.fd, abi.KVM_ENABLE_CAP, request)
-
-    def enable_split_irqchip(self, pins: int = 24) -> None:
-        """In-kernel local APICs only, ``pins`` IOAPIC pins in user space; before the first vCPU."""
-        self.enable_cap(abi.KVM_CAP_SPLIT_IRQCHIP, pins)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU. With an in-kernel irqchip every vCPU but 0 waits for INIT and SIPI:
@@ -220,59 +189,9 @@ class Vcpu(_Descriptor):
         """Address of struct kvm_run, valid until :meth:`close`; what the C loops are given."""
         return ctypes.addressof(self.run)
 
-    def get_regs(self) -> abi.kvm_regs:
-        """KVM_GET_REGS."""
-        regs = abi.kvm_regs()
-        ioctl.call(self.fd, abi.KVM_GET_REGS, regs)
-        return regs
-
-    def set_regs(self, regs: abi.kvm_regs) -> None:
-        """KVM_SET_REGS. Bit 1 of ``rflags`` must be set."""
-        ioctl.call(self.fd, abi.KVM_SET_REGS, regs)
-
-    def get_sregs(self) -> abi.kvm_sregs:
-        """KVM_GET_SREGS."""
-        sregs = abi.kvm_sregs()
-        ioctl.call(self.fd, abi.KVM_GET_SREGS, sregs)
-        return sregs
-
-    def set_sregs(self, sregs: abi.kvm_sregs) -> None:
-        """KVM_SET_SREGS."""
-        ioctl.call(self.fd, abi.KVM_SET_SREGS, sregs)
-
-    def get_mp_state(self) -> int:
-        """KVM_GET_MP_STATE: one of KVM_MP_STATE_*."""
-        state = abi.kvm_mp_state()
-        ioctl.call(self.fd, abi.KVM_GET_MP_STATE, state)
-        return int(state.mp_state)
-
     def set_mp_state(self, state: int) -> None:
         """KVM_SET_MP_STATE: RUNNABLE starts a vCPU that would wait for INIT and SIPI."""
         ioctl.call(self.fd, abi.KVM_SET_MP_STATE, abi.kvm_mp_state(mp_state=state))
-
-    def tsc_khz(self) -> int:
-        """KVM_GET_TSC_KHZ: the guest's TSC frequency in kHz; 0 when KVM does not know it."""
-        return ioctl.call(self.fd, abi.KVM_GET_TSC_KHZ)
-
-    def set_cpuid(self, cpuid: Cpuid) -> None:
-        """KVM_SET_CPUID2, before the first KVM_RUN."""
-        ioctl.call(self.fd, abi.KVM_SET_CPUID2, cpuid)
-
-    def tsc_offset(self) -> int | None:
-        """The vCPU's TSC less the host's, modulo 2**64; None when KVM (before 5.16) keeps it."""
-        value = ctypes.c_uint64()
-        attribute = abi.kvm_device_attr(
-            group=abi.KVM_VCPU_TSC_CTRL,
-            attr=abi.KVM_VCPU_TSC_OFFSET,
-            addr=ctypes.addressof(value),
-        )
-        try:
-            ioctl.call(self.fd, abi.KVM_GET_DEVICE_ATTR, attribute)
-        except KvmError as error:
-            if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENXIO):
-                return None
-            raise
-        return value.value
 
     def set_signal_mask(self, sigset: bytes | None) -> None:
         """The signals blocked while in KVM_RUN, as the kernel's sigset_t (8 bytes on x86-64,
@@ -323,12 +242,9 @@ def _how_to_be_let_in(path: str) -> str:
     )
 
 
-def _why_not_opened(path: str, error: OSError) -> KvmUnavailableError:
+def _why_not_opened(path: str, error: OSError, load_command: str) -> KvmUnavailableError:
     in_container = f"in a container, pass the device in (--device {path})"
-    load = (
-        "load KVM (modprobe kvm_intel or modprobe kvm_amd; "
-        "virtualization must be on in the firmware)"
-    )
+    load = f"load KVM ({load_command}; virtualization must be on in the firmware)"
     match error.errno:
         case errno.ENOENT:
             return KvmUnavailableError(f"{path} does not exist", f"{load};\n{in_container}")

@@ -35,10 +35,11 @@ from numpy.typing import NDArray
 
 import kickbench.nested
 from kickbench.affinity import pinned
+from kickbench.arch import x86_64
 from kickbench.closing import Closing
 from kickbench.engine.engine import KICK_SIGNAL, library
 from kickbench.errors import MeasurementError
-from kickbench.guest.loader import IDENTITY_MAP, PAGE, TSS
+from kickbench.guest.loader import PAGE
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
 
@@ -240,22 +241,18 @@ class NestedGuest(Closing):
 
     def _create_vcpu(self, kvm: Kvm) -> Vcpu:
         self._vm.set_memory(0, 0, self._size, self._address)
-        if self._vm.check_extension(abi.KVM_CAP_SET_IDENTITY_MAP_ADDR):
-            self._vm.set_identity_map_addr(IDENTITY_MAP)
-        if self._vm.check_extension(abi.KVM_CAP_SET_TSS_ADDR):
-            self._vm.set_tss_addr(TSS)
-        self._vm.create_irqchip()
+        x86_64.set_up(self._vm, "kernel")
         vcpu = self._vm.create_vcpu(0)
-        vcpu.set_cpuid(kvm.supported_cpuid())
-        sregs = vcpu.get_sregs()
+        x86_64.set_cpuid(vcpu, x86_64.supported_cpuid(kvm))
+        sregs = x86_64.get_sregs(vcpu)
         flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "g": 1}
-        sregs.cs = abi.kvm_segment(selector=0x08, type=0b1011, l=1, **flat)
-        data = abi.kvm_segment(selector=0x10, type=0b0011, db=1, **flat)
+        sregs.cs = x86_64.kvm_segment(selector=0x08, type=0b1011, l=1, **flat)
+        data = x86_64.kvm_segment(selector=0x10, type=0b0011, db=1, **flat)
         sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
         sregs.cr0, sregs.cr3, sregs.cr4 = _CR0, TABLES, _CR4_PAE
         sregs.efer = _EFER_LONG_MODE
-        vcpu.set_sregs(sregs)
-        vcpu.set_regs(abi.kvm_regs(rip=IMAGE, rflags=0b10))
+        x86_64.set_sregs(vcpu, sregs)
+        x86_64.set_regs(vcpu, x86_64.kvm_regs(rip=IMAGE, rflags=0b10))
         # Pending outside KVM_RUN, and an end of it inside: no kick is lost, no handler is needed.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - {KICK_SIGNAL}
         vcpu.set_signal_mask(sum(1 << (number - 1) for number in blocked).to_bytes(8, "little"))
@@ -309,7 +306,7 @@ class NestedGuest(Closing):
         if not wanted:
             yield
             return
-        offset = self._vcpu.tsc_offset()
+        offset = x86_64.counter_offset(self._vcpu)
         sender = Sender(
             shared=ctypes.addressof(self._shared),
             tsc_offset=offset or 0,

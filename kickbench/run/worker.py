@@ -29,12 +29,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench import arch
 from kickbench.affinity import pinned
 from kickbench.engine.engine import Clock, Engine, StuckVcpuError
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
-from kickbench.host.clock import rate_objection, tsc_distrust
+from kickbench.host.clock import distrust as counter_distrust
+from kickbench.host.clock import rate_objection
 from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
@@ -121,7 +123,7 @@ def _asked_to_stop() -> bool:
 
 
 def _choose_clock(order: Order, warnings: list[str]) -> Clock:
-    distrust = tsc_distrust([*chain(*order.vcpu_cpus)], order.kicker_cpus)
+    distrust = counter_distrust([*chain(*order.vcpu_cpus)], order.kicker_cpus)
     if distrust and order.case.exit_rate_hz is not None:
         raise MeasurementError(f"a paced guest needs a usable TSC: {distrust}")
     if distrust:
@@ -225,8 +227,9 @@ def _engine_bench(
     ):
         if not engine.memory_locked:
             warnings.append("buffers are not locked in memory: raise the limit (ulimit -l)")
-        if clock.is_tsc and (objection := rate_objection(clock.hz, guest.vcpus[0].tsc_khz())):
-            warnings.append(objection)
+        if clock.is_tsc:
+            kvm_khz = arch.current().counter_khz(guest.vcpus[0])
+            warnings += filter(None, [rate_objection(clock.hz, kvm_khz)])
         places = Whereabouts(
             engine, guest, order.vcpu_cpus, order.kicker_cpus, 4 * timing.samples_capacity
         )
@@ -253,7 +256,7 @@ def _nested_bench(
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     (vcpu_cpus,) = order.vcpu_cpus
-    if distrust := tsc_distrust(vcpu_cpus, order.kicker_cpus):
+    if distrust := counter_distrust(vcpu_cpus, order.kicker_cpus):
         warnings.append(f"L1 has no other clock than its TSC, but: {distrust}")
     clock = Clock.choose(tsc_usable=True)
     seed = int(rng.integers(1, 2**31))
