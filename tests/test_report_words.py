@@ -21,7 +21,7 @@ from kickbench.numbers import (
     plural,
     significant,
 )
-from kickbench.report.words.names import cost
+from kickbench.report.words.differences import cost
 from kickbench.report.words.tables import TABLES, control, difference, rows_of
 from kickbench.report.words.verdict import left_out, notes, verdict
 from kickbench.summary.data import RunData

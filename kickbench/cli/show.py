@@ -94,17 +94,8 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
     """The cases of a kind: each with its tables, its differences and its controls."""
-    from kickbench.report.words.names import (
-        CONTROLS,
-        contrasts,
-        crowded,
-        finished,
-        hidden,
-        label,
-        nanoseconds,
-        parts,
-        why_hidden,
-    )
+    from kickbench.report.words.differences import CONTROLS, contrasts, hidden, parts, why_hidden
+    from kickbench.report.words.names import crowded, finished, label, nanoseconds
     from kickbench.report.words.tables import TABLES, control, difference
 
     summary, unit = data.summary, nanoseconds(data.summary)

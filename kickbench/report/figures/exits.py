@@ -43,16 +43,18 @@ from kickbench.report.figures.plots import (
     where,
     with_crowd,
 )
-from kickbench.report.words.names import (
-    Series,
-    Summary,
-    conditions,
+from kickbench.report.words.differences import (
     contrast_methods,
     cost,
     cost_names,
     costs,
-    nanoseconds,
     per_headline,
+)
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    conditions,
+    nanoseconds,
     seconds,
     series_of,
 )

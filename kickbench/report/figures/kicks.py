@@ -38,13 +38,12 @@ from kickbench.report.figures.plots import (
     vcpu_axis,
     with_crowd,
 )
+from kickbench.report.words.differences import contrasts, cost
 from kickbench.report.words.kicks import answer_kick, by_state
 from kickbench.report.words.names import (
     Series,
     Summary,
     conditions,
-    contrasts,
-    cost,
     duration,
     finished,
     label,

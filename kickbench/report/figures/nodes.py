@@ -23,17 +23,8 @@ from kickbench.report.figures.plots import (
     titled,
     with_crowd,
 )
-from kickbench.report.words.names import (
-    Series,
-    Summary,
-    amount,
-    cost_names,
-    costs,
-    interval,
-    nanoseconds,
-    per_headline,
-    series_of,
-)
+from kickbench.report.words.differences import amount, cost_names, costs, interval, per_headline
+from kickbench.report.words.names import Series, Summary, nanoseconds, series_of
 from kickbench.summary.data import RunData
 
 _NODE = re.compile(r"node:([0-9]{1,4})")

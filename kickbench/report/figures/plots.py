@@ -26,6 +26,7 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from kickbench.report.words.differences import part_name, parts
 from kickbench.report.words.names import (
     Series,
     Summary,
@@ -33,8 +34,6 @@ from kickbench.report.words.names import (
     crowded,
     emulation,
     label,
-    part_name,
-    parts,
     rate_name,
 )
 from kickbench.summary.data import RunData

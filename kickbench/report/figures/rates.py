@@ -32,19 +32,9 @@ from kickbench.report.figures.plots import (
     titled,
     with_crowd,
 )
+from kickbench.report.words.differences import contrasts, cost, cost_names, costs, per_headline
 from kickbench.report.words.exits import kicked_cases, paced_cases
-from kickbench.report.words.names import (
-    Summary,
-    contrasts,
-    cost,
-    cost_names,
-    costs,
-    kick_rate_name,
-    label,
-    nanoseconds,
-    per_headline,
-    rate_name,
-)
+from kickbench.report.words.names import Summary, kick_rate_name, label, nanoseconds, rate_name
 from kickbench.summary.data import RunData
 
 if TYPE_CHECKING:

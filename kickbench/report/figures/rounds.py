@@ -33,16 +33,8 @@ from kickbench.report.figures.plots import (
     titled,
     where,
 )
-from kickbench.report.words.names import (
-    Summary,
-    amount,
-    contrasts,
-    cost,
-    interval,
-    nanoseconds,
-    per,
-    series_of,
-)
+from kickbench.report.words.differences import amount, contrasts, cost, interval, per
+from kickbench.report.words.names import Summary, nanoseconds, series_of
 from kickbench.summary.data import RunData
 from kickbench.summary.exits import Rounds, read_differences, read_disturbances, read_rounds
 from kickbench.summary.shared import Floats, Ints, location_of

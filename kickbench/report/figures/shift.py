@@ -18,7 +18,8 @@ from kickbench.report.figures.plots import (
     titled,
     where,
 )
-from kickbench.report.words.names import Summary, amount, nanoseconds, series_of
+from kickbench.report.words.differences import amount
+from kickbench.report.words.names import Summary, nanoseconds, series_of
 from kickbench.report.words.shift import percentile, shift_points
 from kickbench.summary.data import RunData
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kickbench.methods import CATALOGUE
-from kickbench.report.words.names import CONTROLS, controls
+from kickbench.report.words.differences import CONTROLS, controls
 from kickbench.report.words.tables import Row, rows_of
 from kickbench.summary.data import RunData
 from kickbench.text import printable

@@ -25,8 +25,9 @@ from markupsafe import Markup, escape
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kickbench.report.pages.html import render
+from kickbench.report.words.differences import HEADLINES
 from kickbench.report.words.environment import fact
-from kickbench.report.words.names import HEADLINES, emulation
+from kickbench.report.words.names import emulation
 from kickbench.report.words.verdict import Verdict
 from kickbench.results.files import replace_file
 from kickbench.results.schema import Time

@@ -11,14 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kickbench.numbers import listed, measured, plural, significant
-from kickbench.report.words.names import (
-    Summary,
-    amount,
-    finished,
-    interval,
-    label,
-    nanoseconds,
-)
+from kickbench.report.words.differences import amount, interval
+from kickbench.report.words.names import Summary, finished, label, nanoseconds
 from kickbench.stats.independent import Estimate, difference
 
 _SAME = ("vcpus", "placement", "irqchip", "transport", "state", "program")

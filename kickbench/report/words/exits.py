@@ -13,32 +13,34 @@ from typing import Any
 
 from kickbench.methods import CATALOGUE
 from kickbench.numbers import listed, measured, plural, sentence, significant, whole
-from kickbench.report.words.names import (
+from kickbench.report.words.differences import (
     WAITED,
-    Series,
-    Summary,
     amount,
     contrast_methods,
     contrasts,
     cost,
-    crowded,
     differ,
     few,
-    finished,
     hardly_ran,
     hidden,
     interval,
     is_flood,
     is_seen,
-    kick_rate_name,
-    label,
     level_of,
     magnitude,
-    nanoseconds,
     parts,
     per,
-    series_of,
     why_hidden,
+)
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    crowded,
+    finished,
+    kick_rate_name,
+    label,
+    nanoseconds,
+    series_of,
 )
 from kickbench.report.words.shift import NOTABLE, answer_shift
 

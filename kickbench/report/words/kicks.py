@@ -20,26 +20,28 @@ from kickbench.numbers import (
     whole,
 )
 from kickbench.report.words.contention import answer_contention
-from kickbench.report.words.exits import MOST_OTHERS, spurious_exits
-from kickbench.report.words.names import (
+from kickbench.report.words.differences import (
     TOO_FEW,
-    Series,
-    Summary,
     amount,
-    conditions,
     contrasts,
     cost,
-    crowded,
-    duration,
     few,
-    finished,
     hardly_ran,
     interval,
     is_flood,
     is_seen,
+    magnitude,
+)
+from kickbench.report.words.exits import MOST_OTHERS, spurious_exits
+from kickbench.report.words.names import (
+    Series,
+    Summary,
+    conditions,
+    crowded,
+    duration,
+    finished,
     kick_rate_name,
     label,
-    magnitude,
     nanoseconds,
     series_of,
     state_name,

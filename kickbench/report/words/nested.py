@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from kickbench.numbers import listed, measured, plural, significant, whole
+from kickbench.report.words.differences import amount, contrasts, interval, is_seen, magnitude
 from kickbench.report.words.names import (
     Summary,
-    amount,
-    contrasts,
     duration,
     exit_reason_name,
     finished,
-    interval,
-    is_seen,
     label,
-    magnitude,
     nanoseconds,
 )
 

@@ -6,7 +6,8 @@ every exit pays is the same at each quantile; contention grows to the tail. The 
 
 from __future__ import annotations
 
-from kickbench.report.words.names import Summary, amount, differ, interval, is_seen, nanoseconds
+from kickbench.report.words.differences import amount, differ, interval, is_seen
+from kickbench.report.words.names import Summary, nanoseconds
 from kickbench.stats.quiet import QUIET_LEVELS
 
 NOTABLE = 0.1

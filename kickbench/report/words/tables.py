@@ -16,22 +16,24 @@ from functools import partial
 from typing import Any
 
 from kickbench.numbers import NOTHING, level, measured, significant, whole
-from kickbench.report.words.kicks import at_most
-from kickbench.report.words.names import (
+from kickbench.report.words.differences import (
     CONTROLS,
     TOO_FEW,
     WAITED,
     contrasts,
     controls,
-    exit_reason_name,
     few,
     hidden,
     judged,
+    why_hidden,
+)
+from kickbench.report.words.kicks import at_most
+from kickbench.report.words.names import (
+    exit_reason_name,
     microseconds,
     nanoseconds,
     seconds,
     vendor_name,
-    why_hidden,
 )
 from kickbench.report.words.shift import percentile, shift_points
 

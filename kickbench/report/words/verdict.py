@@ -16,6 +16,16 @@ from dataclasses import dataclass
 
 from kickbench.numbers import listed, plural, significant, whole
 from kickbench.report.words import environment
+from kickbench.report.words.differences import (
+    HEADLINES,
+    amount,
+    contrasts,
+    controls,
+    interval,
+    is_seen,
+    magnitude,
+    per,
+)
 from kickbench.report.words.exits import answer_exits, kicks_costs, stood_still
 from kickbench.report.words.kicks import (
     answer_kick,
@@ -25,21 +35,7 @@ from kickbench.report.words.kicks import (
     floods,
     second_modes,
 )
-from kickbench.report.words.names import (
-    HEADLINES,
-    Summary,
-    amount,
-    contrasts,
-    controls,
-    emulation,
-    finished,
-    interval,
-    is_seen,
-    label,
-    magnitude,
-    nanoseconds,
-    per,
-)
+from kickbench.report.words.names import Summary, emulation, finished, label, nanoseconds
 from kickbench.report.words.nested import answer_nested, broken_injections
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")

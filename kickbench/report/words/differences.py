@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Differences and their intervals in words: which contrasts a case has, which of them say
+something, and how much that is.
+
+What is not shown is hidden with a reason. Names are in :mod:`kickbench.report.words.names`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kickbench.methods import CATALOGUE, control_pairs
+from kickbench.numbers import measured
+from kickbench.report.words.names import Summary
+from kickbench.stats.independent import Estimate, difference
+
+HEADLINES = {
+    "exits": ("quiet_ns_per_exit", "ns_per_exit"),
+    "kick": ("latency_p50_ns",),
+    "pause_all": ("pause_last_ns",),
+    "nested": ("round_trip_p50_ns",),
+}
+"""By kind, the metrics of the contrasts that a case may stand for, the best first. A run of an
+earlier kickbench has no quiet exits. The kind race has none."""
+
+CONTROLS = {"control": "A/A control", "placebo": "placebo"}
+"""By the key of a case, what the differences of the baseline from its second selves are called."""
+
+FEW_ROUNDS = 10
+
+TOO_FEW = "too few rounds"
+
+FLOOD = 2
+"""Spurious exits per kick from which they are a flood. What a kick leaves behind, a signal or a
+flag, makes one at most."""
+
+HARDLY_RAN = "guest hardly ran"
+
+WAITED = "waited for CPUs"
+
+_LEVELS = {
+    "quiet_ns_per_exit": ("ns_per_exit", "quiet"),
+    "ns_per_exit": ("ns_per_exit", "mean"),
+    "cpu_ns_per_exit": ("ns_per_exit", "mean"),
+    "ns_per_kick": ("ns_per_exit", "mean"),
+    "latency_p50_ns": ("latency_ns", "p50"),
+    "latency_p99_ns": ("latency_ns", "p99"),
+    "send_p50_ns": ("send_ns", "p50"),
+    "send_mean_ns": ("send_ns", "p50"),
+    "pause_last_ns": ("last_ns", "p50"),
+    "round_trip_p50_ns": ("round_trip_ns", "p50"),
+    "injection_p50_ns": ("round_trip_ns", "p50"),
+}
+"""By metric of a difference, the baseline's figure that it is to be seen against."""
+
+_METRICS = {
+    # metric: (what a method does with more time, per what)
+    "quiet_ns_per_exit": ("costs", "per quiet exit"),
+    "ns_per_exit": ("costs", "per exit"),
+    "cpu_ns_per_exit": ("costs", "of CPU time per exit"),
+    "ns_per_kick": ("costs", "per whole kick"),
+    "latency_p50_ns": ("takes", "per kick at p50"),
+    "latency_p99_ns": ("takes", "per kick at p99"),
+    "send_p50_ns": ("takes", "per call at p50"),
+    "send_mean_ns": ("takes", "per call"),
+    "pause_last_ns": ("takes", "per pause"),
+    "round_trip_p50_ns": ("takes", "per round trip at p50"),
+    "injection_p50_ns": ("takes", "per round trip at p50"),
+}
+
+
+def headline(case: Summary) -> str | None:
+    """The metric that a case stands for: the first of :data:`HEADLINES` that it has."""
+    there = {contrast["metric"] for contrast in case["contrasts"]}
+    metrics = HEADLINES.get(case["kind"], ())
+    return next((metric for metric in metrics if metric in there), metrics[-1] if metrics else None)
+
+
+def per_headline(case: Summary) -> str:
+    """Per what the headline of a case is, e.g. "per quiet exit"."""
+    return per(str(headline(case)))
+
+
+def level_of(case: Summary, contrast: Summary) -> float | None:
+    """The baseline's figure that a difference is to be seen against; None where it has none."""
+    figure, name = _LEVELS[contrast["metric"]]
+    found = case["methods"].get(contrast["baseline"], {}).get(figure, {}).get(name)
+    return None if found is None else float(found)
+
+
+def controls(case: Summary, role: str = "control") -> list[Summary]:
+    """What the A/A control, or the placebo, found: of the headline, then of the mean of exits."""
+    found = case.get(role, {})
+    return [one for one in (found, found.get("mean", {})) if one.get("metric")]
+
+
+def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
+    """By method, a case's differences to the baseline; only those that have an interval, and one
+    that says anything.
+
+    The metric is by default the headline of the case's kind.
+    """
+    found = _with_interval(case, metric)
+    return {method: found[method] for method in found if not why_hidden(case, found[method])}
+
+
+def hidden(case: Summary, metric: str | None = None) -> dict[str, Summary]:
+    """By method, the differences that :func:`contrasts` leaves out; :func:`why_hidden` says why."""
+    found = _with_interval(case, metric)
+    return {method: found[method] for method in found if why_hidden(case, found[method])}
+
+
+def parts(case: Summary, metric: str | None = None) -> list[Summary]:
+    """The differences between a protocol and its control, which are a part of what it costs; those
+    that :func:`contrasts` would tell.
+    """
+    found = [
+        _with_interval(case, metric, control).get(method)
+        for method, control in control_pairs(case["methods"], case["baseline"])
+    ]
+    return [one for one in found if one is not None and not why_hidden(case, one)]
+
+
+def part_name(part: Summary) -> str:
+    """What a figure calls one of :func:`parts`, e.g. "siglock: sigmask - sigmask_same"."""
+    control = CATALOGUE[part["baseline"]]
+    return f"{control.isolates}: {part['method']} - {control.id}"
+
+
+def costs(case: Summary) -> dict[str, Summary]:
+    """What a figure of costs draws of a case: contrasts by method, and parts by their names."""
+    return {**contrasts(case), **{part_name(part): part for part in parts(case)}}
+
+
+def cost_names(cases: Iterable[Summary]) -> list[str]:
+    """The names of all :func:`costs` in the cases, each once; the methods' first."""
+    cases = list(cases)
+    names = [name for case in cases for name in costs(case)]
+    return list(dict.fromkeys([*contrast_methods(cases), *names]))
+
+
+def why_hidden(case: Summary, contrast: Summary) -> str:
+    """Why a difference is not told, or "": its interval says nothing, or the guest of one of the
+    two hardly ran, so that its times are no price of a protocol. Nor is a mean over exits of vCPUs
+    that waited for CPUs; their quiet exits are.
+    """
+    if hardly_ran(case) & {contrast["method"], contrast["baseline"]}:
+        return HARDLY_RAN
+    is_mean = contrast["metric"] == "ns_per_exit" and headline(case) != "ns_per_exit"
+    if is_mean and case.get("oversubscribed"):
+        return WAITED
+    return TOO_FEW if _says_nothing(case, contrast) else ""
+
+
+def hardly_ran(case: Summary) -> set[str]:
+    """The methods whose guest stood still, or left KVM_RUN far more often than it was kicked."""
+    return {
+        str(finding["method"])
+        for finding in case["findings"]
+        if finding["what"] == "stood_still" or is_flood(finding)
+    }
+
+
+def is_flood(finding: Summary) -> bool:
+    """Whether a finding is of far more spurious exits than kicks: a flag that nobody clears."""
+    return bool(finding["what"] == "spurious" and finding["count"] >= FLOOD * max(1, finding["of"]))
+
+
+def _with_interval(
+    case: Summary, metric: str | None, baseline: str | None = None
+) -> dict[str, Summary]:
+    """Those to the case's baseline, or to another; a metric of one pair only has no other."""
+    wanted = metric or headline(case)
+    of_metric = [contrast for contrast in case["contrasts"] if contrast["metric"] == wanted]
+    if baseline is None and case["baseline"] in {one["baseline"] for one in of_metric}:
+        baseline = case["baseline"]
+    return {
+        contrast["method"]: contrast
+        for contrast in of_metric
+        if baseline in (None, contrast["baseline"])
+        and contrast["diff"] is not None
+        and contrast["ci95"] is not None
+    }
+
+
+def _says_nothing(case: Summary, contrast: Summary) -> bool:
+    """Whether a difference from few rounds could be as large as all that the baseline takes.
+
+    From two or three rounds an interval can be a thousand times the spread of its rounds.
+    """
+    low, high = contrast["ci95"]
+    level = level_of(case, contrast)
+    return bool(few(contrast) and level is not None and (high - low) / 2 > level)
+
+
+def contrast_methods(cases: Iterable[Summary]) -> list[str]:
+    """The methods that have a difference to the baseline anywhere in the cases."""
+    return list(dict.fromkeys(method for case in cases for method in contrasts(case)))
+
+
+def interval(contrast: Summary) -> str:
+    """ "(95 % CI 29 to 33)", and that it rests on few rounds if so."""
+    _, low, high = measured(contrast["diff"], contrast["ci95"])
+    return f"(95 % CI {low} to {high}{few(contrast)})"
+
+
+def few(contrast: Summary) -> str:
+    """ ", few rounds" of a difference from fewer than :data:`FEW_ROUNDS`, to follow its interval.
+
+    Such an interval takes the spread that it is made from on trust. Pooled rounds count as one.
+    """
+    return ", few rounds" if (contrast.get("chunks") or contrast["rounds"]) < FEW_ROUNDS else ""
+
+
+def judged(control: Summary) -> tuple[str, str, str]:
+    """An A/A control's difference, and the ends of the interval that it is judged by.
+
+    The difference is as fine as with its own interval, so that it is the same number everywhere.
+    """
+    return amount(control, "").rstrip(), *measured(control["diff"], control["ci_family"])[1:]
+
+
+def amount(contrast: Summary, unit: str) -> str:
+    """ "31 ns", rounded by the interval."""
+    return f"{measured(contrast['diff'], contrast['ci95'])[0]} {unit}"
+
+
+def per(metric: str) -> str:
+    """Per what a metric is, e.g. "per exit"."""
+    return _METRICS[metric][1]
+
+
+def is_seen(contrast: Summary) -> bool:
+    """Whether the interval of a difference excludes 0."""
+    low, high = contrast["ci95"]
+    return not low <= 0 <= high
+
+
+def magnitude(contrast: Summary) -> tuple[str, Summary]:
+    """ "more" or "less", and the difference without its sign."""
+    if contrast["diff"] >= 0:
+        return "more", contrast
+    low, high = contrast["ci95"]
+    return "less", {**contrast, "diff": -contrast["diff"], "ci95": [-high, -low]}
+
+
+def cost(contrast: Summary, unit: str) -> str:
+    """One difference as a clause: what a method costs more or less per exit, or that none shows."""
+    method, baseline = contrast["method"], contrast["baseline"]
+    verb, each = _METRICS[contrast["metric"]]
+    if not is_seen(contrast):
+        _, first, last = measured(contrast["diff"], contrast["ci95"])
+        return (
+            f"no difference seen between {method} and {baseline} "
+            f"(95 % CI {first} to {last} {unit} {each}{few(contrast)})"
+        )
+    word, size = magnitude(contrast)
+    return f"{method} {verb} {amount(size, unit)} {word} {each} than {baseline} {interval(size)}"
+
+
+def differ(first: Summary, last: Summary) -> int:
+    """Whether two differences of separate cases differ: 1 when the last is larger, -1, or 0."""
+    step = difference(_estimate(last), _estimate(first))
+    if not step.seen:
+        return 0
+    return 1 if step.value > 0 else -1
+
+
+def _estimate(contrast: Summary) -> Estimate:
+    low, high = contrast["ci95"]
+    return Estimate(contrast["diff"], low, high, processes=0)
