@@ -102,3 +102,8 @@ def sentence(clause: str) -> str:
 def listed(items: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def signed(text: str) -> str:
+    """A number in words with its sign: "31" is "+31", and nothing is no more than nothing."""
+    return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"

@@ -20,6 +20,7 @@ from kickbench.results.reader import RunReader
 from kickbench.results.tables import ROLES
 from kickbench.summary.exits import histogram_quantiles
 from kickbench.summary.found import load_summary
+from kickbench.summary.shared import ns_per_cycle
 from kickbench.summary.summarise import summarise
 
 Floats = NDArray[np.float64]
@@ -82,12 +83,9 @@ class RunData:
         if document is None:
             return {}
         table = self.reader.table(case_id, "exit_histograms").combine_chunks()
-        scale = np.full(2**15, np.nan)
-        for process in document["processes"]:
-            scale[process["index"]] = 1e9 / process["clock"]["hz"]
-        ns_per_cycle = scale[table.column("process").to_numpy()]
-        low = table.column("low_cycles").to_numpy() * ns_per_cycle
-        high = table.column("high_cycles").to_numpy() * ns_per_cycle
+        scale = ns_per_cycle(document, table.column("process").to_numpy())
+        low = table.column("low_cycles").to_numpy() * scale
+        high = table.column("high_cycles").to_numpy() * scale
         count = table.column("count").to_numpy()
         usable = (count > 0) & (high > low)
         for role in ROLES:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from kickbench.compare.identity import UNKNOWN, Change
 from kickbench.compare.metrics import METRICS, Point
 from kickbench.compare.runs import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
-from kickbench.numbers import level, listed, measured, plural, significant, whole
+from kickbench.numbers import level, listed, measured, plural, signed, significant, whole
 from kickbench.report.words.names import emulation, label, nanoseconds, seconds
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import ANSWERS, STATUS_WORDS
@@ -268,9 +268,9 @@ def _is_exact(found: Difference) -> bool:
 def _measured(value: float, low: float, high: float, unit: str = "") -> str:
     """ "+31 (29 to 33)"; a value that is exact has no interval, and its own digits."""
     if low == high:
-        return f"{_signed(_exactly(value))}{unit}"
+        return f"{signed(_exactly(value))}{unit}"
     shown, first, last = measured(value, (low, high))
-    return f"{_signed(shown)}{unit} ({first} to {last})"
+    return f"{signed(shown)}{unit} ({first} to {last})"
 
 
 def _exactly(value: float) -> str:
@@ -283,10 +283,6 @@ def _share_difference(judged: Judged) -> str:
     found = judged.corrected
     scale, unit = (1e6, " in a million") if max(-found.low, found.high) < 1e-3 else (1e2, " %")
     return _measured(found.value * scale, found.low * scale, found.high * scale, unit)
-
-
-def _signed(text: str) -> str:
-    return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
 
 
 # --- rows --------------------------------------------------------------------------------------

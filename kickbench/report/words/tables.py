@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from kickbench.numbers import NOTHING, level, measured, significant, whole
+from kickbench.numbers import NOTHING, level, measured, signed, significant, whole
 from kickbench.report.words.differences import (
     CONTROLS,
     TOO_FEW,
@@ -110,8 +110,7 @@ def difference(contrast: Summary | None) -> str:
 
 
 def _signed(value: str, low: str, high: str, how_sure: str) -> str:
-    sign = "" if value.startswith("-") or not value.strip("0.,") else "+"
-    return f"{sign}{value} ({low} to {high}{how_sure})"
+    return f"{signed(value)} ({low} to {high}{how_sure})"
 
 
 def control(case: Summary, role: str = "control", metric: str | None = None) -> str:
