@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the calling thread runs, for a while."""
+"""Moves the calling thread to CPUs, for the time of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def pinned(cpus: Collection[int] | None, who: str = "a thread") -> Iterator[None
     try:
         if missing := set(cpus) - _move_to(cpus):
             raise MeasurementError(
-                f"{who} cannot run on CPU {format_cpu_list(missing)}: it is offline, or kept from "
-                "this process (taskset, cpuset)"
+                f"{who} cannot run on CPU {format_cpu_list(missing)}: it is offline, or this "
+                f"process "
+                "may not use it (see taskset and the cgroup's cpuset)"
             )
         yield
     finally:

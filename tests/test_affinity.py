@@ -37,7 +37,7 @@ def test_pins_within_pins_come_back_one_by_one() -> None:
 @pytest.mark.parametrize("beside", [set(), {min(CPUS)}, CPUS])
 def test_a_cpu_that_is_not_there_is_named_and_nothing_moves(beside: set[int]) -> None:
     """Beside others the kernel would drop it without a word."""
-    named = f"^vCPU 3 cannot run on CPU {NOWHERE}: it is offline, or kept from this process"
+    named = f"^vCPU 3 cannot run on CPU {NOWHERE}: it is offline, or this process may not use it"
     with pytest.raises(MeasurementError, match=named), pinned({NOWHERE, *beside}, "vCPU 3"):
         pytest.fail("it runs")
     assert os.sched_getaffinity(0) == CPUS

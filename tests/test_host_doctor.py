@@ -246,7 +246,7 @@ def with_files(host: Host, files: dict[str, str]) -> Host:
                 "proc/self/mountinfo": "1 1 0:1 / /sys/fs/cgroup rw - cgroup2 none rw",
                 "sys/fs/cgroup/cpu.max": "50000 100000",
             },
-            "beyond 0.5 CPUs",
+            "the time of 0.5 CPUs",
             "cpu.max",
         ),
         (

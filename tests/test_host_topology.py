@@ -171,7 +171,7 @@ def test_a_placement_stays_within_our_affinity(two_nodes: Path) -> None:
     assert resolve("node:0", topology) == (1, 4, 5)
     assert resolve("node:1", topology) == (6,)
     assert set(resolve("any", topology)) == {1, 4, 5, 6}
-    with pytest.raises(HostError, match=r"may not run on CPU 0, only on 1,4-6: see taskset"):
+    with pytest.raises(HostError, match=r"may not run on CPU 0, only on 1,4-6; see taskset"):
         resolve("cpu:0-1", topology)
 
 
@@ -199,8 +199,8 @@ def test_no_placement_leaves_what_is_allowed(affinity: set[int], online: set[int
     [
         ("node:3", "no node 3; it has nodes 0, 1, 2"),
         ("node:2", "node 2 has memory but no online CPU"),
-        ("cpu:7", "no CPU 7 on this host; online are 0-6"),
-        ("cpu:5-9", "no CPU 7-9 on this host"),
+        ("cpu:7", "this host has no CPU 7; its online CPUs are 0-6"),
+        ("cpu:5-9", "this host has no CPU 7-9"),
         ("cpu:", "expected node:N"),
         ("cpu:x", "neither a CPU number nor a range"),
         ("node:-1", "expected node:N"),
@@ -228,7 +228,7 @@ def test_isolated_cpus_are_used_when_named_and_only_then(two_nodes: Path) -> Non
     assert topology.isolated == (2, 3, 5, 6)
     assert resolve("cpu:2,5", topology) == (2, 5)
     assert resolve("node:0", topology) == (0, 1, 4)
-    with pytest.raises(HostError, match=r"all CPUs of node 1 are isolated: name them, cpu:2-3,6"):
+    with pytest.raises(HostError, match=r"all CPUs of node 1 are isolated; name them: cpu:2-3,6"):
         resolve("node:1", topology)
 
 

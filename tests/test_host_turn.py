@@ -43,7 +43,7 @@ def test_the_first_is_alone_and_the_second_is_told_of_it() -> None:
         assert (first, said) == (None, [])
         with taken("pid 2, results/two", wait=False, say=said.append) as second:
             assert second == "another kickbench measures on this host (pid 1, results/one)"
-        assert said == [f"{second}: the figures of both suffer; --wait waits for its end"]
+        assert said == [f"{second}, which disturbs the figures of both; --wait waits for its end"]
     with taken("pid 3, results/three", wait=True, say=said.append) as third:
         assert third is None
 
@@ -54,7 +54,7 @@ def test_whoever_waits_begins_when_the_other_has_ended(lock: Path) -> None:
             [sys.executable, "-P", "-c", WAIT], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        assert process.stdout.readline().endswith("(pid 1, one): waiting for its end\n")
+        assert process.stdout.readline().endswith("(pid 1, one); waiting for its end\n")
         assert process.poll() is None
     assert process.communicate(timeout=600)[0] == "None\n"
     assert lock.read_text() == "pid 2, two"

@@ -286,4 +286,4 @@ def test_a_cpu_that_is_lost_in_a_case_is_named_there_and_in_those_that_follow(
     assert f"{why}vCPU 1's thread ran elsewhere (CPU {CPUS[0]})" in first["warnings"]
     assert len(others) == 3
     for reason in others:
-        assert reason.startswith(f"vCPU 1 cannot run on CPU {lost}: it is offline, or kept from")
+        assert reason.startswith(f"vCPU 1 cannot run on CPU {lost}: it is offline, or this process")

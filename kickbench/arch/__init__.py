@@ -68,5 +68,5 @@ def current() -> Arch:
     machine = os.uname().machine
     if machine not in ARCHS:
         names = " and ".join(arch.NAME for arch in ARCHS.values())
-        raise HostError(f"kickbench measures {names} hosts, this is {machine}")
+        raise HostError(f"kickbench measures {names} hosts only, and this host is {machine}")
     return ARCHS[machine]

@@ -251,7 +251,7 @@ def why_not_nested(kvm: Kvm) -> str | None:
     if cpuid.leaf(1).ecx & _CPUID_VMX or cpuid.leaf(0x8000_0001).ecx & _CPUID_SVM:
         return None
     return (
-        "this KVM does not offer VMX or SVM to guests (KVM_GET_SUPPORTED_CPUID): "
+        "this KVM does not offer VMX or SVM to guests (KVM_GET_SUPPORTED_CPUID); "
         "load kvm_intel or kvm_amd with nested=1"
     )
 

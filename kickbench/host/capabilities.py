@@ -40,7 +40,7 @@ REQUIREMENTS = {
     "user_exit": f"KVM_USER_EXIT ({_PROPOSED})",
     "exitfd": f"KVM_VCPU_MAKE_EXITFD ({_PROPOSED})",
 }
-"""What a method's ``needs`` is called in a message, where the field's name does not say it."""
+"""The words of a message for a method's ``needs``, if the field's name is not enough."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,8 +112,8 @@ def supports_transport(transport: str, capabilities: Capabilities) -> str | None
     """None when this host can send kick signals by ``transport``, else the reason."""
     if transport == "pidfd" and capabilities.pidfd_forbidden:
         return (
-            "signalling a thread by a pidfd is not permitted here (EPERM): seccomp, most likely, "
-            "as in some containers"
+            "signalling a thread by a pidfd is not permitted here (EPERM); the likely cause is "
+            "seccomp, as in some containers"
         )
     if transport == "pidfd" and not capabilities.pidfd_thread:
         return "this kernel cannot signal a thread by a pidfd (PIDFD_SIGNAL_THREAD, Linux 6.9)"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the CPU's counter (on x86 the TSC) to be trusted as a clock? One answer, for all who ask.
 
-Two things must hold: nothing that the kernel and the CPU say is against it (:func:`objection`), and
-the CPUs agree on it when they are tried (:func:`disagreement`). What could not be tried is no
-agreement.
+Two things must hold. Nothing that the kernel and the CPU report is against the TSC
+(:func:`objection`). And the CPUs agree on it when they are compared (:func:`disagreement`). CPUs
+that could not be compared do not agree.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def distrust(
 
 
 def sources(root: str | Path = "/") -> tuple[str | None, tuple[str, ...]]:
-    """The kernel's current clock source (None: it does not tell), and those it could take."""
+    """The kernel's current clock source (None: not known), and those that it could use."""
     available = read_text(root, f"{SOURCE}/available_clocksource") or ""
     return read_text(root, f"{SOURCE}/current_clocksource"), tuple(available.split())
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which CPUs are alike: a hybrid processor has fast cores and slow ones, and one exit costs more on
-the slow ones."""
+"""Finds out which CPUs are alike.
+
+A hybrid processor has fast cores and slow ones, and an exit costs more on the slow ones.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def are_alike(some: Sequence[Kind]) -> bool:
 
 
 def mixture(vcpu_cpus: Iterable[int], root: str | Path = "/") -> str | None:
-    """What to say of vCPUs on these CPUs when they are not alike; None when they are."""
+    """A warning if vCPUs on these CPUs are not alike; None if they are."""
     found = kinds(set(vcpu_cpus), root)
     if are_alike(found):
         return None

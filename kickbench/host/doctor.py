@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What on this host forbids or disturbs a measurement, and what to do about it.
+"""Finds what forbids or disturbs a measurement on this host, and says what to do about it.
 
-``CHECKS`` is the table: one line per check, its function below. A check that fails means that
-kickbench cannot measure here; a warning means that it can, with more noise or with cases left
-out. Nothing is changed on the host, and nothing here takes part in a measurement.
+``CHECKS`` is the table, with one entry per check. A check that fails means that kickbench cannot
+measure here. A warning means that it can, with more noise or with cases left out. Nothing is
+changed on the host, and nothing here takes part in a measurement.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SAMPLE_SECONDS = 0.2
 STEAL_SINCE_BOOT_WARN = 0.005
 BUSY_WARN = 0.05
 MEMLOCK_WANTED_BYTES = 64 << 20
-"""Sample buffers of some vCPUs, with room."""
+"""Room for the sample buffers of some vCPUs."""
 MAX_VCPUS = 1024
 FDS_PER_VCPU = 6
-"""The vCPU and its mapping; of its thread, a pidfd and some files in /proc."""
+"""The vCPU and its mapping, a pidfd of its thread, and some files in /proc."""
 FDS_BESIDE = 40
-"""What a process has whatever the number of its vCPUs."""
+"""How many a process has open beside those of its vCPUs."""
 SHIPPED_VCPUS = 8
 """The largest case of the main job, smp_windows_like."""
 CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
@@ -114,7 +114,7 @@ class Check:
 
 
 def examine(host: Host | None = None) -> list[Finding]:
-    """All checks in the order of the table. Never raises for what the host lacks."""
+    """All checks in the order of the table. Never raises because the host lacks something."""
     host = host or Host.read()
     findings = []
     for check in CHECKS:
@@ -163,12 +163,13 @@ def check_cpus(host: Host) -> Outcome:
     if len(cpus) >= SHIPPED_VCPUS:
         return "ok", here, None
     advice = (
-        f"cases of more than {_count(len(cpus), 'vCPU')} are marked oversubscribed: read them so"
+        f"in cases with more than {_count(len(cpus), 'vCPU')}, which are marked oversubscribed, "
+        "figures include waiting for a CPU"
     )
     if len(cpus) < len(host.topology.online):
         online = len(host.topology.online)
         advice += (
-            f"; this process is kept from {_count(online - len(cpus), 'CPU')} (taskset, cpuset)"
+            f"; this process may not use {_count(online - len(cpus), 'CPU')} (taskset, cpuset)"
         )
     return "warn", f"{here}; smp_windows_like goes to {SHIPPED_VCPUS} vCPUs", advice
 
@@ -181,7 +182,7 @@ def check_nodes(host: Host) -> Outcome:
     )
     if sum(1 for cpus in nodes.values() if cpus) > 1:
         return "ok", text, None
-    advice = "placements on node:1 are skipped; measure those on a host with two sockets"
+    advice = "placements on node:1 are skipped here; measure them on a host with two sockets"
     return "warn", f"one node with CPUs ({text})", advice
 
 
@@ -251,7 +252,7 @@ def check_smt(host: Host) -> Outcome:
     if not shared:
         return "ok", "no two online CPUs share a core", None
     advice = (
-        f"use at most {_count(len(cores), 'vCPU')}, or echo off | sudo tee "
+        f"use at most {_count(len(cores), 'vCPU')}, or switch SMT off: echo off | sudo tee "
         f"{environment.CPU}/smt/control"
     )
     return "warn", f"{len(shared)} of {_count(len(cores), 'core')} run several threads", advice
@@ -261,7 +262,7 @@ def check_isolated(host: Host) -> Outcome:
     isolated, online = host.topology.isolated, host.topology.online
     if isolated:
         cpus = format_cpu_list(isolated)
-        return "ok", f"CPUs {cpus}; a placement uses them when it says cpu:{cpus}", None
+        return "ok", f"CPUs {cpus}; the placement cpu:{cpus} uses them", None
     if len(online) < 4:
         return "ok", "none, and too few CPUs to set some aside", None
     rest = format_cpu_list(online[len(online) // 2 :])
@@ -273,10 +274,10 @@ def check_steal(host: Host) -> Outcome:
     sample = _cpu_time_shares(host.stat_before, host.stat_after)
     since_boot = _cpu_time_shares("", host.stat_after)
     if sample is None or since_boot is None:
-        return "warn", "/proc/stat does not say", None
+        return "warn", "/proc/stat does not show it", None
     detail = f"{sample.steal:.1%} now, {since_boot.steal:.2%} since boot"
     if sample.steal > 0 or since_boot.steal > STEAL_SINCE_BOOT_WARN:
-        advice = "use a machine with dedicated CPUs, or look at steal_ns of the results' blocks"
+        advice = "use a machine with dedicated CPUs, or look at steal_ns in the table of blocks"
         return "warn", detail, advice
     return "ok", detail, None
 
@@ -285,7 +286,7 @@ def check_load(host: Host) -> Outcome:
     sample = _cpu_time_shares(host.stat_before, host.stat_after)
     average = (read_text(host.root, "/proc/loadavg") or "unknown").split()[0]
     if sample is None:
-        return "warn", f"/proc/stat does not say; load average {average}", None
+        return "warn", f"/proc/stat does not show it; load average {average}", None
     detail = f"CPUs {sample.busy:.0%} busy now; load average {average}"
     if sample.busy > BUSY_WARN:
         return "warn", detail, "stop other work (top shows it), then measure"
@@ -305,7 +306,7 @@ def check_memlock(host: Host) -> Outcome:
     if max(soft, hard) >= MEMLOCK_WANTED_BYTES:
         return "ok", detail, None
     kib = MEMLOCK_WANTED_BYTES >> 10
-    advice = f"raise it (ulimit -l {kib}, or memlock in /etc/security/limits.conf)"
+    advice = f"raise the limit (ulimit -l {kib}, or memlock in /etc/security/limits.conf)"
     return "warn", detail, advice
 
 
@@ -325,9 +326,9 @@ def check_quota(host: Host) -> Outcome:
     quota = cgroups.cpu_quota(host.root)
     if quota is None:
         return "ok", "none", None
-    advice = "run outside of it, or raise it (cpu.max of the cgroup, --cpus of the container)"
-    worth = "one CPU's" if quota == 1 else f"{quota:g} CPUs'"
-    return "warn", f"the cgroup is throttled beyond {worth} worth of time", advice
+    advice = "run outside the cgroup, or raise its quota (cpu.max, or --cpus of the container)"
+    share = "one CPU" if quota == 1 else f"{quota:g} CPUs"
+    return "warn", f"the cgroup may use the time of {share}, then it is throttled", advice
 
 
 def check_numa_balancing(host: Host) -> Outcome:
@@ -348,7 +349,7 @@ def check_thp(host: Host) -> Outcome:
 def check_kernel(host: Host) -> Outcome:
     version = read_text(host.root, "/proc/sys/kernel/version") or ""
     if read_int(host.root, "/sys/kernel/realtime") == 1 or "PREEMPT_RT" in version:
-        advice = "boot a kernel without PREEMPT_RT, unless that is what you compare"
+        advice = "boot a kernel without PREEMPT_RT, unless you want to compare it"
         return "warn", "PREEMPT_RT: siglock is a sleeping lock here", advice
     config = kernel_config(host.root)
     if config is None:
@@ -364,31 +365,41 @@ def check_hypervisor(host: Host) -> Outcome:
     if name is None:
         return "ok", "bare metal", None
     named = f" ({name})" if name != "unknown" else ""
-    advice = "trust differences between methods; for absolute times measure on bare metal"
+    advice = "trust the differences between methods, and measure absolute times on bare metal"
     return "warn", f"this host is itself a virtual machine{named}", advice
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("kvm", "KVM", check_kvm, "everything is measured on its vCPUs"),
-    Check("capabilities", "KVM's offer", check_capabilities, "methods and cases depend on it"),
+    Check("kvm", "KVM", check_kvm, "all measurements run on its vCPUs"),
+    Check(
+        "capabilities",
+        "KVM features",
+        check_capabilities,
+        "some methods and cases need these features",
+    ),
     Check(
         "cpus",
         "CPUs",
         check_cpus,
-        "with more vCPUs than CPUs, the figures are the scheduler's as well as KVM's",
+        "with more vCPUs than CPUs, the figures include the scheduler as well as KVM",
     ),
     Check(
         "nodes",
         "NUMA nodes",
         check_nodes,
-        "siglock is dear when its memory is on another node, which takes two to see",
+        "siglock costs more when its memory is on another node, which a host with one cannot show",
     ),
-    Check("tsc", "TSC", check_tsc, "it stamps every exit; it must tick evenly in all states"),
+    Check(
+        "tsc",
+        "TSC",
+        check_tsc,
+        "it stamps every exit, so it must tick evenly in all states of the CPU",
+    ),
     Check(
         "clocksource",
         "clock source",
         check_clocksource,
-        "reading the time costs a system call when it is not the TSC",
+        "reading the time costs a system call if the clock source is not the TSC",
     ),
     Check(
         "tsc_agreement",
@@ -410,25 +421,25 @@ CHECKS: tuple[Check, ...] = (
         "a figure is of all vCPUs together, and an exit costs more on a slow core",
     ),
     Check("smt", "SMT siblings", check_smt, "two vCPUs on one core slow each other down"),
-    Check("isolated", "isolated CPUs", check_isolated, "on them nothing else is scheduled"),
+    Check("isolated", "isolated CPUs", check_isolated, "the kernel schedules nothing else on them"),
     Check("steal", "steal", check_steal, "time that the outer host took away looks like cost"),
     Check("load", "load", check_load, "other work preempts vCPU threads and fills caches"),
-    Check("memlock", "locked memory", check_memlock, "buffers must be locked: no page faults"),
-    Check("open_files", "open files", check_open_files, "every vCPU and its thread take about six"),
+    Check("memlock", "locked memory", check_memlock, "locked buffers have no page faults"),
+    Check("open_files", "open files", check_open_files, "each vCPU and its thread use about six"),
     Check("quota", "CPU quota", check_quota, "throttling stops all vCPUs for milliseconds"),
     Check(
         "numa_balancing",
         "NUMA balancing",
         check_numa_balancing,
-        "it unmaps pages to see who uses them: the guest's next access leaves for the kernel",
+        "it unmaps pages to see who uses them, so that the guest's next access exits to the kernel",
     ),
     Check(
         "thp",
         "huge pages",
         check_thp,
-        "transparent huge pages for some processes and not for others differ between runs",
+        "some processes get transparent huge pages and some do not, and which ones differs by run",
     ),
-    Check("kernel", "kernel", check_kernel, "debugging code is in the paths that are measured"),
+    Check("kernel", "kernel", check_kernel, "debugging code slows the paths that are measured"),
     Check(
         "hypervisor",
         "hypervisor",
@@ -461,7 +472,7 @@ def _cpu_time_shares(before: str, after: str) -> CpuTimeShares | None:
 
 
 def kernel_config(root: str | Path = "/") -> frozenset[str] | None:
-    """The lines of the running kernel's configuration; None when it is not there to read."""
+    """The lines of the running kernel's configuration; None if it cannot be read."""
     try:
         packed = (Path(root) / "proc/config.gz").read_bytes()
         return frozenset(gzip.decompress(packed).decode(errors="replace").splitlines())

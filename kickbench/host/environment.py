@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment of a run: what a reader of the results must know about the host.
 
-Facts only, as JSON; what is wrong with them is :mod:`kickbench.host.doctor`'s to say. A fact that
-this host does not tell is null. No serial numbers, no user names, no values of kernel parameters
+Facts only, as JSON. :mod:`kickbench.host.doctor` says what is wrong with them. A fact that is not
+known on this host is null. No serial numbers, no user names, no values of kernel parameters
 that look private.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the small text files of /proc and /sys, any of which may be missing on a given host."""
+"""Reads the small text files of /proc and /sys. Any of them may be missing on a host."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How busy others kept the CPUs that we measured on: counters of the kernel, read before and after.
+"""Measures how busy other work kept the CPUs of a measurement.
 
-The primary figure is the CPU time that the CPUs spent on anything but us: their non-idle time less
-our own. It is there on every kernel, and it does not depend on whether we had to wait. The worker
-uses this module: standard library only.
+It reads counters of the kernel before and after. The primary figure is the CPU time that was not
+ours: the non-idle time of the CPUs less our own. Every kernel has it, and it does not depend on
+whether we had to wait. Standard library only, because the worker uses this module.
 """
 
 from __future__ import annotations

@@ -132,12 +132,12 @@ def _resolve_node(node: int, topology: Topology) -> tuple[int, ...]:
     cpus = _intersect(online, topology.affinity)
     if not cpus and _intersect(online, topology.allowed):
         raise HostError(
-            f"all CPUs of node {node} are isolated: name them, cpu:{format_cpu_list(online)}"
+            f"all CPUs of node {node} are isolated; name them: cpu:{format_cpu_list(online)}"
         )
     if not cpus:
         raise HostError(
             f"this process may not run on node {node} (CPUs {format_cpu_list(online)}), only on "
-            f"CPUs {format_cpu_list(topology.allowed)}: see taskset and the cgroup's cpuset"
+            f"CPUs {format_cpu_list(topology.allowed)}; see taskset and the cgroup's cpuset"
         )
     return topology.cores_first(cpus)
 
@@ -146,14 +146,14 @@ def _resolve_cpus(spec: str, cpus: tuple[int, ...], topology: Topology) -> tuple
     offline = [cpu for cpu in cpus if cpu not in topology.online]
     if offline:
         raise HostError(
-            f"placement {spec!r}: no CPU {format_cpu_list(offline)} on this host; online are "
-            f"{format_cpu_list(topology.online)}"
+            f"placement {spec!r}: this host has no CPU {format_cpu_list(offline)}; its online CPUs "
+            f"are {format_cpu_list(topology.online)}"
         )
     forbidden = [cpu for cpu in cpus if cpu not in topology.allowed]
     if forbidden:
         raise HostError(
             f"placement {spec!r}: this process may not run on CPU {format_cpu_list(forbidden)}, "
-            f"only on {format_cpu_list(topology.allowed)}: see taskset and the cgroup's cpuset"
+            f"only on {format_cpu_list(topology.allowed)}; see taskset and the cgroup's cpuset"
         )
     return cpus
 

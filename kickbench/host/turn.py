@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose turn it is to measure on this host: a file that whoever measures holds locked (flock(2)).
+"""Lets one run at a time measure on this host: a run holds a file locked (flock(2)).
 
-The lock ends with its process, however that ends. Two that measure at once are no error, but the
-later one is told of the other. Containers that share a host and no folder name a file that they do
-share in KICKBENCH_LOCK.
+The lock ends with its process, however that ends. Two runs at once are no error, but the later one
+reports the other. Containers that share a host and no folder can name a shared file in
+KICKBENCH_LOCK.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _places() -> list[Path]:
 
 
 def _open() -> int | None:
-    """The first of the files that can be had; a link that somebody left there is not followed.
+    """The first of the files that can be opened; a link that somebody left there is not followed.
 
     Without O_CREAT first: in a sticky folder the kernel denies that for a file of another user's
     (fs.protected_regular).
@@ -57,7 +57,7 @@ def _locked(descriptor: int, how: int) -> bool:
 
 @contextmanager
 def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str | None]:
-    """Within it other runs on this host are told of ``what``, a line.
+    """Inside the ``with`` block, other runs on this host report the line ``what``.
 
     When another one measures already: ``say`` is called with a line that names it, and it is
     waited for (``wait``), or the block is entered at once with that line. None: there is none.
@@ -72,11 +72,11 @@ def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str 
             note = os.pread(descriptor, _LONGEST_NOTE, 0).decode(errors="replace").strip()
             other = f"another kickbench measures on this host ({shorten(printable(note), 150)})"
             if wait:
-                say(f"{other}: waiting for its end")
+                say(f"{other}; waiting for its end")
                 _locked(descriptor, 0)
                 other = None
             else:
-                say(f"{other}: the figures of both suffer; --wait waits for its end")
+                say(f"{other}, which disturbs the figures of both; --wait waits for its end")
         if other is None:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, what.encode()[:_LONGEST_NOTE], 0)
