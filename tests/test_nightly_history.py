@@ -29,18 +29,8 @@ from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.nightly import history as module
-from kickbench.nightly.history import (
-    COLUMNS,
-    History,
-    Night,
-    forgotten,
-    key_name,
-    matching,
-    remarks,
-    trends,
-    verdicts,
-)
-from kickbench.nightly.trends import Key
+from kickbench.nightly.history import COLUMNS, History, Night, forgotten, remarks, trends, verdicts
+from kickbench.nightly.trends import Key, key_name, matching
 from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
 

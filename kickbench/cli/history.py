@@ -163,7 +163,8 @@ def accept(
     From that night on, later nights are compared with them.
     """
     from kickbench.errors import UsageError
-    from kickbench.nightly.history import forgotten, matching
+    from kickbench.nightly.history import forgotten
+    from kickbench.nightly.trends import matching
 
     history = _open(folder)
     night = history.find(run)
@@ -240,7 +241,8 @@ def _span(nights: Sequence[Night], events: Sequence[Event]) -> str:
 
 def _night(night: Night, events: Sequence[Event]) -> Iterator[str]:
     """A night in lines: what it is, its verdict and what followed, its figures, what is missing."""
-    from kickbench.nightly.history import key_name, verdicts
+    from kickbench.nightly.history import verdicts
+    from kickbench.nightly.trends import key_name
     from kickbench.numbers import measured, significant
 
     document = night.document

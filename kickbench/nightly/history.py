@@ -14,7 +14,6 @@ The format is described in ``docs/history.md``.
 from __future__ import annotations
 
 import datetime
-import fnmatch
 import hashlib
 import json
 import math
@@ -628,22 +627,6 @@ class History:
 def figures(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Figures as a night has them, from their rows."""
     return pa.Table.from_pylist(list(rows), schema=_FIGURES)
-
-
-def key_name(key: Key) -> str:
-    """A metric in a word: "CASE/METHOD/METRIC", of differences "CASE/METHOD-BASELINE/METRIC"."""
-    method = key.method if key.baseline is None else f"{key.method}-{key.baseline}"
-    return f"{key.case}/{method}/{key.metric}"
-
-
-def matching(keys: Iterable[Key], pattern: str) -> list[Key]:
-    """The keys whose name is or contains the pattern, or matches it as a shell's pattern does."""
-    found = []
-    for key in keys:
-        name = key_name(key)
-        if pattern in name or fnmatch.fnmatchcase(name, pattern):
-            found.append(key)
-    return found
 
 
 def forgotten(events: Iterable[Event]) -> dict[str, Event]:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from kickbench.nightly.history import Event, Night, forgotten, key_name, trends
-from kickbench.nightly.trends import Trend
+from kickbench.nightly.history import Event, Night, forgotten, trends
+from kickbench.nightly.trends import Trend, key_name
 from kickbench.results.schema import dig
 
 TIME = "time"

@@ -20,9 +20,8 @@ from kickbench.compare.identity import Change
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import EXIT_HOST, EXIT_USAGE
 from kickbench.nightly.decide import Judgement
-from kickbench.nightly.history import key_name
 from kickbench.nightly.job import Part, Result
-from kickbench.nightly.trends import QUIET, Key
+from kickbench.nightly.trends import QUIET, Key, key_name
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.words.names import emulation
 from kickbench.results.schema import dump_json, one_line

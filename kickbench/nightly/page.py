@@ -26,8 +26,8 @@ from kickbench.compare.identity import Change, changes
 from kickbench.compare.metrics import METRICS
 from kickbench.nightly.changes import change_points
 from kickbench.nightly.decide import Settings
-from kickbench.nightly.history import Event, Night, forgotten, key_name, trends, verdicts
-from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.nightly.history import Event, Night, forgotten, trends, verdicts
+from kickbench.nightly.trends import Key, Nights, Trend, key_name
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant
 from kickbench.report.figures.plots import (
     INK,

@@ -7,7 +7,8 @@ decision index the same :class:`Nights`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -111,3 +112,19 @@ class Trend:
         as_busy: NDArray[np.bool_] = load >= load[latest].max()
         as_busy[latest] = True
         return disturbed & as_busy
+
+
+def key_name(key: Key) -> str:
+    """A metric in a word: "CASE/METHOD/METRIC", of differences "CASE/METHOD-BASELINE/METRIC"."""
+    method = key.method if key.baseline is None else f"{key.method}-{key.baseline}"
+    return f"{key.case}/{method}/{key.metric}"
+
+
+def matching(keys: Iterable[Key], pattern: str) -> list[Key]:
+    """The keys whose name is or contains the pattern, or matches it as a shell's pattern does."""
+    found = []
+    for key in keys:
+        name = key_name(key)
+        if pattern in name or fnmatch.fnmatchcase(name, pattern):
+            found.append(key)
+    return found
