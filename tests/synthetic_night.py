@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kickbench.compare.identity import fingerprint, fingerprint_facts
-from kickbench.nightly.history import SCHEMA, Night, figures
+from kickbench.nightly.night import SCHEMA, Night, figures
 from kickbench.nightly.trends import Key
 
 CASE = "exits-hlt-1vcpu-max-any"

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.nightly import history as module
-from kickbench.nightly.history import COLUMNS, History, Night, forgotten, remarks, trends, verdicts
+from kickbench.nightly.history import History, forgotten, remarks, trends, verdicts
+from kickbench.nightly.night import COLUMNS, Night, scenario_digest
 from kickbench.nightly.trends import Key, key_name, matching
 from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
@@ -704,7 +705,7 @@ def test_a_changed_scenario_is_said(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_a_scenario_is_of_what_is_measured() -> None:
-    digest = module.scenario_digest
+    digest = scenario_digest
     assert digest({"a": 1, "description": "x"}) == digest({"description": "y", "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
 

@@ -18,8 +18,9 @@ from markdown_it.token import Token
 from synthetic_night import CASE, night, row, rows_of
 
 from kickbench.nightly.decide import Settings, decide
-from kickbench.nightly.history import Event, Night, trends
+from kickbench.nightly.history import Event, trends
 from kickbench.nightly.job import Part, Result
+from kickbench.nightly.night import Night
 from kickbench.nightly.outputs import OUTPUTS, headline, json, junit, markdown
 
 ROOT = Path(__file__).resolve().parents[1]

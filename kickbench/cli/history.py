@@ -12,7 +12,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kickbench.nightly.history import Event, History, Night, Partition
+    from kickbench.nightly.history import Event, History, Partition
+    from kickbench.nightly.night import Night
 
 _MOST_PROBLEMS = 20
 

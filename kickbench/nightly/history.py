@@ -14,17 +14,15 @@ The format is described in ``docs/history.md``.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
-import math
 import os
 import pwd
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,10 +33,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-import kickbench
-from kickbench.compare.identity import Change, changes, fingerprint, fingerprint_facts
-from kickbench.compare.metrics import LARGEST, METRICS, control_ok, points
+from kickbench.compare.identity import Change, changes
+from kickbench.compare.metrics import LARGEST, METRICS
 from kickbench.errors import MeasurementError, ResultsError, UsageError
+from kickbench.nightly.night import (
+    COLUMNS,
+    FIGURE_COLUMNS,
+    MAX_ROWS,
+    SCHEMA,
+    TEXT_COLUMNS,
+    Night,
+    key_codes,
+    short_reason,
+)
 from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import listed
@@ -59,60 +66,15 @@ from kickbench.results.schema import (
 )
 from kickbench.summary.found import Share
 
-SCHEMA = 1
 METADATA_KEY = b"kickbench.night"
 EVENTS = "_events"
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of one file, and of its contents when it is read."""
-MAX_ROWS = 100_000
 _YEARS = range(2000, 2200)
 """Of runs: a clock that says anything else is wrong, and no calendar draws it."""
-_LONGEST_REASON = 500
-
-COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("night_utc", pa.timestamp("ms", "UTC"), "when the run began"),
-    ("run_id", pa.string(), "the run that measured it"),
-    ("case", pa.string(), "id of the case"),
-    ("kind", pa.string(), "kind of the case"),
-    ("method", pa.string(), "kick protocol"),
-    (
-        "baseline",
-        pa.string(),
-        "null: a level of the method; else the run's own paired difference, method - baseline",
-    ),
-    ("metric", pa.string(), "which figure, e.g. ns_per_exit"),
-    (
-        "unit",
-        pa.string(),
-        "ns, 1/s, share or instructions; of an emulated night, of the emulator's clock",
-    ),
-    ("better", pa.string(), "lower or higher: the direction of an improvement"),
-    ("value", pa.float64(), "the estimate"),
-    ("ci95_low", pa.float64(), "lower end of the night's own 95 % interval; null: it has none"),
-    ("ci95_high", pa.float64(), "upper end"),
-    ("processes", pa.int32(), "worker processes that the interval rests on; 0: not known"),
-    (
-        "reference",
-        pa.float64(),
-        "the baseline's level, of which a paired difference is a share; null when there is none",
-    ),
-)
-"""One row per figure of a night: name, type, meaning."""
 
 _ARROW = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
-_KEY = ("case", "method", "baseline", "metric")
-_TEXTS = (*_KEY, "kind", "unit", "better")
-# Every row of a night has the same of these, which are in the metadata as well: for other readers.
-_REDUNDANT = ("night_utc", "run_id")
-_READ = [name for name in _ARROW.names if name not in _REDUNDANT]
-_FIGURES = pa.schema(
-    [
-        pa.field(name, pa.dictionary(pa.int32(), pa.string()) if name in _TEXTS else kind)
-        for name, kind, _ in COLUMNS
-        if name in _READ
-    ]
-)
 _FINGERPRINT = re.compile(r"fingerprint=([0-9a-f]{4,64})")
 _SCENARIO = re.compile(r"scenario=([A-Za-z0-9][A-Za-z0-9._+-]{0,199})")
 _EVENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
@@ -180,139 +142,6 @@ class _Event(Model):
     scenario: SafeName | None = None
     reason: str | None = None
     who: str | None = None
-
-
-@dataclass(frozen=True)
-class Night:
-    """What a run found, as the history keeps it.
-
-    ``document`` is the metadata, ``table`` the figures: columns of :data:`COLUMNS` but those that
-    only repeat the metadata, texts as dictionaries. Both are checked.
-    """
-
-    document: Mapping[str, Any]
-    table: pa.Table
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> Night:
-        """The night that a run's manifest and summary describe.
-
-        Raises ResultsError when they cannot be kept, e.g. for a scenario whose name is no folder's.
-        """
-        environment = manifest["environment"]
-        document = {
-            "schema": SCHEMA,
-            "run_id": manifest["run_id"],
-            "created_utc": manifest["created_utc"],
-            "scenario": manifest["scenario_name"],
-            "scenario_digest": scenario_digest(manifest["scenario"]),
-            "run_schema": manifest["schema"],
-            "fingerprint": fingerprint(environment),
-            "facts": fingerprint_facts(environment),
-            "environment": environment,
-            "emulated": manifest["emulated"],
-            "emulated_by": manifest["emulated_by"],
-            "complete": manifest["complete"],
-            "cases": [
-                {
-                    "id": case["id"],
-                    "status": case["status"],
-                    "reason": None if (r := case.get("reason")) is None else _reason(r),
-                    "load": case.get("load"),
-                    "control_ok": control_ok(case),
-                }
-                for case in summary["cases"]
-            ],
-            "lost": list(_lost(summary)),
-            "kickbench": kickbench.__version__,
-        }
-        rows = [
-            {
-                "case": point.case,
-                "kind": point.kind,
-                "method": point.method,
-                "baseline": point.baseline,
-                "metric": point.metric,
-                "unit": METRICS[point.metric].unit,
-                "better": METRICS[point.metric].better,
-                "value": point.estimate.value,
-                "ci95_low": point.estimate.low,
-                "ci95_high": point.estimate.high,
-                "processes": point.estimate.processes,
-                "reference": point.reference,
-            }
-            for point in points(summary)
-        ]
-        return cls(document, figures(rows))
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run."""
-        return str(self.document["run_id"])
-
-    @property
-    def created_utc(self) -> str:
-        """When the run began, e.g. "2026-03-01T12:00:00Z"."""
-        return str(self.document["created_utc"])
-
-    @cached_property
-    def when(self) -> datetime.datetime:
-        """The same as an aware datetime."""
-        return datetime.datetime.fromisoformat(self.created_utc)
-
-    @property
-    def order(self) -> tuple[str, str]:
-        """What nights are sorted by: the time, then the run's id."""
-        return self.created_utc, self.run_id
-
-    @property
-    def scenario(self) -> str:
-        """Name of the scenario."""
-        return str(self.document["scenario"])
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the host: see :func:`kickbench.compare.identity.fingerprint`."""
-        return str(self.document["fingerprint"])
-
-    @property
-    def run_schema(self) -> int:
-        """What the run's figures mean: see :data:`kickbench.results.schema.SCHEMA`."""
-        return int(self.document.get("run_schema", 1))
-
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        """The host, as the run's manifest has it."""
-        environment: Mapping[str, Any] = self.document["environment"]
-        return environment
-
-    @property
-    def lost(self) -> list[dict[str, Any]]:
-        """Where a protocol that claims to be free of races lost kicks: always an alarm."""
-        return list(self.document["lost"])
-
-    def load(self, case: str) -> float:
-        """The share of CPU time that others and the outer host took from a case; NaN: not known.
-
-        Under emulation it is NaN: the emulator's clock stands still meanwhile.
-        """
-        load = self._cases.get(case, {}).get("load")
-        if load is None or load["others_share"] is None or self.document["emulated"]:
-            return math.nan
-        return min(1.0, float(load["others_share"]) + float(load["stolen_share"] or 0.0))
-
-    def is_biased(self, case: str) -> bool:
-        """Whether a case's A/A control found a protocol to differ from itself."""
-        return self._cases.get(case, {}).get("control_ok") is False
-
-    @cached_property
-    def _cases(self) -> dict[str, Mapping[str, Any]]:
-        return {case["id"]: case for case in self.document["cases"]}
-
-    def keys(self) -> list[Key]:
-        """The figures that the night has, in its order."""
-        columns = [self.table.column(name).to_pylist() for name in _KEY]
-        return [Key(*parts) for parts in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -419,7 +248,7 @@ class History:
                 "fingerprint": night.fingerprint,
                 "scenario": night.scenario,
                 "metrics": None if metrics is None else _listed(metrics),
-                "reason": _reason(reason),
+                "reason": short_reason(reason),
                 "who": _who(),
             }
         )
@@ -427,7 +256,12 @@ class History:
     def forget(self, night: Night, reason: str) -> Event:
         """Leave a night out of every baseline from now on. Its file stays."""
         return self._add_event(
-            {"what": "forget", "run_id": night.run_id, "reason": _reason(reason), "who": _who()}
+            {
+                "what": "forget",
+                "run_id": night.run_id,
+                "reason": short_reason(reason),
+                "who": _who(),
+            }
         )
 
     def _add_event(self, event: Mapping[str, Any]) -> Event:
@@ -624,11 +458,6 @@ class History:
 # --- what the nights and events say together ---------------------------------------------------
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Figures as a night has them, from their rows."""
-    return pa.Table.from_pylist(list(rows), schema=_FIGURES)
-
-
 def forgotten(events: Iterable[Event]) -> dict[str, Event]:
     """The forgotten nights by run id, each with the first event that said so."""
     found: dict[str, Event] = {}
@@ -737,13 +566,6 @@ def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
         )
 
 
-def scenario_digest(scenario: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that change with the resolved scenario, whatever its description."""
-    measured = {key: value for key, value in scenario.items() if key != "description"}
-    text = json.dumps(measured, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]) -> int:
     """Where an accepted step begins; should its own night be gone, with the next one."""
     if event.run_id in index:
@@ -762,7 +584,7 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
     rows, night = rows.filter(pa.array(kept)), night[kept]
     if not len(rows):
         return
-    codes, names = _codes(rows)
+    codes, names = key_codes(rows)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     value, low, high, reference = (
         rows.column(name).to_numpy() for name in ("value", "ci95_low", "ci95_high", "reference")
@@ -809,30 +631,6 @@ def _changed(metric: str, one: Night, other: Night) -> bool:
     return known is not None and known.changed_between(one.run_schema, other.run_schema)
 
 
-def _codes(rows: pa.Table) -> tuple[NDArray[np.int64], list[Callable[[int], Any]]]:
-    """A number per row that is the same for rows of the same metric; and, by column of the key,
-    what gives the text of a row.
-    """
-    codes = np.zeros(len(rows), dtype=np.int64)
-    largest = 1
-    texts = []
-    for name in _KEY:
-        column = rows.column(name).combine_chunks()
-        known = [*column.dictionary.to_pylist(), None]
-        indices = column.indices.fill_null(len(known) - 1).to_numpy()
-        if largest * len(known) >= 2**62:
-            codes = np.unique(codes, return_inverse=True)[1]
-            largest = len(rows)
-        codes = codes * len(known) + indices
-        largest *= len(known)
-        texts.append(_text_of(known, indices))
-    return codes, texts
-
-
-def _text_of(known: Sequence[str | None], indices: NDArray[Any]) -> Callable[[int], Any]:
-    return lambda row: known[indices[row]]
-
-
 # --- one file ----------------------------------------------------------------------------------
 
 
@@ -866,7 +664,7 @@ def _parse_night(data: bytes, where: object) -> Night:
     try:
         file = pq.ParquetFile(
             pa.BufferReader(data),
-            read_dictionary=list(_TEXTS),
+            read_dictionary=list(TEXT_COLUMNS),
             thrift_string_size_limit=MAX_BYTES,
             thrift_container_size_limit=1 << 16,
             page_checksum_verification=True,
@@ -885,7 +683,7 @@ def _parse_night(data: bytes, where: object) -> Night:
         size = sum(metadata.row_group(number).total_byte_size for number in groups)
         if not (0 <= metadata.num_rows <= MAX_ROWS and 0 <= size <= MAX_BYTES):
             fail(where, f"is too large ({metadata.num_rows} rows, {size} bytes); refused")
-        table = file.read(columns=_READ, use_threads=False).select(_READ)
+        table = file.read(columns=FIGURE_COLUMNS, use_threads=False).select(FIGURE_COLUMNS)
         table.validate(full=True)
         if fault := _find_fault(table):
             fail(where, f"is damaged: {fault}")
@@ -908,7 +706,7 @@ def _check_columns(file: pq.ParquetFile, where: object) -> None:
 
 def _find_fault(table: pa.Table) -> str | None:
     """What is wrong with the figures: empty or odd cells, or a figure that is there twice."""
-    for name in _TEXTS:
+    for name in TEXT_COLUMNS:
         column = table.column(name).combine_chunks()
         texts = column.dictionary.to_pylist()
         if column.indices.null_count and name != "baseline":
@@ -932,7 +730,7 @@ def _find_fault(table: pa.Table) -> str | None:
     processes = table.column("processes")
     if processes.null_count or (processes.to_numpy() < 0).any():
         return "column processes has empty or negative cells"
-    if len(np.unique(_codes(table)[0])) != len(table):
+    if len(np.unique(key_codes(table)[0])) != len(table):
         return "a figure is there twice"
     return None
 
@@ -997,20 +795,6 @@ def _make_folders(folder: Path, above: Path) -> None:
 
 def _listed(keys: Iterable[Key]) -> list[list[str | None]]:
     return [list(key) for key in keys]
-
-
-def _lost(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for case in summary["cases"]:
-        for finding in case.get("findings") or ():
-            if finding.get("race_free_claim") is True and finding["what"] in ("lost", "rescued"):
-                yield {
-                    "case": case["id"],
-                    **{name: finding[name] for name in ("method", "what", "count", "of")},
-                }
-
-
-def _reason(text: str) -> str:
-    return one_line(text)[:_LONGEST_REASON]
 
 
 def _who() -> str:

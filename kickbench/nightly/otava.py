@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from kickbench.nightly.history import Event, Night, forgotten, trends
+from kickbench.nightly.history import Event, forgotten, trends
+from kickbench.nightly.night import Night
 from kickbench.nightly.trends import Trend, key_name
 from kickbench.results.schema import dig
 
