@@ -28,9 +28,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
-from kickbench.nightly import history as module
 from kickbench.nightly.history import History, forgotten, remarks, trends, verdicts
 from kickbench.nightly.night import COLUMNS, Night, scenario_digest
+from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
 from kickbench.nightly.trends import Key, key_name, matching
 from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
@@ -324,7 +324,7 @@ def _folder(path: Path) -> None:
 
 def _huge(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(module.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
 
 
 def _other_table(path: Path) -> None:
@@ -430,7 +430,7 @@ def test_no_bytes_raise_anything_but_one_line(
         at %= len(data)
         data[at : at + len(some)] = some
     try:
-        read = module._parse_night(bytes(data), "file")
+        read = parse_night(bytes(data), "file")
     except ResultsError as error:
         said = str(error)
     else:
@@ -439,7 +439,7 @@ def test_no_bytes_raise_anything_but_one_line(
     assert said.isprintable()
 
 
-_SOUND = module._night_bytes(night(0))
+_SOUND = night_bytes(night(0))
 
 
 def test_events_that_make_no_sense_are_left_alone(tmp_path: Path) -> None:

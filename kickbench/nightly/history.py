@@ -14,7 +14,6 @@ The format is described in ``docs/history.md``.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import pwd
 import re
@@ -22,37 +21,31 @@ import secrets
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
 from kickbench.compare.identity import Change, changes
-from kickbench.compare.metrics import LARGEST, METRICS
+from kickbench.compare.metrics import METRICS
 from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.night import (
-    COLUMNS,
-    FIGURE_COLUMNS,
     MAX_ROWS,
     SCHEMA,
-    TEXT_COLUMNS,
     Night,
+    check_version,
     key_codes,
     short_reason,
 )
+from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
 from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import listed
 from kickbench.results.files import replace_file, sync
-from kickbench.results.reader import DAMAGE
 from kickbench.results.schema import (
-    Count,
     Line,
     Model,
     SafeName,
@@ -64,17 +57,10 @@ from kickbench.results.schema import (
     one_line,
     parse_json,
 )
-from kickbench.summary.found import Share
 
-METADATA_KEY = b"kickbench.night"
 EVENTS = "_events"
 
-MAX_BYTES = 16 * 1024 * 1024
-"""Of one file, and of its contents when it is read."""
-_YEARS = range(2000, 2200)
-"""Of runs: a clock that says anything else is wrong, and no calendar draws it."""
 
-_ARROW = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
 _FINGERPRINT = re.compile(r"fingerprint=([0-9a-f]{4,64})")
 _SCENARIO = re.compile(r"scenario=([A-Za-z0-9][A-Za-z0-9._+-]{0,199})")
 _EVENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
@@ -87,48 +73,6 @@ Floats = NDArray[np.float64]
 
 # A tuple in JSON is a list.
 _EventKey = Annotated[tuple[Line, Line, Line | None, Line], Field(strict=False)]
-
-
-class _Load(Model):
-    others_share: Share | None
-    stolen_share: Share | None
-
-
-class _Case(Model):
-    id: SafeName
-    status: Line
-    reason: str | None
-    # Nights before it was measured lack them.
-    load: _Load | None = None
-    control_ok: bool | None = None
-
-
-class _Lost(Model):
-    case: SafeName
-    method: Line
-    what: Line
-    count: Count
-    of: Count | None
-
-
-class _Document(Model):
-    """The metadata of a night's file."""
-
-    run_id: SafeName
-    created_utc: Time
-    scenario: SafeName
-    scenario_digest: SafeName
-    # Nights before it was there lack it.
-    run_schema: Annotated[int, Field(ge=1, le=2**15)] = 1
-    fingerprint: SafeName
-    facts: dict[str, Any]
-    environment: dict[str, Any]
-    emulated: bool
-    emulated_by: Line | None
-    complete: bool
-    cases: Annotated[list[_Case], Field(max_length=MAX_ROWS)]
-    lost: Annotated[list[_Lost], Field(max_length=MAX_ROWS)]
-    kickbench: Line
 
 
 class _Event(Model):
@@ -218,8 +162,8 @@ class History:
         read back (of a wrong clock, say), UsageError when a damaged file has the night's name,
         MeasurementError when it cannot be written (the disk is full).
         """
-        data = _night_bytes(night)
-        path = self._path_of(_parse_night(data, f"run {night.run_id}"))
+        data = night_bytes(night)
+        path = self._path_of(parse_night(data, f"run {night.run_id}"))
         if os.path.lexists(path):
             try:
                 self._read_night(path, night.fingerprint, night.scenario)
@@ -442,7 +386,7 @@ class History:
             return None
 
     def _read_night(self, path: Path, fingerprint: str, scenario: str) -> Night:
-        night = _parse_night(_read_bounded(path), path)
+        night = parse_night(_read_bounded(path), path)
         if (night.run_id + _SUFFIX, night.fingerprint, night.scenario) != (
             path.name,
             fingerprint,
@@ -634,115 +578,9 @@ def _changed(metric: str, one: Night, other: Night) -> bool:
 # --- one file ----------------------------------------------------------------------------------
 
 
-def _night_bytes(night: Night) -> bytes:
-    """A night as a Parquet file."""
-    check_model(_Document, night.document, f"run {night.document.get('run_id')}")
-    rows = night.table.num_rows
-    constant = {"night_utc": night.when, "run_id": night.run_id}
-    columns = [
-        pa.array([constant[name]] * rows, kind)
-        if name in constant
-        else pc.cast(night.table.column(name), kind)
-        for name, kind, _ in COLUMNS
-    ]
-    out = pa.BufferOutputStream()
-    # Arrow's own copy of the schema would be half of the file.
-    with pq.ParquetWriter(
-        out, _ARROW, compression="zstd", store_schema=False, write_page_checksum=True
-    ) as writer:
-        text = json.dumps(night.document, ensure_ascii=True, allow_nan=False)
-        writer.add_key_value_metadata({METADATA_KEY.decode(): text})
-        writer.write_table(pa.Table.from_arrays(columns, schema=_ARROW))
-    data: bytes = out.getvalue().to_pybytes()
-    if len(data) > MAX_BYTES:
-        fail(f"run {night.run_id}", f"is larger than {MAX_BYTES >> 20} MiB; refused")
-    return data
-
-
-def _parse_night(data: bytes, where: object) -> Night:
-    """A night from its file's contents. Raises ResultsError when anything about it is wrong."""
-    try:
-        file = pq.ParquetFile(
-            pa.BufferReader(data),
-            read_dictionary=list(TEXT_COLUMNS),
-            thrift_string_size_limit=MAX_BYTES,
-            thrift_container_size_limit=1 << 16,
-            page_checksum_verification=True,
-        )
-        metadata = file.metadata
-        text = (metadata.metadata or {}).get(METADATA_KEY)
-        if text is None:
-            fail(where, "is not a night of kickbench")
-        document = parse_json(text, where)
-        _check_version(document, where)
-        when = check_model(_Document, document, where).created_utc
-        if int(when[:4]) not in _YEARS:
-            fail(where, f"is dated {when}, not 2000 to 2199: the clock was wrong")
-        _check_columns(file, where)
-        groups = range(metadata.num_row_groups)
-        size = sum(metadata.row_group(number).total_byte_size for number in groups)
-        if not (0 <= metadata.num_rows <= MAX_ROWS and 0 <= size <= MAX_BYTES):
-            fail(where, f"is too large ({metadata.num_rows} rows, {size} bytes); refused")
-        table = file.read(columns=FIGURE_COLUMNS, use_threads=False).select(FIGURE_COLUMNS)
-        table.validate(full=True)
-        if fault := _find_fault(table):
-            fail(where, f"is damaged: {fault}")
-    except KeyError:  # columns that it has not
-        fail(where, "is not a night of kickbench")
-    except DAMAGE as error:
-        fail(where, f"is damaged or truncated: {error}")
-    return Night(document, table)
-
-
-def _check_columns(file: pq.ParquetFile, where: object) -> None:
-    found = file.schema_arrow
-    for name, kind, _ in COLUMNS:
-        if found.names.count(name) != 1:
-            fail(where, f"is damaged: it has no column {name}")
-        has = found.field(name).type
-        if (has.value_type if pa.types.is_dictionary(has) else has) != kind:
-            fail(where, f"is damaged: column {name} is {has}, not {kind}")
-
-
-def _find_fault(table: pa.Table) -> str | None:
-    """What is wrong with the figures: empty or odd cells, or a figure that is there twice."""
-    for name in TEXT_COLUMNS:
-        column = table.column(name).combine_chunks()
-        texts = column.dictionary.to_pylist()
-        if column.indices.null_count and name != "baseline":
-            return f"column {name} has empty cells"
-        if len({*texts}) != len(texts) or not all(map(_is_line, texts)):
-            return f"column {name} has a text that is no printable line, or one twice"
-        if name == "better" and not {*texts} <= {"lower", "higher"}:
-            return "column better is neither lower nor higher"
-    numbers = {}
-    for name in ("value", "ci95_low", "ci95_high", "reference"):
-        column = table.column(name)
-        numbers[name] = column.to_numpy()
-        if name == "value" and column.null_count:
-            return "column value has empty cells"
-        # NaN, which is not below, is also what an empty cell becomes.
-        if np.count_nonzero(abs(numbers[name]) < LARGEST) != len(column) - column.null_count:
-            return f"column {name} has a value that is no number, or none of this world"
-    low, high = numbers["ci95_low"], numbers["ci95_high"]
-    if (np.isnan(low) != np.isnan(high)).any() or (low > high).any():
-        return "an interval has no lower or no upper end, or they are the wrong way round"
-    processes = table.column("processes")
-    if processes.null_count or (processes.to_numpy() < 0).any():
-        return "column processes has empty or negative cells"
-    if len(np.unique(key_codes(table)[0])) != len(table):
-        return "a figure is there twice"
-    return None
-
-
-@lru_cache(maxsize=4096)  # nights repeat each other's words
-def _is_line(text: object) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= 1000 and text.isprintable()
-
-
 def _parse_event(data: bytes, order: str, where: object) -> Event:
     document = parse_json(data, where)
-    _check_version(document, where)
+    check_version(document, where)
     event = check_model(_Event, document, where)
     keys = event.alarms if event.what == "verdict" else event.metrics
     return Event(
@@ -752,14 +590,6 @@ def _parse_event(data: bytes, order: str, where: object) -> Event:
         keys=None if keys is None else frozenset(Key(*key) for key in keys),
         document=document,
     )
-
-
-def _check_version(document: Mapping[str, Any], where: object) -> None:
-    version = document.get("schema")
-    if type(version) is not int or version < 1:
-        fail(where, "is not of a kickbench history (no schema version)")
-    if version > SCHEMA:
-        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
 
 
 def _read_bounded(path: Path) -> bytes:
