@@ -28,7 +28,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
-from kickbench.nightly.history import History, forgotten, remarks, trends, verdicts
+from kickbench.nightly.events import forgotten, verdicts
+from kickbench.nightly.history import History, remarks, trends
 from kickbench.nightly.night import COLUMNS, Night, scenario_digest
 from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
 from kickbench.nightly.trends import Key, key_name, matching

@@ -31,7 +31,8 @@ from kickbench.cli import main
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
 from kickbench.nightly import job
 from kickbench.nightly.config import Config, load
-from kickbench.nightly.history import History, forgotten, verdicts
+from kickbench.nightly.events import forgotten, verdicts
+from kickbench.nightly.history import History
 from kickbench.nightly.night import Night
 from kickbench.nightly.outputs import headline, junit, markdown
 from kickbench.nightly.outputs import json as json_of

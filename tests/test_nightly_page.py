@@ -14,7 +14,8 @@ import synthetic_night
 from synthetic_night import night
 
 from kickbench.errors import UsageError
-from kickbench.nightly.history import Event, History
+from kickbench.nightly.events import Event
+from kickbench.nightly.history import History
 from kickbench.nightly.night import Night
 from kickbench.nightly.page import MOST_FOLDED, MOST_PLOTS, page, write
 from kickbench.nightly.trends import Key

@@ -12,7 +12,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kickbench.nightly.history import Event, History, Partition
+    from kickbench.nightly.events import Event
+    from kickbench.nightly.history import History, Partition
     from kickbench.nightly.night import Night
 
 _MOST_PROBLEMS = 20
@@ -164,7 +165,7 @@ def accept(
     From that night on, later nights are compared with them.
     """
     from kickbench.errors import UsageError
-    from kickbench.nightly.history import forgotten
+    from kickbench.nightly.events import forgotten
     from kickbench.nightly.trends import matching
 
     history = _open(folder)
@@ -191,7 +192,7 @@ def forget(folder: _Folder, run: _Run, reason: _Reason) -> None:
 
     For example, because the host was disturbed in that night.
     """
-    from kickbench.nightly.history import forgotten
+    from kickbench.nightly.events import forgotten
 
     history = _open(folder)
     night = history.find(run)
@@ -242,7 +243,7 @@ def _span(nights: Sequence[Night], events: Sequence[Event]) -> str:
 
 def _night(night: Night, events: Sequence[Event]) -> Iterator[str]:
     """A night in lines: what it is, its verdict and what followed, its figures, what is missing."""
-    from kickbench.nightly.history import verdicts
+    from kickbench.nightly.events import verdicts
     from kickbench.nightly.trends import key_name
     from kickbench.numbers import measured, significant
 

@@ -22,21 +22,19 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from kickbench.compare.identity import Change, changes
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import MeasurementError, ResultsError, UsageError
+from kickbench.nightly.events import Event, forgotten, parse_event, verdicts
 from kickbench.nightly.night import (
-    MAX_ROWS,
     SCHEMA,
     Night,
-    check_version,
     key_codes,
     short_reason,
 )
@@ -46,16 +44,10 @@ from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.numbers import listed
 from kickbench.results.files import replace_file, sync
 from kickbench.results.schema import (
-    Line,
-    Model,
-    SafeName,
-    Time,
-    check_model,
     dump_json,
     fail,
     is_safe_name,
     one_line,
-    parse_json,
 )
 
 EVENTS = "_events"
@@ -69,53 +61,6 @@ _FACTS_OF_FINGERPRINT = ("CPU", "NUMA nodes", "kernel command line", "kernel com
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 
 Floats = NDArray[np.float64]
-
-
-# A tuple in JSON is a list.
-_EventKey = Annotated[tuple[Line, Line, Line | None, Line], Field(strict=False)]
-
-
-class _Event(Model):
-    what: Literal["verdict", "accept", "forget"]
-    when: Time
-    run_id: SafeName
-    alarms: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
-    metrics: Annotated[list[_EventKey], Field(max_length=MAX_ROWS)] | None = None
-    created_utc: Time | None = None
-    fingerprint: SafeName | None = None
-    scenario: SafeName | None = None
-    reason: str | None = None
-    who: str | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something said about a night: ``what`` is "verdict", "accept" or "forget".
-
-    ``keys`` are a verdict's alarms, or the metrics that are accepted (None: all). ``order`` sorts
-    events by the time when they were written, ``document`` is all that was written.
-    """
-
-    order: str
-    what: str
-    run_id: str
-    keys: frozenset[Key] | None
-    document: Mapping[str, Any]
-
-    @property
-    def when_utc(self) -> str:
-        """When it was said, e.g. "2026-03-01T12:00:00Z"."""
-        return str(self.document["when"])
-
-    @property
-    def partition(self) -> tuple[str | None, str | None]:
-        """Fingerprint and scenario of an accepted night, None where it is not said."""
-        return self.document.get("fingerprint"), self.document.get("scenario")
-
-    @property
-    def reason(self) -> str:
-        """Why, in the words of who said it."""
-        return one_line(str(self.document.get("reason") or ""))
 
 
 @dataclass(frozen=True)
@@ -212,7 +157,7 @@ class History:
         now = datetime.datetime.now(datetime.UTC)
         name = f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
         data = dump_json({"schema": SCHEMA, "when": f"{now:%Y-%m-%dT%H:%M:%SZ}", **event})
-        parsed = _parse_event(data, name, f"the {event['what']}")
+        parsed = parse_event(data, name, f"the {event['what']}")
         folder = self.folder / EVENTS
         if folder.is_symlink():
             fail(folder, "is a symlink; put the folder itself there")
@@ -294,7 +239,7 @@ class History:
                 self._leave_out(f"{entry.path}: is not of the history")
                 continue
             try:
-                event = _parse_event(_read_bounded(Path(entry.path)), name, entry.path)
+                event = parse_event(_read_bounded(Path(entry.path)), name, entry.path)
             except ResultsError as error:
                 self._leave_out(str(error))
                 continue
@@ -400,20 +345,6 @@ class History:
 
 
 # --- what the nights and events say together ---------------------------------------------------
-
-
-def forgotten(events: Iterable[Event]) -> dict[str, Event]:
-    """The forgotten nights by run id, each with the first event that said so."""
-    found: dict[str, Event] = {}
-    for event in events:
-        if event.what == "forget":
-            found.setdefault(event.run_id, event)
-    return found
-
-
-def verdicts(events: Iterable[Event]) -> dict[str, Event]:
-    """The last verdict on each night, by run id."""
-    return {event.run_id: event for event in events if event.what == "verdict"}
 
 
 def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, list[Trend]]:
@@ -576,20 +507,6 @@ def _changed(metric: str, one: Night, other: Night) -> bool:
 
 
 # --- one file ----------------------------------------------------------------------------------
-
-
-def _parse_event(data: bytes, order: str, where: object) -> Event:
-    document = parse_json(data, where)
-    check_version(document, where)
-    event = check_model(_Event, document, where)
-    keys = event.alarms if event.what == "verdict" else event.metrics
-    return Event(
-        order=order,
-        what=event.what,
-        run_id=event.run_id,
-        keys=None if keys is None else frozenset(Key(*key) for key in keys),
-        document=document,
-    )
 
 
 def _read_bounded(path: Path) -> bytes:
