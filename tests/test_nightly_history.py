@@ -29,9 +29,10 @@ from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
 from kickbench.nightly.events import forgotten, verdicts
-from kickbench.nightly.history import History, remarks, trends
+from kickbench.nightly.history import History, trends
 from kickbench.nightly.night import COLUMNS, Night, scenario_digest
 from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
+from kickbench.nightly.remarks import remarks
 from kickbench.nightly.trends import Key, key_name, matching
 from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise

@@ -21,8 +21,9 @@ from kickbench.cli import app
 from kickbench.compare.metrics import METRICS
 from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
-from kickbench.nightly.history import History, remarks, trends
+from kickbench.nightly.history import History, trends
 from kickbench.nightly.night import Night
+from kickbench.nightly.remarks import remarks
 from kickbench.report.words import comparison as words
 from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA

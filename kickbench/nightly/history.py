@@ -29,7 +29,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kickbench.compare.identity import Change, changes
-from kickbench.compare.metrics import METRICS
 from kickbench.errors import MeasurementError, ResultsError, UsageError
 from kickbench.nightly.events import Event, forgotten, parse_event, verdicts
 from kickbench.nightly.night import (
@@ -39,9 +38,7 @@ from kickbench.nightly.night import (
     short_reason,
 )
 from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
-from kickbench.nightly.noise import LONG
 from kickbench.nightly.trends import Key, Nights, Trend
-from kickbench.numbers import listed
 from kickbench.results.files import replace_file, sync
 from kickbench.results.schema import (
     dump_json,
@@ -58,7 +55,6 @@ _SCENARIO = re.compile(r"scenario=([A-Za-z0-9][A-Za-z0-9._+-]{0,199})")
 _EVENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
 _SUFFIX = ".parquet"
 _FACTS_OF_FINGERPRINT = ("CPU", "NUMA nodes", "kernel command line", "kernel command line (order)")
-_CLOCK_SLACK = datetime.timedelta(hours=1)
 
 Floats = NDArray[np.float64]
 
@@ -397,50 +393,6 @@ def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, li
     return known, found
 
 
-def remarks(
-    nights: Sequence[Night], night: Night, now: datetime.datetime | None = None
-) -> list[str]:
-    """What the history's own nights make odd about this one: the clock, the scenario. A line each.
-
-    ``nights`` are those of the same host and scenario; the night itself may be among them.
-    """
-    now = now or datetime.datetime.now(datetime.UTC)
-    others = [other for other in nights if other.run_id != night.run_id]
-    found = []
-    if late := [other for other in others if other.when > now + _CLOCK_SLACK]:
-        found.append(
-            f"{late[-1].run_id} is dated in the future ({late[-1].created_utc}): the clock was or "
-            f"is wrong; forget the run if it was"
-        )
-    if others and others[-1].when > night.when:
-        found.append(
-            f"the clock went back: {night.run_id} is dated before {others[-1].run_id}, and takes "
-            f"its place by its date"
-        )
-    earlier = [other for other in others if other.order < night.order]
-    if earlier and earlier[-1].document["scenario_digest"] != night.document["scenario_digest"]:
-        found.append(
-            f"the scenario {night.scenario} was changed since {earlier[-1].run_id}: the metrics of "
-            f"cases with the same id are compared all the same"
-        )
-    found += _earlier_meaning(earlier, night)
-    return found
-
-
-def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
-    """That figures changed their meaning, until they have enough nights to be judged again."""
-    measured = {key.metric for key in night.keys()}  # noqa: SIM118 (no mapping)
-    old = [other for other in earlier if any(_changed(name, other, night) for name in measured)]
-    if old and len(earlier) - len(old) < LONG:
-        last = old[-1]
-        changed = [name for name in METRICS if name in measured and _changed(name, last, night)]
-        titles = listed([METRICS[name].title for name in changed])
-        yield (
-            f"the nights up to {last.run_id} are no baseline for {titles}: they mean something "
-            f"else by it (schema {last.run_schema}, now {night.run_schema}: docs/results.md)"
-        )
-
-
 def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]) -> int:
     """Where an accepted step begins; should its own night be gone, with the next one."""
     if event.run_id in index:
@@ -496,14 +448,9 @@ def _of_present_meaning(
     kept = np.ones(len(metric), dtype=bool)
     code = metric.indices.to_numpy()
     for number, name in enumerate(metric.dictionary.to_pylist()):
-        changed = np.array([_changed(name, other, nights[-1]) for other in nights])
+        changed = np.array([other.changed_meaning(name, nights[-1]) for other in nights])
         kept &= (code != number) | ~changed[night]
     return kept
-
-
-def _changed(metric: str, one: Night, other: Night) -> bool:
-    known = METRICS.get(metric)
-    return known is not None and known.changed_between(one.run_schema, other.run_schema)
 
 
 # --- one file ----------------------------------------------------------------------------------

@@ -217,6 +217,11 @@ class Night:
         columns = [self.table.column(name).to_pylist() for name in KEY_COLUMNS]
         return [Key(*parts) for parts in zip(*columns, strict=True)]
 
+    def changed_meaning(self, metric: str, other: Night) -> bool:
+        """Whether a metric means something else in this night than in another."""
+        known = METRICS.get(metric)
+        return known is not None and known.changed_between(self.run_schema, other.run_schema)
+
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Figures as a night has them, from their rows."""
