@@ -28,8 +28,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError, UsageError
+from kickbench.nightly.collect import trends
 from kickbench.nightly.events import forgotten, verdicts
-from kickbench.nightly.history import History, trends
+from kickbench.nightly.history import History
 from kickbench.nightly.night import COLUMNS, Night, scenario_digest
 from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
 from kickbench.nightly.remarks import remarks

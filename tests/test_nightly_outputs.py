@@ -17,9 +17,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from synthetic_night import CASE, night, row, rows_of
 
+from kickbench.nightly.collect import trends
 from kickbench.nightly.decide import Settings, decide
 from kickbench.nightly.events import Event
-from kickbench.nightly.history import trends
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.night import Night
 from kickbench.nightly.outputs import OUTPUTS, headline, json, junit, markdown

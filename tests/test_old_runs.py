@@ -21,7 +21,8 @@ from kickbench.cli import app
 from kickbench.compare.metrics import METRICS
 from kickbench.compare.runs import compare
 from kickbench.errors import EXIT_USAGE, UsageError
-from kickbench.nightly.history import History, trends
+from kickbench.nightly.collect import trends
+from kickbench.nightly.history import History
 from kickbench.nightly.night import Night
 from kickbench.nightly.remarks import remarks
 from kickbench.report.words import comparison as words

@@ -20,43 +20,25 @@ import re
 import secrets
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from kickbench.compare.identity import Change, changes
 from kickbench.errors import MeasurementError, ResultsError, UsageError
-from kickbench.nightly.events import Event, forgotten, parse_event, verdicts
-from kickbench.nightly.night import (
-    SCHEMA,
-    Night,
-    key_codes,
-    short_reason,
-)
+from kickbench.nightly.events import Event, parse_event
+from kickbench.nightly.night import SCHEMA, Night, short_reason
 from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
-from kickbench.nightly.trends import Key, Nights, Trend
+from kickbench.nightly.trends import Key
 from kickbench.results.files import replace_file, sync
-from kickbench.results.schema import (
-    dump_json,
-    fail,
-    is_safe_name,
-    one_line,
-)
+from kickbench.results.schema import dump_json, fail, is_safe_name, one_line
 
 EVENTS = "_events"
-
-
 _FINGERPRINT = re.compile(r"fingerprint=([0-9a-f]{4,64})")
 _SCENARIO = re.compile(r"scenario=([A-Za-z0-9][A-Za-z0-9._+-]{0,199})")
 _EVENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
 _SUFFIX = ".parquet"
 _FACTS_OF_FINGERPRINT = ("CPU", "NUMA nodes", "kernel command line", "kernel command line (order)")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -338,122 +320,6 @@ class History:
 
     def _leave_out(self, line: str) -> None:
         self._problems[one_line(f"{line}; left out")] = None
-
-
-# --- what the nights and events say together ---------------------------------------------------
-
-
-def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, list[Trend]]:
-    """Every metric over the nights (of one host and scenario, oldest first).
-
-    The metrics that the newest night has come first, in its order. A night may serve as a baseline
-    of a metric unless it was forgotten, or an alarm was raised about this metric and no step at or
-    before that night was accepted since.
-    """
-    index = {night.run_id: number for number, night in enumerate(nights)}
-    known = Nights(
-        run_id=tuple(night.run_id for night in nights),
-        when_utc=tuple(night.created_utc for night in nights),
-        environment=tuple(night.environment for night in nights),
-    )
-    if not nights:
-        return known, []
-    left_out = {index[run] for run in forgotten(events) if run in index}
-    alarmed: dict[Key, list[tuple[int, str]]] = {}
-    for run, verdict in verdicts(events).items():
-        if run in index:
-            for key in verdict.keys or ():
-                alarmed.setdefault(key, []).append((index[run], verdict.order))
-    own = (nights[-1].fingerprint, nights[-1].scenario)
-    accepted = [
-        (event, _first_night(event, nights, index))
-        for event in events
-        if event.what == "accept" and (event.run_id in index or event.partition == own)
-    ]
-    found = []
-    for key, rows in _by_key(nights):
-        steps = [
-            (event.order, first)
-            for event, first in accepted
-            if event.keys is None or key in event.keys
-        ]
-        usable = np.array([night not in left_out for night in rows.night.tolist()])
-        for night, order in alarmed.get(key, ()):
-            if not any(said > order and first <= night for said, first in steps):
-                usable[rows.night == night] = False
-        found.append(
-            replace(
-                rows,
-                usable=usable,
-                accepted_from=steps[-1][1] if steps else 0,
-                load=np.array([nights[night].load(key.case) for night in rows.night]),
-                biased=np.array([nights[night].is_biased(key.case) for night in rows.night]),
-            )
-        )
-    return known, found
-
-
-def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]) -> int:
-    """Where an accepted step begins; should its own night be gone, with the next one."""
-    if event.run_id in index:
-        return index[event.run_id]
-    order = (str(event.document.get("created_utc") or ""), event.run_id)
-    return sum(night.order < order for night in nights)
-
-
-def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
-    """The rows of all nights by metric; of each a trend of which every night is usable."""
-    # Newest first, so that metrics come in the order of the newest night.
-    numbers = range(len(nights) - 1, -1, -1)
-    rows = pa.concat_tables([nights[number].table for number in numbers]).unify_dictionaries()
-    night = np.repeat(list(numbers), [nights[number].table.num_rows for number in numbers])
-    kept = _of_present_meaning(rows.column("metric").combine_chunks(), night, nights)
-    rows, night = rows.filter(pa.array(kept)), night[kept]
-    if not len(rows):
-        return
-    codes, names = key_codes(rows)
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    value, low, high, reference = (
-        rows.column(name).to_numpy() for name in ("value", "ci95_low", "ci95_high", "reference")
-    )
-    processes = rows.column("processes").to_numpy().astype(np.int64)
-    better = rows.column("better")
-    by_key = np.lexsort((night, inverse))
-    ends = np.cumsum(np.bincount(inverse))
-    for group in np.argsort(first):
-        at = by_key[ends[group - 1] if group else 0 : ends[group]]
-        newest = int(first[group])
-        key = Key(*(name(newest) for name in names))
-        yield (
-            key,
-            Trend(
-                key=key,
-                better=better[newest].as_py(),
-                night=night[at].astype(np.int64),
-                value=value[at],
-                low=low[at],
-                high=high[at],
-                processes=processes[at],
-                reference=None if np.isnan(reference[at]).all() else reference[at],
-                usable=np.ones(len(at), dtype=bool),
-                accepted_from=0,
-            ),
-        )
-
-
-def _of_present_meaning(
-    metric: pa.DictionaryArray, night: NDArray[np.int64], nights: Sequence[Night]
-) -> NDArray[np.bool_]:
-    """Which rows mean by their metric what the newest night means by it."""
-    kept = np.ones(len(metric), dtype=bool)
-    code = metric.indices.to_numpy()
-    for number, name in enumerate(metric.dictionary.to_pylist()):
-        changed = np.array([other.changed_meaning(name, nights[-1]) for other in nights])
-        kept &= (code != number) | ~changed[night]
-    return kept
-
-
-# --- one file ----------------------------------------------------------------------------------
 
 
 def _read_bounded(path: Path) -> bytes:

@@ -37,9 +37,10 @@ from kickbench.errors import (
     UsageError,
 )
 from kickbench.nightly import page
+from kickbench.nightly.collect import trends
 from kickbench.nightly.config import Config
 from kickbench.nightly.decide import Decision, Judgement, Settings, decide
-from kickbench.nightly.history import History, trends
+from kickbench.nightly.history import History
 from kickbench.nightly.night import Night
 from kickbench.nightly.remarks import remarks
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from kickbench.nightly.collect import trends
 from kickbench.nightly.events import Event, forgotten
-from kickbench.nightly.history import trends
 from kickbench.nightly.night import Night
 from kickbench.nightly.trends import Trend, key_name
 from kickbench.results.schema import dig

@@ -25,9 +25,9 @@ from scipy.ndimage import median_filter
 from kickbench.compare.identity import Change, changes
 from kickbench.compare.metrics import METRICS
 from kickbench.nightly.changes import change_points
+from kickbench.nightly.collect import trends
 from kickbench.nightly.decide import Settings
 from kickbench.nightly.events import Event, forgotten, verdicts
-from kickbench.nightly.history import trends
 from kickbench.nightly.night import Night
 from kickbench.nightly.trends import Key, Nights, Trend, key_name
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant

@@ -7,9 +7,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 
 from kickbench.compare.metrics import METRICS
-from kickbench.nightly.night import (
-    Night,
-)
+from kickbench.nightly.night import Night
 from kickbench.nightly.noise import LONG
 from kickbench.numbers import listed
 
