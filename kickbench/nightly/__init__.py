@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run scenarios night after night, keep what they measured, and say what got slower.
+"""Run scenarios night after night, keep what they measured, and report what got slower.
 
-:mod:`~kickbench.nightly.history` keeps the nights, :mod:`~kickbench.nightly.trends` is one metric
-over them, :mod:`~kickbench.nightly.decide` judges tonight against a baseline, and
-:mod:`~kickbench.nightly.changes` finds when and with what a metric changed. Deciding needs numbers
-only: no file, no KVM, no clock. Nothing here measures; that is :mod:`kickbench.run`.
+:mod:`~kickbench.nightly.job` is the nightly job. :mod:`~kickbench.nightly.history` keeps the
+nights, and :mod:`~kickbench.nightly.collect` makes a trend of each metric over them.
+:mod:`~kickbench.nightly.decide` judges tonight against a baseline, and
+:mod:`~kickbench.nightly.changes` finds when a metric changed, and what else changed with it. Both
+need only numbers: no file, no KVM, no clock. Nothing here measures; that is :mod:`kickbench.run`.
 """
