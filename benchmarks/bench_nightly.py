@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.nightly import changes, decide, noise
-from kickbench.nightly.decide import Rows, Settings
+from kickbench.nightly.decide import Rows
+from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.stats.location import Location, trimmed
 from kickbench.stats.proportions import clopper_pearson

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kickbench.nightly.changes import ChangePoint, change_points
-from kickbench.nightly.decide import Settings
+from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
 
 SETTINGS = Settings()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.nightly.config import Baseline, Config, Decision, _File, load
-from kickbench.nightly.decide import Settings
+from kickbench.nightly.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,11 +18,12 @@ from markdown_it.token import Token
 from synthetic_night import CASE, night, row, rows_of
 
 from kickbench.nightly.collect import trends
-from kickbench.nightly.decide import Settings, decide
+from kickbench.nightly.decide import decide
 from kickbench.nightly.events import Event
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.night import Night
 from kickbench.nightly.outputs import OUTPUTS, headline, json, junit, markdown
+from kickbench.nightly.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 LOST = {"case": "race-spin", "method": "sigmask", "what": "lost", "count": 3, "of": 1_000_000}

@@ -29,8 +29,8 @@ from scipy.ndimage import median_filter
 
 from kickbench.compare.identity import Change, changes
 from kickbench.nightly import noise
-from kickbench.nightly.decide import Settings
 from kickbench.nightly.noise import Floats
+from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
 
 SHORTEST = 4

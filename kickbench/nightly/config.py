@@ -25,7 +25,7 @@ from pydantic import (
 
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
-from kickbench.nightly.decide import Settings
+from kickbench.nightly.settings import Settings
 from kickbench.scenario.files import load as load_scenario
 from kickbench.scenario.files import read_toml
 from kickbench.scenario.findings import Axis, Table, expected, expecting, explain, problem

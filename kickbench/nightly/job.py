@@ -39,10 +39,11 @@ from kickbench.errors import (
 from kickbench.nightly import page
 from kickbench.nightly.collect import trends
 from kickbench.nightly.config import Config
-from kickbench.nightly.decide import Decision, Judgement, Settings, decide
+from kickbench.nightly.decide import Decision, Judgement, decide
 from kickbench.nightly.history import History
 from kickbench.nightly.night import Night
 from kickbench.nightly.remarks import remarks
+from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import QUIET_WITHIN, Key, Nights
 from kickbench.numbers import listed
 from kickbench.report.pages.run import write_report

@@ -26,9 +26,9 @@ from kickbench.compare.identity import Change, changes
 from kickbench.compare.metrics import METRICS
 from kickbench.nightly.changes import change_points
 from kickbench.nightly.collect import trends
-from kickbench.nightly.decide import Settings
 from kickbench.nightly.events import Event, forgotten, verdicts
 from kickbench.nightly.night import Night
+from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend, key_name
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant
 from kickbench.report.figures.plots import (
