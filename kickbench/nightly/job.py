@@ -39,8 +39,9 @@ from kickbench.errors import (
 from kickbench.nightly import page
 from kickbench.nightly.collect import trends
 from kickbench.nightly.config import Config
-from kickbench.nightly.decide import Decision, Judgement, decide
+from kickbench.nightly.decide import decide
 from kickbench.nightly.history import History
+from kickbench.nightly.judgement import Decision, Judgement
 from kickbench.nightly.night import Night
 from kickbench.nightly.remarks import remarks
 from kickbench.nightly.settings import Settings

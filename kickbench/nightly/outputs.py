@@ -19,8 +19,8 @@ import kickbench
 from kickbench.compare.identity import Change
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import EXIT_HOST, EXIT_USAGE
-from kickbench.nightly.decide import Judgement
 from kickbench.nightly.job import Part, Result
+from kickbench.nightly.judgement import Judgement
 from kickbench.nightly.trends import QUIET, Key, key_name
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.words.names import emulation
