@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.nightly import changes, decide, noise
-from kickbench.nightly.decide import Rows
+from kickbench.nightly import changes, decide, evidence, noise
+from kickbench.nightly.evidence import Rows
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
 from kickbench.stats.location import Location, trimmed
@@ -201,15 +201,15 @@ def judge(history: History, first: int, last: int, windows: tuple[int, ...] = WI
                 df = noise.tails(residuals).repeat(metrics)
             else:
                 rows.__dict__["fitted"] = latest.fitted
-            p[k] = decide.weigh(rows, minimal, df, len(nights)).p_worse
-        combined = decide.combine(p).reshape(len(nights), metrics)
+            p[k] = evidence.weigh(rows, minimal, df, len(nights)).p_worse
+        combined = evidence.combine(p).reshape(len(nights), metrics)
         found.append(combined)
     return np.concatenate(found)
 
 
 def alarms(p: Floats, rate: float = SETTINGS.false_discovery_rate) -> NDArray[np.bool_]:
     """(nights, metrics) that raise an alarm."""
-    return np.array([decide.adjust(night) for night in p]) <= rate
+    return np.array([evidence.adjust(night) for night in p]) <= rate
 
 
 def _cells(values: Floats, nights: NDArray[np.int64]) -> Floats:

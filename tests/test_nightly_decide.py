@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from kickbench.nightly import noise
-from kickbench.nightly.decide import adjust, combine, decide
+from kickbench.nightly.decide import decide
+from kickbench.nightly.evidence import adjust, combine
 from kickbench.nightly.judgement import Decision, Judgement, Verdict
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
