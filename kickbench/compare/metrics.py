@@ -17,6 +17,8 @@ from kickbench.stats.independent import Estimate
 from kickbench.stats.proportions import clopper_pearson
 
 Summary = Mapping[str, Any]
+Unit = Literal["ns", "1/s", "share", "instructions"]
+Better = Literal["lower", "higher"]
 
 __all__ = ["METRICS", "Estimate", "Metric", "Point", "control_ok", "points"]
 
@@ -43,9 +45,9 @@ class Metric:
 
     name: str
     title: str
-    unit: Literal["ns", "1/s", "share", "instructions"]
-    better: Literal["lower", "higher"]
     kinds: tuple[str, ...]
+    unit: Unit = "ns"
+    better: Better = "lower"
     value: tuple[str, ...] = ()
     ci95: tuple[str, ...] = ()
     fault: str | None = None
@@ -60,180 +62,64 @@ class Metric:
         return (one < self.since) is not (other < self.since)
 
 
+def _estimated(
+    name: str,
+    title: str,
+    kind: str,
+    unit: Unit = "ns",
+    better: Better = "lower",
+    set_by_rate: bool = False,
+) -> Metric:
+    """A level that is estimated from the rounds."""
+    value, ci95 = ("estimates", name, "value"), ("estimates", name, "ci95")
+    return Metric(name, title, (kind,), unit, better, value, ci95, set_by_rate=set_by_rate)
+
+
+def _quantile(name: str, title: str, kind: str, figure: str, level: str, since: int = 1) -> Metric:
+    """A quantile of events that are timed one by one."""
+    value, ci95 = (f"{figure}_ns", level), (f"{figure}_ci95", level)
+    return Metric(name, title, (kind,), value=value, ci95=ci95, min_effect=0.1, since=since)
+
+
+def _counted(name: str, title: str, kind: str, count: str, since: int = 1) -> Metric:
+    """An exact count of instructions."""
+    return Metric(name, title, (kind,), "instructions", count=count, since=since)
+
+
+def _share(
+    name: str, title: str, kinds: tuple[str, ...], fault: str, of: tuple[str, ...], since: int = 1
+) -> Metric:
+    """The share of what may meet with a fault that did."""
+    return Metric(name, title, kinds, "share", fault=fault, of=of, since=since)
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(
-            name="quiet_ns_per_exit",
-            title="time per quiet exit",
-            unit="ns",
-            better="lower",
-            kinds=("exits",),
-            value=("estimates", "quiet_ns_per_exit", "value"),
-            ci95=("estimates", "quiet_ns_per_exit", "ci95"),
-        ),
-        Metric(
-            name="ns_per_exit",
-            title="time per exit",
-            unit="ns",
-            better="lower",
-            kinds=("exits",),
-            value=("estimates", "ns_per_exit", "value"),
-            ci95=("estimates", "ns_per_exit", "ci95"),
-        ),
-        Metric(
-            name="cpu_ns_per_exit",
-            title="CPU time per exit",
-            unit="ns",
-            better="lower",
-            kinds=("exits",),
-            value=("estimates", "cpu_ns_per_exit", "value"),
-            ci95=("estimates", "cpu_ns_per_exit", "ci95"),
-            set_by_rate=True,
-        ),
-        Metric(
-            name="exits_per_second",
-            title="exits per second",
-            unit="1/s",
-            better="higher",
-            kinds=("exits",),
-            value=("estimates", "exits_per_second", "value"),
-            ci95=("estimates", "exits_per_second", "ci95"),
-            set_by_rate=True,
-        ),
-        Metric(
-            name="latency_p50_ns",
-            title="kick latency p50",
-            unit="ns",
-            better="lower",
-            kinds=("kick",),
-            value=("latency_ns", "p50"),
-            ci95=("latency_ci95", "p50"),
-            min_effect=0.1,
-            since=2,
-        ),
-        Metric(
-            name="latency_p99_ns",
-            title="kick latency p99",
-            unit="ns",
-            better="lower",
-            kinds=("kick",),
-            value=("latency_ns", "p99"),
-            ci95=("latency_ci95", "p99"),
-            min_effect=0.1,
-            since=2,
-        ),
-        Metric(
-            name="pause_last_ns",
-            title="pause all p50",
-            unit="ns",
-            better="lower",
-            kinds=("pause_all",),
-            value=("last_ns", "p50"),
-            ci95=("last_ci95", "p50"),
-            min_effect=0.1,
-            since=2,
-        ),
-        Metric(
-            name="instructions_per_exit",
-            title="instructions per exit",
-            unit="instructions",
-            better="lower",
-            kinds=("exits",),
-            count="exit",
-        ),
-        Metric(
-            name="instructions_per_kick",
-            title="instructions per kick",
-            unit="instructions",
-            better="lower",
-            kinds=("kick",),
-            count="kick",
-            since=2,
-        ),
-        Metric(
-            name="instructions_per_send",
-            title="instructions to send a kick",
-            unit="instructions",
-            better="lower",
-            kinds=("kick",),
-            count="send",
-        ),
-        Metric(
-            name="lost",
-            title="kicks lost",
-            unit="share",
-            better="lower",
-            kinds=("kick", "race"),
-            fault="lost",
-            of=("sent",),
-            since=2,
-        ),
-        Metric(
-            name="rescued",
-            title="pauses rescued",
-            unit="share",
-            better="lower",
-            kinds=("pause_all",),
-            fault="rescued",
-            of=("n", "rescued"),
-            since=2,
-        ),
-        Metric(
-            name="round_trip_p50_ns",
-            title="round trip to L2 p50",
-            unit="ns",
-            better="lower",
-            kinds=("nested",),
-            value=("estimates", "round_trip_p50_ns", "value"),
-            ci95=("estimates", "round_trip_p50_ns", "ci95"),
-        ),
+        _estimated("quiet_ns_per_exit", "time per quiet exit", "exits"),
+        _estimated("ns_per_exit", "time per exit", "exits"),
+        _estimated("cpu_ns_per_exit", "CPU time per exit", "exits", set_by_rate=True),
+        _estimated("exits_per_second", "exits per second", "exits", "1/s", "higher", True),
+        _quantile("latency_p50_ns", "kick latency p50", "kick", "latency", "p50", since=2),
+        _quantile("latency_p99_ns", "kick latency p99", "kick", "latency", "p99", since=2),
+        _quantile("pause_last_ns", "pause all p50", "pause_all", "last", "p50", since=2),
+        _counted("instructions_per_exit", "instructions per exit", "exits", "exit"),
+        _counted("instructions_per_kick", "instructions per kick", "kick", "kick", since=2),
+        _counted("instructions_per_send", "instructions to send a kick", "kick", "send"),
+        _share("lost", "kicks lost", ("kick", "race"), "lost", ("sent",), since=2),
+        _share("rescued", "pauses rescued", ("pause_all",), "rescued", ("n", "rescued"), since=2),
+        _estimated("round_trip_p50_ns", "round trip to L2 p50", "nested"),
         # Only a difference: its levels are those of round_trip_p50_ns.
         Metric(
-            name="injection_p50_ns",
-            title="round trip to L2 p50",
-            unit="ns",
-            better="lower",
-            kinds=("nested",),
+            "injection_p50_ns",
+            "round trip to L2 p50",
+            ("nested",),
             value=("estimates", "round_trip_p50_ns", "value"),
         ),
-        Metric(
-            name="event_latency_p50_ns",
-            title="event latency p50",
-            unit="ns",
-            better="lower",
-            kinds=("nested",),
-            value=("latency_ns", "p50"),
-            ci95=("latency_ci95", "p50"),
-            min_effect=0.1,
-        ),
-        Metric(
-            name="late",
-            title="events late for L1",
-            unit="share",
-            better="lower",
-            kinds=("nested",),
-            fault="late",
-            of=("judged",),
-        ),
-        Metric(
-            name="injections_lost",
-            title="injections lost",
-            unit="share",
-            better="lower",
-            kinds=("nested",),
-            fault="lost",
-            of=("injected",),
-        ),
-        Metric(
-            name="injections_doubled",
-            title="injections doubled",
-            unit="share",
-            better="lower",
-            kinds=("nested",),
-            fault="doubled",
-            of=("injected",),
-        ),
+        _quantile("event_latency_p50_ns", "event latency p50", "nested", "latency", "p50"),
+        _share("late", "events late for L1", ("nested",), "late", ("judged",)),
+        _share("injections_lost", "injections lost", ("nested",), "lost", ("injected",)),
+        _share("injections_doubled", "injections doubled", ("nested",), "doubled", ("injected",)),
     )
 }
 
