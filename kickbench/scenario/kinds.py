@@ -45,9 +45,13 @@ TRANSPORTS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class State:
-    """What a vCPU does when it is kicked; ``program`` None: one of the scenario's that exits."""
+    """What a vCPU does when it is kicked; ``program`` None: one of the scenario's that exits.
+
+    ``name`` follows "kicked" in a sentence.
+    """
 
     id: str
+    name: str
     doc: str
     program: str | None
 
@@ -55,10 +59,10 @@ class State:
 STATES: dict[str, State] = {
     state.id: state
     for state in (
-        State("guest", "spinning in the guest, without exits", "spin"),
-        State("halted", "asleep in HLT, inside the kernel's local APIC", "hlt"),
-        State("userspace", "between two KVM_RUNs", None),
-        State("storm", "exiting at full speed", None),
+        State("guest", "in the guest", "spinning in the guest, without exits", "spin"),
+        State("halted", "while halted", "asleep in HLT, inside the kernel's local APIC", "hlt"),
+        State("userspace", "in userspace", "between two KVM_RUNs", None),
+        State("storm", "while exiting at full speed", "exiting at full speed", None),
     )
 }
 
@@ -129,6 +133,12 @@ KINDS: dict[str, str] = {
     ),
 }
 """The kinds of measurement, each with what it yields, for people."""
+
+
+def state_name(state: object) -> str:
+    """When a vCPU is kicked in this state, e.g. "in the guest"; a run may name another state."""
+    known = STATES.get(str(state))
+    return f"in the state {state}" if known is None else known.name
 
 
 def precise_metrics(parameters: Mapping[str, Any], crowded: bool) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.reader import CaseRecord, RunReader
-from kickbench.scenario.kinds import MAX_KICKERS
+from kickbench.scenario.kinds import MAX_KICKERS, state_name
 from kickbench.stats.proportions import clopper_pearson
 from kickbench.summary.events import (
     CHUNK_KICKS,
@@ -60,14 +60,6 @@ SLOW_EXCESS = 3
 which has the fewest: what delays kicks of all methods alike is the host."""
 
 SLOW_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
-
-
-_STATES = {
-    "guest": "kicked in the guest",
-    "halted": "kicked while halted",
-    "userspace": "kicked in userspace",
-    "storm": "kicked while exiting at full speed",
-}
 
 
 @dataclass(frozen=True)
@@ -198,8 +190,7 @@ def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
     if kind == "exits" and rate is not None:
         words.append(f"{rate:,.10g} kicks/s per vCPU")
     elif kind == "kick":
-        state = str(parameters.get("state"))
-        words.append(_STATES.get(state, f"kicked in the state {state}"))
+        words.append(f"kicked {state_name(parameters.get('state'))}")
         kickers = parameters.get("kickers", 1)
         if kickers > 1:
             words.append(f"{kickers} kickers")

@@ -44,9 +44,9 @@ from kickbench.report.words.names import (
     label,
     nanoseconds,
     series_of,
-    state_name,
     window_name,
 )
+from kickbench.scenario.kinds import state_name
 
 MIN_LANDED = 100
 """Kicks that could have been lost from which there is a bound: 3 % at most, when none was."""

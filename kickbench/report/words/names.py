@@ -12,16 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.numbers import plural, significant
+from kickbench.scenario.kinds import state_name
 
 Summary = Mapping[str, Any]
 
-
-_STATES = {
-    "guest": "in the guest",
-    "halted": "while halted",
-    "userspace": "in userspace",
-    "storm": "while exiting at full speed",
-}
 
 _VENDORS = {"vmx": "VMX", "svm": "SVM"}
 
@@ -122,11 +116,6 @@ def kick_rate_name(kick_rate_hz: float | None) -> str:
     if kick_rate_hz is None:
         return "no kicks"
     return f"{significant(kick_rate_hz)} kicks/s per vCPU"
-
-
-def state_name(state: object) -> str:
-    """What a vCPU was doing when it was kicked, e.g. "in the guest"."""
-    return _STATES.get(str(state), f"in the state {state}")
 
 
 def vendor_name(case: Summary) -> str:
