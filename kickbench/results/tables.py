@@ -101,7 +101,12 @@ _PLACEBO = Column(
 _WHO = (_METHOD, _CONTROL, _PLACEBO)
 ROLES = ("control", "placebo")
 """The columns that say that a row is not the method's own, but of its second self."""
-_POSITION = Column("position", pa.int16(), "", "place of the block within its round")
+_PLACE = (
+    _PROCESS,
+    _ROUND,
+    Column("position", pa.int16(), "", "place of the block within its round"),
+)
+"""The columns that say of which block a row is."""
 _VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
 _SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick was pending")
 
@@ -120,9 +125,7 @@ TABLES: dict[str, Table] = {
             kinds=("exits",),
             max_rows=2**25,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 *_WHO,
                 _VCPU,
                 Column("cpu", pa.int32(), "", "CPU at the end of the block; -1 unknown", -1),
@@ -231,9 +234,7 @@ TABLES: dict[str, Table] = {
             kinds=("kick",),
             max_rows=2**25,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 *_WHO,
                 _VCPU,
                 Column("kicker", pa.int16(), "", "index of the kicking thread"),
@@ -304,9 +305,7 @@ TABLES: dict[str, Table] = {
             kinds_with_kicks=("exits",),
             max_rows=2**24,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 *_WHO,
                 Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
                 Column("met", pa.int64(), "kicks", "those that met the wanted state"),
@@ -322,9 +321,7 @@ TABLES: dict[str, Table] = {
             kinds=("pause_all",),
             max_rows=2**24,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 *_WHO,
                 Column("at_cycles", pa.int64(), "cycles", "when, since the block's begin"),
                 Column("send_cycles", pa.int64(), "cycles", "until all vCPUs had been kicked"),
@@ -345,9 +342,7 @@ TABLES: dict[str, Table] = {
             kinds=("race",),
             max_rows=2**24,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 *_WHO,
                 Column("sent", pa.int64(), "kicks", "kicks sent, rescues not counted"),
                 Column(
@@ -386,9 +381,7 @@ TABLES: dict[str, Table] = {
             kinds=("nested",),
             max_rows=2**27,
             columns=(
-                _PROCESS,
-                _ROUND,
-                _POSITION,
+                *_PLACE,
                 Column("method", METHOD_TYPE, "", "id of the iteration's way"),
                 _CONTROL,
                 _PLACEBO,
