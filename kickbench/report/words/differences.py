@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from kickbench.methods import CATALOGUE, control_pairs
 from kickbench.numbers import measured
 from kickbench.report.words.names import Summary
+from kickbench.scenario.kinds import FIGURES
 from kickbench.stats.independent import Estimate, difference
 
-HEADLINES = {
-    "exits": ("quiet_ns_per_exit", "ns_per_exit"),
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "exits": tuple(FIGURES.values()),
     "kick": ("latency_p50_ns",),
     "pause_all": ("pause_last_ns",),
     "nested": ("round_trip_p50_ns",),

@@ -43,6 +43,7 @@ from kickbench.report.words.names import (
     series_of,
 )
 from kickbench.report.words.shift import NOTABLE, answer_shift
+from kickbench.scenario.kinds import FIGURES
 
 MOST_OTHERS = 4
 """Series that are told one by one, after the first; the table has all."""
@@ -228,7 +229,7 @@ def _cost(case: Summary, contrast: Summary, unit: str) -> str:
 
 def is_quiet(contrast: Summary) -> bool:
     """Whether a difference is of quiet exits, not of the mean over all."""
-    return bool(contrast["metric"] == "quiet_ns_per_exit")
+    return bool(contrast["metric"] == FIGURES["quiet"])
 
 
 def _on_average(case: Summary, method: str) -> str:

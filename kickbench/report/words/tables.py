@@ -36,6 +36,7 @@ from kickbench.report.words.names import (
     vendor_name,
 )
 from kickbench.report.words.shift import percentile, shift_points
+from kickbench.scenario.kinds import FIGURES
 
 Summary = Mapping[str, Any]
 
@@ -420,7 +421,7 @@ _EXITS = Table(
         ),
     ),
     terminal=(("{ns} per exit", (_EXITS_PER_SECOND, _EXIT_QUIET, _EXIT_MEAN, *_EXIT_TIMES)),),
-    metrics=(("quiet_ns_per_exit", ", quiet"), ("ns_per_exit", ", mean")),
+    metrics=tuple((metric, f", {word}") for word, metric in FIGURES.items()),
 )
 
 _RACE = Table(

@@ -37,6 +37,7 @@ from kickbench.report.words.kicks import (
 )
 from kickbench.report.words.names import Summary, emulation, finished, label, nanoseconds
 from kickbench.report.words.nested import answer_nested, broken_injections
+from kickbench.scenario.kinds import FIGURES
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
 _REACHED = re.compile(r"(?<=, reached )[0-9][0-9,]{0,17}(?=: )")
@@ -425,7 +426,7 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
     return found
 
 
-_FIGURES = {"quiet_ns_per_exit": "quiet exit", "ns_per_exit": "mean"}
+_FIGURES = {FIGURES["quiet"]: "quiet exit", FIGURES["mean"]: "mean"}
 
 
 def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:
