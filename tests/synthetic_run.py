@@ -21,119 +21,34 @@ from numpy.typing import NDArray
 
 from kickbench.results.tables import QUANTILES, combine, from_worker
 from kickbench.results.writer import RunWriter
+from kickbench.run.kinds import (
+    HISTOGRAMS,
+    KICK_BLOCKS,
+    KICKS,
+    PAUSES,
+    RACES,
+    SAMPLES,
+    blocks_dtype,
+)
+from kickbench.run.nested import NESTED
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 BASE_NS = 2000.0
 HZ = 2.5e9
 
-BLOCKS = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("vcpu", "i2"),
-        ("cpu", "i4"),
-        ("exits", "i8"),
-        ("elapsed_cycles", "i8"),
-        ("skew_cycles", "i8"),
-        ("stalled_cycles", "i8"),
-        ("timed_exits", "i8"),
-        ("timed_cycles", "i8"),
-        ("max_cycles", "i8"),
-        ("cpu_ns", "i8"),
-        ("run_delay_ns", "i8"),
-        ("voluntary_switches", "i4"),
-        ("involuntary_switches", "i4"),
-        ("migrations", "i4"),
-        ("steal_ns", "i8"),
-        ("rescues", "i4"),
-        ("kicked", "i4"),
-        ("spurious_exits", "i8"),
-        ("unsampled", "i8"),
-        *((name, "f4") for name in QUANTILES),
-    ]
-)
-HISTOGRAMS = np.dtype(
-    [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
-)
-SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
-KICKS = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("vcpu", "i2"),
-        ("kicker", "i2"),
-        ("volley", "i4"),
-        ("cpu", "i4"),
-        ("met", "?"),
-        ("lost", "?"),
-        ("at_cycles", "i8"),
-        ("send_cycles", "u4"),
-        ("delivery_cycles", "u4"),
-        ("returned_cycles", "i8"),
-        ("latency_cycles", "u4"),
-        ("resumed_cycles", "u4"),
-        ("signals", "u4"),
-    ]
-)
-KICK_BLOCKS = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("sent", "i8"),
-        ("met", "i8"),
-        ("lost", "i8"),
-        ("spurious", "i8"),
-        ("elapsed_cycles", "i8"),
-    ]
-)
-PAUSES = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("at_cycles", "i8"),
-        ("send_cycles", "i8"),
-        ("first_cycles", "i8"),
-        ("median_cycles", "i8"),
-        ("last_cycles", "i8"),
-        ("rescues", "i4"),
-    ]
-)
-RACES = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("sent", "i8"),
-        ("landed", "i8"),
-        ("lost", "i8"),
-        ("resent", "i8"),
-        ("spurious", "i8"),
-        ("rescues", "i8"),
-        ("timeout_cycles", "i8"),
-        ("elapsed_cycles", "i8"),
-        ("latency_max_cycles", "i8"),
-    ]
-)
+BLOCKS = blocks_dtype()
+DTYPES: dict[str, np.dtype[Any]] = {
+    "blocks": BLOCKS,
+    "exit_histograms": HISTOGRAMS,
+    "exit_samples": SAMPLES,
+    "kicks": KICKS,
+    "kick_blocks": KICK_BLOCKS,
+    "pauses": PAUSES,
+    "races": RACES,
+    "nested": NESTED,
+}
+"""What a worker's arrays have, by table."""
 
-NESTED = np.dtype(
-    [
-        ("round", "i4"),
-        ("position", "i2"),
-        ("entry", "u1"),
-        ("cycles", "i8"),
-        ("exit_reason", "i8"),
-        ("expected", "?"),
-        ("injected", "?"),
-        ("delivered", "i8"),
-        ("work", "i8"),
-        ("detail", "i8"),
-        ("latency_cycles", "i8"),
-    ]
-)
 NESTED_WAYS = ("plain", "pending", "pending_no_injection", "asynchronous")
 # The round trip of plain, a turn of L2's loop, and the gap between the ticks of the host's timer.
 ROUND_TRIP_NS = 5000.0

@@ -31,19 +31,15 @@ ENTRIES = [
     {"method": "immediate_exit", "role": "control"},
     {"method": "immediate_exit", "role": "placebo"},
 ]
-DTYPES = {
-    "blocks": synthetic_run.BLOCKS,
-    "exit_histograms": synthetic_run.HISTOGRAMS,
-    "exit_samples": synthetic_run.SAMPLES,
-    "kicks": synthetic_run.KICKS,
-    "kick_blocks": synthetic_run.KICK_BLOCKS,
-    "pauses": synthetic_run.PAUSES,
-    "races": synthetic_run.RACES,
-    "nested": synthetic_run.NESTED,
-}
 
 
-def elements(dtype: np.dtype) -> st.SearchStrategy:
+def elements(table: str) -> st.SearchStrategy:
+    dtype, schema = synthetic_run.DTYPES[table], TABLES[table].schema
+
+    def largest(field: str) -> int:
+        types = (dtype[field], schema.field(field).type.to_pandas_dtype())
+        return int(min(2**53, *(np.iinfo(one).max for one in types)))
+
     return st.tuples(
         *(
             st.integers(0, len(ENTRIES) - 1)
@@ -52,15 +48,22 @@ def elements(dtype: np.dtype) -> st.SearchStrategy:
             if dtype[name] == np.bool_
             else st.integers(0, 2**24)  # whole numbers that a float32 holds
             if dtype[name] == np.float32
-            else st.integers(0, int(min(np.iinfo(dtype[name]).max, 2**53)))
+            else st.integers(0, largest(name))
             for name in dtype.names
         )
     )
 
 
 def arrays(name: str) -> st.SearchStrategy:
-    dtype = DTYPES[name]
-    return st.lists(elements(dtype), max_size=20).map(lambda rows: np.array(rows, dtype))
+    dtype = synthetic_run.DTYPES[name]
+    return st.lists(elements(name), max_size=20).map(lambda rows: np.array(rows, dtype))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_worker_array_has_the_columns_of_its_table(name):
+    columns = {column.name for column in TABLES[name].columns}
+    expected = columns - {"process", "method", *ROLES} | {"entry"}
+    assert set(synthetic_run.DTYPES[name].names) == expected
 
 
 @pytest.mark.parametrize("name", TABLES)

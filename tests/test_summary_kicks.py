@@ -43,17 +43,11 @@ from kickbench.summary.pyperf import export, read_round_medians, write_pyperf
 from kickbench.summary.summarise import describe, summarise
 
 SIGMASK, BASELINE, CONTROL = range(3)
-DTYPES = {
-    "kicks": synthetic_run.KICKS,
-    "kick_blocks": synthetic_run.KICK_BLOCKS,
-    "pauses": synthetic_run.PAUSES,
-    "races": synthetic_run.RACES,
-}
 
 
 def rows_of(name, rows):
     """A table's array from dicts; what a row does not mention is 0, but a kick has met."""
-    array = np.zeros(len(rows), DTYPES[name])
+    array = np.zeros(len(rows), synthetic_run.DTYPES[name])
     if name == "kicks":
         array["met"] = True
     for i, row in enumerate(rows):
@@ -68,7 +62,7 @@ def write_run(path, parameters, workers, *, hz=(1e9,), **document):
     entries = synthetic_run.entries_of(parameters)
     tables = {}
     for table in tables_of_case(parameters):
-        empty = np.zeros(0, DTYPES.get(table.name))
+        empty = np.zeros(0, synthetic_run.DTYPES[table.name])
         tables[table.name] = combine(
             [
                 from_worker(table.name, w.get(table.name, empty), entries=entries, process=i)
@@ -1020,7 +1014,7 @@ def test_what_older_folders_do_not_have_is_not_asked_for(run):
     assert case["methods"]["sigmask"]["race_free_claim"] is None
 
 
-@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("name", ["kicks", "kick_blocks", "pauses", "races"])
 def test_truncated_tables(run, name):
     (path,) = run.glob(f"cases/*/{name}.parquet")
     data = path.read_bytes()
