@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench.cli.run import Quick, Results, Resume, ScenarioName, TrustProtocols
 from kickbench.errors import EXIT_HOST, UsageError
 
 if TYPE_CHECKING:
@@ -124,37 +125,16 @@ def build(
 
 @app.command()
 def run(
-    scenario: Annotated[
-        str | None,
-        typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
-    ] = None,
+    scenario: ScenarioName = None,
     machine: MachineName = "amd-numa",
     kernel: Kernel = None,
-    results: Annotated[
-        Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
-    ] = Path("results"),
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="One process a case, and some 12 seconds of measuring in all."
-        ),
-    ] = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
-        ),
-    ] = None,
+    results: Results = Path("results"),
+    quick: Quick = False,
+    resume: Resume = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if the machine cannot run every case.")
     ] = False,
-    trust_protocols: Annotated[
-        bool,
-        typer.Option(
-            "--trust-protocols",
-            help="With --resume: compile and run the C files that the run names.",
-        ),
-    ] = False,
+    trust_protocols: TrustProtocols = False,
     time_limit: TimeLimit = None,
 ) -> None:
     """Measure a scenario in an emulated machine.

@@ -11,27 +11,37 @@ import typer
 
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
 
+ScenarioName = Annotated[
+    str | None,
+    typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
+]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
+]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="One process a case, and some 12 seconds of measuring in all."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
+    ),
+]
+TrustProtocols = Annotated[
+    bool,
+    typer.Option(
+        "--trust-protocols",
+        help="With --resume: compile and run the C files that the run names.",
+    ),
+]
+
 
 def run(
-    scenario: Annotated[
-        str | None,
-        typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
-    ] = None,
-    results: Annotated[
-        Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
-    ] = Path("results"),
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="One process a case, and some 12 seconds of measuring in all."
-        ),
-    ] = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
-        ),
-    ] = None,
+    scenario: ScenarioName = None,
+    results: Results = Path("results"),
+    quick: Quick = False,
+    resume: Resume = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if this host cannot run every case.")
     ] = False,
@@ -39,13 +49,7 @@ def run(
         bool,
         typer.Option("--wait", help="Wait while another kickbench measures on this host."),
     ] = False,
-    trust_protocols: Annotated[
-        bool,
-        typer.Option(
-            "--trust-protocols",
-            help="With --resume: compile and run the C files that the run names.",
-        ),
-    ] = False,
+    trust_protocols: TrustProtocols = False,
 ) -> None:
     """Measure a scenario on real KVM and store the results.
 
