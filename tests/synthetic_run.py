@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.results.tables import QUANTILES, combine, from_worker
+from kickbench.results.tables import QUANTILES, combine, from_worker, tables_of_case
 from kickbench.results.writer import RunWriter
 from kickbench.run.kinds import (
     HISTOGRAMS,
@@ -621,19 +621,25 @@ def case_document(
 
 def case_tables(parameters: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
     """The Arrow tables of a finished case; the arguments are those of its kind's arrays above."""
+    arrays = ARRAYS[parameters["kind"]]
+    workers = [arrays(parameters, index, **arguments) for index in range(parameters["processes"])]
+    return worker_tables(parameters, workers)
+
+
+def worker_tables(
+    parameters: Mapping[str, Any], workers: Sequence[Mapping[str, NDArray[Any]]]
+) -> dict[str, Any]:
+    """The Arrow tables of a case from the arrays of its processes; without an array it is empty."""
     entries = entries_of(parameters)
-    workers = [
-        ARRAYS[parameters["kind"]](parameters, process, **arguments)
-        for process in range(parameters["processes"])
-    ]
+    no_rows = {table.name: np.zeros(0, DTYPES[table.name]) for table in tables_of_case(parameters)}
     return {
         name: combine(
             [
-                from_worker(name, arrays[name], entries=entries, process=process)
+                from_worker(name, arrays.get(name, empty), entries=entries, process=process)
                 for process, arrays in enumerate(workers)
             ]
         )
-        for name in workers[0]
+        for name, empty in no_rows.items()
     }
 
 

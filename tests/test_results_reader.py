@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
+from hand_made import set_column
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -420,13 +421,6 @@ def replace_table(run, name, change):
     path = run / "cases" / ID / f"{name}.parquet"
     table = change(pq.read_table(io.BytesIO(path.read_bytes())))
     pq.write_table(table, path)
-
-
-def set_column(name, values):
-    def change(table):
-        return table.set_column(table.column_names.index(name), name, values(table))
-
-    return change
 
 
 @pytest.mark.parametrize(

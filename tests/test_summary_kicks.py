@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pyperf
 import pytest
 import synthetic_run
+from hand_made import case_of, contrast, set_column, store, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
 from kickbench.errors import MeasurementError, ResultsError
 from kickbench.results.reader import RunReader
-from kickbench.results.tables import TABLES, combine, from_worker, tables_of_case
+from kickbench.results.tables import TABLES, from_worker
 from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import MAX_KICKERS
 from kickbench.stats.contrasts import paired_contrast, running_interval
@@ -54,38 +55,6 @@ def rows_of(name, rows):
         for column, value in row.items():
             array[i][column] = value
     return array
-
-
-def write_run(path, parameters, workers, *, hz=(1e9,), **document):
-    """A run of one case from arrays by table name, a dict per process; 1 cycle is 1 ns at 1e9."""
-    parameters = {**parameters, "processes": len(workers)}
-    entries = synthetic_run.entries_of(parameters)
-    tables = {}
-    for table in tables_of_case(parameters):
-        empty = np.zeros(0, synthetic_run.DTYPES[table.name])
-        tables[table.name] = combine(
-            [
-                from_worker(table.name, w.get(table.name, empty), entries=entries, process=i)
-                for i, w in enumerate(workers)
-            ]
-        )
-    made = synthetic_run.case_document(parameters, **document)
-    for process in made["processes"]:
-        process["clock"]["hz"] = hz[process["index"] % len(hz)]
-    with RunWriter.create(path, "unit", scenario={}, cases=[parameters], environment={}) as writer:
-        writer.write_case(parameters["id"], made, tables)
-    return RunReader(writer.path)
-
-
-def case_of(reader):
-    summary = summarise(reader)
-    json.dumps(summary, allow_nan=False)
-    return summary["cases"][0]
-
-
-def contrast(case, metric, method="sigmask"):
-    (found,) = [c for c in case["contrasts"] if (c["metric"], c["method"]) == (metric, method)]
-    return found
 
 
 def kick(round_, entry, latency, send=0, delivery=0, returned=0, resumed=0, **other):
@@ -639,11 +608,7 @@ def test_more_spurious_exits_than_kicks_are_no_proportion(tmp_path):
 def test_a_method_that_breaks_its_claim_is_easy_to_find(tmp_path, parameters, arguments):
     tables = synthetic_run.case_tables(parameters, shift_ns=0.0, **arguments)
     document = synthetic_run.case_document(parameters, hz=synthetic_run.HZ)
-    with RunWriter.create(
-        tmp_path, "unit", scenario={}, cases=[parameters], environment={}
-    ) as writer:
-        writer.write_case(parameters["id"], document, tables)
-    findings = case_of(RunReader(writer.path))["findings"]
+    findings = case_of(store(tmp_path, parameters, document, tables))["findings"]
     broken = [f for f in findings if f["race_free_claim"] is True]
     (method,) = next(iter(arguments.values()))
     assert [f["method"] for f in broken] == [method]
@@ -880,10 +845,10 @@ def test_the_difference_of_two_send_costs_is_paired_and_found(tmp_path):
     run = synthetic_run.build(tmp_path, cases=[case], of_kicks={"send_growth": {"sigmask": 0.1}})
     (found,) = summarise(RunReader(run))["cases"]
     call = 0.2 * synthetic_run.KICK_NS[case["state"]]
-    for contrast in found["contrasts"]:
-        if contrast["metric"].startswith("send_"):
-            assert contrast["diff"] == pytest.approx(2 * 0.1 * call, rel=0.02)
-            assert contrast["ci95"][0] > 0
+    for one in found["contrasts"]:
+        if one["metric"].startswith("send_"):
+            assert one["diff"] == pytest.approx(2 * 0.1 * call, rel=0.02)
+            assert one["ci95"][0] > 0
 
 
 def test_runs_before_there_were_volleys_have_their_send_cost(tmp_path):
@@ -923,13 +888,6 @@ def refuse(run, *fragments):
     assert str(caught.value).isprintable()
     for fragment in fragments:
         assert fragment in str(caught.value)
-
-
-def set_column(name, values):
-    def change(table):
-        return table.set_column(table.column_names.index(name), name, values(table))
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ import numpy as np
 import pyperf
 import pytest
 import synthetic_run
+from hand_made import case_of, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.errors import ResultsError
 from kickbench.results.reader import RunReader
-from kickbench.results.tables import combine, from_worker
-from kickbench.results.writer import RunWriter
 from kickbench.scenario.kinds import ITERATIONS
 from kickbench.summary.data import RunData
 from kickbench.summary.nested import AT_ONCE, MIN_SPUN, Nested, read_nested, turn_ns
@@ -38,32 +37,10 @@ def build(folder: Path, **nested: Any) -> RunReader:
     return RunReader(run)
 
 
-def summary_of(folder: Path, rows: np.ndarray, *, processes: int = 1) -> dict[str, Any]:
+def summary_of(folder: Path, rows: np.ndarray, *, processes: int = 1) -> Any:
     """The summary of a case whose every process returned these rows."""
-    case = synthetic_run.nested_case(processes=processes)
-    table = combine(
-        [
-            from_worker("nested", rows, entries=synthetic_run.entries_of(case), process=process)
-            for process in range(processes)
-        ]
-    )
-    with RunWriter.create(
-        folder,
-        "nested",
-        scenario={"name": "nested"},
-        cases=[case],
-        environment={},
-        command=["kickbench"],
-        emulated=False,
-        emulated_by=None,
-        host="host",
-        now=synthetic_run.NOW,
-    ) as writer:
-        document = synthetic_run.case_document(case, rounds=2, hz=GHZ)
-        writer.write_case(case["id"], document, {"nested": table})
-        writer.finish()
-    found: dict[str, Any] = summarise(RunReader(writer.path))["cases"][0]
-    return found
+    workers = [{"nested": rows}] * processes
+    return case_of(write_run(folder, synthetic_run.nested_case(), workers, rounds=2, hz=(GHZ,)))
 
 
 def rows_of(records: Sequence[Mapping[str, Any]]) -> np.ndarray:

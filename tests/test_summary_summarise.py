@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 
+import hand_made
 import numpy as np
 import pytest
 import synthetic_run
+from hand_made import case_of, contrast, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kickbench.results.reader import RunReader
-from kickbench.results.tables import QUANTILES, combine, from_worker
-from kickbench.results.writer import RunWriter
+from kickbench.results.tables import QUANTILES
 from kickbench.scenario.kinds import precise_metrics
 from kickbench.stats.contrasts import paired_contrast, running_interval
 from kickbench.summary.exits import histogram_quantiles, read_rounds
@@ -39,42 +40,11 @@ def blocks_of(rows):
     return blocks
 
 
-def write_run(path, workers, *, histograms=None, hz=(1e9,), **case):
+def write_run(path, workers, *, histograms=(), hz=(1e9,), **case):
     """A run of one case from hand-made blocks, one array per process; 1 cycle is 1 ns at 1e9."""
-    parameters = synthetic_run.case(processes=len(workers), **case)
-    entries = synthetic_run.entries_of(parameters)
-    empty = {
-        "exit_histograms": np.zeros(0, synthetic_run.HISTOGRAMS),
-        "exit_samples": np.zeros(0, synthetic_run.SAMPLES),
-    }
-    if histograms is not None:
-        empty["exit_histograms"] = np.array(histograms, synthetic_run.HISTOGRAMS)
-    tables = {
-        name: combine(
-            [
-                from_worker(name, {**empty, "blocks": b}[name], entries=entries, process=i)
-                for i, b in enumerate(workers)
-            ]
-        )
-        for name in ("blocks", "exit_histograms", "exit_samples")
-    }
-    document = synthetic_run.case_document(parameters)
-    for process in document["processes"]:
-        process["clock"]["hz"] = hz[process["index"] % len(hz)]
-    with RunWriter.create(path, "unit", scenario={}, cases=[parameters], environment={}) as writer:
-        writer.write_case(parameters["id"], document, tables)
-    return RunReader(writer.path)
-
-
-def case_of(reader):
-    summary = summarise(reader)
-    json.dumps(summary, allow_nan=False)
-    return summary["cases"][0]
-
-
-def contrast(case, metric="ns_per_exit", method="sigmask"):
-    (found,) = [c for c in case["contrasts"] if (c["metric"], c["method"]) == (metric, method)]
-    return found
+    bins = np.array(list(histograms), synthetic_run.HISTOGRAMS)
+    arrays = [{"blocks": blocks, "exit_histograms": bins} for blocks in workers]
+    return hand_made.write_run(path, synthetic_run.case(**case), arrays, hz=hz)
 
 
 # --- quiet exits ---------------------------------------------------------------------------------
@@ -561,12 +531,9 @@ def test_warnings_are_collected_once(tmp_path):
     document = synthetic_run.case_document(parameters)
     document["processes"][0]["warnings"] = ["TSC unstable", "more vCPUs than CPUs"]
     document["processes"][1]["warnings"] = ["TSC unstable"]
-    with RunWriter.create(
-        tmp_path, "unit", scenario={}, cases=[parameters], environment={}
-    ) as writer:
-        tables = synthetic_run.case_tables(parameters, shift_ns=0.0, rounds=4)
-        writer.write_case(parameters["id"], document, tables)
-    assert case_of(RunReader(writer.path))["warnings"] == ["TSC unstable", "more vCPUs than CPUs"]
+    tables = synthetic_run.case_tables(parameters, shift_ns=0.0, rounds=4)
+    case = case_of(store(tmp_path, parameters, document, tables))
+    assert case["warnings"] == ["TSC unstable", "more vCPUs than CPUs"]
 
 
 def run_with_loads(path, *loads):
@@ -578,9 +545,7 @@ def run_with_loads(path, *loads):
         del process["load"]
         if load is not None:
             process["load"] = load
-    with RunWriter.create(path, "unit", scenario={}, cases=[parameters], environment={}) as writer:
-        writer.write_case(parameters["id"], document, tables)
-    return RunReader(writer.path)
+    return store(path, parameters, document, tables)
 
 
 def test_load_is_told_in_shares_over_all_processes(tmp_path):
