@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fake_host import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +17,6 @@ from kickbench.host.topology import Topology, place
 STEADY = "rdtscp constant_tsc nonstop_tsc"
 FOLDER = "sys/devices/system/clocksource/clocksource0"
 CPUS = Topology.read().affinity
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text + "\n")
-    return root
 
 
 def host(root: Path, flags: str, current: str, available: str | None) -> Path:

@@ -6,19 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_host import write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.host.cores import ALIKE, Kind, are_alike, kinds, mixture
 
 CPU = "sys/devices/system/cpu"
-
-
-def write(root: Path, files: dict[str, object]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(f"{text}\n")
-    return root
 
 
 def host(root: Path, capacities: list[int], frequencies: list[int]) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_host import write
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -66,13 +67,6 @@ QUIET = {
 
 def stat(user: int = 0, idle: int = 0, steal: int = 0) -> str:
     return f"cpu  {user} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 2 3"
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text + "\n")
-    return root
 
 
 @pytest.fixture

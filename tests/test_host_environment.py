@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fake_host import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,13 +28,6 @@ flags		: fpu tsc constant_tsc nonstop_tsc{more}
 processor	: 1
 model name	: something else
 """
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text + "\n")
-    return root
 
 
 @pytest.fixture

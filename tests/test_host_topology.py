@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fake_host import write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +19,6 @@ from kickbench.host.topology import Topology, resolve
 CPU = "sys/devices/system/cpu"
 NODE = "sys/devices/system/node"
 CPU_NUMBERS = st.integers(0, MAX_CPU)
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text + "\n")
-    return root
 
 
 @pytest.fixture
