@@ -47,6 +47,13 @@ class Host:
     """What the clock counts in: 84 are 40 ns at 2.1 GHz."""
 
 
+def ar1(rng: np.random.Generator, shape: tuple[int, ...], coefficient: float) -> Floats:
+    """A stationary AR(1) process of variance 1 along the last axis."""
+    steps = rng.standard_normal(shape)
+    steps[..., 1:] *= np.sqrt(1 - coefficient**2)
+    return np.asarray(lfilter([1.0], [1.0, -coefficient], steps, axis=-1))
+
+
 def tied_quantiles(ordered: Floats, levels: ArrayLike, step: int) -> Floats:
     """The quantiles (blocks x levels) of exits in rising order (blocks x exits), ties spread.
 
@@ -90,9 +97,7 @@ def differences(
 
     A block's exits of the method cost `shift` more; nothing else tells the methods apart.
     """
-    steps = rng.standard_normal((*shape[:-1], 4 * shape[-1]))
-    steps[..., 1:] *= np.sqrt(1 - host.wander**2)
-    level = 50 * lfilter([1.0], [1.0, -host.wander], steps, axis=-1)
+    level = 50 * ar1(rng, (*shape[:-1], 4 * shape[-1]), host.wander)
     level += np.linspace(0, host.drift, level.shape[-1]) + 1000 * rng.random((*shape[:-1], 1))
     if host.jumps:
         level += JUMP * _stretches(host.jumps, rng, level.shape)

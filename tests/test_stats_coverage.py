@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from kickbench.stats.blocks import block_length
 from kickbench.stats.contrasts import (
@@ -26,7 +25,7 @@ from kickbench.stats.contrasts import (
 from kickbench.stats.location import TRIM, huber, trimmed, trimmed_mean
 from kickbench.stats.quantiles import bin_samples, quantile_intervals
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
-from tests.quiet_blocks import Estimator, Host, differences, pool, tied_quantiles
+from tests.quiet_blocks import Estimator, Host, ar1, differences, pool, tied_quantiles
 
 Floats = NDArray[np.float64]
 SHIFT = 54.0
@@ -49,13 +48,6 @@ NOISES = [
     Noise("rounds AR(1) 0.6", on_rounds=0.6),
 ]
 PROCESSES_AND_SPREADS = [(1, 0), (3, 0), (3, 1), (3, 3), (5, 0), (5, 1), (5, 3)]
-
-
-def ar1(rng: np.random.Generator, shape: tuple[int, ...], coefficient: float) -> Floats:
-    """A stationary AR(1) process of variance 1 along the last axis."""
-    steps = rng.standard_normal(shape)
-    steps[..., 1:] *= np.sqrt(1 - coefficient**2)
-    return np.asarray(lfilter([1.0], [1.0, -coefficient], steps, axis=-1))
 
 
 def preemptions(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
