@@ -329,6 +329,14 @@ class Measure(Table):
         return baseline
 
 
+OwnVcpus = Annotated[
+    Axis[VcpuCount] | None,
+    Field(
+        description="Number of vCPUs in this kind's cases, an axis of the sweep. Default: vm.vcpus."
+    ),
+]
+
+
 class Kick(Table):
     """The axes of the kind kick."""
 
@@ -341,11 +349,7 @@ class Kick(Table):
         description=f"Number of kicking threads, 1 to {MAX_KICKERS}. A list is an axis of the "
         "sweep.",
     )
-    vcpus: Axis[VcpuCount] | None = Field(
-        default=None,
-        description="Number of vCPUs in this kind's cases, an axis of the sweep. Default: "
-        "vm.vcpus.",
-    )
+    vcpus: OwnVcpus = None
 
 
 class Race(Table):
@@ -365,11 +369,7 @@ class Race(Table):
         description="How many aimed kicks each method should get in a case. measure.max_seconds "
         "ends the case in any event.",
     )
-    vcpus: Axis[VcpuCount] | None = Field(
-        default=None,
-        description="Number of vCPUs in this kind's cases, an axis of the sweep. Default: "
-        "vm.vcpus.",
-    )
+    vcpus: OwnVcpus = None
 
 
 class Nested(Table):
