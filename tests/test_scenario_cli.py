@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kickbench.scenario import model
+from kickbench.scenario.shipped import shipped
 
 GOOD = 'name = "one"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'
 BAD = 'name = "two"\n[vm]\nvcpu = 1\n[guest]\nprogram = "hlt"\n'
@@ -65,17 +66,5 @@ def test_list_shows_the_shipped_scenarios() -> None:
     done = kickbench("list")
     assert (done.returncode, done.stderr) == (0, "")
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert list(lines) == [
-        "all_methods",
-        "contending_kickers",
-        "exit_throughput",
-        "instruction_counts",
-        "kick_latency",
-        "nested_immediate_exit",
-        "numa_siglock",
-        "pause_all",
-        "quick",
-        "race",
-        "smp_windows_like",
-    ]
+    assert list(lines) == list(shipped())
     assert "30 cases  SMP Windows guest" in lines["smp_windows_like"]
