@@ -33,6 +33,7 @@ class Failure(ctypes.Structure):
         ("tid", c_int32),
         ("kicker", c_int32),
         ("slow", c_int32),
+        ("reserved", c_uint32),
         ("protocol", c_char_p),
     ]
 

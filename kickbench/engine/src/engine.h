@@ -139,6 +139,7 @@ struct kb_block_result {
 	int32_t rescues;	       /* kicks after the first that the block's end needed */
 	int32_t kicked;		       /* the block ended by a kick, not by the clock */
 	float quantiles[KB_QUANTILES]; /* of the timed exits, in cycles; NaN: there was none */
+	uint32_t reserved;
 };
 
 /* What there was too little of to create an engine; `error` of the failure says the same less well.
@@ -161,6 +162,7 @@ struct kb_failure {
 	int32_t tid;	      /* of the same */
 	int32_t kicker;	      /* it is a kicker's, on its way to `vcpu`; -1: it is the vCPU's own */
 	int32_t slow;	      /* it was still getting on */
+	uint32_t reserved;    /* not padding: see layout.c */
 	const char *protocol; /* that it uses; NULL: none */
 };
 

@@ -2,7 +2,8 @@
 /*
  * The layout of the interface's structures, as the compiler has it. The binding makes its records
  * of it, so that a field's place and type are stated in engine.h alone. A test looks for gaps,
- * which a field leaves that is not listed here.
+ * which a field leaves that is not listed here. In padding it would leave none, so the structures
+ * have none.
  */
 #include "engine.h"
 
@@ -77,6 +78,7 @@ static const struct kb_field fields[] = {
     FIELD(block_result, rescues),
     FIELD(block_result, kicked),
     FIELD(block_result, quantiles),
+    FIELD(block_result, reserved),
     FIELD(failure, vcpu),
     FIELD(failure, error),
     FIELD(failure, exit_reason),
@@ -91,6 +93,7 @@ static const struct kb_field fields[] = {
     FIELD(failure, tid),
     FIELD(failure, kicker),
     FIELD(failure, slow),
+    FIELD(failure, reserved),
     FIELD(failure, protocol),
     FIELD(guest_params, next_low),
     FIELD(guest_params, next_high),
