@@ -13,7 +13,7 @@ import pytest
 import kickbench.engine
 from kickbench.engine.engine import LIBRARY, library
 from kickbench.methods import CATALOGUE
-from kickbench.native import built_file
+from kickbench.native import built_file, placebo_name
 
 ONLY_LOOK_AT_A_FLAG = ("sigmask", "sigmask_same", "immediate_exit", "immediate_exit_remote")
 CACHE_LINE = 64
@@ -90,3 +90,11 @@ def test_every_copy_of_a_loop_begins_a_cache_line() -> None:
     for name in CATALOGUE:
         assert protocol(name).exit_loop % CACHE_LINE == 0
         assert protocol(name).kick_loop % CACHE_LINE == 0
+
+
+def test_the_engine_has_each_protocol_a_second_time_at_another_address() -> None:
+    names = [name for method in CATALOGUE for name in (method, placebo_name(method))]
+    assert len({protocol(name).exit_loop for name in names}) == len(names)
+    assert len({protocol(name).kick_loop for name in names}) == len(names)
+    for method in CATALOGUE:
+        assert protocol(method).name == protocol(placebo_name(method)).name == method.encode()

@@ -190,31 +190,6 @@ def test_the_examples_and_the_catalogue_compile_without_a_warning_and_load(
     ctypes.c_char.in_dll(load(placebo_of(built), copy), f"kb_protocol_{copy}")
 
 
-def test_the_engine_has_each_protocol_a_second_time_at_another_address() -> None:
-    loops = {
-        name: _Loops.in_dll(library(), f"kb_protocol_{name}")
-        for method in CATALOGUE
-        for name in (method, placebo_name(method))
-    }
-    assert len({loop.exit_loop for loop in loops.values()}) == 2 * len(CATALOGUE)
-    assert len({loop.kick_loop for loop in loops.values()}) == 2 * len(CATALOGUE)
-    for method in CATALOGUE:
-        assert loops[method].name == loops[placebo_name(method)].name == method.encode()
-
-
-class _Loops(ctypes.Structure):
-    """``struct kb_protocol`` up to its loops."""
-
-    _fields_ = [
-        ("abi", ctypes.c_uint32),
-        ("vcpu_size", ctypes.c_uint32),
-        ("name", ctypes.c_char_p),
-        *((hook, ctypes.c_void_p) for hook in ("enter", "leave", "handler", "kick")),
-        ("exit_loop", ctypes.c_void_p),
-        ("kick_loop", ctypes.c_void_p),
-    ]
-
-
 def test_the_bare_loop_of_the_benchmarks_fits_the_engine(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
