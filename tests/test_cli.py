@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import KICKBENCH
 
 import kickbench
 from kickbench.cli import COMMANDS
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 # What the tests mean to see must not depend on the terminal or the settings of who runs them.
 ENVIRONMENT = {
     name: value

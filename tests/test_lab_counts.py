@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
+from command import KICKBENCH
 
 from kickbench.errors import EXIT_REGRESSION, EXIT_USAGE
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SCENARIO = """
 name = "gate"
 [vm]

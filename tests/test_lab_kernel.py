@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import KICKBENCH
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 # Not of the installed package.
 SOURCE = Path(__file__).parents[1] / "kickbench/lab/kernel/tests/user_exit.c"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from command import KICKBENCH
 from synthetic_run import build, case
 
 from kickbench.cli import lab as cli
@@ -33,7 +34,6 @@ from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.qemu import Channels, Qemu
 from kickbench.run.emulated import VARIABLE, Mark
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
 )

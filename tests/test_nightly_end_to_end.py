@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import KICKBENCH
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SLOW_SYSCALLS = [sys.executable, str(Path(__file__).with_name("slow_syscalls.py"))]
 MOST_INSTRUCTIONS = 30_000
 

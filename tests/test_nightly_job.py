@@ -15,7 +15,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
+from command import KICKBENCH
 
 from kickbench.cli import main
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
@@ -41,7 +41,6 @@ from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
 from kickbench.summary.summarise import summarise
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 SCENARIO = 'name = "{name}"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'
 BEGIN = datetime.datetime(2026, 3, 1, 2, tzinfo=datetime.UTC)
 BUSY = "**The host was busy"

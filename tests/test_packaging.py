@@ -8,11 +8,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import KICKBENCH
 
 from kickbench.nightly.config import load
 
@@ -26,7 +26,6 @@ JOB = ROOT / "packaging/nightly.toml"
 WORKFLOW = ROOT / ".github/workflows/nightly.yml"
 
 INSTALLED_JOB = "/etc/kickbench/nightly.toml"
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 
 BY_SECCOMP = re.compile(
     "DynamicUser|LockPersonality|MemoryDenyWriteExecute|PrivateDevices|SystemCall.*|Restrict.*|"

@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
+from command import kickbench
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -65,13 +65,6 @@ def stripped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("manifest.json", "summary.json"):
         shutil.copy(whole / name, folder)
     return folder
-
-
-def kickbench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "kickbench", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, **options
-    )
 
 
 def refused(code: int, fragment: str, *arguments: object, **options: Any) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import KICKBENCH, kickbench
 
 from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
@@ -31,7 +32,6 @@ from kickbench.scenario.files import load
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
 
-KICKBENCH = [sys.executable, "-P", "-m", "kickbench"]
 CPUS = Topology.read().affinity
 
 TINY = """
@@ -65,13 +65,6 @@ def scenario(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def kickbench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*KICKBENCH, *(str(argument) for argument in arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, **options
-    )
 
 
 def only_run(results: Path) -> Path:

@@ -4,26 +4,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command import kickbench
 
 from kickbench.scenario import model
 from kickbench.scenario.shipped import shipped
 
+scenario = partial(kickbench, "scenario")
+
 GOOD = 'name = "one"\n[vm]\nvcpus = 1\n[guest]\nprogram = "hlt"\n'
 BAD = 'name = "two"\n[vm]\nvcpu = 1\n[guest]\nprogram = "hlt"\n'
-
-
-def kickbench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kickbench", "scenario", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -41,13 +34,13 @@ def bad(tmp_path: Path) -> Path:
 
 
 def test_validate_says_ok_and_counts_the_cases(good: Path) -> None:
-    done = kickbench("validate", good, "quick")
+    done = scenario("validate", good, "quick")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{good}: ok, 1 case\nquick: ok, 2 cases\n"
 
 
 def test_validate_checks_all_files_and_fails_for_one(good: Path, bad: Path) -> None:
-    done = kickbench("validate", bad, "no_such", good)
+    done = scenario("validate", bad, "no_such", good)
     assert done.returncode == 2
     assert done.stdout == f"{good}: ok, 1 case\n"
     first, *_, last = done.stderr.splitlines()
@@ -57,13 +50,13 @@ def test_validate_checks_all_files_and_fails_for_one(good: Path, bad: Path) -> N
 
 
 def test_schema_prints_the_schema() -> None:
-    done = kickbench("schema")
+    done = scenario("schema")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == model.json_schema()
 
 
 def test_list_shows_the_shipped_scenarios() -> None:
-    done = kickbench("list")
+    done = scenario("list")
     assert (done.returncode, done.stderr) == (0, "")
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(lines) == list(shipped())
