@@ -10,6 +10,8 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +38,24 @@ def minimal_median_cycles(program: Path) -> float:
     return float(done.stdout)
 
 
-def our_median_cycles(clock: Clock) -> float:
-    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=GAP_NS)
+@contextmanager
+def running(
+    program: str, clock: Clock, seats: list[list[int]], kickers: Kickers
+) -> Iterator[Engine]:
+    """An engine whose vCPUs run the program, one for each of the seats."""
     with (
         Kvm() as kvm,
-        Guest(kvm, "spin", 1) as guest,
+        Guest(kvm, program, len(seats)) as guest,
         Engine(
-            guest,
-            "spin",
-            clock,
-            [[VCPU_CPU]],
-            n_entries=1,
-            samples_capacity=1,
-            kickers=Kickers(1, [KICKER_CPU]),
+            guest, program, clock, seats, n_entries=1, samples_capacity=1, kickers=kickers
         ) as engine,
     ):
+        yield engine
+
+
+def our_median_cycles(clock: Clock) -> float:
+    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=GAP_NS)
+    with running("spin", clock, [[VCPU_CPU]], Kickers(1, [KICKER_CPU])) as engine:
         engine.blocks(
             [("immediate_exit", 0)], warmup_ns=300_000, block_ns=KICKS * GAP_NS, plan=plan
         )
@@ -81,19 +86,8 @@ def aimed_per_second(clock: Clock) -> None:
             window_ns=window_ns,
             lost_after_ns=10_000_000,
         )
-        with (
-            Kvm() as kvm,
-            Guest(kvm, "spin", 1) as guest,
-            Engine(
-                guest,
-                "spin",
-                clock,
-                [[VCPU_CPU]],
-                n_entries=1,
-                samples_capacity=1,
-                kickers=Kickers(1, [KICKER_CPU], kicks_capacity=1 << 20),
-            ) as engine,
-        ):
+        kickers = Kickers(1, [KICKER_CPU], kicks_capacity=1 << 20)
+        with running("spin", clock, [[VCPU_CPU]], kickers) as engine:
             for method in ("sigmask", "immediate_exit"):
                 engine.blocks([(method, 0)], warmup_ns=300_000, block_ns=2_000_000_000, plan=plan)
                 print(
@@ -106,19 +100,8 @@ def pauses(clock: Clock) -> None:
     seats = [[CPUS[index % len(CPUS)]] for index in range(PAUSES_VCPUS)]
     plan = Plan(loop="kick", kicking="pauses", gap_ns=500_000)
     for program in ("hlt", "pm_timer"):
-        with (
-            Kvm() as kvm,
-            Guest(kvm, program, PAUSES_VCPUS) as guest,
-            Engine(
-                guest,
-                program,
-                clock,
-                seats,
-                n_entries=1,
-                samples_capacity=1,
-                kickers=Kickers(1, CPUS, pauses_capacity=1 << 16),
-            ) as engine,
-        ):
+        kickers = Kickers(1, CPUS, pauses_capacity=1 << 16)
+        with running(program, clock, seats, kickers) as engine:
             begun = time.monotonic()
             engine.blocks(
                 [("immediate_exit", 0)], warmup_ns=300_000, block_ns=10_000_000_000, plan=plan
