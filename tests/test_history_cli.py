@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import kickbench_here
 from synthetic_night import night, value_of
 
-from kickbench.cli import main
 from kickbench.nightly.history import History
 from kickbench.nightly.trends import Key
 
@@ -28,12 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     """Run ``kickbench history ...`` and return the exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["kickbench", "history", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = kickbench_here(monkeypatch, "history", *arguments)
         out, err = capfd.readouterr()
         return code, out, err
 

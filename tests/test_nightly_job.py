@@ -25,9 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
-from command import KICKBENCH
+from command import KICKBENCH, kickbench_here
 
-from kickbench.cli import main
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
 from kickbench.nightly import job
 from kickbench.nightly.config import Config, load
@@ -562,12 +561,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     hangup = signal.getsignal(signal.SIGHUP)
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["kickbench", "nightly", *map(str, arguments)])
-        code = 0
         try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+            code = kickbench_here(monkeypatch, "nightly", *arguments)
         finally:
             signal.signal(signal.SIGTERM, terminate)
             signal.signal(signal.SIGHUP, hangup)
