@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import synthetic_run
+from hand_made import store
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -28,7 +29,6 @@ from kickbench.report.words.kicks import at_most
 from kickbench.report.words.names import duration, label
 from kickbench.report.words.tables import TABLES, Column, columns_of, rows_of
 from kickbench.report.words.verdict import ANSWERS, details, notes, verdict
-from kickbench.results.writer import RunWriter
 from kickbench.summary.data import RunData
 
 RACERS = ["flag_signal", "sigmask", "immediate_exit", "immediate_exit_remote"]
@@ -729,24 +729,9 @@ def test_the_page_has_a_table_per_kind_under_its_first_sentence(mixed: RunData) 
 def test_a_broken_claim_is_marked_in_the_table(tmp_path: Path) -> None:
     case = synthetic_run.race_case(0.0, 1, methods=["flag_signal", "immediate_exit"])
     for folder, claim in (("sound", None), ("broken", True)):
-        with RunWriter.create(
-            tmp_path / folder,
-            "race",
-            scenario={"name": "race"},
-            cases=[case],
-            environment={},
-            command=["x"],
-            emulated=False,
-            emulated_by=None,
-            host="host",
-            now=synthetic_run.NOW,
-        ) as writer:
-            document = synthetic_run.case_document(case, rounds=10)
-            document["claims"] = {"flag_signal": claim}
-            tables = synthetic_run.case_tables(case, rounds=10)
-            writer.write_case(case["id"], document, tables)
-            writer.finish()
-        html = page(RunData.load(writer.path))
+        document = synthetic_run.case_document(case, rounds=10, claims={"flag_signal": claim})
+        tables = synthetic_run.case_tables(case, rounds=10)
+        html = page(RunData.load(store(tmp_path / folder, case, document, tables).path))
         assert ('class="number bad"' in html) is bool(claim)
         assert ("claims to be race-free and LOST" in html) is bool(claim)
 
