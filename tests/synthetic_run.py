@@ -28,7 +28,7 @@ from kickbench.run.kinds import (
     PAUSES,
     RACES,
     SAMPLES,
-    blocks_dtype,
+    blocks_with,
 )
 from kickbench.run.nested import NESTED
 
@@ -36,7 +36,7 @@ NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 BASE_NS = 2000.0
 HZ = 2.5e9
 
-BLOCKS = blocks_dtype()
+BLOCKS = blocks_with(QUANTILES)
 DTYPES: dict[str, np.dtype[Any]] = {
     "blocks": BLOCKS,
     "exit_histograms": HISTOGRAMS,

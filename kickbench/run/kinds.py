@@ -8,7 +8,7 @@ index into the schedule's participants) in place of the method. Standard library
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -200,11 +200,16 @@ HISTOGRAMS = np.dtype(
 )
 
 
+def blocks_with(quantiles: Iterable[str]) -> np.dtype[Any]:
+    """The rows of the table ``blocks`` with quantiles of these names."""
+    kept = [(name, "i8") for name in _KEPT]
+    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantiles)])
+
+
 @cache
 def blocks_dtype() -> np.dtype[Any]:
     """The rows of the table ``blocks``; the engine says which quantiles they have."""
-    kept = [(name, "i8") for name in _KEPT]
-    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantile_levels())])
+    return blocks_with(quantile_levels())
 
 
 @cache
