@@ -271,13 +271,13 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     history = History(tmp_path / "history")
     twice = [synthetic_night.row(), synthetic_night.row()]
     for some, what in (
-        (night(0, rows=[synthetic_night.row(value=float("nan"))]), "no number"),
+        (night(0, rows=[synthetic_night.row(value=float("nan"))]), "not a number"),
         (night(0, rows=[synthetic_night.row(ci95_low=2.0, ci95_high=1.0)]), "interval"),
         (night(0, rows=twice), "twice"),
         (night(0, scenario="../up"), "scenario"),
         (night(0, created_utc="yesterday"), "created_utc"),
         (night(0, created_utc="1970-01-01T00:00:00Z"), "clock"),
-        (night(0, rows=[synthetic_night.row(value=-1e308)]), "no number"),
+        (night(0, rows=[synthetic_night.row(value=-1e308)]), "not a number"),
     ):
         with pytest.raises(ResultsError, match=what):
             history.append(some)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events: what was said about nights after they were measured.
+"""Events: what the job and the user noted about nights after they were measured.
 
-An event is a verdict on a night, a night that is accepted as the new normal, or a night that is to
-be forgotten. Each is a small JSON document, which may have been written by somebody else.
+An event gives the verdict on a night, accepts a night as the new normal, or forgets a night. Each
+is a small JSON document. Somebody else may have written it, so it is checked.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class _Event(Model):
 
 @dataclass(frozen=True)
 class Event:
-    """Something said about a night: ``what`` is "verdict", "accept" or "forget".
+    """What was noted about a night. ``what`` is "verdict", "accept" or "forget".
 
     ``keys`` are a verdict's alarms, or the metrics that are accepted (None: all). ``order`` sorts
-    events by the time when they were written, ``document`` is all that was written.
+    events by the time when they were written. ``document`` is all that was written.
     """
 
     order: str
@@ -58,22 +58,22 @@ class Event:
 
     @property
     def when_utc(self) -> str:
-        """When it was said, e.g. "2026-03-01T12:00:00Z"."""
+        """When the event was written, for example "2026-03-01T12:00:00Z"."""
         return str(self.document["when"])
 
     @property
     def partition(self) -> tuple[str | None, str | None]:
-        """Fingerprint and scenario of an accepted night, None where it is not said."""
+        """Fingerprint and scenario of an accepted night; None for what the event lacks."""
         return self.document.get("fingerprint"), self.document.get("scenario")
 
     @property
     def reason(self) -> str:
-        """Why, in the words of who said it."""
+        """The reason, in the user's words."""
         return one_line(str(self.document.get("reason") or ""))
 
 
 def forgotten(events: Iterable[Event]) -> dict[str, Event]:
-    """The forgotten nights by run id, each with the first event that said so."""
+    """The forgotten nights by run id, each with the first event that forgets it."""
     found: dict[str, Event] = {}
     for event in events:
         if event.what == "forget":

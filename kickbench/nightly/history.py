@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nights that were measured, on disk: a Parquet dataset to which files are only ever added.
+"""The history's folder: nights in a Parquet dataset, and events beside them.
 
-A night is one file, that appears by one rename: appending costs the same however long the history
-is, needs no lock, and a kill at any moment leaves the history as it was. What was decided about
-nights (verdicts, accepted steps, forgotten nights) are small files beside them, and no file is
-changed or removed once it is there. A history may be shared and so in part a stranger's: what is
-damaged or foreign is left where it is, said in a line, and not read.
+Files are only ever added. A night is one file, which appears by one rename. So adding a night costs
+the same however long the history is, needs no lock, and leaves the history as it was if the job is
+killed. Each event is a small file of its own. No file is changed or removed once it is there.
+
+Other people may write to a shared history. A damaged or foreign file is not read. It stays where it
+is, and :attr:`History.problems` names it.
 
 Nothing here judges: see :mod:`kickbench.nightly.decide` and :mod:`kickbench.nightly.changes`.
-The format is described in ``docs/history.md``.
+``docs/history.md`` describes the format.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _FACTS_OF_FINGERPRINT = ("CPU", "NUMA nodes", "kernel command line", "kernel com
 
 @dataclass(frozen=True)
 class Partition:
-    """The nights of one host fingerprint and one scenario; ``runs`` are names of files, sorted."""
+    """The nights of one host fingerprint and one scenario. ``runs`` are names of files, sorted."""
 
     fingerprint: str
     scenario: str
@@ -52,14 +53,14 @@ class Partition:
 
 
 class History:
-    """A history's folder, which need not be there before the first night.
+    """A history's folder, which need not exist before the first night.
 
-    ``problems`` has a line for everything that was found and left alone: damaged, foreign or
-    unreadable files. Each is there once, however often it is met.
+    ``problems`` has a line for each file that was left out, because it is damaged, foreign or
+    unreadable. A file has one line, however often it is met.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        """Raises UsageError when the folder is something else than a folder."""
+        """Raises UsageError if ``folder`` is not a folder, or cannot be looked at."""
         self.folder = Path(folder)
         self._problems: dict[str, None] = {}
         try:
@@ -69,21 +70,21 @@ class History:
         except (OSError, ValueError) as error:
             fail(self.folder, f"cannot be read: {getattr(error, 'strerror', None) or error}")
         if not is_folder:
-            fail(self.folder, "is not a folder; a history is one")
+            fail(self.folder, "is not a folder; name the folder of a history")
 
     @property
     def problems(self) -> list[str]:
-        """What was left out so far, and why, a line each."""
+        """What was left out so far and why, one line each."""
         return list(self._problems)
 
     # --- adding --------------------------------------------------------------------------------
 
     def append(self, night: Night) -> bool:
-        """Add a night; False when the run is in the history already, which then stays as it is.
+        """Add a night. Returns False, and changes nothing, if the history has the run already.
 
         When it returns, the night is on the disk. Raises ResultsError for a night that could not be
-        read back (of a wrong clock, say), UsageError when a damaged file has the night's name,
-        MeasurementError when it cannot be written (the disk is full).
+        read back (for example of a wrong clock), UsageError if a damaged file has the night's name,
+        MeasurementError if the night cannot be written (for example on a full disk).
         """
         data = night_bytes(night)
         path = self._path_of(parse_night(data, f"run {night.run_id}"))
@@ -100,13 +101,13 @@ class History:
     def add_verdict(
         self, run_id: str, alarms: Iterable[Key], more: Mapping[str, Any] | None = None
     ) -> Event:
-        """Note what was decided about a night: the metrics that were alarmed, and more of it."""
+        """Add the verdict on a night: the metrics that raised an alarm, and ``more`` keys."""
         return self._add_event(
             {"what": "verdict", "run_id": run_id, "alarms": _listed(alarms), **(more or {})}
         )
 
     def accept(self, night: Night, reason: str, metrics: Collection[Key] | None = None) -> Event:
-        """Make the values from this night on the new normal, of these metrics or of all."""
+        """Make the values from this night on the new normal, for these metrics or for all."""
         return self._add_event(
             {
                 "what": "accept",
@@ -150,7 +151,7 @@ class History:
     # --- reading -------------------------------------------------------------------------------
 
     def partitions(self) -> list[Partition]:
-        """All hosts and scenarios that have nights, by their folders alone."""
+        """All hosts and scenarios that have nights. Reads folders, and no file."""
         found = []
         for host, above in self._folders(self.folder, _FINGERPRINT):
             for scenario, path in self._folders(above, _SCENARIO):
@@ -161,7 +162,7 @@ class History:
     def nights(self, fingerprint: str, scenario: str) -> list[Night]:
         """The nights of a host and scenario that can be read, oldest first.
 
-        Those that were forgotten are among them: see :func:`forgotten`.
+        Forgotten nights are among them: see :func:`kickbench.nightly.events.forgotten`.
         """
         for partition in self.partitions():
             if (partition.fingerprint, partition.scenario) == (fingerprint, scenario):
@@ -169,7 +170,7 @@ class History:
         return []
 
     def read(self, partition: Partition) -> list[Night]:
-        """The same of a partition."""
+        """The nights of a partition that can be read, oldest first."""
         found = []
         for name in partition.runs:
             night = self._try_night(partition, name)
@@ -183,9 +184,9 @@ class History:
         return next((night for night in nights if night is not None), None)
 
     def find(self, run: str) -> Night:
-        """The night whose run has this id, or of which alone this is a part of the id.
+        """The night whose run has this id, or the only one whose id contains it.
 
-        Raises ResultsError when there is none, when there are several, or when it is damaged.
+        Raises ResultsError if there is no such night, if there are several, or if it is damaged.
         """
         everything = [(p, name) for p in self.partitions() for name in p.runs]
         exact = [(p, name) for p, name in everything if name == run + _SUFFIX]
@@ -193,7 +194,7 @@ class History:
             (p, name) for p, name in everything if run and run in name.removesuffix(_SUFFIX)
         ]
         if not found:
-            fail(self.folder, f"has no run {run!r}")
+            fail(self.folder, f"has no run with {run!r} in its id")
         if len(found) > 1:
             names = ", ".join(name.removesuffix(_SUFFIX) for _, name in found[:3])
             fail(self.folder, f"has {len(found)} runs {run!r}: {names}...; give more of the id")
@@ -201,9 +202,9 @@ class History:
         return self._read_night(partition.path / name, partition.fingerprint, partition.scenario)
 
     def events(self) -> list[Event]:
-        """Everything that was said about nights, in the order in which it was said.
+        """The events that can be read, oldest first.
 
-        A night that was accepted is left out when it does not fit the nights that there are.
+        An event that accepts a night is left out if it does not fit the nights of the history.
         """
         found = []
         folder = self.folder / EVENTS
@@ -230,21 +231,23 @@ class History:
         return sorted(found, key=lambda event: event.order)
 
     def _misfit(self, event: Event, partitions: Sequence[Partition]) -> str | None:
-        """Why an accepted night cannot be what it is said to be; None if it can.
+        """Why an event cannot accept the night that it names. None if it can.
 
-        A forged one could make any value normal, or, in the future, put an end to all judging.
+        A forged event could make any value normal. With a date in the future, it could end all
+        judging.
         """
         when, place = event.document.get("created_utc"), event.partition
         named = [p for p in partitions if place in ((p.fingerprint, p.scenario), (None, None))]
         name = event.run_id + _SUFFIX
         nights = [self._try_night(p, name) for p in named if name in p.runs]
         if when is None:
-            return f"accepts {event.run_id} without saying when it was (created_utc)"
+            return f"accepts {event.run_id} without the date of the run (created_utc)"
         if found := [night for night in nights if night is not None]:
             if all(night.created_utc != when for night in found):
-                return f"accepts {event.run_id} of {when}, but it is of {found[0].created_utc}"
+                its_own = found[0].created_utc
+                return f"accepts {event.run_id} of {when}, but that run is of {its_own}"
             return None
-        # Its file may be gone or damaged, and what was accepted is normal all the same.
+        # The night's file may be gone or damaged. What was accepted is still normal.
         if None in place or not named:
             return f"accepts {event.run_id}, which is not among the nights"
         if when > event.when_utc:
@@ -252,9 +255,9 @@ class History:
         return None
 
     def moved_from(self, night: Night) -> tuple[Night, list[Change]] | None:
-        """The newest night of the same scenario on another host, and what sets that host apart.
+        """The newest night of the same scenario on another host, and in what the hosts differ.
 
-        None when the night's own host has earlier nights, or when no other host has.
+        None if the night's own host has earlier nights, or if no other host has any.
         """
         others = []
         for partition in self.partitions():
@@ -272,7 +275,7 @@ class History:
         return last, [change for change in told if change.title in _FACTS_OF_FINGERPRINT]
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What is in a folder but for hidden files, in the order of the names."""
+        """What is in a folder, without hidden files, in the order of the names."""
         try:
             with os.scandir(folder) as entries:
                 found = [e for e in entries if not e.name.startswith(".") and e.name != EVENTS]
@@ -284,7 +287,7 @@ class History:
         return sorted(found, key=lambda entry: entry.name)
 
     def _folders(self, above: Path, named: re.Pattern[str]) -> Iterator[tuple[str, Path]]:
-        """The folders of a level of partitions: their values and paths."""
+        """The values and paths of the folders on one level of partitions."""
         for entry in self._entries(above):
             match = named.fullmatch(entry.name)
             if match and entry.is_dir(follow_symlinks=False):
@@ -323,9 +326,9 @@ class History:
 
 
 def _read_bounded(path: Path) -> bytes:
-    """The contents of a regular file of the history, which is never a link to elsewhere."""
+    """The contents of a regular file of the history. A symlink is refused."""
     try:
-        # Not to wait for a writer, should it be a pipe.
+        # O_NONBLOCK: if the file is a pipe, do not wait for its writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 (no path: a descriptor)
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -340,7 +343,7 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def _make_folders(folder: Path, above: Path) -> None:
-    """Make a folder and those above it, each on the disk when it returns."""
+    """Make a folder and those above it. They are on the disk when it returns."""
     if folder.is_dir():
         return
     missing = [folder, *(p for p in folder.parents if above in p.parents and not p.exists())]

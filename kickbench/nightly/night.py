@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A night: what a run found, as the history keeps it.
 
-It has the metadata of the run and its figures, a table with a row for each. Nothing here reads or
-writes a file: see :mod:`kickbench.nightly.night_file`.
+A night has the metadata of the run, and a table with a row for each of its figures. Nothing here
+reads or writes a file: see :mod:`kickbench.nightly.night_file`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ KEY_COLUMNS = ("case", "method", "baseline", "metric")
 TEXT_COLUMNS = (*KEY_COLUMNS, "kind", "unit", "better")
 """The columns that a table in memory has as dictionaries."""
 
-# Every row of a night has the same of these, which are in the metadata as well: for other readers.
+# The same in every row of a night, and in its metadata. They are in the file for other readers.
 _REDUNDANT = ("night_utc", "run_id")
 
 FIGURE_COLUMNS = [name for name, _, _ in COLUMNS if name not in _REDUNDANT]
@@ -89,8 +89,9 @@ _FIGURES = pa.schema(
 class Night:
     """What a run found, as the history keeps it.
 
-    ``document`` is the metadata, ``table`` the figures: columns of :data:`COLUMNS` but those that
-    only repeat the metadata, texts as dictionaries. Both are checked.
+    ``document`` is the metadata. ``table`` has the figures: those of :data:`COLUMNS` that do not
+    only repeat the metadata, with texts as dictionaries. Both are checked when the night is added
+    to a history, and when it is read.
     """
 
     document: Mapping[str, Any]
@@ -98,10 +99,7 @@ class Night:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> Night:
-        """The night that a run's manifest and summary describe.
-
-        Raises ResultsError when they cannot be kept, e.g. for a scenario whose name is no folder's.
-        """
+        """The night that a run's manifest and summary describe."""
         environment = manifest["environment"]
         document = {
             "schema": SCHEMA,
@@ -155,17 +153,17 @@ class Night:
 
     @property
     def created_utc(self) -> str:
-        """When the run began, e.g. "2026-03-01T12:00:00Z"."""
+        """When the run began, for example "2026-03-01T12:00:00Z"."""
         return str(self.document["created_utc"])
 
     @cached_property
     def when(self) -> datetime.datetime:
-        """The same as an aware datetime."""
+        """When the run began, as an aware datetime."""
         return datetime.datetime.fromisoformat(self.created_utc)
 
     @property
     def order(self) -> tuple[str, str]:
-        """What nights are sorted by: the time, then the run's id."""
+        """The key to sort nights by: the time, then the run's id."""
         return self.created_utc, self.run_id
 
     @property
@@ -175,12 +173,12 @@ class Night:
 
     @property
     def fingerprint(self) -> str:
-        """Of the host: see :func:`kickbench.compare.identity.fingerprint`."""
+        """The host's fingerprint: see :func:`kickbench.compare.identity.fingerprint`."""
         return str(self.document["fingerprint"])
 
     @property
     def run_schema(self) -> int:
-        """What the run's figures mean: see :data:`kickbench.results.schema.SCHEMA`."""
+        """The schema that the run's figures are of: see :data:`kickbench.results.schema.SCHEMA`."""
         return int(self.document.get("run_schema", 1))
 
     @property
@@ -191,13 +189,14 @@ class Night:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Where a protocol that claims to be free of races lost kicks: always an alarm."""
+        """The kicks that were lost by protocols that claim to be free of races: always an alarm."""
         return list(self.document["lost"])
 
     def load(self, case: str) -> float:
-        """The share of CPU time that others and the outer host took from a case; NaN: not known.
+        """The share of CPU time that others and the outer host took from a case.
 
-        Under emulation it is NaN: the emulator's clock stands still meanwhile.
+        NaN if it is not known. It is NaN under emulation, because the emulator's clock stands still
+        while others run.
         """
         load = self._cases.get(case, {}).get("load")
         if load is None or load["others_share"] is None or self.document["emulated"]:
@@ -213,7 +212,7 @@ class Night:
         return {case["id"]: case for case in self.document["cases"]}
 
     def keys(self) -> list[Key]:
-        """The figures that the night has, in its order."""
+        """The keys of the night's figures, in the order of the table."""
         columns = [self.table.column(name).to_pylist() for name in KEY_COLUMNS]
         return [Key(*parts) for parts in zip(*columns, strict=True)]
 
@@ -224,20 +223,22 @@ class Night:
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Figures as a night has them, from their rows."""
+    """The table of a night, from the rows of its figures."""
     return pa.Table.from_pylist(list(rows), schema=_FIGURES)
 
 
 def scenario_digest(scenario: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that change with the resolved scenario, whatever its description."""
+    """12 hexadecimal digits of the resolved scenario. Its description does not change them."""
     measured = {key: value for key, value in scenario.items() if key != "description"}
     text = json.dumps(measured, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def key_codes(rows: pa.Table) -> tuple[NDArray[np.int64], list[Callable[[int], Any]]]:
-    """A number per row that is the same for rows of the same metric; and, by column of the key,
-    what gives the text of a row.
+    """A number for each row, and a function for each column of the key.
+
+    Rows of the same metric have the same number. A function takes the index of a row, and returns
+    the row's text in its column.
     """
     codes = np.zeros(len(rows), dtype=np.int64)
     largest = 1
@@ -278,6 +279,6 @@ def check_version(document: Mapping[str, Any], where: object) -> None:
     """Raise ResultsError unless this kickbench can read a document of the history."""
     version = document.get("schema")
     if type(version) is not int or version < 1:
-        fail(where, "is not of a kickbench history (no schema version)")
+        fail(where, "does not belong to a kickbench history (it has no schema version)")
     if version > SCHEMA:
-        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
+        fail(where, f"was written by a newer kickbench (schema {version}); upgrade kickbench")

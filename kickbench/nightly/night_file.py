@@ -43,10 +43,10 @@ from kickbench.summary.found import Share
 METADATA_KEY = b"kickbench.night"
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Of one file, and of its contents when it is read."""
+"""The limit of a file, and of its contents when it is read."""
 
 _YEARS = range(2000, 2200)
-"""Of runs: a clock that says anything else is wrong, and no calendar draws it."""
+"""The years that a run can be of. A clock that shows another year is wrong."""
 
 _ARROW = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
 
@@ -60,7 +60,7 @@ class _Case(Model):
     id: SafeName
     status: Line
     reason: str | None
-    # Nights before it was measured lack them.
+    # Older nights lack them.
     load: _Load | None = None
     control_ok: bool | None = None
 
@@ -80,7 +80,7 @@ class _Document(Model):
     created_utc: Time
     scenario: SafeName
     scenario_digest: SafeName
-    # Nights before it was there lack it.
+    # Older nights lack it.
     run_schema: Annotated[int, Field(ge=1, le=2**15)] = 1
     fingerprint: SafeName
     facts: dict[str, Any]
@@ -119,7 +119,7 @@ def night_bytes(night: Night) -> bytes:
 
 
 def parse_night(data: bytes, where: object) -> Night:
-    """A night from its file's contents. Raises ResultsError when anything about it is wrong."""
+    """A night from its file's contents. Raises ResultsError if anything in them is wrong."""
     try:
         file = pq.ParquetFile(
             pa.BufferReader(data),
@@ -136,7 +136,7 @@ def parse_night(data: bytes, where: object) -> Night:
         check_version(document, where)
         when = check_model(_Document, document, where).created_utc
         if int(when[:4]) not in _YEARS:
-            fail(where, f"is dated {when}, not 2000 to 2199: the clock was wrong")
+            fail(where, f"is dated {when}, outside 2000 to 2199, so the clock was wrong")
         _check_columns(file, where)
         groups = range(metadata.num_row_groups)
         size = sum(metadata.row_group(number).total_byte_size for number in groups)
@@ -146,7 +146,7 @@ def parse_night(data: bytes, where: object) -> Night:
         table.validate(full=True)
         if fault := _find_fault(table):
             fail(where, f"is damaged: {fault}")
-    except KeyError:  # columns that it has not
+    except KeyError:  # a column is missing
         fail(where, "is not a night of kickbench")
     except DAMAGE as error:
         fail(where, f"is damaged or truncated: {error}")
@@ -164,14 +164,14 @@ def _check_columns(file: pq.ParquetFile, where: object) -> None:
 
 
 def _find_fault(table: pa.Table) -> str | None:
-    """What is wrong with the figures: empty or odd cells, or a figure that is there twice."""
+    """What is wrong with the figures: empty or odd cells, or the same figure twice."""
     for name in TEXT_COLUMNS:
         column = table.column(name).combine_chunks()
         texts = column.dictionary.to_pylist()
         if column.indices.null_count and name != "baseline":
             return f"column {name} has empty cells"
         if len({*texts}) != len(texts) or not all(map(_is_line, texts)):
-            return f"column {name} has a text that is no printable line, or one twice"
+            return f"column {name} has a text twice, or a text that is not a printable line"
         if name == "better" and not {*texts} <= {"lower", "higher"}:
             return "column better is neither lower nor higher"
     numbers = {}
@@ -182,15 +182,15 @@ def _find_fault(table: pa.Table) -> str | None:
             return "column value has empty cells"
         # NaN, which is not below, is also what an empty cell becomes.
         if np.count_nonzero(abs(numbers[name]) < LARGEST) != len(column) - column.null_count:
-            return f"column {name} has a value that is no number, or none of this world"
+            return f"column {name} has a value that is not a number, or is too large"
     low, high = numbers["ci95_low"], numbers["ci95_high"]
     if (np.isnan(low) != np.isnan(high)).any() or (low > high).any():
-        return "an interval has no lower or no upper end, or they are the wrong way round"
+        return "an interval lacks an end, or its ends are the wrong way round"
     processes = table.column("processes")
     if processes.null_count or (processes.to_numpy() < 0).any():
         return "column processes has empty or negative cells"
     if len(np.unique(key_codes(table)[0])) != len(table):
-        return "a figure is there twice"
+        return "the same figure is there twice"
     return None
 
 
