@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects what nights measured and what was said about them into trends, one for each metric."""
+"""Collects nights, and the events about them, into trends: one for each metric."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kickbench.nightly.trends import Key, Nights, Trend
 def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, list[Trend]]:
     """Every metric over the nights (of one host and scenario, oldest first).
 
-    The metrics that the newest night has come first, in its order. A night may serve as a baseline
-    of a metric unless it was forgotten, or an alarm was raised about this metric and no step at or
-    before that night was accepted since.
+    The metrics of the newest night come first, in its order. A night is usable as a baseline of a
+    metric unless it was forgotten, or raised an alarm about the metric. Such an alarm is settled if
+    that night or an earlier one was accepted since.
     """
     index = {night.run_id: number for number, night in enumerate(nights)}
     known = Nights(
@@ -66,7 +66,7 @@ def trends(nights: Sequence[Night], events: Sequence[Event]) -> tuple[Nights, li
 
 
 def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]) -> int:
-    """Where an accepted step begins; should its own night be gone, with the next one."""
+    """The index of the night that an event accepts, or of the next one if that night is gone."""
     if event.run_id in index:
         return index[event.run_id]
     order = (str(event.document.get("created_utc") or ""), event.run_id)
@@ -74,8 +74,8 @@ def _first_night(event: Event, nights: Sequence[Night], index: Mapping[str, int]
 
 
 def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
-    """The rows of all nights by metric; of each a trend of which every night is usable."""
-    # Newest first, so that metrics come in the order of the newest night.
+    """A trend of each metric over all nights, in which every night is usable."""
+    # The newest night is first, so that metrics come in its order.
     numbers = range(len(nights) - 1, -1, -1)
     rows = pa.concat_tables([nights[number].table for number in numbers]).unify_dictionaries()
     night = np.repeat(list(numbers), [nights[number].table.num_rows for number in numbers])
@@ -116,7 +116,7 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
 def _of_present_meaning(
     metric: pa.DictionaryArray, night: NDArray[np.int64], nights: Sequence[Night]
 ) -> NDArray[np.bool_]:
-    """Which rows mean by their metric what the newest night means by it."""
+    """Which rows have a metric with the meaning that it has in the newest night."""
     kept = np.ones(len(metric), dtype=bool)
     code = metric.indices.to_numpy()
     for number, name in enumerate(metric.dictionary.to_pylist()):

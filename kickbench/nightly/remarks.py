@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nights of the same host and scenario make odd about a night."""
+"""Remarks on a night: what is odd about it beside the nights of the same host and scenario."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ _CLOCK_SLACK = datetime.timedelta(hours=1)
 def remarks(
     nights: Sequence[Night], night: Night, now: datetime.datetime | None = None
 ) -> list[str]:
-    """What the history's own nights make odd about this one: the clock, the scenario. A line each.
+    """What is odd about a night: its clock, its scenario, what its figures mean. One line each.
 
-    ``nights`` are those of the same host and scenario; the night itself may be among them.
+    ``nights`` are those of the same host and scenario. The night itself may be among them.
     """
     now = now or datetime.datetime.now(datetime.UTC)
     others = [other for other in nights if other.run_id != night.run_id]
     found = []
     if late := [other for other in others if other.when > now + _CLOCK_SLACK]:
         found.append(
-            f"{late[-1].run_id} is dated in the future ({late[-1].created_utc}): the clock was or "
-            f"is wrong; forget the run if it was"
+            f"{late[-1].run_id} is dated in the future ({late[-1].created_utc}), so the clock was "
+            f"or is wrong; forget the run if the clock was wrong then"
         )
     if others and others[-1].when > night.when:
         found.append(
-            f"the clock went back: {night.run_id} is dated before {others[-1].run_id}, and takes "
-            f"its place by its date"
+            f"the clock went back: {night.run_id} is dated before {others[-1].run_id}, and the "
+            f"history sorts nights by their dates; check the clock"
         )
     earlier = [other for other in others if other.order < night.order]
     if earlier and earlier[-1].document["scenario_digest"] != night.document["scenario_digest"]:
         found.append(
-            f"the scenario {night.scenario} was changed since {earlier[-1].run_id}: the metrics of "
-            f"cases with the same id are compared all the same"
+            f"the scenario {night.scenario} was changed since {earlier[-1].run_id}; cases with the "
+            f"same id are still compared"
         )
     found += _earlier_meaning(earlier, night)
     return found
 
 
 def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
-    """That figures changed their meaning, until they have enough nights to be judged again."""
+    """That figures changed their meaning, as long as few nights have the new meaning."""
     measured = {key.metric for key in night.keys()}  # noqa: SIM118 (no mapping)
     old = [
         other for other in earlier if any(other.changed_meaning(name, night) for name in measured)
@@ -57,6 +57,7 @@ def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
         ]
         titles = listed([METRICS[name].title for name in changed])
         yield (
-            f"the nights up to {last.run_id} are no baseline for {titles}: they mean something "
-            f"else by it (schema {last.run_schema}, now {night.run_schema}: docs/results.md)"
+            f"the nights up to {last.run_id} are no baseline for {titles}, because their figures "
+            f"mean something else (schema {last.run_schema}, now {night.run_schema}; see "
+            f"docs/results.md)"
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One metric over the nights: what deciding and change points work on.
+"""Trends: one metric over the nights, as the decision and the change points need it.
 
-Plain arrays; where they come from is :mod:`kickbench.nightly.history`'s business. All trends of one
-decision index the same :class:`Nights`.
+These are plain arrays. :mod:`kickbench.nightly.collect` makes them. All trends of one decision
+index the same :class:`Nights`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUIET, BUSY = 0.02, 0.1
-"""Of the CPUs' time: a night of which others took at most QUIET is quiet, one of which they took
-more than BUSY is busy. Between them, it depends on what is usual on the host."""
+"""Shares of the CPUs' time. A night is quiet if others took at most QUIET, and busy if they took
+more than BUSY. In between, it depends on what is usual on the host."""
 
 USUAL_NIGHTS = 60
 """Nights that show how busy a host usually is."""
 
 ABOUT_USUAL = 1.5
-"""So many times the usual load is no more than usual."""
+"""A load is usual up to so many times the usual load."""
 
 QUIET_WITHIN = 14
-"""A host that was quiet on none of so many nights is always busy."""
+"""A host is never quiet if it was quiet on none of so many nights."""
 
 JUDGED_TOGETHER = 3
-"""The most nights whose loads are looked at together on such a host."""
+"""The last nights of such a host that are judged together, with each other's loads."""
 
 
 class Key(NamedTuple):
-    """Which metric of which case: a level of ``method``, or its difference from ``baseline``."""
+    """A metric of a case: the level of ``method``, or its difference from ``baseline``."""
 
     case: str
     method: str
@@ -60,8 +60,8 @@ class Nights:
 class Trend:
     """The values of one metric. Arrays have one entry per night that measured it.
 
-    ``low`` and ``high`` are the night's own 95 % interval, NaN where the night has none.
-    ``reference``, for paired differences, is the level that relative effects are a share of.
+    ``low`` and ``high`` are the night's own 95 % interval, NaN if the night has none.
+    ``reference`` is the level that a paired difference is a share of.
     """
 
     key: Key
@@ -78,9 +78,9 @@ class Trend:
     biased: NDArray[np.bool_] | None = None  # the case's A/A control differed from its baseline
 
     def disturbed(self, night: int) -> NDArray[np.bool_]:
-        """The nights that are no witness as long as there are better ones, as seen from one.
+        """The nights that are not evidence if there are quiet ones, as seen from ``night``.
 
-        Others took more than they usually do, or the A/A control showed a difference.
+        Others took more CPU time than they usually do, or the A/A control showed a difference.
         """
         found = np.zeros(len(self.night), np.bool_)
         if self.load is not None:
@@ -95,12 +95,12 @@ class Trend:
         return len(late) == QUIET_WITHIN and bool(late.all())
 
     def like(self, night: int) -> NDArray[np.bool_]:
-        """Those that this night may be compared with, itself among them; none if there are none.
+        """The nights that this night may be compared with, and itself. There may be none at all.
 
-        Quiet nights are compared with each other, a disturbed one with none. On a host that is
-        never quiet the latest nights are compared with those before on which others took at least
-        as much: load makes nothing faster, so that what is slower than these is so by more than
-        the load of these nights.
+        Quiet nights are compared with each other. A disturbed night is compared with none. But on a
+        host that is never quiet, the latest nights are compared with the nights before on which
+        others took at least as much. Load makes nothing faster, so a metric that is slower than on
+        those nights is slower by more than the load.
         """
         disturbed, at = self.disturbed(night), np.flatnonzero(self.night == night)
         if not len(at) or not disturbed[at[0]]:
@@ -115,13 +115,13 @@ class Trend:
 
 
 def key_name(key: Key) -> str:
-    """A metric in a word: "CASE/METHOD/METRIC", of differences "CASE/METHOD-BASELINE/METRIC"."""
+    """E.g. "CASE/METHOD/METRIC", or "CASE/METHOD-BASELINE/METRIC" for a paired difference."""
     method = key.method if key.baseline is None else f"{key.method}-{key.baseline}"
     return f"{key.case}/{method}/{key.metric}"
 
 
 def matching(keys: Iterable[Key], pattern: str) -> list[Key]:
-    """The keys whose name is or contains the pattern, or matches it as a shell's pattern does."""
+    """The keys whose name contains the pattern, or matches it as a shell's pattern does."""
     found = []
     for key in keys:
         name = key_name(key)
