@@ -631,7 +631,7 @@ def test_a_case_whose_control_failed_is_no_witness() -> None:
     found = judge(trend(slower_at_the_end(0.05, 3), load=0.0, biased=biased))
     (judgement,) = found.judgements
     assert not found.alarm
-    assert judgement.reason == "the A/A control found a protocol to differ from itself"
+    assert judgement.reason == "the A/A control found that the baseline differs from itself"
 
 
 def test_a_host_that_is_never_quiet_raises_suspicion_and_no_alarm() -> None:

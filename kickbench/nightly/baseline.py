@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nights that a metric is judged by, and what they say of it without statistics.
+"""The nights that a metric is judged by, and what they show without statistics.
 
-That is the present normal, the baseline's nights in it, whether tonight is evidence at all, and
+These are the present normal, the baseline nights in it, whether tonight is evidence at all, and
 since when a change lasts. :mod:`kickbench.nightly.decide` weighs all metrics together.
 """
 
@@ -21,17 +21,17 @@ from kickbench.nightly.trends import QUIET, Trend
 from kickbench.numbers import plural
 
 EXACT_NIGHTS = 2
-"""Nights that must agree to the last digit before an exact metric is judged."""
+"""Nights that an exact metric needs as its baseline."""
 
 ESTABLISHED = 4.0
-"""Scales by which LONG nights in a row must be better to become the normal by themselves."""
+"""Scales by which LONG nights in a row must be better to become the normal without an accept."""
 
 CREPT = 0.45
-"""A change crept when no step between two nights makes so much of it."""
+"""A change crept if no step from a week to the next makes so large a share of it."""
 
 
 class Metric:
-    """One trend, cleaned, upwards being worse, and what can be said of it without statistics."""
+    """One trend, cleaned, in which upwards is worse, and what it shows without statistics."""
 
     def __init__(self, trend: Trend, tonight: int, pinned: int | None, settings: Settings) -> None:
         known = np.isfinite(trend.value) & (trend.night <= tonight)
@@ -40,8 +40,8 @@ class Metric:
         self.witness = not disturbed[trend.night == tonight].any()
         self.comparable = bool(like[trend.night == tonight].all())
         if not self.comparable:
-            like = ~disturbed  # what the nights before say of an open alarm
-        # What a person pinned is compared with, whatever it was like.
+            like = ~disturbed  # the nights before may have an alarm that is still open
+        # A pinned run is the baseline, even if its night was disturbed.
         known &= like if pinned is None else like | (trend.night == pinned)
         self.trend, self.settings, self.tonight = trend, settings, tonight
         self.sign = 1.0 if trend.better == "lower" else -1.0
@@ -62,7 +62,7 @@ class Metric:
             self.verdict, self.reason = "no witness", _why_no_witness(trend, tonight)
         elif settings.pinned is not None and (self.pinned is None or not len(self.pinned)):
             self.verdict = "too little history"
-            self.reason = f"the pinned run {settings.pinned} has no value"
+            self.reason = f"the pinned run {settings.pinned} has no value of this metric"
         else:
             self._look_at_history()
             if self.verdict is not None and not self.witness:
@@ -96,9 +96,10 @@ class Metric:
         return f"the new normal that was accepted began {ago}"
 
     def _move_normal_to_improvements(self) -> None:
-        """Let the present normal begin where the metric became better and stayed so.
+        """Let the present normal begin where the metric became better and stayed better.
 
-        Otherwise a later regression to where it had been would be within the baseline's nights.
+        Otherwise the baseline would still have the nights before, and a later regression to their
+        level would not stand out.
         """
         while True:
             nights = np.flatnonzero(self.usable & self.normal)
@@ -110,7 +111,7 @@ class Metric:
             self.normal &= np.arange(len(self.normal)) >= nights[start]
 
     def _exact_value(self) -> float | None:
-        """What an exact metric was last; None if it is not exact."""
+        """The last value of an exact metric in its baseline; None if the metric is not exact."""
         if self.pinned is not None:
             before = self.pinned
         else:
@@ -120,23 +121,23 @@ class Metric:
                 return None
         if not self.exact[before].all() or not self.exact[-1]:
             return None
-        # Steps there may have been, but not night by night.
+        # An exact metric may have had steps, but not one every night.
         jumps = np.count_nonzero(np.diff(self.value[before]))
         if jumps > (len(before) + 5) // 10:
             return None
         return float(self.value[before[-1]])
 
     def level(self, end: int) -> NDArray[np.intp]:
-        """The latest nights before ``end`` that tell the level."""
+        """The latest nights before ``end``, which give the level."""
         if self.pinned is not None:
             return self.pinned
         return np.flatnonzero((self.usable & self.normal)[:end])[-self.settings.baseline_nights :]
 
     def scatter(self, end: int) -> NDArray[np.intp]:
-        """The latest nights before ``end`` that tell how far nights scatter.
+        """The latest nights before ``end``, which show how far nights scatter.
 
-        Those of the present normal, or while these are too few those of the one before: nights
-        scatter no less because a new level was accepted.
+        They are those of the present normal. While these are too few, they are those of the normal
+        before: nights scatter no less because a new level was accepted.
         """
         own = np.flatnonzero((self.usable & self.normal)[:end])
         if len(own) < self.settings.min_nights:
@@ -157,7 +158,7 @@ class Metric:
 
     @property
     def unit(self) -> float:
-        """What a relative effect of 1 is in the metric's unit; 0 when there is no such thing."""
+        """What a relative effect of 1 is in the metric's unit; 0 if there is no level yet."""
         before = self.level(len(self.night) - 1)
         if not len(before):
             return 0.0
@@ -167,7 +168,7 @@ class Metric:
 
     @property
     def fewest(self) -> int:
-        """Nights that make a level: one outlier must not shift it, but a person may pin a run."""
+        """Nights that a level needs, so that no outlier shifts it. One pinned run is enough."""
         return 1 if self.pinned is not None else 3
 
     @property
@@ -182,8 +183,8 @@ class Metric:
     def since(self, level: float, effect: float) -> int:
         """The first night of the change that lasts until tonight, as an index of the values.
 
-        Where it rests on earlier alarms that nobody accepted, that of the first of them: steps that
-        came one on another, and what crept, are one change.
+        If the change is on top of earlier alarms that nobody accepted, it is the first night of the
+        first of them. Steps on top of each other are one change, and so is a drift.
         """
         away = (self.value - level) * np.sign(effect)
         first = self._begin(away, len(away) - 1, abs(effect))
@@ -202,7 +203,7 @@ class Metric:
     def _begin(self, away: Floats, last: int, size: float) -> int:
         """The first night of a change of this size that lasts until ``last``.
 
-        One night may stand aside.
+        A single night in between may lack the change.
         """
         beyond = (away > size / 2) & self.normal
         first = last
@@ -213,7 +214,7 @@ class Metric:
         return first
 
     def crept(self, level: float, effect: float, scale: float) -> bool:
-        """Whether no single step, from a week to the next, makes most of the change."""
+        """Whether no single step from a week to the next makes CREPT of the change."""
         begin = max(0, self.since(level, effect) - 3 * LONG)
         value = self.value[begin:][self.normal[begin:]]
         if len(value) < 2 * LONG:
@@ -226,13 +227,13 @@ class Metric:
         return bool(steps.max() - scale < CREPT * abs(effect))
 
     def settled(self) -> Judgement:
-        """The judgement where there is nothing to weigh."""
+        """The judgement of a metric that cannot be weighed."""
         assert self.verdict is not None
         still = self.verdict == "no witness" and bool(self.alarmed[-1:].any())
         return Judgement(self.trend.key, self.verdict, self.reason, open=still)
 
     def without_witness(self, found: Judgement) -> Judgement:
-        """What was found on a host that is never quiet: worth a look, and no alarm."""
+        """A judgement on a host that is never quiet. It may be a suspect, but it is no alarm."""
         return replace(
             found,
             verdict="no witness",
@@ -253,7 +254,7 @@ class Metric:
             verdict,
             "an exact figure, the same as before"
             if change == 0
-            else "an exact figure that was always the same before",
+            else "an exact figure that differs from before",
             effect=effect,
             relative=effect / self.unit if self.unit else np.nan,
             low=effect,
@@ -272,13 +273,13 @@ def _why_no_witness(trend: Trend, night: int) -> str:
     load = np.nan if trend.load is None else float(trend.load[trend.night == night][0])
     if load > QUIET:
         return f"the host was busy (others used {100 * load:.0f} % of its CPUs)"
-    return "the A/A control found a protocol to differ from itself"
+    return "the A/A control found that the baseline differs from itself"
 
 
 def _settled_nights(usable: NDArray[np.bool_], normal: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Nights that may be baseline: after an alarm, only where LONG nights in a row raised none.
+    """The nights that may be baseline. After an alarm, LONG nights in a row must raise none.
 
-    A change that is just large enough for an alarm does not raise one every night, and must not
+    A change that is just large enough for an alarm does not raise one every night. It must not
     become the normal through the nights in between.
     """
     result = usable.copy()
@@ -294,9 +295,10 @@ def _settled_nights(usable: NDArray[np.bool_], normal: NDArray[np.bool_]) -> NDA
 
 
 def _improvement(value: Floats, error: Floats, minimal: float, settings: Settings) -> int | None:
-    """Where ``value`` became better for LONG nights in a row, one of which may stand aside.
+    """Where ``value`` became better for LONG nights in a row, all but one of them.
 
-    Better by ESTABLISHED scales of the baseline before, which no luck of so many nights makes.
+    It is better by ESTABLISHED scales of the baseline before, which so many nights cannot be by
+    luck.
     """
     least, most = settings.min_nights, settings.baseline_nights
     if len(value) < least + LONG:

@@ -2,15 +2,15 @@
 """Tonight against the baseline: which metric got slower, by how much, since when, and how sure.
 
 The model: a night's value is the present level, plus what this night was like (scale τ), plus the
-night's own error, which its interval tells. Level and scale come from the baseline nights,
-robustly; the tails from how all metrics behaved; :mod:`kickbench.nightly.noise` has the null
-distributions. A change is called when the nights of a window agree that it is larger than the
-minimal effect, at a false discovery rate over all metrics. docs/nightly.md explains each step and
-shows what it finds.
+night's own error, which its interval gives. Level and scale are robust estimates from the baseline
+nights. The tails come from all metrics together. :mod:`kickbench.nightly.noise` has the null
+distributions. A change is called if the nights of a window agree that it is larger than the minimal
+effect, at a false discovery rate over all metrics. docs/nightly.md explains each step, with
+figures.
 
-One night alone never decides, for it may be an outlier of any size; it makes a suspect. The
-exception is a metric that is exact, such as the counts of a deterministic emulator: there, any
-difference is real.
+One night alone never decides, because it may be an outlier of any size. It makes a suspect. The
+exception is an exact metric, such as the counts of a deterministic emulator: any difference of it
+is real.
 
 Arrays in, words and numbers out: no file, no clock, no configuration file.
 """
@@ -31,16 +31,16 @@ from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Nights, Trend
 
 SUSPECT_RATE = 0.05
-"""False discovery rate of single nights, which raise no alarm but are worth measuring again."""
+"""False discovery rate of suspects: single nights that raise no alarm, and can be run again."""
 
 
 def decide(
     trends: Sequence[Trend], nights: Nights, settings: Settings, lost: Sequence[str] = ()
 ) -> Decision:
-    """Judge the last of ``nights`` on every metric; without a history, judgements say so."""
+    """Judge the last of ``nights`` on every metric. A judgement says so if the history is short."""
     tonight = len(nights) - 1
     pinned = nights.run_id.index(settings.pinned) if settings.pinned in nights.run_id else None
-    # A value may be of any size: what overflows is infinitely far off, and what it leaves is NaN.
+    # A value may be of any size. An overflow makes it infinitely far off, or NaN.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         metrics = [Metric(trend, tonight, pinned, settings) for trend in trends]
         judged = [m for m in metrics if m.verdict is None]
@@ -71,8 +71,8 @@ def _decide(metrics: list[Metric], settings: Settings) -> tuple[dict[int, Judgem
             k: (found[k].p_worse if upwards else found[k].p_better)[i] / WEIGHTS[k] for k in tried
         }
         available = [k for k in tried if np.isfinite(by_window[k])]
-        # Show the window that decided; the long one only where the latest nights did not tell it by
-        # themselves; and without a change the one that knows most.
+        # Show the window that decided. Show the long one only if the latest nights alone did not
+        # decide. Without a change, show the largest of the others.
         latest = [k for k in available if k != LONG]
         k = max(latest)
         back = metric.open and any(found[k].back[i] for k in available)
@@ -125,11 +125,11 @@ def _judgement(
     drift = k == LONG
     if verdict == "no change":
         since = None
-        reason = "within what nights without a change differ by, or less than the minimal effect"
+        reason = "no larger than differences without a change, or than the minimal effect"
         if back:
             reason = "back to where it was before the last alarm"
         if suspect:
-            reason = "far off tonight, but a single night may be an outlier: the next one decides"
+            reason = "far off tonight, but a single night may be an outlier: the next night decides"
     else:
         since = int(metric.night[metric.since(level, effect)])
         reason = f"{k} nights agree" if k > 1 else "tonight"

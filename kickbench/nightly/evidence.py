@@ -19,26 +19,26 @@ from kickbench.nightly import noise
 from kickbench.nightly.noise import LONG, Floats
 
 WEIGHTS = {1: 1.0, 2: 0.3, 3: 0.5, LONG: 0.2}
-"""How the error is shared among the windows that are tried (Bonferroni, weighted)."""
+"""The share of the error that each window has (weighted Bonferroni)."""
 
 WILDER_HOST, WILDER_METRIC = 1.5, 4.0
-"""The last nights' own scatter counts when it is so many times that of the baseline: the median of
-all metrics, or one metric's own."""
+"""The scatter of the last nights counts if it is so many times that of the baseline: the first for
+the median of all metrics, the second for one metric alone."""
 
 BEYOND = 1e6
-"""Scales that are as good as infinitely many."""
+"""So many scales count as infinitely many."""
 
 ODD_SHARE, ODD_SCALES = 0.3, 4.0
 """See _without_odd_nights."""
 
 BACK = 2.5
-"""Tonight is clearly back when it is so many scales short of the change that the window shows, and
+"""Tonight is clearly back if it is so many scales short of the change that the window shows, and
 nearer to the level than to the change. A night of a lasting change hardly ever is."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of many metrics at once, in the unit of the values, upwards being worse."""
+    """The evidence about many metrics, in arrays with an entry each. Upwards is worse."""
 
     p_worse: Floats
     p_better: Floats
@@ -48,16 +48,16 @@ class Evidence:
     effect: Floats
     low: Floats
     high: Floats
-    back: NDArray[np.bool_]  # tonight is clearly at the level again, whatever the window shows
+    back: NDArray[np.bool_]  # tonight is clearly back at the level, whatever the window shows
 
 
 @dataclass
 class Rows:
-    """Metrics to be weighed in one window, a row each, padded with NaN (errors: with 0).
+    """The metrics to weigh in one window, a row each, padded with NaN (``errors`` with 0).
 
-    ``level`` has the nights that the level comes from, ``scatter`` those that the scale does, with
-    their own standard errors in ``errors``; ``window`` the nights that are judged, and ``recent``
-    these and some before. ``same`` says that ``level`` and ``scatter`` are the same nights.
+    ``level`` has the nights that give the level. ``scatter`` has those that give the scale, and
+    ``errors`` their own standard errors. ``window`` has the nights that are judged, and ``recent``
+    these and some before. ``same`` is true if ``level`` and ``scatter`` are the same nights.
     """
 
     level: Floats
@@ -70,21 +70,21 @@ class Rows:
 
     @cached_property
     def fitted(self) -> tuple[Floats, Floats]:
-        """Level and scale of ``scatter``, by row."""
+        """Level and scale of each row of ``scatter``."""
         return noise.fit(self.scatter)
 
     def residuals(self) -> Floats:
-        """The scatter in scales of each row; NaN where a row has none."""
+        """The scatter, in scales of its row; NaN in a row without a scale."""
         level, scale = self.fitted
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(scale > 0, (self.scatter.T - level) / scale, np.nan).T
 
 
 def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Evidence:
-    """How likely the windows are without a change beyond ``minimal``.
+    """How likely the windows are without a change larger than ``minimal``.
 
-    ``df`` are the tails, for each row. The rows are those of so many decisions, one after the
-    other. NaN where a row has no nights.
+    ``df`` has the tails of each row. The rows are those of ``decisions`` decisions, one after the
+    other. A row without nights gives NaN.
     """
     k = rows.window.shape[1]
     own_level, scale = rows.fitted
@@ -93,14 +93,14 @@ def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Eviden
     level[other] = noise.fit(rows.level[other])[0]
     n_level = np.isfinite(rows.level).sum(1)
     n_scale = np.isfinite(rows.scatter).sum(1)
-    # Nights cannot truly agree better than their own errors; if they do, it is luck.
+    # Nights cannot truly agree better than their own errors allow. If they do, it is luck.
     within = _median_of_positive(rows.errors)
     scale = np.maximum(scale, within)
     recent = noise.successive_scale(rows.recent)
     with np.errstate(divide="ignore", invalid="ignore"):
         wilder = _wilder(np.where(scale > 0, recent / scale, np.nan), decisions)
     scale = np.where(scale > 0, scale * wilder, np.nan_to_num(recent))
-    # A night with a larger error than the baseline's is that much less telling.
+    # A night with a larger error than the baseline's has less weight.
     excess = np.maximum(rows.window_errors**2 - within[:, None] ** 2, 0)
     scales = np.sqrt(scale[:, None] ** 2 + excess)
     deviation = rows.window - level[:, None]
@@ -118,7 +118,7 @@ def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Eviden
         p_better[chosen] = np.exp(np.interp(x_better[chosen], x, log_p))
         reach[chosen] = noise.half_width(k, *key)
     widest = reach * scales.max(1)
-    # What was is no alarm: the last night must not speak against what the others agree on.
+    # A change that is over is no alarm: the last night must not be back at the level.
     effect, last = np.median(deviation, 1), deviation[:, -1]
     short = np.where(effect > 0, effect - last, last - effect)
     back = (short > np.abs(effect) / 2) & (short > BACK * scales[:, -1])
@@ -138,21 +138,21 @@ def weigh(rows: Rows, minimal: Floats, df: Floats, decisions: int = 1) -> Eviden
 
 
 def _wilder(ratio: Floats, decisions: int) -> Floats:
-    """By how much nights scatter more than they used to, from the last nights' own scatter.
+    """The factor by which the last nights scatter more than the baseline; 1 if they do not.
 
-    The last nights are few, so that the host's median tells it for all metrics; a metric's own
-    ratio counts when it is beyond doubt.
+    The last nights are few, so the host's median counts for all metrics. A metric's own ratio
+    counts only if it is beyond doubt.
     """
     host = noise.row_median(ratio.reshape(decisions, -1)).repeat(len(ratio) // decisions)
     return np.where(ratio > WILDER_METRIC, ratio, np.where(host > WILDER_HOST, host, 1.0))
 
 
 def _without_odd_nights(x: Floats, decisions: int) -> Floats:
-    """``x`` (rows, nights), where a night on which the whole host was off bears no witness.
+    """``x`` (rows, nights), in which a night on which the whole host was off is no evidence.
 
-    It is off when ODD_SHARE of all metrics are ODD_SCALES above their level, and no other night of
-    the window has a third as many. Otherwise such a night, and one odd value of some metric on the
-    night before or after, would together look like a change of that metric.
+    The host was off if ODD_SHARE of all metrics are ODD_SCALES above their level, and no other
+    night of the window has a third as many. Otherwise such a night, and one odd value of a metric
+    on the night before or after, would together look like a change of that metric.
     """
     if x.shape[1] == 1:
         return x
@@ -165,7 +165,7 @@ def _without_odd_nights(x: Floats, decisions: int) -> Floats:
 
 
 def combine(p_by_window: Mapping[int, Floats]) -> Floats:
-    """The p of all windows that were tried together, none counting where it could not be."""
+    """The p of all windows together. A window without a p does not count."""
     shares = np.stack([np.where(np.isfinite(p), WEIGHTS[k], 0.0) for k, p in p_by_window.items()])
     values = np.stack([np.where(np.isfinite(p), p, 1.0) for p in p_by_window.values()])
     total = shares.sum(0)
@@ -176,7 +176,7 @@ def combine(p_by_window: Mapping[int, Floats]) -> Floats:
 
 
 def adjust(p: Floats) -> Floats:
-    """q values (Benjamini and Hochberg) along the last axis of a vector; NaN is not judged."""
+    """q values (Benjamini and Hochberg) of a vector of p. NaN is not judged, and stays NaN."""
     result = np.full(p.shape, np.nan)
     known = np.isfinite(p)
     if known.any():
@@ -190,12 +190,12 @@ def _rounded(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _median_of_positive(errors: Floats) -> Floats:
-    """Per row the median of what is known; 0 without any."""
+    """The median of the positive errors of each row; 0 in a row without any."""
     return np.nan_to_num(noise.row_median(np.where(errors > 0, errors, np.nan)))
 
 
 def _in_scales(deviation: Floats, scale: Floats) -> Floats:
-    """Deviations over scales, within ±BEYOND; with no scatter at all, any deviation is as large."""
+    """Deviations in scales, within ±BEYOND. If the scale is 0, any deviation is that large."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         x = np.clip(deviation / scale, -BEYOND, BEYOND)
     return np.where(scale == 0, np.where(deviation > 0, BEYOND, -BEYOND), x)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judgements: what a night says about each metric, and all of them together, the decision."""
+"""A judgement is what the job decides about one metric of a night; a decision has all of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ Verdict = Literal[
 
 @dataclass(frozen=True)
 class Judgement:
-    """What tonight says about one metric. Numbers are NaN, and ``since`` None, where there is none.
+    """The judgement of one metric. A number that does not apply is NaN, and ``since`` None.
 
-    ``effect`` (with ``low`` and ``high``, 95 %) is the change from ``baseline`` in the metric's
-    unit, ``relative`` the same as a share of the level or the reference. ``p`` is how often nights
-    without a change look like this, in this direction; ``q`` regards all metrics that were judged.
-    ``since`` indexes the nights: the first one of the change. ``nights`` are those that it rests
-    on. ``suspect``: tonight alone is far off for the worse; a second run tonight would tell.
+    ``effect`` (95 % interval ``low`` to ``high``) is the change from ``baseline``, in the metric's
+    unit. ``relative`` is the same as a share of the level or the reference. ``p`` is how often
+    nights without a change look like this, in this direction. ``q`` is p adjusted for all metrics
+    that were judged. ``since`` is the index of the first night of the change. ``nights`` are those
+    that the judgement rests on. ``suspect`` means that tonight alone is far off for the worse. A
+    second run tonight would confirm or clear it.
     """
 
     key: Key
@@ -42,14 +43,14 @@ class Judgement:
     tau: float = np.nan
     drift: bool = False  # against the first nights of the present normal, not the latest
     suspect: bool = False
-    open: bool = False  # the night before raised an alarm, and tonight is no witness
+    open: bool = False  # the night before raised an alarm, and tonight is not evidence
 
 
 @dataclass(frozen=True)
 class Decision:
     """All judgements of a night, in the order of the trends.
 
-    ``lost`` has a line for each protocol without races that lost kicks tonight: always an alarm.
+    ``lost`` has a line for each race-free protocol that lost kicks tonight: always an alarm.
     ``tail_df`` says how heavy the tails of this host's nights are (Student's t).
     """
 
@@ -68,5 +69,5 @@ class Decision:
 
     @property
     def alarm(self) -> bool:
-        """Whether to wake someone."""
+        """Whether the night raises an alarm."""
         return bool(self.lost) or any(j.verdict == "regression" for j in self.judgements)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a metric scatters from night to night, and what is unlikely because of it.
 
-The noise of a night is Student's t around the present level, its scale that of the metric and its
-tails those of the host: heavy, for a host that is doing something else at night is the rule. The
-null distributions here regard that level and scale are themselves estimated from a few nights.
-Everything is vectorised over metrics, NaN is a night without a value, and nothing here knows what
-the numbers are.
+The noise of a night is Student's t around the present level. Its scale is that of the metric, and
+its tails are those of the host. The tails are heavy, because most hosts also do something else at
+night. The null distributions here take into account that level and scale are estimates from a few
+nights. Everything is vectorised over metrics. NaN is a night without a value. Nothing here knows
+what the numbers are.
 
 Sources: K. L. Lange, R. J. A. Little, J. M. G. Taylor, "Robust Statistical Modeling Using the t
 Distribution", JASA 84 (1989); A. Gelman and others, "Bayesian Data Analysis", 3rd edition, chapter
@@ -27,7 +27,7 @@ TAILS = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0, 30.0)
 """Degrees of freedom that a host's tails may have; 30 is as good as normal."""
 
 LONG = 7
-"""Nights of the long window, for what comes slowly."""
+"""Nights of the long window, which finds slow changes."""
 
 RECENT = 10
 """Nights that show whether the scatter itself has changed."""
@@ -45,8 +45,8 @@ _X = np.sinh(np.linspace(np.arcsinh(-8.0), np.arcsinh(2000.0), 320))
 def fit(values: Floats) -> tuple[Floats, Floats]:
     """Robust level and scale of each row: the maximum likelihood of a t with 3 degrees of freedom.
 
-    Any number of outliers below half of a row moves them little. The scale is 0 when more than half
-    of the row agrees exactly, NaN without two values.
+    Outliers move them little, as long as they are less than half of a row. The scale is 0 if more
+    than half of the row agrees exactly, and NaN without two values.
     """
     known = np.isfinite(values)
     count = known.sum(-1)
@@ -73,7 +73,7 @@ def fit(values: Floats) -> tuple[Floats, Floats]:
 
 
 def row_median(values: Floats) -> Floats:
-    """The median of each row without its NaN; NaN for a row without anything else."""
+    """The median of each row without its NaN. A row of NaN alone gives NaN."""
     ranked = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(1)
     rows = np.arange(len(values))
@@ -95,10 +95,10 @@ def successive_scale(values: Floats) -> Floats:
 
 
 def order(windows: Floats) -> Floats:
-    """What speaks for a rise in k nights, in their unit, so that one night alone never does.
+    """How far k nights rose together, in their unit, so that one night alone is never enough.
 
-    One night: itself. Two: the lower. Three: their mean with the highest counted as the second
-    highest. More: their median. Of the negated windows, what speaks for a fall.
+    One night: itself. Two: the lower. Three: their mean, with the highest counted as the second
+    highest. More: their median. For a fall, negate the windows.
     """
     k = windows.shape[-1]
     if k == 1:
@@ -113,7 +113,7 @@ def order(windows: Floats) -> Floats:
 
 @cache
 def _known_tail(k: int, df: float) -> Floats:
-    """log P(order of k nights > x) on the grid, level and scale being known: 0 and 1."""
+    """log P(order of k nights > x) on the grid, for the known level 0 and the known scale 1."""
     q = stdtr(df, -_X)
     if k == 1:
         p = q
@@ -134,7 +134,7 @@ def _known_tail(k: int, df: float) -> Floats:
 
 @cache
 def _pivots(n_level: int, n_scale: int, same: bool, df: float) -> tuple[Floats, Floats]:
-    """Draws of (estimated level, estimated scale) when the truth is 0 and 1."""
+    """Draws of (estimated level, estimated scale) if the true ones are 0 and 1."""
     random = np.random.default_rng(1)
     draws = _DRAWS_OF_FEW if n_scale < _FEW else _DRAWS
     level, scale = fit(random.standard_t(df, (draws, n_scale)))
@@ -147,8 +147,8 @@ def _pivots(n_level: int, n_scale: int, same: bool, df: float) -> tuple[Floats, 
 def tail(k: int, n_level: int, n_scale: int, same: bool, df: float) -> tuple[Floats, Floats]:
     """(x, log p): how likely unchanged nights come out x estimated scales above the level.
 
-    x is ``order`` of k nights, minus the level as ``n_level`` nights gave it, over the scale as
-    ``n_scale`` nights gave it; ``same`` when these are the same nights.
+    x is ``order`` of k nights, minus the level from ``n_level`` nights, over the scale from
+    ``n_scale`` nights. ``same`` is true if these are the same nights.
     """
     level, scale = _pivots(n_level, n_scale, same, df)
     truth = level[:, None] + scale[:, None] * _X
@@ -160,13 +160,13 @@ _COUNTS: tuple[int, ...] = (*range(1, 11), 12, 14, 17, 20, 25, 30, 40, 60, 90)
 
 
 def round_count(n: int) -> int:
-    """A number of nights as the tables have it: rounded down, so that few distinct ones occur."""
+    """A number of nights, rounded down to one of _COUNTS, so that few tables are needed."""
     return _COUNTS[bisect.bisect_right(_COUNTS, max(n, 1)) - 1]
 
 
 @cache
 def _ratios(n: int) -> Floats:
-    """Per tail, log of the ratio that :func:`tails` looks at."""
+    """For each of TAILS, the log of the ratio that :func:`tails` compares."""
     random = np.random.default_rng(2)
     found = []
     for df in TAILS:
@@ -187,9 +187,9 @@ def _log_ratio(z: Floats) -> Floats:
 def tails(residuals: Floats) -> Floats:
     """The tails of a host: degrees of freedom from (decisions x metrics x nights) residuals.
 
-    Residuals are in scales of their own metric. Only their middle 95 % is looked at: rare outliers
-    are for :func:`order` to bear, and would make every threshold too high. Metrics of a night go up
-    and down together, so that n of them count as √n; few nights are drawn towards 5 degrees of
+    Residuals are in scales of their own metric. Only their middle 95 % counts: rare outliers would
+    make every threshold too high, and :func:`order` withstands them. The metrics of a night go up
+    and down together, so n of them count as √n. With few nights, the result is near 5 degrees of
     freedom.
     """
     size = np.abs(residuals)
@@ -210,7 +210,7 @@ def tails(residuals: Floats) -> Floats:
 
 
 def standard_error(low: Floats, high: Floats, processes: NDArray[np.int64]) -> Floats:
-    """A night's own standard error from its 95 % interval; 0 where it has none."""
+    """The standard error of each night from its 95 % interval; 0 if it has none."""
     df = np.where(processes >= 2, processes - 1, 1000).astype(np.float64)
     error = (high - low) / 2 / stdtrit(df, 0.975)
     return np.where(np.isfinite(error) & (error > 0), error, 0.0)

@@ -13,9 +13,9 @@ from kickbench.nightly.trends import Key
 class Settings:
     """How to decide. Effects are shares of the level, or of the reference of a paired difference.
 
-    ``min_effect`` has a share per metric ("ns_per_exit"); a paired difference's own is found under
-    "ns_per_exit difference". ``pinned`` is the run that is the baseline instead of the last nights;
-    how far nights scatter is still learnt from those.
+    ``min_effect`` has a share for each metric, such as "ns_per_exit". That of a paired difference
+    is "ns_per_exit difference". ``pinned`` is the run that is the baseline instead of the last
+    nights. How far nights scatter is still learnt from the last nights.
     """
 
     baseline_nights: int = 60
@@ -28,20 +28,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= 3:
-            raise ValueError(f"the window is 1, 2 or 3 nights, not {self.window}")
+            raise ValueError(f"the window must be 1, 2 or 3 nights, not {self.window}")
         if not 5 <= self.min_nights <= self.baseline_nights:
-            raise ValueError("min_nights is at least 5 and at most baseline_nights")
+            raise ValueError("min_nights must be at least 5 and at most baseline_nights")
         if not 0 < self.false_discovery_rate < 1:
-            raise ValueError("the false discovery rate is between 0 and 1")
+            raise ValueError("the false discovery rate must be between 0 and 1")
         if not all(effect >= 0 for effect in (*self.min_effect.values(), self.default_min_effect)):
-            raise ValueError("a minimal effect is 0 or more")
+            raise ValueError("a minimal effect must be 0 or more")
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """The numbers of nights that are tried together."""
+        """The sizes of the windows that are tried, in nights."""
         return (1,) if self.window == 1 else tuple(range(2, self.window + 1))
 
     def minimal(self, key: Key) -> float:
-        """The smallest relative effect of this metric that is worth an alarm."""
+        """The relative effect that a change of this metric must exceed."""
         own = self.min_effect.get(key.metric, self.default_min_effect)
         return own if key.baseline is None else self.min_effect.get(f"{key.metric} difference", own)
