@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a metric changed for good, over its whole history, and what else changed with it.
+"""Change points: when a metric changed for good, over its whole history, and what changed with it.
 
-A change point is found by ruptures' KernelCPD: an exact segmentation (PELT, in C) with a linear
-kernel, which is the sum of squares around each segment's mean. What it gets has been made fit for
-squares: outliers of one night or two are pulled in to the level around them, and everything is in
-units of the noise that is left, which for slow noise is that of averaged nights. The penalty is
-then a matter of the number of nights alone. Every candidate must also be larger than the minimal
-effect and than its own uncertainty, by robust levels on both sides, or it is taken out again, the
-weakest first.
+KernelCPD of ruptures finds the candidates: an exact segmentation (PELT, in C) with a linear kernel,
+which is the sum of squares around each segment's mean. Its input is prepared for squares. Outliers
+of one night or two are pulled in to the level around them. All values are in units of the noise
+that is left, which for slow noise is that of averaged nights. So the penalty depends on the number
+of nights alone. A candidate must also be larger than the minimal effect and than its own
+uncertainty, by robust levels on both sides. Those that are not are taken out, the weakest first.
 
-Why ruptures: exact, small, in C where it counts, BSD-licensed, with nothing but numpy and scipy
-underneath. Apache Otava (hunter) has the same purpose, but pins its numpy and brings cloud clients;
-bayesian online detection needs a prior for the size of steps, which no one knows.
+Why ruptures: it is exact, small, in C where it counts, BSD-licensed, and needs only numpy and
+scipy. Apache Otava (hunter) has the same purpose, but pins its numpy and needs cloud clients.
+Bayesian online detection needs a prior for the size of steps, which nobody knows.
 
-Nothing here decides whether to wake someone; that is :mod:`kickbench.nightly.decide`.
+Nothing here raises an alarm; that is :mod:`kickbench.nightly.decide`.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
 
 SHORTEST = 4
-"""Nights that a level must last to be one."""
+"""The nights that a level must last."""
 
 PENALTY = 3.0
-"""Times 2 log n, the BIC's penalty for a step in n nights, which thinks that noise is normal."""
+"""Times 2 log n, the BIC's penalty for a step in n nights, which assumes normal noise."""
 
 CERTAIN = 4.5
-"""Standard errors that a step must have."""
+"""The standard errors that a step must exceed."""
 
 LARGEST = 1e100
-"""Beyond it, squares overflow; no figure of a night is anywhere near."""
+"""Squares of larger values would overflow. No real figure is near it."""
 
 _FAR = 1e6  # noise scales, beyond which more makes no difference
 _CLIP = 3.0
@@ -54,8 +53,8 @@ _T_975 = 2.1  # a few nights on either side
 class ChangePoint:
     """A metric's level before and after a night.
 
-    Sizes are in the metric's unit, ``low`` and ``high`` their 95 % interval; ``relative`` is a
-    share of the level, or of a paired difference's reference.
+    Sizes are in the metric's unit. ``low`` and ``high`` are the 95 % interval of ``size``.
+    ``relative`` is a share of the level, or of a paired difference's reference.
     """
 
     key: Key
@@ -91,7 +90,7 @@ def change_points(trends: Sequence[Trend], nights: Nights, settings: Settings) -
     for trend in trends:
         known = np.abs(trend.value) < LARGEST
         if (quiet := known & ~trend.disturbed(len(nights) - 1)).sum() > known.sum() / 2:
-            known = quiet  # on a host that is busy on most nights, all of them
+            known = quiet  # on a host that is busy on most nights, all nights count
         value, night = trend.value[known], trend.night[known]
         edges = _edges(trend, value, known, settings)
         for left, edge, right in zip(edges, edges[1:-1], edges[2:], strict=False):
@@ -119,7 +118,7 @@ def change_points(trends: Sequence[Trend], nights: Nights, settings: Settings) -
 
 
 def _edges(trend: Trend, value: Floats, known: NDArray[np.bool_], settings: Settings) -> list[int]:
-    """The segments of a trend: 0, where each further one begins, and the number of nights."""
+    """The edges of a trend's segments: 0, where each further one begins, the number of nights."""
     n = len(value)
     if n and (value == value[0]).all():
         return [0, n]
@@ -153,13 +152,13 @@ def _edges(trend: Trend, value: Floats, known: NDArray[np.bool_], settings: Sett
 
 
 def _lasting(jumps: NDArray[np.intp], n: int) -> list[int]:
-    """Of a metric that hardly ever moves, the jumps to a level that lasts."""
+    """The jumps to a level that lasts, for a metric that hardly ever moves."""
     ends = np.append(jumps[1:], n)
     return [int(jump) for jump, end in zip(jumps, ends, strict=True) if end - jump >= SHORTEST]
 
 
 def _without_spikes(value: Floats) -> Floats:
-    """Nights far from those around them, pulled in to a few times the usual distance."""
+    """The values, with nights far from their neighbours pulled in to _CLIP usual distances."""
     around = median_filter(value, size=5, mode="nearest")
     apart = value - around
     usual = 1.4826 * np.median(np.abs(apart))
@@ -168,7 +167,7 @@ def _without_spikes(value: Floats) -> Floats:
 
 
 def _noise_scale(value: Floats) -> float:
-    """The noise of a night, steps not counted; that of the mean of 4 nights, if it shows more."""
+    """The noise of a night without steps, or that of means of 4 nights if it is larger."""
     scale = _successive(value)
     groups = len(value) // 4
     if groups >= 8:
@@ -195,16 +194,16 @@ def _step(value: Floats, left: int, edge: int, right: int) -> _Step:
     sides[0, : edge - left] = value[left:edge]
     sides[1, : right - edge] = value[edge:right]
     (before, after), scales = noise.fit(sides)
-    a, b = np.nan_to_num(scales)  # a single night is a level only of an exact metric
+    a, b = np.nan_to_num(scales)  # only an exact metric has a level of a single night
     n_a, n_b = edge - left, right - edge
     pooled = (n_a * a**2 + n_b * b**2) / (n_a + n_b)
-    # A level of few nights may look calm by luck: both sides then count as they do together.
+    # A level of few nights may look calm by luck, so each side has at least the pooled variance.
     variance = max(a**2, pooled) / n_a + max(b**2, pooled) / n_b
     return _Step(float(before), float(after - before), float(np.sqrt(variance)) / 0.785)
 
 
 def _unit(trend: Trend, known: NDArray[np.bool_], left: int, edge: int) -> float:
-    """What a relative change of 1 would be: the level before, or the reference."""
+    """What a relative change of 1 is: the level before, or the reference."""
     of = trend.value if trend.reference is None else trend.reference
     unit = abs(float(np.median(of[known][left:edge])))
     return unit if np.isfinite(unit) else 0.0

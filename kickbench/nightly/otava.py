@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nights as a CSV file that Apache Otava reads as it is, and a configuration that names it.
+"""The nights as a CSV file that Apache Otava can read, and a configuration that names the file.
 
-Otava (https://otava.apache.org) finds change points in tables with a time column, one column per
-metric and some of attributes. Every cell of a metric has to be a number: a night that lacks it gets
-the value of the night before, as Otava does with the gaps of other sources, and the column "filled"
-says how many of a night's values are such. Nothing here depends on Otava.
+Otava (https://otava.apache.org) finds change points in tables with a time column, a column for each
+metric and some for attributes. Every cell of a metric must be a number. A night that lacks it gets
+the value of the night before, as Otava fills the gaps of other sources. The column "filled" counts
+these values of a night. Nothing here depends on Otava.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _RUN = "run_id"
 
 
 def export(nights: Sequence[Night], events: Sequence[Event], file: Path) -> tuple[str, str]:
-    """The CSV, which will be ``file``, and the YAML of a test that reads it.
+    """The text of the CSV, and that of the YAML with a test that reads the CSV from ``file``.
 
-    ``nights`` are of one host and scenario, oldest first; those that were forgotten are left out.
+    ``nights`` are of one host and scenario, oldest first. Forgotten nights are left out.
     """
     gone = forgotten(events)
     nights = [night for night in nights if night.run_id not in gone]
@@ -70,7 +70,7 @@ def _csv(nights: Sequence[Night], found: Sequence[Trend]) -> str:
 
 
 def _yaml(nights: Sequence[Night], found: Sequence[Trend], file: Path) -> str:
-    """A JSON string is a YAML string, so that no name can be taken for something else."""
+    """Names are JSON strings, which YAML reads as strings, whatever is in them."""
     attributes = ", ".join([_RUN, *_ATTRIBUTES, FILLED])
     lines = [
         "tests:",
