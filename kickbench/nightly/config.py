@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of a nightly job: what it may say, with which defaults.
+"""The file of a nightly job: its keys, and their defaults.
 
-``load`` reads a file that may be anything, and every scenario that it names, before anything is
-measured; what is wrong is one UsageError that names the file, the key, what was expected and what
-was found. Keys are described in ``docs/nightly.md``.
+:func:`load` reads the file, and every scenario that it names, before anything is measured. The file
+may have anything in it. A fault is a UsageError that names the file, the key, what was expected and
+what was found. ``docs/nightly.md`` describes the keys.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Baseline(Table):
     def _enough_nights_are_kept(self) -> Self:
         if self.min_nights > self.nights:
             raise problem(
-                f"min_nights ({self.min_nights}) is more than nights ({self.nights}), so that no "
-                "baseline would ever be large enough"
+                f"min_nights ({self.min_nights}) is more than nights ({self.nights}), so no "
+                "baseline would ever be large enough; make it at most as large"
             )
         return self
 
@@ -136,10 +136,10 @@ _TABLES: dict[str, type[BaseModel]] = {"baseline": Baseline, "decision": Decisio
 
 @dataclass(frozen=True)
 class Config:
-    """A nightly job: its scenarios, where everything goes, and how to decide.
+    """A nightly job: its scenarios, its folders, and how to decide.
 
-    ``pinned`` are ids of runs, each the baseline of its own scenario and host. ``files`` are those
-    that were read: this one's ``path``, and those of the scenarios.
+    ``pinned`` has ids of runs, each the baseline of its own scenario and host. ``files`` are those
+    that were read: the job's file (``path``), and those of the scenarios.
     """
 
     path: Path
@@ -153,7 +153,7 @@ class Config:
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Read and validate a job's file and the scenarios that it names; raises UsageError."""
+    """Read and check a job's file and the scenarios that it names. Raises UsageError."""
     data, source = read_toml(path, "a nightly job's file", UsageError)
     try:
         file = _File.model_validate(data)
@@ -173,7 +173,7 @@ def load(path: str | os.PathLike[str]) -> Config:
             baseline_nights=file.baseline.nights,
             min_nights=file.baseline.min_nights,
             window=file.decision.window,
-            # A false alarm in any scenario wakes the same person.
+            # The rate is for the whole night, so the scenarios share it.
             false_discovery_rate=file.decision.false_discovery_rate / len(file.scenarios),
             min_effect=effects,
             default_min_effect=file.min_effect.get(_DEFAULT, _USUAL.default_min_effect),
@@ -183,10 +183,10 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 def _check_folders(folders: Mapping[str, Path], scenarios: list[str], source: str) -> None:
-    """Refuse folders of which one would be taken for the contents of another."""
+    """Refuse a folder whose files would be taken for the contents of another."""
     try:
         real = {name: path.resolve() for name, path in folders.items()}
-    except (OSError, RuntimeError):  # a loop of symlinks, which making them will tell
+    except (OSError, RuntimeError):  # a loop of symlinks, which making the folders will report
         return
     names = list(real)
     runs = {real["results"] / scenario: scenario for scenario in scenarios}
@@ -203,7 +203,7 @@ def _check_folders(folders: Mapping[str, Path], scenarios: list[str], source: st
 
 
 def _scenarios(file: _File, source: str, folder: Path) -> dict[str, tuple[Scenario, Path]]:
-    """By name, each with its file."""
+    """The scenarios by name, each with its file."""
     found: dict[str, tuple[Scenario, Path]] = {}
     ours = shipped()
     for number, text in enumerate(file.scenarios):
@@ -211,7 +211,7 @@ def _scenarios(file: _File, source: str, folder: Path) -> dict[str, tuple[Scenar
         path = folder / text
         try:
             exists = path.exists() and not (path.is_dir() and text in ours)
-        except OSError:  # a name that no file can have, or a folder that we may not enter
+        except OSError:  # a name that no file can have, or a folder that we cannot enter
             exists = False
         if not exists and text not in ours:
             raise UsageError(
@@ -223,7 +223,7 @@ def _scenarios(file: _File, source: str, folder: Path) -> dict[str, tuple[Scenar
         if scenario.name in found:
             raise UsageError(
                 f"{where}: {quoted(text)} is called {scenario.name}, as another scenario of this "
-                "job is; their nights would mix: give it another name"
+                "job is, so their nights would mix; give it another name"
             )
         found[scenario.name] = scenario, chosen
     return found
