@@ -282,7 +282,7 @@ def test_another_host_begins_a_baseline_of_its_own_and_is_told_why(seasoned: Con
     assert result.exit_code == 0
     told = " ".join(markdown(result).split())
     assert "The first night" in told
-    assert "this is another host" in told
+    assert "this host is not the host of" in told
     assert "CPU: A CPU → A newer CPU" in told
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A night: measure every scenario, add it to the history, judge it, write its pages.
+"""The nightly job: measures every scenario, adds it to the history, judges it, writes its pages.
 
-What a scenario measured is kept before it is judged, and judged before anything is drawn, so that
-whatever goes wrong later, or ends the job, costs no night. One scenario that fails does not keep
-the others from being measured. What is said about it all is :mod:`kickbench.nightly.outputs`'.
+What a scenario measured is kept before it is judged, and judged before anything is drawn. So no
+night is lost if something goes wrong later, or ends the job. If one scenario fails, the others are
+still measured. :mod:`kickbench.nightly.outputs` has the words for the result.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData
 
 Measure = Callable[[Scenario, Path], Outcome]
-"""Runs a scenario into a new folder below that of all results, as runner.run does."""
+"""Runs a scenario into a new folder inside the folder of results, as runner.run does."""
 
 Pins = Mapping[tuple[str, str], str]
-"""By host fingerprint and scenario, the run that is the baseline."""
+"""The run that is the baseline, by host fingerprint and scenario."""
 
 WORST_FIRST = (EXIT_REGRESSION, EXIT_MEASUREMENT, EXIT_HOST, EXIT_USAGE)
 
 
 @dataclass
 class Part:
-    """One scenario's night, as far as it came.
+    """The night of one scenario, as far as it came.
 
-    ``measured_on`` has, for each metric, the indices of the nights that measured it, and
-    ``accepted_from`` that of the first night of its present normal.
-    ``errors`` are what went wrong: each a line, and the exit code that it is worth.
+    ``measured_on`` has the indices of the nights that measured a metric, and ``accepted_from`` the
+    index of the first night of its present normal. ``errors`` has a line for each thing that went
+    wrong, with its exit code.
     """
 
     scenario: str
@@ -92,17 +92,17 @@ class Part:
 
     @property
     def disturbed(self) -> dict[str, str]:
-        """By case, why tonight is no witness of it."""
+        """The cases of which tonight is not evidence, and why."""
         return {j.key.case: j.reason for j in self.decision.of("no witness")}
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Where a protocol that claims to be free of races lost kicks."""
+        """The kicks that were lost by protocols that claim to be free of races."""
         return [] if self.night is None else self.night.lost
 
     @property
     def regressions(self) -> list[Judgement]:
-        """The metrics to raise an alarm about; those of lost kicks are in ``lost`` already."""
+        """The metrics that raise an alarm, without those of kicks that ``lost`` has already."""
         said = {(lost["case"], lost["method"], lost["what"]) for lost in self.lost}
         return [
             j
@@ -112,11 +112,11 @@ class Part:
 
     @property
     def judged(self) -> list[Judgement]:
-        """The metrics about which there is something to say."""
+        """The judgements of metrics that could be judged."""
         return [j for j in self.decision.judgements if j.verdict in _DECIDED]
 
     def changed_with(self, judgement: Judgement) -> tuple[int | None, list[Change]]:
-        """The last night before a change, and what of the host changed from it to the next."""
+        """The last night before a change, and the facts of the host that changed after it."""
         if judgement.since is None:
             return None, []
         earlier = [n for n in self.measured_on.get(judgement.key, ()) if n < judgement.since]
@@ -129,7 +129,7 @@ class Part:
 
     @property
     def exit_code(self) -> int:
-        """What this scenario's night is worth as an exit code."""
+        """The exit code for this scenario's night alone."""
         codes = {code for _, code in self.errors}
         if self.lost or self.regressions:
             codes.add(EXIT_REGRESSION)
@@ -145,9 +145,9 @@ _DECIDED = ("regression", "improvement", "no change")
 class Result:
     """All scenarios of a night.
 
-    ``fewest_nights`` are those that it takes to decide, tonight among them. ``problems`` has a line
-    for each file that the history left out. ``interrupted`` says where the job was when somebody
-    ended it; None if nobody did.
+    ``fewest_nights`` is how many nights a decision takes, with tonight. ``problems`` has a line for
+    each file that the history left out. ``interrupted`` says where the job was when it was
+    interrupted, and is None if it was not.
     """
 
     parts: tuple[Part, ...]
@@ -157,22 +157,22 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """130 when interrupted, else the worst of all scenarios."""
+        """130 if the job was interrupted, else the worst of all scenarios."""
         if self.interrupted is not None:
             return EXIT_INTERRUPTED
         return worst({part.exit_code for part in self.parts})
 
 
 def worst(codes: set[int]) -> int:
-    """The exit code that counts: a regression above all, then what failed, then what cannot be."""
+    """The exit code that counts: WORST_FIRST has their order."""
     return next((code for code in WORST_FIRST if code in codes), EXIT_OK)
 
 
 def run(config: Config, measure: Measure) -> Result:
     """One night of the job. Ctrl-C ends it, and the result says where.
 
-    Raises UsageError, before anything is measured, when folders cannot be made or a pinned run is
-    not in the history; HostError when another nightly job is running on this host.
+    Raises UsageError, before anything is measured, if a folder cannot be made or a pinned run is
+    not in the history. Raises HostError if another nightly job is running on this host.
     """
     history = History(config.history)
     for folder in (config.history, config.results, config.reports):
@@ -185,7 +185,7 @@ def run(config: Config, measure: Measure) -> Result:
             try:
                 _one_night(part, scenario, config, history, pins, measure)
             except RunInterruptedError as stop:
-                interrupted = f"{part.scenario} was being measured; what there is of it is no night"
+                interrupted = f"{part.scenario} was being measured, and has no night in the history"
                 part.run = stop.outcome.folder
                 break
             except Exception as error:  # the other scenarios are still to be measured
@@ -227,15 +227,15 @@ def _one_night(
 
 @contextmanager
 def _on_the_way(part: Part) -> Iterator[None]:
-    """What goes wrong with something that only shows what was found costs nothing else."""
+    """Keep an error of what only shows the result from costing anything else."""
     try:
         yield
-    except Exception as error:  # no fault of a page may cost an alarm
+    except Exception as error:  # a fault of a page must not cost an alarm
         part.errors.append((_in_a_line(error), EXIT_MEASUREMENT))
 
 
 def _in_a_line(error: Exception) -> str:
-    """What went wrong; of what was not foreseen, where."""
+    """What went wrong, in one line. For an error that nobody foresaw, it says where."""
     if isinstance(error, KickbenchError):
         text = str(error)
         for advice, fitting in _ADVICE:
@@ -260,17 +260,17 @@ _ADVICE = tuple(
         ("choose another (folder with )?-o", "choose another folder of reports in the job's file"),
     )
 )
-"""What other commands advise, and what fits this one."""
+"""What the errors of other commands advise, and what fits this command instead."""
 
 
 def _judge(part: Part, night: Night, history: History, settings: Settings, pins: Pins) -> None:
     every = history.nights(night.fingerprint, night.scenario)
     part.remarks += _what_is_odd(every, night, history, pins)
-    # A clock that went back puts tonight among the others: what is dated later is not its past.
+    # If the clock went back, the history has nights of later dates. They are not before tonight.
     nights = [other for other in every if other.order <= night.order]
     part.nights, found = trends(nights, history.events())
     tonight = len(nights) - 1
-    # What no night of late has measured is gone, and not "not measured".
+    # A metric that no recent night measured is gone. It is not listed as "not measured".
     found = [trend for trend in found if trend.night[-1] >= tonight - settings.min_nights]
     part.measured_on = {trend.key: trend.night.tolist() for trend in found}
     part.accepted_from = {trend.key: trend.accepted_from for trend in found}
@@ -282,8 +282,8 @@ def _judge(part: Part, night: Night, history: History, settings: Settings, pins:
 
 
 _NEVER_QUIET = (
-    f"the host was busy on each of the last {QUIET_WITHIN} nights, so that none is a witness: stop "
-    "what runs at that hour (systemctl list-timers, crontabs), or measure at another"
+    f"the host was busy on each of the last {QUIET_WITHIN} nights, so no night is evidence; stop "
+    "what runs at that hour (see systemctl list-timers and the crontabs), or measure at another"
 )
 
 
@@ -294,13 +294,14 @@ def _what_is_odd(every: list[Night], night: Night, history: History, pins: Pins)
         last, told = moved
         by = "; ".join(f"{c.title}: {c.before} → {c.after}" for c in told) or "see the history"
         yield (
-            f"this is another host than that of {last.run_id} ({by}): a new baseline begins, and "
+            f"this host is not the host of {last.run_id} ({by}), so a new baseline begins, and "
             "nothing is compared with the old one"
         )
     own = (night.fingerprint, night.scenario)
     elsewhere = [run for key, run in pins.items() if key[1] == night.scenario and own not in pins]
     if elsewhere:
-        yield f"{listed(elsewhere)} is of another host, and no baseline here"
+        was = "was" if len(elsewhere) == 1 else "were"
+        yield f"{listed(elsewhere)} {was} measured on another host; pin a run of this host"
 
 
 # --- before anything is measured ---------------------------------------------------------------
@@ -318,7 +319,7 @@ def _find_pins(config: Config, history: History) -> dict[tuple[str, str], str]:
         where += f": {run_id}"
         if night.scenario not in names:
             raise UsageError(
-                f"{where} is of {night.scenario}, which this job does not measure; it measures "
+                f"{where} is of {night.scenario}, which this job does not measure; pin a run of "
                 f"{listed(names)}"
             )
         if (night.fingerprint, night.scenario) in found:
@@ -329,26 +330,29 @@ def _find_pins(config: Config, history: History) -> dict[tuple[str, str], str]:
 
 @contextmanager
 def _alone(history: Path) -> Iterator[None]:
-    """Keep a second job of this host away, which would disturb what this one measures.
+    """Refuse a second job on this host, because two would disturb each other's figures.
 
-    The lock goes with the process, however that ends. Hosts may share a history.
+    The lock ends with the process, however the process ends. Hosts may share a history, so each has
+    a lock of its own.
     """
     path = history / f".nightly-{safe_name(socket.gethostname(), default='host')}.lock"
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise UsageError(one_line(f"{history}: cannot be written to: {error.strerror}")) from None
+        what = f"cannot be written to: {error.strerror}; name another folder in the job's file"
+        raise UsageError(one_line(f"{history}: {what}")) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                what = f"cannot be locked ({error.strerror}); choose another file system"
+                what = f"cannot be locked ({error.strerror}); keep it on another file system"
                 raise UsageError(one_line(f"{history}: {what}")) from None
             owner = os.read(lock, 20).decode("ascii", "replace").strip()
             who = f" (pid {owner})" if owner.isdecimal() else ""
             raise HostError(
-                f"another nightly job is running{who}; two would disturb each other's figures"
+                f"another nightly job is running{who}; wait for it, because two would disturb each "
+                "other's figures"
             ) from None
         try:
             os.ftruncate(lock, 0)
