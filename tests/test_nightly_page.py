@@ -114,9 +114,18 @@ def test_accepted_forgotten_and_alarmed_nights_are_marked(tmp_path: Path) -> Non
     assert "1 night with an alarm" in text
 
 
-def test_lost_kicks_are_an_alarm() -> None:
-    lost = [{"case": "race-1", "method": "sigmask", "what": "lost", "count": 2, "of": 900}]
-    assert "lost kicks in race-1: 2 of 900" in text_of(page([night(0), night(1, lost=lost)], []))
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"what": "lost", "count": 2, "of": 9000}, "2 of 9,000 kicks were lost"),
+        ({"what": "lost", "count": 2, "of": None}, "2 kicks were lost"),
+        ({"what": "rescued", "count": 1, "of": 900}, "1 of 900 pauses had to be rescued"),
+    ],
+)
+def test_lost_kicks_are_an_alarm(fault: dict[str, Any], words: str) -> None:
+    lost = [{"case": "race-1", "method": "sigmask", **fault}]
+    text = text_of(page([night(0), night(1, lost=lost)], []))
+    assert f"{words} in race-1 with sigmask, which claims to be free of races" in text
 
 
 def test_a_changed_scenario_is_said() -> None:

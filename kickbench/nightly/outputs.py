@@ -21,6 +21,7 @@ from kickbench.compare.metrics import METRICS
 from kickbench.errors import EXIT_HOST, EXIT_USAGE
 from kickbench.nightly.job import Part, Result
 from kickbench.nightly.judgement import Judgement
+from kickbench.nightly.remarks import lost_kicks
 from kickbench.nightly.trends import QUIET, Key, key_name
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.words.names import emulation
@@ -57,7 +58,7 @@ def _headline(result: Result) -> Iterator[str]:
     nights = [part for part in result.parts if part.night is not None]
     if lost:
         more = f"; and {len(lost) - 1} more like it" if len(lost) > 1 else ""
-        yield f"Kicks were lost that must not be: {_lost(lost[0][1])}{more}."
+        yield f"Kicks were lost that must not be: {lost_kicks(lost[0][1])}{more}."
     if worse:
         part, first = max(
             ((part, some) for part in result.parts for some in _together(part)),
@@ -271,15 +272,6 @@ def _sure(q: float) -> str:
     return f"about 1 in {max(1, round(odds, -digits)):,.0f} such alarms is false"
 
 
-def _lost(lost: Mapping[str, Any]) -> str:
-    of = "" if lost["of"] is None else f" of {lost['of']:,}"
-    what = "pauses had to be rescued" if lost["what"] == "rescued" else "kicks were lost"
-    return (
-        f"{lost['count']:,}{of} {what} in {lost['case']} with {lost['method']}, which claims to be "
-        "free of races"
-    )
-
-
 def _listed_changes(changes: Iterable[Change]) -> str:
     words = [f"{c.title}: {c.before} → {c.after}" for c in changes]
     return "; ".join(_shortened(words, _MOST_CHANGES))
@@ -368,7 +360,7 @@ def _group(some: list[Judgement]) -> str:
 def _notes(result: Result) -> Iterator[str]:
     """What else there is to know, a line of Markdown each."""
     for part in result.parts:
-        yield from _shortened([f"{_text(_lost(lost))}" for lost in part.lost], _MOST_LINES)
+        yield from _shortened([f"{_text(lost_kicks(lost))}" for lost in part.lost], _MOST_LINES)
         yield from _shortened(
             [
                 f"{_code(case['id'])} failed: {_text(case['reason'] or 'no reason is known')}"
@@ -536,7 +528,7 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
             f"{name}.{lost['case']}",
             f"{lost['method']} is free of races",
             "failure",
-            _lost(lost),
+            lost_kicks(lost),
         )
     alarms = {judgement.key for judgement in part.regressions}
     for judgement in part.decision.judgements:

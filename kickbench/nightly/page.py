@@ -28,6 +28,7 @@ from kickbench.nightly.changes import change_points
 from kickbench.nightly.collect import trends
 from kickbench.nightly.events import Event, forgotten, verdicts
 from kickbench.nightly.night import Night
+from kickbench.nightly.remarks import lost_kicks
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend, key_name
 from kickbench.numbers import NOTHING, fixed, measured, plural, significant
@@ -264,11 +265,7 @@ def _guide(nights: int) -> str:
 
 
 def _alarms(newest: Night, verdict: Event | None) -> Iterator[str]:
-    for lost in newest.lost:
-        yield (
-            f"{lost['method']}, which claims to be free of races, lost kicks in {lost['case']}: "
-            f"{lost['count']} of {lost['of']}"
-        )
+    yield from map(lost_kicks, newest.lost)
     if verdict is not None and verdict.keys:
         names = sorted(map(key_name, verdict.keys))
         more = f" and {len(names) - _MOST_WORDS} more" if len(names) > _MOST_WORDS else ""

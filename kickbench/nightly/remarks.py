@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from kickbench.compare.metrics import METRICS
 from kickbench.nightly.night import Night
@@ -61,3 +62,13 @@ def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
             f"mean something else (schema {last.run_schema}, now {night.run_schema}; see "
             f"docs/results.md)"
         )
+
+
+def lost_kicks(lost: Mapping[str, Any]) -> str:
+    """An entry of a night's ``lost``, in words."""
+    of = "" if lost["of"] is None else f" of {lost['of']:,}"
+    what = "pauses had to be rescued" if lost["what"] == "rescued" else "kicks were lost"
+    return (
+        f"{lost['count']:,}{of} {what} in {lost['case']} with {lost['method']}, which claims to be "
+        "free of races"
+    )
