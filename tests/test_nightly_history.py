@@ -648,11 +648,16 @@ def test_metrics_are_chosen_by_name() -> None:
 
 
 def test_a_run_is_found_by_a_part_of_its_id(tmp_path: Path) -> None:
-    history, nights = filled(tmp_path)
+    history, nights = filled(tmp_path / "history")
     assert history.find(nights[1].run_id).run_id == nights[1].run_id
     assert history.find(nights[1].run_id[-8:]).run_id == nights[1].run_id
-    with pytest.raises(ResultsError, match="has 3 runs"):
-        history.find("-vm-")
+    for count, more in ((2, ""), (3, ""), (4, "...")):
+        some, nights = filled(tmp_path / f"{count}", count)
+        names = ", ".join(night.run_id for night in nights[:3])
+        with pytest.raises(ResultsError) as caught:
+            some.find("-vm-")
+        said = f"has {count} runs with '-vm-' in their ids: {names}{more}; give more of the id"
+        assert str(caught.value).endswith(said)
     for wrong in ("zzz", "", "../.."):
         with pytest.raises(ResultsError, match="has no run"):
             history.find(wrong)

@@ -197,7 +197,9 @@ class History:
             fail(self.folder, f"has no run with {run!r} in its id")
         if len(found) > 1:
             names = ", ".join(name.removesuffix(_SUFFIX) for _, name in found[:3])
-            fail(self.folder, f"has {len(found)} runs {run!r}: {names}...; give more of the id")
+            more = "..." if len(found) > 3 else ""
+            what = f"has {len(found)} runs with {run!r} in their ids: {names}{more}"
+            fail(self.folder, f"{what}; give more of the id")
         partition, name = found[0]
         return self._read_night(partition.path / name, partition.fingerprint, partition.scenario)
 
