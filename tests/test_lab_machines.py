@@ -83,8 +83,9 @@ def test_a_panic_ends_the_machine(name: str) -> None:
 
 @EVERY_OF_QEMU
 def test_a_path_that_the_kernel_cannot_be_told_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot use a path"):
-        words(name, python='/a"b/python')
+    for path in ('/a"b/python', "/a\nb/python", "/a,,b/python"):
+        with pytest.raises(UsageError, match="with a quote, a newline or two commas in a row"):
+            words(name, python=path)
 
 
 def test_the_terminal_takes_the_place_of_the_two_streams() -> None:

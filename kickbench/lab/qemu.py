@@ -85,7 +85,10 @@ class Qemu:
         """QEMU with this machine in it; ``shares`` are folders to write to, by tag."""
         for path in (kernel, INIT, Path(python), *shares.values()):
             if _UNQUOTABLE.search(str(path)):
-                raise UsageError(f"{path}: the lab cannot use a path with a quote or a newline")
+                raise UsageError(
+                    f"{path}: the lab cannot use a path with a quote, a newline or two commas in a "
+                    "row"
+                )
         parameters = (
             # The TSC is the emulator's: only a busy host makes the kernel's watchdog doubt it.
             f"console=ttyS0 panic=-1 tsc=reliable "
