@@ -4,7 +4,7 @@
 The slowdown is real and nothing in kickbench knows of it: see slow_syscalls.py. Nights are seconds
 apart here, which makes them no less of nights. What else this host does meanwhile is not ours to
 choose: the test looks what each night said of it. Quiet nights must find the slowdown, and busy
-ones must say that they are no witness, and find nothing.
+ones must say that they are not evidence, and find nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Night:
 
     @property
     def busy(self) -> bool:
-        """Whether the job says that this night is no witness."""
+        """Whether the job says that this night is not evidence."""
         return bool(self.document["scenarios"][0]["no_witness"])
 
     def metric(self, name: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_slower_system_calls_are_found_and_quiet_nights_are_no_alarm(tmp_path: P
     assert first.exit_code == 0
     if first.busy or second.busy:
         assert second.exit_code == 0
-        assert "no witness" in (first.said + second.said)
+        assert "not evidence" in " ".join((first.said + second.said).split())
         return
     assert first.metric("ns_per_exit")["suspect"]
     assert second.exit_code == 1
@@ -212,7 +212,7 @@ def expect(some: Night, quiet: int) -> None:
     assert found["value"] > 0
     if some.busy:
         assert found["verdict"] == "no witness"
-        assert "no witness" in some.said
+        assert "not evidence" in " ".join(some.said.split())
     elif found["verdict"] == "too little history":
         # A night that was quiet when it came may be busier than what turns out to be usual.
         (has,) = re.findall(r"(\d) of the 5 nights", found["reason"])

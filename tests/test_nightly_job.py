@@ -123,14 +123,14 @@ def test_a_busy_night_is_kept_and_is_no_witness(seasoned: Config) -> None:
     result = job.run(seasoned, measuring(PAST, others=0.37, **slower(0.5)))
     assert result.exit_code == 0
     why = "the host was busy (others used 37 % of its CPUs)"
-    assert headline(result) == f"T{why[1:]}: the night is no witness."
+    assert headline(result) == f"T{why[1:]}: the night is not evidence."
     (part,) = result.parts
     (case,) = part.disturbed
     document = json.loads(json_of(result))["scenarios"][0]
     assert document["no_witness"] == [{"case": case, "reason": why}]
     assert {m["verdict"] for m in document["metrics"]} == {"no witness"}
     assert all(m["value"] is not None for m in document["metrics"])  # shown all the same
-    assert f"No witness tonight are 1 of 1 case of synthetic: {why}" in words(markdown(result))
+    assert f"1 of 1 case of synthetic is not evidence tonight: {why}" in words(markdown(result))
     skipped = ElementTree.fromstring(junit(result)).findall(".//skipped")  # noqa: S314 (ours)
     assert {each.get("message") for each in skipped} == {f"no witness: {why}"}
     assert len(History(seasoned.history).nights(*of(part))) == PAST + 1
@@ -198,7 +198,7 @@ def test_too_few_nights_decide_nothing_either(config: Config) -> None:
     job.run(config, measuring(0))
     result = job.run(config, measuring(1, **slower(0.5)))
     assert result.exit_code == 0
-    assert headline(result) == "No decision yet: 2 of the 9 nights that it takes."
+    assert headline(result) == "No decision yet: 2 of the 9 nights that a decision takes."
 
 
 def test_a_calm_night_is_no_alarm(seasoned: Config) -> None:

@@ -97,7 +97,7 @@ def test_a_bad_night_says_what_by_how_much_since_when_how_sure_and_with_what() -
 
 def test_a_slowdown_with_nothing_known_to_have_changed_says_so() -> None:
     told = shown(result_of(part_of(stepped(kernel="6.12.3"))))
-    assert "when nothing that is known of the host changed" in told
+    assert "when no known fact of the host changed" in told
 
 
 def test_many_cases_of_one_metric_are_one_line() -> None:
@@ -145,7 +145,7 @@ def no_decision(part: Part) -> str:
 
 
 def test_too_few_nights_are_counted_the_same_everywhere() -> None:
-    assert no_decision(part_of(calm(2))) == "2 of the 9 nights that it takes."
+    assert no_decision(part_of(calm(2))) == "2 of the 9 nights that a decision takes."
     reasons = {
         str(some.get("message"))
         for some in suites(junit(result_of(part_of(calm(2))))).iter("skipped")
@@ -185,7 +185,7 @@ def test_kicks_lost_that_must_not_be_come_first_and_always_alarm() -> None:
     result = result_of(part_of([night(0, lost=[LOST])]))
     assert result.exit_code == 1
     assert headline(result).startswith(
-        "Kicks were lost that must not be: 3 of 1,000,000 kicks were lost in race-spin with "
+        "Kicks were lost that must not be lost: 3 of 1,000,000 kicks were lost in race-spin with "
         "sigmask, which claims to be free of races."
     )
     (failure,) = suites(junit(result)).iter("failure")
@@ -386,7 +386,7 @@ def test_a_scenario_that_was_not_begun_is_skipped_in_junit() -> None:
     result = result_of(part_of(calm()), Part("later"), interrupted="nightly was not finished")
     check_junit(junit(result))
     (skipped,) = suites(junit(result)).iter("skipped")
-    assert skipped.get("message") == "the job ended before it"
+    assert skipped.get("message") == "the job ended before this scenario"
 
 
 # --- JSON --------------------------------------------------------------------------------------

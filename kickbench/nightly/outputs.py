@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A night in words for people (Markdown), for a CI's page of tests (JUnit) and for programs (JSON).
 
-:data:`OUTPUTS` is the table. The answer comes first and in one sentence; nothing is decided here.
-Names may come from a history that is in part a stranger's: they are escaped for what they are in.
+:data:`OUTPUTS` is the table. The answer comes first, in one sentence. Nothing is decided here.
+Names may come from a history that other people write to, so each output escapes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_GROUPS = 10
 _MOST_LINES = 5
 _MOST_CHANGES = 6
 _SUREST = 100_000
-"""Where the model of the noise ends: what is surer than this is said to be as sure."""
+"""The largest odds that are printed, because the model of the noise ends there."""
 
 _RANK = {name: rank for rank, name in enumerate(METRICS)}
 
@@ -58,7 +58,7 @@ def _headline(result: Result) -> Iterator[str]:
     nights = [part for part in result.parts if part.night is not None]
     if lost:
         more = f"; and {len(lost) - 1} more like it" if len(lost) > 1 else ""
-        yield f"Kicks were lost that must not be: {lost_kicks(lost[0][1])}{more}."
+        yield f"Kicks were lost that must not be lost: {lost_kicks(lost[0][1])}{more}."
     if worse:
         part, first = max(
             ((part, some) for part in result.parts for some in _together(part)),
@@ -76,7 +76,7 @@ def _headline(result: Result) -> Iterator[str]:
         )
     elif any(part.disturbed for part in nights):
         why = _why_no_witness(nights)
-        yield f"{why[0].upper()}{why[1:]}: the night is no witness."
+        yield f"{why[0].upper()}{why[1:]}: the night is not evidence."
     elif nights:
         longest = max(nights, key=lambda part: len(part.nights))
         if len(longest.nights) <= 1:
@@ -95,7 +95,7 @@ def _headline(result: Result) -> Iterator[str]:
 
 
 def _why_no_witness(parts: Iterable[Part]) -> str:
-    """Why cases are not judged, "the host was busy (others used 20 to 37 % of its CPUs)"."""
+    """Why cases are not judged, e.g. "the host was busy (others used 20 to 37 % of its CPUs)"."""
     found = [(part, case, why) for part in parts for case, why in part.disturbed.items()]
     loads = [part.night.load(case) for part, case, _ in found if part.night is not None]
     known = sorted(load for load in loads if load > QUIET)
@@ -106,18 +106,18 @@ def _why_no_witness(parts: Iterable[Part]) -> str:
 
 
 def _why_undecided(part: Part, fewest_nights: int) -> str:
-    """Of a scenario with nights and nothing judged: what keeps it from being judged."""
+    """Why nothing is judged of a scenario that has nights."""
     waiting = part.decision.of("too little history")
     if not waiting:
         return "nothing has a value tonight"
-    # The one that will be judged first.
+    # The metric that will be judged first.
     first = max(waiting, key=lambda j: len(part.measured_on.get(j.key, ())))
     count = len(part.measured_on.get(first.key, ()))
     if part.pinned is None and not part.accepted_from.get(first.key):
         if count == 1:
             return "all metrics are new tonight"
         if count < fewest_nights:
-            return f"{count} of the {fewest_nights} nights that it takes"
+            return f"{count} of the {fewest_nights} nights that a decision takes"
     return first.reason
 
 
@@ -133,14 +133,14 @@ def sentence(part: Part, judgement: Judgement) -> str:
     if changes:
         words += f"; changed with it: {_listed_changes(changes)}"
     elif last is not None:
-        words += "; nothing that is known of the host changed with it"
+        words += "; no known fact of the host changed with it"
     return words
 
 
 def _what(key: Key) -> str:
-    """ "time per exit of sigmask", "time per exit of sigmask − immediate_exit"."""
+    """E.g. "time per exit of sigmask", or "time per exit of sigmask − immediate_exit"."""
     title = METRICS[key.metric].title if key.metric in METRICS else key.metric
-    # No hyphen, which would begin a list where a line begins with it.
+    # _who() has a minus sign, because a hyphen at the start of a line would begin a list.
     return f"{title} of {_who(key)}"
 
 
@@ -149,7 +149,7 @@ def _who(key: Key) -> str:
 
 
 def _word(judgements: Iterable[Judgement]) -> str:
-    """ "slower" of times and rates, "worse" when there is another metric among them."""
+    """ "slower" for times and rates, "worse" if there is another metric among them."""
     units = {METRICS[j.key.metric].unit if j.key.metric in METRICS else "" for j in judgements}
     return "slower" if units <= {"ns", "1/s"} else "worse"
 
@@ -164,7 +164,7 @@ def _extent(judgement: Judgement) -> float:
 
 
 def _rank(key: Key) -> tuple[bool, int, str]:
-    """Levels before differences, then as the table of metrics has them."""
+    """The key to sort by: levels before differences, then the order of METRICS."""
     return key.baseline is not None, _RANK.get(key.metric, len(_RANK)), key_name(key)
 
 
@@ -174,7 +174,7 @@ def _ranked(judgements: Iterable[Judgement]) -> list[Judgement]:
 
 
 def _together(part: Part) -> list[list[Judgement]]:
-    """The regressions of one metric since one night, in all cases; the first night first."""
+    """The regressions, grouped by metric and first night, over all cases. The oldest is first."""
     found: dict[tuple[Any, ...], list[Judgement]] = {}
     for judgement in sorted(part.regressions, key=lambda j: (j.since or 0, _rank(j.key))):
         _, *what = judgement.key
@@ -183,7 +183,7 @@ def _together(part: Part) -> list[list[Judgement]]:
 
 
 def _importance(some: list[Judgement]) -> tuple[Any, ...]:
-    """What a headline has to say first: what is large; of the same size, what is known best."""
+    """The key by which a headline chooses: the size, then the metric that readers know best."""
     extent = max(map(_extent, some))
     size = math.inf if not math.isfinite(extent) else round(math.log2(max(extent, 1e-9)))
     paired, rank, _ = _rank(some[0].key)
@@ -191,7 +191,7 @@ def _importance(some: list[Judgement]) -> tuple[Any, ...]:
 
 
 def _size(judgement: Judgement) -> tuple[float, float, float, str]:
-    """A change with its interval: of a level in per cent, of a paired difference in its unit."""
+    """A change, its interval and unit: per cent for a level, its own unit for a difference."""
     effect, low, high = judgement.effect, judgement.low, judgement.high
     if judgement.key.baseline is not None or not math.isfinite(judgement.relative) or not effect:
         return effect, low, high, _unit(judgement.key)
@@ -200,7 +200,7 @@ def _size(judgement: Judgement) -> tuple[float, float, float, str]:
 
 
 def _amount(judgement: Judgement) -> str:
-    """ "+1.2 %"."""
+    """E.g. "+1.2 %"."""
     value, low, high, unit = _size(judgement)
     known = math.isfinite(high - low) and high > low
     text = measured(value, (low, high))[0] if known else significant(value, 3)
@@ -208,7 +208,7 @@ def _amount(judgement: Judgement) -> str:
 
 
 def _range(some: list[Judgement], *, signed: bool = True) -> str:
-    """ "1.7 to 2.0 %", signed "+1.7 to +2.0 %", of changes of one metric, the largest first."""
+    """E.g. "1.7 to 2.0 %", or signed "+1.7 to +2.0 %". ``some`` has the largest change first."""
     ends = [some[-1], some[0]] if len(some) > 1 else some
     texts = []
     for judgement in ends:
@@ -224,7 +224,7 @@ def _where(some: list[Judgement]) -> str:
 
 
 def _interval(judgement: Judgement) -> str:
-    """ "95 % CI 0.9 to 1.5 %"."""
+    """E.g. "95 % CI 0.9 to 1.5 %"."""
     value, low, high, unit = _size(judgement)
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
@@ -235,7 +235,7 @@ def _interval(judgement: Judgement) -> str:
 
 
 def _levels(judgement: Judgement) -> str:
-    """ "2,080 → 2,169 ns"."""
+    """E.g. "2,080 → 2,169 ns"."""
     before, after = judgement.baseline, judgement.baseline + judgement.effect
     width = judgement.high - judgement.low
     if math.isfinite(width) and width > 0:
@@ -246,7 +246,7 @@ def _levels(judgement: Judgement) -> str:
 
 
 def _since(part: Part, judgement: Judgement) -> str:
-    """ "since 2026-01-19 (3 nights)", or "tonight"."""
+    """E.g. "since 2026-01-19 (3 nights)", or "tonight"."""
     if judgement.since is None:
         return "tonight"
     tonight = len(part.nights) - 1
@@ -262,9 +262,9 @@ def _day(part: Part, night: int) -> str:
 
 
 def _sure(q: float) -> str:
-    """ "about 1 in 4,000 such alarms is false"."""
+    """E.g. "about 1 in 4,000 such alarms is false"."""
     if not math.isfinite(q):
-        return "how sure is not known"
+        return "the odds of a false alarm are not known"
     if q * _SUREST < 1:
         return f"fewer than 1 in {_SUREST:,} such alarms is false"
     odds = 1 / q
@@ -283,7 +283,7 @@ def _shortened(words: list[str], most: int) -> list[str]:
 
 
 def _baseline(parts: Iterable[Part]) -> str:
-    """ "12 nights of baseline", "7 to 12 nights of baseline"."""
+    """E.g. "12 nights of baseline", or "7 to 12 nights of baseline"."""
     judged = [part for part in parts if part.judged]
     counts = [max(j.baseline_nights for j in p.judged) for p in judged if p.pinned is None]
     words = []
@@ -299,7 +299,7 @@ def _baseline(parts: Iterable[Part]) -> str:
 
 
 def markdown(result: Result) -> str:
-    """The night as a person reads it: the answer, what is behind it, and a table."""
+    """The night for people: the answer, what it rests on, and a table."""
     blocks = [_paragraph(f"**{_text(headline(result))}**")]
     for part in result.parts:
         blocks += _steps_of(part)
@@ -315,13 +315,13 @@ def markdown(result: Result) -> str:
 
 
 def _steps_of(part: Part) -> Iterator[str]:
-    """The regressions of a scenario, those of one night together."""
+    """The regressions of a scenario, one step for each night."""
     steps: dict[int | None, list[list[Judgement]]] = {}
     for some in _together(part):
         steps.setdefault(some[0].since, []).append(some)
     for number, groups in enumerate(steps.values()):
         if number == _MOST_STEPS:
-            yield f"And {plural(len(steps) - number, 'more step')}: the trends have them all."
+            yield f"And {plural(len(steps) - number, 'more step')}: the trend page has them all."
             return
         yield _paragraph(" ".join(_step(part, groups)))
         lines = [_bullet(_group(some)) for some in groups[:_MOST_GROUPS]]
@@ -331,14 +331,14 @@ def _steps_of(part: Part) -> Iterator[str]:
 
 
 def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
-    """When, with what, and how sure, of metrics that changed on one night."""
+    """The sentences of a step: since when, what else changed, and the odds of a false alarm."""
     first = groups[0][0]
     since = _since(part, first)
     last, changes = part.changed_with(first)
     if changes:
         since += f", with {_listed_changes(changes)}"
     elif last is not None:
-        since += ", when nothing that is known of the host changed"
+        since += ", when no known fact of the host changed"
     yield f"{_text(part.scenario)} {_text(since)}."
     sure = _sure(max(judgement.q for some in groups for judgement in some))
     yield f"{sure[0].upper()}{sure[1:]}."
@@ -358,7 +358,7 @@ def _group(some: list[Judgement]) -> str:
 
 
 def _notes(result: Result) -> Iterator[str]:
-    """What else there is to know, a line of Markdown each."""
+    """What else there is to know, one line of Markdown each."""
     for part in result.parts:
         yield from _shortened([f"{_text(lost_kicks(lost))}" for lost in part.lost], _MOST_LINES)
         yield from _shortened(
@@ -368,7 +368,7 @@ def _notes(result: Result) -> Iterator[str]:
             ],
             _MOST_LINES,
         )
-    # What this host cannot do it cannot for any scenario.
+    # Scenarios that have the same error share a line, such as an error of the host.
     alike: dict[tuple[bool, str], list[str]] = {}
     for part in result.parts:
         for error, _ in part.errors:
@@ -399,14 +399,15 @@ def _notes(result: Result) -> Iterator[str]:
 
 
 def _of_load(part: Part) -> Iterator[str]:
-    """What others ran that night means for the figures, a line each."""
+    """What other work on the host means for the figures, one line each."""
     if disturbed := part.disturbed:
         count = f"{len(disturbed)} of {plural(len(part.cases('ok')), 'case')} of {part.scenario}"
-        yield f"No witness tonight are {count}: {_why_no_witness([part])}"
+        are = "is" if len(disturbed) == 1 else "are"
+        yield f"{count} {are} not evidence tonight: {_why_no_witness([part])}"
     if still := [judgement for judgement in part.decision.judgements if judgement.open]:
         first = f"{_what(still[0].key)} in {still[0].key.case}"
         more = f" and {plural(len(still) - 1, 'more metric')}" if len(still) > 1 else ""
-        yield f"The last alarm still stands, which tonight neither confirms nor ends: {first}{more}"
+        yield f"The last alarm still stands; tonight neither confirms nor ends it: {first}{more}"
 
 
 def _some(judgements: list[Judgement]) -> str:
@@ -472,12 +473,12 @@ def _filled(text: str, indent: str) -> str:
 _SPECIAL = re.compile(
     r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)[-+#=]+(?!\S)|(?<=(?<!\S)1)[.)](?!\S)"
 )
-# Where a line begins with it, any number begins a list; elsewhere, should it be wrapped, 1 does.
+# At the start of a line any number begins a list. Elsewhere only 1 does, if the line is wrapped.
 _NUMBERED = re.compile(r"^(\d{1,9})([.)])(?!\S)")
 
 
 def _text(text: str) -> str:
-    """Any text on one line of Markdown, where it means nothing but itself."""
+    """Any text on one line of Markdown, with its special characters escaped."""
     escaped = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text))
     return _NUMBERED.sub(r"\1\\\2", escaped)
 
@@ -487,7 +488,7 @@ def _code(text: str) -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path as one would type it here."""
+    """The path, relative to the current folder if it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -498,7 +499,7 @@ def _shown(path: Path) -> str:
 
 
 def junit(result: Result) -> str:
-    """XML as JUnit's ant task writes it, which every CI reads: a test case per metric."""
+    """XML as JUnit's Ant task writes it, for a CI. Each metric is a test case."""
     top = ElementTree.Element("testsuites", name="kickbench nightly")
     for part in result.parts:
         _suite(ElementTree.SubElement(top, "testsuite"), part)
@@ -518,7 +519,7 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
         what = "measuring" if part.night is None else "after measuring"
         _test(suite, name, what, "error", error, _KINDS_OF_ERROR.get(code, "measurement"))
     if part.run is None and not part.errors:
-        _test(suite, name, "measuring", "skipped", "the job ended before it")
+        _test(suite, name, "measuring", "skipped", "the job ended before this scenario")
     for case in (*part.cases("failed"), *part.cases("skipped")):
         how = "error" if case["status"] == "failed" else "skipped"
         _test(suite, f"{name}.{case['id']}", "measuring", how, case["reason"] or case["status"])
@@ -557,7 +558,7 @@ def _test(
     message: str,
     kind: str = "measurement",
 ) -> None:
-    # What XML cannot have at all, no escape of it, is never printable.
+    # Characters that XML cannot have, even escaped, are not printable.
     names = {"classname": printable(group), "name": printable(name), "time": "0"}
     case = ElementTree.SubElement(suite, "testcase", names)
     if outcome is not None:
@@ -571,7 +572,7 @@ def _test(
 
 
 def json(result: Result) -> str:
-    """The night for programs; ``docs/nightly.md`` has the keys."""
+    """The night for programs. ``docs/nightly.md`` has the keys."""
     document = {
         "schema": SCHEMA,
         "kickbench": kickbench.__version__,
