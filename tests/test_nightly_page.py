@@ -39,7 +39,7 @@ def text_of(document: str) -> str:
 
 def test_a_step_is_said_with_what_changed_in_the_environment() -> None:
     text = text_of(page(stepped(), []))
-    assert "Of 3 metrics, 2 changed in 30 nights; last on 2026-01-19" in text
+    assert "2 of 3 metrics changed in 30 nights, last on 2026-01-19" in text
     assert "kernel: 6.12.3 → 6.12.4" in text
     assert re.search(r"sigmask/ns_per_exit: \+[45]\.[0-9]+ % \([0-9.]+ to [0-9.]+ %\), worse", text)
     assert night(18).run_id in text
@@ -81,7 +81,7 @@ def test_figures_of_any_size_are_drawn() -> None:
 
 
 def test_one_night_is_no_trend() -> None:
-    assert "One night is no trend" in text_of(page([night(0)], []))
+    assert "There is one night, and no trend yet" in text_of(page([night(0)], []))
 
 
 def test_every_figure_says_in_words_what_it_shows() -> None:

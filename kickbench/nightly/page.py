@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trends of one host and scenario as one HTML page: what changed and with what, then the plots.
+"""The page of trends of one host and scenario: what changed and with what, then the plots.
 
-The page is ``trend.html.j2``, in the style of the reports. What changed is
-:mod:`kickbench.nightly.changes`' to say; nothing is decided here. A history may be in part a
-stranger's: texts are escaped and bounded as in reports. The same history gives the same bytes.
+The template is ``trend.html.j2``, in the style of the reports. :mod:`kickbench.nightly.changes`
+finds what changed, and nothing is decided here. Other people may write to a history, so texts are
+escaped and bounded as in reports. The same history gives the same bytes.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ if TYPE_CHECKING:
     from kickbench.nightly.changes import ChangePoint
 
 MOST_PLOTS = 8
-"""Plots that are shown at once; those of metrics that changed come first."""
+"""Plots that are shown at once. Those of metrics that changed come first."""
 MOST_FOLDED = 12
-"""Further plots, folded away; the table has every metric."""
+"""Further plots, folded away. The table has every metric."""
 MOST_ROWS = 1000
 _MOST_WORDS = 4
 _USUAL_NIGHTS = Settings().baseline_nights
 _NIGHTS_AS_DOTS = 90
-"""Of more nights than this a plot shows the running median, not each with a marker."""
+"""With more nights than this, a plot shows their running median, and no marker for each."""
 _SMOOTHED_NIGHTS = 7
 _NEARLY = 1
-"""Nights by which change points of one step may differ, each from the next."""
+"""The most nights between two neighbouring change points of one step."""
 _DATES: Any = dates  # which has no types
 
 Floats = NDArray[np.float64]
 
-# What a reader asks first: levels of these metrics in this order, after the differences.
+# Plots are in this order of metrics, with the differences of a metric before its levels.
 _RANK = {name: rank for rank, name in enumerate(METRICS)}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trends on one plot: the same metric of a case, for its methods; or differences of them."""
+    """The trends of one plot: a metric of a case, for all methods or all paired differences."""
 
     case: str
     metric: str
@@ -88,13 +88,13 @@ class Group:
 
     @property
     def unit(self) -> str:
-        """E.g. "ns"; "" of a metric of another version."""
+        """E.g. "ns"; "" for a metric that this kickbench does not know."""
         return METRICS[self.metric].unit if self.metric in METRICS else ""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A night at which metrics changed: what changed with it, and the change points."""
+    """A night on which metrics changed: what else changed, and the change points."""
 
     night: int
     with_it: list[str]
@@ -104,8 +104,7 @@ class Step:
 def write(nights: Sequence[Night], events: Sequence[Event], folder: Path) -> Path:
     """Write the page of nights (of one host and scenario, oldest first) and return the file.
 
-    Raises UsageError when the folder cannot be made, MeasurementError when the file cannot be
-    written.
+    Raises UsageError if the folder cannot be made, MeasurementError if the file cannot be written.
     """
     make_folder(folder, "choose another folder with -o")
     newest = nights[-1]
@@ -158,7 +157,7 @@ def page(nights: Sequence[Night], events: Sequence[Event]) -> str:
 
 
 class _Said:
-    """Which nights were alarmed (by metric), accepted and forgotten, as indices."""
+    """The indices of nights that raised alarms (by metric), were accepted or were forgotten."""
 
     def __init__(self, nights: Sequence[Night], events: Sequence[Event]) -> None:
         index = {night.run_id: number for number, night in enumerate(nights)}
@@ -191,19 +190,19 @@ class _Said:
 def _answer(found: Sequence[Trend], known: Nights, steps: Sequence[Step]) -> str:
     metrics, over = plural(len(found), "metric"), plural(len(known), "night")
     if len(known) == 1:
-        return "One night is no trend: come back when there are more."
+        return "There is one night, and no trend yet: the next nights will be added."
     if not steps:
         return f"No lasting change is seen in {metrics} over {over}."
     last = steps[-1]
     changed = len({point.key for step in steps for point in step.points})
     return (
-        f"Of {metrics}, {changed} changed in {over}; last on {_day(known, last.night)}: "
+        f"{changed} of {metrics} changed in {over}, last on {_day(known, last.night)}: "
         f"{_summary(last)}."
     )
 
 
 def _summary(step: Step) -> str:
-    """The largest change of a step, and how many others there were."""
+    """The largest change of a step, and the number of the others."""
     largest = max(step.points, key=_extent)
     others = len(step.points) - 1
     more = f", and {plural(others, 'other metric')}" if others else ""
@@ -218,7 +217,7 @@ def _extent(point: ChangePoint) -> float:
 
 
 def _by(point: ChangePoint) -> str:
-    """ "+1.2 % (0.9 to 1.5 %)"; of a paired difference in its unit, "+24 ns (20 to 28 ns)"."""
+    """E.g. "+1.2 % (0.9 to 1.5 %)", or "+24 ns (20 to 28 ns)" for a paired difference."""
     size, low, high, unit = point.size, point.low, point.high, _unit(point.key)
     if point.key.baseline is None and np.isfinite(point.relative) and size:
         scale = 100 * point.relative / size
@@ -232,7 +231,7 @@ def _unit(key: Key) -> str:
 
 
 def _who(key: Key) -> str:
-    """The method; of a paired difference both, "sigmask - immediate_exit"."""
+    """The method, or both of a paired difference, e.g. "sigmask - immediate_exit"."""
     return key.method if key.baseline is None else f"{key.method} - {key.baseline}"
 
 
@@ -290,7 +289,7 @@ def _origin(nights: Sequence[Night]) -> Iterator[tuple[str, str]]:
 
 
 def _notes(nights: Sequence[Night], events: Sequence[Event]) -> Iterator[tuple[str, str]]:
-    """What people said about nights, newest first: the night, and the words."""
+    """What users noted about nights, newest first: the night, and the words."""
     by_run = {night.run_id: night for night in nights}
     for event in reversed(events):
         night = by_run.get(event.run_id)
@@ -333,7 +332,7 @@ def _day(known: Nights, night: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """ "+1.2 %"."""
+    """E.g. "+1.2 %"."""
     places = 1 if abs(share) < 0.1 else 0
     return f"{'+' if share > 0 else ''}{fixed(100 * share, places)} %"
 
@@ -342,10 +341,10 @@ def _percent(share: float) -> str:
 
 
 def _steps(points: Sequence[ChangePoint], nights: Sequence[Night]) -> list[Step]:
-    """The change points together that are of the same night, or nearly, oldest first.
+    """The change points, grouped by night into steps, oldest first.
 
-    Noise puts a metric's change point a night early or late: a step is said to be of the night that
-    most of them have.
+    Noise can put a metric's change point a night early or late. So a step also has those of the
+    nights beside it, and its night is the one that most of them have.
     """
     together: list[list[ChangePoint]] = []
     for point in sorted(points, key=lambda point: point.night):
@@ -364,11 +363,11 @@ def _steps(points: Sequence[ChangePoint], nights: Sequence[Night]) -> list[Step]
 
 
 def _ranked(found: Sequence[Trend], steps: Sequence[Step], verdict: Event | None) -> list[Group]:
-    """The plots, most important first: alarms, then the latest steps, then by metric."""
+    """The plots, most important first: alarms, the latest steps, then the order of metrics."""
     groups: dict[tuple[str, str, bool], list[Trend]] = {}
     for trend in found:
         paired = trend.key.baseline is not None
-        if np.any(trend.value):  # kicks lost, never: nothing to draw
+        if np.any(trend.value):  # one that was always 0, such as lost kicks, has nothing to draw
             groups.setdefault((trend.key.case, trend.key.metric, paired), []).append(trend)
     changed = {point.key: step.night for step in steps for point in step.points}
     alarmed = (verdict.keys if verdict else None) or frozenset()
@@ -446,15 +445,15 @@ _MARKS: tuple[tuple[dict[str, Any], str, Callable[[_Said, Trend], set[int]]], ..
     ({"marker": "x", "markersize": 8, "color": INK}, "forgotten", lambda said, _: said.forgotten),
     (
         {"marker": "s", "markersize": 9, "markerfacecolor": "none", "color": INK},
-        "no witness: the host was busy",
+        "not evidence",
         lambda _, trend: {*trend.night[trend.disturbed(int(trend.night[-1]))].tolist()},
     ),
 )
-"""Nights with something to say: look, word, which."""
+"""The marks of special nights: how they look, the word in the legend, which nights."""
 
 
 def _draw_trend(axes: Axes, trend: Trend, days: Floats, colour: str, marker: str) -> Line2D:
-    """A line with its intervals as a band; returns the legend's handle."""
+    """Draw a line, and its intervals as a band. Returns the handle for the legend."""
     at = days[trend.night]
     axes.fill_between(at, trend.low, trend.high, color=colour, alpha=0.2, linewidth=0)
     looks: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4}
@@ -475,7 +474,7 @@ def _draw_mark(
 
 
 def _limit(axes: Axes, group: Group) -> None:
-    """What the values need, and of their intervals what does not dwarf them."""
+    """Make room for the values, and for intervals unless they would dwarf the values."""
     values = np.concatenate([trend.value for trend in group.trends])
     half = np.concatenate([(trend.high - trend.low) / 2 for trend in group.trends])
     known = half[np.isfinite(half)]
@@ -498,7 +497,7 @@ def _finding(group: Group, known: Nights, steps: Sequence[Step]) -> str:
 
 
 def _newest(trend: Trend, unit: str, known: Nights) -> str:
-    """ "2,010 ns (2,005 to 2,015), +1.2 % from the median of 29 nights before"."""
+    """E.g. "2,010 ns (2,005 to 2,015), +1.2 % from the median of 29 nights before"."""
     value, ends = _measured(trend, -1)
     text = f"{value} {unit}{ends}"
     usual, count = _usual(trend)
@@ -515,7 +514,7 @@ def _newest(trend: Trend, unit: str, known: Nights) -> str:
 
 
 def _usual(trend: Trend) -> tuple[float | None, int]:
-    """The median of the newest nights of the present normal before the last, and their number."""
+    """The median of the nights of the present normal before the last one, and their number."""
     normal = trend.usable & (trend.night >= trend.accepted_from)
     before = trend.value[:-1][normal[:-1]][-_USUAL_NIGHTS:]
     return (float(np.median(before)) if len(before) else None), len(before)
@@ -538,7 +537,7 @@ def _shortened(words: Sequence[str]) -> str:
 
 
 def _table(found: Sequence[Trend], steps: Sequence[Step], known: Nights) -> tuple[list[Head], Rows]:
-    """Every metric: its newest value, what it was before, when it changed last."""
+    """Every metric: its newest value, its median before, its last step."""
     last = {point.key: step for step in steps for point in step.points}
     names = (
         ("metric", False),
