@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the lab's kernel and keeps it: source, configuration and patches in, a bzImage out.
+"""Builds the lab's kernel from a source, a configuration and patches, and keeps it as a bzImage.
 
-A kernel is kept under the hash of all that went into it, in ``XDG_CACHE_HOME/kickbench/lab/``::
+A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab/``::
 
     kernels/<hash>/bzImage       finished kernels, each put there by one rename
     kernels/<hash>/inputs.json   what went into it, for people
     trees/<source>/source/       the source with the patches applied
-    trees/<source>/originals/    the files that the patches touch, as they came
-    trees/<source>/objects-*/    what make leaves: a changed patch recompiles what it touches
+    trees/<source>/originals/    the files that the patches change, as they were before
+    trees/<source>/objects-*/    make's objects: a changed patch recompiles only what it changes
     lock                         one build at a time
 
-All but ``kernels`` may be deleted whenever nothing builds. It never builds in the user's own source
+You may delete all but ``kernels`` while nothing builds. A build never changes the user's own source
 tree.
 """
 
@@ -44,8 +44,11 @@ KERNEL = Path(__file__).parent / "kernel"
 
 @dataclass(frozen=True)
 class Config:
-    """``fragments`` are merged over ``make tinyconfig``, later ones win; ``removals`` are patches
-    applied after the lab's own, each of which takes away what is to be missed."""
+    """A configuration of the kernel, with its purpose in ``doc``.
+
+    ``fragments`` are merged over ``make tinyconfig``, and later ones win. ``removals`` are patches
+    that are applied after the lab's own. Each takes a feature away.
+    """
 
     doc: str
     fragments: tuple[str, ...] = ("lab.config",)
@@ -53,20 +56,20 @@ class Config:
 
     @property
     def objects(self) -> str:
-        """The folder of its objects, which kernels with the same options share."""
+        """The name of the folder of objects, which kernels with the same fragments share."""
         return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
 
 
 CONFIGS: dict[str, Config] = {
-    "lab": Config("what is measured in"),
+    "lab": Config("the kernel to measure in"),
     "debug": Config("KASAN, lockdep and kmemleak", ("lab.config", "debug.config")),
     "no-immediate-exit": Config(
-        "KVM forgets to leave a nested guest at once", removals=("no-immediate-exit.patch",)
+        "KVM does not leave a nested guest at once", removals=("no-immediate-exit.patch",)
     ),
 }
 """The kernels that can be built, by name."""
 
-# How many lines with CC or AS a whole build prints; only the progress depends on it.
+# The lines with CC or AS that a whole build prints. Only the progress depends on it.
 _STEPS = 1620
 _STEP = re.compile(rb"  (CC|AS) ")
 _REPORT_SECONDS = 15.0
@@ -92,8 +95,11 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that decides what is built. ``source`` is a folder or a tarball, ``identity`` its hash;
-    ``fragments`` and ``patches`` are texts by file name, in order."""
+    """All inputs of a build.
+
+    ``source`` is a folder or a tarball, and ``identity`` its hash. ``fragments`` and ``patches``
+    are texts by file name, in order.
+    """
 
     source: Path
     identity: str
@@ -108,15 +114,15 @@ class Inputs:
         return _hash(json.dumps({**self.facts(), "source": None}).encode())[:16]
 
     def facts(self) -> dict[str, object]:
-        """Themselves as JSON."""
+        """The inputs as a JSON object."""
         return {**vars(self), "source": str(self.source)}
 
 
 def inputs(source: Path | None = None, config: str = "lab") -> Inputs:
-    """What a build would use now. Reads all of the source: half a second.
+    """The inputs that a build would have now. Looks at the whole source, for half a second.
 
-    Raises UsageError for a source or configuration that is not there, HostError (exit code 3)
-    where Debian's source or the compiler is missing.
+    Raises UsageError for a source or configuration that does not exist, HostError (exit code 3) if
+    Debian's source or the compiler is missing.
     """
     if config not in CONFIGS:
         raise UsageError(f"no configuration {config}; there are: {', '.join(CONFIGS)}")
@@ -153,9 +159,9 @@ def _identity_of_file(path: Path) -> str:
 
 
 def _identity_of_folder(folder: Path) -> str:
-    """Of a working tree: names, sizes and times of all files, so that an edit makes another one."""
+    """A hash of the names, sizes and times of all files of a tree, so that an edit changes it."""
     if not (folder / "Kbuild").is_file() or not (folder / "arch/x86/Makefile").is_file():
-        raise UsageError(f"{folder} is not the source of a Linux kernel")
+        raise UsageError(f"{folder} is not the source of a Linux kernel; name one with --source")
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != ".git")
@@ -178,9 +184,9 @@ def _compiler() -> str:
 
 
 def built(source: Path | None = None, config: str = "lab") -> Path:
-    """The kernel that :func:`build` would give, without building it.
+    """The path of the kernel that :func:`build` would return. Builds nothing.
 
-    Raises HostError (exit code 3) when it is not built.
+    Raises HostError (exit code 3) if the kernel is not built.
     """
     image = _image(inputs(source, config))
     if not image.is_file():
@@ -190,16 +196,16 @@ def built(source: Path | None = None, config: str = "lab") -> Path:
 
 
 def build(source: Path | None = None, config: str = "lab", jobs: int | None = None) -> Path:
-    """The kernel of these inputs, built if it is not there yet; returns the bzImage's path.
+    """Build the kernel of these inputs, unless it is there. Returns the path of the bzImage.
 
-    Raises HostError (exit code 3) where tools are missing, MeasurementError (exit code 4) when a
-    patch does not apply, the build fails or the disk is full.
+    Raises HostError (exit code 3) if tools are missing, MeasurementError (exit code 4) if a patch
+    does not apply, the build fails or the disk is full.
     """
     wanted = inputs(source, config)
     image = _image(wanted)
     if image.is_file():
         return image
-    # Neither Debian's source nor what unpacks a tarball is needed for a tree of the user's.
+    # A tree of the user's needs neither Debian's source nor the tools that unpack a tarball.
     own_tree = ("tar", "xz") if wanted.source.is_dir() else ()
     tools.require("build", but=(str(tools.DEBIAN_SOURCE), *own_tree))
     try:
@@ -210,7 +216,7 @@ def build(source: Path | None = None, config: str = "lab", jobs: int | None = No
         where = f"{error.filename}: " if error.filename else ""
         raise MeasurementError(
             f"the kernel cannot be built: {where}{error.strerror}\n"
-            f"the lab builds in {cache()}, which XDG_CACHE_HOME moves"
+            f"the lab builds in {cache()}; set XDG_CACHE_HOME to build elsewhere"
         ) from error
     return image
 
@@ -221,7 +227,7 @@ def _image(wanted: Inputs) -> Path:
 
 @contextlib.contextmanager
 def _only_builder() -> Iterator[int]:
-    """Holds the cache's lock. What is started inside may inherit it and hold it on."""
+    """Hold the cache's lock. A process that is started inside may inherit the lock, and keep it."""
     cache().mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache() / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -269,7 +275,7 @@ class _Build:
             shutil.copytree(
                 self._inputs.source, fresh, symlinks=True, ignore=shutil.ignore_patterns(".git")
             )
-            # Objects in the source would be in the way of objects beside it.
+            # make refuses a folder of objects if the source has objects too.
             self._command(["make", "-s", "-C", str(fresh), "mrproper"], "cleaning the source")
         else:
             fresh.mkdir()
@@ -278,12 +284,15 @@ class _Build:
                 "unpacking the source",
             )
             if not (fresh / "Kbuild").is_file():
-                raise UsageError(f"{self._inputs.source} is not the source of a Linux kernel")
+                raise UsageError(
+                    f"{self._inputs.source} is not the source of a Linux kernel; "
+                    "name one with --source"
+                )
         fresh.rename(self._source)
         work.rmdir()
 
     def _restore(self) -> None:
-        """Undo earlier patches; make then compiles what depends on their files, and no more."""
+        """Undo earlier patches. make then compiles only what depends on their files."""
         added = self._tree / "added.json"
         if added.exists():
             for name in json.loads(added.read_text()):
@@ -295,7 +304,7 @@ class _Build:
     def _apply(self, name: str, text: str) -> None:
         self._save_originals(touched_files(text))
         done = subprocess.run(
-            # No fuzz: a hunk that only nearly fits would be another patch.
+            # No fuzz: a hunk that fits only nearly would make another kernel.
             ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-r-"],
             cwd=self._source,
             input=text,
@@ -307,7 +316,7 @@ class _Build:
             where = rejects(done.stdout) or (done.stdout + done.stderr).strip().split("\n")[-1:]
             raise MeasurementError(
                 f"{name} does not apply to {self._inputs.source}: {'; '.join(where)}\n"
-                "it is made for Linux 6.12: rebase it, or name such a source with --source"
+                "the patch is for Linux 6.12: rebase it, or name a source of 6.12 with --source"
             )
 
     def _save_originals(self, names: list[str]) -> None:
@@ -335,7 +344,7 @@ class _Build:
         config.write_text(f"{config.read_text()}\n{fragments}\n{name}")
         self._make("olddefconfig")
         for option in unmet(fragments, config.read_text()):
-            _say(f"warning: this kernel does not take {option}")
+            _say(f"warning: the kernel was configured without {option}")
 
     def _make(self, target: str, follow: Callable[[bytes], None] | None = None) -> None:
         command = ["make", "-C", str(self._source), f"O={self._objects}", f"-j{self._jobs}", target]
@@ -344,7 +353,7 @@ class _Build:
     def _command(
         self, command: list[str], what: str, follow: Callable[[bytes], None] | None = None
     ) -> None:
-        """Run a part of the build. It holds the lock as long as any process of it lives."""
+        """Run a part of the build. Its processes hold the lock as long as one of them lives."""
         last: deque[str] = deque(maxlen=_LINES_SHOWN)
         with subprocess.Popen(
             command,
@@ -369,7 +378,7 @@ class _Build:
             shown = "\n".join(f"  | {line}" for line in last)
             full = any("No space left on device" in line for line in last)
             why = f"the disk of {cache()} is full" if full else f"{what} failed"
-            raise MeasurementError(f"the kernel cannot be built: {why}; it said last:\n{shown}")
+            raise MeasurementError(f"the kernel cannot be built: {why}; the last lines:\n{shown}")
 
     def _keep(self, image: Path) -> None:
         folder = image.parent.parent
@@ -391,7 +400,7 @@ class _Build:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Ours, without what would change what make builds."""
+    """Our environment, without variables that would change what make builds."""
     others = ("ARCH", "CROSS_COMPILE", "LLVM", "CC", "HOSTCC", "MAKEFLAGS", "LOCALVERSION", "O")
     return {
         name: value
@@ -412,13 +421,13 @@ def _sync(path: Path) -> None:
 
 
 def touched_files(patch: str) -> list[str]:
-    """The files that a patch in git's format changes, makes or removes, each once."""
+    """The files that a patch in git's format changes, adds or removes, each once."""
     found = re.findall(r"^(?:---|\+\+\+) [ab]/(\S+)$", patch, re.MULTILINE)
     return list(dict.fromkeys(found))
 
 
 def rejects(said: str) -> list[str]:
-    """What patch(1) could not do, in words: the file and the hunk."""
+    """The hunks that patch(1) could not apply, in words, from its output."""
     found, file = [], "?"
     for line in said.splitlines():
         if match := re.match(r"(?:checking|patching) file '?(.+?)'?$", line):
@@ -433,7 +442,7 @@ def rejects(said: str) -> list[str]:
 
 
 def unmet(wanted: str, config: str) -> list[str]:
-    """The options of a fragment that a .config does not have; a later line wins in both."""
+    """The options of a fragment that a .config does not have. In both, a later line wins."""
     have = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
     asked = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", wanted, re.MULTILINE))
     return [f"{name}={value}" for name, value in asked.items() if have.get(name, "n") != value]
@@ -443,7 +452,7 @@ def unmet(wanted: str, config: str) -> list[str]:
 
 
 class _Progress:
-    """A line every so often, or one that is rewritten where there is a terminal."""
+    """Prints the progress: a line now and then, or one line that changes on a terminal."""
 
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()
@@ -464,7 +473,7 @@ class _Progress:
 
 
 def progress_words(steps: int, spent_seconds: float) -> str:
-    """How far a build is, and how long it may still take."""
+    """The words of the progress: how far a build is, and how long it may still take."""
     left = spent_seconds / steps * max(0, _STEPS - steps)
     return f"{steps} of about {max(_STEPS, steps)} files compiled, about {duration(left)} left"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab needs of this host: each tool, what for, and the Debian package that has it.
+"""The tools that the lab needs on this host: what each is for, and its Debian package.
 
-It looks, and installs nothing.
+This module looks for tools, and installs none.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from pathlib import Path
 
 from kickbench.errors import HostError
 
-# What Bochs and its boot CD are made of; none of it is a program on the PATH.
+# Files that Bochs and its boot CD need. They are not programs on the PATH.
 BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
 GRUB = Path("/usr/lib/grub/i386-pc")
 
-# Where Debian puts programs that a user's PATH may lack.
+# Folders in which Debian has programs, and which a user's PATH may lack.
 _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
 class Tool:
-    """``name`` is a program on the PATH, or an absolute path for what is none. ``users`` are what
-    needs it: "build", or machines."""
+    """A tool. ``name`` is a program on the PATH, or the absolute path of another file.
+
+    ``users`` are what needs it: "build", or machines.
+    """
 
     name: str
     package: str
@@ -34,7 +36,7 @@ class Tool:
     users: tuple[str, ...] = ("build",)
 
     def find(self) -> Path | None:
-        """Where it is on this host, or None."""
+        """The path of the tool on this host, or None."""
         if self.name.startswith("/"):
             return Path(self.name) if Path(self.name).exists() else None
         found = shutil.which(self.name) or shutil.which(self.name, path=_MORE_PLACES)
@@ -69,7 +71,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("xorriso", "xorriso", "writes that CD", _VMX),
     Tool("mount", "mount", "the file systems inside", (*_AMD, *_VMX)),
 )
-"""Every tool, once; in the order in which they are needed."""
+"""Every tool, once, in the order in which they are needed."""
 
 
 def missing(user: str, but: Iterable[str] = ()) -> list[Tool]:
@@ -78,19 +80,19 @@ def missing(user: str, but: Iterable[str] = ()) -> list[Tool]:
 
 
 def require(user: str, but: Iterable[str] = ()) -> None:
-    """Raises HostError (exit code 3) that names what is missing and the line that installs it."""
+    """Raise HostError (exit code 3) if a tool is missing, with the line that installs it."""
     if lacking := missing(user, but):
         what = ", ".join(f"{tool.name} ({tool.doc})" for tool in lacking)
         raise HostError(f"{what}: not found\ninstall it: {install_line(lacking)}")
 
 
 def install_line(tools: Iterable[Tool]) -> str:
-    """The one command that installs them."""
+    """The one command that installs these tools."""
     packages = dict.fromkeys(tool.package for tool in tools)
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}apt-get install --no-install-recommends {' '.join(packages)}"
 
 
 def program(name: str) -> str:
-    """What to start a program by: it may be where the user's PATH does not look."""
+    """The path to start a program by, which may be in a folder that the user's PATH lacks."""
     return str(Tool(name, "", "").find() or name)
