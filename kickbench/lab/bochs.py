@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bochs as the lab uses it: VMX, and a clock that counts instructions.
 
-It has no virtio and no 9p: the root is a disk made of what a run needs
-(:mod:`kickbench.lab.image`), files go in and out by another (:mod:`kickbench.lab.disk`), and the
-channels are its serial ports. Its window is shown to nobody, on a display of our own.
+Bochs has no virtio and no 9p. So the root is a disk with what a run needs
+(:mod:`kickbench.lab.image`), files go in and out by a second disk (:mod:`kickbench.lab.disk`), and
+the channels are serial ports. Bochs needs a window. It is on a display of our own, which nobody
+sees.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ from kickbench.lab import disk, image
 from kickbench.lab.emulation import Order, Running, child, printable
 from kickbench.lab.tools import BIOS, VGA_BIOS, program
 
-# Instructions in a second of the machine's; Bochs does a fourth of them in one of ours. With fewer,
-# the timer's interrupts are much of what a CPU does, and the pauses between kicks are too short.
+# Instructions in a second of the machine's time. Bochs executes a fourth of them in a real second.
+# With fewer, a CPU would spend much of its time on the timer's interrupts, and the pauses between
+# kicks would be too short.
 IPS = 100_000_000
 DISPLAY_SECONDS = 60.0
-# For the X server to remove its socket.
+# The X server needs them to remove its socket.
 GRACE_SECONDS = 5.0
 _PARAMETERS = (
     # Each letter on the console takes 87 us, and the kernel waits for it.
     "console=ttyS0 loglevel=4 panic=-1 root=/dev/sda rootfstype=iso9660 ro "
-    # The CPU says in CPUID that its TSC runs at 3.5 GHz, but it counts instructions.
+    # CPUID reports a TSC of 3.5 GHz, but this TSC counts instructions.
     f"tsc=reliable tsc_early_khz={IPS // 1000} "
-    # What it says of XSAVE does not convince the kernel, which dumps it all and does without.
+    # The kernel finds XSAVE's CPUID wrong, prints all of it, and runs without XSAVE.
     "noxsave "
-    # Its MONITOR does not see what another CPU writes: MWAIT may not wake up.
+    # MONITOR does not see what another CPU writes, so MWAIT may not wake up.
     "idle=halt"
 )
-# OpenBLAS takes AVX all the same, and ends by an illegal instruction; and its threads spin.
+# Without these, OpenBLAS uses AVX, which is an illegal instruction here, and its threads spin.
 _ENVIRONMENT = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
 _CONFIGURATION = """\
 megs: 1024
@@ -69,29 +71,29 @@ com3: enabled=1, mode=file, dev=/dev/fd/{stdout}
 
 @dataclass(frozen=True)
 class Bochs:
-    """A machine of Bochs's with so many CPUs."""
+    """A machine that Bochs emulates, with so many CPUs."""
 
     cpus: int
     tool: str = "bochs"
     sees_host: bool = False
 
     def description(self) -> str:
-        """What marks its results, with the emulator's version: figures depend on it."""
+        """The words that mark its results, with the emulator's version, which figures depend on."""
         cpus = f"{self.cpus} CPU{'s' * (self.cpus > 1)}"
         return f"Bochs {_version(self.tool)}, VMX, {cpus}, a tick of the TSC is an instruction"
 
     @contextlib.contextmanager
     def start(self, machine: str, kernel: Path, order: Order) -> Iterator[Running]:
-        """Start it; the channels are pipes, but for ``control``, which is a terminal's."""
+        """Start the machine. The channels are pipes, except ``control``, which is a terminal."""
         if order.terminal:
             raise UsageError(
-                f"{machine} has no terminal to open a shell on: name a command after --"
+                f"{machine} has no terminal, so it cannot open a shell; name a command after --"
             )
         inside = replace(order, environment={**order.environment, **_ENVIRONMENT})
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kickbench-lab-")))
             ours, theirs = _channels(stack)
-            # First, what takes a moment: it may refuse the folder.
+            # The configuration is first, because it may refuse the folder, and the rest takes time.
             text = self.configuration(folder, theirs, os.ttyname(theirs["control"]))
             configuration = folder / "bochsrc"
             try:
@@ -103,7 +105,7 @@ class Bochs:
                 what = f"{printable(str(error.filename))}: " if error.filename else ""
                 raise MeasurementError(
                     f"the machine's disks cannot be written: {what}{error.strerror}\n"
-                    f"they take 600 MB in {folder.parent}, which TMPDIR moves"
+                    f"they take 600 MB in {folder.parent}; set TMPDIR to put them elsewhere"
                 ) from error
             display = _display(stack, folder)
             with (folder / "said").open("wb") as said:
@@ -122,7 +124,7 @@ class Bochs:
             theirs.clear()
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
-                # Debian's has its debugger built in, which asks before the first instruction.
+                # Debian builds Bochs with its debugger, which waits for a command at the start.
                 process.stdin.write(b"c\nquit\n")
 
             def receive(place: str) -> None:
@@ -131,15 +133,15 @@ class Bochs:
                     disk.receive(folder / "disk", int(begin), int(end), order.shares)
                 except (ValueError, OSError) as error:
                     raise MeasurementError(
-                        f"files of the machine {machine} cannot be brought out: {error}"
+                        f"files of the machine {machine} cannot be copied out: {error}"
                     ) from error
 
             yield Running(process, ours, receive)
 
     def configuration(self, folder: Path, theirs: dict[str, int], control: str) -> str:
-        """The file that Bochs reads; its disks are in ``folder``."""
+        """The text of the file that Bochs reads. Its disks are in ``folder``."""
         if re.search(r"[,\"#\s$]", str(folder)):
-            raise UsageError(f"{folder}: the lab cannot use this folder; TMPDIR names another")
+            raise UsageError(f"{folder}: Bochs cannot use this folder; set TMPDIR to another")
         return _CONFIGURATION.format(
             **{**theirs, "control": control},
             folder=folder,
@@ -151,7 +153,7 @@ class Bochs:
 
 
 def _channels(stack: contextlib.ExitStack) -> tuple[dict[str, int], dict[str, int]]:
-    """Our ends and the emulator's, by name; both are closed with the stack."""
+    """Our ends and the emulator's, by name. The stack closes both."""
     ours, theirs = {}, {}
     for name in ("console", "stdout", "log"):
         ours[name], theirs[name] = os.pipe()
@@ -167,7 +169,7 @@ def _channels(stack: contextlib.ExitStack) -> tuple[dict[str, int], dict[str, in
 
 
 def _display(stack: contextlib.ExitStack, folder: Path) -> str:
-    """Start an X server of our own; returns its name."""
+    """Start an X server of our own. Returns the name of its display."""
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as answer, (folder / "xvfb").open("w+b") as said:
         try:
@@ -189,7 +191,7 @@ def _display(stack: contextlib.ExitStack, folder: Path) -> str:
         if not number.isdigit():
             said.seek(0)
             last = printable(said.read().decode(errors="replace").strip().rpartition("\n")[2])
-            raise MeasurementError(f"Xvfb, which Bochs needs, does not come up: {last}")
+            raise MeasurementError(f"Xvfb, which Bochs needs, did not start: {last}")
     return f":{number.decode()}"
 
 

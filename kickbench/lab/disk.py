@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in and out of a machine that cannot see this host's: by a raw disk, as tar archives.
+"""A raw disk with tar archives: files go in and out of a machine that cannot see this host's files.
 
-At the disk's beginning is an archive with the order and what the command reads. Behind it, each at
-the end of the one before, come archives with what the command has written. The machine says where
-one is as soon as it is complete, so that a finished case is outside as soon as it is finished.
-Names that begin with a dot are unfinished work, and stay inside.
+The disk begins with an archive of the order and of what the command reads. After it come archives
+of what the command has written, one after the other. The machine reports the place of each archive
+as soon as the archive is complete. So a finished case is outside as soon as it is finished. Names
+that begin with a dot are unfinished work, and stay inside.
 
-This is both ends of it; the one inside has nothing but the standard library.
+This module is both ends of the disk. The end inside needs only the standard library.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 
 ORDER = "order.json"
 SECTOR_BYTES = 512
-# A cylinder of the disk that the BIOS believes in: 16 heads of 63 sectors.
+# A cylinder of the disk, as the BIOS counts: 16 heads of 63 sectors.
 _CYLINDER_BYTES = 16 * 63 * SECTOR_BYTES
-# It is sparse: what nobody writes takes no place.
+# The file is sparse: what is never written takes no space.
 _ROOM_BYTES = 4 << 30
 
 
@@ -38,7 +38,7 @@ def _aligned(place: int) -> int:
 
 
 def write(image: Path, order: bytes, reads: Iterable[Path]) -> None:
-    """Make the disk with the order, and with files and folders to be found where they are here."""
+    """Make the disk with the order, and with files and folders at the paths that they have here."""
     with tarfile.open(image, "w", dereference=True) as archive:
         member = tarfile.TarInfo(ORDER)
         member.size = len(order)
@@ -49,13 +49,13 @@ def write(image: Path, order: bytes, reads: Iterable[Path]) -> None:
 
 
 def fill(image: Path, room: int = 0) -> None:
-    """Add so many bytes of room, and what is missing of a cylinder."""
+    """Add ``room`` bytes, and what is missing to a whole cylinder."""
     size = image.stat().st_size + room
     os.truncate(image, -(-size // _CYLINDER_BYTES) * _CYLINDER_BYTES)
 
 
 def _file_or_folder(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Nothing that is a device or the like."""
+    """Keep files and folders, and drop devices and the like."""
     return member if member.isreg() or member.isdir() else None
 
 
@@ -63,7 +63,7 @@ def _file_or_folder(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 class Inside:
-    """The disk as the machine has it."""
+    """The disk as the machine sees it."""
 
     def __init__(self, device: Path) -> None:
         self._file = device.open("r+b")
@@ -72,11 +72,11 @@ class Inside:
         self._end = 0
 
     def close(self) -> None:
-        """Leave it."""
+        """Close the disk."""
         self._file.close()
 
     def read(self) -> dict[str, Any]:
-        """The order; unpacks what came with it."""
+        """Read the order, and unpack the files that came with it."""
         with tarfile.open(fileobj=self._file, mode="r:") as archive:
             member = archive.next()
             assert member is not None
@@ -90,7 +90,7 @@ class Inside:
         return order
 
     def watch(self, folders: Iterable[str]) -> None:
-        """What is in these folders now is known outside."""
+        """Begin to watch these folders. What is in them now is known outside."""
         self._folders = list(folders)
         for path in self._folders:
             Path(path).mkdir(parents=True, exist_ok=True)
@@ -112,9 +112,12 @@ class Inside:
                         yield path, (facts.st_mtime_ns, facts.st_size)
 
     def collect(self) -> tuple[int, int] | None:
-        """Write what is new to the disk, the oldest first, so that what says that a case is
-        finished comes after its tables. Returns where it is, or None when there is nothing. Raises
-        OSError when the disk is full; a file that cannot be read is for the next time."""
+        """Write the new files to the disk. Returns their place, or None if there are none.
+
+        The oldest file is first, so that the file that marks a case as finished comes after its
+        tables. A file that cannot be read is left for the next time. Raises OSError if the disk is
+        full.
+        """
         new = sorted(
             (facts[0], name, facts)
             for name, facts in self._walk()
@@ -128,7 +131,7 @@ class Inside:
             for time_ns, name, facts in new:
                 try:
                     content = Path(name).read_bytes()
-                except OSError:  # renamed meanwhile, say
+                except OSError:  # for example, it was renamed meanwhile
                     continue
                 member = tarfile.TarInfo(name.lstrip("/"))
                 member.size, member.mtime = len(content), time_ns / 1e9
@@ -151,10 +154,10 @@ class Inside:
 
 
 def receive(image: Path, begin: int, end: int, folders: Iterable[Path]) -> None:
-    """Unpack an archive of the machine's into the folders that it may write to.
+    """Unpack an archive of the machine's into the folders that the machine may write to.
 
-    Each file appears at once. Raises ValueError for an archive that is none, or that would write
-    elsewhere or anything else than files; OSError when this host cannot write one.
+    Each file appears by one rename. Raises ValueError if the archive is damaged, would write
+    elsewhere, or has anything but files. Raises OSError if this host cannot write a file.
     """
     if not 0 <= begin <= end <= image.stat().st_size:
         raise ValueError(f"the disk has no place {begin} to {end}")
@@ -167,7 +170,7 @@ def receive(image: Path, begin: int, end: int, folders: Iterable[Path]) -> None:
             for member in archive:
                 _put(archive, member, allowed)
     except tarfile.TarError as error:
-        raise ValueError(f"no archive of files: {error}") from error
+        raise ValueError(f"not an archive of files: {error}") from error
 
 
 def _put(archive: tarfile.TarFile, member: tarfile.TarInfo, allowed: list[str]) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The root of a machine that cannot see this host's files: what a run needs of them, at the same
-paths, on a disk that boots.
+"""A disk that boots, with the root of a machine that cannot see this host's files.
 
-In it are Python with its standard library, the distributions that kickbench's run needs, kickbench
-itself however it is installed, a few programs, and the shared libraries of all of those. Times are
-kept, so that compiled Python files are still valid: to compile is what takes long in there.
+The root has the files that a run needs, at the paths that they have here: Python with its standard
+library, the distributions that a run imports, kickbench itself however it is installed, a few
+programs, and the shared libraries of all of these. Times of files are kept, so that compiled Python
+files stay valid. To compile them inside would take long.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kickbench.lab.tools import GRUB, program
 from kickbench.scenario import shipped
 
 PROGRAMS = (
-    *("sh", "mount", "mkdir", "chroot"),  # what guest/init.sh needs; the others: for a look around
+    *("sh", "mount", "mkdir", "chroot"),  # guest/init.sh needs these; the others are for a user
     *("cat", "cp", "dmesg", "env", "false", "grep", "head", "hostname", "ls", "ps", "sleep"),
     *("sort", "tail", "taskset", "true"),
 )
@@ -40,7 +40,7 @@ INIT = Path(__file__).parent / "guest" / "init.sh"
 _EMPTY = ("dev", "mnt", "proc", "run", "sys", "tmp")
 _ALSO = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/localtime")
 _LINKS = ("/bin", "/sbin", "/lib", "/lib64")
-# Of Python's library and of distributions: no run imports it.
+# Parts of Python's library and of distributions that no run imports.
 _NOT_IMPORTED = {"test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3"}
 _NOT_READ = (".a", ".h", ".pxd", ".pyi", ".pyx")
 _NOT_IN_A_RUN = {"matplotlib", "ruptures"}
@@ -48,15 +48,14 @@ _ELF = b"\x7fELF"
 
 
 def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
-    """Write the disk: GRUB, the kernel with these parameters, and the root. It is a CD's image,
-    which boots as a disk too.
+    """Write the disk: GRUB, the kernel with these parameters, and the root.
 
-    ``work`` is an empty folder of ours. Raises MeasurementError when that fails, HostError for what
-    this host lacks.
+    The disk is the image of a CD, which also boots as a disk. ``work`` is an empty folder of ours.
+    Raises MeasurementError if the disk cannot be written, HostError for what this host lacks.
     """
     (work / "empty").mkdir()
     menu, first = work / "grub.cfg", work / "init"
-    # GRUB and the kernel do not agree on quotes: no path may be among the parameters.
+    # GRUB and the kernel read quotes differently, so no path may be among the parameters.
     menu.write_text(f"linux /boot/lab-kernel {parameters} init=/boot/lab-init\nboot\n")
     first.write_text(
         f"#!/bin/sh\nexec {shlex.join(['/bin/sh', str(INIT), sys.executable, 'serial'])}\n"
@@ -94,7 +93,7 @@ def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
 
 
 def _graft(path: object) -> str:
-    """A path in a list of xorriso's."""
+    """A path, quoted for a list that xorriso reads."""
     if "\n" in (text := str(path)):
         raise UsageError(f"{printable(text)}: the lab cannot use a path with a newline")
     return text.replace("\\", "\\\\").replace("=", "\\=")
@@ -104,8 +103,10 @@ def _graft(path: object) -> str:
 
 
 def closure(wanted: Iterable[Path]) -> list[Path]:
-    """These files, the symbolic links on the way to them, and the shared libraries that they
-    need: all that has to be there for them to be found where they are. Sorted, each once."""
+    """All paths that these files need to be found and to run, sorted, each once.
+
+    These are the files, the symbolic links on the way to them, and their shared libraries.
+    """
     found: set[Path] = set()
     for path in wanted:
         _follow(path, found)
@@ -115,7 +116,7 @@ def closure(wanted: Iterable[Path]) -> list[Path]:
 
 
 def _follow(path: Path, found: set[Path], depth: int = 0) -> None:
-    """Add a file, and every link that is passed through."""
+    """Add a file, and every link on the way to it."""
     if path in found or depth > 40:
         return
     place = Path("/")
@@ -132,7 +133,7 @@ def _follow(path: Path, found: set[Path], depth: int = 0) -> None:
 
 
 def _libraries(files: Iterable[Path]) -> set[Path]:
-    """The shared libraries that the loader would take for these files."""
+    """The shared libraries that the loader would load for these files."""
     elf = [str(path) for path in files if _is_elf(path)]
     if not elf:
         return set()
@@ -151,8 +152,10 @@ def _is_elf(path: Path) -> bool:
 
 
 def compiled(files: Iterable[Path], work: Path) -> dict[Path, Path]:
-    """What Python would compile inside, in every process: by the place where it looks, the file in
-    ``work`` that is compiled here."""
+    """Compile the sources that have no valid compiled file, which Python would compile inside.
+
+    Returns the compiled files in ``work``, by the paths at which Python looks for them.
+    """
     made = {}
     for number, source in enumerate(path for path in files if path.suffix == ".py"):
         place = Path(importlib.util.cache_from_source(source))
@@ -172,7 +175,7 @@ def compiled(files: Iterable[Path], work: Path) -> dict[Path, Path]:
 
 
 def wanted() -> Iterator[Path]:
-    """What a run needs, and a few programs."""
+    """The files that a run needs, and a few programs."""
     yield from map(Path, (*_ALSO, *_LINKS))
     for name in PROGRAMS:
         if found := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"):
@@ -188,7 +191,7 @@ def wanted() -> Iterator[Path]:
 
 
 def _installed(name: str) -> Iterator[Path]:
-    """The files of a distribution. Raises HostError when nothing says which they are."""
+    """The files of a distribution. Raises HostError if they cannot be found out."""
     if files := metadata.files(name):
         yield from (Path(str(file.locate())) for file in files if _is_needed(file))
         return
@@ -196,9 +199,7 @@ def _installed(name: str) -> Iterator[Path]:
     declared = metadata.distribution(name).read_text("top_level.txt") or name.replace("-", "_")
     specs = [spec for top in declared.split() if (spec := importlib.util.find_spec(top))]
     if not specs:
-        raise HostError(
-            f"the distribution {name} does not say which files it has: install it by pip"
-        )
+        raise HostError(f"the distribution {name} does not list its files; install it with pip")
     for spec in specs:
         for folder in spec.submodule_search_locations or ():
             yield from _tree(Path(folder))
@@ -217,7 +218,7 @@ def _is_needed(path: PurePath) -> bool:
 
 
 def distributions(name: str) -> set[str]:
-    """The distribution and those that it requires, which a run imports and this host has."""
+    """The distribution and those that it requires, if a run imports them and this host has them."""
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -234,5 +235,5 @@ def distributions(name: str) -> set[str]:
             if "extra" not in marker and (match := re.match(r"[\w.-]+", wanted)):
                 waiting.append(match[0])
     if not found:
-        raise HostError("kickbench is not installed: pip install . and run it from there")
+        raise HostError("kickbench is not installed; run pip install . in its source tree")
     return found

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Process 1 of a lab machine: runs one command as the lab outside orders, and says how it ended.
+"""Process 1 of a lab machine: runs the command that the lab outside orders, and reports its exit.
 
 There are two kinds of machines. One has virtio: named ports, and this host's folders by 9p. The
 other has serial ports, and a disk with files (:mod:`kickbench.lab.disk`). The order
-(:class:`kickbench.lab.emulation.Order` as JSON) is the first line on the port ``control``, or on
-the disk. Later lines on that port are numbers of signals for the command; from inside come
-``alive``, again and again, ``files BEGIN END`` (on the disk), and at last ``exit N``. The
-command's standard output and error are ports of their own, so that the lab passes them on byte for
-byte; where a port lacks, they come by lines ``stderr BASE64``. Standard library only: it runs
-before anything else does.
+(:class:`kickbench.lab.emulation.Order` as JSON) is the first line on the port ``control``, or is on
+the disk. Later lines on that port are numbers of signals for the command. From inside come
+``alive``, again and again, ``files BEGIN END`` (a place on the disk), and at last ``exit N``. The
+command's standard output and error have ports of their own, so that the lab passes them on byte for
+byte. Without a port for standard error, it comes in lines ``stderr BASE64``. This module needs only
+the standard library, because it runs before anything else.
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Virtio:
-    """Named ports, and shared folders. ``relayed`` (none here): the descriptors of streams that
-    the command writes and we pass on."""
+    """Named ports, and shared folders.
+
+    ``relayed`` has the descriptors of streams that the command writes and we pass on: none here.
+    """
 
     def __init__(self) -> None:
         self.control = os.open(self.port("control"), os.O_RDWR)
         self.relayed: dict[int, str] = {}
 
     def port(self, name: str) -> str:
-        """The device of the port that has this name; it may take a moment to appear."""
+        """The device of the port with this name. It may take a moment to appear."""
         until = time.monotonic() + PORT_SECONDS
         while time.monotonic() < until:
             for port in PORTS.glob("vport*"):
@@ -72,7 +74,7 @@ class _Virtio:
         return order
 
     def share(self, folders: dict[str, str]) -> None:
-        """Folders of the host's, to be written to, where they are outside."""
+        """Mount the host's folders that the command writes to, at their paths outside."""
         for tag, path in folders.items():
             Path(path).mkdir(parents=True, exist_ok=True)
             options = b"trans=virtio,version=9p2000.L,msize=512000,cache=mmap"
@@ -82,39 +84,39 @@ class _Virtio:
                 raise SystemExit(f"kickbench: {path} cannot be shared with the machine: {error}")
 
     def pass_on(self, name: str, data: bytes) -> None:
-        """The command writes to its ports."""
+        """Nothing to do: the command writes to its ports."""
 
     def tell_files(self) -> bool:
-        """They are outside already."""
+        """Nothing to do: the files are outside already."""
         return True
 
     def drain(self) -> None:
-        """What is written is outside already."""
+        """Nothing to do: what is written is outside already."""
 
 
 class _Serial:
     """Serial ports, and a disk."""
 
-    # The first and third share an interrupt, and the others: two that are busy must not. The first
-    # is the console, which the kernel polls; the last is not used.
+    # The first and third port share an interrupt, and so do the second and fourth. Two busy ports
+    # must not. The first is the console, which the kernel polls, and the fourth is not used.
     DEVICES: ClassVar = {"control": "ttyS1", "stdout": "ttyS2"}
 
     def __init__(self) -> None:
         self._disk = Disk(Path("/dev/sdb"))
         self._complaint = ""
-        # Held open: the last one to close a port would take its settings with it.
+        # The ports stay open, because a port loses its settings when nobody has it open.
         self._open = {name: self._raw(name) for name in self.DEVICES}
         self.control = self._open["control"]
         self.relayed: dict[int, str] = {}
 
     def stream(self, name: str) -> int:
-        """What the command writes to: no terminal, which it would take the port for."""
+        """What the command writes to: a pipe, because the port would look like a terminal."""
         reader, writer = os.pipe()
         self.relayed[reader] = name
         return writer
 
     def pass_on(self, name: str, data: bytes) -> None:
-        """Bring out what the command has written: the lab reads a line ``stderr BASE64`` too."""
+        """Bring out what the command has written, if need be in lines ``stderr BASE64``."""
         port = self.control
         if name in self._open:
             port = self._open[name]
@@ -124,7 +126,7 @@ class _Serial:
             data = data[os.write(port, data) :]
 
     def _raw(self, name: str) -> int:
-        """Opened, and set to pass on each byte as it is."""
+        """A port, opened, and set to pass on each byte unchanged."""
         descriptor = os.open(f"/dev/{self.DEVICES[name]}", os.O_RDWR | os.O_NOCTTY)
         tty.setraw(descriptor)
         settings = termios.tcgetattr(descriptor)
@@ -139,15 +141,15 @@ class _Serial:
         return order
 
     def share(self, folders: dict[str, str]) -> None:
-        """Folders whose files are to be known outside."""
+        """Watch folders, whose new files go out."""
         self._disk.watch(folders.values())
 
     def tell_files(self) -> bool:
-        """Bring out what is new in the shared folders; False when the disk cannot take it."""
+        """Bring out the new files of the shared folders. Returns False if the disk is full."""
         try:
             place = self._disk.collect()
         except OSError as error:
-            said = f"kickbench: files cannot be brought out of the machine: {error.strerror}\n"
+            said = f"kickbench: files cannot be copied out of the machine: {error.strerror}\n"
             if said != self._complaint:
                 self._complaint = said
                 self.pass_on("stderr", said.encode())
@@ -157,7 +159,7 @@ class _Serial:
         return True
 
     def drain(self) -> None:
-        """Wait until all that was written is outside."""
+        """Wait until everything that was written is outside."""
         for descriptor in self._open.values():
             termios.tcdrain(descriptor)
 
@@ -166,7 +168,7 @@ _LINKS: dict[str, type[_Virtio | _Serial]] = {"virtio": _Virtio, "serial": _Seri
 
 
 def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
-    """Start the command; returns its process id."""
+    """Start the command. Returns its process id."""
     if order["terminal"]:
         streams = [os.open(CONSOLE, os.O_RDWR | os.O_NOCTTY)] * 3
     else:
@@ -196,7 +198,7 @@ def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
 
 
 def _signal(child: int, number: int) -> None:
-    """To the command and what it has started."""
+    """Send a signal to the command and to the processes that it has started."""
     try:
         os.killpg(child, number)
     except ProcessLookupError:  # it has no group of its own yet
@@ -204,8 +206,8 @@ def _signal(child: int, number: int) -> None:
 
 
 def _finish(status: int, link: _Virtio | _Serial) -> None:
-    """Bring out what is left, and how the command ended."""
-    # What it has left behind might write for ever. We, process 1, are spared.
+    """Bring out what is left, and report how the command ended."""
+    # A process that the command left behind might write for ever. This spares us, process 1.
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     while link.relayed and _relay(link, 0):
@@ -218,7 +220,7 @@ def _finish(status: int, link: _Virtio | _Serial) -> None:
 
 
 def _relay(link: _Virtio | _Serial, seconds: float) -> bool:
-    """Pass on what the command has written, if it has within this time."""
+    """Pass on what the command writes within this time. Returns whether a stream was ready."""
     ready = select.select(list(link.relayed), [], [], seconds)[0]
     for reader in ready:
         if data := os.read(reader, 1 << 12):
@@ -230,7 +232,7 @@ def _relay(link: _Virtio | _Serial, seconds: float) -> bool:
 
 
 def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
-    """Pass signals on and say that we live, until the command ends; returns its exit status."""
+    """Pass signals on and report that we live, until the command ends. Returns its exit status."""
     control = link.control
     pending = b""
     said = 0.0
@@ -247,7 +249,7 @@ def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
             *lines, pending = (pending + os.read(control, 4096)).split(b"\n")
             for line in lines:
                 _signal(child, int(line))
-        # Orphans end up here as well.
+        # Orphaned processes become ours as well.
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == child:
                 code = os.waitstatus_to_exitcode(ended[1])
@@ -255,7 +257,7 @@ def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
 
 
 def main() -> None:
-    """Do the one order, and switch the machine off."""
+    """Execute the order, and switch the machine off."""
     link = _LINKS[sys.argv[1]]()
     order = link.order()
     os.write(link.control, b"alive\n")
