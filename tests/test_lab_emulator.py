@@ -104,7 +104,8 @@ def test_a_machine_that_panics_is_reported_with_the_last_lines_of_its_console(
         "for n in range(100): say('console', f'line {n}')\nsay('console', 'Kernel panic\\x1b[2J')"
     )
     message = failure(tmp_path, what)
-    assert message.startswith("the machine stubbed ended by itself; its console said last:\n")
+    what = "the machine stubbed ended by itself; the last lines of its console:\n"
+    assert message.startswith(what)
     assert message.endswith("  | line 99\n  | Kernel panic [2J")
     assert "line 80" not in message
 
@@ -134,7 +135,7 @@ while True:
     say('control', 'alive')
     time.sleep(0.05)
 """
-    assert "(--time-limit)" in failure(tmp_path, what, Limits(total=0.7))
+    assert "; set a larger --time-limit" in failure(tmp_path, what, Limits(total=0.7))
 
 
 def test_an_emulator_that_does_not_start_says_why(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab: an emulated host for what this host lacks, with a kernel that has the proposed ioctls.
+"""The lab: emulated hosts for what this host lacks, with a kernel that has the proposed ioctls.
 
 ``build`` makes the kernel, ``machines`` is the table of emulated hosts, ``run`` measures in one.
 """

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact counts of a run of the lab, for ``kickbench lab counts``; what they are is
-:mod:`kickbench.summary.counts`' business."""
+"""The exact counts of a run of the lab, for ``kickbench lab counts``.
+
+:mod:`kickbench.summary.counts` says what they are.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from kickbench.summary.counts import Count, read_counts
 
 @dataclass(frozen=True)
 class CaseCount:
-    """What was counted of a method in a case."""
+    """A count of a method in a case. ``what`` names it."""
 
     case: str
     method: str
@@ -27,7 +29,7 @@ class CaseCount:
 def counts(run: Path) -> Iterator[CaseCount]:
     """The counts of a run's finished cases, in the order of the scenario.
 
-    Raises UsageError for a run of another machine, whose cycles are no instructions.
+    Raises UsageError for a run of a machine that does not count instructions.
     """
     reader = RunReader(run)
     if not reader.count_step:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab asks of an emulator, whichever it is: to start a machine in which one command runs,
-with channels in and out, and to leave no process behind.
+"""The interface of an emulator: it starts a machine that runs one command, and leaves no process.
 
 An emulator is a class with the methods of :class:`Emulator`: see :mod:`kickbench.lab.qemu` and
-:mod:`kickbench.lab.bochs`. Who follows the machine is :mod:`kickbench.lab.emulator`.
+:mod:`kickbench.lab.bochs`. :mod:`kickbench.lab.emulator` talks to the machine while it runs.
 """
 
 from __future__ import annotations
@@ -29,10 +28,12 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Order:
-    """A command for a machine: its words, environment and folder, and the folders of this host's
-    that it writes to. ``reads``: files and folders without which it is nothing, for a machine that
-    does not see this host's. ``terminal`` is (rows, columns) for a command that takes over the
-    terminal, else None."""
+    """A command for a machine: its words, its environment and its folder.
+
+    ``shares`` are this host's folders that it writes to. ``reads`` are the files and folders that
+    it needs, for a machine that does not see this host's files. ``terminal`` is (rows, columns) for
+    a command that takes over the terminal, else None.
+    """
 
     argv: Sequence[str]
     environment: Mapping[str, str]
@@ -43,7 +44,7 @@ class Order:
 
     @property
     def tags(self) -> dict[str, Path]:
-        """The folders to write to, under a name for each."""
+        """The folders to write to, by a name for each."""
         return {f"share{number}": path for number, path in enumerate(self.shares)}
 
     def to_json(self, hostname: str, **more: object) -> bytes:
@@ -62,10 +63,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Running:
-    """A machine at work. ``channels`` are our descriptors, by name: console, control, stdout,
-    stderr, and ``log``, on which an emulator may say PANIC when it is at its end, if it does not
-    end then; ``receive`` takes the words after ``files`` when the machine says that there are
-    some."""
+    """A machine that runs.
+
+    ``channels`` are our descriptors by name: console, control, stdout, stderr, and log. An emulator
+    that does not end when it fails writes PANIC to its log. ``receive`` is called with the words
+    after ``files`` when the machine reports new files.
+    """
 
     process: subprocess.Popen[bytes]
     channels: Mapping[str, int]
@@ -73,8 +76,11 @@ class Running:
 
 
 class Emulator(Protocol):
-    """``tool`` is the emulator's program. ``sees_host``: this host's files are there inside, with
-    its compiler, and a terminal can be taken over; else there is what a run needs, no more."""
+    """``tool`` is the emulator's program.
+
+    If ``sees_host``, the machine has this host's files, with the compiler, and can take over the
+    terminal. Otherwise it has only what a run needs.
+    """
 
     @property
     def tool(self) -> str: ...
@@ -82,23 +88,24 @@ class Emulator(Protocol):
     def sees_host(self) -> bool: ...
 
     def description(self) -> str:
-        """What marks its results, with the emulator's version: figures depend on it."""
+        """The words that mark its results, with the emulator's version, which figures depend on."""
 
     def start(
         self, machine: str, kernel: Path, order: Order
     ) -> AbstractContextManager[Running, bool | None]:
-        """Start it. It is gone, with all that came with it, when the context is left."""
+        """Start the machine. When the context is left, it is gone, with all its processes."""
 
 
 @contextlib.contextmanager
 def child(
     command: Sequence[str], *, terminal: bool = False, grace: float = 0, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends when the context is left, with its children, and when we are killed.
+    """Start a process. It ends with its children when the context is left, or when we are killed.
 
-    ``terminal``: it takes over ours, which only the foreground's process group may use; Ctrl-C on
-    it is else for us to pass on. ``grace``: seconds to tidy up in, after SIGTERM. Raises HostError
-    when the program cannot be started.
+    With ``terminal`` it takes over our terminal, so it stays in our process group, because only the
+    foreground's group may use a terminal. Without, it has a group of its own, and we pass Ctrl-C
+    on. ``grace`` is how many seconds it has to tidy up after SIGTERM. Raises HostError if the
+    program cannot be started.
     """
     try:
         process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -126,12 +133,12 @@ def child(
 
 
 def die_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """Send us a signal when the parent goes, however it goes (prctl(2), PR_SET_PDEATHSIG)."""
+    """Have the kernel send us a signal when the parent ends (prctl(2), PR_SET_PDEATHSIG)."""
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def printable(text: str) -> str:
-    """A line of a console, without what would steer our terminal."""
+    """A line of a console, without characters that would control our terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

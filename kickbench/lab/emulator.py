@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts an emulated machine, runs one command in it, and leaves no process behind.
 
-What the command prints comes out as it is printed; the kernel's console is kept, to be shown when
-the machine panics, hangs or does not come up. The machine's other end is
-:mod:`kickbench.lab.inside`.
+The command's output is passed on as it comes. The last lines of the kernel's console are kept. They
+are shown if the machine panics, hangs or does not come up. :mod:`kickbench.lab.inside` is the other
+end, in the machine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from kickbench.errors import MeasurementError
 from kickbench.lab.emulation import Order, Running, printable
 from kickbench.lab.machines import Machine
 
-# Until the first sign of life, and between two: a machine says every 5 s of its own that it lives.
-# A busy host emulates the machine that counts ten times slower than it lives.
-# Two Bochs machines at once, beside a build, took more than three minutes to come up.
+# The limits until the first sign of life, and between two. A machine gives one every 5 s of its own
+# time. On a busy host, the time of the machine that counts can pass ten times slower. Two Bochs
+# machines at once, beside a build, took more than three minutes to come up.
 BOOT_SECONDS = 600.0
 SILENCE_SECONDS = 600.0
 LIMIT_SECONDS = 4 * 3600.0
@@ -35,7 +35,7 @@ CONSOLE_LINES = 15
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds of this host's: to the first sign of life, between two, and in all."""
+    """Limits in this host's seconds: to the first sign of life, between two, and in all."""
 
     boot: float = BOOT_SECONDS
     silence: float = SILENCE_SECONDS
@@ -43,10 +43,10 @@ class Limits:
 
 
 def execute(machine: Machine, kernel: Path, order: Order, limits: Limits | None = None) -> int:
-    """Run the command; returns its exit status, as a shell gives it.
+    """Run the command. Returns its exit status, as a shell gives it.
 
-    Ctrl-C is passed on, a second one ends the machine. Raises MeasurementError, with the console's
-    last lines, when the machine ends by itself, hangs or takes too long.
+    Ctrl-C is passed on, and a second one ends the machine. Raises MeasurementError, with the last
+    lines of the console, if the machine ends by itself, hangs or takes too long.
     """
     with machine.emulator.start(machine.id, kernel, order) as running:
         return _Session(machine.id, running, limits or Limits()).run()
@@ -86,10 +86,10 @@ class _Session:
         return self._status
 
     def _take(self, name: str) -> bool:
-        """Read what one channel has; False when it is closed."""
+        """Read what one channel has. Returns False when it is closed."""
         try:
             data = os.read(self._running.channels[name], 1 << 16)
-        except OSError:  # reset, or of a terminal that nobody has open any more
+        except OSError:  # a reset, or a terminal that nobody has open any more
             data = b""
         if name in ("stdout", "stderr"):
             _pass_on(1 if name == "stdout" else 2, data)
@@ -119,8 +119,11 @@ class _Session:
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[int]:
-        """What would raise KeyboardInterrupt, and lose what is being taken, is a byte to read from
-        this descriptor instead, once; the second ends it all, whatever we are waiting for."""
+        """Turn the first signal that would raise KeyboardInterrupt into a byte to read.
+
+        The exception would lose data that is just being read. The second signal does raise it, and
+        so ends everything, whatever we wait for. Yields the descriptor to read from.
+        """
         reader, writer = os.pipe()
 
         def heed(*_: object) -> None:
@@ -146,7 +149,7 @@ class _Session:
 
     def _give_up(self, silent: float, spent: float) -> NoReturn:
         if spent >= self._limits.total:
-            self._fail(f"did not end within {spent:.0f} s (--time-limit)")
+            self._fail(f"did not end within {spent:.0f} s; set a larger --time-limit")
         what = "gave no sign of life" if self._alive else "did not come up"
         self._fail(f"{what} for {silent:.0f} s and was ended")
 
@@ -154,7 +157,8 @@ class _Session:
         last = [*self._console, self._tails["console"].decode(errors="replace").rstrip()]
         shown = "\n".join(f"  | {printable(line)}" for line in last if line)
         raise MeasurementError(
-            f"the machine {self._machine} {what}; its console said last:\n{shown or '  (nothing)'}"
+            f"the machine {self._machine} {what}; the last lines of its console:\n"
+            f"{shown or '  (none)'}"
         )
 
 
@@ -164,5 +168,5 @@ def _pass_on(descriptor: int, data: bytes) -> None:
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Our own environment for a command inside, and more."""
+    """The environment of a command inside: our own, and ``more``."""
     return {**os.environ, **more}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulated machines: one entry in one table each.
+"""The emulated machines, as a table.
 
-Nothing is started here: see :mod:`kickbench.lab.emulator`. Another emulator is another module
-beside :mod:`kickbench.lab.qemu` and :mod:`kickbench.lab.bochs`, with a class that does what
-:class:`kickbench.lab.emulation.Emulator` says.
+Nothing is started here: see :mod:`kickbench.lab.emulator`. Another emulator is a module beside
+:mod:`kickbench.lab.qemu` and :mod:`kickbench.lab.bochs`, with a class that has the methods of
+:class:`kickbench.lab.emulation.Emulator`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from kickbench.lab.qemu import Qemu
 
 @dataclass(frozen=True)
 class Machine:
-    """An emulated host. ``doc`` says what for; ``emulator`` how it is made.
-    ``count_step``: its clock counts instructions, so many at a time; 0 if it does not."""
+    """An emulated host. ``doc`` says what it is for, and ``emulator`` makes it.
+
+    If its clock counts instructions, ``count_step`` is how many it counts at a time. Otherwise it
+    is 0.
+    """
 
     id: str
     doc: str
@@ -27,7 +30,7 @@ class Machine:
     count_step: int = 0
 
     def description(self) -> str:
-        """What marks its results."""
+        """The words that mark its results."""
         return self.emulator.description()
 
 
@@ -54,7 +57,7 @@ MACHINES: dict[str, Machine] = {
             "one CPU whose clock counts its instructions: exact and repeatable costs",
             Qemu(
                 "SVM, 1 CPU, a nanosecond is an instruction",
-                # sleep=on: while the CPU waits for the host's files, time goes by as outside. With
+                # sleep=on: while the CPU waits for the host's files, time passes as outside. With
                 # sleep=off it would leap from timer to timer, and every time-out would be over at
                 # once.
                 (
@@ -68,7 +71,7 @@ MACHINES: dict[str, Machine] = {
             "intel-vmx",
             "VMX on two CPUs whose clock counts instructions: every protocol, nested guests",
             Bochs(cpus=2),
-            # With two CPUs each does five at a time, and then the clock goes on.
+            # With two CPUs, each executes five instructions at a time, and then the clock advances.
             count_step=5,
         ),
     )
@@ -77,7 +80,7 @@ MACHINES: dict[str, Machine] = {
 
 
 def find(name: str) -> Machine:
-    """The machine of that name. Raises UsageError with the names there are."""
+    """The machine of this name. Raises UsageError, with all names, if there is none."""
     if name not in MACHINES:
         raise UsageError(f"no machine {name}; there are: {', '.join(MACHINES)}")
     return MACHINES[name]

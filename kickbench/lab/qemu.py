@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU as the lab uses it: TCG, so that no KVM is needed, and this host's files by 9p.
+"""QEMU as the lab uses it: TCG, which needs no KVM, and this host's files by 9p.
 
-It is called directly: the kernel mounts the host's root by 9p itself, so that a machine needs
+The lab calls QEMU directly. The kernel itself mounts the host's root by 9p, so a machine needs
 neither a disk image nor an initramfs.
 """
 
@@ -21,14 +21,14 @@ from kickbench.errors import HostError, UsageError
 from kickbench.lab.emulation import Order, Running, child
 
 INIT = Path(__file__).parent / "guest" / "init.sh"
-# One line of the kernel's is 2048 bytes (COMMAND_LINE_SIZE), and it has no other quotes than these.
+# The kernel's command line is at most 2048 bytes long (COMMAND_LINE_SIZE), and has no other quotes.
 _UNQUOTABLE = re.compile(r'["\n]|,,')
 _9P = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Descriptors that the emulator gets: sockets, or None for the terminal it was started on."""
+    """The emulator's descriptors: sockets, or None for the terminal that it was started on."""
 
     console: int
     control: int
@@ -38,8 +38,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class Qemu:
-    """A machine of QEMU's. ``hardware`` is what it emulates, in the words that mark its results;
-    ``arguments`` are QEMU's own for this machine."""
+    """A machine that QEMU emulates.
+
+    ``hardware`` is what QEMU emulates, in the words that mark the results. ``arguments`` are QEMU's
+    arguments for this machine.
+    """
 
     hardware: str
     arguments: tuple[str, ...]
@@ -47,12 +50,12 @@ class Qemu:
     sees_host: bool = True
 
     def description(self) -> str:
-        """What marks its results, with the emulator's version: figures depend on it."""
+        """The words that mark its results, with the emulator's version, which figures depend on."""
         return f"QEMU {_version(self.tool)} TCG, {self.hardware}"
 
     @contextlib.contextmanager
     def start(self, machine: str, kernel: Path, order: Order) -> Iterator[Running]:
-        """Start it; each channel is a socket."""
+        """Start the machine. Each channel is a socket."""
         names = ("console", "control") if order.terminal else _CHANNELS
         terminal = termios.tcgetattr(0) if order.terminal else None
         with contextlib.ExitStack() as stack:
@@ -75,14 +78,14 @@ class Qemu:
             )
             for _, end in pairs.values():
                 end.close()
-            with contextlib.suppress(OSError):  # it has ended; what it said is still to be read
+            with contextlib.suppress(OSError):  # it has ended; its output is still to be read
                 pairs["control"][0].sendall(order.to_json(machine))
             yield Running(process, {name: pair[0].fileno() for name, pair in pairs.items()})
 
     def command_line(
         self, kernel: Path, shares: Mapping[str, Path], channels: Channels, python: str
     ) -> list[str]:
-        """QEMU with this machine in it; ``shares`` are folders to write to, by tag."""
+        """The command that starts this machine. ``shares`` are folders to write to, by tag."""
         for path in (kernel, INIT, Path(python), *shares.values()):
             if _UNQUOTABLE.search(str(path)):
                 raise UsageError(
@@ -90,7 +93,7 @@ class Qemu:
                     "row"
                 )
         parameters = (
-            # The TSC is the emulator's: only a busy host makes the kernel's watchdog doubt it.
+            # The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
             f"console=ttyS0 panic=-1 tsc=reliable "
             f"root=root rootfstype=9p rootflags={_9P} ro "
             f'init=/bin/sh -- "{INIT}" "{python}" virtio'
@@ -129,7 +132,7 @@ def _port(name: str, descriptor: int) -> list[str]:
 
 def _output(channels: Channels) -> list[str]:
     if channels.stdout is None or channels.stderr is None:
-        # Ctrl-C is for the shell inside; Ctrl-A x ends the machine.
+        # Ctrl-C goes to the shell inside. Ctrl-A x ends the machine.
         return [
             *("-chardev", "stdio,id=terminal,mux=on,signal=off"),
             *("-device", "virtconsole,chardev=terminal"),
