@@ -487,8 +487,8 @@ def test_advice_is_what_fits_the_job(config: Config) -> None:
     for error, said in (
         (
             StorageError(
-                "cannot write to /x: the disk is full; the finished cases are kept: when that is "
-                "mended, continue with\nkickbench run --resume /x"
+                "cannot write to /x: the disk is full; the finished cases are kept: make room or "
+                "repair the disk, then continue with\nkickbench run --resume /x"
             ),
             "cannot write to /x: the disk is full; the next night starts anew",
         ),

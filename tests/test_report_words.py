@@ -274,14 +274,17 @@ def test_where_reasons_are_is_said_only_when_there_are_any(changed: dict[str, An
 
 
 def test_a_warning_with_counts_is_said_once_for_all_cases(changed: dict[str, Any]) -> None:
-    text = "the guest could not keep its exit rate: {} of 1000 exits dropped the schedule"
+    text = (
+        "the guest could not keep its exit rate: {} of 1000 exits dropped the schedule; use a "
+        "lower exit rate"
+    )
     changed["cases"][0]["warnings"] = [text.format(100), text.format(200), "odd {} clock"]
     changed["cases"][1]["warnings"] = [text.format(300), "4 vCPUs share 2 CPUs"]
     changed["cases"][2]["warnings"] = ["8 vCPUs share 2 CPUs"]
     found = [note.text for note in notes(changed)]
     expected = (
-        "the guest could not keep its exit rate: 600 of 3,000 exits dropped the schedule "
-        "(2 of 8 cases)"
+        "the guest could not keep its exit rate: 600 of 3,000 exits dropped the schedule; use a "
+        "lower exit rate (2 of 8 cases)"
     )
     assert [text for text in found if "exit rate" in text] == [expected]
     assert {"odd {} clock (1 of 8 cases)", "8 vCPUs share 2 CPUs (1 of 8 cases)"} <= set(found)
@@ -290,13 +293,16 @@ def test_a_warning_with_counts_is_said_once_for_all_cases(changed: dict[str, Any
 def test_rates_that_were_not_reached_are_said_once_with_the_least_and_the_most(
     changed: dict[str, Any],
 ) -> None:
-    text = "asked for {} kicks/s, reached {}: the figures are of those"
+    text = "asked for {} kicks/s, reached {}: the figures are for the lower rate"
     changed["cases"][0]["warnings"] = [text.format("2,000", hz) for hz in ("75", "1,210", "90")]
     changed["cases"][1]["warnings"] = [text.format("2,000", "80"), text.format("4,000", "7")]
     found = [note.text for note in notes(changed) if "asked for" in note.text]
     assert found == [
-        "asked for 2,000 kicks/s, reached 75 to 1,210: the figures are of those (2 of 8 cases)",
-        "asked for 4,000 kicks/s, reached 7: the figures are of those (1 of 8 cases)",
+        (
+            "asked for 2,000 kicks/s, reached 75 to 1,210: the figures are for the lower rate "
+            "(2 of 8 cases)"
+        ),
+        "asked for 4,000 kicks/s, reached 7: the figures are for the lower rate (1 of 8 cases)",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -299,9 +300,12 @@ def test_an_internal_error_fails_its_case_alone(
     text = scenario('["pause_all", "kick"]', '["immediate_exit"]', '[kick]\nstates = ["guest"]')
     by_kind = {case["kind"]: case for case in run(tmp_path, text)["cases"]}
     assert by_kind["pause_all"]["status"] == "ok"
-    why = "internal error, please report it: TypeError('no such thing')"
     assert by_kind["kick"]["status"] == "failed"
-    assert why in by_kind["kick"]["reason"]
+    assert re.fullmatch(
+        r"kickbench failed at test_run_kicks\.py, line \d+: TypeError\('no such thing'\); "
+        "this is a bug: report this line, the scenario file and the output of kickbench doctor",
+        by_kind["kick"]["reason"],
+    )
 
 
 def test_a_protocol_that_never_acknowledges_fails_with_the_reason(tmp_path: Path) -> None:
@@ -374,7 +378,7 @@ def test_a_resumed_run_compiles_its_protocols_only_when_told_to(tmp_path: Path) 
     source = tmp_path / "mine.c"
     before = source.read_text()
     source.write_text(before + "/* changed */")
-    with pytest.raises(UsageError, match="not what the run was begun with"):
+    with pytest.raises(UsageError, match="not the file that the run began with: restore"):
         runner.resume(folder, PlainProgress(), trust_protocols=True)
     source.write_text(before)
     outcome = runner.resume(folder, PlainProgress(), trust_protocols=True)

@@ -191,7 +191,10 @@ def test_a_way_of_another_version_is_left_out() -> None:
     (planned,) = plan([case], TOPOLOGY, ABLE)
     assert planned.case.methods == ("plain",)
     (note,) = planned.notes
-    assert note == "telepathic is left out: this version of kickbench has no iteration telepathic"
+    assert note == (
+        "telepathic is left out: this version of kickbench has no iteration telepathic; resume "
+        "the run with the version that began it"
+    )
 
 
 # --- rounds ------------------------------------------------------------------------------------

@@ -57,15 +57,14 @@ def test_memory_on_another_node_is_said_once_for_all_its_vcpus(tmp_path: Path, n
     strays = facts(vcpu(**{name: [0]}), vcpu(), vcpu("3", **{name: [0]}))
     (said,) = remarks(strays, host(tmp_path))
     assert said == (
-        f"not placed as asked for: the {MEMORY[name]} of vCPUs 0,2 lies on node 0, "
-        "and was to be on node 1"
+        f"the {MEMORY[name]} of vCPUs 0,2 is on node 0, and not on node 1 as the placement asks"
     )
     assert as_asked(strays) is False
 
 
 def test_memory_on_both_nodes_is_not_where_it_was_to_be(tmp_path: Path) -> None:
     (said,) = remarks(facts(vcpu(samples=[0, 1])), host(tmp_path))
-    assert "sample buffer of vCPU 0 lies on node 0-1" in said
+    assert "sample buffer of vCPU 0 is on node 0-1" in said
 
 
 def test_threads_that_float_over_both_nodes_have_memory_on_either(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run inside the lab knows that it is there, and how it was asked for outside.
+"""The mark of a run inside the lab: its machine, and the command that started it outside.
 
-The lab says so in one variable of the environment. Whoever sets it by hand marks a run as emulated
-that is not: it makes a result worth less, never more.
+The lab sets it in one variable of the environment. If you set the variable by hand, a run on real
+KVM is marked as emulated. Its results then count for less, never for more.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ VARIABLE = "KICKBENCH_LAB"
 
 @dataclass(frozen=True)
 class Mark:
-    """``by``: the machine, for people. ``command``: what the user typed outside. ``resume``: what
-    to type before the folder of a run to finish it. ``count_step``: the machine's clock counts
-    instructions, so many at a time; 0 if it does not."""
+    """``by``: the machine, for people. ``command``: the command that the user typed outside.
+    ``resume``: what to type before the folder of a run to finish it. ``count_step``: how many
+    instructions the machine's clock counts at a time; 0 if it does not count instructions."""
 
     by: str
     command: list[str]
@@ -32,6 +32,6 @@ class Mark:
 
     @classmethod
     def of_this_process(cls) -> Self | None:
-        """The mark that the lab has left, or None outside of it."""
+        """The mark that the lab set, or None outside the lab."""
         text = os.environ.get(VARIABLE)
         return cls(**json.loads(text)) if text else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The running estimate of a case, and when it is precise enough to stop.
 
-The worker says after each round what it compares, of each participant, by the metric of the
-contrast: of exits the quiet exit and the mean. Nothing is stored here; the summary's intervals are
-those of :mod:`kickbench.summary.summarise`.
+After each round the worker reports the figures of each participant, by the metric of the contrast.
+For exits these are the quiet exit and the mean. Nothing is stored here. The intervals of the
+summary come from :mod:`kickbench.summary.summarise`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from kickbench.scenario.kinds import FIGURES, precise_metrics
 from kickbench.stats.contrasts import running_interval, t_quantile
 from kickbench.summary.shared import location_of
 
-# Fewer rounds than this say too little about their own scatter to stop for it, or to show it.
+# The scatter of fewer rounds is not known well enough to stop a case, or to show an interval.
 MIN_ROUNDS = 20
 MIN_ROUNDS_SHOWN = 5
 
 _WHAT = {FIGURES["quiet"]: " per quiet exit", FIGURES["mean"]: " per exit"}
 
 Round = Sequence[Mapping[str, float]]
-"""Of each participant, what is compared, in ns by metric; empty where there was nothing."""
+"""The figures of each participant, in ns by metric; empty if a participant has none."""
 
 
 @dataclass
 class _Figure:
-    """A metric's rounds in ns: the baseline's, and per entry and process the differences."""
+    """The rounds of one metric, in ns: the baseline's, and the differences by entry and process."""
 
     baseline_ns: list[float] = field(default_factory=list)
     differences: dict[int, list[list[float]]] = field(default_factory=dict)
 
 
 class Estimate:
-    """What the rounds of a case's processes say so far."""
+    """The differences of a case, estimated from the rounds of all its processes so far."""
 
     def __init__(self, case: Case, crowded: bool) -> None:
         self._case = case
@@ -49,11 +49,11 @@ class Estimate:
         self.rounds = 0
 
     def begin_process(self) -> None:
-        """The rounds that come now are of another process."""
+        """A new process begins: the next rounds are its own."""
         self._processes += 1
 
     def take(self, rounds: Sequence[Round]) -> None:
-        """Take rounds of the process that runs."""
+        """Take rounds of the current process."""
         for found in rounds:
             self.rounds += 1
             for metric, reference in found[self._baseline].items():
@@ -66,8 +66,8 @@ class Estimate:
                         processes[-1].append(values[metric] - reference)
 
     def in_words(self, counts: Sequence[Mapping[str, int]]) -> str:
-        """The differences with their intervals, of exits those of the quiet exit; or, where kicks
-        are counted, how many were lost. ``counts`` has those of each participant."""
+        """The differences with their intervals, for exits those of the quiet exit. If kicks are
+        counted, how many were lost. ``counts`` has the counts of each participant."""
         metric, figure = next(iter(self._figures.items()), ("", _Figure()))
         words = []
         for entry in self._compared():
@@ -92,12 +92,12 @@ class Estimate:
         return ", ".join(words) + what
 
     def is_precise_enough(self) -> bool:
-        """Whether the process that runs has rounds enough for the precision asked for, in each
-        metric that must have it.
+        """Whether the current process has enough rounds for the wanted precision, in each metric
+        that must have it.
 
-        The final interval is Student's t over the processes' means. When they differ no more than
-        their own intervals say, its half-width is that of one process's interval, times t over the
-        normal quantile, over the root of the number of processes.
+        The final interval is Student's t over the processes' means. If the means differ no more
+        than their own intervals allow, its half-width is that of one process's interval, times t
+        over the normal quantile, over the root of the number of processes.
         """
         case = self._case
         judged = [
@@ -124,9 +124,8 @@ class Estimate:
         return True
 
     def _compared(self) -> list[int]:
-        """The entries that are compared with the baseline: all but itself, the control if alone.
-
-        In a race nothing is compared, and all are shown.
+        """The entries that are compared with the baseline: the other methods, or the control if
+        there are none. A race compares nothing, and shows all entries.
         """
         if self._case.kind == "race":
             return list(range(len(self._participants)))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of what the engine measures: for each kind of case, who kicks how, and what is kept.
-The kind nested has a guest and rounds of its own, :mod:`kickbench.run.nested`.
+
+The kind nested has a guest and rounds of its own: see :mod:`kickbench.run.nested`.
 
 The arrays have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
 index into the schedule's participants) in place of the method. Standard library and numpy only.
@@ -34,32 +35,32 @@ from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
-# Mean time between two kicks of a kicker: far more than a kick takes, so that the vCPU is where it
-# should be again. A halted vCPU's thread first polls (kvm.halt_poll_ns), and sleeps only then.
+# Mean time between two kicks of a kicker. It is far more than a kick takes, so that the vCPU is in
+# its state again. The thread of a halted vCPU polls first (kvm.halt_poll_ns), and sleeps after it.
 KICK_GAP_NS = 150_000
 HALT_POLLS = 3
 PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
-# The natural window is announced so far ahead: longer than most kickers' calls take.
+# How long before the natural window it is announced: longer than most kickers' calls take.
 AIM_NS = 20_000
-# Kept of all kickers in one round, some 1 GiB: a kicker whose buffer is full kicks no more.
+# Room for the kicks of all kickers in one round, about 1 GiB. A kicker stops when its buffer is
+# full.
 MAX_KICKS = 20_000_000
-# Of what was asked for, below which it is said.
+# Below this share of the wanted rate there is a warning.
 REACHED = 0.9
 
-# A kick may be lost when it has not been taken for so long: at first, and once latencies are known.
+# The time-out after which a kick may be lost: at first, and once latencies are known.
 FIRST_LOST_AFTER_NS = 100_000_000
 LOST_AFTER_MEDIANS = 100
 MIN_LOST_AFTER_NS = 1_000_000
 MAX_LOST_AFTER_NS = 200_000_000
-# A method that lost so many kicks is known well enough; each costs the time above.
+# A method's race ends after so many lost kicks. Each of them costs the time-out above.
 ENOUGH_LOST = 200
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round as the engine leaves it, which has its samples, kicks and pauses.
-
+    """One round. The engine still has its samples, kicks and pauses.
     ``order[position]`` is the entry of each block, ``results`` are its BLOCK_RESULT records
     (blocks, vCPUs), ``lost_after_cycles`` is the round's time-out for kicks.
     """
@@ -86,24 +87,23 @@ class Round:
         return rows
 
     def per_block(self, blocks: NDArray[Any]) -> NDArray[Any]:
-        """How often each block is named."""
+        """How often each block occurs in ``blocks``."""
         return np.bincount(blocks, minlength=len(self.order))
 
 
 class Recorder(Protocol):
-    """Has the rounds of one kind, and all of them as arrays at the end."""
+    """Collects the rounds of one kind, and returns them as arrays at the end."""
 
     def round_cycles(self, entry: int) -> dict[str, float]:
-        """What the kind compares, of one entry in the last round: cycles by the contrast's metric.
-
-        The first is what the running estimate shows. Empty: there was nothing.
+        """The figures that the kind compares, of one entry in the last round: cycles by the
+        contrast's metric. The running estimate shows the first. Empty if the entry has none.
         """
 
     def counts(self, entry: int) -> dict[str, int]:
-        """What the kind counts of one entry, so far."""
+        """The counts of one entry so far; empty if the kind counts nothing."""
 
     def is_settled(self, entry: int) -> bool:
-        """Whether more rounds of the entry would tell nothing that is asked for."""
+        """Whether the entry needs no more rounds."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All rounds, by table."""
@@ -120,31 +120,30 @@ class EngineRecorder(Recorder, Protocol):
 
 
 class Bench(Protocol):
-    """The machine of a case, and what it does in a round.
+    """The machine of a case, and how it runs a round.
 
-    ``facts`` are what there is to know of it beside the arrays: further keys of a process in
-    case.json.
+    ``facts`` are further keys of a process in case.json, for what is not in the arrays.
     """
 
     clock: Clock
 
     @property
     def recorder(self) -> Recorder:
-        """Has what was measured."""
+        """The recorder of this bench's rounds."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See above; final when all rounds are over."""
+        """See above. They are final when all rounds are over."""
 
     def round(self, number: int, turns: list[int], after_block: Callable[[], None], /) -> None:
-        """Have the participants ``turns`` do a block each, in this order, and record it.
+        """Run a block of each of the participants ``turns``, in this order, and record it.
 
-        ``after_block`` is for whoever waits for a sign of life, where blocks can be long.
+        A bench whose blocks can be long calls ``after_block`` now and then, as a sign of life.
         """
 
 
 class BaseRecorder:
-    """What most recorders do not have."""
+    """Defaults for a recorder: it compares and counts nothing, and times no kicks."""
 
     def round_cycles(self, entry: int) -> dict[str, float]:
         return {}
@@ -160,17 +159,17 @@ class BaseRecorder:
 
 
 def medians(metric: str, cycles: NDArray[Any]) -> dict[str, float]:
-    """A recorder's ``round_cycles``, where the median is what is compared."""
+    """``round_cycles`` of a recorder that compares medians."""
     return {metric: float(np.median(cycles))} if len(cycles) else {}
 
 
 def joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The rows of all parts, of which there may be none."""
+    """The rows of all parts, one below the other. There may be no parts."""
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
 PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
-"""The fields that say of which block a row is."""
+"""The fields that name the block of a row."""
 
 # --- exits --------------------------------------------------------------------------------------
 
@@ -221,8 +220,9 @@ def _quiet_names() -> list[str]:
 class ExitRecorder(BaseRecorder):
     """All blocks, all exits as histograms, and whole rounds of samples up to a budget.
 
-    When the budget is full every second kept round goes, and from then on only every 2nd, 4th,
-    8th ... round is kept: evenly spread over the run, and blind to what the samples say.
+    When the budget is full, every second kept round is dropped. From then on only every 2nd, 4th,
+    8th ... round is kept. So the kept rounds are evenly spread over the run, and no sample decides
+    which are kept.
     """
 
     def __init__(self, case: Case, n_entries: int) -> None:
@@ -232,7 +232,7 @@ class ExitRecorder(BaseRecorder):
         self._budget = case.sample_budget // case.processes
         self._stride = 1
         self._n_entries = n_entries
-        # At full speed a time per exit is all time of the window, as in the summary.
+        # At full speed the time per exit is the whole window over its exits, as in the summary.
         self._time = ("timed_cycles", "timed_exits")
         if case.exit_rate_hz is None:
             self._time = ("elapsed_cycles", "exits")
@@ -254,7 +254,7 @@ class ExitRecorder(BaseRecorder):
             self._kicks.add(taken)
 
     def unsampled(self) -> tuple[int, int]:
-        """Exits that found the buffers full so far, and all exits."""
+        """The exits so far that did not fit the sample buffers, and all exits."""
         left = sum(int(rows["unsampled"].sum()) for rows in self._blocks)
         return left, sum(int(rows["exits"].sum()) for rows in self._blocks)
 
@@ -277,7 +277,7 @@ class ExitRecorder(BaseRecorder):
         }
 
     def shortfalls(self, case: Case, block_ns: int) -> list[str]:
-        """The rates that were asked for and not reached, in words."""
+        """A sentence for each wanted rate that was not reached."""
         rows = joined(self._blocks, blocks_dtype())
         seconds = len(rows) * block_ns / 1e9  # of all vCPUs
         found = []
@@ -323,12 +323,13 @@ class ExitRecorder(BaseRecorder):
 
 
 def _shortfall(what: str, asked_hz: float, made: int, seconds: float) -> str | None:
-    """None when about as many were made, or when there are too few to tell."""
+    """None if about as many were made, or if there are too few to decide."""
     asked = asked_hz * seconds
     if made + 3 * asked**0.5 >= REACHED * asked:
         return None
     return (
-        f"asked for {asked_hz:,.0f} {what}, reached {made / seconds:,.0f}: the figures are of those"
+        f"asked for {asked_hz:,.0f} {what}, reached {made / seconds:,.0f}: the figures are for the "
+        "lower rate"
     )
 
 
@@ -485,7 +486,7 @@ class RaceRecorder(BaseRecorder):
 
 @dataclass(frozen=True)
 class Measurement:
-    """How one kind is measured. ``plan`` lacks its seed and time-out, which change by round."""
+    """How one kind is measured. ``plan`` has no seed and no time-out: each round has its own."""
 
     plan: Callable[[Case], Plan]
     n_kickers: Callable[[Case], int]
@@ -552,13 +553,13 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 
 def kicking_threads(case: Case) -> int:
-    """How many threads of a case kick; those of the engine, or the one that interrupts L2."""
+    """The number of a case's kicking threads: the engine's, or the one that interrupts L2."""
     measurement = MEASUREMENTS.get(case.kind)
     return measurement.n_kickers(case) if measurement else 1
 
 
 def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> Kickers | None:
-    """The kicking threads of a case, with room for what they can do in one round."""
+    """The kicking threads of a case, with room for their kicks and pauses in one round."""
     count = kicking_threads(case)
     if not count:
         return None
@@ -579,8 +580,8 @@ def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> K
 def lost_after_ns(latencies_cycles: NDArray[Any], clock: Clock) -> int:
     """The time-out after which a kick may be lost: 100 times the median of the latencies seen.
 
-    It is bounded, and not the only sign: the guest must be seen to run on as well. A kick that is
-    merely late, because its vCPU's thread waits for a CPU, is waited for.
+    The time-out is bounded, and it is not the only sign: the guest must be seen to run on as well.
+    A kick whose vCPU's thread waits for a CPU is only late, and the kicker waits for it.
     """
     if not len(latencies_cycles):
         return FIRST_LOST_AFTER_NS

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rounds of the kind nested: a guest hypervisor in place of guest and engine.
 
-A block is a number of iterations of one way, which the guest runs and times by itself
-(:mod:`kickbench.nested.guest`), in orders of about a second: between two of them the worker gives a
-sign of life. Standard library and numpy only. What the figures come to is the
-business of :mod:`kickbench.summary.nested`.
+A block is a number of iterations of one way. The guest runs and times them
+(:mod:`kickbench.nested.guest`), in orders of about a second. The worker gives a sign of life
+between two orders. Standard library and numpy only. :mod:`kickbench.summary.nested` evaluates the
+figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
 
-# The largest number that the tables take; what an exit is about can be any 64 bits.
+# The largest number that the tables take. The detail of an exit can be any 64 bits.
 _LARGEST = 2**53
 
 ORDER_SECONDS = 1.0
@@ -45,7 +45,7 @@ NESTED = np.dtype([*PLACE, *((name, "?") for name in _FLAGS), *((name, "i8") for
 
 
 class NestedRecorder(BaseRecorder):
-    """Every iteration; compares the median round trips of those that left L2 as expected."""
+    """Every iteration. It compares the median round trips of those that left L2 as expected."""
 
     def __init__(self, case: Case, participants: Sequence[Entry]) -> None:
         self._compared = [is_compared(case, entry) for entry in participants]
@@ -81,8 +81,8 @@ class NestedRecorder(BaseRecorder):
 class NestedBench:
     """Rounds in the guest hypervisor.
 
-    Where iterations take so long that a round of every process would be over ``max_seconds``, a
-    block ends at its share of that time, with fewer iterations than were asked for.
+    If iterations are so slow that one round in each process would exceed ``max_seconds``, a block
+    ends at its share of that time, with fewer iterations than the case asks for.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class NestedBench:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What L1 enters L2 by, and whether L2's memory is mapped by nested page tables."""
+        """How L1 enters L2 (VMX or SVM), and whether nested page tables map L2's memory."""
         of = {"vendor": self._guest.vendor, "nested_paging": self._guest.nested_paging}
         return {"nested": of}
 
     def round(self, number: int, turns: list[int], alive: Callable[[], None]) -> None:
-        """A block of each of ``turns``, in this order. Raises MeasurementError."""
+        """Run a block of each of ``turns``, in this order. Raises MeasurementError."""
         seconds = self._case_seconds / max(1, len(turns))
         for position, entry in enumerate(turns):
             way = ITERATIONS[self._participants[entry].method]
@@ -114,7 +114,7 @@ class NestedBench:
     def _block(
         self, way: str, count: int, seconds: float, alive: Callable[[], None]
     ) -> NDArray[Any]:
-        """The records of ``count`` iterations, or of as many as ``seconds`` suffice for."""
+        """The records of ``count`` iterations, or of fewer when ``seconds`` are over."""
         parts: list[NDArray[Any]] = []
         begin = monotonic()
         while count > 0 and not (parts and monotonic() - begin >= seconds):

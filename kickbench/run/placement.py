@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the threads and the memory of a case came to be, against where they were to be.
+"""Compares where the threads and the memory of a case are with the case's placement.
 
-A placement is a request. Here the kernel is asked what became of it: the nodes of pages, by
+A placement is a request. This module asks the kernel for the result: the nodes of pages, by
 move_pages(2), and the CPU of each thread at the end of each block. The worker imports it: standard
 library and numpy only.
 """
@@ -21,7 +21,7 @@ from kickbench.guest.loader import PAGE, Guest
 from kickbench.host.topology import missing_cpus, nodes_with_memory, place
 
 LOOKS = 16
-"""Pages of a buffer whose nodes are asked for, spread over it."""
+"""How many pages of a buffer are checked, spread over it."""
 MEMORY = {
     "memory": "guest memory",
     "kvm_run": "struct kvm_run",
@@ -29,14 +29,15 @@ MEMORY = {
     "tls": "thread's stack",
     "samples": "sample buffer",
 }
-"""A vCPU's memory whose nodes are asked for, each with its name in a sentence."""
+"""The parts of a vCPU's memory that are checked, each with its name in a sentence."""
 _CPUS = 1 << 16
 
 
 def creator(cpus: Sequence[int] | None, seen: Iterable[int]) -> dict[str, Any]:
-    """What case.json has of a process's creator, whose node is that of the process's siglock.
+    """What case.json has of a process's creator. Its node is that of the process's siglock.
 
-    ``cpus`` are those that it was to stand on, None for any, ``seen`` those that it was seen on.
+    ``cpus`` are the CPUs that the placement wants, None for any. ``seen`` are the CPUs that the
+    creator was seen on.
     """
     ran_on = sorted(seen)
     nodes = {node for cpu in ran_on if (node := place(cpu)[0]) is not None}
@@ -48,7 +49,7 @@ def creator(cpus: Sequence[int] | None, seen: Iterable[int]) -> dict[str, Any]:
 
 
 class Whereabouts:
-    """Looks where the threads of an engine run, and asks in the end where their memory lies."""
+    """Notes where the threads of an engine run, and finds out at the end where their memory is."""
 
     def __init__(
         self,
@@ -61,13 +62,13 @@ class Whereabouts:
         self._engine, self._guest = engine, guest
         self._vcpu_cpus, self._kicker_cpus = vcpu_cpus, kicker_cpus
         self._samples_bytes = samples_bytes
-        # While all of them are there: a CPU that is offline has no node.
+        # Asked while all CPUs are online: an offline CPU has no node.
         self._node = {cpu: place(cpu)[0] for cpus in [*vcpu_cpus, kicker_cpus] for cpu in cpus}
         self._seen: set[int] = set()  # vCPU * _CPUS + CPU
         self._kickers_seen: list[set[int]] = [set() for _ in engine.kicker_cpus()]
 
     def look(self, results: NDArray[Any]) -> None:
-        """Notes the CPUs of a round, from BLOCK_RESULT records of shape (blocks, vCPUs)."""
+        """Note the CPUs of a round, from BLOCK_RESULT records of shape (blocks, vCPUs)."""
         cpus = results["cpu"].astype(np.int64)
         seen = np.arange(cpus.shape[1]) * _CPUS + cpus
         self._seen.update(np.unique(seen[cpus >= 0]).tolist())
@@ -96,7 +97,7 @@ class Whereabouts:
         }
 
     def _memory(self) -> Iterator[dict[str, list[int] | None]]:
-        """Of each vCPU, by the names of MEMORY, the nodes of its pages; None: not known."""
+        """For each vCPU the nodes of its pages, by the names of MEMORY; None: not known."""
         pages: list[int] = []
         owners: list[dict[str, slice]] = []
         for vcpu in range(self._guest.n_vcpus):
@@ -114,7 +115,7 @@ class Whereabouts:
             yield {name: some or None for name, some in found.items()}
 
     def _parts(self, vcpu: int) -> dict[str, tuple[int, int]]:
-        """Where each of MEMORY begins, and its bytes."""
+        """The address and the bytes of each part of MEMORY."""
         return {
             "memory": (self._guest.params_address(vcpu), self._guest.bytes_per_vcpu),
             "kvm_run": (self._guest.vcpus[vcpu].run_address, 1),
@@ -124,15 +125,15 @@ class Whereabouts:
 
 
 def as_asked(facts: Mapping[str, Any]) -> bool | None:
-    """Whether threads and memory were where they were to be; None when it is not known."""
+    """Whether threads and memory were where the placement wants them; None if it is not known."""
     if any(_moved(facts, "/")) or any(_elsewhere(facts["vcpus"])):
         return False
-    return None if _nothing_told(facts["vcpus"]) else True
+    return None if _no_node_is_known(facts["vcpus"]) else True
 
 
 def remarks(facts: Mapping[str, Any], root: str | Path = "/") -> list[str]:
-    """What of the placement was not as asked for, in sentences, from the facts of a process."""
-    return [*_moved(facts, root), *_elsewhere(facts["vcpus"]), *_untold(facts["vcpus"], root)]
+    """A sentence for each deviation from the placement, from the facts of a process."""
+    return [*_moved(facts, root), *_elsewhere(facts["vcpus"]), *_unverified(facts["vcpus"], root)]
 
 
 def _moved(facts: Mapping[str, Any], root: str | Path) -> Iterator[str]:
@@ -160,24 +161,25 @@ def _elsewhere(vcpus: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 found.setdefault(key, []).append(index)
     for (words, nodes, wanted), indices in found.items():
         yield (
-            f"not placed as asked for: the {words} of {_vcpus(indices)} lies on node {nodes}, "
-            f"and was to be on node {wanted}"
+            f"the {words} of {_vcpus(indices)} is on node {nodes}, and not on node {wanted} as the "
+            "placement asks"
         )
 
 
-def _untold(vcpus: Sequence[Mapping[str, Any]], root: str | Path) -> Iterator[str]:
-    """With one node there is nothing to tell."""
-    if _nothing_told(vcpus) and len(nodes_with_memory(root)) > 1:
+def _unverified(vcpus: Sequence[Mapping[str, Any]], root: str | Path) -> Iterator[str]:
+    """With one node all memory is where it should be."""
+    if _no_node_is_known(vcpus) and len(nodes_with_memory(root)) > 1:
         yield (
-            "the kernel does not tell on which nodes memory lies (move_pages is not permitted, or "
-            "not there): the placement of memory is not verified"
+            "the placement of memory is not verified: the kernel does not show the nodes of pages "
+            "(move_pages(2) is not permitted or not built in); in a container, allow it in the "
+            "seccomp profile"
         )
 
 
-def _nothing_told(vcpus: Sequence[Mapping[str, Any]]) -> bool:
-    """Older kernels do not tell of kvm_run, which is the driver's page, and of all else."""
-    told = [one[name] for one in vcpus for name in MEMORY if name != "kvm_run"]
-    return bool(told) and all(nodes is None for nodes in told)
+def _no_node_is_known(vcpus: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no node is known. kvm_run is the driver's page, whose node older kernels hide."""
+    known = [one[name] for one in vcpus for name in MEMORY if name != "kvm_run"]
+    return bool(known) and all(nodes is None for nodes in known)
 
 
 def _spread(address: int, size: int) -> list[int]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host can run of a scenario, and where each thread of a case goes.
+"""Decides what this host can run of a scenario, and where each thread of a case goes.
 
-It decides and does not run: see :mod:`kickbench.run.runner`.
+:mod:`kickbench.run.runner` runs it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ QUICK_CASE_OVERHEAD_SECONDS = 0.5
 QUICK_MIN_CASE_SECONDS = 0.45
 QUICK_KICKS = 4000
 QUICK_BLOCK_MS = 1.0
-"""Four times as many rounds as with the usual blocks. A block of so few exits is enough for its low
-quantiles, and in half a second rounds are what is missing."""
+"""A case has four times as many rounds as with the usual blocks. A block of so few exits is enough
+for its low quantiles, and half a second has too few rounds otherwise."""
 
 
 Shared = Literal["nothing", "core", "CPU"]
@@ -39,9 +39,9 @@ _SHARES: dict[Shared, str] = {
 
 @dataclass(frozen=True)
 class Seats:
-    """The CPUs of a case's threads: ``vcpus[i]`` of vCPU i, ``creator`` None when it may be any.
+    """The CPUs of a case's threads: ``vcpus[i]`` of vCPU i, ``creator`` None if it may be any.
 
-    ``kicker_shares`` is what a kicker cannot but share with a vCPU.
+    ``kicker_shares`` is what a kicker must share with a vCPU.
     """
 
     creator: tuple[int, ...] | None
@@ -53,8 +53,8 @@ class Seats:
     def of(cls, case: Case, topology: Topology) -> Seats:
         """Resolve a placement. Raises HostError when the host has no such node or CPU.
 
-        Each vCPU has one CPU of its own, in turn; with ``any`` the scheduler moves it freely. The
-        kickers have what the vCPUs leave of their part: they spin before each kick.
+        Each vCPU has one CPU, in turn; with ``any`` the scheduler moves it freely. The kickers get
+        those CPUs of their part that the vCPUs leave, because a kicker spins before each kick.
         """
         cpus = resolve(case.placement.vcpus, topology)
         floating = case.placement.vcpus == "any"
@@ -71,7 +71,7 @@ class Seats:
         )
 
     def notes(self, n_kickers: int) -> list[str]:
-        """What this placement does to so many kicking threads, one plain sentence each."""
+        """What this placement means for so many kicking threads, one sentence each."""
         if not n_kickers:
             return []
         notes = [_SHARES[self.kicker_shares]] if self.kicker_shares != "nothing" else []
@@ -84,15 +84,15 @@ class Seats:
 def _left_for_kickers(
     wanted: Sequence[int], vcpus: Sequence[Sequence[int]], topology: Topology
 ) -> set[int]:
-    """Of the CPUs wanted for kickers those that share no core with a vCPU; if there are none,
-    those that no vCPU runs on; if there are none, all."""
+    """The wanted CPUs that share no core with a vCPU; if there are none, those that no vCPU runs
+    on; if there are none, all."""
     taken = {cpu for some in vcpus for cpu in some}
     cores = {thread for cpu in taken for thread in topology.siblings.get(cpu, (cpu,))}
     return set(wanted) - cores - taken or set(wanted) - taken or set(wanted)
 
 
 def _kicker_shares(kicker: set[int], vcpus: Sequence[Sequence[int]], topology: Topology) -> Shared:
-    """Threads that float find a CPU, or a core, without a vCPU as long as there is one."""
+    """What kickers must share. Threads that float find a free CPU or core if there is one."""
     taken = {cpu for some in vcpus for cpu in some}
     cores = {frozenset((cpu, *topology.siblings.get(cpu, ()))) for cpu in taken}
     if kicker <= taken and len(vcpus) >= len(taken):
@@ -106,7 +106,7 @@ def _kicker_shares(kicker: set[int], vcpus: Sequence[Sequence[int]], topology: T
 class Planned:
     """A case as it will be run, or the reason why it is skipped.
 
-    ``notes`` say what had to be left out of a case that is run.
+    ``notes`` say what is left out of a case that is run.
     """
 
     case: Case
@@ -115,7 +115,7 @@ class Planned:
 
 
 def plan(cases: Sequence[Case], topology: Topology, capabilities: Capabilities) -> list[Planned]:
-    """Every case, fitted to this host or with the reason why it cannot be."""
+    """Every case, fitted to this host, or with the reason why it is skipped."""
     return [_fit(case, topology, capabilities) for case in cases]
 
 
@@ -141,17 +141,20 @@ def _fit(case: Case, topology: Topology, capabilities: Capabilities) -> Planned:
 
 
 def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | None:
-    """Why a method cannot take part in a case here, or None. A C file always can: it says itself
-    how it kicks, and its compiler and its run say what is wrong with it."""
+    """Why a method cannot take part in a case here, or None. A C file always can: its compiler or
+    its run shows what is wrong with it."""
     if not capabilities.usable:
         return capabilities.reason or "KVM is not usable"
     if is_protocol_file(method):
         return None
+    # Another version's name: its run is resumed here.
+    other_version = "resume the run with the version that began it"
     if case.kind == "nested":
-        known = method in ITERATIONS
-        return None if known else f"this version of kickbench has no iteration {method}"
-    if method not in CATALOGUE:  # results of another version, begun there and resumed here
-        return f"this version of kickbench has no method {method}"
+        if method in ITERATIONS:
+            return None
+        return f"this version of kickbench has no iteration {method}; {other_version}"
+    if method not in CATALOGUE:
+        return f"this version of kickbench has no method {method}; {other_version}"
     if reason := supports(CATALOGUE[method], capabilities):
         return reason
     if case.transport != DEFAULT_TRANSPORT and not CATALOGUE[method].kicks_by_signal:
@@ -169,13 +172,18 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
     if case.state == "halted" and case.irqchip == "none":
         return 'a vCPU halts in the kernel only with the local APIC there (irqchip = "kernel")'
     if case.exit_rate_hz is not None and not PROGRAMS[case.program].paced:
-        return f"{case.program} never exits by itself, so it has no exit rate"
+        return f"{case.program} never exits by itself, so it has no exit rate: remove exit_rate_hz"
     if case.kind == "race" and case.vcpus > MAX_KICKERS:
-        return f"a race has a kicking thread for each vCPU, at most {MAX_KICKERS}"
+        return f"a race has a kicking thread for each vCPU, at most {MAX_KICKERS}: use fewer vCPUs"
     if (case.kick_rate_hz or 0) * case.vcpus > MAX_KICKS_HZ:
-        return f"one thread sends all kicks of a case, at most {MAX_KICKS_HZ:,} a second"
+        return (
+            f"one thread sends all kicks of a case, at most {MAX_KICKS_HZ:,} a second: lower "
+            "kick_rate_hz"
+        )
     if case.kickers > MAX_KICKERS:
-        return f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}"
+        return (
+            f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}: lower kickers"
+        )
     if reason := supports_transport(case.transport, capabilities):
         return reason
     try:
@@ -186,8 +194,8 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
 
 
 def quicken(planned: Sequence[Planned], topology: Topology) -> list[Planned]:
-    """The same cases in one process each, sharing out some twelve seconds; exits in short blocks,
-    races for few kicks."""
+    """The same cases for a quick look: one process each, about twelve seconds in all, exits in
+    short blocks, races for few kicks."""
     runnable = sum(item.skip is None for item in planned)
     share = QUICK_SECONDS / max(1, runnable) - QUICK_CASE_OVERHEAD_SECONDS
     seconds = max(QUICK_MIN_CASE_SECONDS, share)
@@ -207,8 +215,8 @@ def quicken(planned: Sequence[Planned], topology: Topology) -> list[Planned]:
 
 
 def _may_be_short(item: Planned, topology: Topology) -> bool:
-    """Whether short blocks have all that they need: exits at once, and no kicks and no turns to
-    wait for. A length that the scenario sets is left alone."""
+    """Whether short blocks are enough: exits at full speed, no kicks, and no threads that take
+    turns on a CPU. A length that the scenario sets stays."""
     case = item.case
     waits = case.exit_rate_hz is not None or case.kick_rate_hz is not None
     if item.skip is not None or case.kind != "exits" or waits or case.block_ms is not None:

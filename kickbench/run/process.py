@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker process, as the runner holds it: started on the right CPU, heard, stopped, never lost.
+"""The runner's side of a worker process: it starts, hears and stops the worker, and leaves none.
 
-What the worker does is :mod:`kickbench.run.worker`.
+The worker's own side is :mod:`kickbench.run.worker`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from kickbench.closing import Closing
 from kickbench.errors import MeasurementError, StorageError
 from kickbench.text import shorten
 
-# The worker reports twice a second; building a VM of 1024 vCPUs and ending a block whose vCPU is
-# stuck take their time, a worker that is silent for longer hangs.
+# The worker reports twice a second. It needs longer to build a VM of 1024 vCPUs, and to end a block
+# whose vCPU is stuck. A worker that is silent for even longer hangs.
 SILENCE_SECONDS = 60.0
 # Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
-# The C library keeps the stacks of threads that ended: a vCPU's thread would get one, with its TLS,
-# that lies on the node of whoever created another thread before.
+# The C library keeps the stacks of threads that ended. A vCPU's thread would get such a stack, with
+# its TLS, on the node of the thread that had created the earlier thread.
 _STACKS = "glibc.pthread.stack_cache_size=0"
 _NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker: the user's own, with ours last, and so of the C library's
-    tunables: a later one wins (ld.so(8))."""
+    """The environment of a worker: the user's own, with ours last. So are the C library's tunables,
+    of which a later one wins (ld.so(8))."""
     tunables = f"{os.environ.get('GLIBC_TUNABLES', '')}:{_STACKS}".lstrip(":")
     return {**os.environ, **_NO_POOLS, "GLIBC_TUNABLES": tunables}
 
@@ -45,13 +45,13 @@ def _message(line: bytes) -> dict[str, Any]:
         message = json.loads(line)
         message["event"]
     except (ValueError, LookupError, TypeError):
-        said = shorten(line.decode(errors="replace"), 80)
-        raise MeasurementError(f"the worker process said what is no message: {said}") from None
+        shown = shorten(line.decode(errors="replace"), 80)
+        raise MeasurementError(f"the worker process sent what is no message: {shown}") from None
     return dict(message)
 
 
 def _signal_name(number: int) -> str:
-    """As kill -l has it; Python knows the first and the last of the real-time signals only."""
+    """As kill -l prints it. Python knows only the first and the last of the real-time signals."""
     if signal.SIGRTMIN < number < signal.SIGRTMAX:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
     try:
@@ -61,13 +61,14 @@ def _signal_name(number: int) -> str:
 
 
 class WorkerProcess(Closing):
-    """Runs one order (text, one line) in a process of its own. A context manager: none is left.
+    """Runs one order (text, one line) in a process of its own. A context manager: at its end the
+    process is gone.
 
-    ``creator_cpus`` is where this process stands while it creates the worker: that decides the
-    node of the worker's ``sighand_struct``, and with it of siglock (kernel/fork.c, copy_sighand).
-    ``created_on`` are the CPUs that it was seen on just before and just after.
-    Raises MeasurementError when the worker dies, hangs or says that it failed, StorageError when
-    it could not write.
+    ``creator_cpus`` are the CPUs that this process runs on while it creates the worker. They decide
+    the node of the worker's ``sighand_struct``, which has siglock (kernel/fork.c, copy_sighand).
+    ``created_on`` are the CPUs that this process was seen on just before and just after.
+    Raises MeasurementError when the worker dies, hangs or reports a failure, StorageError when it
+    could not write.
     """
 
     def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
@@ -94,7 +95,7 @@ class WorkerProcess(Closing):
         return self._process.pid
 
     def messages(self, silence_seconds: float = SILENCE_SECONDS) -> Iterator[dict[str, Any]]:
-        """What the worker says, as it says it, until it is done."""
+        """The worker's messages, each as it comes, until the worker is done."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
@@ -104,8 +105,8 @@ class WorkerProcess(Closing):
                 left = heard + silence_seconds - time.monotonic()
                 if left <= 0:
                     raise MeasurementError(
-                        f"the worker process did not answer for {silence_seconds:.0f} s "
-                        "and was killed"
+                        f"the worker process did not answer for {silence_seconds:.0f} s and was "
+                        "killed: it hung, or it got no CPU; try again on a quieter host"
                     )
                 if not selector.select(left):
                     continue
@@ -123,7 +124,7 @@ class WorkerProcess(Closing):
                     yield message
 
     def ask_to_stop(self) -> None:
-        """Let the worker end after its current round."""
+        """Have the worker end after its current round."""
         self._send("stop\n")
 
     def close(self) -> None:
@@ -132,14 +133,14 @@ class WorkerProcess(Closing):
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                # What the worker had not read before it ended goes nowhere.
+                # What the worker did not read before it ended is lost.
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
         self._stderr.close()
 
     def _send(self, text: str) -> None:
         assert self._process.stdin is not None
-        # When it has ended, messages() says how.
+        # If the worker has ended, messages() raises the error.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(text.encode())
             self._process.stdin.flush()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user sees while a run goes: a live display on a terminal, plain lines elsewhere.
+"""The progress of a run for the user: a live display on a terminal, plain lines elsewhere.
 
-Both go to standard error, so that standard output has the answer alone. They redraw rarely: the
-display runs on a CPU of the host that is being measured.
+Both go to standard error, so that standard output has only the answer. They are redrawn rarely,
+because the display runs on a CPU of the host that is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kickbench.run.plan import Planned
 from kickbench.run.runner import Observer
 from kickbench.scenario.cases import Case
 
-# Starting a worker, building its VM, storing the case: what a process costs beside its measuring.
+# What a process costs beside its measurement: it is started, its VM is built, its data is stored.
 PROCESS_SECONDS = 0.5
 REFRESH_HZ = 2
 PLAIN_SECONDS = 10.0
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 class _Times:
-    """At most how long a run still takes: every case may use up its max_seconds."""
+    """How long a run still takes at most: every case may use all of its max_seconds."""
 
     def __init__(self, todo: Sequence[Case]) -> None:
         self._cost = {case.id: case.max_seconds + case.processes * PROCESS_SECONDS for case in todo}
@@ -69,7 +69,7 @@ def _rounds(count: int) -> str:
 
 
 class PlainProgress:
-    """One line when a case begins and ends, and one in a while."""
+    """Prints a line when a case begins, when it ends, and now and then between."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -105,7 +105,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A bar over the whole run, and below it the case at hand with its running estimate."""
+    """Shows a bar for the whole run, and below it the current case with its running estimate."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

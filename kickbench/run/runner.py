@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the cases of a scenario one after another and stores what they leave.
+"""Runs the cases of a scenario one after another and stores their results.
 
 It plans, starts a fresh worker process for each (case, process), follows the running estimate,
-says when to stop, and writes each finished case at once. What a user sees meanwhile is an
-:class:`Observer`'s business; what the numbers mean, :mod:`kickbench.summary.summarise`'s.
+decides when to stop, and writes each finished case at once. An :class:`Observer` shows the
+progress. :mod:`kickbench.summary.summarise` evaluates the numbers.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ _LONGEST_FINDING = 500
 
 
 class Observer(Protocol):
-    """Is told how a run goes. All times are in seconds."""
+    """Receives the progress of a run. All times are in seconds."""
 
     def planned(self, folder: Path, cases: Sequence[Planned], todo: Sequence[Case]) -> None:
-        """The run begins; ``todo`` are the cases that are left to run."""
+        """The run begins. ``todo`` are the cases that are left to run."""
 
     def case_begins(self, case: Case) -> None:
         """A case begins."""
 
     def case_advances(self, case: Case, spent_seconds: float, rounds: int, estimate: str) -> None:
-        """Some more rounds are in; ``estimate`` says in words what they come to so far."""
+        """More rounds are finished. ``estimate`` is the estimate so far, in words."""
 
     def case_ends(self, case: Case, status: str, reason: str | None) -> None:
         """A case is stored ("ok") or failed."""
@@ -72,8 +72,8 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the results are, how many cases were stored by now, which failed with what, and the
-    command that finishes the run."""
+    """The results folder, how many cases are stored, which failed and why, and the command that
+    finishes the run."""
 
     folder: Path
     finished: int
@@ -102,10 +102,9 @@ def run(
     """Run a scenario into a new folder below ``results_dir``.
 
     ``quick``: about ten seconds of measuring in all. ``strict``: a case that this host cannot run
-    is an error instead of being skipped. ``wait``: when another kickbench measures on this host,
-    wait for its end; ``say`` is called with a line that names it. Raises HostError when
-    nothing can be run here, MeasurementError when results cannot be stored, RunInterruptedError
-    on SIGINT.
+    is an error, and is not skipped. ``wait``: when another kickbench measures on this host, wait
+    for its end, and call ``say`` with a line that names it. Raises HostError when nothing can be
+    run here, MeasurementError when results cannot be stored, RunInterruptedError on SIGINT.
     """
     topology, capabilities = _look_at_host()
     planned = plan(expand(scenario), topology, capabilities)
@@ -117,7 +116,7 @@ def run(
         case_id, reason = next(iter(skipped.items()))
         raise HostError(
             f"--strict: {len(skipped)} of {len(planned)} cases cannot be run here, "
-            f"the first is {case_id}: {reason}"
+            f"the first is {case_id}: {reason}\nleave out --strict to skip them"
         )
     if quick:
         planned = quicken(planned, topology)
@@ -155,10 +154,10 @@ def resume(
     wait: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Finish an interrupted run: its pending cases, and those that failed, once more.
+    """Finish an interrupted run: run its pending cases, and its failed cases once more.
 
-    Raises UsageError when the folder is in use, when this is not the host that it was begun on, or
-    when it names C files and ``trust_protocols`` is not set; else as :func:`run`.
+    Raises UsageError when the folder is in use, when the run began on another host, or when it
+    names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
     topology, capabilities = _look_at_host()
     with RunWriter.resume(folder) as writer, turn.taken(_note(folder), wait=wait, say=say):
@@ -188,12 +187,12 @@ def _sha256(source: Path) -> str:
     try:
         return hashlib.sha256(source.read_bytes()).hexdigest()
     except OSError as error:
-        raise UsageError(f"{source}: {error.strerror}") from None
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
 
 
 @contextmanager
 def _built(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
-    """Compiles C files, each to a library. Raises UsageError with the compiler's own words."""
+    """Compile C files, each to a library. Raises UsageError with the compiler's messages."""
     if not sources:
         yield {}
         return
@@ -210,21 +209,27 @@ def _copies(name: str, library: Path) -> Iterator[tuple[str, Path]]:
 def _check_trusted(
     sources: Sequence[Path], folder: Path, begun: dict[str, Any], trust: bool
 ) -> None:
-    """A results folder may be a stranger's, and names code that we would compile and run."""
+    """A results folder may come from anybody, and it names code that would be compiled and run."""
     if not sources:
         return
     if not trust:
         listed = ", ".join(str(source) for source in sources)
         raise UsageError(
-            f"the run measures protocols of its own, whose code would be run: {listed}\n"
-            "look at it, then add --trust-protocols"
+            f"the run measures protocols from C files, and their code would be run: {listed}\n"
+            "read the code, then add --trust-protocols"
         )
     known = begun.get("protocols")
     for source in sources:
         if source.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"{source} lies inside the results folder: refused")
+            raise UsageError(
+                f"{source} lies inside the results folder, and is not compiled: move the file out, "
+                "and start a new run"
+            )
         if not isinstance(known, dict) or known.get(str(source)) != _sha256(source):
-            raise UsageError(f"{source} is not what the run was begun with: start a new run")
+            raise UsageError(
+                f"{source} is not the file that the run began with: restore that file, or start a "
+                "new run"
+            )
 
 
 def _look_at_host() -> tuple[Topology, Capabilities]:
@@ -235,7 +240,7 @@ def _look_at_host() -> tuple[Topology, Capabilities]:
 
 
 def _diagnose() -> list[dict[str, str | None]]:
-    """What the doctor finds that is not ok, so that the figures' reader knows; in a third of a
+    """The doctor's findings that are not ok, for the reader of the figures. It takes a third of a
     second, before anything is measured."""
     return [
         {
@@ -253,7 +258,7 @@ def _note(folder: Path) -> str:
 
 
 def _finding_of(other: str | None) -> list[dict[str, str | None]]:
-    """As the doctor's are: it is shown where they are."""
+    """The other run as a finding of the doctor, so that reports show it with those."""
     if other is None:
         return []
     found = {"id": "other_run", "title": "other runs", "status": "warn", "detail": other}
@@ -274,8 +279,8 @@ def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:
     for what, value in identity(begun).items():
         if identity(now)[what] != value:
             raise UsageError(
-                f"the run was begun on another {what}: its cases would not be comparable; "
-                "start a new run"
+                f"the run began on another {what}, and its cases would not be comparable: start a "
+                "new run"
             )
 
 
@@ -297,12 +302,12 @@ def _run_pending(
                 measured = _CaseRun(item, topology, writer.path, observer, protocols).run()
             except StorageError as error:
                 raise StorageError(
-                    f"{error}; the finished cases are kept: when that is mended, continue with\n"
-                    f"{_resume_command(writer, protocols)}"
+                    f"{error}; the finished cases are kept: make room or repair the disk, then "
+                    f"continue with\n{_resume_command(writer, protocols)}"
                 ) from error
-            except Exception as error:  # whatever it is, the other cases are measured
+            except Exception as error:  # whatever failed, the other cases are measured
                 if isinstance(error, OSError) and not isinstance(error, KickbenchError):
-                    raise  # of the results' folder, which the others need as well
+                    raise  # The results folder failed, and the other cases need it as well.
                 reason = _why_failed(error)
                 failed[item.case.id] = reason
                 writer.mark(item.case.id, "failed", reason)
@@ -312,7 +317,7 @@ def _run_pending(
                 observer.case_ends(item.case, "ok", None)
         writer.finish()
     except KeyboardInterrupt:
-        # From here on it takes a moment, and must be done: a second Ctrl-C is not heard.
+        # The rest takes a moment, and must be done: a second Ctrl-C has no effect.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         raise RunInterruptedError(_conclude(writer, failed, protocols)) from None
@@ -324,7 +329,10 @@ def _why_failed(error: Exception) -> str:
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}, line {last.lineno}"
-    return f"internal error, please report it: {error!r} ({where})"
+    return (
+        f"kickbench failed at {where}: {error!r}; this is a bug: report this line, the scenario "
+        "file and the output of kickbench doctor"
+    )
 
 
 def _resume_command(writer: RunWriter, protocols: dict[str, Path]) -> str:
@@ -447,7 +455,9 @@ class _CaseRun:
                 else:
                     done = message
         if not done:
-            raise MeasurementError("the worker process ended without a result")
+            raise MeasurementError(
+                "the worker process ended without a result: a protocol must not call exit()"
+            )
         self.counts.append(counts)
         self.spent_seconds += time.monotonic() - (first_round or time.monotonic())
         return {
@@ -468,13 +478,13 @@ class _CaseRun:
         }
 
     def _round_seconds(self) -> float:
-        """How long a round takes: the worker says nothing before its first is over."""
+        """How long a round takes. The worker sends nothing before its first round is over."""
         timing = schedule.Timing.of(self.case, self.seats.vcpus)
         blocks = 2 * len(self.participants)
         return blocks * (timing.warmup_ns + timing.block_ns) / 1e9
 
     def _all_counts(self, current: Sequence[dict[str, int]]) -> list[dict[str, int]]:
-        """The counts of all processes together, by entry; ``current`` are the running one's."""
+        """The counts of all processes together, by entry. ``current`` are the current process's."""
         return [
             {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
             for entry in zip(*self.counts, current, strict=True)

@@ -25,7 +25,7 @@ BLOCK_NS = {
     "kick": 20_000_000,
     "pause_all": 100_000_000,
     "race": 50_000_000,
-    # Its blocks end with their last iteration; this is what one may well take.
+    # Its blocks end with their last iteration. This is a usual length.
     "nested": 50_000_000,
 }
 HALTED_BLOCK_NS = 60_000_000
@@ -34,10 +34,10 @@ MAX_BLOCK_NS = 250_000_000
 MIN_WARMUP_NS = 300_000
 # One turn of CPU time for a thread that shares its CPU: a scheduler slice, rounded up.
 SLICE_NS = 4_000_000
-# What a paced guest should get done in a block, and before it is recorded.
+# The exits that a paced guest should make in a block, and in its warm-up.
 PACED_EXITS_PER_BLOCK = 200
 PACED_EXITS_OF_WARMUP = 10
-# Room for samples is laid out for this rate on each CPU, some times what hardware can do.
+# The sample buffers have room for this rate on each CPU, some times what hardware can do.
 MAX_EXITS_PER_CPU_HZ = 4_000_000
 MIN_SAMPLES = 4096
 # A paced guest catches up, and Poisson arrivals come in bursts: room for so many times its rate.
@@ -51,10 +51,10 @@ Role = Literal["method", "control", "placebo"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A participant of the schedule: a method, or the baseline's second self.
+    """A participant of the schedule: a method, the A/A control or the placebo.
 
-    That is the A/A control, the very same code, or the placebo, the same C file compiled a second
-    time, which lies at another address.
+    The control is the baseline's own code once more. The placebo is the baseline's C file compiled
+    a second time, so its code lies at another address.
     """
 
     method: str
@@ -62,15 +62,15 @@ class Entry:
 
     @property
     def protocol(self) -> str:
-        """What the code that it runs is called in the engine."""
+        """The engine's name of the code that it runs."""
         return placebo_name(self.method) if self.role == "placebo" else self.method
 
 
 def entries(case: Case) -> list[Entry]:
     """The participants: each method once, and the baseline once more in each other role.
 
-    A race compares no times, so that it has no control. The guest hypervisor of the kind nested has
-    no second copy.
+    A race compares no times, so it has no control. The guest hypervisor of the kind nested has no
+    second copy, so it has no placebo.
     """
     roles: dict[str, tuple[Role, ...]] = {"race": (), "nested": ("control",)}
     who = [Entry(method_label(method)) for method in case.methods]
@@ -117,8 +117,8 @@ class Timing:
     def of(cls, case: Case, vcpu_cpus: list[list[int]]) -> Timing:
         """Blocks as short as they can be (drift hurts less), and long enough to mean something.
 
-        That is: some turns for each thread where threads share CPUs, some exits where the guest
-        paces itself, some kicks or a pause where there are kicks.
+        That is: some turns for each thread if threads share CPUs, some exits if the guest paces
+        itself, some kicks or a pause if there are kicks.
         """
         crowd = max(1.0, threads_per_cpu(vcpu_cpus))
         sharing = crowd > 1
@@ -146,7 +146,7 @@ def _most_entries(vcpus: int) -> int:
 
 @dataclass(frozen=True)
 class Pacing:
-    """What a guest needs to pace itself; see :class:`kickbench.guest.loader.Guest`."""
+    """What a guest needs to pace itself: see :class:`kickbench.guest.loader.Guest`."""
 
     gaps_cycles: list[int]
     first_gaps: list[int]

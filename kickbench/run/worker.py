@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker process: one VM, one case, rounds of blocks until it is told to stop.
+"""The worker process: one VM, one case, rounds of blocks until the runner asks it to stop.
 
 ``python -m kickbench.run.worker`` reads one JSON order on its standard input, writes one JSON
 object a line on its standard output (see ``Order`` and ``_say``), and leaves plain arrays in the
-order's folder. A later line ``stop`` on its standard input ends it after the current round, as
-does the end of the input. It imports the standard library and numpy only, and ends with the runner
-that started it.
+order's folder. A later line ``stop`` on its standard input, or the end of that input, ends it after
+the current round. It imports the standard library and numpy only, and ends with the runner that
+started it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks
 from kickbench.scenario.cases import Case
 
-# How often the runner hears of the rounds: each message costs a wake-up on a CPU that is measured.
+# The time between two messages to the runner: each costs a wake-up on a CPU that is measured.
 REPORT_SECONDS = 0.5
-# Errors of the disk that the results go to: no other case would fare better.
+# Errors of the results' disk: the other cases would meet them as well.
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _HINTS = {
     errno.EMFILE: ": raise the limit of open files (ulimit -n), or use fewer vCPUs",
@@ -92,8 +92,8 @@ _channel = sys.stdout
 
 
 def _keep_channel() -> None:
-    """From here on standard output is standard error: protocols may print, and what they say must
-    not come between the messages."""
+    """Keep standard output for the messages, and send all else to standard error: a protocol may
+    print, and its text must not come between the messages."""
     global _channel
     _channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -104,7 +104,7 @@ def _say(event: str, **what: Any) -> None:
 
 
 def _die_with_runner(runner_pid: int) -> None:
-    """SIGKILL us when the runner goes, however it goes (prctl(2), PR_SET_PDEATHSIG)."""
+    """Get SIGKILL when the runner ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != runner_pid:
         sys.exit(EXIT_MEASUREMENT)
@@ -125,7 +125,9 @@ def _asked_to_stop() -> bool:
 def _choose_clock(order: Order, warnings: list[str]) -> Clock:
     distrust = counter_distrust([*chain(*order.vcpu_cpus)], order.kicker_cpus)
     if distrust and order.case.exit_rate_hz is not None:
-        raise MeasurementError(f"a paced guest needs a usable TSC: {distrust}")
+        raise MeasurementError(
+            f"a paced guest needs a usable TSC: {distrust}; leave out exit_rate_hz"
+        )
     if distrust:
         warnings.append(f"stamps are CLOCK_MONOTONIC_RAW, which costs more: {distrust}")
     return Clock.choose(tsc_usable=not distrust)
@@ -147,7 +149,7 @@ def measure(order: Order) -> None:
         load = vars(watch.read())
         for name, array in bench.recorder.arrays().items():
             _save(order.folder / f"{name}.npy", array)
-        facts = bench.facts  # of a machine that is still there
+        facts = bench.facts  # while the machine is still there
     _say(
         "done",
         rounds=rounds.number,
@@ -178,7 +180,7 @@ def _check_realtime(warnings: list[str]) -> None:
 
 @contextmanager
 def _no_way_back() -> Iterator[None]:
-    """A thread that is stuck uses the machine, which must not be torn down: the process ends."""
+    """End the process if a thread is stuck: it uses the machine, which must not be torn down."""
     try:
         yield
     except StuckVcpuError as error:
@@ -257,7 +259,7 @@ def _nested_bench(
 ) -> Iterator[kinds.Bench]:
     (vcpu_cpus,) = order.vcpu_cpus
     if distrust := counter_distrust(vcpu_cpus, order.kicker_cpus):
-        warnings.append(f"L1 has no other clock than its TSC, but: {distrust}")
+        warnings.append(f"L1 has only its TSC as a clock, and cannot rely on it: {distrust}")
     clock = Clock.choose(tsc_usable=True)
     seed = int(rng.integers(1, 2**31))
     with (
@@ -320,7 +322,7 @@ class _EngineBench:
 
 
 class _Rounds:
-    """Runs rounds until the time is up, the runner says stop, or all that was asked is known."""
+    """Runs rounds until the time is over, the runner asks to stop, or all entries are settled."""
 
     def __init__(
         self, order: Order, bench: kinds.Bench, n_entries: int, rng: np.random.Generator
@@ -332,7 +334,7 @@ class _Rounds:
         self.number = 0
 
     def run(self) -> str:
-        """Run them; returns what ended them: "max_seconds" or "precision"."""
+        """Run them. Returns what ended them: "max_seconds" or "precision"."""
         until = time.monotonic() + self._order.max_seconds
         self._next_report = time.monotonic() + REPORT_SECONDS
         stopped_by = "max_seconds"
@@ -354,7 +356,7 @@ class _Rounds:
         return [entry for entry in self._entries if not self._bench.recorder.is_settled(entry)]
 
     def _round(self, entries: list[int]) -> list[dict[str, float]]:
-        """One round of these entries; what is compared of each participant, in ns by metric."""
+        """Run one round of these entries. Returns each participant's figures, in ns by metric."""
         turns = [entries[turn] for turn in schedule.round_order(len(entries), self._rng)]
         self._bench.round(self.number, turns, self._report_now_and_then)
         self.number += 1
@@ -379,22 +381,23 @@ class _Rounds:
 
 
 def _warn_of_lateness(guest: Guest, warnings: list[str]) -> None:
-    """A guest that often dropped its schedule did not exit at the rate that was asked for."""
+    """Warn if the guest often dropped its schedule: it did not exit at the wanted rate."""
     late = sum(guest.params(index).late for index in range(guest.n_vcpus))
     exits = sum(guest.params(index).head for index in range(guest.n_vcpus))
     if late > exits / 20:
         warnings.append(
-            f"the guest could not keep its exit rate: {late} of {exits} exits dropped the schedule"
+            f"the guest could not keep its exit rate: {late} of {exits} exits dropped the "
+            "schedule; use a lower exit rate"
         )
 
 
 def main() -> None:
-    """Do one order. Exit code 0, or that of the error, which was said on standard output."""
+    """Run one order. The exit code is 0, or that of the error, which is a message by then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_channel()
     order = Order.from_json(sys.stdin.readline())
     _die_with_runner(order.runner_pid)
-    # Two descriptors for each vCPU; and buffers that are locked as far as we may.
+    # Two descriptors for each vCPU, and as much locked memory as this process may have.
     for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (hard, hard))
