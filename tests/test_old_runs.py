@@ -121,7 +121,7 @@ def test_it_cannot_be_resumed(tmp_path: Path) -> None:
     """Its pending cases would get figures of another meaning than the finished ones."""
     folder = copy_of(tmp_path / "old")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UsageError, match=r"begun by an earlier kickbench .* run the scenario anew"):
+    with pytest.raises(UsageError, match=r"begun by an earlier kickbench .* start a new run"):
         RunWriter.resume(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     result = run("run", "--resume", folder)

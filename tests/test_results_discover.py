@@ -65,7 +65,9 @@ def test_nothing_there(tmp_path):
         find_run(tmp_path)
     run = build(tmp_path, 0)
     (run / "manifest.json").write_text("{")
-    with pytest.raises(ResultsError, match="no readable run"):
+    with pytest.raises(
+        ResultsError, match="no run that can be read; name one run's folder to see why"
+    ):
         find_run(tmp_path)
     shutil.rmtree(run)
     with pytest.raises(ResultsError, match="no run is below it"):

@@ -91,7 +91,7 @@ def test_resume_refuses_what_the_reader_refuses_and_leaves_no_lock(tmp_path):
 @pytest.mark.parametrize("name", ["case.json", *(f"{table}.parquet" for table in TABLES)])
 def test_a_missing_file_of_a_finished_case(run, name):
     (run / "cases" / ID / name).unlink()
-    refuse(run, name, "is missing")
+    refuse(run, name, "is missing; copy the whole folder of the run")
 
 
 def test_a_missing_case_folder(run):
@@ -444,7 +444,7 @@ def replace_table(run, name, change):
         (
             "blocks",
             set_column("vcpu", lambda t: pa.array([2] * len(t), "int16")),
-            "has the vCPU 2 of 2",
+            "has the vCPU 2, and the case's last vCPU is 1",
         ),
         (
             "exit_histograms",

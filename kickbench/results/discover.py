@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run a path on the command line means. It reads manifests and nothing else."""
+"""Finds the run that a path on the command line means. It reads manifests and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def find_run(path: Path | str) -> Path:
     """The run folder that ``path`` means: itself, or the newest finished run below it.
 
     ``path`` may be a run folder, a scenario's folder (results/NAME) or the results folder. Raises
-    ResultsError when there is none, and says which unfinished run there is.
+    ResultsError when there is none. The error names the newest unfinished run, if there is one.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def find_run(path: Path | str) -> Path:
             return run
         unfinished = unfinished or run
     if unfinished is None:
-        fail(path, "has no readable run")
+        fail(path, "has no run that can be read; name one run's folder to see why")
     raise ResultsError(
         one_line(
             f"{path}: has no finished run; the newest unfinished one is {unfinished} "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a file so that a full disk or a kill leaves the old one, and says so in one line."""
+"""Writes files so that a full disk or a kill leaves the old file. Errors are one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_new(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def cannot_write(folder: Path, error: OSError, advice: str) -> NoReturn:
-    """Raise the one-line MeasurementError that says why, and what to do."""
+    """Raise the one-line MeasurementError with the reason and the advice."""
     what = "the disk is full" if error.errno in FULL else (error.strerror or str(error))
     line = documents.one_line(f"cannot write to {folder}: {what}; {advice}")
     raise MeasurementError(line) from error
@@ -79,8 +79,8 @@ def make_folder(folder: Path, advice: str) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that the user named: as :func:`replace_file`, but what is there and no regular
-    file (a device, a pipe: /dev/stdout, /dev/full) is written to and never replaced.
+    """Write a file that the user named, as :func:`replace_file` does. But what exists and is no
+    regular file (a device, a pipe: /dev/stdout, /dev/full) is written to and never replaced.
     """
     try:
         if not path.exists() or path.is_file():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run as it is read: data that may come from anybody.
+"""Reads the folder of a run. Its data may come from anybody.
 
-:class:`RunReader` checks everything that it hands out. The columns are in
-:mod:`kickbench.results.tables`, the JSON in :mod:`kickbench.results.schema`. What the numbers mean
-is none of this module's business.
+:class:`RunReader` checks everything that it returns. The columns are in
+:mod:`kickbench.results.tables`, the JSON in :mod:`kickbench.results.schema`. This module does not
+evaluate the numbers.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class CaseRecord:
 
     A finished case whose tables are gone has none either (see :class:`RunReader`).
 
-    ``parameters`` are the case's own, but methods have their labels there: a protocol file's path
-    has become its name.
+    ``parameters`` are the case's own, but with the labels of its methods: a protocol file has its
+    name there in place of its path.
     """
 
     id: str
@@ -58,12 +58,12 @@ class CaseRecord:
 
 
 def real_file(root: Path, path: Path) -> Path:
-    """The path, sure to be a regular file inside ``root``, whatever symlinks there are."""
+    """The path without symlinks. Raises ResultsError unless it is a regular file in ``root``."""
     try:
         real = path.resolve(strict=True)
         mode = real.stat().st_mode
     except FileNotFoundError:
-        fail(path, "is missing")
+        fail(path, "is missing; copy the whole folder of the run")
     except (OSError, RuntimeError) as error:
         fail(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
     if not real.is_relative_to(root.resolve()):
@@ -88,7 +88,7 @@ def load_json(root: Path, path: Path) -> dict[str, Any]:
 def load_manifest(root: Path) -> dict[str, Any]:
     """Read and check a run folder's manifest. Raises ResultsError, in one line.
 
-    A run with pending cases is not complete, whatever it says of itself.
+    A run with pending cases is not complete, whatever its manifest says.
     """
     if not root.exists():
         fail(root, "does not exist")
@@ -103,10 +103,10 @@ def load_manifest(root: Path) -> dict[str, Any]:
 def adopt_finished(
     root: Path, manifest: dict[str, Any], *, stripped: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Read every finished case; one whose folder is there is finished, whatever the manifest says.
+    """Read every finished case. A case whose folder is there is finished, whatever the manifest
+    says: a kill between the rename of the folder and the new manifest leaves it "pending" there.
 
-    (A kill between the rename of the folder and the new manifest leaves it "pending".) Of a
-    ``stripped`` run those are left out that are finished but have no tables any more.
+    With ``stripped``, finished cases that have no tables any more are left out.
     """
     loaded = {}
     for entry in manifest["cases"]:
@@ -124,12 +124,12 @@ def adopt_finished(
 class RunReader:
     """A run folder, checked: its documents at once, its tables' contents when they are read.
 
-    Raises ResultsError, in one line that names the file, for anything that is not as it should be:
-    no results folder, a newer schema, damaged or tampered documents, symlinks that lead out,
-    truncated or missing tables.
+    Raises ResultsError, in one line that names the file, for whatever is wrong: no results folder,
+    a newer schema, damaged or tampered documents, symlinks that lead out, truncated or missing
+    tables.
 
-    ``stripped`` admits finished cases of which no table is left: they have no ``document``, and
-    what was found in them is in summary.json alone (:mod:`kickbench.summary.found`).
+    ``stripped`` accepts finished cases without any table. They have no ``document``, and their
+    figures are only in summary.json (:mod:`kickbench.summary.found`).
     """
 
     def __init__(self, path: Path | str, *, stripped: bool = False) -> None:
@@ -183,8 +183,8 @@ class RunReader:
 
     @property
     def count_step(self) -> int:
-        """Where a cycle of the run's clock is an instruction, as an emulator's can be, how many of
-        them it counts at a time; else 0. Runs that do not say count each.
+        """How many instructions the run's clock counts at a time; 0 if its cycles are no
+        instructions. Only an emulator's can be. Runs without the key count each instruction.
         """
         if not (self.manifest["emulated"] and self.manifest.get("counts_instructions")):
             return 0
@@ -315,7 +315,7 @@ def find_fault(
 ) -> str | None:
     """What is wrong with the values: empty, out of range, of no method or process of the case.
 
-    Of the pairs ``at_most`` those are checked of which both columns are there.
+    A pair of ``at_most`` is checked if both its columns are there.
     """
     for array, column in zip(arrays, columns, strict=True):
         what = None
@@ -335,7 +335,8 @@ def find_fault(
                 unknown = set(pc.unique(array).to_pylist()) - known
                 what = f"has the unknown process {min(unknown)}" if unknown else None
             elif column.name == "vcpu" and low_high["max"] >= document["case"]["vcpus"]:
-                what = f"has the vCPU {low_high['max']} of {document['case']['vcpus']}"
+                last = document["case"]["vcpus"] - 1
+                what = f"has the vCPU {low_high['max']}, and the case's last vCPU is {last}"
         if what:
             return f"column {column.name} {what}"
     by_name = {column.name: array for column, array in zip(columns, arrays, strict=True)}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON documents of a results folder: what a reader insists on, and their safe parsing.
+"""The JSON documents of a results folder: what a reader requires, and their safe parsing.
 
-A folder may come from a stranger, so sizes are bounded, names cannot leave the folder, and every
-fault becomes one line. The models check; the documents stay plain dicts, and keys that are not
-listed here pass through untouched. Nothing here opens a file.
+A folder may come from anybody. So sizes are bounded, names cannot leave the folder, and every fault
+becomes one line. The models only check: the documents stay plain dicts, and keys that are not
+listed here pass through unchanged. Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from kickbench.errors import ResultsError
 from kickbench.methods import method_label
 
 SCHEMA = 2
-"""Counts up when a figure changes its meaning. In runs of schema 1 a kick's latency, and a pause,
-end when KVM_RUN returned; since 2 they end when the protocol knows of the kick, and the table
-``races`` counts the kicks that could have been lost."""
+"""The version of the figures' meaning. In runs of schema 1 a kick's latency, and a pause, end when
+KVM_RUN returned. Since 2 they end when the protocol knows of the kick, and the table ``races``
+counts the kicks that could have been lost."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 Status = Literal["pending", "ok", "skipped", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 MAX_DEPTH = 100
-"""Levels of a JSON document; ours have some ten, and whoever walks one recursively has an end."""
+"""Levels of a JSON document, so that a recursive walk has an end. kickbench writes about ten."""
 _PLACE_BEGIN, _PLACE_END = 150, 300
-"""Characters of a path that a message has; what is between them is left out."""
+"""Characters of a path that a message shows. The middle of a longer path is left out."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -114,7 +114,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 class Model(BaseModel):
-    """A part of a document: its types are insisted on, keys that it does not list pass through."""
+    """A part of a document: its types are checked, and keys that it does not list pass through."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -253,7 +253,7 @@ class _CaseDocument(Model):
 
 
 def dig(value: object, *path: str) -> object:
-    """What lies at a path of mappings, or None: of a stranger's document, which may be anything."""
+    """The value at a path of keys, or None. The document is not checked, and may be anything."""
     for key in path:
         if not isinstance(value, Mapping):
             return None
@@ -307,7 +307,7 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
 def dump_json(value: object, *, ensure_ascii: bool = False) -> bytes:
     """JSON as it is stored: UTF-8, indented, numpy scalars as numbers, never NaN (ValueError).
 
-    With ``ensure_ascii`` it is fit for a terminal, whatever a stranger wrote.
+    With ``ensure_ascii`` it is fit for a terminal, whatever text is in it.
     """
 
     def plain(item: Any) -> Any:

@@ -35,9 +35,9 @@ LARGEST = 2**53
 class Column:
     """One column: ``minimum`` is the smallest valid value (-1 where -1 says "unknown").
 
-    A ``later`` column is not in the tables of earlier runs, where it reads as ``absent``: its
-    ``minimum``, or NaN. So does one that took the place of another: columns that are not here are
-    not read.
+    A ``later`` column is not in the tables of earlier runs. There it reads as ``absent``: its
+    ``minimum``, or NaN. So does a column that replaced another, because columns that are not
+    listed here are not read.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One Parquet table. ``max_rows`` bounds what a reader accepts from a stranger's folder.
+    """One Parquet table. ``max_rows`` is the most that a reader accepts.
 
     ``kinds`` always have it, ``kinds_with_kicks`` only when the case has a ``kick_rate_hz``.
-    ``at_most`` has the pairs of columns of which the first never exceeds the second.
+    ``at_most`` has pairs of columns: the first never exceeds the second.
     """
 
     name: str
@@ -100,13 +100,13 @@ _PLACEBO = Column(
 )
 _WHO = (_METHOD, _CONTROL, _PLACEBO)
 ROLES = ("control", "placebo")
-"""The columns that say that a row is not the method's own, but of its second self."""
+"""The columns that mark a row of the A/A control or of the placebo."""
 _PLACE = (
     _PROCESS,
     _ROUND,
     Column("position", pa.int16(), "", "place of the block within its round"),
 )
-"""The columns that say of which block a row is."""
+"""The columns that name the block of a row."""
 _VCPU = Column("vcpu", pa.int16(), "", "index of the vCPU")
 _SPURIOUS = Column("spurious", pa.int64(), "", "returns with EINTR when no kick was pending")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run as it is written: nothing finished is lost.
+"""Writes the folder of a run so that no finished case is lost.
 
 :class:`RunWriter` creates or resumes a folder. A finished case appears in it by one rename, so a
 kill at any moment leaves a folder that loads and can be resumed. Layout and formats are described
@@ -44,7 +44,7 @@ LOCK = ".lock"
 
 def _resume_advice(folder: Path) -> str:
     return (
-        "the finished cases are kept: when that is mended, continue with "
+        "the finished cases are kept: make room or repair the disk, then continue with "
         f"kickbench run --resume {folder}"
     )
 
@@ -68,7 +68,10 @@ def _take_lock(folder: Path) -> int:
         descriptor = os.open(folder / LOCK, flags, 0o666)
     except OSError as error:
         raise UsageError(
-            documents.one_line(f"{folder}: cannot be written to: {error.strerror}")
+            documents.one_line(
+                f"{folder}: cannot be written to: {error.strerror}; copy the run to a folder that "
+                "you may write to"
+            )
         ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +86,7 @@ def _take_lock(folder: Path) -> int:
 
 
 class RunWriter(Closing):
-    """The one writer of a run folder; a context manager that gives the folder up at the end."""
+    """The only writer of a run folder. A context manager that unlocks the folder at the end."""
 
     def __init__(self, path: Path, manifest: dict[str, Any], lock: int) -> None:
         """Not for callers: use :meth:`create` or :meth:`resume`."""
@@ -125,7 +128,10 @@ class RunWriter(Closing):
             if error.errno in FULL:
                 cannot_write(parent, error, "make room or choose another --results")
             raise UsageError(
-                documents.one_line(f"{parent}: cannot make a folder there: {error.strerror}")
+                documents.one_line(
+                    f"{parent}: cannot make a folder there: {error.strerror}; "
+                    "choose another --results"
+                )
             ) from None
         manifest: dict[str, Any] = {
             "schema": SCHEMA,
@@ -163,17 +169,18 @@ class RunWriter(Closing):
 
     @classmethod
     def resume(cls, path: Path | str) -> Self:
-        """Continue in an existing run folder: lock it, remove what a killed run left half done.
+        """Continue in an existing run folder: lock it, remove what a killed run left unfinished.
 
-        Raises ResultsError when it is not a sound results folder, UsageError when another process
-        writes to it, or an earlier kickbench began it: one run would have figures of two meanings.
+        Raises ResultsError when it is not a sound results folder. Raises UsageError when another
+        process writes to it, or when an earlier kickbench began it: the run would have figures of
+        two meanings.
         """
         path = Path(path)
         schema = load_manifest(path)["schema"]  # before a lock file is put into just any folder
         if schema < SCHEMA:
             raise UsageError(
                 f"{documents.place(path)}: was begun by an earlier kickbench (schema {schema}), "
-                "whose figures of kicks mean something else; run the scenario anew, or resume it "
+                "whose figures of kicks have another meaning; start a new run, or resume this one "
                 "with that kickbench"
             )
         lock = _take_lock(path)
@@ -194,7 +201,7 @@ class RunWriter(Closing):
         return writer
 
     def close(self) -> None:
-        """Give up the lock. The folder stays as it is; closing twice is fine."""
+        """Unlock the folder, which stays as it is. A second call does nothing."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -221,8 +228,8 @@ class RunWriter(Closing):
 
         ``case_json`` is the whole case.json ("case", "seconds", "stopped_by", "processes"; "status"
         and "reason" are filled in); ``tables`` are all tables of the case's kind. Raises
-        MeasurementError when the disk is full: then nothing of this case is left and it stays
-        pending, unless all of it but the new manifest did fit, in which case it counts as done.
+        MeasurementError when the disk is full. Then nothing of this case is left, and it stays
+        pending. But if only the new manifest did not fit, the case counts as done.
         """
         entry = self._entry(case_id)
         document = {"status": "ok", "reason": None, **case_json}
@@ -265,7 +272,7 @@ class RunWriter(Closing):
     def mark(self, case_id: str, status: Status, reason: str | None = None) -> None:
         """Note in the manifest that a case was skipped or failed, and why ("pending": do it again).
 
-        "ok" is for :meth:`write_case` to say; a case that has been written cannot be unsaid.
+        Only :meth:`write_case` sets "ok", and a case that is "ok" stays so.
         """
         entry = self._entry(case_id)
         if status == "ok" or entry["status"] == "ok":
@@ -297,7 +304,7 @@ class RunWriter(Closing):
         if self._lock is None:
             raise ValueError("the run folder has been closed")
         text = documents.dump_json(self._manifest)
-        # What we could not read back must not replace what we can.
+        # A manifest that cannot be read back must not replace one that can.
         documents.check_manifest(documents.parse_json(text, MANIFEST), self.path / MANIFEST)
         replace_bytes(self.path / MANIFEST, text)
 
