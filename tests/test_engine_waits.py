@@ -161,12 +161,12 @@ def test_a_limit_that_is_met_is_named(
 def test_kicks_that_get_on_but_take_too_long_are_told_from_one_that_hangs() -> None:
     failure = Failure(stuck=1, doing=KICKING, kicker=0, vcpu=57, protocol=b"serial")
     assert describe(failure, 254, 2) == (
-        "serial: kb_kick did not return within 10 s, in kicker 0, of vCPU 57"
+        "serial: kb_kick of vCPU 57 did not return within 10 s, in kicker 0"
     )
     failure.slow = 1
     assert describe(failure, 254, 2) == (
-        "serial: the kicks took too long, of 254 vCPUs on 2 CPUs: kicker 0 had only come to vCPU "
-        "57, in kb_kick, 20 s after its time was up"
+        "serial: the kicks took too long, with 254 vCPUs on 2 CPUs: kicker 0 had only reached vCPU "
+        "57, in kb_kick, 20 s after its time was over; use fewer vCPUs"
     )
 
 

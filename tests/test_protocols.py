@@ -988,7 +988,7 @@ STUCK = {
     "before_run, at work": "mine: vCPU 0 did not return from kb_before_run",
     "after_run": "mine: kb_after_run of vCPU 0 did not return",
     "handler": "mine: kb_handler of vCPU 0 did not return",
-    "kick": "mine: kb_kick did not return within 10 s, in the thread that ends blocks, of vCPU 0",
+    "kick": "mine: kb_kick of vCPU 0 did not return within 10 s, in the thread that ends blocks",
 }
 
 

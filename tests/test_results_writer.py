@@ -189,7 +189,7 @@ def test_a_command_line_that_is_not_unicode_reads_back(tmp_path):
 
 def test_an_impossible_results_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot make a folder there.*; choose another --results"):
+    with pytest.raises(UsageError, match=r"cannot make a folder there.*; choose another --results"):
         create(tmp_path / "file")
 
 

@@ -50,7 +50,10 @@ class _Field(ctypes.Structure):
 
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {"failure": Failure, "guest_params": Params}
-"""Those that are stated a second time, where the library may not be there: :func:`misfits`."""
+"""The structures that Python defines as well, for code that runs without the library.
+
+:func:`misfits` compares them with the library's.
+"""
 
 MET, LOST, LANDED = 1, 2, 4
 """The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_LANDED."""
@@ -59,7 +62,7 @@ TRANSPORTS = {"tgkill": 0, "pidfd": 1, "timer": 2}
 _LOOPS = {"exit": 0, "kick": 1}
 _KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
 PARTS = ("flag", "tls", "samples")
-"""Of a vCPU's own memory in the engine, as ``enum kb_part`` numbers them."""
+"""The parts of a vCPU's own memory in the engine, as ``enum kb_part`` numbers them."""
 _STATES = {None: 0, "guest": 1, "halted": 2, "userspace": 3, "storm": 4}
 
 
@@ -237,7 +240,7 @@ class Clock:
 
 
 def counter_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | None:
-    """How far the two CPUs' counters were ever seen to disagree, in cycles; 0 when they agree.
+    """The largest difference that was seen between two CPUs' counters, in cycles; 0: they agree.
 
     None when a thread can't be put on one of the CPUs.
     """
@@ -246,10 +249,10 @@ def counter_warp_cycles(cpu_a: int, cpu_b: int, rounds: int = 2000) -> int | Non
 
 
 def nodes_of(addresses: Sequence[int]) -> list[int | None]:
-    """The NUMA node of the page at each address of this process, by the kernel's own account.
+    """The NUMA node of the page at each address of this process, as the kernel reports it.
 
-    None for a page that is not there or that the kernel does not tell of; for all of them when
-    move_pages(2) is not permitted here or not built in.
+    None for a page that is not there, or whose node the kernel does not report. None for all pages
+    when move_pages(2) is not permitted here or not built in.
     """
     wanted = np.array(addresses, np.uint64)
     nodes = np.full(len(wanted), -1, np.int32)
@@ -273,8 +276,8 @@ def _n_quantiles() -> int:
 
 @cache
 def quantile_levels() -> dict[str, float]:
-    """The columns that a block's quantiles have in the table ``blocks``, with their levels, as the
-    engine orders them: "p2_5_cycles" at 0.025."""
+    """The columns of a block's quantiles in the table ``blocks``, with their levels, in the order
+    of the engine: "p2_5_cycles" at 0.025."""
     per_mille = np.zeros(_n_quantiles(), np.uint32)
     library().kb_quantile_levels(per_mille.ctypes.data)
     return {f"p{one / 10:g}_cycles".replace(".", "_"): int(one) / 1000 for one in per_mille}
@@ -282,7 +285,7 @@ def quantile_levels() -> dict[str, float]:
 
 def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.float32]:
     """The quantiles of these times at the engine's levels, in cycles, with ties spread over the
-    clock's step; see ``kb_quantiles``. NaN of no times."""
+    clock's step; see ``kb_quantiles``. NaN if there are no times."""
     values = np.ascontiguousarray(cycles, np.uint32)
     scratch = np.empty(2 * len(values), np.uint32)
     found = np.empty(_n_quantiles(), np.float32)
@@ -293,8 +296,8 @@ def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.floa
 
 
 class StuckVcpuError(MeasurementError):
-    """A vCPU could not be kicked out of KVM_RUN, or another thread did not come. It still uses the
-    machine's memory: the process must end without tearing the machine down."""
+    """A vCPU could not be kicked out of KVM_RUN, or another thread did not arrive. It still uses
+    the machine's memory: the process must end without tearing the machine down."""
 
 
 class Engine(Closing):
@@ -383,8 +386,8 @@ class Engine(Closing):
         """Run one block after another: (protocol id, entry) each, all vCPUs together.
 
         Returns ``block_result`` records of shape (blocks, vCPUs). Raises MeasurementError when a
-        guest left in a way that its program does not, StuckVcpuError when a vCPU could not be
-        kicked.
+        guest left KVM_RUN with an exit that its program never makes, StuckVcpuError when a vCPU
+        could not be kicked.
         """
         blocks = np.zeros(len(schedule), structure("block"))
         blocks["protocol"] = [self._protocol(method) for method, _ in schedule]
@@ -413,7 +416,7 @@ class Engine(Closing):
         return whole[offset:].copy()
 
     def address(self, part: str, vcpu: int) -> int:
-        """Where a vCPU's own memory in the engine begins: one of PARTS."""
+        """The address of one of PARTS of a vCPU."""
         return int(self._lib.kb_engine_address(self._engine, vcpu, PARTS.index(part)))
 
     def kicker_cpus(self) -> list[int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine's failures are in words: ``struct kb_failure`` of ``src/engine.h``."""
+"""Puts the engine's failures into words: ``struct kb_failure`` of ``src/engine.h``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CONDUCTOR = 31
 
 @dataclass(frozen=True)
 class _Need:
-    """What could not be had, and what to do; {vcpus} and {kickers} are how many there are."""
+    """What could not be done, and the advice. {vcpus} and {kickers} stand for their counts."""
 
     what: str
     advice: str
@@ -70,10 +70,12 @@ _NEEDS = {
         "create a POSIX timer for each of {vcpus} and {kickers}",
         "raise the limit of pending signals (ulimit -i), or use fewer vCPUs or kickers",
     ),
-    _PIDFDS: _Need("open a pidfd of a thread (PIDFD_THREAD)", "use another transport"),
+    _PIDFDS: _Need(
+        "open a pidfd of a thread (PIDFD_THREAD)", "use another transport, or Linux 6.9 or later"
+    ),
     _CPUS: _Need(
         "run the threads of {vcpus} and {kickers} on the CPUs of the placement",
-        "one is offline by now, or no longer in the cpuset",
+        "one is offline by now, or no longer in the cpuset; bring it back, or change the placement",
     ),
 }
 
@@ -112,7 +114,7 @@ def _error(number: int) -> str:
 
 
 def why_not_created(failure: Failure, n_vcpus: int, n_kickers: int) -> str:
-    """What could not be had for an engine, and which limit to raise."""
+    """What an engine could not get, and which limit to raise."""
     need = _NEEDS[failure.resource]
     what = need.what.format(vcpus=_count(n_vcpus, "vCPU"), kickers=_count(n_kickers, "kicker"))
     return f"could not {what}: {_error(failure.error)}: {need.advice}"
@@ -152,28 +154,34 @@ def _who_is_stuck(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
             kicker = f"kicker {failure.kicker}"
         if failure.slow:
             return (
-                f"{protocol}: the kicks took too long, of {crowd}: {kicker} had only come to vCPU "
-                f"{failure.vcpu}, in kb_kick, 20 s after its time was up"
+                f"{protocol}: the kicks took too long, with {crowd}: {kicker} had only reached "
+                f"vCPU {failure.vcpu}, in kb_kick, 20 s after its time was over; use fewer vCPUs"
             )
-        return (
-            f"{protocol}: kb_kick did not return within 10 s, in {kicker}, of vCPU {failure.vcpu}"
-        )
+        return f"{protocol}: kb_kick of vCPU {failure.vcpu} did not return within 10 s, in {kicker}"
     if failure.kicker >= 0:
-        return f"kicker {failure.kicker} did not come within 10 s, with {crowd}: it got no CPU"
+        return (
+            f"kicker {failure.kicker} did not arrive within 10 s, with {crowd}: it got no CPU; "
+            "give it one (placement.kicker)"
+        )
     who = f"vCPU {failure.vcpu}"
     if hook := _HOOKS.get(failure.doing):
         return f"{protocol}: {hook} of {who} did not return within 10 s"
     if failure.doing == _IN_LOOP:
         return f"{protocol}: {who} {_where_in_loop(failure.tid)}"
     if failure.doing == _STARTING:
-        return f"the thread of {who} did not begin within 30 s, with {crowd}"
-    return f"{protocol}: the thread of {who} did not come within 10 s, with {crowd}"
+        return (
+            f"the thread of {who} did not begin within 30 s, with {crowd}: use fewer vCPUs, or a "
+            "quieter host"
+        )
+    return (
+        f"{protocol}: the thread of {who} did not arrive within 10 s, with {crowd}: use fewer "
+        "vCPUs, or a quieter host"
+    )
 
 
 def _where_in_loop(tid: int) -> str:
-    """The hot loop cannot mark where it is, but a thread that sleeps is in a system call.
-
-    One that runs is in KVM_RUN, unless its time is user space's own.
+    """Where a thread hangs. The hot loop leaves no mark, but a thread that sleeps is in a system
+    call. A thread that runs is in KVM_RUN, unless its CPU time is that of user space.
     """
     task = Path(f"/proc/self/task/{tid}")
     in_kvm_run = "could not be kicked out of KVM_RUN within 10 s"
@@ -189,7 +197,7 @@ def _where_in_loop(tid: int) -> str:
 
 
 def _is_in_user_space(task: Path) -> bool:
-    """Where the ticks of a thread that runs go; a guest's are not its user space's."""
+    """Whether a thread that runs uses its ticks in user space. Those of its guest do not count."""
 
     def ticks() -> list[int]:
         fields = (task / "stat").read_text().rpartition(")")[2].split()

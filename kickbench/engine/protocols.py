@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kick protocols of the user's own: compiles their C file, and loads what came out.
+"""Kick protocols of the user's own: compiles their C files, and loads the libraries.
 
-How to write one is in ``docs/protocols.md``. Building runs a compiler, loading runs the file's
-code: it is the user's own, or that of somebody whom the user trusts. Nothing here is a sandbox.
+``docs/protocols.md`` explains how to write one. Building runs a compiler, and loading runs the
+file's code: the user wrote it, or trusts its author. Nothing here is a sandbox.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kickbench.native import PLACEBO, built_file, placebo_name
 
 FLAGS = (
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"),
-    # A hook that is not there: an error of newer compilers anyway.
+    # For a hook that is missing. Newer compilers make this an error anyway.
     "-Werror=implicit-function-declaration",
 )
 COMPILE_SECONDS = 600
-"""It takes one or two, and some hundred times that beside much other load."""
+"""A compilation takes one or two seconds, and some hundred times as long on a very busy host."""
 LONGEST_LINE = 200
 MOST_LINES = 20
 
@@ -41,14 +41,17 @@ class _Protocol(ctypes.Structure):
 
 
 def build(source: Path, folder: Path) -> Path:
-    """Compile ``source``, with $CC or cc, to ``<its stem>.so`` in ``folder``; returns that.
+    """Compile ``source``, with $CC or cc, to ``<its stem>.so`` in ``folder``. Returns that path.
 
-    :func:`placebo_of` it is the same file compiled a second time, in a library of its own. Raises
-    UsageError with the compiler's words when it does not compile, and when the protocol's name is
-    not the file's; HostError when there is no compiler.
+    The same file is compiled a second time, to the library of :func:`placebo_of`. Raises UsageError
+    with the compiler's output when it does not compile, and when the protocol's name is not the
+    file's; HostError when there is no compiler.
     """
     if not source.is_file():
-        raise UsageError(f"{_printable(source.name)}: there is no such file ({source.parent})")
+        raise UsageError(
+            f"{_printable(source.name)}: there is no such file ({source.parent}); correct the path "
+            "in the scenario"
+        )
     target = folder.resolve() / f"{source.stem}.so"
     _compile(source, target)
     _check_name(source, target)
@@ -82,10 +85,13 @@ def _compile(source: Path, target: Path, *options: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"{source.name}: the compiler was not done with it within {COMPILE_SECONDS} s"
+            f"{source.name}: the compiler did not finish within {COMPILE_SECONDS} s; try again on "
+            "a quieter host"
         ) from error
     except OSError as error:
-        raise HostError(f"{command[0]} cannot be started: {error.strerror}") from error
+        raise HostError(
+            f"{command[0]} cannot be started: {error.strerror}; name another compiler with CC=..."
+        ) from error
     if done.returncode != 0:
         output = _bounded(done.stdout.decode(errors="replace")) or f"status {done.returncode}"
         raise UsageError(f"{source.name} does not compile:\n{output}")
@@ -94,8 +100,8 @@ def _compile(source: Path, target: Path, *options: str) -> None:
 def load(path: Path, name: str) -> ctypes.CDLL:
     """Load the library that :func:`build` made of ``name``'s file, for ``Engine(protocols=...)``.
 
-    Raises MeasurementError when a function that it calls is nowhere, and when it was built against
-    other headers than this engine.
+    Raises MeasurementError when it calls a function that does not exist, and when it was built
+    against other headers than this engine's.
     """
     engine = library()  # first: the protocol's calls are resolved in it
     try:
@@ -115,7 +121,7 @@ def load(path: Path, name: str) -> ctypes.CDLL:
 
 
 def _noexec_hint(path: Path) -> str:
-    """What to do where nothing may be executed, as on many a /tmp; "" elsewhere."""
+    """What to do if nothing may be executed in the folder, as on many a /tmp; else ""."""
     try:
         noexec = os.statvfs(path).f_flag & os.ST_NOEXEC
     except OSError:
@@ -126,7 +132,7 @@ def _noexec_hint(path: Path) -> str:
 
 
 def include_folder() -> Path:
-    """What a protocol's compiler gets as -I: the folder of ``kickbench/protocol.h``."""
+    """The folder for a protocol's compiler (-I): it has ``kickbench/protocol.h``."""
     return built_file(kickbench.engine.__path__, "include/kickbench/protocol.h").parents[1]
 
 
@@ -136,7 +142,9 @@ def _compiler(source: Path) -> list[str]:
     try:
         program, *options = shlex.split(wanted)
     except ValueError as error:
-        raise UsageError(f"CC is no command: {error}") from error
+        raise UsageError(
+            f"CC is no command: {error}; set it to a C compiler, or unset it"
+        ) from error
     path = shutil.which(program)
     if path is None:
         raise HostError(
@@ -147,7 +155,7 @@ def _compiler(source: Path) -> list[str]:
 
 
 def _check_name(source: Path, target: Path) -> None:
-    """The engine finds a protocol by the file's name. Read from the library, which is not run."""
+    """The engine finds a protocol by the file's name. The library is only read, and not run."""
     names = sorted({name.decode() for name in _EXPORTED.findall(target.read_bytes())})
     if source.stem in names:
         return
