@@ -18,8 +18,7 @@ def pinned(cpus: Collection[int] | None, who: str = "a thread") -> Iterator[None
 
     Threads and processes that it starts meanwhile begin there, and memory that it touches first
     comes from their node. Raises MeasurementError, which names ``who`` and the CPUs, when one of
-    them is not there: of several the kernel would take the others without a word
-    (sched_setaffinity(2)).
+    them is not there. The kernel would silently use the others (sched_setaffinity(2)).
     """
     if cpus is None:
         yield
@@ -29,8 +28,7 @@ def pinned(cpus: Collection[int] | None, who: str = "a thread") -> Iterator[None
         if missing := set(cpus) - _move_to(cpus):
             raise MeasurementError(
                 f"{who} cannot run on CPU {format_cpu_list(missing)}: it is offline, or this "
-                f"process "
-                "may not use it (see taskset and the cgroup's cpuset)"
+                "process may not use it (see taskset and the cgroup's cpuset)"
             )
         yield
     finally:
@@ -38,13 +36,13 @@ def pinned(cpus: Collection[int] | None, who: str = "a thread") -> Iterator[None
 
 
 def check_cpus(cpus: Collection[int], who: str) -> None:
-    """Raises MeasurementError as :func:`pinned` does; the thread has moved there and back."""
+    """Raise MeasurementError as :func:`pinned` does. The calling thread moves there and back."""
     with pinned(cpus, who):
         pass
 
 
 def _move_to(cpus: Collection[int]) -> set[int]:
-    """Where the calling thread may run now; the empty set when it could not be moved."""
+    """Move the calling thread. Returns where it may run now; no CPU if it could not be moved."""
     try:
         os.sched_setaffinity(0, cpus)
     except OSError:

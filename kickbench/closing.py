@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be closed, and is when the ``with`` block ends that holds it."""
+"""Objects that must be closed. The end of their ``with`` block closes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held. A second call does nothing."""
+        """Release what the object holds. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

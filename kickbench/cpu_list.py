@@ -30,7 +30,9 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise ValueError(f"the range {part.strip()!r} in a CPU list runs backwards")
+            raise ValueError(
+                f"the range {part.strip()!r} in a CPU list runs backwards: write {last}-{first}"
+            )
         if last > MAX_CPU:
             raise ValueError(f"CPU {last} in a CPU list is larger than {MAX_CPU}")
         cpus.update(range(first, last + 1))

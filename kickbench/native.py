@@ -14,13 +14,13 @@ from pathlib import Path
 from kickbench.errors import UsageError
 
 PLACEBO = "placebo"
-"""What -DKB_COPY calls the second copy of a protocol (loop.h)."""
+"""The name of a protocol's second copy, for -DKB_COPY (loop.h)."""
 
 
 def built_file(package_path: Iterable[str], name: str) -> Path:
     """The file ``name`` of the package with this ``__path__``.
 
-    Raises UsageError when it was not built, which is what running from a bare checkout does.
+    Raises UsageError when it was not built, as in a bare checkout.
     """
     for folder in package_path:
         path = Path(folder) / name
@@ -33,5 +33,5 @@ def built_file(package_path: Iterable[str], name: str) -> Path:
 
 
 def placebo_name(name: str) -> str:
-    """What the second copy of a protocol is called in the engine; no protocol has such a name."""
+    """The engine's name of a protocol's second copy. No protocol has such a name."""
     return f"{name}__{PLACEBO}"

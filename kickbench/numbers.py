@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as people read them: no more digits than were measured, thousands apart.
+"""Formats numbers for people: no more digits than were measured, thousands apart.
 
-A number with an interval is rounded by the width of that interval, down to three digits of its
-own. It does not choose units.
+A number with an interval is rounded by the width of that interval, but keeps three digits of its
+own. This module does not choose units.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 NOTHING = "-"
-"""What stands for a number that does not exist."""
+"""Shown in place of a number that does not exist."""
 
 _DIGITS_OF_WIDTH = 2
 _LEAST_DIGITS = 3
@@ -37,15 +37,15 @@ def fixed(value: float, places: int) -> str:
 
 
 def _exponent(value: float) -> int:
-    """Of the leading digit's power of ten; 0 for numbers that have none."""
+    """The power of ten of the leading digit; 0 for numbers without one."""
     return math.floor(math.log10(abs(value))) if math.isfinite(value) and value else 0
 
 
 def measured(value: float, ci: Sequence[float], places: int | None = None) -> tuple[str, str, str]:
     """A value and its interval's ends, all rounded by the interval's width, or to ``places``.
 
-    But a wide interval costs no value its first three digits: it would be read as another number.
-    And none is so narrow, not even that of an exact count, that it gives a value six decimals.
+    However wide the interval is, a value keeps its first three digits, or it would be read as
+    another number. However narrow it is, as for an exact count, a value has at most six digits.
     """
     if places is None:
         largest = max(abs(value), abs(ci[0]), abs(ci[1]))
@@ -56,9 +56,10 @@ def measured(value: float, ci: Sequence[float], places: int | None = None) -> tu
 
 
 def level(value: float | None, ci: Sequence[float] | None) -> str:
-    """ "9,000 (8,950 to 9,060)", or only the number where it has no interval.
+    """For example "9,000 (8,950 to 9,060)"; only the number if it has no interval.
 
-    The number is that of :func:`significant`, which a sentence says; its interval is no finer.
+    The number is formatted by :func:`significant`, as in sentences. Its interval has no more
+    decimals.
     """
     text = significant(value)
     if value is None or ci is None:
@@ -68,7 +69,7 @@ def level(value: float | None, ci: Sequence[float] | None) -> str:
 
 
 def significant(value: float | None, digits: int = 4) -> str:
-    """A number without an interval: ``digits`` significant ones, but all before the point."""
+    """A number without an interval: ``digits`` significant digits, but all before the point."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == 0:
@@ -82,12 +83,12 @@ def whole(value: float | None) -> str:
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """ "1 vCPU", "2 vCPUs"."""
+    """For example "1 vCPU", "2 vCPUs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def ordinal(count: int) -> str:
-    """ "2nd", "3rd", "14th"."""
+    """For example "2nd", "3rd", "14th"."""
     last = count % 10 if count // 10 % 10 != 1 else 0
     return f"{count}{({1: 'st', 2: 'nd', 3: 'rd'}).get(last, 'th')}"
 
@@ -100,10 +101,10 @@ def sentence(clause: str) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """For example "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def signed(text: str) -> str:
-    """A number in words with its sign: "31" is "+31", and nothing is no more than nothing."""
+    """A formatted number with its sign: "31" becomes "+31". A zero gets no sign."""
     return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
