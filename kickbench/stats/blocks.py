@@ -2,8 +2,8 @@
 """The standard error of a mean over rounds that resemble their neighbours in time.
 
 Shared by the contrasts and the quantiles: how long a block of rounds must be, how far the block
-estimate of a variance falls short, and how many degrees of freedom it is worth. It knows nothing
-of trimming, of methods, or of the spread between processes.
+estimate of a variance falls short, and how many degrees of freedom it has. Trimming, methods, and
+the spread between processes are not dealt with here.
 
 Sources: H. R. Künsch, "The Jackknife and the Bootstrap for General Stationary Observations",
 Annals of Statistics 17 (1989), for the moving blocks and their closed form; M. G. Kendall, "Note
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_AUTOCORRELATION = 0.95
-"""Above this an AR(1) model says that the rounds hold next to no information; we stop there."""
+"""The largest that is used: above it, in an AR(1) model, rounds hold next to no information."""
 
 
 @dataclass(frozen=True)
 class BlockModel:
-    """What the autocorrelation of the rounds does to a block estimate of a variance."""
+    """How the autocorrelation of the rounds changes a block estimate of a variance."""
 
     autocorrelation: float
     """Lag-1 autocorrelation, moved up by its bias and by one standard error, in [0, 0.95]."""
@@ -50,7 +50,7 @@ def block_length(rounds: int) -> int:
 def block_model(series: Sequence[NDArray[np.float64]]) -> BlockModel:
     """Fit the correction for `series`: per process one array of at least 2 rounds with mean 0.
 
-    The autocorrelation is pooled over the processes, since a single one is too short to tell.
+    The autocorrelation is pooled over the processes, because a single process is too short for it.
     """
     power = sum(float(s @ s) for s in series)
     lagged = sum(float(s[1:] @ s[:-1]) for s in series)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired differences of a quantile, where a single round may have too few values for it.
+"""Paired differences of a quantile, if a single round may have too few values for it.
 
 A round can have 20 kicks of each method; a p99 of 20 values is just their maximum. Consecutive
 rounds are therefore pooled into chunks that have enough values of both sides, the quantile is taken
 in each chunk on either side, and the differences are what `paired_contrast` gets. Chunks are in
-time order and do not overlap, so that their differences are as paired as those of rounds. What an
-interval is, is `kickbench.stats.contrasts`' business.
+time order and do not overlap, so their differences are as paired as those of rounds.
+`kickbench.stats.contrasts` makes the interval.
 
 Source: R. J. Hyndman and Y. Fan, "Sample Quantiles in Statistical Packages", The American
 Statistician 50 (1996): type 8, about median-unbiased whatever the distribution is.
@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 def pool_rounds(first: ArrayLike, second: ArrayLike, at_least: int) -> NDArray[np.int64]:
     """Per round the index of its chunk; all -1 when the rounds are not enough for one chunk.
 
-    `first` and `second` (rounds, in time order) say how many values either side has. A chunk ends
-    with the round that gives both of them `at_least`; what is left in the end joins the last chunk,
-    so that no round is left out. Raises ValueError for arrays of different length or `at_least`
-    below 1.
+    `first` and `second` (rounds, in time order) are the numbers of values on either side. A chunk
+    ends with the round that gives both of them `at_least`. The rounds that are left at the end join
+    the last chunk, so no round is left out. Raises ValueError for arrays of different length or
+    `at_least` below 1.
     """
     a, b = np.cumsum(np.asarray(first, np.int64)), np.cumsum(np.asarray(second, np.int64))
     if a.shape != b.shape or a.ndim != 1:

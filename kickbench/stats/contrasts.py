@@ -55,7 +55,7 @@ def paired_contrast(
     `differences` holds one 1-D array per process: the per-round differences in time order. The
     estimate is the mean over the processes of the `location` of their rounds. With two or
     more processes the interval is Student's t over the processes' estimates, but never narrower
-    than `FLOOR` times `running_interval`. One process cannot tell how processes differ, so that its
+    than `FLOOR` times `running_interval`. One process does not show how processes differ, so its
     interval is `running_interval` and holds for that process only.
 
     Raises ValueError for no process, a process of fewer than 2 rounds, a value that is not finite,
@@ -74,7 +74,7 @@ def running_interval(
 ) -> Interval:
     """The contrast of just these processes: the part of the interval that more rounds narrow.
 
-    The same estimate as `paired_contrast`, but the interval regards the noise of the rounds only.
+    The same estimate as `paired_contrast`, but the interval covers the noise of the rounds only.
     It is for live progress, for the stopping rule, and for the A/A control, whose processes cannot
     differ unless something is wrong. Takes some 100 µs.
 
@@ -98,9 +98,9 @@ def family_confidence(confidence: float, n: int) -> float:
 def widen(
     estimate: float, low: float, high: float, processes: Sequence[float], confidence: float
 ) -> tuple[float, float]:
-    """`low` and `high`, which regard the rounds only, made to hold for processes in general.
+    """`low` and `high` of the rounds alone, widened so that they hold for processes in general.
 
-    `processes` are the estimates of the single processes. With one of them nothing changes.
+    `processes` are the estimates of the single processes. With one process nothing changes.
     """
     n = len(processes)
     if n < 2:

@@ -2,9 +2,9 @@
 """The difference of two independent estimates, from their 95 % intervals alone.
 
 For what was not measured side by side: two runs, two cases. It needs no data behind the estimates,
-so that a summary is enough. What was measured in rounds is `kickbench.stats.contrasts`' business,
-which resolves far more. It does not know what two runs have in common or what sets them apart: an
-interval from one run cannot hold what changes from run to run.
+so a summary is enough. For what was measured in rounds use `kickbench.stats.contrasts`, which
+resolves far more. It does not know what changes from run to run: no interval of one run can contain
+that.
 
 Sources: G. Y. Zou and A. Donner, "Construction of confidence limits about effect measures: a
 general approach", Statistics in Medicine 27 (2008), doi 10.1002/sim.3095 (the difference's limits
@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from kickbench.stats.contrasts import check_confidence, t_quantile
 
 _GIVEN = 0.95
-"""The confidence of the intervals that come in."""
+"""The confidence of the intervals of the estimates."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A value and its 95 % interval, in any unit.
 
-    ``processes`` is how many processes the interval is Student's t over; 0 for an interval that is
-    exact or that nothing but noise within is in, where the normal distribution does.
+    ``processes`` is how many processes the interval is Student's t over. It is 0 for an interval
+    that is exact, or that has only the noise within processes: there the normal distribution is
+    used.
     """
 
     value: float
@@ -59,7 +60,7 @@ def difference(a: Estimate, b: Estimate, *, confidence: float = 0.95) -> Differe
     upper one its mirror image (Zou and Donner). Each arm is turned into a standard error by
     Student's t with processes - 1 degrees of freedom, and the sum of the two back into an arm with
     those of Welch and Satterthwaite, so that few processes and another confidence are accounted
-    for. A single process counts as 0 do: its interval does not say how processes differ.
+    for. 1 process is treated as 0: its interval does not show how processes differ.
     """
     check_confidence(confidence)
     value = a.value - b.value

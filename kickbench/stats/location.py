@@ -8,7 +8,7 @@ interval with it.
 
 Sources: J. W. Tukey and D. H. McLaughlin, Sankhya A 25 (1963), for the trimmed mean and its
 winsorised values; P. J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical
-Statistics 35 (1964), for the M-estimator. `docs/statistics.md` says which is for what, with tables.
+Statistics 35 (1964), for the M-estimator. `docs/statistics.md` shows the use of each, with tables.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def trimmed_mean(values: ArrayLike) -> float:
 def _balance(rounds: NDArray[np.float64], reach: float) -> float:
     """Where the pulls to either side are equal: the root of the sum of clip(round - x, +-reach).
 
-    The sum is linear between the places at which a round comes within reach or leaves it. Where
-    no round is within reach it may be 0 over a stretch, of which this is the middle.
+    The sum is linear between the places at which a round comes within reach or leaves it. If no
+    round is within reach, it may be 0 over a stretch. The result is then the middle of the stretch.
     """
     n = rounds.size
     places = np.concatenate([rounds - reach, rounds + reach])

@@ -3,7 +3,7 @@
 
 Source: C. J. Clopper and E. S. Pearson, "The Use of Confidence or Fiducial Limits Illustrated in
 the Case of the Binomial", Biometrika 26 (1934). Exact means that the coverage is never below the
-confidence, for independent trials. It knows nothing of trials that depend on each other.
+confidence, for independent trials. It does not hold for trials that depend on each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 _SOLVED = 1e-6
 """How far the probability at a quantile may be from the wanted one."""
 _HALVINGS = 100
-"""Of [0, 1]: the smallest share, 1 of 2 ** 53, is then known to 2 ** -47 of itself."""
+"""How often [0, 1] is halved. The smallest share, 1 of 2 ** 53, is then known to 2 ** -47 of
+itself."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def upper_bound(successes: int, trials: int, *, confidence: float = 0.95) -> flo
 def _lower(successes: int, trials: int, tail: float) -> float:
     if successes == 0:
         return 0.0
-    # Rounding must not separate the interval from what it is around.
+    # Rounding must not put the estimate outside the interval.
     return min(_beta_quantile(successes, trials - successes + 1, tail), successes / trials)
 
 

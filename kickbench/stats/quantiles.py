@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantiles of samples and of histograms, and their intervals.
 
-A single exit resembles the one before it, so that an interval must not resample exits: rounds are
+A single exit resembles the one before it, so an interval must not resample exits. Rounds are
 resampled, in blocks, and the spread between processes is added as for the contrasts. The unit is
 that of the data. This module does not choose the bins of a histogram that was measured.
 
@@ -207,10 +207,10 @@ def _scale(
     estimate: float,
     confidence: float,
 ) -> float:
-    """What one bootstrap sigma must be multiplied with.
+    """The factor of one bootstrap sigma.
 
-    To first order a quantile moves with the share of values at or below it, so that the series of
-    each round's surplus of such values shows how the rounds depend on each other.
+    To first order a quantile moves with the share of values at or below it. So the series of each
+    round's surplus of such values shows how the rounds depend on each other.
     """
     share = np.clip((estimate - low) / (high - low), 0.0, 1.0)
     below, total = matrix @ share, matrix.sum(axis=1)
@@ -251,7 +251,7 @@ def _quantiles(
 def _targets(
     totals: NDArray[np.float64], probabilities: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """p * n (totals x probabilities), exact where it is a whole number but for rounding."""
+    """p * n (totals x probabilities); a whole number is exact in spite of rounding."""
     targets = np.multiply.outer(totals, probabilities)
     whole = np.round(targets)
     return np.where(np.abs(targets - whole) <= 1e-12 * targets, whole, targets)
