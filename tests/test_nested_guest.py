@@ -215,7 +215,7 @@ def test_an_exit_reason_is_the_kernels(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"status": 1}, "neither VMX nor SVM"),
+        ({"status": 1}, "neither VMX nor SVM: load kvm_intel or kvm_amd with nested=1"),
         ({"status": 2, "reason": 13, "detail": 0x10040, "more": 8}, "exception 13 at 0x10040"),
         ({"status": 3, "reason": 7, "detail": 5, "vendor": 2}, "VM-instruction error 7, VM entry"),
         ({"status": 3, "reason": 12, "detail": 4, "more": 0x401E, "vendor": 2}, "VMWRITE of field"),
@@ -272,7 +272,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_l1_that_never_comes_back_is_kicked_out_of_kvm_run(program: Path) -> None:
     program.write_bytes(b"\xeb\xfe")  # jmp to itself
     before = threading.active_count()
-    with Kvm() as kvm, pytest.raises(MeasurementError, match="hangs in plain: L1 does not come"):
+    with Kvm() as kvm, pytest.raises(MeasurementError, match="hangs in plain: L1 does not finish"):
         NestedGuest(kvm, stall_seconds=0.05)
     assert threading.active_count() == before
 

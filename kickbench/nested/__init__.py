@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nested wing: a hypervisor that is a guest (L1), what it runs (L2), and who interrupts it.
+"""Nested guests: a hypervisor that is a guest (L1), its own guest (L2), and who interrupts L1.
 
 ``hypervisor/`` is L1's program. ``sender.c`` sends it interrupts.
 :mod:`~kickbench.nested.guest` builds the VM around L1, and has it run iterations. The engine and

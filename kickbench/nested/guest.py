@@ -63,8 +63,8 @@ just after the exit; ``work``, L2's loop count when it left; ``exit_reason``, th
 VMX or the low half of SVM's EXITCODE; ``detail``, the exit qualification or EXITINFO1;
 ``expected``: the exit was the call (plain) or the external interrupt (all others); ``injected``: an
 event was injected at the entry; ``delivered``, how often L2's handler ran for it; ``latency``, of
-asynchronous iterations, cycles from the sender's stamp to L1 having the exit, 0 where KVM does not
-tell the TSC's offset, and when the exit was another."""
+asynchronous iterations, cycles from the sender's stamp until L1 had the exit; 0 if KVM does not
+report the TSC's offset, and if the exit was another."""
 
 BROKEN = {
     "bad_control_field": 1,
@@ -73,7 +73,7 @@ BROKEN = {
     "l2_never_exits": 8,
     "l1_triple_fault": 16,
 }
-"""Deliberately broken variants, for tests: each ends with a MeasurementError that says so."""
+"""Deliberately broken variants, for tests: each ends with a MeasurementError that names it."""
 
 # Guest addresses, as in hypervisor/shared.h.
 SHARED = 0x1000
@@ -87,8 +87,8 @@ WARMUP = 16
 
 MAX_DELAY_NS = 200_000
 STALL_SECONDS = 10.0
-"""So long without a finished iteration is a hang. Nothing that L1 waits for takes as long, but on
-an emulator that is asleep."""
+"""The guest hangs if it finishes no iteration for so long. L1 waits for nothing that takes as long,
+except on an emulator that is asleep."""
 
 _EFER_LONG_MODE = 1 << 8 | 1 << 10  # LME, LMA
 _CR0 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1  # PG, WP, NE, ET, PE
@@ -142,9 +142,9 @@ class NestedGuest(Closing):
     """A machine whose only vCPU runs the guest hypervisor. A context manager.
 
     The vCPU runs in the thread that calls :meth:`run`, on ``vcpu_cpus``; the thread that sends the
-    interrupts of asynchronous iterations runs on ``sender_cpus``. None: wherever they may.
-    ``broken`` is a key of BROKEN. A run that finishes no iteration for ``stall_seconds`` or longer
-    fails.
+    interrupts of asynchronous iterations runs on ``sender_cpus``. None: on any CPU that they may
+    use. ``broken`` is a key of BROKEN. A run that finishes no iteration for ``stall_seconds`` or
+    longer fails.
 
     Raises KvmError, UsageError when the package is not built, and MeasurementError when L1 cannot
     begin.
@@ -178,7 +178,7 @@ class NestedGuest(Closing):
 
     @property
     def vendor(self) -> Vendor:
-        """What L1 runs L2 by."""
+        """The CPU's virtualization that L1 uses for L2."""
         return _VENDORS[self._shared.vendor]
 
     @property
@@ -228,7 +228,7 @@ class NestedGuest(Closing):
         self._stack.callback(free)
 
     def _load(self) -> None:
-        """The program and its page tables, with which L1 begins in 64-bit mode."""
+        """Load the program and its page tables: L1 begins in 64-bit mode."""
         program = built_file(kickbench.nested.__path__, "hypervisor.bin").read_bytes()
         present, large = 0x63, 1 << 7  # present, writable, accessed, dirty
         tables = (c_uint64 * (3 * PAGE // 8))()
@@ -253,7 +253,8 @@ class NestedGuest(Closing):
         sregs.efer = _EFER_LONG_MODE
         x86_64.set_sregs(vcpu, sregs)
         x86_64.set_regs(vcpu, x86_64.kvm_regs(rip=IMAGE, rflags=0b10))
-        # Pending outside KVM_RUN, and an end of it inside: no kick is lost, no handler is needed.
+        # The signal is pending outside KVM_RUN, and ends KVM_RUN inside: no kick is lost, and no
+        # handler is needed.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - {KICK_SIGNAL}
         vcpu.set_signal_mask(sum(1 << (number - 1) for number in blocked).to_bytes(8, "little"))
         return vcpu
@@ -277,7 +278,10 @@ class NestedGuest(Closing):
 
     @contextmanager
     def _watched(self) -> Iterator[Callable[[], bool]]:
-        """Kick the calling thread out of KVM_RUN when L1 makes no progress; yields: was it?"""
+        """Kick the calling thread out of KVM_RUN when L1 makes no progress.
+
+        Yields a function: whether the thread was kicked.
+        """
         over, stalled = threading.Event(), threading.Event()
         runner = threading.get_ident()
 
@@ -342,12 +346,12 @@ class NestedGuest(Closing):
         finally:
             sender.stop = 1
             thread.join()
-            if problems:  # why L1 hangs, if it does
+            if problems:  # if L1 hangs, they are the reason
                 raise problems[0]
 
     def _where_it_hangs(self) -> str:
         what = {
-            0: "L1 does not come to its end",
+            0: "L1 does not finish",
             1: "L2 does not leave",
             2: "L2 left, but L1 does not get its interrupt",
             3: "L2 does not leave after it was resumed",
@@ -388,7 +392,7 @@ _VMX_ERRORS = {
 
 
 def _describe(shared: Shared) -> str:
-    """What L1 said, in the manuals' words."""
+    """What L1 reported, in the words of the manuals."""
     reason, detail, more = shared.reason, shared.detail, shared.more
     is_vmx = _VENDORS.get(shared.vendor) == "vmx"
     exit_ = (
@@ -398,7 +402,7 @@ def _describe(shared: Shared) -> str:
     )
     match shared.status:
         case 1:
-            return "L1 has neither VMX nor SVM"
+            return "L1 has neither VMX nor SVM: load kvm_intel or kvm_amd with nested=1"
         case 2:
             return f"L1 got exception {reason} at {detail:#x} (error code {more:#x})"
         case 3:

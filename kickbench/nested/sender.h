@@ -20,7 +20,7 @@ struct kb_sender {
 	uint32_t reserved;
 };
 
-/* Sends until told to stop. 0, or the errno of an interrupt that could not be sent. */
+/* Sends until `stop` is set. 0, or the errno of an interrupt that could not be sent. */
 KB_EXPORT int kb_sender_run(struct kb_sender *s);
 /* For the binding's test. */
 extern KB_EXPORT const size_t kb_sender_size;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * L1, the guest hypervisor: takes an order, runs that many iterations of L2, and writes a record of
- * each. What it is for is in kickbench/nested/guest.py; how L2 is entered, in svm.c and vmx.c.
+ * each. kickbench/nested/guest.py explains its purpose. svm.c and vmx.c enter L2.
  */
 #include "hypervisor.h"
 
@@ -14,8 +14,8 @@
 #define CPUID_SVM	 (1u << 2) /* of it, ECX */
 #define CPUID_VMX	 (1u << 5) /* leaf 1, ECX */
 /*
- * What L1 injects: an exception without an error code, #UD, which L2's code has none of. Not an
- * interrupt: QEMU (7.2) delivers an injected one again if it looks up from L2 before an exit.
+ * What L1 injects: #UD, an exception without an error code that L2's code never raises itself. Not
+ * an interrupt: QEMU (7.2) delivers an injected one again if it stops L2 itself before an exit.
  */
 #define L2_VECTOR     6
 #define DRAIN_ENTRIES 16
@@ -31,8 +31,8 @@ static const struct vendor *vendor;
 
 volatile struct kb_nested *const shared = (void *)KB_NESTED_SHARED;
 /*
- * L2's, and not L1's: while KVM keeps shadows of them it must see each write to their pages, and
- * L1's own are written to by every walk.
+ * L2 has tables of its own: while KVM keeps shadows of them it must see each write to their pages,
+ * and every walk writes to L1's tables.
  */
 struct tables l2_tables;
 struct table_register l2_idt_register = {sizeof(l2_idt) - 1, (uint64_t)l2_idt};
@@ -121,7 +121,7 @@ static void triple_fault(void)
 	__asm__ volatile("lidt %0; ud2" : : "m"(none));
 }
 
-/* Enters L2. What left no L2 that could be resumed ends the order. */
+/* Enters L2. An exit after which L2 cannot be resumed ends the order. */
 static void enter(struct exit *exit, enum kb_phase phase)
 {
 	shared->phase = phase;
@@ -159,8 +159,8 @@ static void ask_for_interrupt(enum kb_iteration iteration)
 }
 
 /*
- * 0 when it is not known: only the exit for the interrupt came of what was sent, and the host's
- * stamp may be a little ahead of this clock.
+ * 0 when it is not known. Only the exit for the interrupt is caused by what was sent, and the
+ * host's stamp may be a little ahead of this clock.
  */
 static uint64_t latency_of(const struct exit *exit, uint64_t sent_at)
 {

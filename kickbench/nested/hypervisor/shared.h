@@ -18,7 +18,7 @@ enum kb_iteration { KB_PLAIN, KB_PENDING, KB_PENDING_NO_INJECTION, KB_ASYNCHRONO
 
 enum kb_vendor { KB_NO_VENDOR, KB_SVM, KB_VMX };
 
-/* Where L1 is, for whoever finds that it does not come back. */
+/* Where L1 is. The host reports it if L1 hangs. */
 enum kb_phase { KB_IN_L1, KB_IN_L2, KB_AWAITS_INTERRUPT, KB_IN_L2_AGAIN };
 
 /* How an order ended; `reason` and `detail` say more. */
@@ -34,7 +34,7 @@ enum kb_status {
 
 enum kb_vmx_step { KB_VMXON = 1, KB_VMCLEAR, KB_VMPTRLD, KB_VMWRITE, KB_VMENTRY };
 
-/* Deliberately broken, for tests: each must be reported, and none may hang. */
+/* Deliberately broken variants, for tests: each must be reported, and none may hang. */
 #define KB_BAD_CONTROL_FIELD 1u
 #define KB_BAD_GUEST_STATE   2u
 #define KB_L2_TRIPLE_FAULTS  4u
