@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue of kick protocols: one entry each, its C beside it in ``<id>.c``.
 
-This table says what a protocol is; the C file is what it does. It does not say whether this host
-supports it: that is ``kickbench.host.capabilities``.
+The table describes each protocol, and the C file implements it. ``kickbench.host.capabilities``
+decides whether this host supports it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from pathlib import PurePath
 class Method:
     """One kick protocol.
 
-    ``kicker`` and ``vcpu_thread`` say who does what, ``handler`` and ``mask`` what the signal's
-    handler does and how the signal is masked (None: there is no signal). ``race_free`` is the claim
-    that the race measurement tests. ``needs`` names a field of
+    ``kicker`` and ``vcpu_thread`` are the steps of the two threads, ``handler`` and ``mask`` what
+    the signal's handler does and how the signal is masked (None: there is no signal). ``race_free``
+    is the claim that the race measurement tests. ``needs`` names a field of
     :class:`kickbench.host.capabilities.Capabilities` that must be true, or None when any KVM will
-    do. ``used_by`` names who does it so. ``control_of`` names the protocol whose cost a measuring
-    control takes apart: nobody kicks so, and it takes part in exits only. ``isolates`` is what that
-    protocol has and the control has not, ``keeps`` the rest of the cost that both have.
+    do. ``used_by`` names the VMMs that kick in this way.
+
+    A measuring control splits the cost of the protocol ``control_of``. Nobody kicks in its way, and
+    it takes part in exits only. ``isolates`` is the part of the cost that only the protocol has,
+    ``keeps`` the rest that both have.
     """
 
     id: str
@@ -111,7 +113,7 @@ CATALOGUE: dict[str, Method] = {
             handler="does nothing",
             mask=_NO_MASK,
             race_free=False,
-            used_by="nobody, one hopes; the negative control of the order",
+            used_by="nobody; the negative control of the order",
             needs="immediate_exit",
         ),
         Method(
@@ -150,9 +152,9 @@ def control_pairs(methods: Iterable[str], baseline: str) -> list[tuple[str, str]
 
 
 def method_label(method: str) -> str:
-    """What a method is called in results: a catalogue's id as it is, a C file by its stem.
+    """The name of a method in results: an id of the catalogue, or the stem of a C file.
 
-    The model has made sure that no two methods of a scenario have one label.
+    :mod:`kickbench.scenario.model` ensures that no two methods of a scenario have the same label.
     """
     return PurePath(method).stem if is_protocol_file(method) else method
 

@@ -67,7 +67,7 @@ static void kb_handler(struct kb_vcpu *v)
 	(void)v;
 }
 
-/* The signal is blocked, and so pending in KVM_RUN. One of a kicker's is eaten with it. */
+/* The blocked signal is pending in KVM_RUN. A kicker's signal that is pending is eaten with it. */
 static int kb_finish_exit(struct kb_vcpu *v)
 {
 	int error;

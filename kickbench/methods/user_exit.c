@@ -3,9 +3,9 @@
  * user_exit: the kicker calls KVM_USER_EXIT on the vCPU's descriptor, and KVM_RUN returns
  * KVM_EXIT_REQUEST, now or, when the vCPU is not in KVM_RUN, at the next one.
  *
- * Proposed in 2015, in no released kernel. No signal, no mask, no handler. But the flag: a vCPU
- * that is leaving for a reason of its own when it is kicked keeps that reason and does not leave
- * early the next time, so that its thread must look before it enters again.
+ * Proposed in 2015, in no released kernel. There is no signal, no mask and no handler. The flag is
+ * needed: a vCPU that leaves for a reason of its own when it is kicked keeps that reason, and does
+ * not leave early the next time. So its thread must look at the flag before it enters again.
  */
 #include <kickbench/protocol.h>
 
