@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each architecture has its own way: a module for each, all with the names of :class:`Arch`.
+"""What differs between architectures: a module for each, all with the names of :class:`Arch`.
 
-This and two more places know an architecture: ``engine/include/kickbench/arch/`` has the counter
-and the fences of the hot loops, ``guest/programs/`` the guests in assembly. All else asks
+Two more places depend on the architecture. ``engine/include/kickbench/arch/`` has the counter and
+the fences of the hot loops, ``guest/programs/`` the guests in assembly. All other code asks
 :func:`current`.
 """
 
@@ -23,9 +23,10 @@ class Arch(Protocol):
 
     ``LOAD_KVM`` is the command that loads KVM's module. ``IRQCHIPS`` create an interrupt chip in
     the kernel, by the words of a scenario. ``PROBE`` is a guest of one instruction, which ends with
-    ``PROBE_EXIT``. The counter stamps exits: ``CLOCK_SOURCES`` of the kernel read it,
-    ``BARE_CLOCK_SOURCE`` of them on bare metal. A CPU must have ``STAMP_FLAG``, and should have
-    ``STEADY_FLAGS``. ``MAX_STAMPED_CPU`` is the last CPU whose number comes with the counter.
+    ``PROBE_EXIT``. ``COUNTER`` stamps exits. ``CLOCK_SOURCES`` are the kernel's clock sources that
+    read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must have ``STAMP_FLAG``, and
+    should have ``STEADY_FLAGS``. ``MAX_STAMPED_CPU`` is the last CPU whose number comes with the
+    counter.
     """
 
     NAME: str
@@ -43,7 +44,7 @@ class Arch(Protocol):
     MAX_STAMPED_CPU: int
 
     def set_up(self, vm: Vm, irqchip: str) -> None:
-        """What a machine needs before its first vCPU."""
+        """Set up what a machine needs before its first vCPU."""
 
     def start(self, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
         """Have a vCPU begin at ``entry``, with ``argument`` in a register."""
@@ -59,12 +60,12 @@ class Arch(Protocol):
 
 
 ARCHS: dict[str, Arch] = {"x86_64": x86_64}
-"""By the machine's name in uname(2)."""
+"""The architectures by the machine's name in uname(2)."""
 
 
 @cache
 def current() -> Arch:
-    """This machine's. Raises HostError when there is none."""
+    """The architecture of this host. Raises HostError when kickbench does not support it."""
     machine = os.uname().machine
     if machine not in ARCHS:
         names = " and ".join(arch.NAME for arch in ARCHS.values())

@@ -147,7 +147,7 @@ class Cpuid(ctypes.Structure):
 
 
 def supported_cpuid(kvm: Kvm) -> Cpuid:
-    """KVM_GET_SUPPORTED_CPUID: what a vCPU may be told that its CPU has. Raises KvmError."""
+    """KVM_GET_SUPPORTED_CPUID: the CPU features that a vCPU may have. Raises KvmError."""
     cpuid = Cpuid(nent=MAX_CPUID_ENTRIES)
     ioctl.call(kvm.fd, KVM_GET_SUPPORTED_CPUID, cpuid)
     return cpuid
@@ -177,14 +177,14 @@ def set_regs(vcpu: Vcpu, regs: kvm_regs) -> None:
 
 # --- a machine, and where its vCPUs begin ---------------------------------------------------------
 
-# Where KVM on Intel keeps pages of its own when the CPU can't run real mode; as QEMU has them.
+# Where KVM on Intel keeps pages of its own if the CPU can't run real mode. QEMU has the same.
 IDENTITY_MAP = 0xFFFBC000
 TSS = 0xFFFBD000
 IOAPIC_PINS = 24
 
 
 def set_up(vm: Vm, irqchip: str) -> None:
-    """What a machine needs before its first vCPU; ``irqchip``: "none", "split" or "kernel"."""
+    """Set up a machine before its first vCPU. ``irqchip`` is "none", "split" or "kernel"."""
     if vm.check_extension(KVM_CAP_SET_IDENTITY_MAP_ADDR):
         ioctl.call(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, c_uint64(IDENTITY_MAP))
     if vm.check_extension(KVM_CAP_SET_TSS_ADDR):
@@ -194,7 +194,7 @@ def set_up(vm: Vm, irqchip: str) -> None:
 
 
 def _split_irqchip(vm: Vm) -> None:
-    """In-kernel local APICs only; the IOAPIC would be user space's."""
+    """In-kernel local APICs only. An IOAPIC would be in user space."""
     vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
 
 
@@ -261,12 +261,12 @@ def why_not_nested(kvm: Kvm) -> str | None:
 COUNTER = "TSC"
 CLOCK_SOURCES = frozenset({"tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_tsc_page", "xen"})
 """Clock sources that read the TSC. On bare metal there is ``tsc`` alone (and ``tsc-early`` in the
-first second). The others are a hypervisor's: each is the TSC, scaled as the hypervisor says."""
+first second). The others are a hypervisor's: each is the TSC, scaled by the hypervisor."""
 BARE_CLOCK_SOURCE = "tsc"
 STAMP_FLAG = "rdtscp"
 STEADY_FLAGS: tuple[str, ...] = ("constant_tsc", "nonstop_tsc")
 MAX_STAMPED_CPU = 4095
-"""RDTSCP tells the CPU's number in 12 bits (kickbench/engine/include/kickbench/arch/x86_64.h)."""
+"""RDTSCP returns the CPU's number in 12 bits (kickbench/engine/include/kickbench/arch/x86_64.h)."""
 
 
 def counter_khz(vcpu: Vcpu) -> int:
@@ -280,7 +280,7 @@ def counter_khz(vcpu: Vcpu) -> int:
 
 
 def counter_offset(vcpu: Vcpu) -> int | None:
-    """The vCPU's TSC less the host's, modulo 2**64; None when KVM (before 5.16) keeps it."""
+    """The vCPU's TSC less the host's, modulo 2**64; None if KVM (before 5.16) hides it."""
     value = c_uint64()
     attribute = abi.kvm_device_attr(
         group=KVM_VCPU_TSC_CTRL, attr=KVM_VCPU_TSC_OFFSET, addr=ctypes.addressof(value)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds a virtual machine around a guest program: memory, vCPUs, and a parameter block for each.
 
-It prepares and does not run: the engine does. Standard library only (the worker imports it).
+The engine runs it. Standard library only (the worker imports it).
 
 The guest sees one memory slot from 0: the program, a table of gaps that all vCPUs share, then for
-each vCPU a page with its parameter block (``params.h``) followed by its ring of round trips.
+each vCPU a page with its parameter block (``params.h``), followed by its ring of round trips.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Params(ctypes.Structure):
 class Guest(Closing):
     """A machine whose vCPUs stand at the entry of a guest program. A context manager.
 
-    ``gaps_cycles`` (a power of two of them, at most 4096) makes the program pace itself; vCPU i
+    With ``gaps_cycles`` (a power of two of them, at most 4096) the program paces itself, and vCPU i
     begins at entry ``first_gaps[i]``. ``ring_entries``, a power of two, is then the length of each
-    vCPU's ring. ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i,
-    so that the caller can pin itself to where that memory belongs.
+    vCPU's ring. ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i, so
+    that the caller can pin itself to the node of that memory.
 
     Raises KvmError, and UsageError when the package is not built.
     """
@@ -108,7 +108,7 @@ class Guest(Closing):
 
     @property
     def bytes_per_vcpu(self) -> int:
-        """Of a vCPU's parameter block and its ring, which follows."""
+        """The size of a vCPU's parameter block and of the ring that follows it."""
         return self._stride
 
     def ring_address(self, index: int) -> int | None:
@@ -125,7 +125,7 @@ class Guest(Closing):
 
     def _allocate(self, size: int) -> None:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # A huge page would hold the blocks of many vCPUs, on the node of whoever came first.
+        # A huge page would hold the blocks of many vCPUs, on the node of the first of them.
         memory.madvise(mmap.MADV_NOHUGEPAGE)
         view = (ctypes.c_char * size).from_buffer(memory)
         self._size = size
@@ -145,7 +145,7 @@ class Guest(Closing):
         return VCPU_BLOCKS + index * self._stride
 
     def _init_params(self, index: int, gaps_cycles: Sequence[int], first_gap: int) -> None:
-        # Writing all of it is also what puts the pages on this thread's node.
+        # The write also puts the pages on this thread's node.
         ctypes.memset(self.params_address(index), 0, self._stride)
         if not self.paced:
             return

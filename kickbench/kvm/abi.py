@@ -3,7 +3,7 @@
 
 Source: ``include/uapi/linux/kvm.h``. The meaning is in ``Documentation/virt/kvm/api.rst``. A test
 compares every name of this module with the installed headers. Nothing here opens or calls anything.
-What each architecture has its own way is in :mod:`kickbench.arch`.
+What differs between architectures is in :mod:`kickbench.arch`.
 
 Public names that begin with ``KVM_`` or ``kvm_`` are the kernel's; classes with a leading
 underscore stand for structs and unions that have no name in C.
@@ -111,7 +111,7 @@ class _run_sync_regs(ctypes.Union):
 
 
 class kvm_run(ctypes.Structure):
-    """The page that a vCPU's fd maps: what user space and KVM_RUN tell each other."""
+    """The page that a vCPU's fd maps. User space and KVM_RUN share it."""
 
     _anonymous_ = ("_exit",)
     _fields_ = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to the kernel: every KVM ioctl that Python makes goes through :func:`call`.
+"""Every KVM ioctl that Python makes goes through :func:`call`.
 
-Tests replace ``call`` to play a kernel that fails. The hot loops do not come through here: they
-are C (``kickbench.engine``).
+Tests replace ``call`` to play a kernel that fails. The hot loops make their own ioctls, in C
+(``kickbench.engine``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Argument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_uint6
 
 
 class KvmError(MeasurementError, OSError):
-    """A KVM ioctl failed: an OSError (``errno``) that knows the ioctl's name (``ioctl``).
+    """A KVM ioctl failed: an OSError (``errno``) with the ioctl's name (``ioctl``).
 
-    Where nothing more specific is known it is a failed measurement (exit code 4).
+    If nobody handles it, it is a failed measurement (exit code 4).
     """
 
     def __init__(self, number: int, ioctl: str) -> None:

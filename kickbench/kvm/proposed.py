@@ -2,10 +2,10 @@
 """The interface proposed in 2015 for kicks without signals, which no released kernel has.
 
 Source: "[PATCH v2 4/5] KVM: add KVM_USER_EXIT vcpu ioctl for userspace exit", kvm list, 2015;
-KVM_VCPU_MAKE_EXITFD is from its review. The proposal's own numbers mean other things by now; these
-are the ones of ``kickbench/engine/include/kickbench/protocol.h`` and of the lab's kernel, free in
-Linux 6.12. They are no part of :mod:`kickbench.kvm.abi`, because no kernel header confirms them:
-whether a kernel has them is found out by trying (``kickbench.host.capabilities``).
+KVM_VCPU_MAKE_EXITFD is from its review. Released kernels use the proposal's numbers for other
+ioctls by now. The numbers here are those of ``kickbench/engine/include/kickbench/protocol.h`` and
+of the lab's kernel, and are free in Linux 6.12. They are not in :mod:`kickbench.kvm.abi`, because
+no kernel header has them. ``kickbench.host.capabilities`` tries whether a kernel has the ioctls.
 """
 
 from __future__ import annotations

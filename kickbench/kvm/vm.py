@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kvm, Vm and Vcpu: the three file descriptors of the KVM API, each a context manager.
 
-The kernel opens all of them close-on-exec. They do what setting up a measurement needs and no
-more: they do not allocate guest memory, do not load programs and do not run the measured loop.
+The kernel opens all of them close-on-exec. They do only what the set-up of a measurement needs:
+they do not allocate guest memory, do not load programs and do not run the measured loop.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Vcpu(_Descriptor):
 
     @property
     def run_address(self) -> int:
-        """Address of struct kvm_run, valid until :meth:`close`; what the C loops are given."""
+        """The address of struct kvm_run for the C loops, valid until :meth:`close`."""
         return ctypes.addressof(self.run)
 
     def set_mp_state(self, state: int) -> None:
@@ -220,20 +220,20 @@ class Vcpu(_Descriptor):
         """Unmap the page and close the descriptor."""
         mapping, self._mmap = self._mmap, None
         if mapping is not None:
-            # Somebody may still hold a view; then the page goes when that view goes.
+            # A view may still exist. The page is then unmapped together with that view.
             with contextlib.suppress(BufferError):
                 mapping.close()
         super().close()
 
 
 def _how_to_be_let_in(path: str) -> str:
-    """What helps against the device's permissions: its group is of use only if it may open it."""
+    """Advice about the device's permissions. Its group helps only if the group may open it."""
     try:
         found = Path(path).stat()
         mode, owner = stat.S_IMODE(found.st_mode), pwd.getpwuid(found.st_uid).pw_name
         group = grp.getgrgid(found.st_gid).gr_name
     except (OSError, KeyError):
-        return f"see who may (ls -l {path})"
+        return f"see who may open it (ls -l {path})"
     if found.st_gid and mode & 0o060 == 0o060:
         return f"join its group (sudo usermod -aG {group} $USER, then log in again)"
     return (
