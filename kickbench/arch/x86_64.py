@@ -280,7 +280,7 @@ def counter_khz(vcpu: Vcpu) -> int:
 
 
 def counter_offset(vcpu: Vcpu) -> int | None:
-    """The vCPU's TSC less the host's, modulo 2**64; None if KVM (before 5.16) hides it."""
+    """The vCPU's TSC less the host's, modulo 2**64; None if KVM lacks it (before 5.16)."""
     value = c_uint64()
     attribute = abi.kvm_device_attr(
         group=KVM_VCPU_TSC_CTRL, attr=KVM_VCPU_TSC_OFFSET, addr=ctypes.addressof(value)

@@ -78,9 +78,9 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
 }
 
 /*
- * A clock that was seen to stand still steps further than a stamp takes: its least move is the
- * step, also where that is rounded to whole ns, one up and one down. Of any other clock the step
- * divides every distance.
+ * A clock that was seen to stand still has a step that is longer than a stamp takes: its least move
+ * is the step, also if steps are rounded to whole ns, one up and one down. The step of any other
+ * clock divides every distance.
  */
 uint64_t kb_clock_step(int clock_is_tsc)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which CPUs a thread runs on. A cpu_set_t ends at CPU 1,023, and CPU_SET drops what is above it
- * without a word; the kernel takes and gives sets of any size (sched_setaffinity(2)).
+ * Which CPUs a thread runs on. A cpu_set_t ends at CPU 1,023, and CPU_SET silently drops what is
+ * above it; the kernel takes and gives sets of any size (sched_setaffinity(2)).
  */
 #include "internal.h"
 
@@ -34,8 +34,8 @@ void stand_back(const union cpus *before)
 }
 
 /*
- * A thread's task_struct, kernel stack and TLS are allocated where the one stands that creates it
- * (kernel/fork.c): on the thread's own CPUs.
+ * A thread's task_struct, kernel stack and TLS are allocated on the node of its creator
+ * (kernel/fork.c). So the creator moves to the new thread's CPUs for that time.
  */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
 		 void *arg)

@@ -133,7 +133,7 @@ int kb_engine_memory_locked(const struct kb_engine *e)
 /* -- Life ----------------------------------------------------------------------------------------
  */
 
-/* Untouched pages, and no huge one: that would have many vCPUs on the node of the first. */
+/* Untouched pages, and no huge page: it would put many vCPUs on the node of the first. */
 static struct vcpu_thread *map_vcpu_threads(size_t bytes)
 {
 	void *memory =
@@ -229,7 +229,7 @@ static int start_vcpu(struct kb_engine *e, uint32_t index, const struct kb_confi
 	return start_thread(&t->thread, vcpu->cpus, vcpu->n_cpus, run_vcpu, t);
 }
 
-/* Waits for those that were started, also when the next could not be. */
+/* Waits for the threads that were started, also if a later one could not be. */
 static bool start_vcpus(struct kb_engine *e, const struct kb_config *config)
 {
 	int error = 0;
@@ -248,7 +248,7 @@ static bool start_vcpus(struct kb_engine *e, const struct kb_config *config)
 	return all_prepared(e);
 }
 
-/* All threads have one and the same CPU: whom one waits for runs only when it yields. */
+/* All threads share one CPU: a thread that is waited for runs only when the other yields. */
 static bool has_one_cpu(const struct kb_config *config)
 {
 	const int32_t first = config->vcpus[0].n_cpus ? config->vcpus[0].cpus[0] : -1;
@@ -311,7 +311,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	e->signal = config->signal;
 	sigaction(e->signal, &action, &e->old_action);
 
-	/* The kickers' tables first: vCPU threads are told where they are. */
+	/* The kickers' tables come first: vCPU threads get their address. */
 	if (allocate_kickers(e, config) && start_vcpus(e, config) && start_kickers(e, config) &&
 	    start_stopper(e))
 		return e;

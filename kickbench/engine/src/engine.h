@@ -52,7 +52,7 @@ struct kb_plan {
 	uint32_t state;
 	uint32_t seed;		/* of the random times */
 	uint64_t gap_ns;	/* mean time between two kicks of a kicker, or two pauses */
-	uint64_t userspace_ns;	/* spent in user space before each KVM_RUN; aimed: so long ahead */
+	uint64_t userspace_ns;	/* in user space before each KVM_RUN; aimed: the window's notice */
 	uint64_t window_ns;	/* how long the window is held open; 0: as it is */
 	uint64_t lost_after_ns; /* a kick that is not taken by then may be lost */
 };
@@ -142,8 +142,7 @@ struct kb_block_result {
 	uint32_t reserved;
 };
 
-/* What there was too little of to create an engine; `error` of the failure says the same less well.
- */
+/* The resource that was missing to create an engine: more exact than `error` of the failure. */
 enum kb_resource { KB_NO_RESOURCE, KB_MEMORY, KB_FILES, KB_THREADS, KB_TIMERS, KB_PIDFDS, KB_CPUS };
 
 /* Why a block failed, or an engine was not created. */
@@ -153,7 +152,7 @@ struct kb_failure {
 	uint32_t exit_reason;
 	uint32_t suberror;
 	uint64_t detail;      /* hardware entry failure reason */
-	int32_t stuck;	      /* a thread did not come: it still uses the engine, and the vCPU */
+	int32_t stuck;	      /* a thread hangs: it still uses the engine, and the vCPU */
 	int32_t entering;     /* the error is of entering the protocol */
 	int32_t kicking;      /* the error is of a kick */
 	int32_t finishing;    /* the error is of completing the guest's I/O */
@@ -161,7 +160,7 @@ struct kb_failure {
 	int32_t doing;	      /* enum kb_doing of the thread that is stuck */
 	int32_t tid;	      /* of the same */
 	int32_t kicker;	      /* it is a kicker's, on its way to `vcpu`; -1: it is the vCPU's own */
-	int32_t slow;	      /* it was still getting on */
+	int32_t slow;	      /* it still made progress */
 	uint32_t reserved;    /* not padding: see layout.c */
 	const char *protocol; /* that it uses; NULL: none */
 };
@@ -219,7 +218,7 @@ KB_EXPORT const void *kb_engine_address(const struct kb_engine *e, uint32_t vcpu
 KB_EXPORT int32_t kb_engine_kicker_cpu(const struct kb_engine *e, uint32_t kicker);
 /*
  * The NUMA node of each of this process's pages with these addresses, or -errno: -ENOENT for one
- * that is not there, -EFAULT for one that the kernel does not tell of. 0, or an errno.
+ * that is not there, -EFAULT for one whose node the kernel does not report. 0, or an errno.
  */
 KB_EXPORT int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *nodes);
 
@@ -234,18 +233,18 @@ KB_EXPORT double kb_clock_calibrate(uint64_t ns);
 /* The least distance of two stamps in a row: what a stamp costs, in units of the clock. */
 KB_EXPORT uint64_t kb_clock_stamp_cost(int clock_is_tsc);
 /*
- * The step that the clock counts in, in its own units: 1 where each unit can be seen. It is asked
- * of the clock and not of a block's exits: of four exits any distance may be the least.
+ * The step that the clock counts in, in its own units: 1 if each unit can be seen. It is measured
+ * with stamps of the clock, not with a block's exits: few exits may show a longer least distance.
  */
 KB_EXPORT uint64_t kb_clock_step(int clock_is_tsc);
 /*
- * How far the TSC of `cpu_b` was ever seen behind that of `cpu_a` or the other way round, in
+ * The largest distance by which the TSC of `cpu_a` or `cpu_b` was seen behind the other's, in
  * cycles, in `rounds` hand-overs through memory: 0 when they agree. -1 when a thread can't be put
- * on one of them.
+ * on one of the CPUs.
  */
 KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
 
-/* Of the hooks and of struct kb_vcpu: what a protocol must have been built against. */
+/* The version of the hooks and of struct kb_vcpu that a protocol must be built against. */
 extern KB_EXPORT const uint32_t kb_abi; /* KB_PROTOCOL_ABI */
 
 /* Size of a structure of the interface by its name without "kb_"; 0: there is none. */
@@ -261,7 +260,7 @@ struct kb_field {
 	char kind;     /* i, u: an integer, signed or not; f: floating; p: a pointer */
 };
 
-/* All fields that the binding shares with us, in their order; the number of them in *count. */
+/* All fields that the binding shares with the engine, in their order; their number in *count. */
 KB_EXPORT const struct kb_field *kb_fields(size_t *count);
 
 #endif

@@ -136,7 +136,7 @@ struct kb_engine {
 	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
 };
 
-/* Notes what there is too little of to create the engine. Always false. */
+/* Notes the resource that is missing to create the engine. Always false. */
 static inline bool lacks(struct kb_engine *e, enum kb_resource resource, int error)
 {
 	e->failure.resource = (int32_t)resource;
@@ -242,7 +242,7 @@ bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kick
 		    uint32_t n, int64_t max_ns);
 bool give_up(struct kb_engine *e, bool vcpus_were_told);
 
-/* cpus.c: 0 or an errno. A thread without CPUs of its own has those of whoever starts it. */
+/* cpus.c: 0 or an errno. A thread without CPUs of its own has those of its creator. */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
 		 void *arg);
 /*

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One kick: it is sent, taken, and told from one that is lost.
+ * One kick: it is sent, and then it is taken or found to be lost.
  *
  * It is sent by the protocol's own hook, and timed around it. It is taken when the vCPU's thread
  * says so (kb_take_kick). It is lost when it has not been taken after a time far above any latency
@@ -124,7 +124,7 @@ bool kick_once(struct kick_in_flight *k, bool met)
 
 	send_kick(k);
 	if (!wait_taken(k, &lost, &note.rescues)) {
-		/* Not the end of its block: nothing gets it out, and that is to be seen. */
+		/* Its block has not ended: nothing gets the vCPU out, and the record shows it. */
 		if (is_busy(k->vcpu) && !k->thread->error) {
 			note.at = k->sent - e->record_from;
 			note.latency = UINT32_MAX;
@@ -137,7 +137,7 @@ bool kick_once(struct kick_in_flight *k, bool met)
 	note.send = kb_saturate(k->returned - k->sent);
 	if (k->cpu_sent == k->cpu_returned && k->cpu_sent != KB_CPU_UNKNOWN)
 		note.cpu = (int32_t)k->cpu_sent;
-	/* For another kicker's sake, KVM_RUN had returned already: not the wanted state. */
+	/* KVM_RUN had returned already, for another kicker: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
 	/* The loop's own time in user space, which was to end then, is no part of the protocol. */
 	from = ack->free_at > k->sent ? ack->free_at : k->sent;

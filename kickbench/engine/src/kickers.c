@@ -26,7 +26,7 @@ static void *run_kicker(void *arg)
 		enum command command;
 
 		seen = wait_for_step(e, seen);
-		command = e->command; /* the conductor's again, once this part is finished */
+		command = e->command; /* the conductor may change it once this part is finished */
 		atomic_store_explicit(&t->doing, KB_IN_LOOP, memory_order_relaxed);
 		if (command == RUN)
 			kick_in_block(e, index);
@@ -109,7 +109,7 @@ static bool start_kicker(struct kb_engine *e, uint32_t index, const struct kb_co
 	return true;
 }
 
-/* Waits for those that were started, also when the next could not be. */
+/* Waits for the threads that were started, also if a later one could not be. */
 bool start_kickers(struct kb_engine *e, const struct kb_config *config)
 {
 	bool fine = true;
@@ -124,7 +124,7 @@ bool start_kickers(struct kb_engine *e, const struct kb_config *config)
 	return fine;
 }
 
-/* Only those that were created: 0 is a timer's id, too. */
+/* Only the timers that were created: 0 is a timer's id, too. */
 static void delete_timers(struct kb_engine *e)
 {
 	for (uint32_t i = 0; i < e->n_timers; i++)

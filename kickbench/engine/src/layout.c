@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The layout of the interface's structures, as the compiler has it. The binding makes its records
- * of it, so that a field's place and type are stated in engine.h alone. A test looks for gaps,
- * which a field leaves that is not listed here. In padding it would leave none, so the structures
- * have none.
+ * from it, so that a field's place and type are stated in engine.h alone. A field that is not
+ * listed here leaves a gap, and a test looks for gaps. It would leave none in padding, so the
+ * structures have no padding.
  */
 #include "engine.h"
 

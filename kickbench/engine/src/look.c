@@ -85,8 +85,8 @@ static bool is_blocked(const struct vcpu_thread *t)
 }
 
 /*
- * Is the vCPU in the state? Waits for a sign of it, and is in step with the guest after that: the
- * kick must come some time later. Only user space tells at any moment.
+ * Is the vCPU in the state? Waits for a sign of it. The caller is in step with the guest after
+ * that, so the kick must come some time later. Only user space can be seen at any moment.
  */
 bool is_in_state(struct vcpu_thread *t, uint32_t state)
 {
@@ -105,10 +105,10 @@ bool is_in_state(struct vcpu_thread *t, uint32_t state)
 }
 
 /*
- * A guest that counts, or exits, time and again was not kicked. One whose thread waits for a CPU
- * does neither, and its kick is late, not lost; nor is it when the guest gets a last step in. A
- * halted one can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a
- * device or a lock, looks at its flag when it wakes up.
+ * A guest that counts, or exits, again and again was not kicked. A guest whose thread waits for a
+ * CPU does neither: its kick is late, not lost. A single last step is no sign either. A halted
+ * guest can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a device or
+ * a lock, looks at its flag when it wakes up.
  */
 bool still_runs(const struct vcpu_thread *t)
 {

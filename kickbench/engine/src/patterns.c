@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEAST_GAP_NS   1000   /* draws of which outrun the clock */
-#define STATE_LOOK_NS  60000  /* so long before the kick the vCPU's state is looked at */
+#define LEAST_GAP_NS   1000   /* one draw takes less time than the gap that it draws */
+#define STATE_LOOK_NS  60000  /* how long before the kick to look at the vCPU's state */
 #define AIM_MARGIN_NS  1500   /* a window that is nearer cannot be aimed at any more */
-#define AIM_STEP_NS    25     /* so far the aim moves after each kick */
-#define AIM_SPREAD_NS  200    /* and so far around it kicks are sent */
-#define NUDGE_AGAIN_NS 200000 /* a vCPU that was to come round has not */
+#define AIM_STEP_NS    25     /* how far the aim moves after each kick */
+#define AIM_SPREAD_NS  200    /* how far around the aim kicks are sent */
+#define NUDGE_AGAIN_NS 200000 /* when to nudge a vCPU again that has not come round */
 #define MAX_NUDGES     5
 
 /* Uniform in [mean / 2, 3 / 2 mean). */
@@ -20,7 +20,7 @@ static uint64_t random_gap(uint64_t *state, uint64_t mean)
 	return mean / 2 + (mean ? random_next(state) % mean : 0);
 }
 
-/* The first moment that is not over yet: whoever is late leaves some out, and is not late again. */
+/* The first moment that is still to come. A late kicker skips moments, and is in time again. */
 static uint64_t next_volley(struct kick_in_flight *k, uint64_t *random, uint64_t gap, uint64_t next)
 {
 	const uint64_t now = stamp(k->vcpu);
@@ -56,7 +56,7 @@ static void kick_in_volleys(struct kb_engine *e, struct kick_in_flight *k)
 		took = stamp(k->vcpu) - begun;
 		if (took > look) /* a slow machine: begin earlier ... */
 			look = 2 * took < longest ? 2 * took : longest;
-		else if (2 * took < shortest) /* ... or it was somebody else's turn */
+		else if (2 * took < shortest) /* ... unless another thread had its turn */
 			look = shortest;
 		if (begun + took > next)
 			continue; /* the kick before, or the look, took too long */
@@ -68,7 +68,7 @@ static void kick_in_volleys(struct kb_engine *e, struct kick_in_flight *k)
 	}
 }
 
-/* Brings a vCPU round that is in KVM_RUN, by a signal that is no kick. */
+/* Gets a vCPU out of KVM_RUN by a signal that is no kick, so that it comes round. */
 static void nudge(const struct kick_in_flight *k)
 {
 	struct kb_vcpu *v = &k->vcpu->v;
@@ -78,10 +78,10 @@ static void nudge(const struct kick_in_flight *k)
 }
 
 /*
- * Waits for a window that opens (0: has opened) later than the vCPU's turn `last`. A kick that
- * returns late finds the vCPU in the guest again, past a window that nobody aimed at: it is brought
- * round. One that shares its CPU with the kicker never is in time: then any moment will do. False
- * when the block is over.
+ * Waits for a window that is later than the vCPU's turn `last`. After a kick that returned late the
+ * vCPU is in the guest again, past a window that nobody aimed at: it is nudged. A vCPU that shares
+ * its CPU with the kicker never is in time: after MAX_NUDGES any moment will do. False when the
+ * block is over.
  */
 static bool wait_for_window(struct kb_engine *e, struct kick_in_flight *k, unsigned int *last,
 			    uint64_t *window_at)
@@ -171,7 +171,7 @@ static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint3
 	};
 }
 
-/* Every vCPU has come round since it was let go: it is in KVM_RUN again, or about to be. */
+/* Every vCPU has come round since it was resumed: it is in KVM_RUN again, or about to be. */
 static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++)
@@ -184,7 +184,7 @@ static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 	return true;
 }
 
-/* Kicks all vCPUs, then waits for each: how pausing a VM goes. False when it cannot be done. */
+/* Kicks all vCPUs, then waits for each, as a pause of a VM does. False when it cannot be done. */
 static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const uint64_t begun = stamp(&e->vcpu_threads[0]);
@@ -208,7 +208,7 @@ static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 	return true;
 }
 
-/* One kicker does it, until the block is over. */
+/* The first kicker pauses all vCPUs, again and again, until the block is over. */
 static void pause_all(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const uint64_t gap = to_cycles(e, e->plan.gap_ns);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the engine's memory and threads came to be, for whoever asks the kernel for the nodes. */
+/* Where the engine's memory and threads are, and on which nodes. */
 #include "internal.h"
 
 const void *kb_engine_address(const struct kb_engine *e, uint32_t vcpu, uint32_t part)
@@ -21,7 +21,7 @@ int32_t kb_engine_kicker_cpu(const struct kb_engine *e, uint32_t kicker)
 	return e->kicker_threads[kicker].cpu;
 }
 
-/* With no nodes to move to, move_pages(2) only tells where the pages are. */
+/* With no nodes to move to, move_pages(2) only reports where the pages are. */
 int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *nodes)
 {
 	return syscall(SYS_move_pages, 0, count, addresses, NULL, nodes, 0) ? errno : 0;

@@ -68,8 +68,9 @@ static uint64_t count_below(const uint32_t *sorted, uint64_t n, uint64_t limit)
 }
 
 /*
- * Where `rank` values lie below, of which the value at `index` is the next. It and its equals are
- * spread over half a step on either side, and no further than half way to the next value.
+ * The point with `rank` values below it; the value at `index` is the next. That value and its
+ * equals are spread over half a step on either side, and no further than half way to the next
+ * value.
  */
 static double spread_at(const uint32_t *sorted, uint64_t n, double step, uint64_t index,
 			double rank)

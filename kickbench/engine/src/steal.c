@@ -77,7 +77,7 @@ void read_steal(struct steal *s)
 	parse(&s->now, s->text, s->tick_ns);
 }
 
-/* Of a CPU between the last two readings. */
+/* The steal of a CPU between the last two readings. */
 static int64_t stolen_ns(const struct steal *s, int32_t cpu)
 {
 	const uint32_t index = (uint32_t)cpu; /* -1 is above all */

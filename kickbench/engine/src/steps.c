@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 
-#define STEP_MAX_S 10 /* a thread that does not come for longer is stuck */
+#define STEP_MAX_S 10 /* a thread that does not arrive for longer is stuck */
 
 void futex_wait(atomic_uint *word, unsigned int value, int64_t timeout_ns)
 {
@@ -60,7 +60,7 @@ bool wait_for_none(atomic_uint *pending, int64_t timeout_ns)
 	return true;
 }
 
-/* The same, as long as they come at all; false when none did for `patience_ns`. */
+/* The same, however long it takes in all; false when no thread arrived for `patience_ns`. */
 bool wait_for_each(atomic_uint *pending, int64_t patience_ns)
 {
 	unsigned int before;
@@ -80,7 +80,7 @@ bool do_step(struct kb_engine *e, enum command command)
 	       wait_for_each(&e->kickers_pending, STEP_MAX_S * NS_PER_S);
 }
 
-/* -- The begin of a block: the first who asks for it sets its window, for all -------------------
+/* -- The begin of a block: the first thread that asks for it sets its window for all ------------
  */
 
 void begin_block(struct kb_engine *e)

@@ -3,8 +3,8 @@
  * The stopper: the thread that kicks for the conductor, at the end of a block, the vCPUs that do
  * not leave by themselves.
  *
- * The conductor does not kick itself: the kick is the protocol's own, and one that never returns
- * would leave nobody to say so.
+ * The conductor does not kick itself: the kick is the protocol's own code, and the conductor must
+ * be left to report a kick that never returns.
  */
 #include "internal.h"
 
@@ -71,7 +71,7 @@ static void *run_stopper(void *arg)
 	}
 }
 
-/* On the CPUs of the conductor, who starts it. */
+/* The stopper runs on the CPUs of the conductor, who starts it. */
 bool start_stopper(struct kb_engine *e)
 {
 	int error;
@@ -100,7 +100,7 @@ bool stop_vcpus(struct kb_engine *e)
 	       give_up(e, true);
 }
 
-/* The command is to be QUIT. */
+/* The caller has set the command to QUIT. */
 void quit_stopper(struct kb_engine *e)
 {
 	if (!e->has_stopper)

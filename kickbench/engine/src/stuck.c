@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Waiting for threads that may not come, and who it was when one did not. */
+/* Waits for threads that may hang, and finds the one that hangs. */
 #include "internal.h"
 
 #define LOOK_NS (NS_PER_S / 2)
@@ -22,8 +22,8 @@ static const struct kicker_thread *in_hook(const struct kicker_thread *threads, 
 }
 
 /*
- * Waits for threads that kick. False when `max_ns` passed first, or KICK_MAX_S in which one was in
- * the protocol's kick and none began another.
+ * Waits for threads that kick. False when `max_ns` passed first, or when one was in the protocol's
+ * kick for KICK_MAX_S and none began another.
  */
 bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker_thread *threads,
 		    uint32_t n, int64_t max_ns)
@@ -95,8 +95,8 @@ static const struct kicker_thread *not_waiting(const struct kb_engine *e)
 }
 
 /*
- * Notes who did not come: whoever is in a hook of the protocol's before whoever is not. vCPUs that
- * are still in their loop are to blame only when they were told to leave it. Always false.
+ * Notes the thread that hangs: one in a hook of the protocol before all others. A vCPU that is
+ * still in its loop is to blame only if it was asked to leave it. Always false.
  */
 bool give_up(struct kb_engine *e, bool vcpus_were_told)
 {

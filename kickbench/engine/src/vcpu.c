@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The thread of one vCPU: it switches protocols, runs blocks, evaluates what they left, and answers
- * kicks. Everything but the loops themselves, which are the protocols' (loop.h).
+ * The thread of one vCPU: it switches protocols, runs blocks, evaluates them, and answers kicks.
+ * The loops themselves are the protocols' (loop.h).
  */
 #include "internal.h"
 #include "random.h"
@@ -36,7 +36,7 @@ void kick_signal_handler(int signal)
 	errno = saved_errno;
 }
 
-/* The vCPU runs. The last one to say so begins the block. */
+/* The vCPU runs. The last vCPU to be counted in begins the block. */
 static void count_in(struct vcpu_thread *t)
 {
 	struct kb_engine *e = t->engine;
@@ -104,7 +104,7 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 		atomic_fetch_add_explicit(&ack->taken, 1, memory_order_release);
 	}
 	t->landed = 0;
-	/* Paused, until let go; a rescue, or the conductor, wants its own answer meanwhile. */
+	/* Paused until it is resumed. A rescue, or the conductor, needs an answer meanwhile. */
 	if (!stop && e->plan.kicking == KB_PAUSES) {
 		kb_mark(v, KB_TAKING);
 		while (atomic_load_explicit(&e->resumed, memory_order_acquire) == resumed &&
@@ -126,7 +126,7 @@ static uint64_t spin_until(const struct kb_vcpu *v, uint64_t until)
 	return now;
 }
 
-/* The window is open from now on; whoever aims may kick. */
+/* The window is open from now on: kickers that aim may kick. */
 static uint64_t open_window(struct kb_vcpu *v)
 {
 	uint32_t cpu;
@@ -143,9 +143,9 @@ void kb_hold_window(struct kb_vcpu *v)
 }
 
 /*
- * A window that is not widened is too narrow to be aimed at when it is open already: the kickers
- * are told when it will be, which is after the time in user space. That follows what the guest did:
- * there is none while a kick is cleaned up after.
+ * A window that is not widened is too narrow to be aimed at once it is open. So it is announced to
+ * the kickers ahead: it opens after the time in user space. That time follows an exit of the guest:
+ * there is none while the protocol cleans up after a kick.
  */
 void kb_come_round(struct kb_vcpu *v)
 {
@@ -167,7 +167,7 @@ void kb_come_round(struct kb_vcpu *v)
 	}
 }
 
-/* A halted guest tells nothing: it had halted again unless KVM_RUN gave up for no kick. */
+/* A halted guest leaves no sign: it halted again, unless KVM_RUN gave up with no kick pending. */
 static bool guest_ran(const struct vcpu_thread *t, int error)
 {
 	switch (t->v.expected_exit) {
@@ -322,7 +322,7 @@ static void run_block(struct vcpu_thread *t)
 	if (t->ring)
 		draw_phase(t);
 	kb_mark(v, KB_IN_LOOP);
-	/* A guest that comes out in its own time runs as soon as its thread does. */
+	/* A guest that does not exit at once counts as running as soon as its thread runs. */
 	if (e->plan.loop == KB_KICK_LOOP || t->ring || !v->expected_exit)
 		count_in(t);
 	if (t->enter_error == 0 && e->plan.loop == KB_KICK_LOOP) {
@@ -353,7 +353,7 @@ static void block_other_signals(int kick)
 	pthread_sigmask(SIG_SETMASK, &others, NULL);
 }
 
-/* What this kernel does not have is done without; the limit of open files is an error. */
+/* A file that this kernel does not have is no error; the limit of open files is one. */
 static int note_lack(struct vcpu_thread *t, int fd)
 {
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE))
@@ -370,8 +370,8 @@ static int open_of_thread(struct vcpu_thread *t, const char *name)
 }
 
 /*
- * Of real-time threads the vCPUs' are one priority below those that kick and conduct: a guest that
- * spins gives no equal a turn, and nobody could end its block.
+ * Real-time vCPU threads have one priority below the threads that kick and conduct: a guest that
+ * spins gives no turn to a thread of the same priority, and nothing could end its block.
  */
 static void let_kickers_come_first(const struct kb_engine *e)
 {
@@ -395,7 +395,7 @@ static void prepare_thread(struct vcpu_thread *t)
 	t->schedstat_fd = open_of_thread(t, "schedstat");
 	t->stat_fd = open_of_thread(t, "stat");
 	t->samples = allocate(t->engine, t->engine->samples_capacity * sizeof(uint32_t));
-	/* Used between the windows only: not locked, what may be locked is little on many hosts. */
+	/* Used only between the windows, so not locked: many hosts allow little locked memory. */
 	t->scratch = allocate_touched(scratch_bytes(t->engine));
 	t->histograms = allocate(t->engine, histograms_bytes(t->engine));
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a kicking thread waits: exactly, and yet without keeping a CPU from whom it waits for. */
+/* How a kicking thread waits: exactly, but it leaves its CPU to the thread that it waits for. */
 #include "internal.h"
 
-#define YIELD_SPINS	1024  /* look away once in a while: the other may need this CPU */
+#define YIELD_SPINS	1024  /* yield now and then: the other thread may need this CPU */
 #define SLEEP_MARGIN_NS 60000 /* sleep until shortly before, then spin */
 #define DOZE_NS		20000
 
-/* Whoever pauses a VM sleeps while the vCPUs answer: they may need its CPU. */
+/* A thread that pauses a VM sleeps while the vCPUs answer: they may need its CPU. */
 void doze(void)
 {
 	const struct timespec t = {0, DOZE_NS};
@@ -14,7 +14,9 @@ void doze(void)
 	nanosleep(&t, NULL);
 }
 
-/* With one CPU, whom we wait for runs only when we yield; a thread of lower priority, never then.
+/*
+ * With one CPU, the other thread runs only when this one yields. A thread of lower priority runs
+ * only when this one sleeps.
  */
 void relax(const struct kb_engine *e, unsigned int *spins)
 {

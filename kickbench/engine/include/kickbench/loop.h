@@ -2,9 +2,9 @@
 /*
  * The hot loops, stamped out once for each protocol that includes this file (see protocol.h).
  *
- * Between two KVM_RUNs it makes no system call but those of the protocol, allocates nothing, and
- * touches three cache lines of its own, beside its stack and the page that it shares with KVM: the
- * flag, the constants, the sample that it writes.
+ * Between two KVM_RUNs a loop makes no system call but those of the protocol, and allocates
+ * nothing. Beside its stack and the page that it shares with KVM, it touches three cache lines of
+ * its own: the flag, the constants, the sample that it writes.
  */
 #include <kickbench/clock.h>
 
@@ -30,19 +30,19 @@ static inline bool kb_is_unexpected(const struct kb_vcpu *v, int error)
 }
 
 /*
- * What the loops do when the guest did not simply exit is out of line, and closed to the optimizer:
- * so the hot instructions of the exit loop are the same ones in all protocols whose kb_before_run
- * only looks at the flag, and their difference is none of the compiler's making.
+ * All that is not a plain exit of the guest is handled out of line, and closed to the optimizer. So
+ * the hot instructions of the exit loop are the same in all protocols whose kb_before_run only
+ * looks at the flag, and the compiler adds nothing to the difference between them.
  */
 #if __has_attribute(noipa)
 #define KB_OUT_OF_LINE __attribute__((noinline, cold, noipa))
 #else
 #define KB_OUT_OF_LINE __attribute__((noinline, cold))
 #endif
-/* And at the same place of a cache line, as every copy of a loop. */
+/* Every copy of a loop begins at the same place of a cache line. */
 #define KB_LOOP __attribute__((aligned(KB_CACHE_LINE)))
 
-/* Marked: a hook that hangs is told from a guest that does. */
+/* The mark distinguishes a hook that hangs from a guest that hangs. */
 static KB_OUT_OF_LINE bool kb_call_after_run(struct kb_vcpu *v, int error)
 {
 	bool taken;
@@ -79,8 +79,8 @@ static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_
 }
 
 /*
- * Measures exits: runs the vCPU until the window closes, or until the conductor kicks. What was
- * recorded goes on to the window's end also where the guest made no exit by then.
+ * Measures exits: runs the vCPU until the window closes, or until the conductor kicks. The recorded
+ * time goes on to the window's end, also if the guest made no exit by then.
  */
 static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 {
@@ -131,7 +131,7 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 	v->migrations = migrations;
 }
 
-/* Around KVM_RUN in the kick loop: whoever sleeps elsewhere is no halted guest. */
+/* Around KVM_RUN in the kick loop: a thread that sleeps elsewhere is no halted guest. */
 static inline void kb_count_run(struct kb_vcpu *v)
 {
 	atomic_store_explicit(&v->runs, atomic_load_explicit(&v->runs, memory_order_relaxed) + 1,
@@ -139,8 +139,8 @@ static inline void kb_count_run(struct kb_vcpu *v)
 }
 
 /*
- * The guest's exit before is half done: KVM takes the result of PIO and MMIO, and moves the guest's
- * RIP on, at the next KVM_RUN. Its state may not be saved before
+ * The guest's last exit is only half done: KVM takes the result of PIO and MMIO, and moves the
+ * guest's RIP on, at the next KVM_RUN. The guest's state must not be saved before that
  * (Documentation/virt/kvm/api.rst, KVM_EXIT_IO).
  */
 static inline bool kb_leaves_io(const struct kb_vcpu *v)
@@ -148,7 +148,7 @@ static inline bool kb_leaves_io(const struct kb_vcpu *v)
 	return v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO;
 }
 
-/* Before the kick is taken, which is when the vCPU is paused. False: it failed. */
+/* Called before the kick is taken, because the vCPU is paused from then on. False: it failed. */
 static KB_OUT_OF_LINE bool kb_call_finish_exit(struct kb_vcpu *v)
 {
 #ifdef KB_HAS_FINISH_EXIT
@@ -161,8 +161,8 @@ static KB_OUT_OF_LINE bool kb_call_finish_exit(struct kb_vcpu *v)
 }
 
 /*
- * Is kicked, again and again: by kickers that want to know how long it takes, that aim at the
- * window between the flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
+ * Is kicked again and again, by kickers that time their kicks, that aim at the window between the
+ * flag and KVM_RUN, or that pause all vCPUs. The conductor's kick ends it.
  */
 static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 {

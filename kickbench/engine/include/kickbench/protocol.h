@@ -143,7 +143,7 @@ struct kb_vcpu {
 	_Atomic uint8_t doing; /* enum kb_doing, of its thread */
 };
 
-/* What a thread does, for whoever waits for it in vain. Marked only where nothing is timed. */
+/* What a thread does, to report one that hangs. Marked only where nothing is timed. */
 enum kb_doing {
 	KB_STARTING,
 	KB_WAITING, /* for the next step */
@@ -164,8 +164,9 @@ _Static_assert(offsetof(struct kb_vcpu, clock_is_tsc) - offsetof(struct kb_vcpu,
 	       "what the exit loop reads is one cache line");
 
 /*
- * The interface proposed in 2015 for kicks without signals, as the lab's kernel patch has it. The
- * numbers of the proposal mean other things by now; these are free in Linux 6.12's uapi header.
+ * The interface proposed in 2015 for kicks without signals, as the lab's kernel patch has it.
+ * Released kernels use the proposal's numbers for other ioctls by now. These are free in Linux
+ * 6.12's uapi header.
  */
 struct kb_user_exit {
 	uint8_t reserved[32];
@@ -175,8 +176,8 @@ struct kb_user_exit {
 #define KB_EXIT_REQUEST	    240
 
 /*
- * What a library with a protocol was compiled against; the engine takes no other. Count it up with
- * every change of a structure or a function of this header.
+ * The version of this header that a protocol's library was compiled against. The engine loads no
+ * other. Increase it with every change of a structure or a function of this header.
  */
 #define KB_PROTOCOL_ABI 2
 
@@ -193,29 +194,29 @@ struct kb_protocol {
 };
 
 /*
- * Called by the exit loop at each return of KVM_RUN (at `now`) until it is true: the window is
+ * Called by the exit loop at each return of KVM_RUN (at `now`) until it is true. Then the window is
  * open, `record_until` is known, and the thread's counters have been sampled. Its first call counts
  * the thread in: a block begins when all its vCPUs run.
  */
 KB_EXPORT bool kb_window_opens(struct kb_vcpu *v, uint64_t now);
 
-/* Called by the exit loop when KVM_RUN gave up (at `now`, after so many exits) for no kick. */
+/* Called by the exit loop when KVM_RUN gave up (at `now`, after `exits`) with no kick pending. */
 KB_EXPORT void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits);
 
 /*
- * Called by the loops when the protocol knows that a kick is pending: answers all kickers whose
- * bits are set, and true when the conductor is one. `returned_at` is when KVM_RUN returned; 0: the
- * kick was seen without it.
+ * Called by the loops when the protocol knows that a kick is pending. Answers all kickers whose
+ * bits are set; true when the conductor is one of them. `returned_at` is when KVM_RUN returned; 0:
+ * the kick was seen without it.
  */
 KB_EXPORT bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at);
 
-/* Called by the kick loop before each look at the flag: user space's own time, and the aim. */
+/* Called by the kick loop before each look at the flag: announces the window, spends its time. */
 KB_EXPORT void kb_come_round(struct kb_vcpu *v);
 
-/* Called by the kick loop when KVM_RUN has returned: what became of the guest meanwhile. */
+/* Called by the kick loop when KVM_RUN has returned: notes whether the guest ran meanwhile. */
 KB_EXPORT void kb_came_back(struct kb_vcpu *v, int error);
 
-/* Called by the kick loop when KVM_RUN gave up for no kick: false when it was to do so. */
+/* Called by the kick loop when KVM_RUN gave up with no kick pending: false after a nudge. */
 KB_EXPORT bool kb_is_spurious(struct kb_vcpu *v);
 
 /* -- For the hooks ----------------------------------------------------------------------------- */
@@ -238,13 +239,13 @@ static inline bool kb_kick_requested(const struct kb_vcpu *v)
 	return atomic_load_explicit(&v->kick_requested, memory_order_acquire) != 0;
 }
 
-/* By its own thread, and its signal handler, alone. */
+/* Only for the vCPU's own thread, and its signal handler. */
 static inline void kb_mark(struct kb_vcpu *v, enum kb_doing doing)
 {
 	atomic_store_explicit(&v->doing, (uint8_t)doing, memory_order_relaxed);
 }
 
-/* In kb_enter and kb_leave: what was asked of one protocol is nothing to the next. */
+/* For kb_enter and kb_leave: a kick of one protocol is not for the next. */
 static inline void kb_forget_kicks(struct kb_vcpu *v)
 {
 	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
@@ -272,9 +273,9 @@ static inline int kb_send_signal(const struct kb_vcpu *v, const struct kb_kicker
 }
 
 /*
- * The byte that KVM_RUN polls on entry. An atomic store, though the kernel's header can't say so of
- * the type: the signal handler of this thread, or another thread, writes it too. Protocols say what
- * else their ordering needs.
+ * The byte that KVM_RUN polls on entry. The store is atomic, although the type in the kernel's
+ * header is not: the signal handler of this thread, or another thread, writes the byte too. A
+ * protocol adds whatever ordering it needs.
  */
 static inline void kb_set_immediate_exit(struct kb_vcpu *v, uint8_t value)
 {
@@ -283,8 +284,8 @@ static inline void kb_set_immediate_exit(struct kb_vcpu *v, uint8_t value)
 }
 
 /*
- * KVM_RUN that completes the I/O of the exit before and returns, for kb_finish_exit. The caller has
- * seen to it that it does not run the guest. 0 or -errno; EPROTO: it returned with another exit.
+ * KVM_RUN that completes the I/O of the exit before and returns, for kb_finish_exit. The caller
+ * ensures that it does not run the guest. 0 or -errno; EPROTO: it returned with another exit.
  */
 static inline int kb_complete_io(struct kb_vcpu *v)
 {
@@ -311,7 +312,7 @@ static inline int kb_set_signal_mask(struct kb_vcpu *v, const sigset_t *set)
 	return ioctl(v->fd, KVM_SET_SIGNAL_MASK, set ? &arg : NULL) == 0 ? 0 : -errno;
 }
 
-/* Holds the race window open, and lets the kickers know. Nothing at all when it is not widened. */
+/* Holds a widened race window open, and announces it to the kickers. */
 KB_EXPORT void kb_hold_window(struct kb_vcpu *v);
 
 static inline void kb_window(struct kb_vcpu *v)

@@ -16,7 +16,7 @@
  * The TSC, and on which CPU it was read: see kb_cpu().
  *
  * RDTSCP and not RDTSC: it waits for the instructions before it (Intel SDM volume 2B, RDTSCP), and
- * tells the CPU that we are on (the kernel keeps it in IA32_TSC_AUX, bits 0-11), so that a
+ * gives the number of this CPU (the kernel keeps it in IA32_TSC_AUX, bits 0-11), so that a
  * migration is seen without a system call. Threads on CPUs from 4,096 on, whose number does not
  * fit, get the other clock (kickbench/host/clock.py).
  *
@@ -30,21 +30,21 @@ static inline uint64_t kb_counter(uint32_t *where)
 	return __rdtscp(where);
 }
 
-/* The number of the CPU, of what kb_counter() gave beside the counter. */
+/* The CPU's number, from the word that kb_counter() gave beside the counter. */
 static inline uint32_t kb_cpu(uint32_t where)
 {
 	return where & KB_TSC_AUX_CPU_MASK;
 }
 
-/* In a loop that waits for another CPU: the sibling thread gets on meanwhile. */
+/* In a loop that waits for another CPU: the core's other thread is faster meanwhile. */
 static inline void kb_relax(void)
 {
 	__builtin_ia32_pause();
 }
 
 /*
- * After kb_request_kick(): nobody sees what is stored next, and not the flag. The flag is set by a
- * locked instruction, which is a full fence, so only the compiler is told.
+ * After kb_request_kick(): a thread that sees a later store sees the flag, too. The flag is set by
+ * a locked instruction, which is a full fence. So only the compiler needs a fence here.
  */
 static inline void kb_fence_flag(void)
 {
