@@ -35,7 +35,7 @@ struct exit {
 /* One way to run L2. Each function is called with interrupts disabled. */
 struct vendor {
 	enum kb_vendor id;
-	uint64_t call, spin; /* where L2 begins: it calls at once, or counts until told to call */
+	uint64_t call, spin; /* where L2 begins: it calls at once, or counts until l2_stop is set */
 	bool (*enable)(void);
 	void (*aim)(uint64_t rip);
 	void (*inject)(uint8_t vector); /* at the next entry only */
