@@ -426,8 +426,8 @@ def replace_table(run, name, change):
 @pytest.mark.parametrize(
     ("name", "change", "fragment"),
     [
-        ("blocks", lambda t: t.drop_columns(["exits"]), "no column exits"),
-        ("blocks", lambda t: t.append_column("exits", t["exits"]), "no column exits"),
+        ("blocks", lambda t: t.drop_columns(["exits"]), "it has no column exits"),
+        ("blocks", lambda t: t.append_column("exits", t["exits"]), "it has 2 columns exits"),
         ("blocks", lambda _: pa.table({}), "no column"),
         ("blocks", set_column("exits", lambda t: t["exits"].cast("double")), "not int64"),
         ("blocks", set_column("exits", lambda t: pc.negate(t["exits"])), "goes from -"),

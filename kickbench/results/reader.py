@@ -295,8 +295,10 @@ def _check_file(file: pq.ParquetFile, table: Table, path: Path) -> None:
     for column in table.columns:
         if column.later and column.name not in found.names:
             continue
-        if found.names.count(column.name) != 1:
-            fail(path, f"is damaged: it has no column {column.name}")
+        count = found.names.count(column.name)
+        if count != 1:
+            columns = f"{count} columns" if count else "no column"
+            fail(path, f"is damaged: it has {columns} {column.name}")
         if found.field(column.name).type != column.type:
             kind = found.field(column.name).type
             fail(path, f"is damaged: column {column.name} is {kind}, not {column.type}")
