@@ -456,7 +456,7 @@ class _CaseRun:
                     done = message
         if not done:
             raise MeasurementError(
-                "the worker process ended without a result: a protocol must not call exit()"
+                "the worker process ended without a result, as if a protocol had called exit()"
             )
         self.counts.append(counts)
         self.spent_seconds += time.monotonic() - (first_round or time.monotonic())
