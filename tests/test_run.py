@@ -217,6 +217,9 @@ def alive(pid: int) -> bool:
 def started(scenario: Callable[..., Path], tmp_path: Path) -> Iterator[Started]:
     run = Started(scenario("[1, 2, 3]", 1, 1.5), tmp_path / "results")
     yield run
+    if run.process.poll() is None:
+        for pid in children(run.process.pid):  # stopped before its prctl, it would stay
+            os.kill(pid, signal.SIGKILL)
     run.process.kill()
     run.process.wait()
     assert run.process.stderr is not None
