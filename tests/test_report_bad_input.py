@@ -96,7 +96,7 @@ def test_a_summary_says_what_its_tables_said(whole: Path, stripped: Path) -> Non
 def test_show_and_report_take_a_run_without_tables(stripped: Path, tmp_path: Path) -> None:
     shown = kickbench("show", stripped)
     assert (shown.returncode, shown.stderr) == (EXIT_OK, "")
-    assert "the tables of 5 of 5 cases are gone" in shown.stdout
+    assert "the tables of 5 of 5 cases are missing" in shown.stdout
     done = kickbench("report", stripped, "-o", tmp_path)
     assert (done.returncode, done.stderr) == (EXIT_OK, "")
     text = Path(done.stdout.strip()).read_text()
@@ -409,10 +409,10 @@ def test_a_killed_run_is_reported_as_partial(tmp_path: Path) -> None:
     (half / "blocks.parquet").write_bytes(b"PAR1")
     shown = kickbench("show", run)
     assert (shown.returncode, shown.stderr) == (EXIT_OK, "")
-    assert shown.stdout.startswith("Partial: the run did not come to its end, 1 of 2 cases")
+    assert shown.stdout.startswith("Partial: the run is not complete, 1 of 2 cases")
     done = kickbench("report", run, "-o", tmp_path / "out")
     assert (done.returncode, done.stderr) == (EXIT_OK, "")
-    assert "Partial: the run did not come to its end" in Path(done.stdout.strip()).read_text()
+    assert "Partial: the run is not complete" in Path(done.stdout.strip()).read_text()
 
 
 def _pending() -> dict[str, Any]:

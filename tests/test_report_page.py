@@ -365,10 +365,7 @@ def test_an_emulated_run_says_so_everywhere(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_is_reported_as_partial(tmp_path: Path) -> None:
     run = synthetic_run.build(tmp_path, finish=False)
-    assert (
-        "Partial: the run did not come to its end, 8 of 9 cases"
-        in Page(page(RunData.load(run))).text
-    )
+    assert "Partial: the run is not complete, 8 of 9 cases" in Page(page(RunData.load(run))).text
 
 
 def test_a_run_cut_off_in_the_middle_is_reported(tmp_path: Path) -> None:
@@ -602,7 +599,7 @@ def test_no_finished_case_is_a_report_and_a_warning(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "no case finished" in result.stderr
     text = Page(Path(result.stdout.strip()).read_text()).text
-    assert "No case finished, so that there is no answer." in text
+    assert "No case finished, so there is no answer." in text
     assert "this host has no node 1" in text
 
 

@@ -124,14 +124,14 @@ def test_vcpus_that_begin_late_are_remarked_on(changed: dict[str, Any]) -> None:
 
 def test_load_that_others_made_is_remarked_on(changed: dict[str, Any]) -> None:
     def remarks() -> list[str]:
-        return [note.text for note in notes(changed) if "others used" in note.text]
+        return [note.text for note in notes(changed) if "other work used" in note.text]
 
     cases = [case for case in changed["cases"] if case["status"] == "ok"]
     assert remarks() == []
     cases[0]["load"]["others_share"] = 0.64
-    assert remarks() == [f"others used 64 % of the CPUs' time (1 of {len(cases)} cases)"]
+    assert remarks() == [f"other work used 64 % of the CPUs' time (1 of {len(cases)} cases)"]
     cases[1]["load"]["others_share"] = 0.9
-    assert remarks() == [f"others used 64 to 90 % of the CPUs' time (2 of {len(cases)} cases)"]
+    assert remarks() == [f"other work used 64 to 90 % of the CPUs' time (2 of {len(cases)} cases)"]
     cases[0]["load"] = None  # a run that did not look
     cases[1]["load"]["others_share"] = None
     assert remarks() == []
@@ -182,9 +182,10 @@ def test_a_single_case_is_said_without_what_goes_without_saying(summary: dict[st
 
 def test_the_growth_with_vcpus_and_with_the_creators_node_is_said(summary: dict[str, Any]) -> None:
     more = "\n".join(verdict(summary).more)
-    assert "It grows with the vCPUs: " in more
+    assert "sigmask - immediate_exit grows with the vCPUs: " in more
     assert " at 1, " in more
-    assert "With the creator on another node than the vCPUs (remote_siglock) it is 39" in more
+    far = "With the creator on another node than the vCPUs (remote_siglock), "
+    assert f"{far}sigmask - immediate_exit is 39" in more
     assert "2.5 times the 159" in more
 
 
@@ -207,7 +208,7 @@ def test_no_growth_is_not_called_growth(tmp_path: Path) -> None:
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     case = synthetic_run.case(2, methods=("sigmask",), baseline="sigmask")
     said = verdict(RunData.load(synthetic_run.build(tmp_path, cases=[case])).summary)
-    assert said.answer == "Only sigmask was measured: there is nothing to compare with."
+    assert said.answer == "Only sigmask was measured: there is nothing to compare it with."
 
 
 def test_the_noise_of_the_control_is_told_of_cases_with_enough_cpus(
@@ -222,11 +223,11 @@ def test_the_noise_of_the_control_is_told_of_cases_with_enough_cpus(
     crowded = {case["id"] for case in changed["cases"] if case["vcpus"] > 2}
     assert verdict(changed, crowded).more[-1] == (
         "The A/A control is good in all 8 cases: in the 4 cases with enough CPUs, immediate_exit "
-        "against itself differs by at most 0.3 ns per exit, within the noise."
+        "differs from itself by at most 0.3 ns per exit, within the noise."
     )
     every = {case["id"] for case in changed["cases"]}
     assert (
-        "8 cases: immediate_exit against itself differs by at most 6,000 ns"
+        "8 cases: immediate_exit differs from itself by at most 6,000 ns"
         in (verdict(changed, every).more[-1])
     )
 
@@ -326,9 +327,12 @@ def test_the_headline_says_what_of_the_cost_is_siglock(tmp_path: Path) -> None:
     said = verdict(summary)
     assert said.answer.startswith("sigmask costs 5")
     part = next(line for line in said.more if "siglock" in line)
-    assert " per quiet exit of that are siglock (sigmask against sigmask_same, 95 % CI " in part
+    assert part.startswith("siglock costs ")
+    assert " per quiet exit (sigmask - sigmask_same, 95 % CI " in part
     assert part.endswith("; the rest is the bookkeeping of KVM_SET_SIGNAL_MASK.")
-    assert any(line.startswith("By vCPUs, siglock is 20") for line in said.more)
+    assert any(
+        line.startswith("siglock (sigmask - sigmask_same) by vCPUs: 20") for line in said.more
+    )
 
 
 def test_siglock_is_told_by_placement_and_by_rate_too(tmp_path: Path) -> None:
@@ -353,7 +357,9 @@ def test_a_part_that_is_not_seen_is_not_told_as_one(tmp_path: Path) -> None:
         if contrast["baseline"] == "sigmask_same":
             contrast |= {"diff": 4.0, "ci95": [-20.0, 28.0]}
     assert any(
-        line.startswith("How much of that is siglock it cannot tell: sigmask against sigmask_same")
+        line.startswith(
+            "This run cannot tell how much of that is siglock: sigmask - sigmask_same is 4 ns"
+        )
         for line in verdict(summary).more
     )
 
@@ -384,8 +390,8 @@ def test_a_placebo_that_fails_says_what_the_place_of_code_can_do(tmp_path: Path)
         "by "
     )
     assert said.lines[-1].endswith(
-        "and it fails in 2 of 2 cases: where the code lies makes differences of that size, "
-        "whatever the protocol."
+        "and it fails in 2 of 2 cases: the code's place in memory alone makes differences of that "
+        "size."
     )
     assert "; placebo NOT OK: +" in rows_text(summary)
 
@@ -434,7 +440,7 @@ def test_a_run_is_trusted_when_all_that_was_seen_is_vouched_for(changed: dict[st
     assert said.trusted is True
     (line,) = [line for line in said.more if "A/A" in line]
     assert line == (
-        "The A/A control is good in 5 of 8 cases: immediate_exit against itself differs by at most "
+        "The A/A control is good in 5 of 8 cases: immediate_exit differs from itself by at most "
         "2 ns per quiet exit, within the noise. In the other 3 it cannot tell: too few rounds, or "
         "too much noise."
     )
@@ -450,7 +456,7 @@ def test_the_control_is_the_same_number_in_sentence_and_table(changed: dict[str,
     summary = one_case(changed)
     (case,) = summary["cases"]
     case["control"] |= {"diff": -1617.0, "ci95": [-7359.0, 4125.0], "ci_family": [-11434.0, 8200.0]}
-    assert "differs by at most 1,620 ns per quiet exit" in verdict(summary).more[-1]
+    assert "differs from itself by at most 1,620 ns per quiet exit" in verdict(summary).more[-1]
     assert control(case) == "ok: -1,620 (-11,000 to 8,000)"
 
 
@@ -495,7 +501,10 @@ def test_what_was_not_seen_is_not_said_not_to_change(changed: dict[str, Any]) ->
     for case in cases:
         blur(case, [90.0, 170.0], [77.0, 171.0])
     summary = {**changed, "cases": cases}
-    assert any("It was not seen to change with the vCPUs: 130" in t for t in verdict(summary).more)
+    assert any(
+        "sigmask - immediate_exit was not seen to change with the vCPUs: 130" in t
+        for t in verdict(summary).more
+    )
     blur(cases[1], [-90.0, 370.0], [77.0, 171.0])
     assert not any("seen to change with the vCPUs" in t for t in verdict(summary).more)
 
@@ -528,14 +537,14 @@ def test_emulation_is_said_first_and_in_every_unit(changed: dict[str, Any]) -> N
 
 def test_an_unfinished_run_is_called_partial(changed: dict[str, Any]) -> None:
     changed["complete"] = False
-    assert verdict(changed).lines[0].startswith("Partial: the run did not come to its end, 8 of 9")
+    assert verdict(changed).lines[0].startswith("Partial: the run is not complete, 8 of 9")
 
 
 def test_a_run_without_finished_cases_has_no_answer(changed: dict[str, Any]) -> None:
     for case in changed["cases"]:
         case |= {"status": "failed", "reason": "worker 0 died", "methods": {}, "contrasts": []}
     said = verdict(changed)
-    assert said.answer == "No case finished, so that there is no answer."
+    assert said.answer == "No case finished, so there is no answer."
     assert said.trusted is None
     (group,) = left_out(changed)
     assert (group.status, group.reason, len(group.cases)) == ("failed", "worker 0 died", 9)
@@ -609,7 +618,7 @@ def test_methods_that_were_never_measured_are_noted(changed: dict[str, Any]) -> 
     changed["cases"][0]["methods"]["sigmask"]["n"] = 0
     changed["cases"][1]["methods"]["sigmask"]["n"] = 0
     (note,) = [note for note in notes(changed) if "never measured" in note.text]
-    assert note.text.startswith("sigmask never measured in 2 of 8 cases")
+    assert note.text.startswith("sigmask was never measured in 2 of 8 cases")
     assert "raise max_seconds" in note.advice
 
 
@@ -618,7 +627,7 @@ def test_a_precision_that_has_no_interval_was_not_reached(changed: dict[str, Any
         case["precision_reached"] = None
     changed["cases"][1]["precision"] = None
     (note,) = [note for note in notes(changed) if "precision" in note.text]
-    assert note.text.startswith("1 of 8 cases ended before the precision of 0.1 %")
+    assert note.text.startswith("1 of 8 cases ended before reaching the precision of 0.1 %")
 
 
 def test_a_precision_that_was_not_reached_says_of_which_figure(changed: dict[str, Any]) -> None:
@@ -626,8 +635,8 @@ def test_a_precision_that_was_not_reached_says_of_which_figure(changed: dict[str
     for case, missed in zip(changed["cases"][:3], (both, both[1:], both[1:]), strict=True):
         case |= {"precision_reached": False, "precision_missed": missed}
     (note,) = [note for note in notes(changed) if "precision" in note.text]
-    assert note.text.startswith("3 of 8 cases ended before")
-    assert note.text.endswith("reached: that of the quiet exit in 1 and that of the mean in 3")
+    assert note.text.startswith("3 of 8 cases ended before reaching")
+    assert note.text.endswith("0.1 % (of the quiet exit in 1 and of the mean in 3)")
 
 
 def test_skipped_cases_share_their_reason(changed: dict[str, Any]) -> None:

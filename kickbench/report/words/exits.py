@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about exits: what a method costs per exit, and how that grows.
+"""Describes the exits of a run: what a method costs per exit, and how the cost grows.
 
 One entry of the table of kinds in :mod:`kickbench.report.words.verdict`.
 """
@@ -46,7 +46,7 @@ from kickbench.report.words.shift import NOTABLE, answer_shift
 from kickbench.scenario.kinds import FIGURES
 
 MOST_OTHERS = 4
-"""Series that are told one by one, after the first; the table has all."""
+"""Series after the first that have a sentence of their own; the table has all."""
 
 
 def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
@@ -67,7 +67,7 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
 
 
 def kicks_costs(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    """What a kick costs all in, method by method: the headline case of the first series."""
+    """What a whole kick costs, method by method: the headline case of the first series."""
     answers: dict[str, str] = {}
     for row in kicked_cases(summary, oversubscribed):
         for case in row[::-1]:
@@ -79,7 +79,7 @@ def kicks_costs(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
 
 
 def spurious_exits(cases: Sequence[Summary]) -> list[str]:
-    """How many there were beside kicks, method by method; a flood is an alarm of its own."""
+    """How many spurious exits the kicks left, method by method. A flood is an alarm of its own."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for case in cases:
         for finding in case["findings"]:
@@ -103,7 +103,7 @@ def stood_still(summary: Summary) -> list[str]:
     return [
         f"{method}'s guest stood still for {significant(share * 100, 2)} % of the time, "
         f"{label(summary, case)}: KVM_RUN returned again and again without an exit of the guest, "
-        "and the times per exit contain that."
+        "and the times per exit include this."
         for method, (share, case) in worst.items()
     ]
 
@@ -113,9 +113,10 @@ def _nothing_compared(cases: Sequence[Summary]) -> str:
     if not methods:
         return "Nothing was compared."
     if all(len(case["methods"]) < 2 for case in cases):
-        one = "Only" if len(methods) == 1 else "Each case measured one method, of"
-        verb = " was measured" if len(methods) == 1 else ""
-        return f"{one} {listed(list(methods))}{verb}: there is nothing to compare with."
+        one = listed(list(methods))
+        if len(methods) == 1:
+            return f"Only {one} was measured: there is nothing to compare it with."
+        return f"Each case measured only one of {one}: there is nothing to compare it with."
     if still := dict.fromkeys(method for case in cases for method in hardly_ran(case)):
         return f"Nothing is compared with {listed(list(still))}, whose guest hardly ran."
     return "No difference between methods has an interval: too few rounds had exits."
@@ -127,7 +128,7 @@ def _answer_method(
     unit = nanoseconds(summary)
     known = [s for s in every if any(method in contrasts(case) for case in s.cases)]
     known.sort(key=lambda series: series.kick_rate_hz is not None)
-    # A series that had CPUs enough says more than one that had not, wherever it stands.
+    # A series with enough CPUs comes before one without, whatever their order.
     first = next((s for s in known if _sound(s, method, oversubscribed)), known[0])
     case = _headline(first, method, oversubscribed)
     contrast = contrasts(case)[method]
@@ -159,22 +160,22 @@ def _answer_method(
 
 
 def _parts(series: Series, method: str, unit: str, oversubscribed: Collection[str]) -> list[str]:
-    """What of a method's cost its control has not: siglock, and how that grows with the vCPUs."""
+    """The part of a method's cost that its control does not have, such as siglock, by vCPUs."""
     case = _headline(series, method, oversubscribed)
     answers = []
     for part in (one for one in parts(case) if one["method"] == method):
         control = CATALOGUE[part["baseline"]]
-        pair = f"{method} against {control.id}"
+        pair = f"{method} - {control.id}"
         if not is_seen(part):
             _, low, high = measured(part["diff"], part["ci95"])
             answers.append(
-                f"How much of that is {control.isolates} it cannot tell: {pair} differs by "
+                f"This run cannot tell how much of that is {control.isolates}: {pair} is "
                 f"{amount(part, unit)} {per(part['metric'])} (95 % CI {low} to {high}{few(part)})."
             )
             continue
         _, low, high = measured(part["diff"], part["ci95"])
         answers.append(
-            f"{amount(part, unit)} {per(part['metric'])} of that are {control.isolates} ({pair}, "
+            f"{control.isolates} costs {amount(part, unit)} {per(part['metric'])} ({pair}, "
             f"95 % CI {low} to {high}{few(part)}); the rest is {control.keeps}."
         )
         others = [
@@ -184,13 +185,15 @@ def _parts(series: Series, method: str, unit: str, oversubscribed: Collection[st
             if (other["method"], other["baseline"]) == (method, control.id)
         ]
         if len(others) > 1:
-            told = [f"{amount(other, unit)} at {one['vcpus']}" for one, other in others]
-            answers.append(f"By vCPUs, {control.isolates} is {listed(told)} ({series.placement}).")
+            shown = [f"{amount(other, unit)} at {one['vcpus']}" for one, other in others]
+            answers.append(
+                f"{control.isolates} ({pair}) by vCPUs: {listed(shown)} ({series.placement})."
+            )
     return answers
 
 
 def _of_that(case: Summary, method: str, unit: str) -> str:
-    """What of a method's cost its control has not, to follow that cost; "" where none is seen."""
+    """The same part, as a clause after the cost; "" if no cost or no such part is seen."""
     if contrasts(case)[method]["ci95"][0] <= 0:
         return ""
     return "".join(
@@ -201,9 +204,9 @@ def _of_that(case: Summary, method: str, unit: str) -> str:
 
 
 def _cost(case: Summary, contrast: Summary, unit: str) -> str:
-    """One difference as a clause; where only the CPU time shows one, with that.
+    """One difference as a clause. If only the CPU time shows one, the clause has that too.
 
-    A load on the host makes exits wait, and so blurs the time that they take, but not the CPU time.
+    Load on the host makes exits wait. That blurs the time that they take, but not their CPU time.
     At a set rate most CPU time is the guest's own, between the exits.
     """
     clause = cost(contrast, unit)
@@ -228,16 +231,16 @@ def _cost(case: Summary, contrast: Summary, unit: str) -> str:
 
 
 def is_quiet(contrast: Summary) -> bool:
-    """Whether a difference is of quiet exits, not of the mean over all."""
+    """Whether a difference is one of quiet exits, not of the mean over all exits."""
     return bool(contrast["metric"] == FIGURES["quiet"])
 
 
 def _on_average(case: Summary, method: str) -> str:
-    """What the mean over all exits adds to the difference of quiet ones, to follow that."""
+    """The mean over all exits, as a clause after the difference of quiet exits."""
     contrast = contrasts(case)[method]
     left_out = hidden(case, "ns_per_exit").get(method)
     if left_out is not None and why_hidden(case, left_out) == WAITED:
-        return "; the mean is of vCPUs that waited for CPUs, and is no price of a protocol"
+        return "; the mean includes waiting for CPUs, which is not a cost of the protocol"
     mean = contrasts(case, "ns_per_exit").get(method)
     if not is_quiet(contrast) or mean is None:
         return ""
@@ -251,22 +254,22 @@ def _on_average(case: Summary, method: str) -> str:
 
 
 def kicked_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list[Summary]]:
-    """Cases that differ in the rate of kicks only, by that rate: a list per series of vCPUs.
+    """Cases that differ in the rate of kicks only, sorted by that rate: a list per series.
 
-    Each has the most vCPUs that all of its rates had, and had CPUs for.
+    Each list has the most vCPUs that all of its rates were measured with and had CPUs for.
     """
     return _swept(summary, oversubscribed, "kick_rate_hz", 0.0)
 
 
 def paced_cases(summary: Summary, oversubscribed: Collection[str]) -> list[list[Summary]]:
-    """The same for cases that differ in the exit rate only; full speed is the last."""
+    """The same for cases that differ in the exit rate only; full speed comes last."""
     return _swept(summary, oversubscribed, "exit_rate_hz", math.inf)
 
 
 def _swept(
     summary: Summary, oversubscribed: Collection[str], axis: str, unset: float
 ) -> list[list[Summary]]:
-    """Cases that differ in one axis only, by that; ``unset`` is where those without it come."""
+    """Cases that differ along one axis only, sorted by it; ``unset`` is the place of null."""
     groups: dict[Series, list[Series]] = {}
     for series in series_of(summary):
         alike = replace(series, cases=(), **{axis: None})  # type: ignore[arg-type]
@@ -305,7 +308,7 @@ def _sound(series: Series, method: str, oversubscribed: Collection[str]) -> list
 
 
 def _headline(series: Series, method: str, oversubscribed: Collection[str]) -> Summary:
-    """The case that stands for a series: the most vCPUs for which there were CPUs."""
+    """The case that represents a series: the most vCPUs that had enough CPUs."""
     sound = _sound(series, method, oversubscribed)
     return sound[-1] if sound else next(c for c in series.cases if method in contrasts(c))
 
@@ -315,17 +318,18 @@ def _growth(series: Series, method: str, unit: str, oversubscribed: Collection[s
     if len(cases) < 2:
         return []
     points = [contrasts(case)[method] for case in cases]
-    words = {1: "It grows with the vCPUs", -1: "It falls with the vCPUs"}
+    pair = f"{method} - {points[0]['baseline']}"
+    words = {1: "grows", -1: "falls"}
     step = differ(points[0], points[-1])
-    # What is not seen at either end is no figure that could have been seen to change.
+    # A difference that is not seen at both ends says nothing of a change.
     if step == 0 and not (is_seen(points[0]) and is_seen(points[-1])):
         return []
-    how = words.get(step, "It was not seen to change with the vCPUs")
+    how = words.get(step, "was not seen to change")
     shown = [
         f"{amount(point, unit)} at {case['vcpus']}"
         for case, point in zip(cases, points, strict=True)
     ]
-    return [f"{how}: {listed(shown)} ({series.placement})."]
+    return [f"{pair} {how} with the vCPUs: {listed(shown)} ({series.placement})."]
 
 
 def _far_creator(
@@ -335,7 +339,10 @@ def _far_creator(
     method: str,
     oversubscribed: Collection[str],
 ) -> list[tuple[Series, str]]:
-    """What it costs when another node than the vCPUs' created the process, against ``near``."""
+    """What the method costs if the process was created on another node than that of the vCPUs.
+
+    ``near`` is the series whose creator is on the node of the vCPUs.
+    """
     if _is_far(near) is not False:
         return []
     unit = nanoseconds(summary)
@@ -351,7 +358,7 @@ def _far_creator(
         other = contrasts(there[common[-1]])[method]
         step = differ(one, other)
         if step == 0:
-            how = f"no difference seen to the {amount(one, unit)} of {near.placement}"
+            how = f"not seen to differ from the {amount(one, unit)} of {near.placement}"
         elif one["ci95"][0] > 0 and other["ci95"][0] > 0:
             times = significant(other["diff"] / one["diff"], 2)
             how = f"{times} times the {amount(one, unit)} of {near.placement}"
@@ -359,8 +366,9 @@ def _far_creator(
             word = "more" if step > 0 else "less"
             how = f"{word} than the {amount(one, unit)} of {near.placement}"
         text = (
-            f"With the creator on another node than the vCPUs ({far.placement}) it is "
-            f"{amount(other, unit)} {interval(other)} at {plural(common[-1], 'vCPU')}, {how}"
+            f"With the creator on another node than the vCPUs ({far.placement}), "
+            f"{method} - {other['baseline']} is {amount(other, unit)} {interval(other)} at "
+            f"{plural(common[-1], 'vCPU')}, {how}"
             f"{_of_that(there[common[-1]], method, unit)}."
         )
         said.append((far, text))
@@ -368,8 +376,10 @@ def _far_creator(
 
 
 def _is_far(series: Series) -> bool | None:
-    """Whether creator and vCPUs are on different nodes; None when the placement does not say, or
-    when threads or memory were not where it says."""
+    """Whether creator and vCPUs are on different nodes.
+
+    None if the placement does not say so, or if threads or memory were not where it puts them.
+    """
     if any(case.get("placed") is False for case in series.cases):
         return None
     spec = series.cases[0]["placement_spec"]

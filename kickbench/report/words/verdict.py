@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run in words: the answer first, then what to know before believing it.
+"""Describes a run in words: the answer first, then what limits it.
 
-Everything comes from the summary (``summary.json``); ``show`` and the HTML report say the same
-sentences. The words are plain text and may hold what a stranger wrote into a scenario: whoever
-prints them makes them safe for where they go. What a kind of measurement has to say is in a module
-of its own, :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks` and
+Everything comes from the summary (``summary.json``). ``show`` and the HTML report print the same
+sentences. The sentences are plain text, and can contain foreign text, for example the name of a
+placement. The caller makes them safe for its output. The sentences of each kind are in a module of
+its own: :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks` and
 :mod:`~kickbench.report.words.nested`.
 """
 
@@ -46,15 +46,16 @@ _REACHED = re.compile(r"(?<=, reached )[0-9][0-9,]{0,17}(?=: )")
 _TIMES_OF_KICKS = {"kick": "kick latencies", "pause_all": "pauses"}
 
 _MOST_OF_THE_FIRST = 3
-"""Sentences of the first kind in the verdict of a run of several; each other kind has one."""
+"""Sentences about the first kind in the verdict of a run of several kinds. Each other kind has
+one."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says. ``alarms`` come before everything and are empty for a sound run.
+    """What a run found. ``alarms`` come before everything, and are empty for a sound run.
 
-    ``answer`` is one sentence; ``more`` says how it changes and why to believe it. ``trusted`` is
-    None when the A/A control could not tell whether the differences seen are real.
+    ``answer`` is one sentence. ``more`` says how the answer changes, and why to believe it.
+    ``trusted`` is None if the A/A control cannot tell whether the differences seen are real.
     """
 
     alarms: tuple[str, ...]
@@ -70,7 +71,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that disturbed or limits a run: what it is, and what to do about it ("" none)."""
+    """Something that disturbed or limits a run: what it is, and what to do ("": nothing)."""
 
     text: str
     advice: str
@@ -89,9 +90,10 @@ class LeftOut:
 
 
 def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
-    """The run in a few sentences. ``oversubscribed`` has the ids of cases short of CPUs.
+    """The run in a few sentences. ``oversubscribed`` has the ids of cases with too few CPUs.
 
-    Of a run of several kinds it has the most important of each; :func:`details` has the rest.
+    If a run has several kinds, each has its most important sentences here. :func:`details` has
+    the rest.
     """
     cases = summary["cases"]
     done = finished(summary)
@@ -108,8 +110,8 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
         alarms.append(control)
     if not summary["complete"]:
         alarms.append(
-            f"Partial: the run did not come to its end, {len(done)} of "
-            f"{plural(len(cases), 'case')} finished."
+            f"Partial: the run is not complete, {len(done)} of {plural(len(cases), 'case')} "
+            "finished."
         )
     kinds = kinds_of(summary)
     answers = []
@@ -119,7 +121,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     if len(kinds) > 1:
         answers += kicks_costs(summary, oversubscribed)[:1]
     if not answers:
-        answers = ["No case finished, so that there is no answer."]
+        answers = ["No case finished, so there is no answer."]
     if older := _older_meaning(summary):
         answers.append(older)
     if crowd := _crowd(summary, oversubscribed):
@@ -134,13 +136,13 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
 
 
 def kinds_of(summary: Summary) -> list[str]:
-    """The kinds that have finished cases, in the order in which they are told."""
+    """The kinds that have finished cases, in the order of the report."""
     there = {case["kind"] for case in finished(summary)}
     return [kind for kind in ANSWERS if kind in there]
 
 
 def details(summary: Summary, kind: str, oversubscribed: Collection[str] = ()) -> list[str]:
-    """All that there is to say about a kind; nothing when the verdict says it all."""
+    """All sentences about a kind; none if the verdict has them all."""
     return ANSWERS[kind](summary, oversubscribed) if len(kinds_of(summary)) > 1 else []
 
 
@@ -160,7 +162,7 @@ def _control(
     }
     if wrong:
         worst, found = max(wrong.values(), key=lambda pair: abs(float(pair[1]["diff"])))
-        others = f", and so in {len(wrong)} of {plural(len(compared), 'case')}"
+        others = f", and it fails in {len(wrong)} of {plural(len(compared), 'case')}"
         return False, (
             "This run cannot be trusted: the A/A control found "
             f"{worst['baseline']} to differ from itself by {amount(found, unit)} "
@@ -173,26 +175,28 @@ def _control(
             "The A/A control cannot tell whether the differences are real: too few rounds, or too "
             f"much noise, in {every}."
         )
-    # Cases that wait for CPUs have too much noise to say how much of it there is otherwise.
+    # Cases that wait for CPUs are far noisier than the others, and would hide their noise.
     sound = [case for case in judged if case["id"] not in oversubscribed]
-    told = sound or judged
+    shown = sound or judged
     largest = []
     for kind in kinds_of(summary):
-        if of_kind := [case for case in told if case["kind"] == kind]:
+        if of_kind := [case for case in shown if case["kind"] == kind]:
             worst = max(of_kind, key=_size_of_control)["control"]
             largest.append(f"{amount(magnitude(worst)[1], unit)} {per(worst['metric'])}")
     missing = len(compared) - len(judged)
     where = f"{len(judged)} of {len(compared)} cases" if missing else every
-    enough = "case" if len(told) == 1 else f"{len(told)} cases"
-    among = "" if len(told) == len(judged) else f"in the {enough} with enough CPUs, "
+    enough = "case" if len(shown) == 1 else f"{len(shown)} cases"
+    among = "" if len(shown) == len(judged) else f"in the {enough} with enough CPUs, "
     others = "the other" if missing == 1 else f"the other {missing}"
-    # What nobody saw a difference in needs nobody to vouch for it, unless there is nothing else.
+    baselines = _baselines(shown)
+    differ = "differs from itself" if len(baselines) == 1 else "differ from themselves"
+    # A case without a difference needs no control to confirm it, unless all cases are like this.
     enough_cpus = [case for case in compared if case["id"] not in oversubscribed] or compared
     seen = [case for case in enough_cpus if any(map(is_seen, contrasts(case).values()))]
-    vouched = all(case["control"]["ok"] for case in seen or enough_cpus)
-    return vouched or None, (
-        f"The A/A control is good in {where}: {among}{listed(_baselines(told))} against itself "
-        f"differs by at most {listed(largest)}, within the noise."
+    confirmed = all(case["control"]["ok"] for case in seen or enough_cpus)
+    return confirmed or None, (
+        f"The A/A control is good in {where}: {among}{listed(baselines)} {differ} "
+        f"by at most {listed(largest)}, within the noise."
         + (f" In {others} it cannot tell: too few rounds, or too much noise." if missing else "")
     )
 
@@ -201,7 +205,7 @@ _PLACEBO = "The placebo (the same protocol in another copy of the loop)"
 
 
 def _placebo(summary: Summary, done: Sequence[Summary]) -> str:
-    """What the baseline's second copy says of differences that come of where code lies."""
+    """What the placebo shows: the differences that come of the code's place in memory."""
     unit = nanoseconds(summary)
     cases = [case for case in done if case.get("placebo", {}).get("metric")]
     judged = [case for case in cases if case["placebo"]["ok"] is not None]
@@ -209,8 +213,8 @@ def _placebo(summary: Summary, done: Sequence[Summary]) -> str:
         return ""
     if not judged:
         return (
-            f"{_PLACEBO} cannot tell whether it matters where the code lies: too few rounds, or "
-            "too much noise."
+            f"{_PLACEBO} cannot tell whether the code's place in memory matters: too few rounds, "
+            "or too much noise."
         )
     wrong = [case for case in judged if not case["placebo"]["ok"]]
     worst = max(wrong or judged, key=lambda case: _size_of_control(case, "placebo"))
@@ -219,8 +223,8 @@ def _placebo(summary: Summary, done: Sequence[Summary]) -> str:
         others = f", and it fails in {len(wrong)} of {plural(len(judged), 'case')}"
         return (
             f"{_PLACEBO} differs from {baseline} by {amount(found, unit)} {per(found['metric'])} "
-            f"{interval(found)}, {label(summary, worst)}{others if len(wrong) > 1 else ''}: where "
-            "the code lies makes differences of that size, whatever the protocol."
+            f"{interval(found)}, {label(summary, worst)}{others if len(wrong) > 1 else ''}: the "
+            "code's place in memory alone makes differences of that size."
         )
     where = f"{len(judged)} of {plural(len(cases), 'case')}"
     size = amount(magnitude(found)[1], unit)
@@ -245,15 +249,14 @@ def _crowd(summary: Summary, oversubscribed: Collection[str]) -> str:
     counts = sorted({int(case["vcpus"]) for case in cases})
     placements = listed(list(dict.fromkeys(str(case["placement"]) for case in cases)))
     vcpus = f"{listed([str(count) for count in counts])} {'vCPU' if counts == [1] else 'vCPUs'}"
-    were = "was" if counts == [1] else "were"
     return (
-        f"Oversubscribed: {vcpus} ({placements}) {were} "
-        "more than the CPUs they could use, so that their figures include waiting for a CPU."
+        f"Oversubscribed: {vcpus} ({placements}) had too few CPUs, so their figures include "
+        "waiting for a CPU."
     )
 
 
 def _older_meaning(summary: Summary) -> str:
-    """What a run of an earlier schema means by its kicks; nothing where it has none."""
+    """What a run of an earlier schema means by its kicks; "" if it has none."""
     if summary["run_schema"] >= 2:
         return ""
     kinds = kinds_of(summary)
@@ -264,7 +267,7 @@ def _older_meaning(summary: Summary) -> str:
             f"its {listed(what)} end when KVM_RUN returns, not when the protocol knows of the kick"
         )
     if "race" in kinds:
-        said.append("its races do not tell how many kicks could have been lost")
+        said.append("its races do not show how many kicks could have been lost")
     return f"An earlier kickbench measured this run: {', and '.join(said)}." if said else ""
 
 
@@ -281,8 +284,8 @@ def _count_left_out(summary: Summary) -> str:
     return f"{listed(counts)}; the list is below."
 
 
-# The table of kinds, in the order in which they are told: what each has to say about its finished
-# cases, the most important first.
+# The table of kinds, in the order of the report: each with the sentences about its finished cases,
+# the most important first.
 ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "exits": answer_exits,
     "race": answer_race,
@@ -292,10 +295,10 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
 }
 
 MUCH_SKEW = 0.05
-"""A vCPU that begins later than this share of a block is worth a remark."""
+"""There is a note if a vCPU begins later than this share of a block."""
 
 MUCH_LOAD = 0.05
-"""When others used more than this share of the CPUs' time, that is worth a remark."""
+"""There is a note if other work used more than this share of the CPUs' time."""
 
 STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run yet"}
 """The states of a case that has no figures, in the order in which they are listed."""
@@ -306,7 +309,7 @@ STATUS_WORDS = {"failed": "failed", "skipped": "skipped", "pending": "not run ye
 
 @dataclass(frozen=True)
 class _Disturbance:
-    """One column of ``disturbances``: what it counts, the unit shown, and what to do about it."""
+    """One column of ``disturbances``: what it counts, the unit shown, and what to do."""
 
     key: str
     what: str
@@ -343,12 +346,13 @@ _DISTURBANCES = (
     _Disturbance(
         "rescues",
         "kicks repeated to end a block",
-        "a vCPU's thread had to wait for a CPU, or a kick was lost (of flag_signal, expect that)",
+        "a vCPU's thread had to wait for a CPU, or a kick was lost (expect that with flag_signal)",
     ),
 )
 
 
-# The checks of the doctor whose warnings bear on the figures; of the others the cases tell.
+# The checks of the doctor whose warnings concern the figures. The cases themselves show what the
+# other checks warn of.
 _BEARS_ON_TRUST = frozenset(
     {
         *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "cores", "smt"),
@@ -358,14 +362,14 @@ _BEARS_ON_TRUST = frozenset(
 
 
 def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
-    """What disturbed or limits the run: nothing is dropped, each with what to do about it.
+    """What disturbed or limits the run, all of it, each with what to do.
 
     ``without_tables`` has the ids of finished cases that are known from summary.json only.
     """
     done = finished(summary)
     found: list[Note] = []
     if gone := [case for case in done if case["id"] in without_tables]:
-        text = f"the tables of {_of(gone, done)} are gone: what is said of them is the summary's"
+        text = f"the tables of {_of(gone, done)} are missing: their figures come from summary.json"
         found.append(Note(text, "figures that need tables are left out; ask for the whole folder"))
     warned = environment.warnings(summary["environment"]) or ()
     if doubts := [warning for warning in warned if warning.id in _BEARS_ON_TRUST]:
@@ -374,46 +378,49 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
     if blank := _never_measured(done):
         methods = listed(sorted({method for case, method in blank}))
         cases = list({case["id"]: case for case, _ in blank}.values())
-        text = f"{methods} never measured in {_of(cases, done)}: the blocks were too short, or few"
-        found.append(Note(text, "raise max_seconds, or block_ms, or use fewer vCPUs"))
+        verb = "was" if len({method for _, method in blank}) == 1 else "were"
+        text = f"{methods} {verb} never measured in {_of(cases, done)}: too few or too short blocks"
+        found.append(Note(text, "raise max_seconds or block_ms, or use fewer vCPUs"))
     missed = [case for case in done if _is_imprecise(case)]
     if missed:
         targets = listed(sorted({f"{c['precision'] * 100:.3g} %" for c in missed}))
-        text = f"{_of(missed, done)} ended before the precision of {targets} was reached"
+        text = f"{_of(missed, done)} ended before reaching the precision of {targets}"
         by_figure = [
-            f"that of the {name} in {len(some)}"
+            f"of the {name} in {len(some)}"
             for metric, name in _FIGURES.items()
             if (some := [case for case in missed if metric in case["precision_missed"]])
         ]
-        text += f": {listed(by_figure)}" if by_figure else ""
+        text += f" ({listed(by_figure)})" if by_figure else ""
         found.append(Note(text, "raise max_seconds for narrower intervals"))
     skewed = [case for case in done if (case.get("start_skew") or 0) > MUCH_SKEW]
     if skewed:
         share = max(case["start_skew"] for case in skewed) * 100
         text = (
-            f"vCPUs that began late: in {_of(skewed, done)} the last one began to be recorded up "
-            f"to {share:.0f} % of a block after the first could"
+            f"vCPUs began late: in {_of(skewed, done)} the window of the last one began up to "
+            f"{share:.0f} % of a block late"
         )
         found.append(Note(text, "use fewer vCPUs than CPUs, or raise block_ms"))
     busy = [case for case in done if _others_share(case) > MUCH_LOAD]
     if busy:
         low, high = (round(100 * end(map(_others_share, busy))) for end in (min, max))
         share = f"{low} %" if low == high else f"{low} to {high} %"
-        text = f"others used {share} of the CPUs' time ({_of(busy, done)})"
-        found.append(Note(text, "measure again on a quiet host; the differences suffer least"))
+        text = f"other work used {share} of the CPUs' time ({_of(busy, done)})"
+        found.append(
+            Note(text, "measure again on a quiet host; load disturbs the differences least")
+        )
     short = [case for case in done if _kicks_missing(case)]
     if short:
-        text = f"{_of(short, done)} ended before as many kicks as were wanted could have been lost"
+        text = f"{_of(short, done)} ended before the wanted number of kicks landed"
         found.append(Note(text, "raise max_seconds for narrower bounds"))
     if unmet := [case for case in done if _total(case, "unmet")]:
         kicks = whole(sum(_total(case, "unmet") for case in unmet))
         sent = whole(sum(_total(case, "sent") for case in unmet))
-        text = f"kicks that met the vCPU in another state: {kicks} of {sent} ({_of(unmet, done)})"
-        found.append(Note(text, "they are counted, and in no latency"))
+        text = f"kicks that found the vCPU in another state: {kicks} of {sent} ({_of(unmet, done)})"
+        found.append(Note(text, "they are counted, but are in no latency"))
     if strange := [case for case in done if _unexpected(case)]:
         iterations = plural(sum(map(_unexpected, strange)), "iteration")
         text = f"L2 left for an unexpected reason in {iterations} ({_of(strange, done)})"
-        found.append(Note(text, "they are counted, and in no other figure"))
+        found.append(Note(text, "they are counted, but are in no other figure"))
     found += [Note(f"{text} ({_of(cases, done)})", "") for text, cases in _warnings(done)]
     for kind in _DISTURBANCES:
         totals = [(case, _disturbed(case, kind.key)) for case in done]
@@ -430,7 +437,7 @@ _FIGURES = {FIGURES["quiet"]: "quiet exit", FIGURES["mean"]: "mean"}
 
 
 def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:
-    """The methods that made no exit, kick or pause in a case, none that was lost either."""
+    """The methods that had no exit, kick or pause in a case, not even a lost one."""
     return [
         (case, method)
         for case in done
@@ -440,14 +447,16 @@ def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:
 
 
 def _is_imprecise(case: Summary) -> bool:
-    """Whether a precision was asked for and not reached, or has no interval to tell by."""
+    """Whether a precision was asked for and not reached. Without an interval it is not reached."""
     compares = case["kind"] in HEADLINES and len(case["methods"]) > 1
     return compares and case["precision"] is not None and not case["precision_reached"]
 
 
 def _warnings(done: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
-    """The warnings of all cases, each once with its cases; counts of exits are added up, and of
-    rates that were reached the least and the most are told."""
+    """The warnings of all cases, each once with its cases.
+
+    Counts of exits are added up. Rates that were reached are shown from the least to the most.
+    """
     said: dict[tuple[str, ...], list[tuple[Summary, list[int]]]] = {}
     rates: dict[str, list[tuple[Summary, int]]] = {}
     for case in done:
@@ -476,7 +485,7 @@ def _disturbed(case: Summary, key: str) -> float:
 
 
 def _others_share(case: Summary) -> float:
-    """What other processes used of the CPUs' time; 0 where nobody looked."""
+    """The share of the CPUs' time that other work used; 0 if it was not measured."""
     return float((case.get("load") or {}).get("others_share") or 0.0)
 
 
@@ -484,7 +493,7 @@ def _kicks_missing(case: Summary) -> bool:
     wanted = case["kicks_wanted"] if case["kind"] == "race" else None
     if wanted is None:
         return False
-    # A method that loses kicks is given up early: each costs a time-out.
+    # A method that loses kicks is given up early, because each lost kick costs a time-out.
     landed = [m["landed"] for m in case["methods"].values() if not m["lost"]]
     return any(count is not None and count < wanted for count in landed)
 
