@@ -152,7 +152,10 @@ def test_without_a_measure_of_work_nothing_is_called_at_once(good: RunData) -> N
     assert is_late(case["methods"]["pending"]) is None
     answer = verdict(changed).answer
     assert "at once" not in answer
-    assert "not known how long that takes, and so not whether L1's event was late" in answer
+    assert (
+        "not known how long a turn takes, so whether L1's event was late is not known either"
+        in answer
+    )
 
 
 def test_a_case_in_which_nothing_ended_as_expected_claims_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about kickers that contend: does a kick cost its sender more while others kick
-the same vCPU? In words; the figure is :mod:`kickbench.report.figures.contention`' business.
+"""Describes kickers that contend: does a kick cost its sender more while others kick the vCPU?
 
-Only calls that overlap contend. Kickers without a CPU each take turns, and what they take then says
-nothing about what they share; so each number of kickers comes with the share that overlapped.
+Only calls that overlap contend. Kickers that do not have a CPU each take turns, and their times
+then show nothing of what they share. So each number of kickers comes with the share of calls that
+overlapped. The figure is in :mod:`kickbench.report.figures.contention`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kickbench.stats.independent import Estimate, difference
 _SAME = ("vcpus", "placement", "irqchip", "transport", "state", "program")
 
 MOSTLY = 0.5
-"""The share of calls that must overlap with another's for kickers to be said to contend."""
+"""The share of calls that must overlap with another's, for kickers to contend."""
 
 
 def series_of_kickers(summary: Summary) -> list[list[Summary]]:
-    """The cases that differ in the number of kickers only, by that number; two at least of each."""
+    """The cases that differ in the number of kickers only, sorted by it: lists of two or more."""
     found: dict[tuple[object, ...], dict[int, Summary]] = {}
     for case in finished(summary, "kick"):
         if senders(case):
@@ -32,7 +32,7 @@ def series_of_kickers(summary: Summary) -> list[list[Summary]]:
 
 
 def senders(case: Summary) -> list[str]:
-    """The methods whose calls were timed; none of a summary from before that was told."""
+    """The methods whose calls were timed; none in a summary of an earlier kickbench."""
     return [
         method
         for method, figures in case["methods"].items()
@@ -48,25 +48,25 @@ def overlapping(case: Summary) -> float:
 
 
 def contends(case: Summary) -> bool:
-    """Whether its kickers did; a single one has nobody to contend with."""
+    """Whether its kickers contended. A single one counts too: it is the base of the comparison."""
     return bool(case["kickers"] == 1 or overlapping(case) >= MOSTLY)
 
 
 def answer_contention(summary: Summary) -> list[str]:
-    """A sentence per series: by how much a kick costs its sender more, of each protocol."""
+    """A sentence per series: how much more a kick costs its sender, for each protocol."""
     return [answer(summary, cases) for cases in series_of_kickers(summary)]
 
 
 def answer(summary: Summary, cases: Sequence[Summary]) -> str:
-    """What the first number of kickers says against the largest that contended."""
+    """Compares the first number of kickers with the largest number that contended."""
     first, where = cases[0], place_of(summary, cases[0])
     contending = [case for case in cases[1:] if contends(case)]
     if not contending:
         most = max(cases[1:], key=overlapping)
         return (
-            f"Whether kickers contend was not tested, {where}: of the calls of "
-            f"{most['kickers']} kickers {_percent(overlapping(most))} overlapped, the others took "
-            "turns. It takes a CPU for each of them, and one for the vCPU."
+            f"This run did not test whether kickers contend, {where}: only "
+            f"{_percent(overlapping(most))} of the calls of {most['kickers']} kickers overlapped. "
+            "Each kicker needs a CPU of its own, and so does the vCPU."
         )
     last, unit = contending[-1], nanoseconds(summary)
     grown, unseen = [], []
@@ -96,7 +96,7 @@ def answer(summary: Summary, cases: Sequence[Summary]) -> str:
 
 
 def _step(first: Summary, last: Summary, method: str) -> Summary | None:
-    """The difference of two cases, which were not measured side by side."""
+    """The difference between two cases. It is not paired, for the cases follow each other."""
     estimates = []
     for case in (last, first):
         figures = case["methods"][method]
@@ -115,5 +115,5 @@ def _percent(share: float) -> str:
 
 
 def place_of(summary: Summary, case: Summary) -> str:
-    """What all cases of a series have in common, for a title."""
+    """The conditions that all cases of a series share, for a title."""
     return label(summary, {**case, "kickers": None})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about kicks: lost ones, their latency, and pausing all vCPUs.
+"""Describes the kicks of a run: lost ones, their latency, and pausing all vCPUs.
 
-Three entries of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm when a
-protocol lost kicks that it claims not to lose, whatever the kind of the case.
+Three entries of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm if a
+protocol lost kicks although it claims to lose none, whatever the kind of the case.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from kickbench.report.words.names import (
 from kickbench.scenario.kinds import state_name
 
 MIN_LANDED = 100
-"""Kicks that could have been lost from which there is a bound: 3 % at most, when none was."""
+"""Kicks that must have landed for a bound. The bound is then 3 % at most if none was lost."""
 
 _MOST_NAMED = 2
-"""Cases that a sentence names before it only counts."""
+"""Cases that a sentence names; it counts the others."""
 
 
 # --- race --------------------------------------------------------------------------------------
@@ -71,12 +71,12 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     claimed = {m: of for m, of in keepers.items() if _claim(m, of) is not False}
     if claimed:
         clauses += _kept(claimed)
-    # To lose none is no surprise of those that claim it; whoever makes no claim comes apart.
+    # A protocol without a claim has a clause of its own: that it lost none confirms nothing.
     others = [method for method in keepers if method not in claimed]
     if others:
         who = f"{listed(others)}, which {'make' if len(others) > 1 else 'makes'} no such claim,"
         clauses.append(f"{who} lost none either" if claimed else f"{who} lost none")
-    # What makes the answer worthless belongs to it.
+    # What weakens the answer belongs to it.
     more = [*_untested(summary, keepers), *_weak_control(summary, sent)]
     answers = [" ".join(["; ".join(clauses) + ".", *more])]
     answers += [
@@ -91,7 +91,7 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
 def _by_method(
     cases: Sequence[Summary], has: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, list[Summary]]:
-    """By method, the cases in which its figures have something."""
+    """By method, the cases whose figures of the method satisfy ``has``."""
     methods = dict.fromkeys(method for case in cases for method in case["methods"])
     found = {
         method: [c for c in cases if method in c["methods"] and has(c["methods"][method])]
@@ -106,7 +106,7 @@ def _claim(method: str, cases: Iterable[Summary]) -> bool | None:
 
 
 def _lost_some(losers: Mapping[str, Sequence[Summary]]) -> str:
-    """ "flag_signal lost kicks", those that claim to lose none first."""
+    """E.g. "flag_signal lost kicks"; methods that claim to lose none come first."""
     claimed = [method for method, hit in losers.items() if _claim(method, hit)]
     others = [method for method in losers if method not in claimed]
     claims = "claims" if len(claimed) == 1 else "claim"
@@ -121,7 +121,7 @@ def _lost(
     cases: Sequence[Summary],
     oversubscribed: Collection[str],
 ) -> str:
-    """ "flag_signal lost 196 of 199 kicks aimed at a window of 50 µs", the worst case first."""
+    """E.g. "flag_signal lost 196 of 199 kicks aimed at a window of 50 µs", the worst case first."""
 
     def share(case: Summary) -> float:
         figures = case["methods"][method]
@@ -144,9 +144,9 @@ def _lost(
 
 
 def _kept(keepers: Mapping[str, Sequence[Summary]]) -> list[str]:
-    """What is known of the protocols that lost none: a bound only from kicks that landed.
+    """What is known of the protocols that lost none. A bound rests on kicks that landed.
 
-    "sigmask lost none of 3,408 kicks that could have been lost (at most 0.09 %, 95 %)"
+    E.g. "sigmask lost none of 3,408 kicks that could have been lost (at most 0.09 %, 95 %)"
     """
     tested: list[str] = []
     few: list[str] = []
@@ -173,19 +173,19 @@ def _kept(keepers: Mapping[str, Sequence[Summary]]) -> list[str]:
         )
     if unknown:
         clauses.append(
-            f"{listed(unknown)} lost none, of kicks most of which could not have been lost"
+            f"{listed(unknown)} lost none, but most of the kicks could not have been lost"
         )
     return clauses
 
 
 def _landed(figures: Sequence[Mapping[str, Any]]) -> str:
-    """ "4 of 27,678"."""
+    """E.g. "4 of 27,678"."""
     landed = sum(f["landed"] or 0 for f in figures)
     return f"{whole(landed) if landed else 'none'} of {whole(sum(f['sent'] for f in figures))}"
 
 
 def _untested(summary: Summary, keepers: Mapping[str, Sequence[Summary]]) -> list[str]:
-    """The cases in which too few kicks of a protocol landed that is tested in another."""
+    """The cases in which too few kicks of a protocol landed, although it has a bound in others."""
     shown: dict[str, list[str]] = {}
     for method, of in keepers.items():
         counts = [case["methods"][method]["landed"] for case in of]
@@ -204,12 +204,12 @@ def _untested(summary: Summary, keepers: Mapping[str, Sequence[Summary]]) -> lis
 
 
 def _kicks(count: int) -> str:
-    """ "103,940 kicks"; millions rounded down."""
+    """E.g. "103,940 kicks"; millions are rounded down."""
     return plural(count, "kick") if count < 10**6 else f"{count // 10**5 / 10:,.1f} million kicks"
 
 
 def at_most(rate: float) -> str:
-    """An upper bound of a rate, rounded up: "3 in a million", "0.3 %"."""
+    """An upper bound of a rate, rounded up, e.g. "3 in a million" or "0.3 %"."""
     scale, unit = (1e6, " in a million") if rate < 1e-3 else (1e2, " %")
     value = rate * scale
     step = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
@@ -221,7 +221,7 @@ def at_most(rate: float) -> str:
 
 
 def _weak_control(summary: Summary, sent: Mapping[str, Sequence[Summary]]) -> list[str]:
-    """When no protocol that is there to lose kicks lost one at a wide window, nothing is proved."""
+    """A remark if the protocols that should lose kicks lost none, even at a wide window."""
     wide = {
         method: [case for case in cases if case["window_ns"]]
         for method, cases in sent.items()
@@ -233,7 +233,7 @@ def _weak_control(summary: Summary, sent: Mapping[str, Sequence[Summary]]) -> li
     method, case = tried[-1]
     window = window_name(summary, case["window_ns"])
     return [
-        f"{method} is there to lose kicks, and lost none even at {window}: then no loss was tested."
+        f"{method} should lose kicks, but lost none even at {window}: this race proves nothing."
     ]
 
 
@@ -272,7 +272,7 @@ def _range(summary: Summary, times_ns: Sequence[float]) -> str:
 
 
 def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    """Which protocol kicks fastest, and how that changes with state, transport and kickers."""
+    """Which protocol kicks fastest, and how latency changes with state, transport and kickers."""
     cases = [c for c in finished(summary, "kick") if _p50(c, c["baseline"]) is not None]
     if not cases:
         return [_no_latency(finished(summary, "kick"))]
@@ -295,7 +295,7 @@ def _no_latency(cases: Sequence[Summary]) -> str:
     figures = [figures for case in cases for figures in case["methods"].values()]
     if not any(of_method["sent"] for of_method in figures):
         return "No kick has a latency: none was sent."
-    return "No kick has a latency: none met the wanted state and came through."
+    return "No kick has a latency: each one was lost, or met another state."
 
 
 def _p50(case: Summary, method: str) -> float | None:
@@ -304,11 +304,11 @@ def _p50(case: Summary, method: str) -> float | None:
 
 
 def _fastest(summary: Summary, case: Summary) -> str:
-    """Who is fastest by the intervals of the differences; who loses kicks cannot be."""
+    """The fastest protocol by the intervals of the differences. One that loses kicks cannot be."""
     unit, baseline = nanoseconds(summary), str(case["baseline"])
     known = contrasts(case)
     kept = {m: c for m, c in known.items() if not case["methods"][m]["lost"]}
-    # Who is the fastest is a plain fact to a reader: a few rounds do not make it one.
+    # A reader takes "the fastest" for a plain fact, and a few rounds do not prove it.
     ranked = {m: c for m, c in kept.items() if not few(c)}
     if faster := [contrast for contrast in ranked.values() if contrast["ci95"][1] < 0]:
         best = min(faster, key=lambda contrast: float(contrast["diff"]))
@@ -341,13 +341,13 @@ def _fastest(summary: Summary, case: Summary) -> str:
         _, low, high = measured(ranked[method]["diff"], ranked[method]["ci95"])
         shown.append(f"{method} (95 % CI {low} to {high} {unit}{few(ranked[method])})")
     return (
-        f"no protocol is faster than {baseline}, which takes {took}; no difference seen to "
+        f"no protocol is faster than {baseline}, which takes {took}; no difference seen for "
         f"{listed(shown)}"
     )
 
 
 def _latency(summary: Summary, case: Summary, method: str) -> str:
-    """ "14,230 ns at p50"."""
+    """E.g. "14,230 ns at p50"."""
     figures = case["methods"][method]
     return f"{significant(figures['latency_ns']['p50'])} {nanoseconds(summary)} at p50"
 
@@ -356,7 +356,10 @@ _ROW = ("vcpus", "placement", "irqchip", "transport", "kickers", "state")
 
 
 def _row(cases: Sequence[Summary], case: Summary, axis: str) -> list[Summary]:
-    """The cases that differ from ``case`` along one axis only; of a state every program is one."""
+    """The cases that differ from ``case`` along one axis only, one for each value.
+
+    Programs are not compared, because each state has its own.
+    """
     keys = [key for key in _ROW if key != axis]
     found = {c[axis]: c for c in reversed(cases) if all(c[key] == case[key] for key in keys)}
     return [c for c in cases if found.get(c[axis]) is c]
@@ -370,7 +373,7 @@ def _states(summary: Summary, cases: Sequence[Summary], case: Summary) -> list[s
     answers = [by_state(summary, row)]
     for method in dict.fromkeys(method for one in row for method in contrasts(one)):
         if any(one["methods"].get(method, {}).get("lost") for one in row):
-            continue  # what is left of its latencies flatters it
+            continue  # without its lost kicks, its latencies look better than they are
         steps, unseen = [], []
         for one in row:
             contrast = contrasts(one).get(method)
@@ -420,14 +423,16 @@ def _not_ranked(cases: Sequence[Summary]) -> list[str]:
         shown.append(f"{method} {whole(lost)} of {whole(sent)}")
     if not shown:
         return []
-    return [f"Lost kicks are in no latency, which flatters who lost them: {listed(shown)}."]
+    return [
+        f"Lost kicks are in no latency, so a protocol that lost some looks faster: {listed(shown)}."
+    ]
 
 
 # --- pause all ---------------------------------------------------------------------------------
 
 
 def answer_pause(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    """How long it takes to stop every vCPU of a VM, and how that grows with their number."""
+    """How long it takes to pause all vCPUs of a VM, and how the time grows with their number."""
     series = [
         kept
         for kept in (_timed(one) for one in series_of(summary, "pause_all"))
@@ -457,7 +462,10 @@ def _last(case: Summary) -> float | None:
 
 
 def _largest(series: Series, oversubscribed: Collection[str]) -> Summary:
-    """The most vCPUs for which there were CPUs; one vCPU is not "all", so else simply the most."""
+    """The case with the most vCPUs that had enough CPUs, but more than one vCPU.
+
+    Without such a case, it is simply the one with the most vCPUs.
+    """
     sound = [c for c in series.cases if c["id"] not in oversubscribed and c["vcpus"] > 1]
     return (sound or series.cases)[-1]
 
@@ -465,7 +473,7 @@ def _largest(series: Series, oversubscribed: Collection[str]) -> Summary:
 def _pausing(summary: Summary, case: Summary) -> str:
     first = case["methods"][case["baseline"]]["first_ns"]["p50"]
     last = _last(case)
-    assert last is not None  # or the case would not be there
+    assert last is not None  # _timed() leaves out the others
     number = case["vcpus"]
     which = f"all {number} vCPUs" if number > 1 else "the only vCPU"
     begin = f" and {duration(summary, first)} until the first" if first and number > 1 else ""
@@ -492,7 +500,9 @@ def _answer_series(summary: Summary, series: Series, oversubscribed: Collection[
             shown.append(f"{duration(summary, last)} at {one['vcpus']}{over}")
         if all(one["id"] in oversubscribed for one in series.cases[1:]) and oversubscribed:
             shown = [text.removesuffix(" (more vCPUs than CPUs)") for text in shown]
-        answers.append(f"Until the last of N vCPUs, p50: {listed(shown)} ({case['baseline']}).")
+        answers.append(
+            f"Time until the last of N vCPUs, p50: {listed(shown)} ({case['baseline']})."
+        )
     return answers
 
 
@@ -505,7 +515,7 @@ def _rescued(cases: Iterable[Summary]) -> list[str]:
         shown.append(f"{method} {whole(rescued)} of {whole(rescued + pauses)}")
     if not shown:
         return []
-    return [f"Pauses that needed a second kick are in no time: {listed(shown)}."]
+    return [f"Pauses that needed a second kick are not timed: {listed(shown)}."]
 
 
 # --- claims ------------------------------------------------------------------------------------
@@ -528,14 +538,14 @@ def floods(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
             f"{method} made KVM_RUN return {whole(finding['count'])} times with no kick pending "
             f"(spurious exits), for {plural(int(finding['of']), 'kick')} {where}: "
             f"{significant(per_kick, 2)} per kick{more if len(cases) > 1 else ''}. A flag that "
-            "nobody clears does that: meanwhile the guest hardly runs, and no time of it is the "
-            "protocol's price."
+            "nobody clears has this effect. Meanwhile the guest hardly runs, so none of its times "
+            "is the protocol's cost."
         )
     return alarms
 
 
 def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    """An alarm per protocol that claims to be race-free and lost a kick, in whatever kind."""
+    """An alarm per protocol that claims to be race-free but lost a kick, in any kind."""
     broken: dict[str, list[tuple[Summary, Mapping[str, Any]]]] = {}
     for case in finished(summary):
         for finding in case["findings"]:
@@ -543,7 +553,7 @@ def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str
                 broken.setdefault(str(finding["method"]), []).append((case, finding))
     alarms = []
     for method, found in broken.items():
-        # What the race found comes first, it is measured for that; then the worst.
+        # The race comes first, because it is there to find lost kicks. Then the worst case.
         found.sort(key=_importance)
         case, finding = found[0]
         where = f"{_kicked_how(summary, case)}, {label(summary, case, of_kind=False)}"
@@ -554,14 +564,15 @@ def broken_claims(summary: Summary, oversubscribed: Collection[str]) -> list[str
             what = f"LOST kicks in {count} of {plural(of, 'pause')}"
         others = plural(len(found) - 1, "other case")
         more = f", and lost kicks in {others}" if len(found) > 1 else ""
-        alarms.append(f"{method} claims to be race-free and {what} {where}{more}.")
+        alarms.append(f"{method} claims to be race-free, but {what} {where}{more}.")
     return alarms
 
 
 def second_modes(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
-    """An alarm per protocol of which some kicks take far longer than others: its worst case.
+    """An alarm per protocol some of whose kicks take far longer than the others: its worst case.
 
-    The median knows nothing of them, and a protocol that sends again until it is heard loses none.
+    The median does not show these kicks. They are not lost either: a protocol that sends again and
+    again until the vCPU leaves loses none.
     """
     worst: dict[str, tuple[float, Summary]] = {}
     for case in finished(summary, "kick"):
@@ -581,14 +592,14 @@ def second_modes(summary: Summary, oversubscribed: Collection[str]) -> list[str]
             f"{method} has kicks that take far longer than the others: "
             f"{whole(figures['slow']['n'])} of {whole(figures['n'])} "
             f"({significant(share * 100, 2)} %) took "
-            f"{_typical(summary, figures['slow']['ns'])}, where p50 is "
+            f"{_typical(summary, figures['slow']['ns'])}, while p50 is "
             f"{duration(summary, figures['latency_ns']['p50'])} ({where}){again}."
         )
     return alarms
 
 
 def _typical(summary: Summary, times: Mapping[str, float]) -> str:
-    """ "10 to 15 ms", what most of them took."""
+    """What most of them took, e.g. "10 to 15 ms"."""
     low, high = (duration(summary, times[name]) for name in ("p10", "p90"))
     (number, _, unit), (_, _, other) = low.partition(" "), high.partition(" ")
     return high if low == high else f"{number if unit == other else low} to {high}"

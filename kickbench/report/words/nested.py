@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about nesting: whether L1 got its event at once, and L2 its injection.
+"""Describes nesting: whether L1 got its event at once, and L2 its injection.
 
-An entry of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm when an
-injection was lost or doubled. What "at once" means is decided in :mod:`kickbench.summary.nested`.
+An entry of the table of kinds in :mod:`kickbench.report.words.verdict`, and the alarm if an
+injection was lost or doubled. :mod:`kickbench.summary.nested` defines "at once".
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kickbench.report.words.names import (
 PENDING, WITHOUT, PLAIN, OUTSIDE = ("pending", "pending_no_injection", "plain", "asynchronous")
 
 MOST_LATE = 0.01
-"""The share of events that may be late for the word "at once"."""
+"""The share of events that may be late while the answer still says "at once"."""
 
 
 def answer_nested(summary: Summary, _: Collection[str]) -> list[str]:
-    """Whether L0 entered L2 as it must, and left again for the sake of L1's event; and the cost."""
+    """Whether L0 entered L2 as it must, and left again because of L1's event; and the cost."""
     cases = [case for case in finished(summary, "nested") if _iterations(case, PENDING)]
     if not cases:
-        return ["No iteration with a pending event ended as expected: nothing is known of it."]
+        return ["No iteration with a pending event ended as expected, so there is no answer."]
     answers = [_at_once(summary, case) for case in cases]
     case = cases[0]
     answers += _without_injection(summary, case)
@@ -55,7 +55,7 @@ def broken_injections(summary: Summary) -> list[str]:
 
 
 def is_late(figures: Summary) -> bool | None:
-    """Whether L1's events were late with these figures; None where that cannot be told."""
+    """Whether L1's events were late in these figures; None if it is not known."""
     if figures["late"] is None or not figures["judged"]:
         return None
     return bool(figures["late"] > MOST_LATE * figures["judged"])
@@ -76,14 +76,16 @@ def _at_once(summary: Summary, case: Summary) -> str:
     delivered, cost = _delivered(figures), _cost(summary, case, PENDING)
     if late is None:
         return (
-            f"L0 entered L2 and {delivered}; L2 got {_work(figures)} done, but it is not known how "
-            f"long that takes, and so not whether L1's event was late; {cost}, {where}."
+            f"L0 entered L2 and {delivered}; L2 got {_work(figures)} done. It is not known how "
+            f"long a turn takes, so whether L1's event was late is not known either; {cost}, "
+            f"{where}."
         )
     if late:
         return (
             f"L1's event was late: L2 got {_work(figures)} done before L1 had it, in "
             f"{whole(figures['late'])} of {plural(figures['judged'], 'iteration')} more than the "
-            f"{whole(case['nested']['at_once_turns'])} of leaving at once; L0 {delivered}; "
+            f"{whole(case['nested']['at_once_turns'])} turns that count as at once; L0 "
+            f"{delivered}; "
             f"{cost}, {where}."
         )
     some = f", and {whole(figures['late'])} events were late" if figures["late"] else ""
@@ -105,7 +107,7 @@ def _delivered(figures: Summary) -> str:
 
 
 def _work(figures: Summary) -> str:
-    """ "no turn of its loop", or "a median of 1.2 million turns of its loop (p99 ...)"."""
+    """E.g. "no turn of its loop", or "a median of 1.2 million turns of its loop (p99 ...)"."""
     work = figures["work"]
     if not work["max"]:
         return "no turn of its loop"
@@ -117,20 +119,20 @@ def _work(figures: Summary) -> str:
 
 
 def _cost(summary: Summary, case: Summary, method: str) -> str:
-    """ "a round trip takes 840 ns more than plain at p50 (95 % CI ...)"."""
+    """E.g. "a round trip takes 840 ns more than plain at p50 (95 % CI ...)"."""
     contrast = contrasts(case, "round_trip_p50_ns").get(method)
     p50 = case["methods"][method]["round_trip_ns"]["p50"]
     if contrast is None:
         return f"a round trip takes {duration(summary, p50)} at p50"
     more = _more(summary, contrast)
-    return f"a round trip takes {more} {case['baseline']} at p50 {_ends(contrast)}"
+    return f"a round trip {more} {case['baseline']} at p50 {_ends(contrast)}"
 
 
 def _more(summary: Summary, contrast: Summary) -> str:
     if not is_seen(contrast):
-        return "no longer that could be seen than"
+        return "is not seen to differ from"
     word, size = magnitude(contrast)
-    return f"{amount(size, nanoseconds(summary))} {word} than"
+    return f"takes {amount(size, nanoseconds(summary))} {word} than"
 
 
 def _ends(contrast: Summary) -> str:
@@ -157,7 +159,7 @@ def _injection(summary: Summary, case: Summary) -> list[str]:
     if contrast is None:
         return []
     more = _more(summary, contrast)
-    return [f"With an injection a round trip takes {more} without one at p50 {_ends(contrast)}."]
+    return [f"With an injection a round trip {more} one without at p50 {_ends(contrast)}."]
 
 
 def _floor(summary: Summary, case: Summary) -> list[str]:
@@ -177,7 +179,7 @@ def _from_outside(summary: Summary, case: Summary) -> list[str]:
     unit = nanoseconds(summary)
     numbers = [significant(times[name]) for name in ("p50", "p99")]
     took = f"{numbers[0]} {unit} (p99 {numbers[1]})"
-    return [f"An interrupt that another thread sends while L2 works is with L1 after {took}."]
+    return [f"An interrupt that another thread sends while L2 works reaches L1 after {took}."]
 
 
 def _unexpected(cases: Sequence[Summary]) -> list[str]:
@@ -191,5 +193,7 @@ def _unexpected(cases: Sequence[Summary]) -> list[str]:
             if exits:
                 shown.append(f"{method} {listed(exits)}")
     return (
-        [f"Exits for an unexpected reason, in no other figure: {listed(shown)}."] if shown else []
+        [f"Exits for an unexpected reason, which are in no other figure: {listed(shown)}."]
+        if shown
+        else []
     )
