@@ -81,7 +81,7 @@ def test_a_run_of_this_version_says_nothing_of_it(tmp_path: Path) -> None:
     [
         (("exits",), "", "earlier kickbench"),
         (("kick",), "its kick latencies end", "races"),
-        (("race",), "this run: its races do not tell", "KVM_RUN returns"),
+        (("race",), "this run: its races do not show", "KVM_RUN returns"),
     ],
 )
 def test_only_of_what_it_measured(

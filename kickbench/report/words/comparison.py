@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs compared, in words: the answer, what changed around it, and a row for every figure.
+"""Describes a comparison of two runs: the answer, what changed around it, a row for every figure.
 
-``kickbench compare`` and the HTML report say the same. What is different and what is not is decided
-by :mod:`kickbench.compare.runs`; here it only gets its words, of plain text that may hold what a
-stranger wrote into a scenario or a host's name.
+``kickbench compare`` and the HTML report print the same. :mod:`kickbench.compare.runs` decides what
+differs; this module only has the words. They are plain text, and can contain foreign text, for
+example the name of a placement or of a host.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Summary = Mapping[str, Any]
 Severity = Literal["good", "bad", "none"]
 
 LEVELS = (
-    "Levels are not paired: two runs of one kernel differ by more than their intervals say, paired "
-    "differences (method - method) do not. Compare two runs of the base to see by how much this "
-    "host differs by itself."
+    "Levels are not paired. Two runs of one kernel differ in their levels by more than the "
+    "intervals say, but not in paired differences (method - method). Compare two runs of the base "
+    "to see how much levels vary on this host."
 )
 
 SAME = "no difference seen"
 
 DIFFERENCE = "difference (95 %, all at once)"
-"""The head of the differences: their intervals are those that hold for all figures together."""
+"""The head of the differences. Their intervals hold for all figures together."""
 
 _WORDS: dict[str, dict[Verdict, str]] = {
     "time": {
@@ -85,29 +85,29 @@ _PARAMETERS = {
 _NAMED_CHANGES = 3
 
 _FEW = 2
-"""So many figures of a case that only one run has are named; more are counted."""
+"""Figures of a case that are named if only one run has them. If there are more, it counts them."""
 
-_COUNTED = {
-    "more lost": "with more kicks lost",
-    "fewer lost": "with fewer kicks lost",
-    "more often": "with faults more often",
-    "less often": "with faults less often",
+_VERBS = {
+    "more lost": "has more kicks lost",
+    "fewer lost": "has fewer kicks lost",
+    "more often": "has more faults",
+    "less often": "has fewer faults",
 }
 
 _DOUBTS = {
     "schema": "{run} was measured by an earlier kickbench: its kick latencies and pauses end when "
-    "KVM_RUN returns, and its races do not tell how many kicks could have been lost. So kicks are "
+    "KVM_RUN returns, and its races do not show how many kicks could have been lost. So kicks are "
     "not compared in {cases}; exits are.",
-    "partial": "{run} is partial: it did not come to its end, only finished cases are compared.",
+    "partial": "{run} is partial: it is not complete, so only finished cases are compared.",
     "control": "{run} cannot be trusted in {cases}: the A/A control found a method to differ from "
     "itself.",
     "oversubscribed": "{run} had more vCPUs than CPUs in {cases}: the figures include waiting for "
     "a CPU.",
-    "waited": "The vCPUs of {run} waited longer for a CPU in {cases}: something else was running, "
-    "which costs CPU time too, by the caches. What that may explain is only called maybe slower or "
-    "maybe faster.",
-    "one process": "{run} has a single process in {cases} (--quick does that), which cannot tell "
-    "how processes differ: levels there are at most maybe slower or maybe faster.",
+    "waited": "The vCPUs of {run} waited longer for a CPU in {cases}: something else was running. "
+    "It also costs CPU time, because it takes the caches. A difference that this may explain is at "
+    "most called maybe slower or maybe faster.",
+    "one process": "{run} has a single process in {cases} (--quick does that), which does not show "
+    "how processes differ. Levels there are at most called maybe slower or maybe faster.",
 }
 
 
@@ -123,8 +123,8 @@ class Sentence:
 class Row:
     """One figure of both runs in words.
 
-    ``verdict`` is the word alone, ``word`` says also why something is not comparable. ``notable``
-    rows are for where there is no room for all.
+    ``verdict`` is the word alone. ``word`` also says why a figure is not comparable. If there is no
+    room for all rows, the ``notable`` ones are shown.
     """
 
     case: str
@@ -141,7 +141,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a kind of measurement, those that differ first; ``unseen`` of them do not."""
+    """The rows of a kind, those that differ first. In ``unseen`` of them no difference is seen."""
 
     kind: str
     title: str
@@ -153,14 +153,14 @@ class Table:
 
 
 def names(comparison: Comparison) -> tuple[str, str]:
-    """What to call the two runs: "base" and "other", or what the user said. Never equal."""
+    """The names of the two runs: "base" and "other", or those of the user. Never equal."""
     return comparison.names
 
 
 def who(comparison: Comparison) -> tuple[str, str]:
-    """Which runs the names mean, e.g. "kernel 6.13.0, 2026-03-01 12:00:00 UTC"; host if it differs.
+    """Which runs the names mean, e.g. "kernel 6.13.0, 2026-03-01 12:00:00 UTC".
 
-    The kernel is said only where it differs, too.
+    The kernel and the host are there only if they differ.
     """
     runs = (comparison.base, comparison.other)
     parts: tuple[list[str], list[str]] = ([], [])
@@ -230,7 +230,7 @@ def _metric(comparison: Comparison, metric: str) -> str:
 
 
 def _values(judged: Judged) -> tuple[str, str]:
-    """ "8,023 (7,800 to 8,240)" of either run, or "3 of 1,000,000"."""
+    """The figure in each run, e.g. "8,023 (7,800 to 8,240)" or "3 of 1,000,000"."""
     return _value(judged.base), _value(judged.other)
 
 
@@ -247,9 +247,9 @@ def _value(point: Point) -> str:
 
 
 def _difference(judged: Judged) -> str:
-    """ "+8.6 % (4.3 to 12.9)" of a level, "+31 (29 to 33)" of a paired difference.
+    """E.g. "+8.6 % (4.3 to 12.9)" for a level, "+31 (29 to 33)" for a paired difference.
 
-    The interval is the corrected one, by which it is judged: another would contradict the word.
+    The interval is the corrected one, by which it is judged. Another one could contradict the word.
     """
     found, effect = judged.corrected, judged.effect
     if judged.base.of is not None:
@@ -266,7 +266,7 @@ def _is_exact(found: Difference) -> bool:
 
 
 def _measured(value: float, low: float, high: float, unit: str = "") -> str:
-    """ "+31 (29 to 33)"; a value that is exact has no interval, and its own digits."""
+    """E.g. "+31 (29 to 33)"; an exact value has no interval, and all its digits."""
     if low == high:
         return f"{signed(_exactly(value))}{unit}"
     shown, first, last = measured(value, (low, high))
@@ -274,7 +274,7 @@ def _measured(value: float, low: float, high: float, unit: str = "") -> str:
 
 
 def _exactly(value: float) -> str:
-    """A value without an interval: a whole one, as a count is, without decimals."""
+    """An exact value; without decimals if it is whole, as a count is."""
     return whole(value) if value == round(value) else significant(value)
 
 
@@ -311,10 +311,10 @@ def word(judged: Judged) -> str:
 
 
 def _order(comparison: Comparison) -> list[Judged]:
-    """By what is to be told first; what is not different stays in the order of the scenario.
+    """The figures in the order of importance; those not different in the order of the scenario.
 
-    Alarms, then by verdict, paired differences before levels; the largest first, but the figures of
-    a method of a case side by side.
+    Alarms come first, then figures by verdict, with paired differences before levels. Within these
+    the largest come first, but the figures of one method of a case stay together.
     """
     largest: dict[tuple[str, str, str | None], float] = {}
     for judged in comparison.judged:
@@ -365,7 +365,7 @@ def _reason(comparison: Comparison, judged: Judged) -> str:
 
 
 def headline(comparison: Comparison) -> tuple[Sentence, ...]:
-    """The answer first: alarms, how many figures differ and the worst, then the environment."""
+    """The answer: alarms, how many figures differ, the worst and the best, the environment."""
     said = []
     if comparison.base["emulated"] and comparison.other["emulated"]:
         text = f"{emulation(comparison.base)}: no figure here is a time on hardware."
@@ -385,7 +385,7 @@ def headline(comparison: Comparison) -> tuple[Sentence, ...]:
 
 
 def changes(comparison: Comparison) -> tuple[Change, ...]:
-    """What differs between the environments, what forbids the comparison first."""
+    """What differs between the environments; what forbids the comparison comes first."""
     return comparison.changes
 
 
@@ -396,7 +396,7 @@ def _alarm(comparison: Comparison, judged: Judged) -> str:
 
 
 def _loss(comparison: Comparison, loss: Loss) -> str:
-    """Lost kicks that are no news of the other run, but that should not be either."""
+    """Lost kicks that are not new in the other run, but that should not exist either."""
     first, second = names(comparison)
     if loss.base is None:
         return f"{_broken(comparison, loss.point)} in {second}; in {first} it was not measured."
@@ -405,7 +405,7 @@ def _loss(comparison: Comparison, loss: Loss) -> str:
 
 
 def _broken(comparison: Comparison, point: Point, count: str = "") -> str:
-    """ "sigmask (2 vCPUs, local) claims to be free of races, but lost 3 of 1,000,000 kicks"."""
+    """E.g. "sigmask (2 vCPUs, local) claims to be free of races, but lost 3 of 1,000,000 kicks"."""
     verb, of = ("lost", "kicks")
     if point.metric == "rescued":
         verb, of = ("needed a rescue in", "pauses")
@@ -422,19 +422,19 @@ def _answer(comparison: Comparison) -> Sentence:
         reasons = "; ".join(dict.fromkeys(_reason(comparison, j) for j in barred))
         return Sentence(f"Nothing is comparable: {reasons or 'no other figure'}.", "none")
     total = ("the remaining " if comparison.alarms else "") + plural(len(judged), "figure")
-    counts = Counter(word(j) for j in comparison.of("worse", "better"))
+    counts = Counter(word(j) for verdict in ("worse", "better") for j in comparison.of(verdict))
     maybe = len(comparison.of("maybe worse", "maybe better"))
     if not counts:
         known = "clear difference" if maybe else "difference"
         few = f"; {maybe} may differ" if maybe else ""
         return Sentence(f"No {known} seen in {total} between {first} and {second}{few}.", "none")
-    words = [
-        f"{count} {'is' if count == 1 else 'are'} {_COUNTED.get(one, one)}"
-        for one, count in counts.items()
+    clauses = [
+        f"{_VERBS.get(one, f'is {one}')}{f' than {first}' if number == 0 else ''} in {count}"
+        for number, (one, count) in enumerate(counts.items())
     ]
     also = f"; {maybe} more may differ" if maybe else ""
     return Sentence(
-        f"Of {total}, {listed(words)} in {second} than in {first}{also}.",
+        f"{second} {listed(clauses)} of {total}{also}.",
         "bad" if comparison.of("worse") else "good",
     )
 
@@ -466,10 +466,10 @@ def _largest(comparison: Comparison) -> list[Sentence]:
 
 
 def _blind(comparison: Comparison) -> str:
-    """By how much figures had to change to be called different: no difference seen is not none.
+    """By how much figures had to change to be called different. A smaller change can be hidden.
 
-    That is half the width of the interval of the difference, and of a level the minimal effect on
-    top of it. A level of a single process is called nothing.
+    This is half the width of the interval of the difference; for a level, plus the minimal effect.
+    Levels of a single process are left out, because they are never called different.
     """
     levels, paired = [], []
     for judged in comparison.comparable:
@@ -516,7 +516,7 @@ def _brief(text: str) -> str:
 
 
 def left_out(comparison: Comparison, most: int | None = None) -> tuple[str, ...]:
-    """What only one of the runs has figures of, a line for each reason; ``most`` cases of each."""
+    """The figures that only one run has: a line for each reason, with ``most`` cases at most."""
     groups: dict[str, dict[str, list[Unmatched]]] = {}
     for item in comparison.unmatched:
         groups.setdefault(_lack(comparison, item), {}).setdefault(item.case, []).append(item)
@@ -543,7 +543,7 @@ def _lack(comparison: Comparison, item: Unmatched) -> str:
 
 
 def _lacked(comparison: Comparison, case_id: str, items: Sequence[Unmatched]) -> str:
-    """A case, and what of it; only the number of figures when there are many."""
+    """A case and its methods or figures; only the number of figures if there are many."""
     label = _case_label(comparison, case_id)
     methods = [item.method for item in items if item.method is not None and item.metric is None]
     if methods:
@@ -563,7 +563,7 @@ def _pair(item: Unmatched) -> str:
 
 
 def caveats(comparison: Comparison) -> tuple[str, ...]:
-    """What to know before believing it, a sentence each."""
+    """What weakens the comparison, each in a few sentences."""
     said = [_doubt(comparison, doubt) for doubt in comparison.doubts]
     levels = (j for j in comparison.comparable if j.base.baseline is None and j.base.of is None)
     if any(j.difference.low < j.difference.high for j in levels):

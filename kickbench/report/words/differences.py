@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differences and their intervals in words: which contrasts a case has, which of them say
-something, and how much that is.
+"""Puts differences and their intervals into words.
 
-What is not shown is hidden with a reason. Names are in :mod:`kickbench.report.words.names`.
+It decides which contrasts of a case are shown. The others are hidden, with a reason. Names are in
+:mod:`kickbench.report.words.names`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "pause_all": ("pause_last_ns",),
     "nested": ("round_trip_p50_ns",),
 }
-"""By kind, the metrics of the contrasts that a case may stand for, the best first. A run of an
-earlier kickbench has no quiet exits. The kind race has none."""
+"""By kind, the metrics that can be the headline of a case, the best first.
+
+A run of an earlier kickbench has no quiet exits. The kind race has no headline."""
 
 CONTROLS = {"control": "A/A control", "placebo": "placebo"}
-"""By the key of a case, what the differences of the baseline from its second selves are called."""
+"""By the key of a case, the name of what the baseline is compared with to test the run."""
 
 FEW_ROUNDS = 10
 
 TOO_FEW = "too few rounds"
 
 FLOOD = 2
-"""Spurious exits per kick from which they are a flood. What a kick leaves behind, a signal or a
-flag, makes one at most."""
+"""Spurious exits per kick from which they are a flood. A kick can leave a signal or a flag behind,
+which makes one at most."""
 
 HARDLY_RAN = "guest hardly ran"
 
 WAITED = "waited for CPUs"
 
 _METRICS = {
-    # metric: (what a method does with more time, per what, the baseline's figure to see it against)
+    # metric: (what a method does with more time, per what, the baseline's figure to divide by)
     "quiet_ns_per_exit": ("costs", "per quiet exit", ("ns_per_exit", "quiet")),
     "ns_per_exit": ("costs", "per exit", ("ns_per_exit", "mean")),
     "cpu_ns_per_exit": ("costs", "of CPU time per exit", ("ns_per_exit", "mean")),
@@ -56,35 +57,34 @@ _METRICS = {
 
 
 def headline(case: Summary) -> str | None:
-    """The metric that a case stands for: the first of :data:`HEADLINES` that it has."""
+    """The metric that represents a case: the first of :data:`HEADLINES` that it has."""
     there = {contrast["metric"] for contrast in case["contrasts"]}
     metrics = HEADLINES.get(case["kind"], ())
     return next((metric for metric in metrics if metric in there), metrics[-1] if metrics else None)
 
 
 def per_headline(case: Summary) -> str:
-    """Per what the headline of a case is, e.g. "per quiet exit"."""
+    """The unit of a case's headline in words, e.g. "per quiet exit"."""
     return per(str(headline(case)))
 
 
 def level_of(case: Summary, contrast: Summary) -> float | None:
-    """The baseline's figure that a difference is to be seen against; None where it has none."""
+    """The baseline's figure that a difference is a share of; None if there is none."""
     _, _, (figure, name) = _METRICS[contrast["metric"]]
     found = case["methods"].get(contrast["baseline"], {}).get(figure, {}).get(name)
     return None if found is None else float(found)
 
 
 def controls(case: Summary, role: str = "control") -> list[Summary]:
-    """What the A/A control, or the placebo, found: of the headline, then of the mean of exits."""
+    """What the A/A control or the placebo found: in the headline, then in the mean of exits."""
     found = case.get(role, {})
     return [one for one in (found, found.get("mean", {})) if one.get("metric")]
 
 
 def contrasts(case: Summary, metric: str | None = None) -> dict[str, Summary]:
-    """By method, a case's differences to the baseline; only those that have an interval, and one
-    that says anything.
+    """By method, a case's differences from the baseline that are shown: see :func:`why_hidden`.
 
-    The metric is by default the headline of the case's kind.
+    All have an interval. The metric is by default the headline of the case.
     """
     found = _with_interval(case, metric)
     return {method: found[method] for method in found if not why_hidden(case, found[method])}
@@ -97,8 +97,9 @@ def hidden(case: Summary, metric: str | None = None) -> dict[str, Summary]:
 
 
 def parts(case: Summary, metric: str | None = None) -> list[Summary]:
-    """The differences between a protocol and its control, which are a part of what it costs; those
-    that :func:`contrasts` would tell.
+    """The differences between a protocol and its control, which are a part of its cost.
+
+    Only those that are shown, as in :func:`contrasts`.
     """
     found = [
         _with_interval(case, metric, control).get(method)
@@ -108,13 +109,13 @@ def parts(case: Summary, metric: str | None = None) -> list[Summary]:
 
 
 def part_name(part: Summary) -> str:
-    """What a figure calls one of :func:`parts`, e.g. "siglock: sigmask - sigmask_same"."""
+    """The name of one of :func:`parts` in a figure, e.g. "siglock: sigmask - sigmask_same"."""
     control = CATALOGUE[part["baseline"]]
     return f"{control.isolates}: {part['method']} - {control.id}"
 
 
 def costs(case: Summary) -> dict[str, Summary]:
-    """What a figure of costs draws of a case: contrasts by method, and parts by their names."""
+    """What a figure of costs draws for a case: contrasts by method, and parts by their names."""
     return {**contrasts(case), **{part_name(part): part for part in parts(case)}}
 
 
@@ -126,9 +127,11 @@ def cost_names(cases: Iterable[Summary]) -> list[str]:
 
 
 def why_hidden(case: Summary, contrast: Summary) -> str:
-    """Why a difference is not told, or "": its interval says nothing, or the guest of one of the
-    two hardly ran, so that its times are no price of a protocol. Nor is a mean over exits of vCPUs
-    that waited for CPUs; their quiet exits are.
+    """Why a difference is not shown; "" if it is.
+
+    It is hidden if its interval says nothing, or if the guest of one of the two hardly ran, because
+    its times are then not the protocol's cost. The mean of vCPUs that waited for CPUs is not the
+    protocol's cost either, but their quiet exits are.
     """
     if hardly_ran(case) & {contrast["method"], contrast["baseline"]}:
         return HARDLY_RAN
@@ -148,14 +151,17 @@ def hardly_ran(case: Summary) -> set[str]:
 
 
 def is_flood(finding: Summary) -> bool:
-    """Whether a finding is of far more spurious exits than kicks: a flag that nobody clears."""
+    """Whether a finding has far more spurious exits than kicks: nobody clears a flag."""
     return bool(finding["what"] == "spurious" and finding["count"] >= FLOOD * max(1, finding["of"]))
 
 
 def _with_interval(
     case: Summary, metric: str | None, baseline: str | None = None
 ) -> dict[str, Summary]:
-    """Those to the case's baseline, or to another; a metric of one pair only has no other."""
+    """The differences from the case's baseline, or from another.
+
+    A metric that only one pair of methods has is taken with the baseline of that pair.
+    """
     wanted = metric or headline(case)
     of_metric = [contrast for contrast in case["contrasts"] if contrast["metric"] == wanted]
     if baseline is None and case["baseline"] in {one["baseline"] for one in of_metric}:
@@ -170,7 +176,7 @@ def _with_interval(
 
 
 def _says_nothing(case: Summary, contrast: Summary) -> bool:
-    """Whether a difference from few rounds could be as large as all that the baseline takes.
+    """Whether a difference from few rounds could be as large as the baseline's whole figure.
 
     From two or three rounds an interval can be a thousand times the spread of its rounds.
     """
@@ -185,34 +191,34 @@ def contrast_methods(cases: Iterable[Summary]) -> list[str]:
 
 
 def interval(contrast: Summary) -> str:
-    """ "(95 % CI 29 to 33)", and that it rests on few rounds if so."""
+    """E.g. "(95 % CI 29 to 33)"; it adds "few rounds" if there are few."""
     _, low, high = measured(contrast["diff"], contrast["ci95"])
     return f"(95 % CI {low} to {high}{few(contrast)})"
 
 
 def few(contrast: Summary) -> str:
-    """ ", few rounds" of a difference from fewer than :data:`FEW_ROUNDS`, to follow its interval.
+    """ ", few rounds" for a difference from fewer than :data:`FEW_ROUNDS`, to follow its interval.
 
-    Such an interval takes the spread that it is made from on trust. Pooled rounds count as one.
+    A few rounds do not show their own spread well. Pooled rounds count as one.
     """
     return ", few rounds" if (contrast.get("chunks") or contrast["rounds"]) < FEW_ROUNDS else ""
 
 
 def judged(control: Summary) -> tuple[str, str, str]:
-    """An A/A control's difference, and the ends of the interval that it is judged by.
+    """An A/A control's difference, and the ends of the interval by which it is judged.
 
-    The difference is as fine as with its own interval, so that it is the same number everywhere.
+    The difference is rounded by its own 95 % interval, so that it is the same number everywhere.
     """
     return amount(control, "").rstrip(), *measured(control["diff"], control["ci_family"])[1:]
 
 
 def amount(contrast: Summary, unit: str) -> str:
-    """ "31 ns", rounded by the interval."""
+    """E.g. "31 ns", rounded by the interval."""
     return f"{measured(contrast['diff'], contrast['ci95'])[0]} {unit}"
 
 
 def per(metric: str) -> str:
-    """Per what a metric is, e.g. "per exit"."""
+    """The unit of a metric in words, e.g. "per exit"."""
     return _METRICS[metric][1]
 
 
@@ -223,7 +229,7 @@ def is_seen(contrast: Summary) -> bool:
 
 
 def magnitude(contrast: Summary) -> tuple[str, Summary]:
-    """ "more" or "less", and the difference without its sign."""
+    """The word "more" or "less", and the difference without its sign."""
     if contrast["diff"] >= 0:
         return "more", contrast
     low, high = contrast["ci95"]
@@ -231,7 +237,7 @@ def magnitude(contrast: Summary) -> tuple[str, Summary]:
 
 
 def cost(contrast: Summary, unit: str) -> str:
-    """One difference as a clause: what a method costs more or less per exit, or that none shows."""
+    """One difference as a clause: how much more or less a method costs, or that none is seen."""
     method, baseline = contrast["method"], contrast["baseline"]
     verb, each, _ = _METRICS[contrast["metric"]]
     if not is_seen(contrast):
@@ -245,7 +251,7 @@ def cost(contrast: Summary, unit: str) -> str:
 
 
 def differ(first: Summary, last: Summary) -> int:
-    """Whether two differences of separate cases differ: 1 when the last is larger, -1, or 0."""
+    """Compares differences of separate cases: 1 if the last is larger, -1 if smaller, else 0."""
     step = difference(_estimate(last), _estimate(first))
     if not step.seen:
         return 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host that a run was taken on, as facts for a page: what is asked first, then everything.
+"""The host of a run, as facts for a page: the key facts first, then everything.
 
-A stranger's environment may hold anything: what has another shape than expected is shown as it is,
-and there are bounds. Nothing here judges a host: that is :mod:`kickbench.host.doctor`, whose
-findings a run keeps.
+An environment can come from another machine, and have any content. A fact of an unexpected shape is
+shown as it is, and the number of facts is bounded. :mod:`kickbench.host.doctor` judges a host, not
+this module. A run keeps the doctor's findings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_WARNINGS = 100
 _MOST_DEPTH = 6
 _DOCTOR = "doctor"
 
-# What a reader asks first, by the path in the environment; the rest is folded away.
+# The key facts, by the path in the environment. The page folds the rest away.
 KEY_FACTS = (
     ("Host", "hostname"),
     ("Kernel", "kernel.release"),
@@ -46,7 +46,7 @@ KEY_FACTS = (
 
 @dataclass(frozen=True)
 class HostWarning:
-    """A finding of the doctor that is not ok: what it is, and what to do about it ("" nothing)."""
+    """A finding of the doctor that is not ok: what it is, and what to do ("": nothing)."""
 
     id: str
     status: str
@@ -56,7 +56,7 @@ class HostWarning:
 
 
 def key_facts(data: RunData) -> Iterator[tuple[str, str | list[str]]]:
-    """What a reader asks first, as (name, value or lines); what is not known is left out."""
+    """The key facts as (name, value or lines), without those that are not known."""
     environment = data.reader.environment
     for name, path in KEY_FACTS:
         value = _at(environment, path)
@@ -80,13 +80,13 @@ def key_facts(data: RunData) -> Iterator[tuple[str, str | list[str]]]:
 
 
 def fact(environment: Mapping[str, Any], path: str) -> str:
-    """One fact by its path, e.g. "kernel.release"; "" when it is not known."""
+    """One fact by its path, e.g. "kernel.release"; "" if it is not known."""
     value = _at(environment, path)
     return "" if value in (None, "", [], {}) else _text(value)
 
 
 def groups(environment: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything known of the host: by group, a list of (name, value); bounded."""
+    """All known facts of the host: by group, a list of (name, value); at most MOST_FACTS."""
     found: dict[str, list[tuple[str, str]]] = {}
     known = {key: value for key, value in environment.items() if key != _DOCTOR}
     for number, (path, value) in enumerate(_flat(known)):
@@ -99,7 +99,7 @@ def groups(environment: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
 
 
 def warnings(environment: Mapping[str, Any]) -> list[HostWarning] | None:
-    """What the doctor said before the run; None when it was not asked, as in old runs."""
+    """What the doctor found before the run; None if the run has no findings, as old runs."""
     findings = environment.get(_DOCTOR)
     if not isinstance(findings, list):
         return None
@@ -122,7 +122,7 @@ def _at(environment: Mapping[str, Any], path: str) -> Any:
 
 
 def _mitigations(mitigations: Mapping[str, Any]) -> list[str]:
-    """Those that do something or are missing; the CPU is not affected by the others."""
+    """The mitigations that are active or missing, and the number that the CPU does not need."""
     affecting = {name: _text(state) for name, state in mitigations.items()}
     told = [f"{name}: {state}" for name, state in affecting.items() if state != "Not affected"]
     others = len(affecting) - len(told)
@@ -132,7 +132,7 @@ def _mitigations(mitigations: Mapping[str, Any]) -> list[str]:
 
 
 def _clocks(data: RunData) -> list[str]:
-    """The clocks of all processes: kind, rate, and what a stamp costs, at least and at most."""
+    """The clocks of all processes: kind, rate, and the cost of a stamp from least to most."""
     stamps: dict[tuple[str, str], list[float]] = {}
     for case in data.summary["cases"]:
         for clock in case["clocks"]:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What things are called: cases, units, times, and one difference between two methods.
+"""Names of things: cases, units, times and exit reasons.
 
 Words, tables and figures all take their names from here, so that a case has one name everywhere.
-Nothing is computed here but what rounding and comparing need.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _SCALES = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
 
 @dataclass(frozen=True)
 class Series:
-    """Finished cases of one kind that differ in the number of vCPUs only, by that number."""
+    """Finished cases of one kind that differ in the number of vCPUs only, sorted by it."""
 
     kind: str
     program: str | None
@@ -73,7 +72,7 @@ class Series:
 
 
 def emulation(summary: Summary) -> str:
-    """ "Emulated (QEMU TCG)" for a run that was taken under emulation, else ""."""
+    """E.g. "Emulated (QEMU TCG)"; "" if the run was not emulated."""
     if not summary["emulated"]:
         return ""
     by = summary.get("emulated_by")
@@ -81,22 +80,22 @@ def emulation(summary: Summary) -> str:
 
 
 def nanoseconds(summary: Summary) -> str:
-    """The unit of all times: an emulator's clock is never shown as a time on hardware."""
+    """The unit of times, "ns" or "emulated ns": they are never mistaken for times on hardware."""
     return "emulated ns" if summary["emulated"] else "ns"
 
 
 def microseconds(summary: Summary) -> str:
-    """ "µs", of the clock that the run had."""
+    """The same for microseconds."""
     return "emulated µs" if summary["emulated"] else "µs"
 
 
 def seconds(summary: Summary) -> str:
-    """ "s", of the clock that the run had."""
+    """The same for seconds."""
     return "emulated s" if summary["emulated"] else "s"
 
 
 def duration(summary: Summary, ns: float) -> str:
-    """A time in the unit that suits it, e.g. "50 µs": for sentences, where no column compares."""
+    """A time in the unit that suits it, e.g. "50 µs". For sentences, not for columns."""
     scale, unit = next(((s, u) for s, u in _SCALES if abs(ns) / s < 999.5), _SCALES[-1])
     number = significant(ns / scale, 3)
     if "." in number:
@@ -105,27 +104,27 @@ def duration(summary: Summary, ns: float) -> str:
 
 
 def rate_name(exit_rate_hz: float | None) -> str:
-    """ "full speed", or "20,000 exits/s per vCPU"."""
+    """E.g. "full speed" or "20,000 exits/s per vCPU"."""
     if exit_rate_hz is None:
         return "full speed"
     return f"{significant(exit_rate_hz)} exits/s per vCPU"
 
 
 def kick_rate_name(kick_rate_hz: float | None) -> str:
-    """ "no kicks", or "1,000 kicks/s per vCPU"."""
+    """E.g. "no kicks" or "1,000 kicks/s per vCPU"."""
     if kick_rate_hz is None:
         return "no kicks"
     return f"{significant(kick_rate_hz)} kicks/s per vCPU"
 
 
 def vendor_name(case: Summary) -> str:
-    """ "VMX" or "SVM", or "VMX or SVM" of a case that does not say."""
+    """The name "VMX" or "SVM"; "VMX or SVM" if the case does not have it."""
     vendor = (case.get("nested") or {}).get("vendor")
     return _VENDORS.get(str(vendor), "VMX or SVM")
 
 
 def exit_reason_name(case: Summary, reason: str) -> str:
-    """Why L2 left, e.g. "HLT (12)"; only the number where it has no name here."""
+    """Why L2 left, e.g. "HLT (12)"; only the number if it has no name here."""
     vendor = (case.get("nested") or {}).get("vendor")
     known = _EXIT_REASONS.get(str(vendor), {})
     name = known.get(int(reason)) if reason.isdecimal() and len(reason) < 12 else None
@@ -135,16 +134,16 @@ def exit_reason_name(case: Summary, reason: str) -> str:
 
 
 def window_name(summary: Summary, window_ns: float | None) -> str:
-    """ "a window of 50 µs", or "the natural window"."""
+    """E.g. "a window of 50 µs" or "the natural window"."""
     return f"a window of {duration(summary, window_ns)}" if window_ns else "the natural window"
 
 
 def conditions(summary: Summary, case: Summary | Series, *, of_kind: bool = True) -> str:
-    """What tells a case's series from the others of its run, e.g. "local, full speed".
+    """What distinguishes a case's series from the others of its run, e.g. "local, full speed".
 
-    The placement always; exit rate, kick rate, transport, number of kickers, program and interrupt
-    chip where they are not the same throughout the kind, or not what goes without saying. Without
-    ``of_kind`` it leaves out what its kind kicks (state, window, all vCPUs).
+    The placement is always there. Exit rate, kick rate, transport, number of kickers, program and
+    interrupt chip are there if they differ within the kind; the first four also if they are not the
+    default. Without ``of_kind`` it leaves out what its kind kicks (state, window, all vCPUs).
     """
     values = vars(case) if isinstance(case, Series) else case
     words = [str(values["placement"])]
@@ -187,12 +186,12 @@ def label(summary: Summary, case: Summary, *, of_kind: bool = True) -> str:
 
 
 def crowded(case: Summary, oversubscribed: Iterable[str]) -> str:
-    """ ", more vCPUs than CPUs" of a case that had, to follow its label."""
+    """ ", more vCPUs than CPUs" if the case had, to follow its label."""
     return ", more vCPUs than CPUs" if case["id"] in oversubscribed else ""
 
 
 def _differ(summary: Summary, like: Summary, key: str) -> bool:
-    """Whether the key is not the same in all cases of a kind; a state has its own programs."""
+    """Whether the key differs within the cases of a kind; within a state, for each has programs."""
     state = like.get("state")
     alike = [case for case in summary["cases"] if case["kind"] == like["kind"]]
     return len({case[key] for case in alike if state in (None, case["state"])}) > 1
@@ -222,6 +221,3 @@ def series_of(summary: Summary, kind: str = "exits") -> list[Series]:
 
 def _vcpus(case: Summary) -> int:
     return int(case["vcpus"])
-
-
-# --- one difference ----------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of cases: per kind one visible list of columns, each with how its cell is worded.
+"""The tables of cases: for each kind a list of columns, each with the words of its cells.
 
-The HTML report shows all columns of :data:`TABLES`, ``kickbench show`` the narrower selection
+The HTML report shows all columns of :data:`TABLES`. ``kickbench show`` shows the narrower selection
 beside them. A row is one method of one finished case. Nothing is computed here. The same numbers
-unrounded, for programs, are :mod:`kickbench.report.pages.downloads`.
+without rounding, for programs, are in :mod:`kickbench.report.pages.downloads`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``name``, ``unit`` and ``group`` may hold {ns}, {us} and {s}, which an emulated
-    run words otherwise.
+    """One column. ``name``, ``unit`` and ``group`` can contain {ns}, {us} and {s}.
 
-    ``value`` is the number behind the cell, by which rows are sorted; a column without one has
-    text. Neighbours of the same ``group`` stand under one head. A column that is not ``always``
-    shown is left out when all its cells are the same. ``bad`` says of which rows the cell is an
-    alarm.
+    These three become the units of the run: see :func:`words`. ``value`` is the number behind the
+    cell, by which rows are sorted; a column without one has text. Neighbours of the same ``group``
+    share one head. A column that is not ``always`` shown is left out if all its cells are the same.
+    ``bad`` says for which rows the cell is an alarm.
     """
 
     name: str
@@ -87,9 +86,9 @@ class Part:
 class Table:
     """The tables of a kind: their title, how to read them, and their columns.
 
-    ``keys`` say which row it is, in each of the ``parts``. ``terminal`` has what fits on a
-    terminal: tables by the head of their first column, which has the methods. ``metrics`` are the
-    contrasts that are told below them, with what tells them apart.
+    ``keys`` are the columns that identify a row, in each of the ``parts``. ``terminal`` has what
+    fits on a terminal: tables by the head of their first column, which has the methods. ``metrics``
+    are the contrasts below them, each with the words that distinguish it.
     """
 
     title: str
@@ -104,7 +103,7 @@ class Table:
 
 
 def difference(contrast: Summary | None) -> str:
-    """ "+31 (29 to 33)", or "-" without an interval; a few rounds are said to be few."""
+    """E.g. "+31 (29 to 33)", or "-" without an interval; "few rounds" is added if they are few."""
     if contrast is None or contrast["diff"] is None or contrast["ci95"] is None:
         return NOTHING
     return _signed(*measured(contrast["diff"], contrast["ci95"]), few(contrast))
@@ -115,8 +114,10 @@ def _signed(value: str, low: str, high: str, how_sure: str) -> str:
 
 
 def control(case: Summary, role: str = "control", metric: str | None = None) -> str:
-    """The A/A control, or the placebo, in words: "ok", "NOT OK", "cannot tell" or "none", and the
-    interval that it is judged by, if that says anything. Of the headline unless a metric is named.
+    """The A/A control or the placebo in words: "ok", "NOT OK", "cannot tell" or "none".
+
+    The interval by which it is judged follows, unless it has too few rounds to tell. The metric is
+    by default the headline.
     """
     found = next((one for one in controls(case, role) if metric in (None, one["metric"])), {})
     if found.get("ci_family") is None:
@@ -132,7 +133,7 @@ def _text(key: str) -> Callable[[Row], str]:
 
 
 def _figure(*path: str) -> Callable[[Row], float | None]:
-    """A number of the method's figures; None when it or what holds it is not there."""
+    """A number of the method's figures; None if a part of its path is missing or null."""
 
     def value(row: Row) -> float | None:
         found: Any = row.figures
@@ -144,7 +145,7 @@ def _figure(*path: str) -> Callable[[Row], float | None]:
 
 
 def _case(key: str, otherwise: float | None = None) -> Callable[[Row], float | None]:
-    """A number of the case; ``otherwise`` stands for one that is not there."""
+    """A number of the case; ``otherwise`` if it is null."""
 
     def value(row: Row) -> float | None:
         found = row.case[key]
@@ -158,7 +159,7 @@ def _shown(
     words: Callable[[float | None], str] = significant,
     scale: float = 1.0,
 ) -> Callable[[Row], str]:
-    """The cell of a number: what ``words`` says of it."""
+    """The cell of a number, as ``words`` writes it."""
 
     def cell(row: Row) -> str:
         number = value(row)
@@ -168,7 +169,7 @@ def _shown(
 
 
 def _with_interval(figures: str, intervals: str, name: str) -> Callable[[Row], str]:
-    """ "9,000 (8,950 to 9,060)", or only the number where it has no interval."""
+    """E.g. "9,000 (8,950 to 9,060)", or only the number if it has no interval."""
 
     def cell(row: Row) -> str:
         return level(row.figures[figures][name], row.figures[intervals].get(name))
@@ -177,7 +178,7 @@ def _with_interval(figures: str, intervals: str, name: str) -> Callable[[Row], s
 
 
 def _contrast(metric: str) -> Callable[[Row], str]:
-    """The difference to the baseline in words."""
+    """The difference from the baseline in words."""
 
     def cell(row: Row) -> str:
         if _is_baseline(row):
@@ -200,7 +201,7 @@ def _kick_rate(row: Row) -> str:
 
 
 def _broken(*path: str) -> Callable[[Row], bool]:
-    """Whether a count is an alarm: not 0, of a method that claims to be free of races."""
+    """Whether a count is an alarm: not 0, although the method claims to be race-free."""
 
     def bad(row: Row) -> bool:
         value: Any = row.figures
@@ -221,7 +222,7 @@ def _unexpected(row: Row) -> float:
 
 
 def _unexpected_exits(row: Row) -> str:
-    """ "3 HLT (12)", or "0"."""
+    """E.g. "3 HLT (12)", or "0"."""
     found = row.figures["unexpected"].items()
     texts = (f"{whole(count)} {exit_reason_name(row.case, reason)}" for reason, count in found)
     return ", ".join(texts) or "0"
@@ -245,7 +246,7 @@ def _timeout(row: Row) -> str:
 
 
 CLAIMS: dict[bool | None, str] = {True: "race-free", False: "loses kicks"}
-"""What a protocol claims; of one that says nothing it is not known."""
+"""What a protocol claims. Without a claim it is not known."""
 
 
 def _claim(row: Row) -> str:
@@ -288,7 +289,7 @@ _SPURIOUS = _count("spurious", "", "spurious", group="kicks")
 
 
 def _difference_column(metric: str, name: str, unit: str, *, controlled: bool = True) -> Column:
-    """The differences of a metric; ``controlled`` is the one whose A/A control the baseline has."""
+    """The differences of a metric; if ``controlled``, the baseline's row has the A/A control."""
     group = f"method - baseline [{unit}] (95 % CI)"
     contrast = _contrast(metric)
 
@@ -317,9 +318,9 @@ def _is_baseline(row: Row) -> bool:
 
 
 _OF_BASELINE = (
-    "The baseline's row has the A/A control, the baseline against itself, and the placebo, the "
-    "baseline against another copy of its loop (99 % over all cases); they cannot tell where that "
-    "interval is wider than the differences it is to vouch for."
+    "The baseline's row has the A/A control (the baseline against itself) and the placebo (the "
+    "baseline against another copy of its loop), both with 99 % intervals over all cases. They "
+    "cannot tell if that interval is wider than the differences that it should confirm."
 )
 
 _EXITS_PER_SECOND = _count("exits/{s}", "", "exits_per_second")
@@ -332,8 +333,10 @@ _EXIT_TIMES = tuple(
 
 
 def _shift_column(level: float) -> Column:
-    """The differences at a quantile of a block's exits; the slower ones of vCPUs that share CPUs
-    waited for these."""
+    """The differences at a quantile of a block's exits.
+
+    If vCPUs share CPUs, the quantiles above the median include waiting for a CPU.
+    """
 
     def waited(row: Row) -> bool:
         return bool(row.case.get("oversubscribed")) and level > 0.5
@@ -364,9 +367,9 @@ _SHIFT_LEVELS = (0.01, 0.1, 0.25, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 _EXITS = Table(
     "Exits",
-    "A quiet exit is the path itself: a low quantile of each block. The mean has all that "
-    "happened: the tail, contention, and waiting. Differences are paired, method - baseline, with "
-    "their 95 % interval. " + _OF_BASELINE,
+    "A quiet exit is the path itself: a low quantile of each block. The mean contains everything "
+    "that happened: the tail, contention, and waiting. Differences are paired, method - baseline, "
+    "with their 95 % interval. " + _OF_BASELINE,
     keys=(
         _PROGRAM,
         _IRQCHIP,
@@ -426,12 +429,12 @@ _EXITS = Table(
 
 _RACE = Table(
     "Race",
-    "Kicks aimed at the window between the check of the flag and KVM_RUN. Landed are those that "
-    "could have been lost: the check no longer saw them, and the guest had not run on when they "
-    "were taken. A kick is lost when the guest still runs after the time-out, which is longer in "
-    "the first round of a process, to find out how long kicks take; a rescue then ends it. The "
-    "bound is that of lost / landed, one-sided and exact; without any that landed there is none. "
-    "Slowest is of those not lost, the first round's included. A spurious exit has EINTR but no "
+    "Kicks aimed at the window between the check of the flag and KVM_RUN. A kick landed if it "
+    "could have been lost: it came after the check, and the guest had not run on when it was "
+    "taken. A kick is lost if the guest still runs after the time-out; a rescue then ends it. The "
+    "time-out is longer in the first round of a process, which finds out how long kicks take. The "
+    "bound is that of lost / landed, one-sided and exact; it needs kicks that landed. The slowest "
+    "kick is the slowest of those not lost, with the first round. A spurious exit has EINTR but no "
     "kick pending.",
     keys=(
         _VCPUS,
@@ -491,15 +494,14 @@ _LATENCY = "latency [{ns}] (95 % CI)"
 
 _KICK = Table(
     "Kick latency",
-    "From just before the kick until the protocol knows of it, with 95 % intervals, by what the "
-    "vCPU was doing. The moments are from just before the kick as well: the kicker's call is over "
-    "(sent), the signal's handler runs, KVM_RUN has returned, the protocol knows (that is the "
-    "latency), and the guest runs again, what the protocol has to clean up included (resumed). A "
-    "moment is told where it was seen for 90 % of the kicks. Unmet kicks found the vCPU in another "
-    "state; they and lost ones are in no latency. The kicker's call is that of every kick which "
-    "was sent at the vCPU in the wanted state, also where another kicker had got it out by then; "
-    "its mean is trimmed, over rounds. "
-    "Overlapping are the calls during which another kicker's was under way. Differences are "
+    "The latency is from just before the kick until the protocol knows of it, with 95 % intervals, "
+    "by the state of the vCPU. The moments are counted from just before the kick as well: the "
+    "kicker's call is over (sent), the signal's handler runs, KVM_RUN has returned, the protocol "
+    "knows (this is the latency), and the guest runs again after the protocol has cleaned up "
+    "(resumed). A moment is shown if it was seen for 90 % of the kicks. Unmet kicks found the vCPU "
+    "in another state; they and lost ones are in no latency. The kicker's call includes every kick "
+    "sent at the vCPU in the wanted state, even if another kicker got it out first. Its mean is "
+    "trimmed, over rounds. A call overlaps if another kicker's call was under way. Differences are "
     "paired, method - baseline. " + _OF_BASELINE,
     keys=(
         Column("kicked", "", _state),
@@ -518,7 +520,7 @@ _KICK = Table(
                     Column(
                         name,
                         "",
-                        # Those of the others would not fit on a page; the CSV has them.
+                        # The intervals of the others do not fit on a page; the CSV has them.
                         _with_interval("latency_ns", "latency_ci95", key)
                         if key in ("p50", "p99")
                         else _shown(_figure("latency_ns", key)),
@@ -568,8 +570,8 @@ def _pause(which: str, name: str, head: str, group: str = "") -> Column:
 
 _PAUSE = Table(
     "Pause all",
-    "From just before the first kick until the first, the median and the last vCPU have "
-    "acknowledged. Rescued pauses needed a second kick, and are in no time. Differences are "
+    "The times are from just before the first kick until the first, the median and the last vCPU "
+    "have acknowledged. Rescued pauses needed a second kick, and are not timed. Differences are "
     "paired, method - baseline, of the time until the last. " + _OF_BASELINE,
     keys=(
         _PROGRAM,
@@ -614,13 +616,13 @@ _PAUSE = Table(
 
 _NESTED = Table(
     "Nested",
-    "By L1's own clock, from just before it enters L2 until it has the exit. Work is the turns of "
-    "L2's loop before that: while an event for L1 is pending, L2 should get none done. Late are "
-    "the events for which L2 worked longer than a tenth of the median plain round trip. Lost are "
-    "injected events that L2's handler never saw, doubled those that it saw twice. Where L2 left "
-    "for an unexpected reason, the iteration is in no other figure. The latency is from the stamp "
-    "of the sending thread until L1 has the exit. Differences are paired, method - baseline. "
-    + _OF_BASELINE,
+    "A round trip is from just before L1 enters L2 until L1 has the exit, by L1's own clock. Work "
+    "is the turns of L2's loop before the exit: while an event for L1 is pending, L2 should get "
+    "none done. An event is late if L2 worked longer than a tenth of the median plain round trip. "
+    "An injected event is lost if L2's handler never saw it, and doubled if it saw it more than "
+    "once. An iteration in which L2 left for an unexpected reason is in no other figure. The "
+    "latency is from the stamp of the sending thread until L1 has the exit. Differences are "
+    "paired, method - baseline. " + _OF_BASELINE,
     keys=(
         _PLACEMENT,
         Column("by", "", lambda row: vendor_name(row.case), always=False),
@@ -706,17 +708,17 @@ def rows_of(cases: Sequence[Summary]) -> list[Row]:
 
 
 def columns_of(columns: Iterable[Column], rows: Sequence[Row]) -> list[Column]:
-    """Those of the columns that have something to say about the rows."""
+    """The columns that the rows need: those ``always`` shown, and those whose cells differ."""
     return [
         column for column in columns if column.always or len({column.cell(row) for row in rows}) > 1
     ]
 
 
 def heads(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
-    """The columns by the head that they share with their neighbours ("": they have none)."""
+    """The columns by the head that they share with their neighbours; "" without a head."""
     return [(group, list(some)) for group, some in itertools.groupby(columns, lambda c: c.group)]
 
 
 def words(text: str, summary: Summary) -> str:
-    """A column's name or unit in this run."""
+    """A column's name or unit, with the units of time of this run."""
     return text.format(ns=nanoseconds(summary), us=microseconds(summary), s=seconds(summary))
