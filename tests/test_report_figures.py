@@ -579,7 +579,7 @@ def test_the_map_of_nodes_has_the_costs_of_the_summary(nodes: RunData) -> None:
             text.replace(",", "") == f"{contrast['diff']:.0f}" for text in shown
         )
     assert sum(" to " in text for text in shown) == 3
-    assert "1 pair of nodes not measured" in plot.finding
+    assert "1 pair of nodes was not measured (hatched)" in plot.finding
     assert "8 vCPUs" in plot.title
     assert "creator on node 0 and the vCPUs on node 0. Most:" in plot.finding
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figure of a comparison: every difference of two runs with its interval, one below another.
 
-In per cent of the base, so that cases and metrics of all sizes stand beside each other: per kind of
-measurement a plot of levels, and one of what is paired within a run. What has no level to be a part
-of, such as kicks lost, is in the tables only. Nothing is judged here.
+The differences are in per cent of the base, so that cases and metrics of all sizes fit on one axis.
+Each kind has a plot of levels, and one of paired differences. Figures that are no part of a level,
+such as kicks lost, are in the tables only. Nothing is judged here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import FillStyleType
 
 MOST_ROWS = 24
-"""A plot has no more differences than this, the largest, to fit on paper; the tables have all."""
+"""A plot has at most this number of differences, the largest, to fit on paper. Tables have all."""
 
 _LOOKS: dict[Verdict, tuple[str, str, FillStyleType]] = {
     # verdict: (colour, marker, how it is filled)
@@ -81,7 +81,7 @@ def _bar(comparison: Comparison, judged: Judged) -> _Bar | None:
     level = abs((base.estimate.value if base.baseline is None else base.reference) or 0.0)
     if not level:
         return None
-    # The interval that it is judged by: another would contradict the verdict.
+    # It is judged by this interval. Another one could contradict the verdict.
     found = judged.corrected
     case = next(case for case in comparison.base["cases"] if case["id"] == base.case)
     text = f"{METRICS[base.metric].title}: {base.method}, {label(comparison.base, case)}"
@@ -95,7 +95,7 @@ def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: b
     if len(bars) > MOST_ROWS:
         largest = sorted(bars, key=lambda bar: -abs(bar.value))[:MOST_ROWS]
         shown = [bar for bar in bars if bar in largest][:MOST_ROWS]
-    # Of an emulated run every figure says so; the axis has no time, only parts of one.
+    # Every figure of an emulated run says so, although this axis has no times.
     by = emulation(comparison.base) or emulation(comparison.other)
     full = ": ".join(filter(None, [by, title]))
     labels = [_label(bar.text) for bar in shown]
@@ -158,7 +158,7 @@ def _label(text: str) -> str:
 
 
 def _limit(comparison: Comparison, bars: Sequence[_Bar], *, paired: bool) -> float:
-    """Where the axis ends: most differences are within; a few huge ones do not stretch it."""
+    """Where the axis ends: it shows most differences, and a few huge ones do not stretch it."""
     sizes = [abs(bar.value) for bar in bars]
     ends = [max(abs(bar.low), abs(bar.high)) for bar in bars]
     wanted = max(float(np.quantile(sizes, 0.9)), float(np.median(ends)))

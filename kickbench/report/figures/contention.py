@@ -34,7 +34,7 @@ from kickbench.summary.data import RunData
 
 _US = 1e-3
 _APART = 0.06
-"""By how much of a kicker the methods stand apart, so that their intervals can be told."""
+"""The distance between methods, in kickers, so that their intervals do not overlap."""
 
 
 def draw_contention(data: RunData) -> list[Plot]:
@@ -69,7 +69,7 @@ def _contention_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
             axes.set_yscale("log")
             log_ticks(axes, values, "y", tick_time)
         else:
-            # An interval of a few rounds may be a hundred times as long as all that it is of.
+            # An interval of a few rounds can be a hundred times as long as the value.
             tops = [pair[1] for _, ends, _ in marks for pair in ends if pair]
             axes.set_ylim(0, 1.08 * max(*values, min(max(tops, default=0.0), 2 * max(values))))
             round_ticks(axes, "y", tick_time)

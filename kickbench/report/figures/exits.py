@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 
     from kickbench.summary.data import Floats
 
-# Where the axis of the distribution begins and ends: at the first end at which it spans less than
-# this factor, so that one preemption of some milliseconds does not make one line of all methods.
+# Where the axis of the distribution begins and ends. It ends at the first of the slowest quantiles
+# at which it spans less than this factor. Else one long preemption would press all lines into one.
 _FASTEST, _SLOWEST = 0.001, (0.995, 0.99, 0.95, 0.9)
 _WIDEST = 2.0
 
@@ -78,8 +78,9 @@ _PERCENTILES = (0.0, 0.9, 0.99, 0.999, 0.9999, MOST)
 
 
 def draw_cost(data: RunData) -> list[Plot]:
-    """The differences to the baseline, and what of them is siglock, against vCPUs: a plot per rate,
-    a line per placement.
+    """The differences from the baseline, and the part that is siglock, by vCPUs.
+
+    There is a plot per rate, with a line per placement.
     """
     groups: dict[Series, list[Series]] = {}
     for series in series_of(data.summary):
@@ -97,7 +98,7 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
     canvas, axes = new_plot(title)
     vcpu_axis(axes, [case["vcpus"] for case in cases])
     limits = _sound_limits(data, cases)
-    # The control of a case that waits for CPUs would fill the plot and say nothing of the others.
+    # The control of a case that waits for CPUs would fill the plot, and hide the others.
     sound = [c for c in cases if limits is None or c["id"] not in data.oversubscribed]
     sound = [case for case in sound if costs(case)]
     band = draw_control(axes, [(case["vcpus"], case) for case in sound])
@@ -143,8 +144,9 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
 
 
 def _sound_limits(data: RunData, cases: Iterable[Summary]) -> tuple[float, float] | None:
-    """Where the vertical axis ends so that it shows the cases that had CPUs enough, and their
-    controls, not the noise of the others. None when all had, or none.
+    """The limits of a vertical axis that shows the cases with enough CPUs, and their controls.
+
+    The noise of the other cases is then beyond it. None if all cases had enough CPUs, or none.
     """
     by_sound: dict[bool, list[Summary]] = {True: [], False: []}
     for case in cases:
@@ -158,7 +160,7 @@ def _sound_limits(data: RunData, cases: Iterable[Summary]) -> tuple[float, float
 
 
 def _reach(cases: Iterable[Summary]) -> tuple[float, float]:
-    """From where to where the intervals of differences and controls reach, 0 among them."""
+    """The range of the intervals of differences and controls, including 0."""
     ends = [0.0]
     for case in cases:
         for found in (*costs(case).values(), case["control"]):
@@ -169,7 +171,7 @@ def _reach(cases: Iterable[Summary]) -> tuple[float, float]:
 def _draw_arrows(
     axes: Axes, points: Iterable[tuple[Summary, float]], limits: tuple[float, float], colour: str
 ) -> None:
-    """A hollow arrow at the edge for each value beyond the axis."""
+    """Draws a hollow arrow at the edge for each value beyond the axis."""
     for case, value in points:
         if not limits[0] <= value <= limits[1]:
             edge, marker = (limits[1], "^") if value > limits[1] else (limits[0], "v")
@@ -180,7 +182,7 @@ def _draw_arrows(
 
 
 def _cut_off(cases: Iterable[Summary], limits: tuple[float, float]) -> list[str]:
-    """Which cases reach beyond the axis, as a sentence."""
+    """A sentence that says which cases reach beyond the axis."""
     reach = [(int(case["vcpus"]), *_reach([case])) for case in cases]
     beyond = sorted({n for n, low, high in reach if low < limits[0] or high > limits[1]})
     if not beyond:
@@ -203,7 +205,7 @@ def draw_throughput_per_vcpu(data: RunData) -> list[Plot]:
 
 
 def _scaling(data: RunData) -> list[tuple[Series, list[Summary]]]:
-    """The series that have exits at several numbers of vCPUs, with the cases that have them."""
+    """The series with exits at several numbers of vCPUs, each with the cases that had exits."""
     found = []
     for series in series_of(data.summary):
         drawn = [case for case in series.cases if _rates(case)]
@@ -222,7 +224,7 @@ def _rates(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
 
 
 def _perfect(series: Series, cases: Sequence[Summary]) -> float:
-    """What perfect scaling gives each vCPU: the rate asked for, or the best at the fewest vCPUs."""
+    """The rate per vCPU with perfect scaling: that asked for, or the best at the fewest vCPUs."""
     best = max(rate for rate, _ in _rates(cases[0]).values())
     return series.exit_rate_hz or best / int(cases[0]["vcpus"])
 
@@ -243,7 +245,7 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        # Both axes alike, so that scaling is a straight line of slope 1.
+        # Both axes have the same scale, so that perfect scaling is a line of slope 1.
         _vcpu_scale(axes, cases, scale)
         x = np.array([case["vcpus"] for case in cases])
         _draw_rates(axes, data, cases, (x, x * perfect), scale, per_vcpu=False)
@@ -350,7 +352,7 @@ def draw_percentiles(data: RunData) -> list[Plot]:
 
 
 def _distributions(data: RunData) -> list[tuple[Summary, dict[str, Distribution]]]:
-    """Of each series the case with the most vCPUs for which there were CPUs."""
+    """For each series, the case with the most vCPUs that had enough CPUs."""
     found = []
     for series in series_of(data.summary):
         case, _ = telling(data, [(case, None) for case in series.cases])
@@ -418,7 +420,7 @@ def _draw_distribution(
 
 
 def _bulk(found: dict[str, Distribution]) -> list[float]:
-    """Where all but the fastest and the slowest few exits of all methods lie: from, to."""
+    """The range of all but the fastest and the slowest few exits of all methods: [from, to]."""
 
     def at(level: float) -> list[float]:
         return [float(np.interp(level, d.probability, d.ns)) for d in found.values()]

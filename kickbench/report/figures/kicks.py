@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 _US = 1e-3
 _BEYOND = 4.0
-"""The axis of latency reaches at most so far beyond the longest median: tails would flatten it."""
+"""The axis of latency ends at this multiple of the longest median: tails would flatten it."""
 _MOMENTS = (
     # moment: (what has happened by then, how dark the bar is that ends there)
     ("delivery", "until the handler", 1.0),
@@ -116,7 +116,7 @@ def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
 
 
 def _apart_from_state(data: RunData, case: Summary) -> str:
-    # Of the programs, each state has its own.
+    # Each state has its own program, so the title has none.
     text = label(data.summary, case, of_kind=False)
     program = f", {case['program']}"
     return text.replace(program, "") if case["program"] else text
@@ -133,7 +133,7 @@ def _p99(figures: Summary) -> float:
 
 
 def _moments(figures: Summary) -> dict[str, float]:
-    """When what had happened, p50 from just before the kick; the latency ends when it is known."""
+    """The moments, p50 from just before the kick; the latency ends when the kick is known."""
     phases = figures["phases_ns"]
     found = {name: phases[name]["p50"] for name, *_ in _MOMENTS if phases.get(name)}
     return found | {"known": figures["latency_ns"]["p50"]}
@@ -179,8 +179,8 @@ def _latency_legend(axes: Axes, data: RunData, bars: Sequence[tuple[Summary, str
 
 def _latency_finding(data: RunData, cases: Sequence[Summary]) -> str:
     said = answer_kick({**data.summary, "cases": cases}, data.oversubscribed)[0]
-    told = [case for case in cases if case["baseline"] in _timed(case)]
-    return f"{said} {by_state(data.summary, told)}" if told else said
+    shown = [case for case in cases if case["baseline"] in _timed(case)]
+    return f"{said} {by_state(data.summary, shown)}" if shown else said
 
 
 # --- pause all ---------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot
 
 
 def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: str) -> Any:
-    """Draw the three lines of a method; returns all that has to be on the axis."""
+    """Draw the three lines of a method; returns all values that the axis must show."""
     colour, marker = style(data, method)
     x = [case["vcpus"] for case in cases]
     every = []
@@ -276,5 +276,5 @@ def _pause_finding(data: RunData, cases: Sequence[Summary]) -> str:
         for one in cases
         if one["baseline"] in _paused(one)
     ]
-    grown = f"Until the last of N vCPUs ({case['baseline']}, p50): {listed(shown)}."
+    grown = f"Time until the last of N vCPUs ({case['baseline']}, p50): {listed(shown)}."
     return f"{grown} {place}: {clauses}." if clauses else grown

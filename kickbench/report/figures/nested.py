@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 _POINTS = 400
 """Points of a line of a distribution."""
 _SLOWEST = 0.99
-"""The axis of round trips ends here: a preempted one would make one line of all."""
+"""The axis of round trips ends at this quantile. One preemption would press all into one line."""
 
 
 # --- work --------------------------------------------------------------------------------------
 
 
 def draw_work(data: RunData) -> list[Plot]:
-    """What L2 got done by way, on an axis that has 0 and millions: a plot per case."""
+    """The work of L2 by way, on an axis that shows both 0 and millions: a plot per case."""
     cases = [case for case in finished(data.summary, "nested") if _measured(case)]
     return draw_each(cases, lambda case: _work_plot(data, case))
 
@@ -65,7 +65,7 @@ def _work_plot(data: RunData, case: Summary) -> Plot:
     for y, method in enumerate(methods):
         work = case["methods"][method]["work"]
         colour, marker = style(data, method)
-        # Above its line, not beside the axis: long names would leave no room for it.
+        # The name is above its line, because long names beside the axis would take its room.
         axes.text(
             *(0.01, y - 0.24, plain(method)),
             transform=axes.get_yaxis_transform(),
@@ -80,7 +80,7 @@ def _work_plot(data: RunData, case: Summary) -> Plot:
     limit = case["nested"]["at_once_turns"]
     most = max(case["methods"][method]["work"]["max"] for method in methods)
     end = max(10.0, 1.3 * most, 1.3 * (limit or 0))
-    # 0 has its place; from 1 on every power of ten is as wide.
+    # The axis shows 0. From 1 on, every power of ten has the same width.
     axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
     axes.set_xlim(-0.15, end)
     powers = [10.0**power for power in range(int(np.log10(end)) + 1)]
@@ -113,7 +113,7 @@ def draw_round_trips(data: RunData) -> list[Plot]:
 
 
 def _round_trips(data: RunData, case: Summary) -> dict[str, Floats]:
-    """By way that is compared, all its round trips in ns, the shortest first."""
+    """By way, for those that are compared: all round trips in ns, the shortest first."""
     every = read_nested(data.reader, case["id"])
     found = {}
     for index, method in enumerate(case["methods"]):

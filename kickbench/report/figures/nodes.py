@@ -29,9 +29,9 @@ from kickbench.summary.data import RunData
 
 _NODE = re.compile(r"node:([0-9]{1,4})")
 _FAINT, _STRONG = 0.06, 0.6
-"""How much of the method's colour the least and the largest cost have: text stays readable."""
+"""The opacity of the colour for the least and the largest cost, so that text is readable."""
 _FEW_NODES = 3
-"""With more, the cells have no room for an interval."""
+"""With more nodes, the cells have no room for an interval."""
 _MOST_NODES = 16
 
 Nodes = tuple[int, int]
@@ -40,7 +40,7 @@ Nodes = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Map:
-    """What a method costs, or a part of that, by nodes. ``series`` is any of them."""
+    """The cost of a method, or a part of it, by nodes. ``series`` is any of those drawn."""
 
     method: str
     series: Series
@@ -49,7 +49,7 @@ class _Map:
 
 
 def draw_nodes(data: RunData) -> list[Plot]:
-    """The difference to the baseline by the creator's node and the vCPUs': a plot per method."""
+    """The difference from the baseline by the creator's node and the vCPUs': a plot per method."""
     return draw_each(_maps(data), lambda found: _node_plot(data, found))
 
 
@@ -68,7 +68,7 @@ def _maps(data: RunData) -> list[_Map]:
 
 
 def _nodes(case: Summary) -> Nodes | None:
-    """The nodes of a placement that names both, and whose vCPUs are on one."""
+    """The nodes of a placement; None unless it names both, and the vCPUs are on one node."""
     spec = case["placement_spec"]
     found = [_NODE.fullmatch(str(spec.get(key))) for key in ("creator", "vcpus")]
     if found[0] is None or found[1] is None:
@@ -77,22 +77,26 @@ def _nodes(case: Summary) -> Nodes | None:
 
 
 def _cells(data: RunData, group: Sequence[Series], method: str) -> dict[Nodes, Summary]:
-    """The cases of the most vCPUs that as many nodes as possible have, with CPUs for them."""
+    """The cases by nodes, all with one number of vCPUs.
+
+    It is the number that the most pairs of nodes have; among equals one with enough CPUs, then the
+    largest.
+    """
     by_vcpus: dict[int, dict[Nodes, Summary]] = {}
     for series in group:
         for case in series.cases:
             nodes = _nodes(case)
             placed = case.get("placed") is not False
             if nodes is not None and placed and method in costs(case):
-                # Of two placements that differ in the kicker only, the first.
+                # If two placements differ in the kicker only, the first counts.
                 by_vcpus.setdefault(int(case["vcpus"]), {}).setdefault(nodes, case)
 
-    def worth(vcpus: int) -> tuple[int, bool, int]:
+    def rank(vcpus: int) -> tuple[int, bool, int]:
         cells = by_vcpus[vcpus]
         sound = all(case["id"] not in data.oversubscribed for case in cells.values())
         return len(cells), sound, vcpus
 
-    return by_vcpus[max(by_vcpus, key=worth)] if by_vcpus else {}
+    return by_vcpus[max(by_vcpus, key=rank)] if by_vcpus else {}
 
 
 def _difference(name: str, case: Summary) -> str:
@@ -155,15 +159,16 @@ def _node_plot(data: RunData, found: _Map) -> Plot:
 def _finding(costs: Mapping[Nodes, Summary], unit: str, cells: int) -> str:
     ordered = sorted(costs, key=lambda nodes: float(costs[nodes]["diff"]))
 
-    def told(nodes: Nodes) -> str:
+    def said(nodes: Nodes) -> str:
         contrast = costs[nodes]
         return (
             f"{amount(contrast, unit)} {interval(contrast)} with the creator on node {nodes[0]} "
             f"and the vCPUs on node {nodes[1]}"
         )
 
-    text = f"Least: {told(ordered[0])}. Most: {told(ordered[-1])}."
+    text = f"Least: {said(ordered[0])}. Most: {said(ordered[-1])}."
     missing = cells - len(costs)
     if missing > 0:
-        text += f" {plural(missing, 'pair')} of nodes not measured (hatched)."
+        were = "was" if missing == 1 else "were"
+        text += f" {plural(missing, 'pair')} of nodes {were} not measured (hatched)."
     return text

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the plots of all figures share: their size, colours, axes, legends and words.
 
-A plot is a small matplotlib figure, made without pyplot or any other global state, and the sentence
-that it shows, for those who cannot see it. How it becomes part of a page is the business of
-:mod:`kickbench.report.figures.svg`.
+A plot is a small matplotlib figure, made without pyplot or any other global state. A sentence says
+what it shows, for readers who cannot see it. :mod:`kickbench.report.figures.svg` puts it into a
+page.
 
-Colours begin with those of Okabe and Ito (https://jfly.uni-koeln.de/color/), one per method
-throughout; markers and dashes repeat what the colours say. The others are not theirs: on white and
-on the dark page alike each has three times the contrast that leaves little room for lightness, and
-they lie as far apart as that allows for eyes without one of the three kinds of cones.
+The first colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/). A method has one
+colour throughout, and markers and dashes repeat what the colours say. The other colours are chosen
+for a contrast of at least 3 both on white and on the dark page. Within that, they are as far apart
+as possible for readers who lack one of the three kinds of cones.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# matplotlib has read the matplotlibrc of the current directory, which may be a stranger's results
-# folder, and that of the user: neither may start LaTeX, or make other bytes of the same run.
+# matplotlib has read the matplotlibrc of the user and of the current directory, which can be a
+# foreign folder. Neither may start LaTeX, or change the bytes of a report.
 mpl.rcdefaults()
 
 INK = "#010203"
 """Text and axes. The page replaces exactly this colour by its own, for light and dark."""
 BAND = "#7f8080"
 SIZE_INCHES = (4.4, 3.3)
-"""So small that the text stays readable where the page has the width of a telephone."""
+"""Small enough that the text is readable on a page as wide as a telephone."""
 
 METHOD_STYLES: dict[str, tuple[str, str]] = {
     # method: (colour, marker)
@@ -67,7 +67,7 @@ METHOD_STYLES: dict[str, tuple[str, str]] = {
     "immediate_exit_remote_flag_first": ("#bf397a", "<"),
 }
 WAY_STYLES: dict[str, tuple[str, str]] = {
-    # What a guest hypervisor does, in four of the same colours: no plot has both.
+    # The ways of a guest hypervisor use four of the same colours: no plot has both.
     "plain": ("#0072b2", "H"),
     "pending": ("#d55e00", ">"),
     "pending_no_injection": ("#009e73", "d"),
@@ -75,32 +75,32 @@ WAY_STYLES: dict[str, tuple[str, str]] = {
 }
 STYLES = METHOD_STYLES | WAY_STYLES
 OTHER_STYLES = (("#8c8946", "X"), ("#cc331f", "h"), ("#a026ff", "."), (BAND, "*"))
-"""Of protocols that are not in the catalogue, in the order in which a run has them."""
+"""For protocols that are not in the catalogue, in the order in which a run has them."""
 PART_STYLE = ("#aa7766", "d")
-"""Of what a protocol's control takes apart, such as siglock; the marker is of no method."""
+"""For the part of a cost that a control isolates, such as siglock; no method has this marker."""
 DASHES = ("-", "--", ":", "-.")
 
 _TITLE_WIDTH = 46
 _LONGEST_DIFFERENCE = 38
 _LONGEST_TICKS = 48
-"""Characters of all ticks of a horizontal axis together, two between each two."""
+"""Characters of all ticks of a horizontal axis together, with two after each tick."""
 _MOST_TICKS = 9
 _LONGEST_IN_TWO_COLUMNS = 44
-"""Characters of the longest names of two columns of a legend together."""
+"""Characters of a legend's two columns: the longest names of both, added."""
 _LONGEST_IN_LEGEND = 46
 """Characters of a line of a legend; longer names have two."""
 _LEGEND_ROW_INCHES = 0.19
 
 MOST_PLOTS = 8
-"""A figure draws no more plots than this; the table has every case."""
+"""A figure has at most this number of plots; the table has every case."""
 
 
 @dataclass(frozen=True)
 class Plot:
     """One drawing: ``title`` says which part of the run, ``finding`` what it shows.
 
-    ``alternative`` is the same on other scales, and ``scales`` has the names of the scales of the
-    two, ``canvas`` first; None where there is one scale that makes sense.
+    ``alternative`` is the same on another scale. ``scales`` has the names of the two scales, that
+    of ``canvas`` first. Both are None if only one scale makes sense.
     """
 
     title: str
@@ -110,7 +110,10 @@ class Plot:
     scales: tuple[str, str] | None = None
 
     def on(self, *, alternative: bool = False) -> Canvas:
-        """The drawing on the main scales or on the alternative ones, if there are such."""
+        """The drawing on the main scale, or on the alternative one.
+
+        Raises ValueError if there is no alternative.
+        """
         if not alternative:
             return self.canvas
         if self.alternative is None:
@@ -119,7 +122,7 @@ class Plot:
 
 
 def draw_each(groups: Sequence[_T], draw: Callable[[_T], Plot]) -> list[Plot]:
-    """A plot per group, :data:`MOST_PLOTS` at most; the last of them says how many are missing."""
+    """A plot per group, :data:`MOST_PLOTS` at most; the last one says how many are left out."""
     plots = [draw(group) for group in groups[:MOST_PLOTS]]
     if len(groups) > MOST_PLOTS:
         missing = f"{len(groups) - MOST_PLOTS} more plots like these are left out."
@@ -132,7 +135,7 @@ LOGARITHMIC, LINEAR = "logarithmic", "linear"
 
 
 def on_both(title: str, finding: str, draw: Callable[[str], Canvas], main: str, other: str) -> Plot:
-    """A plot on two scales, each drawn by its name."""
+    """A plot on two scales; ``draw`` gets the name of the scale."""
     return Plot(title, finding, draw(main), draw(other), (main, other))
 
 
@@ -151,35 +154,35 @@ def style(data: RunData, method: str) -> tuple[str, str]:
 
 
 def telling(data: RunData, points: Sequence[tuple[Summary, _T]]) -> tuple[Summary, _T]:
-    """The point that a sentence should be about: the most vCPUs for which there were CPUs."""
+    """The point for a sentence: that with the most vCPUs that had enough CPUs."""
     sound = [point for point in points if point[0]["id"] not in data.oversubscribed]
     return sound[-1] if sound else points[0]
 
 
 def with_crowd(data: RunData, case: Summary, text: str) -> str:
-    """The text, and that the case had more vCPUs than CPUs if so."""
+    """The text, with a remark if the case had more vCPUs than CPUs."""
     return text + crowded(case, data.oversubscribed)
 
 
 def where(data: RunData, case: Summary) -> str:
-    """A case in a few words, with a warning when it was short of CPUs."""
+    """A case in a few words, with a remark if it had more vCPUs than CPUs."""
     return with_crowd(data, case, label(data.summary, case))
 
 
 def titled(data: RunData, text: str) -> str:
-    """A plot's title; that of an emulated run begins with saying so."""
+    """A plot's title; that of an emulated run begins with "Emulated"."""
     return ": ".join(filter(None, [emulation(data.summary), text]))
 
 
 def apart_from_placement(data: RunData, series: Series) -> str:
-    """What tells this plot from the others of the figure, but for the placement."""
+    """What distinguishes this plot from the others of the figure, without the placement."""
     words = conditions(data.summary, series, of_kind=False)
     words = words.removeprefix(str(series.placement)).lstrip(", ")
     return words or rate_name(series.exit_rate_hz)
 
 
 def difference_name(method: str, baseline: str) -> str:
-    """The words of an upright axis of differences, as short as it is."""
+    """The words of a vertical axis of differences; "method - baseline" if they do not fit."""
     name = f"{plain(method)} - {plain(baseline)}"
     return name if len(name) <= _LONGEST_DIFFERENCE else "method - baseline"
 
@@ -210,9 +213,10 @@ def draw_legend(
     *,
     split: int | None = None,
 ) -> None:
-    """The legend below the axes, where nothing that is drawn runs through it, in two columns if
-    they fit, of which the first has ``split`` entries, by default half; the plot grows by it.
-    Names may be a stranger's.
+    """Draws the legend below the axes, so that no line crosses it. The plot grows by it.
+
+    It has two columns if they fit. The first has ``split`` entries, by default half of them. Names
+    can be foreign text.
     """
     # matplotlib leaves out names that begin with an underscore.
     shown = [f" {name}" if name.startswith("_") else name for name in map(_folded, names)]
@@ -255,7 +259,7 @@ def draw_markers(
     marker: str,
     dashes: str = "-",
 ) -> Any:
-    """Draw a marker per case, hollow when it was short of CPUs, and return the legend's handle."""
+    """Draw a marker per case, hollow if it had too few CPUs, and return the legend's handle."""
     points = list(points)
     for crowd in (False, True):
         drawn = [(c["vcpus"], v) for c, v in points if (c["id"] in data.oversubscribed) == crowd]
@@ -274,7 +278,7 @@ def draw_intervals(
     *,
     flat: bool = False,
 ) -> None:
-    """The intervals that exist, as bars with caps, upright at ``at`` or ``flat``."""
+    """Draws the intervals that exist as bars with caps, at ``at``, vertical or ``flat``."""
     there = [(x, ends) for x, ends in zip(at, intervals, strict=True) if ends is not None]
     if not there:
         return
@@ -296,8 +300,9 @@ def draw_cut_ends(
     *,
     flat: bool = False,
 ) -> None:
-    """An arrow at the edge for each end of :func:`draw_intervals` beyond the axis, whose limits
-    must be final.
+    """Draws an arrow at the edge for each end of :func:`draw_intervals` beyond the axis.
+
+    The limits of the axis must be final.
     """
     low, high = axes.get_xlim() if flat else axes.get_ylim()
     before, after = ("<", ">") if flat else ("v", "^")
@@ -313,8 +318,10 @@ def draw_cut_ends(
 def level(
     figures: Summary, name: str, total: float | None
 ) -> tuple[float, list[float] | None] | None:
-    """A method's own level, e.g. of "ns_per_exit", with its 95 % interval: both of one estimator,
-    the one that runs are compared by. Summaries that have none have only the ``total``.
+    """A method's own level, e.g. of "ns_per_exit", with its 95 % interval.
+
+    Both come from the estimator that comparisons of runs use. A summary without it has only the
+    ``total``, and no interval.
     """
     found = figures.get("estimates", {}).get(name, {})
     if (found.get("value") or 0) > 0:
@@ -328,9 +335,9 @@ def scaled(interval: Sequence[float] | None, factor: float) -> list[float] | Non
 
 
 def draw_control(axes: Axes, points: Iterable[tuple[float, Summary]]) -> list[Any]:
-    """The A/A controls' intervals as grey bars: differences within them mean nothing.
+    """Draws the A/A controls' intervals as grey bars: differences within them mean nothing.
 
-    Returns the legend's handle, or nothing where there is no control.
+    Returns the legend's handle in a list, which is empty without a control.
     """
     ends: dict[float, list[float]] = {}
     for at, case in points:
@@ -351,8 +358,9 @@ def draw_strokes(
     colour: str,
     **looks: Any,
 ) -> None:
-    """Many straight lines, from (x, y) to (x, y), as one path: as many artists would make a page
-    of megabytes. Very short lines are dots.
+    """Draws many straight lines, from (x, y) to (x, y), as one path.
+
+    One artist per line would make a page of megabytes. Very short lines are dots.
     """
     points = [
         np.column_stack(np.broadcast_arrays(*map(np.atleast_1d, at))) for at in (begins, ends)
@@ -367,10 +375,10 @@ def draw_strokes(
 
 
 def vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
-    """The number of vCPUs to the right, doubling, with a tick at those that there were."""
+    """A logarithmic horizontal axis of vCPUs, with a tick at each number that was measured."""
     ticks = sorted(set(vcpus))
     axes.set_xscale("log", base=2)
-    # Not more ticks than fit: the powers of two, then every second of them and so on.
+    # If the ticks do not fit, the powers of two have one, or every second of them, and so on.
     shown = ticks
     if len(shown) > 9:
         shown = [tick for tick in ticks if tick & (tick - 1) == 0] or ticks
@@ -383,13 +391,13 @@ def vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
 
 
 def linear_vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
-    """The number of vCPUs to the right, evenly."""
+    """A linear horizontal axis of vCPUs."""
     vcpus = list(vcpus)
     axes.set_xlim(0, 1.05 * max(vcpus))
     round_ticks(axes, "x", lambda value: f"{value:.0f}")
     most = max(vcpus)
     quarters = [most * i // 4 for i in range(5)]
-    even = most % 4 == 0  # as of powers of two, whose quarters are what people measure
+    even = most % 4 == 0  # so are powers of two, and their quarters are usually measured
     axes.xaxis.set_major_locator(
         FixedLocator(quarters) if even else MaxNLocator(6, steps=[1, 2, 5, 10], integer=True)
     )
@@ -399,8 +407,9 @@ def linear_vcpu_axis(axes: Axes, vcpus: Iterable[int]) -> None:
 def log_ticks(
     axes: Axes, values: Sequence[float], which: str, words: Callable[[float], str]
 ) -> None:
-    """Round ticks on a logarithmic axis: several also where it spans less than a power of ten, and
-    no more than have room beside each other.
+    """Round ticks on a logarithmic axis, no more than fit beside each other.
+
+    There are several even if the axis spans less than a power of ten.
     """
     high = max(values)
     low = max(min(values), high / 1e9)  # 0 has no place on a logarithmic axis
@@ -426,7 +435,7 @@ def round_ticks(axes: Axes, which: str, words: Callable[[float], str]) -> None:
 
 
 def _round_values(low: float, high: float) -> Iterator[list[float]]:
-    """Round numbers from about ``low`` to about ``high``, many of them, then ever fewer."""
+    """Lists of round numbers from about ``low`` to about ``high``, the longest list first."""
     if high / low < 6:
         for count in (6, 5, 4, 3, 2):
             yield list(MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high))
@@ -442,7 +451,7 @@ def tick_time(value: float) -> str:
 
 
 def engineering(value: float) -> str:
-    """ "20 k", "1.5 M"."""
+    """E.g. "20 k" or "1.5 M"."""
     for scale, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= scale:
             return f"{value / scale:.4g}{suffix}"
@@ -450,5 +459,5 @@ def engineering(value: float) -> str:
 
 
 def plain(text: str, longest: int = 40) -> str:
-    """A stranger's text, fit for a plot."""
+    """Foreign text, made safe and short enough for a plot."""
     return shorten(printable(text), longest)

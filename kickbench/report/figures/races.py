@@ -41,7 +41,7 @@ def draw_race(data: RunData) -> list[Plot]:
 
 
 def _tested(case: Summary) -> list[str]:
-    """The methods of which kicks enough could have been lost: of the others none was tested."""
+    """The methods with enough kicks that could have been lost. The others were not tested."""
     return [
         method
         for method, figures in case["methods"].items()
@@ -93,7 +93,7 @@ def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
 
 
 def _shares(figures: Summary) -> list[float]:
-    """What of a row is drawn, in %: the share and its interval, or the bound."""
+    """The values of a row in %: the share's interval, or the bound if none was lost."""
     if not figures["lost"]:
         return [100 * figures["lost_upper95"]]
     return [100 * end for end in figures["lost_ci95"] if end > 0]
@@ -104,7 +104,7 @@ def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary)
     lost, landed = figures["lost"], max(figures["lost"], figures["landed"])
     left, right = axes.get_xlim()
     if lost:
-        # The axis has its end; the count beside the row says what is less than that.
+        # A smaller share is drawn at the end of the axis. The count beside it is exact.
         share, *ends = (max(100 * x, left) for x in (lost / landed, *figures["lost_ci95"]))
         draw_intervals(axes, [y], [ends], colour, flat=True)
         axes.plot([share], [y], marker, color=colour, markersize=6)
@@ -114,7 +114,7 @@ def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary)
         axes.plot([left, edge], [y, y], color=colour, linewidth=1.2)
         axes.plot([left], [y], "<", color=colour, markersize=6, clip_on=False)
         axes.plot([edge], [y], marker, color=colour, markerfacecolor="none", markersize=6)
-    # The count stands where there is room: the right half belongs to those that lose many.
+    # The count goes where there is room: to the left of a row in the right half.
     middle = (left * right) ** 0.5
     start = edge < middle
     axes.annotate(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of rates: exits against how often the guest exits, and how often it is kicked."""
+"""The figures of rates: exits by how often the guest exits, and by how often it is kicked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def draw_exit_rates(data: RunData) -> list[Plot]:
-    """Exits against their rate, where it varies: per series what a method costs, and the times."""
+    """Exits by their rate, if it varies: for each series what a method costs, and the times."""
     rows = paced_cases(data.summary, data.oversubscribed)
     compared = [row for row in rows if sum(bool(contrasts(case)) for case in row) > 1]
     times = [row for row in rows if sum(bool(_means(case)) for case in row) > 1]
@@ -55,7 +55,7 @@ def draw_exit_rates(data: RunData) -> list[Plot]:
 
 
 def _rate_title(data: RunData, row: Sequence[Summary], what: str) -> str:
-    # Without a rate the label is that of all of them.
+    # Without its rate, the label fits all cases of the row.
     text = label(data.summary, row[-1]).replace(f", {rate_name(row[-1]['exit_rate_hz'])}", "")
     return titled(data, f"{what}, {with_crowd(data, row[-1], text)}")
 
@@ -124,7 +124,7 @@ def _rate_axis(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
 
 
 def draw_kick_rates(data: RunData) -> list[Plot]:
-    """Mean time per exit against the rate of kicks: a plot per series, where rates differ."""
+    """Mean time per exit by the rate of kicks: a plot per series in which the rates differ."""
     rows = kicked_cases(data.summary, data.oversubscribed)
     drawn = [[case for case in row if _means(case)] for row in rows]
     drawn = [row for row in drawn if len(row) > 1]
@@ -164,7 +164,7 @@ def _means(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
 
 
 def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -> None:
-    """A line per method over the cases, evenly apart, with the intervals of its levels."""
+    """Draws a line per method over the cases, evenly apart, with the intervals of its levels."""
     handles, methods, drawn, intervals = [], [], [], []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
         points = [(x, case) for x, case in enumerate(row) if method in _means(case)]
@@ -188,7 +188,7 @@ def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -
 
 
 def _category_axis(axes: Axes, names: Sequence[str]) -> None:
-    """Evenly apart: neither 0 nor "max" has a place on a logarithmic axis."""
+    """Names evenly apart, because a logarithmic axis has no place for 0 or for "max"."""
     every = -(-len(names) // 8)
     shown = list(range(len(names)))[::-1][::every][::-1]  # the last one has its name
     axes.xaxis.set_major_locator(FixedLocator(shown))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of rounds: what each of them found, and what disturbed it, in the order of time.
 
-They show what the summary is made of, so that a reader sees drift, outliers and single processes
-that differ. Of long runs they draw less than there is, and say so; the estimates are of all rounds.
+They show the data behind the summary, so that a reader sees drift, outliers and single processes
+that differ. For a long run they draw only a part, and say so. The estimates are of all rounds.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 120
-"""Points of a line over the rounds: each is the median of as many rounds as that takes."""
+"""Points of a line over the rounds. If there are more rounds, a point is a median of several."""
 MOST_DOTS = 400
-"""Differences that are drawn of a method; of more, every second, third and so on."""
+"""Differences drawn for a method. If there are more, every second, third and so on is drawn."""
 
 _HEIGHT_INCHES = 3.4
 _APART = 1.08
-"""From where the method's dots begin to where the control's do, in lengths of the longer."""
+"""From the beginning of the method's dots to that of the control's, in lengths of the longer."""
 _FEW = 60
-"""Up to so many rounds have a marker each."""
+"""Up to this number of rounds, each has a marker."""
 _MOST_NUMBERED = 12
-"""Up to so many processes are numbered at their place."""
+"""Up to this number of processes, each has its number."""
 _BULK = (0.05, 0.95)
-"""The axis shows the values between these quantiles, and half as much again on either side."""
+"""The axis shows the values between these quantiles, and half of that range on either side."""
 _ROW = 0.075
 """The height of a row of disturbances, as a share of the axis above."""
 _SHORTEST = 0.25
@@ -74,7 +74,7 @@ _DISTURBED = {
 
 
 def draw_over_time(data: RunData) -> list[Plot]:
-    """Time per exit round by round, a line per method: a plot per series, of its telling case."""
+    """Time per exit round by round, a line per method: a plot per series, of :func:`telling`."""
     return draw_each(_telling_cases(data), lambda case: _over_time_plot(data, case))
 
 
@@ -88,7 +88,7 @@ def _telling_cases(data: RunData) -> list[Summary]:
 
 
 def _has_rounds(data: RunData, case: Summary) -> bool:
-    """Whether there are rounds with exits: none of a case known from its summary alone."""
+    """Whether there are rounds with exits. A case known only from its summary has none."""
     timed = any(figures["n"] for figures in case["methods"].values())
     return timed and case["id"] not in data.without_tables
 
@@ -164,7 +164,7 @@ def _grouped(process: Ints, values: Floats, each: int) -> _Lines:
     padded = np.full((int(groups.sum()), each, values.shape[1]), np.nan)
     padded[group, local % each] = values
     empty = np.isnan(padded).all(axis=1)
-    padded[:, 0][empty] = np.inf  # so that numpy does not warn of what has no rounds with exits
+    padded[:, 0][empty] = np.inf  # so that numpy does not warn of a group without exits
     low, median, high = (
         np.where(empty, np.nan, found)
         for found in (
@@ -179,7 +179,7 @@ def _grouped(process: Ints, values: Floats, each: int) -> _Lines:
 
 
 def _bulk(values: Floats, *more: float) -> tuple[float, float]:
-    """Where an axis ends that shows the bulk of the values, and ``more``: outliers lie beyond."""
+    """The limits of an axis that shows the bulk of the values, and ``more``, but no outliers."""
     finite = values[np.isfinite(values)]
     first, last = np.quantile(finite, _BULK)
     room = 0.5 * (last - first)
@@ -192,7 +192,7 @@ def _bulk(values: Floats, *more: float) -> tuple[float, float]:
 def _draw_beyond(
     axes: Axes, at: Floats, values: Floats, limits: tuple[float, float], colour: str
 ) -> None:
-    """A short stroke at the edge of the axis for each value beyond it."""
+    """Draws a short stroke at the edge of the axis for each value beyond it."""
     length = 0.03 * (limits[1] - limits[0])
     for edge, beyond, end in (
         (limits[1], values > limits[1], limits[1] - length),
@@ -204,7 +204,7 @@ def _draw_beyond(
 def _draw_disturbances(
     axes: Axes, disturbed: Mapping[str, Ints], lines: _Lines, limits: tuple[float, float]
 ) -> None:
-    """Under the lines a row per kind of disturbance, a bar where there was some: taller is more."""
+    """Draws a row per kind of disturbance under the lines: the taller a bar, the more of it."""
     low, high = limits
     step = _ROW * (high - low)
     ticks = list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high))
@@ -232,7 +232,7 @@ def _draw_disturbances(
 
 
 def _draw_processes(axes: Axes, process: Ints) -> None:
-    """A line between each two processes, and their numbers where there is room."""
+    """Draws a line between each two processes, and their numbers if there is room."""
     starts = np.flatnonzero(np.diff(process, prepend=process[0] - 1))
     for start in starts[1:]:
         axes.axvline(start + 0.5, color=INK, alpha=0.45, linewidth=0.8, linestyle=":")

@@ -25,7 +25,7 @@ from kickbench.summary.data import RunData
 
 
 def draw_shift(data: RunData) -> list[Plot]:
-    """The differences by quantile, with intervals: a plot per series, of its telling case."""
+    """The differences by quantile, with intervals: a plot per series, of :func:`telling`."""
     cases = []
     for series in series_of(data.summary):
         known = [(case, None) for case in series.cases if case.get("shift")]
@@ -84,7 +84,7 @@ def _shift_plot(data: RunData, case: Summary) -> Plot:
 
 
 def _limits(case: Summary) -> tuple[float, float]:
-    """From where to where: all estimates, and intervals of up to twice what these span."""
+    """The limits of the axis: all estimates, and on each side as much room again at most."""
     points = [point for one in case["shift"] for point in one["points"]]
     low = min(0.0, *(point["diff"] for point in points))
     high = max(0.0, *(point["diff"] for point in points))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots as SVG that can stand in a page beside others, and as files of their own, SVG and PNG.
+"""Turns plots into SVG for a page, and into files of their own, SVG and PNG.
 
-In a page, text stays text, ids never clash, and what is drawn in ink takes the colour of the page's
-text. A file is drawn on white. None has a reference to anything outside, and the same plot gives
-the same bytes every time. What is drawn is the business of :mod:`kickbench.report.figures.table`.
+In a page, text stays text, ids never clash, and ink takes the colour of the page's text. A file is
+drawn on white. An SVG refers to nothing outside it, and the same plot gives the same bytes every
+time. :mod:`kickbench.report.figures.table` lists what is drawn.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def png(plot: Plot, *, alternative: bool = False) -> bytes:
 def inline(plot: Plot, name: str, *, alternative: bool = False) -> str:
     """The plot as an ``<svg>`` element for a page; ``name`` must be unique on it."""
     canvas = plot.on(alternative=alternative)
-    # Our own file of a moment ago, whatever texts are in it.
+    # matplotlib has just written this file, and escaped foreign text in it.
     root = ElementTree.fromstring(_save(canvas, "svg", name, white=False, metadata={}))  # noqa: S314
     used = set(_used_ids(root))
     for element in root.iter():
@@ -91,24 +91,25 @@ def inline(plot: Plot, name: str, *, alternative: bool = False) -> str:
 
 def _save(canvas: Canvas, format_: str, name: str, *, white: bool, metadata: Any) -> bytes:
     out = io.BytesIO()
-    # What would say when, and with which version, it was drawn.
+    # These would record when, and with which version, the plot was drawn.
     unsaid = ("Creator", "Date", "Format", "Type") if format_ == "svg" else ("Software",)
     settings = {**_SETTINGS, "svg.hashsalt": name}
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # A browser has glyphs that matplotlib's font, which only measures there, has not.
+        # A browser has glyphs that matplotlib's font lacks. In an SVG the font only measures.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas.patch.set(visible=white, facecolor="white")
         canvas.set_dpi(PNG_DPI)  # that of an SVG is fixed
         # Not savefig(), which lays everything out twice.
-        told = {**dict.fromkeys(unsaid), **metadata}
+        known = {**dict.fromkeys(unsaid), **metadata}
         backend: Any = (FigureCanvasSVG if format_ == "svg" else FigureCanvasAgg)(canvas)
-        getattr(backend, f"print_{format_}")(out, metadata=told)
+        getattr(backend, f"print_{format_}")(out, metadata=known)
     return out.getvalue()
 
 
 def _shorter(key: str, value: str) -> str:
-    """Coordinates to a hundredth of a point, those of long paths to a tenth, and nothing twice:
-    half of the size.
+    """Rounds coordinates to a hundredth of a point, those of long paths to a tenth.
+
+    It also drops what is the same everywhere. Together that halves the size.
     """
     places = 2
     if key == "d":
