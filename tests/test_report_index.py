@@ -222,7 +222,7 @@ def test_a_long_list_ends(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     index.update(tmp_path)
     found = listed(tmp_path)
     assert len(found.links) == 2
-    assert "2 older ones are not listed" in found.text
+    assert "2 older reports are not listed" in found.text
 
 
 # --- the comparison ----------------------------------------------------------------------------

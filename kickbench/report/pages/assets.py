@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report's figures and tables as files of their own, for slides, papers and spreadsheets.
 
-They go into a folder beside the page. Each file appears at once or not at all; what an earlier
-report of the same run left there goes, other files stay.
+They go into a folder beside the page. Each file appears at once or not at all. Files of an earlier
+report of the same run that are no longer written are removed. Other files stay.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ _FIGURE = re.compile(
 
 
 def is_asset(name: str) -> bool:
-    """Whether a file of that name can be of a report: other files in the folder are not ours."""
+    """Whether a file of that name can be one of a report. Other files are the user's."""
     return bool(_TABLE.fullmatch(name) or _FIGURE.fullmatch(name))
 
 
 def write(folder: Path, data: RunData, figures: Sequence[tuple[Figure, list[Plot]]]) -> list[str]:
     """Write the files and return their addresses relative to the page, which is beside the folder.
 
-    Raises UsageError when the folder cannot be made, MeasurementError when a file cannot be
-    written.
+    Raises UsageError if the folder cannot be made, MeasurementError if a file cannot be written.
     """
-    # Through a symlink, what is not ours could be taken for an old report's.
+    # Through a symlink, files of the user could be removed as those of an old report.
     if folder.is_symlink():
         raise UsageError(f"{place(folder)}: is a symlink; remove it, or choose another -o")
     try:
@@ -81,5 +80,5 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
                 path.unlink()
     except OSError as error:
         raise MeasurementError(
-            f"{place(folder)}: an old file cannot be removed: {error.strerror}"
+            f"{place(folder)}: a file of an earlier report cannot be removed: {error.strerror}"
         ) from None

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of one scenario on one page: what differs from the base, figure by figure.
+"""Writes the page that compares runs of one scenario: what differs from the base, by figure.
 
 :mod:`kickbench.compare.runs` judges, and :mod:`kickbench.report.words.comparison` has the words.
-This is the page, and where it goes.
 """
 
 from __future__ import annotations
@@ -47,7 +46,10 @@ class TableOnPage:
 
 @dataclass(frozen=True)
 class Barred:
-    """Why some figures are not comparable; ``mark`` is beside the word of each, "" if all are."""
+    """Why some figures are not comparable.
+
+    ``mark`` is beside the word of each of them; it is "" if all share one reason.
+    """
 
     mark: str
     count: int
@@ -56,7 +58,7 @@ class Barred:
 
 @dataclass(frozen=True)
 class PairOnPage:
-    """The base and another run. ``caveats`` are without those that all pairs share."""
+    """The base and another run. ``caveats`` lack those that all pairs share."""
 
     names: tuple[str, str]
     headline: tuple[compared.Sentence, ...]
@@ -70,7 +72,7 @@ class PairOnPage:
 
 @dataclass(frozen=True)
 class RunOnPage:
-    """One of the runs: its own report, and what that says."""
+    """One of the runs: its own report, and the verdict in it."""
 
     name: str
     file: str
@@ -84,7 +86,7 @@ class RunOnPage:
 
 
 def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
-    """Each run but the first against the first. Raises ResultsError, in one line."""
+    """Compares each other run with the first. Raises ResultsError, in one line, if that fails."""
     base, *others = runs
     try:
         return [
@@ -92,7 +94,7 @@ def compare_all(runs: Sequence[RunData]) -> list[Comparison]:
             for other, names in zip(others, default_names(len(others)), strict=True)
         ]
     except ResultsError as error:
-        advice = "for a report of each alone, name one run at a time"
+        advice = "to report each alone, name one run at a time"
         raise ResultsError(one_line(f"{error}; {advice}")) from None
 
 
@@ -101,7 +103,7 @@ def write(
 ) -> Path:
     """Write the comparison's page into a folder that has the ``pages`` of the runs.
 
-    Raises MeasurementError when it cannot be written.
+    Raises MeasurementError if it cannot be written.
     """
     ids = [data.reader.run_id for data in runs]
     path = folder / f"{file_stem(runs[0].reader.scenario_name, 'compare', *ids)}.html"
@@ -120,7 +122,7 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
     pairs = [_pair(comparison, number, shared) for number, comparison in enumerate(comparisons)]
     names = [pairs[0].names[0], *(pair.names[1] for pair in pairs)]
     marks = _badges(comparisons)
-    told = [
+    on_page = [
         RunOnPage(
             name=name,
             file=address,
@@ -146,7 +148,7 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
         badges=marks,
         pairs=pairs,
         shared=shared,
-        runs=told,
+        runs=on_page,
     )
 
 
@@ -176,7 +178,7 @@ def _pair(comparison: Comparison, number: int, shared: Sequence[str]) -> PairOnP
     tables = compared.tables(comparison)
     barred = _barred(tables)
     plots = [
-        # Our own drawing, whatever texts are in it.
+        # A drawing of our own, in which foreign text is escaped.
         (plot.finding, Markup(inline(plot, f"differences-{number}-{i}")))  # noqa: S704
         for i, plot in enumerate(draw_differences(comparison))
     ]
@@ -193,7 +195,7 @@ def _pair(comparison: Comparison, number: int, shared: Sequence[str]) -> PairOnP
 
 
 def _barred(tables: Sequence[compared.Table]) -> dict[str, Barred]:
-    """Why figures are not comparable, by the word that the row has: said once, not in each row."""
+    """Why figures are not comparable, by the word of the row. The page shows each reason once."""
     counts = Counter(row.word for table in tables for row in table.rows if row.word != row.verdict)
     found = {}
     for number, (word, count) in enumerate(counts.items(), 1):
@@ -203,8 +205,8 @@ def _barred(tables: Sequence[compared.Table]) -> dict[str, Barred]:
 
 
 def _table(comparison: Comparison, table: compared.Table, barred: dict[str, Barred]) -> TableOnPage:
-    # The word first, where it is seen without scrolling. Rows are in the order of their importance;
-    # only words are sorted.
+    # The verdict comes first, so that it is seen without scrolling. Rows are in the order of their
+    # importance. A reader can sort by the columns of words only.
     *heads, word = compared.heads(comparison)
     columns: list[tuple[int | None, str, str, bool]] = [
         (number if number <= _TEXTS else None, head, "", number > _TEXTS)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's tables as CSV, and any small file as a link that holds it.
+"""Makes CSV of a run's tables, and a link of any small file, which contains the file.
 
-The CSV files are for programs and spreadsheets: every number of the summary unrounded, in the
-summary's own units, which the column names have. A cell of text that a spreadsheet would take for a
-formula is defused; numbers stay numbers.
+The CSV files are for programs and spreadsheets. They have all numbers of the summary, without
+rounding and in the summary's units, which the column names have. Text that a spreadsheet could take
+for a formula is defused. Numbers stay numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from kickbench.summary.data import RunData
 from kickbench.text import printable
 
 MOST_IN_PAGE_BYTES = 1 << 18
-"""A larger file has no place in a page, which has to be small."""
+"""A page does not contain a larger file, so that it stays small."""
 
-# Intervals are beside what they are of in the summary; here the name has to say the unit.
+# In the summary an interval is beside its figure. Here its name must have the unit.
 _WITH_UNIT = {
     "latency_ci95": "latency_ns_ci95",
     "last_ci95": "last_ns_ci95",
@@ -30,16 +30,16 @@ _WITH_UNIT = {
 }
 _UNSAID = ("methods", "contrasts", *CONTROLS, "warnings", "clocks", "title", "status")
 _ENDS = ("low", "high")
-# Also the wide ones, which some spreadsheets take for the narrow. After a semicolon, too: where
-# numbers have a decimal comma, it separates cells.
+# Some spreadsheets take the wide characters for the narrow ones. A semicolon separates cells where
+# numbers have a decimal comma.
 _FORMULA = re.compile(r"(^|;)(?=\s*['=+\-@\uff1d\uff0b\uff0d\uff20])")
 _QUOTED = re.compile(r'[",;]|^\s|\s$')
 
 
 def csv_of(data: RunData, kind: str) -> bytes:
-    """The table of a kind: a row for each method of each finished case, as RFC 4180 has it.
+    """The table of a kind as CSV (RFC 4180, UTF-8): a row for each method of each finished case.
 
-    What no row has a value of is not a column.
+    A column without any value is left out.
     """
     rows = [dict(_columns(data, row)) for row in rows_of(data.finished) if row.case["kind"] == kind]
     names = dict.fromkeys(name for row in rows for name in row if row[name] is not None)
@@ -49,7 +49,7 @@ def csv_of(data: RunData, kind: str) -> bytes:
 
 
 def data_link(content: bytes, media_type: str) -> str | None:
-    """A link that holds the file itself; None when that would be too large for a page."""
+    """A link that contains the file; None if the file is too large for a page."""
     if len(content) > MOST_IN_PAGE_BYTES:
         return None
     return f"data:{media_type};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
@@ -85,7 +85,7 @@ def _difference(name: str, contrast: Mapping[str, Any]) -> Iterator[tuple[str, A
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What is nested as columns of their own; an interval as its two ends."""
+    """Nested values as columns of their own; an interval as its two ends."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             key = _WITH_UNIT.get(key, key)
@@ -109,7 +109,7 @@ def _cell(value: Any) -> str:
 
 
 def defused(text: str) -> str:
-    """The text, never a formula: spreadsheets show what follows an apostrophe as it is."""
+    """The text with an apostrophe where a formula could begin, which makes it text."""
     return printable(_FORMULA.sub(r"\1'", text))
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all HTML pages share: the templates, what makes text safe, the style and the script.
+"""What all HTML pages share: the templates, the functions that make text safe, style and script.
 
-A page is one file that loads nothing. Its texts may be a stranger's: all are escaped, control
-characters are shown as such, and lengths are bounded. What is on a page is none of this module's
-business.
+A page is one file that loads nothing. Its text can be foreign: all of it is escaped, control
+characters are made visible, and lengths are bounded. This module does not know what is on a page.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ LONGEST_TEXT = 2000
 _LONGEST_STEM = 180
 
 Head = tuple[str, list[tuple[int | None, str, str, bool]]]
-"""Columns under one head ("": none): of each its index when it can be sorted, its name, its unit,
-and whether it has numbers."""
+"""Columns under one head ("": none). Each has its index (None: it cannot be sorted), its name, its
+unit, and whether it has numbers."""
 Rows = list[tuple[bool, list[tuple[str, str | None, str]]]]
-"""Rows of a table: whether it begins a block; of each cell its text, the number that it is sorted
-by, and its class."""
+"""Rows of a table. Each says whether it begins a block, and has cells: text, the number by which it
+is sorted, and class."""
 
 _ROOMS = ("kickbench.report.pages", "kickbench.nightly")
 """Where templates are."""
@@ -56,21 +55,21 @@ def render(template: str, *, script: bool = False, **values: Any) -> str:
 
 
 def safe(value: Any) -> Any:
-    """What a stranger wrote, fit to be shown: bounded, with control characters made visible."""
+    """Foreign text, safe to show: bounded, with control characters made visible."""
     if isinstance(value, Markup):
         return value
     return printable(shorten(str(value), LONGEST_TEXT))
 
 
 def units(text: str) -> Markup:
-    """Our own words, safe, with no line break before a number's unit nor within an interval."""
+    """Our own words, safe, without line breaks before a number's unit or within an interval."""
     text = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", safe(text))
     text = _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     return escape(text)
 
 
 def cell(text: str) -> Markup:
-    """The text of a table's cell; what it ends with in parentheses is set apart."""
+    """The text of a table's cell. Parentheses at its end are set apart."""
     aside = _ASIDE.fullmatch(text)
     if aside is None:
         return units(text)
@@ -78,16 +77,16 @@ def cell(text: str) -> Markup:
 
 
 def file_stem(scenario: str, *parts: str) -> str:
-    """A file name without its suffix, safe and short enough whatever the scenario is called."""
+    """A file name without its suffix, safe and short enough for any name of a scenario."""
     stem = "-".join([safe_name(scenario, default="scenario"), *parts])
     if len(stem) <= _LONGEST_STEM:
         return stem
-    # Cut, but still another name for another run.
+    # The name is cut, but another run still has another name.
     return f"{stem[:_LONGEST_STEM]}-{hashlib.sha256(stem.encode()).hexdigest()[:12]}"
 
 
 def when(created_utc: str) -> str:
-    """ "2026-03-01 12:00 UTC" of the time as results have it."""
+    """E.g. "2026-03-01 12:00 UTC", from the time as results have it."""
     return f"{created_utc[:10]} {created_utc[11:16]} UTC"
 
 
@@ -112,6 +111,6 @@ def _text_of(name: str) -> str:
 
 
 def _hash_source(code: str) -> str:
-    """What lets exactly this script run, in the words of a Content-Security-Policy."""
+    """The source for a Content-Security-Policy that lets exactly this script run."""
     digest = hashlib.sha256(code.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

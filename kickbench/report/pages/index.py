@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``index.html`` of a folder of reports: what they are of, and what they say, newest first.
+"""Writes ``index.html`` of a folder: its reports with their answers, newest first.
 
-It is made from the reports themselves, each of which has an :class:`Entry` in its head, so that
-reports can be copied in and removed. What is not a report, or a damaged one, is passed over; only
-the beginning of a file is read.
+It is made from the reports themselves. Each has an :class:`Entry` in its head, so you can copy
+reports into the folder and remove them. Other files and damaged reports are left out. Only the
+beginning of a file is read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Badge = tuple[str, str]
 
 
 class Entry(BaseModel):
-    """What a report says of itself in its head, for the index."""
+    """A report's entry for the index, which is in the report's head."""
 
     model_config = ConfigDict(strict=True)
 
@@ -101,7 +101,7 @@ def entry_of_comparison(runs: Sequence[RunData], answer: str, badges: Sequence[B
 
 
 def badges_of(data: RunData, said: Verdict) -> list[Badge]:
-    """What to know of a run before anything else: emulated, partial, and whether to trust it."""
+    """The marks of a run: emulated, partial, and whether to trust it."""
     marks: list[Badge] = []
     if by := emulation(data.summary):
         marks.append(("doubt", by))
@@ -116,9 +116,9 @@ def badges_of(data: RunData, said: Verdict) -> list[Badge]:
 
 
 def update(folder: Path) -> None:
-    """Make the folder's index anew. An ``index.html`` that is somebody else's is left alone.
+    """Write the folder's index anew. An ``index.html`` that kickbench did not write is left alone.
 
-    Raises MeasurementError when it cannot be written.
+    Raises MeasurementError if the index cannot be written.
     """
     with _locked(folder):
         path = folder / INDEX
@@ -142,7 +142,7 @@ def _newness(report: Listed) -> tuple[str, bool]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time: who comes last then sees the reports of all."""
+    """Lets one process at a time update the index. The last one then sees the reports of all."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -168,7 +168,7 @@ def _reports(folder: Path) -> Iterator[Listed]:
 
 
 def _beginning(path: Path) -> bytes:
-    """The first bytes of a regular file; nothing of what is none or cannot be read."""
+    """The first bytes of a regular file; none if it is not regular or cannot be read."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -180,7 +180,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def _all_known(runs: Sequence[RunData], path: str) -> list[str]:
-    """A fact of all runs, each value once, those of the first few runs."""
+    """The values of a fact in the first few runs, each value once."""
     known = (fact(data.reader.environment, path) for data in runs[:_MOST_NAMED])
     return [_short(text) for text in dict.fromkeys(known) if text]
 

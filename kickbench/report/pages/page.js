@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a report can do beyond being read: sort tables, switch a figure's scale, copy. Everything is
-// readable without it, and what needs it is hidden until it runs. It loads nothing and sends nothing.
+// Sorts tables, switches a figure's scale, and copies text. A report is readable without this script:
+// the buttons that need it are hidden until it runs. It loads nothing and sends nothing.
 "use strict";
 
 (() => {
@@ -11,7 +11,7 @@
   const collator = new Intl.Collator("en", { numeric: true });
 
   function compare(one, other, sign) {
-    // Cells without a value come last, whichever way the others go.
+    // Cells without a value come last in both directions.
     if (one === null || other === null) return (one === null) - (other === null);
     if (typeof one === "number") return one === other ? 0 : sign * (one < other ? -1 : 1);
     return sign * collator.compare(one, other);
@@ -68,7 +68,7 @@
       await navigator.clipboard.writeText(text);
       return true;
     } catch {
-      // No clipboard for a page from a file, or not allowed: the old way still works there.
+      // A page from a file may have no clipboard, or no permission. The old way works there.
       const area = document.createElement("textarea");
       area.value = text;
       area.className = "unseen";
@@ -95,7 +95,7 @@
       const done = await copy(document.getElementById(button.dataset.copy).textContent);
       button.focus();
       if (done) say("Copied", "Copied");
-      else say("Could not be copied: select the text instead", "Not copied");
+      else say("Not copied: select the text and copy it yourself", "Not copied");
       clearTimeout(timer);
       timer = setTimeout(say, 2000, "", words);
     });

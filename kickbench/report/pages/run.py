@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run as one HTML file that needs nothing else: words, figures, tables, environment.
+"""Writes one run as one HTML file that needs nothing else: words, figures, tables, environment.
 
-The page is ``run.html.j2``, filled with what the other wings return. What all pages share, and what
-makes foreign text safe, is in :mod:`~kickbench.report.pages.html`. The same run gives the same
-bytes.
+The page is the template ``run.html.j2``. :mod:`kickbench.report.words` and
+:mod:`kickbench.report.figures` fill it, and :mod:`~kickbench.report.pages.html` makes foreign text
+safe. The same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kickbench.results.schema import safe_name
 from kickbench.summary.data import RunData
 
 LARGEST_SCENARIO = 100_000
-"""Characters of a scenario that a page shows; a larger one is in the manifest only."""
+"""A page shows a scenario of at most this number of characters. The manifest has all."""
 
 # Options of a run that change what it measures.
 _OPTIONS = ("--quick", "--strict")
@@ -38,7 +38,7 @@ _OPTIONS = ("--quick", "--strict")
 
 @dataclass(frozen=True)
 class PlotOnPage:
-    """A plot as SVG. ``other`` is the same on the other of the two ``scales``."""
+    """A plot as SVG. ``other`` is the same plot on the second of the two ``scales``."""
 
     finding: str
     svg: Markup
@@ -71,7 +71,7 @@ class TableOnPage:
 
 @dataclass(frozen=True)
 class KindOnPage:
-    """A kind of measurement: what it shows in words, how to read its tables, and these."""
+    """A kind of measurement: its sentences, how to read its tables, and the tables."""
 
     kind: str
     title: str
@@ -84,7 +84,7 @@ class KindOnPage:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that the page holds (``link`` is None when it is too large) and what it is."""
+    """A file in the page, and what it is. ``link`` is None if the file is too large."""
 
     name: str
     what: str
@@ -96,7 +96,7 @@ def write(
 ) -> tuple[Path, RunData]:
     """Write the report of a run folder into ``folder`` and return the file and the run.
 
-    Raises ResultsError when the run cannot be read; else as :func:`write_report`.
+    Raises ResultsError if the run cannot be read, and the errors of :func:`write_report`.
     """
     data = RunData.load(run)
     return write_report(data, Path(folder), with_assets=with_assets), data
@@ -105,10 +105,9 @@ def write(
 def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> Path:
     """Write the report of a run into ``folder`` and return the file.
 
-    The folder is made when it is not there; each file appears at once or not at all, and the
-    folder's index lists the report. ``with_assets`` also writes the figures and tables as files.
-    Raises UsageError when the folder cannot be made, MeasurementError when a file cannot be
-    written.
+    The folder is made if it is missing. Each file appears at once or not at all, and the folder's
+    index lists the report. ``with_assets`` also writes the figures and tables as files. Raises
+    UsageError if the folder cannot be made, MeasurementError if a file cannot be written.
     """
     make_folder(folder, "choose another folder with -o")
     path = folder / file_name(data)
@@ -122,7 +121,7 @@ def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> P
 
 
 def file_name(data: RunData) -> str:
-    """ "<scenario>-<run id>.html", safe whatever the scenario is called."""
+    """The name "<scenario>-<run id>.html", safe for any name of a scenario."""
     return f"{file_stem(data.reader.scenario_name, data.reader.run_id)}.html"
 
 
@@ -140,7 +139,7 @@ def page(
 ) -> str:
     """The whole HTML document of a run.
 
-    ``figures`` are those that :func:`drawn` gives, for a caller that has them; ``files`` the
+    ``figures`` are the result of :func:`drawn`, if the caller has it already. ``files`` are the
     relative addresses of files beside the page.
     """
     summary = data.summary
@@ -190,7 +189,7 @@ def _figures(data: RunData, figures: Iterable[tuple[Figure, list[Plot]]]) -> Ite
 
 
 def _plot(plot: Plot, name: str) -> PlotOnPage:
-    # Our own drawings, whatever texts are in them.
+    # Drawings of our own, in which foreign text is escaped.
     main = Markup(inline(plot, name))  # noqa: S704
     if plot.alternative is None or plot.scales is None:
         return PlotOnPage(plot.finding, main, None, None)
@@ -268,7 +267,7 @@ def _for_script(value: float) -> str:
 
 
 def _origin(data: RunData) -> Iterator[tuple[str, str]]:
-    """Where the run is from, in a line."""
+    """The facts that identify the run, for one line."""
     yield "run", data.reader.run_id
     for name, path in (("host", "hostname"), ("kernel", "kernel.release"), ("CPU", "cpu.model")):
         if known := environment.fact(data.reader.environment, path):
@@ -280,7 +279,7 @@ def _options(command: Sequence[str]) -> list[str]:
 
 
 def _protocols(known: dict[str, Any]) -> list[str]:
-    """The C files of protocols of the user's own, without which the run cannot be repeated."""
+    """The C files of the user's own protocols, which a repetition of the run needs."""
     found = known.get("protocols")
     return [str(path) for path in found] if isinstance(found, dict) else []
 

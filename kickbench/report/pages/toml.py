@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A resolved scenario as a TOML file again, ready for ``kickbench run``.
 
-It writes what JSON holds; TOML has no null, so that keys without a value are left out, which means
+It writes any data that JSON can have. TOML has no null, so keys with null are left out, which means
 their default. It does not check the scenario.
 """
 
@@ -51,8 +51,8 @@ def _key(key: str) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON's escapes are TOML's. What cannot be seen is escaped too: the text that a page shows is
-    # then the very text that a parser reads.
+    # JSON's escapes are valid in TOML. Invisible characters are escaped too, so that the text on a
+    # page is exactly the text that a parser reads.
     escaped = json.dumps(text, ensure_ascii=False)
     return "".join(ch if ch.isprintable() else _escape(ord(ch)) for ch in escaped)
 
