@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact counts: what an exit and a kick cost in instructions, where the clock counts them.
+"""Exact counts: the cost of an exit and of a kick in instructions, if the clock counts them.
 
-There a cost is no distribution but a few values, one for each path through the kernel: nearly all
-exits take the same path, and a timer that expires meanwhile lengthens one. So the count is the
-value that most of the raw samples have, and its share says how far it can be relied upon. A
-summary's quantiles of exits are of histograms, whose bins are wider than an instruction.
+With such a clock a cost is not a distribution. It has a few values, one for each path through the
+kernel. Nearly all exits take the same path, and a timer that expires meanwhile makes one longer. So
+the count is the value that most of the raw samples have, and its share shows how reliable it is.
+The quantiles of a summary cannot replace it, because they come from histograms, whose bins are
+wider than an instruction.
 
-Nothing here knows a machine: the manifest says that the clock of a run counts instructions.
+Nothing here knows a machine. The manifest says whether the clock of a run counts instructions.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.summary.kicks import read_kicks
 from kickbench.summary.shared import WHO, entry_index
 
-# Per kind: the table, and the columns that have a count, with what they are.
+# By kind: the table, and its columns that have a count, each with the name of the count.
 _COUNTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "exits": ("exit_samples", {"cycles": "exit"}),
     "kick": (
@@ -34,9 +35,12 @@ _COUNTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True)
 class Count:
-    """``instructions`` is what most of ``samples`` took, ``share`` of them exactly; ``least`` the
-    fewest, where no interrupt or other thread came between; ``mean`` is over all of them. The clock
-    counts ``step`` instructions at a time: a count is exact only where it is 1."""
+    """A count of some samples.
+
+    ``instructions`` is the value that most of the ``samples`` have, and ``share`` is their share.
+    ``least`` is the smallest value, without an interrupt or another thread. ``mean`` is over all
+    samples. The clock counts ``step`` instructions at a time: a count is exact only if it is 1.
+    """
 
     instructions: int
     share: float
@@ -47,7 +51,7 @@ class Count:
 
 
 def count(values: NDArray[Any], step: int = 1) -> Count:
-    """The count of some samples, at least one; the least of several that are as frequent."""
+    """The count of some samples, at least one. If several values are as frequent, the least."""
     found, times = np.unique(values, return_counts=True)
     most = int(times.argmax())
     return Count(
@@ -61,12 +65,11 @@ def count(values: NDArray[Any], step: int = 1) -> Count:
 
 
 def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Count]]:
-    """By method, without the controls, what was counted in a finished case: "exit", or "kick",
-    "send" and "delivery".
+    """By method, the counts of a finished case: "exit", or "kick", "send" and "delivery".
 
-    Empty for a run whose clock does not count instructions, and for kinds that have no count.
-    Kicks are those of a latency, but for their calls: of these also the ones that another kicker
-    was faster than.
+    The controls are left out. The result is empty if the clock of the run does not count
+    instructions, or if the kind has no count. Kicks are those that have a latency. "send" also has
+    the calls of kicks before which another kicker had got the vCPU out.
     """
     parameters = record.parameters
     kind, methods = parameters["kind"], parameters["methods"]
@@ -86,7 +89,7 @@ def read_counts(reader: RunReader, record: CaseRecord) -> dict[str, dict[str, Co
             of_method = values[chosen & (entry == index)]
             if len(of_method):
                 counted = count(of_method, reader.count_step)
-                # Without a signal there is nothing to deliver.
+                # Without a signal there is no delivery.
                 if what != "delivery" or counted.instructions:
                     found[method][what] = counted
     return found

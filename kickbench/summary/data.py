@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as the reports need it: its checked folder, its summary, and the curves behind that.
+"""A run as reports need it: its checked folder, its summary, and the distributions behind it.
 
-The summary is computed from the tables, so that a page never shows a figure that its tables do not
-have, and so that an unfinished run reads like a finished one. Only of cases whose tables are gone
-(of a run that was attached to a mail without them) it is what ``summary.json`` says. Nothing is
-drawn or worded here.
+The summary is computed from the tables. So a page never shows a figure that its tables do not have,
+and an unfinished run reads like a finished one. If the tables of a case are missing, for example in
+a run that came by mail, the case is taken from ``summary.json``. Nothing is drawn or put into words
+here.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ Summary = dict[str, Any]
 """A ``summary.json``, or one of its cases; see docs/results.md."""
 
 MOST = 0.99999
-"""The last percentile that is shown. It needs 100,000 exits to exist."""
+"""The last level that is shown. It needs 100,000 exits."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Every timed exit of one method in one case: at ``probability[i]`` lies ``ns[i]``.
+    """The time of all timed exits of one method in one case: its quantiles.
 
-    Both rise; ``exits`` says how many there were. ``probability`` ends where fewer than one exit
-    lies above, at the latest at :data:`MOST`.
+    ``ns[i]`` is the quantile at the level ``probability[i]``. Both arrays rise. ``exits`` is the
+    number of exits. ``probability`` ends where fewer than one exit is slower, at :data:`MOST` at
+    the latest.
     """
 
     probability: Floats
@@ -48,7 +49,7 @@ class Distribution:
 class RunData:
     """One run. ``oversubscribed`` has the ids of cases with more vCPUs than CPUs.
 
-    ``without_tables`` has those of finished cases that are known from ``summary.json`` only.
+    ``without_tables`` has the ids of finished cases that are known from ``summary.json`` only.
     """
 
     reader: RunReader
@@ -58,7 +59,7 @@ class RunData:
 
     @classmethod
     def load(cls, run: Path | str) -> RunData:
-        """Read a run folder. Raises ResultsError, in one line, when it is not a sound one."""
+        """Read a run folder. Raises ResultsError, in one line, if it is damaged or is none."""
         reader = RunReader(run, stripped=True)
         summary = summarise(reader)
         if reader.stripped:
@@ -77,7 +78,10 @@ class RunData:
         return [case for case in self.summary["cases"] if case["status"] == "ok"]
 
     def distributions(self, case_id: str) -> dict[str, Distribution]:
-        """By method, the distribution of ns per exit over all processes; no control, none empty."""
+        """By method, the distribution of ns per exit over all processes.
+
+        Controls are left out, and so are methods without an exit.
+        """
         record = self.reader.case(case_id)
         document = record.document
         if document is None:
@@ -110,11 +114,11 @@ class RunData:
 def _distribution(low: Floats, high: Floats, count: Floats, longest: float) -> Distribution:
     exits = int(count.sum(dtype=np.float64))
     last = min(MOST, 1 - 1 / max(exits, 2))
-    # Evenly over the bulk, and then the same number of points for each nine of the tail.
+    # The levels are even over the bulk, with the same number for each nine of the tail.
     nines = 1 - np.geomspace(0.1, 1 - MOST, 41)
-    first = [0.0001, 0.001, 0.003]  # the fastest few are no better a place to begin an axis
+    first = [0.0001, 0.001, 0.003]  # more levels among the fastest exits
     levels = np.concatenate([first, np.linspace(0, 0.9, 91)[:-1], nines, [last]])
     levels = np.unique(levels[levels <= last])
     values = histogram_quantiles(low, high, count.astype(np.float64), levels.tolist())
-    # A bin's upper part can lie above the longest exit there was.
+    # The upper part of a bin can be above the longest exit.
     return Distribution(levels, np.minimum(values, longest), exits)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events that are timed one by one, in rounds: kicks, pauses, and iterations of a guest hypervisor.
 
-Rows of their tables, quantiles with intervals, and the paired differences of a quantile. Which
-events there are, and what counts, is in a module for each kind.
+This module has the rows of their tables, quantiles with intervals, and the paired differences of a
+quantile. The module of each kind knows its events, and which of them count.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ from kickbench.summary.shared import (
 EVENT_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 CHUNK_KICKS = {"latency_p50_ns": 10, "latency_p99_ns": 200, "send_p50_ns": 10}
-"""Kicks that a method and the baseline each need for one paired difference of the metric: rounds
-with fewer are pooled with those that follow."""
+"""By metric, the kicks that a method and the baseline each need for one paired difference. A round
+with fewer is pooled with those that follow."""
 
 MIN_BEYOND = 10
 """Values that must lie beyond a quantile for it to have an interval."""
 
 MAX_GROUPS = 1000
-"""Groups of consecutive rounds in all, for the interval of a quantile; bounds its memory."""
+"""The number of groups of consecutive rounds for the interval of a quantile. It bounds memory."""
 
-# Edges of the bins for intervals: even below p75, then ever narrower up to the largest value.
+# Levels of the edges of bins for intervals: even below p75, then ever closer up to the largest
+# value.
 _LEVELS = np.concatenate([np.linspace(0, 0.75, 256), 1 - np.geomspace(0.25, 1e-7, 768)])
 
 
 class Events(Protocol):
-    """The events of a case. ``entry``: see :func:`~kickbench.summary.shared.entry_index`.
+    """The events of a case. :func:`~kickbench.summary.shared.entry_index` explains ``entry``.
 
     ``row`` is the place of an event's round in ``round_process``, which has the process of each
     round of the case in time order. ``timed`` are the events whose times count.
@@ -75,7 +76,7 @@ class Events(Protocol):
 class RoundMedians:
     """Per round (rows, time order) the median of each entry (columns: methods, control, placebo).
 
-    NaN, and 0 in ``count``, where there was nothing that counts.
+    A round without an event that counts has NaN, and 0 in ``count``.
     """
 
     process: Ints
@@ -98,14 +99,15 @@ def read_rows(
 
 
 def claims_of(record: CaseRecord) -> dict[str, bool | None]:
-    """What the catalogue said of each method when it was measured: is it free of races?"""
+    """By method, the catalogue's claim at the time of the run: whether it is race-free."""
     claims: dict[str, bool | None] = (record.document or {}).get("claims", {})
     return {method_label(method): claim for method, claim in claims.items()}
 
 
 def merge_control(entry: Ints, record: CaseRecord) -> Ints:
-    """The rows of control and placebo as what they are, the baseline's: a kick that one of them
-    lost is no less lost.
+    """Counts the rows of control and placebo as the baseline's, which they are.
+
+    For example, a kick that the control lost is a lost kick of the baseline.
     """
     methods: list[str] = record.parameters["methods"]
     return np.where(entry >= len(methods), methods.index(record.parameters["baseline"]), entry)
@@ -120,7 +122,7 @@ def totals_of(entry: Ints, values: NDArray[Any], n_methods: int) -> list[int]:
 def named_quantiles(
     values: Floats, levels: Mapping[str, float], *, maximum: bool = False
 ) -> dict[str, float | None]:
-    """The quantiles by name, each a value that occurred; null without any."""
+    """The quantiles by name, each a value that occurred; None without values."""
     names = [*levels, "max"] if maximum else list(levels)
     if not len(values):
         return dict.fromkeys(names)
@@ -131,9 +133,10 @@ def named_quantiles(
 def named_intervals(
     values: Floats, row: NDArray[np.intp], round_process: Ints, levels: Mapping[str, float]
 ) -> dict[str, list[float] | None]:
-    """The 95 % intervals of quantiles; null with fewer than MIN_BEYOND values on its rarer side.
+    """The 95 % intervals of quantiles; None with fewer than MIN_BEYOND values on its rarer side.
 
-    The interval is computed on bins; its deviations are put around the exact quantile.
+    The interval is computed on bins. Its two ends are then moved by the difference between the
+    exact quantile and that of the bins.
     """
     wanted = {
         name: p for name, p in levels.items() if len(values) * min(p, 1 - p) >= MIN_BEYOND - 1e-9
@@ -178,9 +181,9 @@ def latency_differences(
     """Per process the paired differences of a quantile, entry - baseline, in time order.
 
     A difference is of a round, or of as many consecutive rounds as give both sides ``at_least``
-    values (:mod:`kickbench.stats.chunks`). A process with fewer than two is left out, for a single
-    value has no spread. The second result is the number of rounds that went in. ``of`` says which
-    values count; by default those that are timed.
+    values (:mod:`kickbench.stats.chunks`). A process with fewer than two is left out, because a
+    single value has no spread. The second result is the number of rounds that were used. ``of``
+    says which values count; by default those that are timed.
     """
     counted = data.timed if of is None else of
     edges = np.append(np.unique(data.round_process, return_index=True)[1], len(data.round_process))
@@ -216,8 +219,9 @@ def compare_events(
     metrics: Mapping[str, float],
     level_ns: float | None,
 ) -> tuple[dict[str, Any], Controls]:
-    """The contrasts of every method with the baseline, which takes ``level_ns``; those of control
-    and placebo are of the first metric.
+    """The contrasts of every method with the baseline, which takes ``level_ns``.
+
+    Control and placebo are compared in the first metric only.
     """
     methods: list[str] = record.parameters["methods"]
     baseline = methods.index(record.parameters["baseline"])
@@ -271,7 +275,7 @@ def count_findings(
     totals: Mapping[str, list[int]],
     faults: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Every fault that occurred, by method: what, how often, of how many, against which claim."""
+    """Every fault that occurred, by method: what, how often, of how many, and the claim."""
     return [
         {
             "method": method,

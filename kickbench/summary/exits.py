@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The summary of the kind exits: times per exit, in rounds, with their contrasts.
 
-They are computed from the blocks and the histograms, which cover every exit. The raw samples are
-not read, so a summary costs the same however many of them are stored. The estimates themselves are
-those of :mod:`kickbench.stats.contrasts`.
+The figures come from the blocks and the histograms, which cover every exit. The raw samples are not
+read, so the cost of a summary does not depend on their number. The estimates are those of
+:mod:`kickbench.stats.contrasts`.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from kickbench.summary.shared import (
 )
 from kickbench.summary.shift import shift_functions
 
-# A guest that made no exit for more than this share of the time stood still: its times per exit are
-# no protocol's price.
+# A guest that made no exit for more than this share of the time stood still. Its times per exit are
+# not the protocol's cost.
 STOOD_STILL = 0.05
 
-# The columns of blocks that the quiet exit is made of.
+# The columns of blocks from which the quiet exit is computed.
 _QUIET = tuple(name for name, level in QUANTILES.items() if level in QUIET_LEVELS)
 
-# The columns of blocks that say what disturbed a measurement, summed per method.
+# The columns of blocks that count what disturbed a measurement, summed per method.
 DISTURBANCES = ("involuntary_switches", "migrations", "steal_ns", "run_delay_ns", "rescues")
 
 
@@ -92,8 +92,8 @@ class _Blocks:
     def times(self) -> tuple[str, str]:
         """The columns whose ratio is a time per exit, in cycles.
 
-        A guest at full speed does nothing but exit, so that all time of its window counts, also
-        what passed after its last exit. A paced one times its round trips itself.
+        A guest at full speed does nothing but exit. So all time of its window counts, including the
+        time after its last exit. A paced guest times its round trips itself.
         """
         return ("timed_cycles", "timed_exits") if self.paced else ("elapsed_cycles", "exits")
 
@@ -109,9 +109,10 @@ def read_rounds(reader: RunReader, case_id: str) -> Rounds:
 def read_differences(
     reader: RunReader, case_id: str, metric: str = "ns_per_exit"
 ) -> dict[str, list[Floats]]:
-    """By method, what its contrast in a metric of exits is made of, for a finished case of the kind
-    exits: per process, method - baseline round by round, in time order. The baseline's are those
-    of the A/A control.
+    """By method, the differences behind its contrast, for a finished case of the kind exits.
+
+    They are method - baseline, per process, round by round in time order. The differences of the
+    baseline are those of the A/A control.
     """
     parameters = reader.case(case_id).parameters
     rounds = read_rounds(reader, case_id)
@@ -130,8 +131,9 @@ def read_differences(
 
 
 def read_disturbances(reader: RunReader, case_id: str) -> dict[str, Ints]:
-    """By column of DISTURBANCES, its sum over all blocks of each round, which are those of
-    :func:`read_rounds`. What is not known counts as 0.
+    """By column of DISTURBANCES, its sum over all blocks of each round.
+
+    The rounds are those of :func:`read_rounds`. A value that is not known counts as 0.
     """
     columns = ["process", "round", *WHO, *DISTURBANCES]
     found = _read_blocks(reader, reader.case(case_id), columns).columns
@@ -168,7 +170,7 @@ def summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     findings = _stood_still(blocks, record)
     if parameters.get("kick_rate_hz") is not None:
         counts, faults = count_kicks(reader, record)
-        # A guest that exits comes by the flag again: its loop does not look for lost kicks.
+        # A guest that exits checks the flag again, so its loop does not look for lost kicks.
         findings += [finding for finding in faults if finding["what"] != "lost"]
         for method, figures in counts.items():
             statistics[method]["kicks"] = {**figures, "lost": None}
@@ -206,11 +208,11 @@ def summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 
 
 _LEVELS = {"quiet_ns_per_exit": "quiet", "ns_per_exit": "mean"}
-"""By metric of a contrast, its level among a method's times per exit."""
+"""By metric of a contrast, the name of its level among a method's times per exit."""
 
 
 def _metrics(rounds: Rounds) -> list[str]:
-    """What exits are compared in: the headline first, last the CPU time, which has no control."""
+    """The metrics of exits: first the headline, last the CPU time, which has no control."""
     known = bool(np.isfinite(rounds.quiet_ns_per_exit).any())
     return [*(["quiet_ns_per_exit"] if known else []), "ns_per_exit", "cpu_ns_per_exit"]
 
@@ -247,7 +249,7 @@ def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
     cycles_of, exits_of = (total(columns[name]) for name in blocks.times)
     exits = total(columns["timed_exits"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Sums of integers before the division: exact, in whatever order the rows are.
+        # Integers are summed before the division: exact in any order of the rows.
         scale = _first_of_rows(blocks.ns_per_cycle, row, len(process))[:, np.newaxis]
         ns_per_exit = np.where(exits > 0, cycles_of / exits_of * scale, np.nan)
         all_exits = total(columns["exits"])
@@ -271,7 +273,7 @@ def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
 def _quantiles_ns(blocks: _Blocks, n_entries: int) -> tuple[Ints, dict[float, Floats]]:
     """The process of each round, and by level the quantiles in ns: (rounds, entries).
 
-    Each is the mean over the vCPUs that exited, each of which has a path of its own.
+    Each is the mean over the vCPUs that exited, because each vCPU has a path of its own.
     """
     process, row = index_rounds(blocks.columns["process"], blocks.columns["round"])
     known = blocks.entry >= 0
@@ -282,7 +284,7 @@ def _quantiles_ns(blocks: _Blocks, n_entries: int) -> tuple[Ints, dict[float, Fl
     for name, of_rows in blocks.quantiles.items():
         cycles = of_rows[known]
         there = np.isfinite(cycles)
-        # Sums of what a float32 held are exact in a float64, in whatever order the rows are.
+        # Sums of float32 values are exact in a float64, in any order of the rows.
         sums = np.bincount(cell[there], cycles[there], len(process) * n_entries)
         counts = np.bincount(cell[there], minlength=len(process) * n_entries)
         with np.errstate(invalid="ignore"):
@@ -314,7 +316,7 @@ def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> li
 
 
 def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
-    """The level of a method, metric by metric, with an interval: what separate runs compare."""
+    """The level of a method, metric by metric, with an interval, for comparisons of runs."""
     return {
         metric: level_estimate(
             rounds.process, getattr(rounds, metric)[:, entry], location_of(metric)
@@ -366,7 +368,7 @@ def _method_statistics(
     return {
         "exits_per_second": ratio(exits, elapsed_s),
         "ns_per_exit": {
-            # A bin's upper part can lie above the largest value there was.
+            # The upper part of a bin can be above the largest value.
             **{
                 name: value if value is None or maximum is None else min(value, maximum)
                 for name, value in quantiles.items()
@@ -386,9 +388,9 @@ def _method_statistics(
 
 
 def _stalled(columns: dict[str, Ints], scale: Floats) -> float | None:
-    """The share of the windows in which the guest made no exit and KVM_RUN returned all the same.
+    """The share of the windows' time in which KVM_RUN returned, but without an exit of the guest.
 
-    None when there was no window, and when the run is too old to say.
+    None if there was no window, or if the run is too old to have the column.
     """
     stalled = columns["stalled_cycles"]
     if (stalled < 0).any():
@@ -421,10 +423,10 @@ def _stood_still(blocks: _Blocks, record: CaseRecord) -> list[dict[str, Any]]:
 
 
 def _start_skew(blocks: _Blocks) -> float | None:
-    """How long after a block's window that of its last vCPU began: a share of the block, mean.
+    """How late the window of a block's last vCPU began: the mean share of the block.
 
-    None for a paced guest, whose windows open at exits that come in their own time, and for a run
-    that is too old to say.
+    None for a paced guest, whose windows open at its exits, and for a run that is too old to have
+    the column.
     """
     skew, elapsed = blocks.columns["skew_cycles"], blocks.columns["elapsed_cycles"]
     if blocks.paced or not len(skew) or (skew < 0).any():
@@ -435,16 +437,16 @@ def _start_skew(blocks: _Blocks) -> float | None:
 
 
 def _block_seconds(columns: dict[str, Ints], elapsed_ns: Floats) -> float:
-    """How long the blocks were, in all: each as long as its longest vCPU's window."""
+    """The length of all blocks together, each as long as its longest vCPU's window."""
     return float(_longest_windows(columns, elapsed_ns)[1].sum()) / 1e9
 
 
 def _longest_windows(
     columns: dict[str, Ints], elapsed_ns: Floats
 ) -> tuple[NDArray[np.intp], Floats]:
-    """Per block a row of it, and its length in ns: that of its longest vCPU's window.
+    """Per block one of its rows, and its length in ns: that of its longest vCPU's window.
 
-    vCPUs that share a CPU come to their turn late, and have shorter windows than the block.
+    vCPUs that share a CPU begin late, and have shorter windows than the block.
     """
     # One number a block: 15 bits of process, 31 of round, 15 of position.
     key = (columns["process"] << 46) | (columns["round"] << 15) | columns["position"]
@@ -455,7 +457,7 @@ def _longest_windows(
 
 
 def _total(values: Ints) -> int | None:
-    """The sum, null when -1 says that a value is not known."""
+    """The sum; None if a value is -1, which means that it is not known."""
     return None if (values < 0).any() else int(values.sum(dtype=np.float64))
 
 
@@ -487,8 +489,8 @@ def histogram_quantiles(
 ) -> Floats:
     """Quantiles of a histogram, its values spread evenly within each bin.
 
-    Bins [low, high) may overlap (those of processes with different clocks do). NaN for all when
-    there are no counts.
+    Bins [low, high) may overlap (those of processes with different clocks do). All are NaN without
+    counts.
     """
     if not len(low):
         return np.full(len(levels), np.nan)

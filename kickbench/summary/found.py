@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ``summary.json`` of somebody else's may say was found, and whether it does.
+"""Checks a ``summary.json`` that kickbench reads.
 
-It is read only for cases whose tables are gone: of these it is all that is left. Whatever the
-words, tables and figures rely on is checked here. What is not listed here does not get to them.
+It is read only for cases whose tables are missing, because nothing else is left of them. Everything
+on which words, tables and figures rely is checked here. What is not listed here is dropped.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Times = Annotated[list[Amount], Field(min_length=2, max_length=2), AfterValidato
 
 
 def _at_most(low: float, high: float) -> bool:
-    """low <= high, but for what rounding does: both went through sums and differences."""
+    """low <= high, with room for rounding: both come from sums and differences."""
     return low <= high or math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12)
 
 
@@ -64,7 +64,7 @@ def _check_within(value: float | None, ends: list[float] | None, name: str) -> N
     if ends is None:
         return
     if value is None or not (_at_most(ends[0], value) and _at_most(value, ends[1])):
-        raise ValueError(f"{name} is not around its value")
+        raise ValueError(f"the value is not within {name}")
 
 
 class _Found(BaseModel):
@@ -72,7 +72,7 @@ class _Found(BaseModel):
 
 
 class _Quantiles(_Found):
-    """Figures by name that rise in the order of the fields; null, all of them, without any data."""
+    """Figures by name that rise in the order of the fields. Without data all of them are null."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -119,7 +119,7 @@ class _Phases(_Found):
     send: _Phase
     delivery: _HandlerPhase | None
     return_: Annotated[_HandlerPhase | None, Field(alias="return")]
-    # Runs before they were there lack these.
+    # Runs of earlier versions lack these.
     returned: _HandlerPhase | None = None
     know: _HandlerPhase | None = None
     resumed: _HandlerPhase | None = None
@@ -130,7 +130,7 @@ class _SendIntervals(_Found):
     p99: Times | None
 
     def check(self, values: _Quantiles, name: str) -> None:
-        """Raises ValueError when one of them is not around the quantile that it is of."""
+        """Raises ValueError if an interval does not contain its quantile."""
         for key in type(self).model_fields:
             _check_within(getattr(values, key), getattr(self, key), f"{name}.{key}")
 
@@ -149,12 +149,12 @@ class _ExitTimes(_Found):
     p99: Amount | None
     max: Amount | None
     mean: Amount | None
-    # Runs before it was there lack it.
+    # Runs of earlier versions lack it.
     quiet: Amount | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        # The mean may be above the maximum: it has the time after the last exit, too.
+        # The mean can be above the maximum, because it contains the time after the last exit.
         _rising([v for v in (self.p50, self.p90, self.p99, self.max) if v is not None])
         return self
 
@@ -191,7 +191,7 @@ class _Sends(_Found):
 
 
 class _Faults(NamedTuple):
-    """What a method's own figures say of its faults: how often each, of how many; its claim."""
+    """The faults of a method by its own figures: how often each, of how many, and its claim."""
 
     counts: dict[str, int]
     of: int
@@ -203,7 +203,7 @@ class _Method(_Found):
     counts: Annotated[dict[Line, _Count], Field(max_length=100)] = {}
 
     def faults(self) -> _Faults:
-        """What the findings of the case must agree with."""
+        """The faults with which the findings of the case must agree."""
         raise NotImplementedError
 
 
@@ -221,7 +221,7 @@ class _KickCounts(_Found):
         return self
 
     def faults(self) -> _Faults:
-        """A guest that exits comes by the flag again: there nothing is counted as lost."""
+        """A guest that exits checks the flag again, so nothing is counted as lost there."""
         counts = {"lost": self.lost, "spurious": self.spurious}
         known = {name: count for name, count in counts.items() if count is not None}
         return _Faults(known, self.sent, self.race_free_claim)
@@ -239,7 +239,7 @@ class _ExitsMethod(_Method):
     n: Count
     stalled: Share | None = None
     disturbances: _Disturbances
-    # May be missing, but not null.
+    # It may be missing, but must not be null.
     kicks: Annotated[_KicksBeside, Field(default_factory=_KicksBeside.model_construct)]
 
     def faults(self) -> _Faults:
@@ -265,7 +265,7 @@ class _KickMethod(_KickCounts, _Method):
     phases_ns: _Phases
     n: Count
     unmet: Count
-    # Runs before they were there lack these.
+    # Runs of earlier versions lack these.
     resent: Count = 0
     send_ns: _SendTimes = _SendTimes(p50=None, p99=None, max=None)
     send_ci95: _SendIntervals = _SendIntervals(p50=None, p99=None)
@@ -319,9 +319,11 @@ class _RaceMethod(_KickCounts, _Method):
         share = self.lost / max(self.landed, self.lost) if self.landed else None
         upper = self.lost_upper95
         if (share is None) is not (self.lost_ci95 is None):
-            raise ValueError("lost_ci95 is not there exactly when kicks landed")
+            raise ValueError("lost_ci95 must be there if kicks landed, and only then")
         if (share is None) is not (upper is None) or not _at_most(share or 0.0, upper or 0.0):
-            raise ValueError("lost_upper95 is not above the share lost")
+            raise ValueError(
+                "lost_upper95 must be there if kicks landed, and be above the share lost"
+            )
         _check_within(share, self.lost_ci95, "lost_ci95")
         known = self.sent and self.spurious <= self.sent
         _check_within(
@@ -331,7 +333,7 @@ class _RaceMethod(_KickCounts, _Method):
 
 
 class _Spread(_Found):
-    """Quantiles and a mean, which is no more than the largest; null, all of them, without data."""
+    """Quantiles and a mean, which is not above the maximum. Without data all of them are null."""
 
     p50: Amount | None
     p90: Amount | None
@@ -367,13 +369,13 @@ class _NestedMethod(_Method):
     def _check(self) -> Self:
         self.latency_ci95.check(self.latency_ns, "latency_ci95")
         if (self.n > 0) is (self.round_trip_ns.p50 is None):
-            raise ValueError("round_trip_ns is not there exactly when there are iterations")
+            raise ValueError("round_trip_ns must be there if there are iterations, and only then")
         if (self.n > 0) is (self.work.p50 is None):
-            raise ValueError("work is not there exactly when there are iterations")
+            raise ValueError("work must be there if there are iterations, and only then")
         if max(self.injected, self.doubled, self.judged) > self.n or self.lost > self.injected:
             raise ValueError("injected, lost, doubled or judged is more than there were")
         if (self.late or 0) > self.judged or (self.late is None and self.judged):
-            raise ValueError("late is not of those judged")
+            raise ValueError("late must be at most judged, and null only if nothing was judged")
         return self
 
     def faults(self) -> _Faults:
@@ -411,7 +413,7 @@ class _Judged(_Difference):
     @model_validator(mode="after")
     def _check_ok(self) -> Self:
         ends = self.ci_family
-        # None beside an interval: that one is too wide to tell.
+        # ok is None beside an interval that is too wide to tell.
         if self.ok is not None and (ends is None or self.ok is not (ends[0] <= 0 <= ends[1])):
             raise ValueError("ok is not what its interval says")
         if ends is not None and None in (self.metric, self.diff, self.ci95):
@@ -420,7 +422,7 @@ class _Judged(_Difference):
 
 
 class _Control(_Judged):
-    # May be missing, but not null: only exits are judged in two figures.
+    # It may be missing, but must not be null: only exits are judged in two figures.
     mean: Annotated[_Judged, Field(default_factory=_Judged.model_construct)]
 
 
@@ -464,12 +466,12 @@ class _FoundLoad(_Found):
 
 
 class _FoundCase(_Found):
-    """What is computed of a case, of whatever kind.
+    """What is computed for a case of any kind.
 
-    ``metrics`` are those of its contrasts, of which the first ``judged`` have controls;
-    ``other_pairs`` has those that are of two methods only, not of every method and the baseline;
-    ``control_apart`` says that the A/A control's faults are in the findings, where they are the
-    baseline's, but not in the baseline's own figures.
+    ``metrics`` are those of its contrasts; the first ``judged`` of them have controls.
+    ``other_pairs`` has the metrics that compare two methods only, not each method with the
+    baseline. ``control_apart`` says that the findings count the faults of the A/A control as the
+    baseline's, while the baseline's own figures do not have them.
     """
 
     metrics: ClassVar[tuple[str, ...]]
@@ -479,7 +481,7 @@ class _FoundCase(_Found):
     methods: Mapping[Line, _Method]
     contrasts: Annotated[list[_Contrast], Field(max_length=1000)]
     control: _Control
-    # May be missing, but not null: runs before it was there lack it.
+    # It may be missing, as in runs of earlier versions, but must not be null.
     placebo: Annotated[_Control, Field(default_factory=_Control.model_construct)]
     findings: Annotated[list[_Finding], Field(max_length=1000)]
     seconds: Amount
@@ -494,7 +496,7 @@ class _FoundCase(_Found):
     start_skew: Share | None = None
     oversubscribed: bool = False
     placed: bool | None = None
-    # Runs before it was there lack it; none has a finished case without a process.
+    # Runs of earlier versions lack it. A finished case has a process.
     processes: Annotated[int, Field(ge=1, le=2**15)] = 1
     clocks: Annotated[list[Clock], Field(max_length=2**15)] = []
     load: _FoundLoad | None = None
@@ -504,7 +506,7 @@ class _FoundExits(_FoundCase):
     metrics = ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
     judged = 2
     methods: dict[Line, _ExitsMethod]
-    # Runs before it was there lack it.
+    # Runs of earlier versions lack it.
     shift: Annotated[list[_Shift], Field(max_length=1000)] = []
 
 
@@ -550,14 +552,14 @@ _FOUND: dict[str, type[_FoundCase]] = {
 def check_summary(
     data: dict[str, Any], run_id: str, parameters: Mapping[str, Mapping[str, Any]], where: object
 ) -> dict[str, dict[str, Any]]:
-    """What a summary.json found in some cases, by their ids, without what nobody here knows.
+    """The findings of a summary.json for some cases, by their ids, without unknown keys.
 
-    ``parameters`` are those of the cases wanted, as the manifest has them (methods by label): they
-    are not the summary's to tell. Raises ResultsError, in one line, when it cannot be used.
+    ``parameters`` are those of the cases wanted. They come from the manifest (methods by label),
+    not from the summary. Raises ResultsError, in one line, if the summary cannot be used.
     """
     check_version(data, where, "summary")
     if data.get("run_id") != run_id:
-        fail(where, "is not of this run (its run_id is another)")
+        fail(where, "is not of this run: its run_id is another one; put the run's own file there")
     cases = data.get("cases")
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         fail(where, "is damaged: cases: not a list of objects")
@@ -572,13 +574,17 @@ def check_summary(
         if data["schema"] < 2:
             _forget_landed(same)
         if len(same) != 1 or same[0].get("status") != "ok":
-            fail(where, f"does not have the case {case_id}, whose tables are gone, once and ok")
+            fail(
+                where,
+                f"does not have the case {case_id} once and finished, and the tables of the case "
+                "are missing; ask for the whole folder",
+            )
         found[case_id] = _check_found(same[0], wanted, f"{case_id}: ", where)
     return found
 
 
 def _forget_landed(cases: Iterable[dict[str, Any]]) -> None:
-    """What races of schema 1 counted as such had mostly no chance to be lost."""
+    """Drops the landed kicks of schema 1: most of them could not have been lost."""
     for case in cases:
         methods = case.get("methods")
         if case.get("kind") == "race" and isinstance(methods, dict):
@@ -591,7 +597,10 @@ def _check_found(
 ) -> dict[str, Any]:
     kind, methods, baseline = wanted["kind"], wanted["methods"], wanted["baseline"]
     if kind not in _FOUND:
-        fail(where, f"{what}is of the kind {kind!r}, which this kickbench does not know; upgrade")
+        fail(
+            where,
+            f"{what}is of the kind {kind!r}, which this kickbench does not know; upgrade kickbench",
+        )
     model = check_model(_FOUND[kind], case, where, what)
     if case.get("kind") != kind or set(model.methods) != set(methods):
         fail(where, f"is damaged: {what}its kind or methods are not those of the manifest")
@@ -623,7 +632,7 @@ def _check_found(
 
 
 def _check_findings(model: _FoundCase, baseline: str, what: str, where: object) -> None:
-    """Whether the findings say of each fault what the methods' own figures say of it."""
+    """Checks that the findings agree with the faults in the methods' own figures."""
     found: dict[tuple[str, str], _Finding] = {(f.method, f.what): f for f in model.findings}
     if len(found) != len(model.findings):
         fail(where, f"is damaged: {what}one is there twice")
@@ -644,18 +653,22 @@ def _check_findings(model: _FoundCase, baseline: str, what: str, where: object) 
             if not agrees or (finding and finding.race_free_claim is not faults.claim):
                 fail(where, f"is damaged: {what}{fault} of {name} is not what its figures say")
     for name, fault in found:
-        fail(where, f"is damaged: {what}{fault} of {name}, which is not counted in such a case")
+        fail(where, f"is damaged: {what}{fault} of {name} is not counted in a case of this kind")
 
 
 def load_summary(reader: RunReader) -> dict[str, dict[str, Any]]:
-    """What summary.json says was found in the cases of :attr:`RunReader.stripped`, by their ids.
+    """The findings of summary.json for the cases of :attr:`RunReader.stripped`, by their ids.
 
-    Of each only what its kind has, checked. Raises ResultsError, in one line, when the file is
+    Each has only the keys of its kind, checked. Raises ResultsError, in one line, if the file is
     missing, damaged, or of another run.
     """
     path = reader.path / SUMMARY
     if not path.exists():
-        fail(path, f"is missing, and so are the tables of the case {reader.stripped[0].id}")
+        fail(
+            path,
+            f"is missing, and so are the tables of the case {reader.stripped[0].id}; ask for the "
+            "whole folder",
+        )
     data = load_json(reader.path, path)
     parameters = {record.id: record.parameters for record in reader.stripped}
     return check_summary(data, reader.run_id, parameters, path)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The summary of the kind kick, and of the kicks beside exits.
 
-A kick that was lost has no latency, only the time-out that its rescue waited for. A kick that met
-another state than the wanted one answers another question. Both are counted, and neither is in a
-latency. "findings" has in one place what must not be, for ``show`` and the report.
+A lost kick has no latency, only the time-out for which its rescue waited. A kick that found the
+vCPU in another state than the wanted one answers another question. Both are counted, and neither is
+in a latency. "findings" collects all faults in one place, for ``show`` and the report.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ from kickbench.summary.shared import (
 
 LATENCY_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 MIN_SEEN = 0.9
-"""The share of kicks in which a moment must have been seen for the phases to it to be told."""
+"""The share of kicks in which a moment must have been seen, for its phases to be in the summary."""
 
 PHASE_QUANTILES = {"p50": 0.5, "p99": 0.99}
 SEND_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
 SLOW_TIMES = 10
-"""A kick is slow that takes so many times the median of the case's fastest method."""
+"""A kick is slow if it takes this many times the median of the case's fastest method."""
 
 SLOW_EXCESS = 3
-"""A method has slow kicks of its own when their share is surely so many times that of the method
-which has the fewest: what delays kicks of all methods alike is the host."""
+"""A method has slow kicks of its own if their share is surely this many times that of the method
+with the fewest. If the kicks of all methods are delayed alike, the cause is the host."""
 
 SLOW_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
 @dataclass(frozen=True)
 class Kicks:
-    """Every kick of a case. ``entry``: see :func:`~kickbench.summary.shared.entry_index`.
+    """Every kick of a case. :func:`~kickbench.summary.shared.entry_index` explains ``entry``.
 
     ``row`` is the place of a kick's round in ``round_process``, which has the process of each round
-    of the case in time order. ``delivery_ns``, ``returned_ns`` and ``resumed_ns`` are 0 where that
-    moment was not seen. ``signals`` is how many the kicker's call sent. ``contending``: one
-    of the kicks of the volley at this vCPU met the wanted state, so that this one, too, was sent at
-    it, whether another kicker got it out first or not. ``overlapping``: meanwhile another of them
-    was called on another CPU.
+    of the case in time order. ``delivery_ns``, ``returned_ns`` and ``resumed_ns`` are 0 if that
+    moment was not seen. ``signals`` is the number that the kicker's call sent. ``contending`` means
+    that a kick of the same volley at this vCPU met the wanted state. So this kick was sent at that
+    state too, whether another kicker got the vCPU out first or not. ``overlapping`` means that
+    another call of the volley was under way on another CPU.
     """
 
     round_process: Ints
@@ -95,9 +95,7 @@ class Kicks:
 
     @property
     def sent(self) -> NDArray[np.bool_]:
-        """The kicks whose call counts: what it costs to send them does not depend on who of several
-        kickers came first.
-        """
+        """The kicks whose call counts. Its cost does not depend on which kicker came first."""
         return np.asarray(self.contending & ~self.lost)
 
 
@@ -108,7 +106,7 @@ def read_kicks(reader: RunReader, case_id: str) -> Kicks:
     columns = ("position", "vcpu", "volley", "cpu", "met", "lost", "signals", *times)
     rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "kicks", columns)
     volley = index_volleys(row, *(found[name] for name in ("position", "vcpu", "volley")))
-    # Of runs in which that is not known the latency ended when KVM_RUN returned.
+    # In runs that do not have the column, the latency ended when KVM_RUN returned.
     returned = np.where(
         found["returned_cycles"] < 0, found["latency_cycles"], found["returned_cycles"]
     )
@@ -134,13 +132,14 @@ def read_kicks(reader: RunReader, case_id: str) -> Kicks:
 def index_volleys(
     row: NDArray[np.intp], position: NDArray[Any], vcpu: NDArray[Any], volley: NDArray[Any]
 ) -> NDArray[np.intp]:
-    """Per kick a number that those have in common which were due at one moment at one vCPU.
+    """Per kick the number of its volley: the kicks that were due at one moment at one vCPU.
 
-    ``row`` and ``position`` say in which block. A kick of which that is not known (-1) is alone.
+    ``row`` and ``position`` identify the block. A kick whose volley is not known (-1) has a volley
+    of its own.
     """
     keys = (volley, vcpu, position, row)
     order = np.lexsort(keys)
-    begins = volley[order] < 0  # a volley
+    begins = volley[order] < 0  # where a volley begins
     begins[:1] = True
     for key in keys:
         begins[1:] |= np.diff(key[order]) != 0
@@ -150,7 +149,7 @@ def index_volleys(
 
 
 def find_contending(volley: NDArray[np.intp], met: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The kicks of whose volley any met the wanted state."""
+    """The kicks in whose volley at least one met the wanted state."""
     return np.asarray(np.bincount(volley, met)[volley] > 0) if len(volley) else met
 
 
@@ -162,9 +161,9 @@ def find_overlapping(
 ) -> NDArray[np.bool_]:
     """The kicks during whose call another of their volley was under way, on another CPU.
 
-    On the same one, that is the call of a kicker that was preempted within it, or preempted ours.
-    A volley has a kick of each kicker: of one with more, which is damaged, each kick is seen
-    against its MAX_KICKERS neighbours only.
+    On the same CPU, a kicker was preempted within its call by the other, so the calls did not
+    contend. A volley has one kick of each kicker. In a damaged one with more, each kick is compared
+    with its MAX_KICKERS neighbours only.
     """
     begin = at_cycles.astype(np.int64)
     end = begin + send_cycles.astype(np.int64)
@@ -184,7 +183,7 @@ def find_overlapping(
 
 
 def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
-    """What the title of a case says about its kicks; nothing for exits without any."""
+    """The words about kicks in the title of a case; none for exits without kicks."""
     kind, rate = parameters["kind"], parameters.get("kick_rate_hz")
     words = []
     if kind == "exits" and rate is not None:
@@ -259,7 +258,7 @@ def summarise_kicks(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 def count_kicks(
     reader: RunReader, record: CaseRecord
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The table kick_blocks per method, without the controls' blocks; and the findings, with them.
+    """The counts of kicks per method, without the controls; and the findings, with them.
 
     Per method: sent, met, lost, spurious, per_second (kicks sent), race_free_claim.
     """
@@ -286,10 +285,10 @@ def count_kicks(
 
 
 def _phases(kicks: Kicks, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    """The phases of kicks; each null unless both its ends were seen for nearly all.
+    """The phases of kicks; each is null unless both its ends were seen for nearly all kicks.
 
-    Where many kicks are taken by a look at the flag, those that a handler ran for are the slow
-    ones: their phases would not be those of the latencies beside them.
+    If a protocol takes many kicks by a look at the flag, those with a handler are the slow ones.
+    Their phases would not belong to the latencies beside them.
     """
     delivery, returned = kicks.delivery_ns[chosen], kicks.returned_ns[chosen]
     latency, resumed = kicks.latency_ns[chosen], kicks.resumed_ns[chosen]
@@ -310,10 +309,10 @@ def _phases(kicks: Kicks, chosen: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _slow_kicks(kicks: Kicks, n_methods: int) -> list[dict[str, Any]]:
-    """Per method its kicks of another order of magnitude, a second mode that no median shows.
+    """Per method its slow kicks, which can be a second mode that no median shows.
 
-    ``n`` of them, what they took, and whether they are the method's ``own``: not as frequent with
-    another method, and so not the host's.
+    ``n`` is their number and ``ns`` the time that they took. They are the method's ``own`` if they
+    are less frequent with another method, because the cause is then not the host.
     """
     latencies = [kicks.latency_ns[kicks.timed & (kicks.entry == i)] for i in range(n_methods)]
     medians = [float(np.median(values)) for values in latencies if len(values)]

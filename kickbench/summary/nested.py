@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The summary of the kind nested: a guest hypervisor's round trips, and what L2 did meanwhile.
 
-An iteration in which L2 left for another reason than the one expected answers another question. It
-is counted by its reason and is in no other figure. Whether L0 let L1 have its event at once is
-judged by what L2 got done: see :data:`AT_ONCE` and docs/method.md. Words are for ``show`` and the
-report.
+An iteration in which L2 left for an unexpected reason answers another question. It is counted by
+its reason, and is in no other figure. The work of L2 shows whether L1 got its event at once: see
+:data:`AT_ONCE` and docs/method.md.
 """
 
 from __future__ import annotations
@@ -45,25 +44,25 @@ from kickbench.summary.shared import (
 )
 
 AT_ONCE = 0.1
-"""L1's event is late when L2 worked for longer than this part of the median plain round trip. Of
-whoever pays for a round trip in any case, that is little; and L2 works for thousands of them when
-nothing but a timer of the host's ends its run."""
+"""L1's event is late if L2 worked for longer than this part of the median plain round trip. This is
+little beside the round trip itself. If only a timer of the host ends L2's run, L2 works for
+thousands of round trips."""
 
 MIN_SPUN = 10
-"""Iterations in which L2 must have worked for a while, for the length of a turn of its loop."""
+"""Iterations in which L2 must have worked for some time, to compute the time of a turn."""
 
 SPUN_ROUND_TRIPS = 2.0
-"""That while, in plain round trips with what the round trip itself takes."""
+"""The least length of such an iteration, in plain round trips."""
 
 QUANTILES = EVENT_QUANTILES
 
 
 @dataclass(frozen=True)
 class Nested:
-    """Every iteration of a case. ``entry``: see :func:`~kickbench.summary.shared.entry_index`.
+    """Every iteration of a case. :func:`~kickbench.summary.shared.entry_index` explains ``entry``.
 
     ``row`` is the place of an iteration's round in ``round_process``, which has the process of each
-    round in time order. ``latency_ns`` is 0 where no thread sent the event.
+    round in time order. ``latency_ns`` is 0 if no thread sent the event.
     """
 
     round_process: Ints
@@ -84,7 +83,7 @@ class Nested:
 
     @property
     def doubled(self) -> NDArray[np.bool_]:
-        """Iterations in which L2's handler ran more often than there was an event for it."""
+        """Iterations in which L2's handler ran more often than events were injected."""
         return np.asarray(self.delivered > self.injected)
 
 
@@ -92,7 +91,7 @@ class Nested:
 class NestedRounds:
     """Per round (rows, time order) the round trips of each entry (columns: methods, controls).
 
-    NaN, and 0 in ``count``, where there was none, and of ways that are not compared.
+    NaN, and 0 in ``count``, if there was none, and for ways that are not compared.
     """
 
     process: Ints
@@ -128,16 +127,17 @@ def read_nested_rounds(reader: RunReader, case_id: str) -> NestedRounds:
 
 
 def describe_nested(parameters: Mapping[str, Any]) -> list[str]:
-    """What the title of a case says about its nesting."""
+    """The words about nesting in the title of a case."""
     return ["nested"] if parameters["kind"] == "nested" else []
 
 
 def turn_ns(data: Nested, plain: int, spinning: int) -> float | None:
-    """What a turn of L2's loop takes, None without iterations enough in which it worked.
+    """The time of one turn of L2's loop in ns; None without enough iterations in which L2 worked.
 
-    It is the median over the iterations of the entry ``spinning`` of the time beyond the median
-    round trip of the entry ``plain``, by the turns. What L0 does meanwhile is in it, which makes
-    turns longer than they are, and the limit for being at once stricter.
+    An iteration of the entry ``spinning`` has a time beyond the median round trip of the entry
+    ``plain``. This time divided by its turns is the time of a turn; the result is the median over
+    the iterations. It contains what L0 does meanwhile. This makes turns longer than they are, and
+    the limit for "at once" stricter.
     """
     floor = data.round_trip_ns[data.expected & (data.entry == plain)]
     if not len(floor):
@@ -206,7 +206,7 @@ def _is_judged(method: str, limit: Mapping[str, Any]) -> bool:
 
 
 def _at_once_turns(data: Nested, methods: list[str], baseline: int) -> dict[str, Any]:
-    """The turns that L2 may do when it leaves at once, and what that was computed from."""
+    """The turns that L2 may do if it leaves at once, and the time of a turn behind that limit."""
     turn = None
     if "asynchronous" in methods:
         turn = turn_ns(data, baseline, methods.index("asynchronous"))
@@ -237,7 +237,7 @@ def _rounds(data: Nested, methods: list[str]) -> NestedRounds:
 def _method_statistics(
     data: Nested, rounds: NestedRounds, index: int, method: str, limit: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The figures of one way over its iterations; the control's are not among them."""
+    """The figures of one way over its iterations, without those of the control."""
     mine = data.entry == index
     chosen = mine & data.expected
     sent = chosen & (data.latency_ns > 0)
@@ -267,7 +267,7 @@ def _method_statistics(
 
 
 def _spread(values: Floats) -> dict[str, float | None]:
-    """The quantiles, and the mean that does not ask what disturbed it."""
+    """The quantiles, and the plain mean of all values."""
     found = named_quantiles(values, QUANTILES, maximum=True)
     return {**found, "mean": number(values.mean()) if len(values) else None}
 
@@ -290,7 +290,7 @@ def _contrast(
 
 
 def _findings(data: Nested, record: CaseRecord, limit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What must not be, by way; the control's iterations are the baseline's."""
+    """The faults by way. The control's iterations count as the baseline's."""
     entry = merge_control(data.entry, record)
     late = data.work > (limit["at_once_turns"] or 0)
     found = []

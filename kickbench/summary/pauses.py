@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summary of the kind pause_all. A pause that needed a rescue is counted, and has no time."""
+"""The summary of the kind pause_all. A pause that needed a rescue is counted, but has no time."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kick costs, all in: from exits at full speed with kicks, and the same without.
+"""The cost of a whole kick, from exits at full speed with kicks, and the same without.
 
-At full speed a guest does nothing but exit, so that whatever a kick takes of a vCPU's time is
-missing from its exits: the signal and its handler, the entry that a stale signal or byte spoils,
-what the protocol does then. The exits' own cost is taken out with the case that has no kicks.
-Nothing here reads a file.
+At full speed a guest does nothing but exit. So all time that a kick takes of a vCPU is missing from
+its exits: the signal and its handler, the entry that a stale signal or byte ends, and what the
+protocol does then. The case without kicks removes the cost of the exits themselves. Nothing here
+reads a file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from kickbench.summary.shared import (
 METRIC = "ns_per_kick"
 
 REACHED = 0.9
-"""The least share of the kicks asked for that must have been sent. Rare kicks are lost in the noise
-of the exits between them, which is multiplied by their number."""
+"""The share of the kicks asked for that must have been sent at least. The noise of the exits
+between two kicks is multiplied by their number, and hides the cost of rare kicks."""
 
 TWO_SIDED_95 = 1.96
 
@@ -44,11 +44,11 @@ _ALIKE = (
 def pair_with_quiet(
     cases: Sequence[Mapping[str, Any]],
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The cases with figures at full speed that have kicks, each with the one that differs in the
-    kicks only, and has none. Those without such a partner are left out.
+    """The cases at full speed with kicks, each with the case that differs only in having none.
 
-    A paced guest is left out, too: a kick that meets it between two exits takes no time of theirs.
-    So is a case that got far fewer kicks than it asked for (:data:`REACHED`).
+    Cases without such a partner or without figures are left out. So are paced guests, because a
+    kick between two exits takes no time of the exits. So are cases that got far fewer kicks than
+    they asked for (:data:`REACHED`).
     """
     done = [
         case
@@ -77,9 +77,10 @@ def contrasts_per_kick(
 
     With e and q the ns per exit with and without kicks, and x the exits per kick, a kick costs
     x (e - q). The two methods are subtracted round by round in each case, and x is that of both
-    together: the level of a host differs from case to case by far more than a kick costs, and two
-    x that differ by chance would multiply that. That the methods got their kicks by chance, some
-    more and some fewer, is in the interval. A pair of which one got no kicks has no contrast.
+    together. The reason is that the level of a host differs from case to case by far more than a
+    kick costs, and two x that differ by chance would multiply that difference. The interval
+    contains the chance by which the methods got more or fewer kicks. A pair has no contrast if one
+    of the two got no kicks.
     """
     names = list(kicked["methods"])
     found = []

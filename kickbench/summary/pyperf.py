@@ -7,13 +7,13 @@ seconds. By kind:
 - exits: "<case id>/<method>", the method's mean time per exit in the round;
 - kick: "<case id>/<method>/latency", the median latency of its kicks in the round;
 - pause_all: "<case id>/<method>/pause", the median time until the last vCPU acknowledged;
-- race: none, for lost kicks are no time;
+- race: none, because lost kicks have no time;
 - nested: "<case id>/<iteration>/round_trip", the median of its round trips in the round, if they
   are compared.
 
-pyperf compares such values
-unpaired, so it resolves far less than the contrasts in summary.json; the file is for its tools and
-for archives. Format: pyperf's documentation, "pyperf JSON" and "Metadata".
+pyperf compares such values unpaired, so it resolves far less than the contrasts in summary.json.
+The file is for pyperf's tools and for archives. Format: pyperf's documentation, "pyperf JSON" and
+"Metadata".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class _Values:
-    """Per round (rows) and method (columns) a value in ns, and how many events it is of."""
+    """By round (rows) and method (columns) a value in ns, and the number of events behind it."""
 
     suffix: str
     process: Ints
@@ -92,7 +92,7 @@ _KINDS: dict[str, Callable[[RunReader, str], _Values]] = {
 
 
 def export(reader: RunReader) -> pyperf.BenchmarkSuite | None:
-    """The suite of a run; None when nothing was timed, for pyperf has no empty suites."""
+    """The suite of a run; None if nothing was timed, because pyperf has no empty suites."""
     common = _run_metadata(reader)
     benchmarks = [
         benchmark
@@ -104,7 +104,7 @@ def export(reader: RunReader) -> pyperf.BenchmarkSuite | None:
 
 
 def write_pyperf(run: Path | str) -> Path | None:
-    """Write ``pyperf.json`` of a run folder, atomically; None when there is nothing to write."""
+    """Write ``pyperf.json`` of a run folder, atomically; None if there is nothing to write."""
     reader = RunReader(run)
     suite = export(reader)
     if suite is None:
@@ -133,7 +133,7 @@ def _benchmarks(
             "name": f"{record.id}/{method}{rounds.suffix}",
             "unit": "second",
             "kickbench_method": method,
-            # A value is of so many exits, kicks, pauses or iterations: the median round's.
+            # The number of exits, kicks, pauses or iterations behind a value, in the median round.
             "loops": max(1, int(np.median(rounds.count[usable, index]))),
         }
         runs = []
@@ -193,7 +193,7 @@ def _look_up(environment: dict[str, Any], place: str) -> Any:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """What pyperf takes: numbers, and strings that are one line and not empty."""
+    """Only the values that pyperf accepts: numbers, and strings of one line that are not empty."""
     plain: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, list):
@@ -205,7 +205,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_round_medians(reader: RunReader, case_id: str) -> RoundMedians:
-    """The medians per round of a finished case: of kick latency, or of the pause's last vCPU."""
+    """The medians per round of a finished case: of latencies, or of pauses (the last vCPU)."""
     record = reader.case(case_id)
     n_entries = count_entries(record.parameters["methods"])
     if record.parameters["kind"] == "kick":

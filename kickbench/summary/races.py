@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summary of the kind race: how many of the kicks that could have been lost were."""
+"""The summary of the kind race: how many of the kicks that landed were lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     statistics: dict[str, dict[str, Any]] = {}
     for index, method in enumerate(methods):
         count = {name: totals[name][index] for name in names}
-        # What runs of schema 1 counted had mostly no chance to be lost.
+        # Most kicks that runs of schema 1 counted as landed could not have been lost.
         landed = count["landed"] if reader.schema > 1 and count["landed"] >= 0 else None
         seen = longest[(entry == index) & (found["latency_max_cycles"] > 0)]
         statistics[method] = {
@@ -58,11 +58,11 @@ def summarise_races(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 
 
 def _proportions(lost: int, landed: int | None, spurious: int, sent: int) -> dict[str, Any]:
-    """Exact bounds, of the kicks lost per kick that could have been, of spurious exits per kick
-    sent; null when there was none, or when that is not known.
+    """Exact bounds of two shares: kicks lost per kick landed, and spurious exits per kick sent.
 
-    A flag that nobody clears can make more spurious exits than there were kicks: then they are no
-    proportion of them, and their interval is null.
+    A bound is null if there was no such kick, or if the number is not known. If nobody clears a
+    flag, there can be more spurious exits than kicks. They are then no share of the kicks, and
+    their interval is null.
     """
     found: dict[str, Any] = {"lost_upper95": None, "lost_ci95": None, "spurious_ci95": None}
     if landed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the summaries of all kinds share: rows to entries, cycles to ns, numbers that may not exist.
+"""Shared by the summaries of all kinds: entries, rounds, cycles to ns, intervals, precision.
 
 An entry is a participant of the schedule: a case's methods in order, then the A/A control, then the
 placebo. Nothing here knows a kind or a file.
@@ -28,10 +28,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Control:
-    """What is kept of a case's A/A control, or placebo, until the number of all is known.
+    """A case's A/A control or placebo, until the number of all of them is known.
 
-    ``found`` is its part of the case's summary, in which the judgement is filled in. ``level_ns``
-    is what the baseline takes, of which a difference is a share; None if not known.
+    ``found`` is its part of the case's summary, into which the judgement goes. ``level_ns`` is the
+    baseline's level, of which a difference is a share; None if it is not known.
     """
 
     found: dict[str, Any]
@@ -40,7 +40,7 @@ class Control:
 
 
 Controls = Sequence[Control]
-"""Those of a case, all figures of each role."""
+"""The controls and placebos of a case, one for each figure."""
 
 NO_CONTROL: dict[str, Any] = {
     "metric": None,
@@ -57,8 +57,10 @@ WHO = ("method", *ROLES)
 
 
 def entry_index(table: Any, methods: list[str], baseline: str) -> Ints:
-    """Per row of a table the index of the method, ``len(methods)`` for the control, one more for
-    the placebo, -1 for neither.
+    """Per row of a table the index of its entry.
+
+    That is the index of the method, ``len(methods)`` for the control, and one more for the placebo.
+    A row that is none of these has -1.
     """
     chunks = table.column("method").chunks
     if not chunks:
@@ -74,12 +76,12 @@ def entry_index(table: Any, methods: list[str], baseline: str) -> Ints:
 
 
 def control_entries(methods: list[str]) -> dict[int, str]:
-    """By entry, the roles of the baseline's second selves."""
+    """By entry, the roles of the control and the placebo."""
     return dict(enumerate(ROLES, len(methods)))
 
 
 def count_entries(methods: list[str]) -> int:
-    """How many entries a case has, those without a row among them."""
+    """How many entries a case has, including those without a row."""
     return len(methods) + len(ROLES)
 
 
@@ -92,7 +94,7 @@ def ns_per_cycle(document: dict[str, Any], process: Ints) -> Floats:
 
 
 def index_rounds(process: Ints, round_: Ints) -> tuple[Ints, NDArray[np.intp]]:
-    """The process of every (process, round) there is, in time order, and of each row its place."""
+    """The process of every round in time order, and for each row the place of its round."""
     keys, row = np.unique(process * 2**32 + round_, return_inverse=True)
     return keys >> 32, row
 
@@ -106,26 +108,28 @@ def by_process(process: Ints, values: Floats) -> list[Floats]:
 
 
 def number(value: float) -> float | None:
-    """The value, or None when it does not exist (NaN, infinite)."""
+    """The value, or None if it does not exist (NaN, infinite)."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """The quotient, or None when the denominator is 0."""
+    """The quotient, or None if the denominator is 0."""
     return number(numerator / denominator) if denominator > 0 else None
 
 
 def bounds(interval: Interval | None) -> list[float] | None:
-    """An interval as [low, high], or None when it does not exist."""
+    """An interval as [low, high], or None if it does not exist."""
     if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return None
     return [float(interval.low), float(interval.high)]
 
 
 def location_of(metric: str) -> Location:
-    """How rounds of a metric are averaged: a mean by all that happened, but the few worst rounds,
-    a quiet exit by what is usual."""
+    """How the rounds of a metric are averaged.
+
+    Huber's estimate for a quiet exit, and the trimmed mean for all others.
+    """
     return huber if metric == FIGURES["quiet"] else trimmed
 
 
@@ -139,14 +143,14 @@ def contrast_interval(differences: list[Floats], location: Location = trimmed) -
 def control_interval(
     differences: list[Floats], confidence: float, location: Location = trimmed
 ) -> Interval | None:
-    """The interval of an A/A control or a placebo: all is one method, processes cannot differ."""
+    """The interval of an A/A control or a placebo: one method, so processes do not differ."""
     if not differences:
         return None
     return running_interval(differences, confidence=confidence, location=location)
 
 
 def level_estimate(process: Ints, values: Floats, location: Location = trimmed) -> dict[str, Any]:
-    """A level from its values per round, "value" and "ci95": what separate runs compare."""
+    """A level from its values per round, "value" and "ci95", for comparisons of runs."""
     interval = contrast_interval(by_process(process, values), location)
     return _estimate("value", interval)
 
@@ -161,8 +165,8 @@ def contrast(
 ) -> dict[str, Any]:
     """The record of a difference: "diff", "ci95", and from how many rounds.
 
-    ``used`` of ``n_rounds`` rounds went in, as ``chunks`` values if rounds were put together.
-    ``left_out`` is the key of the rest.
+    ``used`` of ``n_rounds`` rounds were used, as ``chunks`` values if rounds were pooled.
+    ``left_out`` is the key for the number of the other rounds.
     """
     counts = {"rounds": used} if chunks is None else {"rounds": used, "chunks": chunks}
     return {**_estimate("diff", interval), **counts, left_out: n_rounds - used}
@@ -185,9 +189,10 @@ def precision(
     contrasts: list[dict[str, Any]],
     baseline: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """How precise a case is beside what was asked for, in each metric that must be so precise.
+    """How precise a case is, beside the precision that was asked for.
 
-    ``baseline`` has these metrics with the baseline's values, of which a half-width is a share.
+    ``baseline`` has the metrics that must reach it, with the baseline's values. A half-width is a
+    share of these.
     """
     target = parameters.get("precision")
     widths = {

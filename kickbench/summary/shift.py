@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shift function of two methods: by how much they differ at each quantile of an exit's time.
+"""The shift function of two methods: how much they differ at each quantile of an exit's time.
 
-A cost that every exit pays shifts all quantiles alike. Contention does not: it makes few exits much
-longer, so that the difference grows towards the tail.
+A cost that every exit pays shifts all quantiles by the same amount. Contention makes a few exits
+much longer, and the difference grows towards the tail.
 
 Sources: K. Doksum, "Empirical Probability Plots and Statistical Inference for Nonlinear Models in
 the Two-Sample Case", Annals of Statistics 2 (1974); R. R. Wilcox, "Comparing Two Independent Groups
@@ -19,8 +19,8 @@ from kickbench.stats.location import huber
 from kickbench.summary.shared import Floats, Ints, bounds, by_process, contrast_interval, number
 
 FEWEST_BEYOND = 5
-"""Exits that a block must have beyond a quantile, on the average: with fewer, what is found of a
-block is no longer the quantile, but its shortest or its longest exit."""
+"""Exits that a block must have beyond a quantile, on average. With fewer, a block does not show the
+quantile, but its shortest or its longest exit."""
 
 
 def shift_functions(
@@ -30,7 +30,7 @@ def shift_functions(
     methods: Sequence[str],
     pairs: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
-    """By pair (method, baseline), its differences at the levels that blocks have exits enough for.
+    """By pair (method, baseline), its differences at the levels for which blocks have enough exits.
 
     ``quantiles_ns`` has, by level from 0 to 1, an array of shape (rounds, entries) in ns;
     ``process`` is the process of each round. A difference without an interval is left out.

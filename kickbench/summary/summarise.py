@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""summary.json: what a run found, as the contract that scripts, ``show`` and the report rely on.
+"""Writes summary.json: what a run found. Scripts, ``show`` and the report rely on its format.
 
-What a case of each kind adds is in a module for each: :mod:`kickbench.summary.exits`,
-:mod:`kickbench.summary.kicks`, :mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races` and
-:mod:`kickbench.summary.nested`. Here are the case around it, and what is judged over all cases. A
-number that does not exist (no exit happened, one round only) is null.
+Each kind adds its part to a case: :mod:`kickbench.summary.exits`, :mod:`kickbench.summary.kicks`,
+:mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races` and :mod:`kickbench.summary.nested`.
+This module has the rest of a case, and what is judged over all cases. A number that does not exist
+(no exit happened, one round only) is null.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ from kickbench.summary.shared import (
     location_of,
 )
 
-# Of all A/A controls and placebos of a run together: a sound run has a false alarm in 1 of 100. At
-# 95 % it is 5 of 100 in the long run, and so more than that in many a hundred.
+# The confidence for all A/A controls and placebos of a run together: 1 of 100 sound runs has a
+# false alarm. 95 % would mean 5 of 100 in the long run, and more in many series of 100 runs.
 CONTROL_CONFIDENCE = 0.99
 
-# A control whose interval reaches further than this share of the baseline's level is no judge of
-# whether small differences are real: what is measured is of that size (an exit with sigmask takes
-# some 2 % longer).
+# A control whose interval reaches further than this share of the baseline's level cannot confirm
+# small differences: those measured are of that size (an exit with sigmask takes some 2 % longer).
 CONTROL_RESOLVES = 0.02
 
 
@@ -147,7 +146,7 @@ def describe(parameters: dict[str, Any]) -> str:
 
 
 def _load(processes: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    """How busy others kept the host, over all processes; None of runs that did not look."""
+    """How busy other work kept the host, over all processes; None if the run did not measure it."""
     loads = [load for process in processes if (load := process.get("load")) is not None]
     if not loads:
         return None
@@ -170,12 +169,12 @@ def _load(processes: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | N
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
-    """At most 1: the two are read one after the other."""
+    """The share, at most 1: the two are read one after the other, and can exceed it."""
     return None if part is None or not whole else min(1.0, part / whole)
 
 
 def _placed(processes: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Whether threads and memory were where they were to be, in all processes; None: not known."""
+    """Whether threads and memory were as placed in all processes; None if it is not known."""
     each = [(process.get("placement") or {}).get("as_asked") for process in processes]
     return False if False in each else True if each and all(each) else None
 
@@ -187,8 +186,8 @@ def _collect_warnings(document: dict[str, Any]) -> list[str]:
     return list(found)
 
 
-# The table of kinds: each fills in "methods", "contrasts", "control", "placebo" and what else it
-# knows.
+# The table of kinds: each function fills in "methods", "contrasts", "control", "placebo" and the
+# keys of its kind.
 _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], Controls]]] = {
     "exits": summarise_exits,
     "kick": summarise_kicks,
@@ -199,7 +198,7 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
 
 
 def _add_kicks_costs(reader: RunReader, cases: list[dict[str, Any]]) -> None:
-    """Give the cases that have kicks their contrasts per kick, where there is one without."""
+    """Give cases with kicks their contrasts per kick, if there is such a case without kicks."""
 
     def times(case: Mapping[str, Any]) -> Times:
         rounds = read_rounds(reader, case["id"])
@@ -215,9 +214,9 @@ def _add_kicks_costs(reader: RunReader, cases: list[dict[str, Any]]) -> None:
 def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> None:
     """Fill in "ok" and "ci_family" of every A/A control and placebo.
 
-    With many cases some control's 95 % interval excludes 0 by chance. Each is therefore widened
-    (Šidák) so that all controls and placebos together hold with CONTROL_CONFIDENCE. "ok" stays null
-    where that contains 0 for no better reason than its width.
+    With many cases some control's 95 % interval excludes 0 by chance. Each interval is therefore
+    widened (Šidák), so that all controls and placebos together hold with CONTROL_CONFIDENCE. "ok"
+    stays null if the widened interval contains 0 only because it is wide.
     """
     family = [
         (case, control)
@@ -240,10 +239,10 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
 def _resolves(
     case: dict[str, Any], metric: str, widened: list[float], level_ns: float | None
 ) -> bool:
-    """Whether a bias as large as what the control is to vouch for would lie outside ``widened``.
+    """Whether ``widened`` is narrow enough to show a bias that matters.
 
-    That is the smallest difference seen in the case, or CONTROL_RESOLVES of the level if that is
-    more, or if none was seen.
+    Such a bias is as large as the smallest difference seen in the case. It is CONTROL_RESOLVES of
+    the level if that is larger, or if no difference was seen.
     """
     seen = [
         abs(contrast["diff"])
@@ -254,6 +253,3 @@ def _resolves(
     ]
     least = max(min(seen, default=0.0), CONTROL_RESOLVES * (level_ns or 0.0))
     return (widened[1] - widened[0]) / 2 <= least
-
-
-# --- histograms --------------------------------------------------------------------------------
