@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two or more runs side by side: what is compared, on which host, and whether it differs.
+"""Compares two or more runs: which figures, on which host, and whether they differ.
 
-It reads summaries. It needs no table of a run, and says nothing in words: those are in
-:mod:`kickbench.report`.
+It reads summaries, and needs no table of a run. The sentences are in :mod:`kickbench.report`.
 """

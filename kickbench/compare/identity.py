@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes two environments the same host, and what of them may change from run to run.
+"""Compares the environments of two runs: are they the same hardware, and what changed?
 
-:data:`FACTS` is the one table: a fact is "hardware" when times of hosts that differ in it are not
-comparable, "tested" when its effect may be the very thing that is looked for (kernel, microcode,
-settings), and "shown" when it says nothing by itself. Environments come from a manifest, and so may
-be a stranger's: anything of an unexpected shape is text, and a missing fact is unknown, not
-different. Facts that change by themselves (load, free memory) are not here.
+:data:`FACTS` is the table. A fact is "hardware" if times of hosts that differ in it are not
+comparable. It is "tested" if you may want to measure its effect (kernel, microcode, settings). It
+is "shown" if it says nothing by itself. An environment comes from a manifest, which can be foreign.
+A value of an unexpected shape is taken as text, and a missing fact is unknown, not different. Facts
+that change by themselves (load, free memory) are not in the table.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NONE = "none"
 _LONGEST = 300
 
 _PER_BOOT = ("BOOT_IMAGE", "initrd")
-"""Kernel parameters that say where the kernel was loaded from, and so change with its version."""
+"""Kernel parameters that name the file of the kernel, and so change with its version."""
 
 
 @dataclass(frozen=True)
 class Fact:
     """One fact, or one of each key of a mapping, at ``path`` of an environment.
 
-    ``read`` turns what is there into something that can be compared and shown.
+    ``read`` turns the value into one that can be compared and shown.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Change:
-    """A fact that differs. ``blocks``: the times of the two are not comparable because of it."""
+    """A fact that differs. If it ``blocks``, the times of the two runs are not comparable."""
 
     title: str
     before: str
@@ -51,7 +51,7 @@ class Change:
 
 
 def _layout(nodes: object) -> object:
-    """The NUMA nodes without their memory, of which every kernel reports another amount."""
+    """The NUMA nodes without their memory, because each kernel reports another amount."""
     if not isinstance(nodes, Mapping) or not nodes:
         return None
     words = []
@@ -68,7 +68,7 @@ def _gib(kib: object) -> object:
 
 
 def _hypervisor(virtualization: object) -> object:
-    """Who the host is a guest of; bare metal says so itself, by "nested" being false."""
+    """The hypervisor of the host; "bare metal" if the environment says that there is none."""
     if not isinstance(virtualization, Mapping):
         return None
     name = virtualization.get("hypervisor")
@@ -125,10 +125,10 @@ FACTS = (
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Every fact that differs, in the order of the table, those that block first.
+    """Every fact that differs, in the order of the table, but those that block first.
 
-    What one of the two does not tell is "unknown" there and never blocks; of a group of facts that
-    one side has none of (mitigations, module parameters) a single line says so.
+    A fact that one of the two does not have is "unknown" there, and never blocks. If one side has
+    no fact of a group (mitigations, module parameters), the group has a single line.
     """
     found: list[Change] = []
     for fact in FACTS:
@@ -137,10 +137,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 
 def fingerprint_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What a host's history is kept under: CPU model, node layout, kernel command line.
+    """The facts that identify a host's history: CPU model, node layout, kernel command line.
 
-    The kernel's version and the microcode are not in it, for they are what a history is to test;
-    neither are parameters of the command line that only say where the kernel was loaded from.
+    The kernel's version and the microcode are not among them, because a history tests these.
+    Parameters of the command line that only name the kernel's file are not among them either.
     """
     return {
         "cpu": _text(dig(environment, "cpu", "model")),
@@ -192,7 +192,7 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    """A fact as a line; None when it is not known, "none" when it is known to be empty."""
+    """A fact as a line; None if it is not known, "none" if it is known to be empty."""
     match value:
         case None:
             return None
@@ -211,7 +211,7 @@ def _text(value: object) -> str | None:
 
 
 def _command_line(environment: Mapping[str, Any]) -> str | None:
-    """The kernel's parameters without what changes with its version alone."""
+    """The kernel's parameters, without those that change with its version alone."""
     text = dig(environment, "kernel", "cmdline")
     if not isinstance(text, str):
         return None
@@ -225,10 +225,10 @@ def _command_line(environment: Mapping[str, Any]) -> str | None:
 def _command_line_changes(
     fact: Fact, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[Change]:
-    """Only the parameters that differ: a command line is too long to find them by eye."""
+    """Only the parameters that differ, because a command line is long to read."""
     old, new = _command_line(before), _command_line(after)
     if old is None or new is None:
-        # Not even the differing words are known; the known side need not be read in full.
+        # One side is not known, so the differing parameters are not known either.
         texts = (None if side is None else _text(side) for side in (old, new))
         yield from _change(fact, fact.title, *texts)
     elif old != new:

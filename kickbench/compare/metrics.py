@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A summary, flat: every figure with an interval, as what the comparison of runs judges.
+"""Lists the figures of a summary that have an interval, for the comparison of runs.
 
-:data:`METRICS` is the one table of what there is to judge. A summary may be a stranger's, and of
-another version: what is missing or makes no sense is left out, and nothing is raised. Nothing here
-compares, and nothing has words but the metrics' titles.
+:data:`METRICS` is the table of all metrics that are judged. A summary can be foreign, or of another
+version. A figure that is missing or makes no sense is left out, and nothing is raised. Nothing here
+compares, and the only words are the metrics' titles.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ Better = Literal["lower", "higher"]
 __all__ = ["METRICS", "Estimate", "Metric", "Point", "control_ok", "points"]
 
 STEADY = 0.95
-"""The share of samples that must have a count for it to be judged: another run of the same kernel
-then has it, too. Where two paths are about as frequent, either may be ahead."""
+"""A count is judged if this share of the samples has it. Another run of the same kernel then has it
+too. If two paths are about as frequent, either may be ahead."""
 
 LARGEST = 1e200
-"""Beyond it, squares overflow; no figure of a run is anywhere near."""
+"""Squares of larger numbers overflow. No figure of a run is that large."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing that is judged.
+    """One metric that is judged.
 
-    ``value`` and ``ci95`` are the paths of both in a method's part of the summary; one without a
-    ``ci95`` is of differences only, which are seen against the ``value``. A proportion has
-    instead the name of a fault in the case's findings, and the keys that count it and, in all, what
-    it may happen to; an exact ``count`` the name of what was counted. ``set_by_rate``: of a case
-    with an exit rate it is that rate, and nothing of the method. ``min_effect`` is by what part of
-    a level two runs of one kernel may well differ; docs/compare.md has the measurements. ``since``
-    is the schema of runs that gave it its present meaning: earlier runs mean something else by it.
+    ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A metric without
+    ``ci95`` has differences only, which are a share of the ``value``. A proportion has instead
+    ``fault``, the name of a fault in the case's findings, and ``of``, the keys whose sum is the
+    number of times that it could have happened. An exact count has ``count``, the name of what was
+    counted. ``set_by_rate`` says that in a case with an exit rate the figure is that rate, and
+    shows nothing of the method. ``min_effect`` is the part of a level by which two runs of one
+    kernel may well differ; docs/compare.md has the measurements. ``since`` is the first schema of
+    runs with the present meaning of the metric.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Metric:
     since: int = 1
 
     def changed_between(self, one: int, other: int) -> bool:
-        """Whether runs of these schemas mean different things by it."""
+        """Whether the metric means different things in runs of these two schemas."""
         return (one < self.since) is not (other < self.since)
 
 
@@ -129,11 +130,11 @@ class Point:
     """One figure of a summary with its interval.
 
     Without a ``baseline`` it is the level of a method. With one it is the run's own paired
-    difference, method - baseline; ``reference`` is then the baseline's level, of which it is a
-    share, and None when that is not known. Of a proportion ``count`` of ``of`` it was, and
-    ``race_free`` is what the method claims; None of anything else. ``waiting`` is how long the vCPU
-    threads were ready but had to wait for a CPU, as a part of the CPU time that they had; None
-    where it is not known.
+    difference, method - baseline. ``reference`` is then the baseline's level, of which it is a
+    share; None if it is not known. A proportion is ``count`` of ``of``, and ``race_free`` is the
+    claim of its method; all three are None for other figures. ``waiting`` is the time for which the
+    vCPU threads were ready but had to wait for a CPU, as a part of their CPU time; None if it is
+    not known.
     """
 
     case: str
@@ -150,13 +151,15 @@ class Point:
 
     @property
     def key(self) -> tuple[str, str, str | None, str]:
-        """What says that points of two runs are the same figure."""
+        """The key by which the points of two runs are the same figure."""
         return self.case, self.method, self.baseline, self.metric
 
 
 def control_ok(case: Summary) -> bool | None:
-    """Whether the A/A control of a case is good: False when one of its figures is not, None when
-    that of its headline cannot tell."""
+    """Whether the A/A control of a case is good.
+
+    False if one of its figures is not, None if that of the headline cannot tell.
+    """
     found = [dig(case, "control", "ok"), dig(case, "control", "mean", "ok")]
     if False in found:
         return False
@@ -166,8 +169,8 @@ def control_ok(case: Summary) -> bool | None:
 def points(summary: Summary) -> list[Point]:
     """Every figure of the summary's finished cases that has a value and an interval, once.
 
-    Of exits at a set rate only the time per exit: the vCPU spins until the next one is due, so that
-    its CPU time and the exits per second are the rate.
+    Exits at a set rate have only the times per exit. The vCPU spins until the next exit is due, so
+    its CPU time and its exits per second are the rate.
     """
     found: dict[tuple[str, str, str | None, str], Point] = {}
     for case in _items(summary, "cases"):
@@ -224,8 +227,9 @@ def _levels(case: Summary) -> Iterator[Point]:
 
 
 def _exact(count: object) -> Estimate | None:
-    """A count that nearly all samples have, of a clock that counts each instruction: it is exact.
-    None of another. Summaries that have no step are of such a clock.
+    """An exact count: nearly all samples have it, and the clock counts each instruction.
+
+    None if it is not exact. Summaries without a step come from such a clock.
     """
     if isinstance(count, Mapping) and _count(count.get("step", 1)) != 1:
         return None
@@ -250,9 +254,9 @@ def _paired(case: Summary) -> Iterator[Point]:
 
 
 def _faults(case: Summary, method: str, figures: object, metric: Metric) -> tuple[int, int]:
-    """How often the fault happened, of how many; 0 of 0 when that is not known.
+    """How often the fault happened, and of how many; 0 of 0 if it is not known.
 
-    A finding counts the control's too, which are the baseline's.
+    A finding also counts the faults of the control, as the baseline's.
     """
     for finding in _items(case, "findings"):
         if (dig(finding, "method"), dig(finding, "what")) == (method, metric.fault):
@@ -274,7 +278,7 @@ def _waiting(figures: object) -> float | None:
     return abs(delay_ns / exits / cpu_ns)
 
 
-# --- a stranger's values -----------------------------------------------------------------------
+# --- values that can be foreign ----------------------------------------------------------------
 
 
 def _items(value: object, key: str) -> list[Summary]:
@@ -295,14 +299,14 @@ def _number(value: object) -> float | None:
 
 
 def _count(value: object) -> int | None:
-    """A number of things; what a float64 holds exactly."""
+    """A count; at most what a float64 holds exactly."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if 0 <= value <= 2**53 else None
 
 
 def _processes(case: Summary) -> int:
-    """How many processes the case's intervals rest on; 1 when it is not said."""
+    """How many processes are behind the case's intervals; 1 if it is not known."""
     return _count(dig(case, "processes")) or 1
 
 

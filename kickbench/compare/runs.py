@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs of a scenario compared, from their summaries alone: every figure judged, no words.
+"""Compares two runs of a scenario, from their summaries alone, and judges every figure.
 
-What was measured in rounds, the paired differences of a run, has lost what the runs do not share,
-and its interval is all there is to say. The level of a method has not: the next run of the same
-kernel is some per cent off, which no interval of a single run can hold, and much more if something
-else was running. A level is therefore called different only when it is so by more than a minimal
-effect and by more than waiting for a CPU explains, and never by a run of a single process, which
-cannot know how processes differ; a difference that is seen but may be smaller is told apart. Why,
-and how often that is wrong, is in ``docs/compare.md``.
+A paired difference of a run does not contain what sets two runs apart. So its interval is enough to
+judge it. The level of a method does contain it: the next run of the same kernel differs by some per
+cent, and by much more if something else was running. The interval of a single run cannot show that.
+A level is therefore called different only if it differs by more than a minimal effect, plus what
+waiting for a CPU explains. A run with a single process cannot know how processes differ, so its
+levels are never called different. A difference that is seen, but may be smaller than that, is a
+"maybe". ``docs/compare.md`` has the reasons, and measures how often a verdict is wrong.
 
-How it is worded is :mod:`kickbench.report.words.comparison`'s business.
+The sentences are in :mod:`kickbench.report.words.comparison`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from kickbench.stats.independent import Difference, difference
 Summary = Mapping[str, Any]
 
 CONFIDENCE = 0.95
-"""Of all figures of a comparison together."""
+"""The confidence for all figures of a comparison together."""
 
 _ROUNDING = 1e-9
-"""What the arithmetic of floats may add to a count that is exact, as a part of the level."""
+"""The error of floating-point arithmetic in an exact count, as a part of the level."""
 
 _CALIBRATION = 1e-5
-"""What two processes may make of one time, as a part of the level: each found its clock's rate for
-itself. (Of an emulator's clock that counted the same cycles, 4 in 10 million were seen.)"""
+"""The difference between two processes that measure the same time, as a part of the level: each
+finds its clock's rate for itself. (4 in 10 million were seen with an emulator's clock, for the same
+number of cycles.)"""
 
 PARAMETERS = (
     "kind",
@@ -52,7 +53,7 @@ PARAMETERS = (
     "kick_rate_hz",
     "window_ns",
 )
-"""The keys of a case that must be alike for its figures to be comparable; so must its clock."""
+"""The keys of a case that must be equal for its figures to be comparable. So must its clock."""
 
 Verdict = Literal["worse", "better", "maybe worse", "maybe better", "same", "not comparable"]
 Side = Literal["base", "other"]
@@ -62,14 +63,14 @@ Side = Literal["base", "other"]
 class Judged:
     """One figure that both runs have.
 
-    ``difference`` is other - base at 95 %; ``corrected`` the same, widened so that the intervals of
-    all judged figures hold at once. ``effect`` is the difference as a part of the base's level, or
-    None without one; ``least_effect`` is by what part of it the two must differ. ``differs_in``
-    says what forbids the comparison: parameters of the case, "clock", or "schema", when the runs
-    mean different things by the figure; changes of the environment that block are the
-    comparison's. ``alarm``: a protocol that claims to be free of races lost a
-    kick, and had lost none in the base. ``single``: a level of a single process, of which the next
-    may differ by any amount; it is at most a maybe.
+    ``difference`` is other - base at 95 %. ``corrected`` is the same, widened so that the intervals
+    of all judged figures hold at once. ``effect`` is the difference as a part of the base's level;
+    None without one. ``least_effect`` is the part of that level by which the two must differ.
+    ``differs_in`` says what forbids the comparison: parameters of the case, "clock", or "schema" if
+    the runs mean different things by the figure. Changes of the environment that block are not
+    here, but in the comparison. ``alarm`` says that a protocol that claims to be free of races lost
+    a kick, and had lost none in the base. ``single`` says that it is a level of a single process.
+    The next process may differ by any amount, so the verdict is at most a maybe.
     """
 
     base: Point
@@ -86,10 +87,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Loss:
-    """Kicks that a protocol lost although it claims to be free of races, and that are no alarm.
+    """Kicks that a protocol lost although it claims to be free of races, but that are no alarm.
 
-    The base lost some itself, or (``base`` is None) has no figure of it. ``other`` is None when the
-    other run has none.
+    Either the base lost some itself, or it has no such figure, and ``base`` is None. ``other`` is
+    None if the other run has no such figure.
     """
 
     base: Point | None
@@ -105,9 +106,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """What only one run has figures of: a case, a method of a case, or one of its figures.
+    """Figures that only one run has: those of a case, of a method of a case, or a single one.
 
-    ``status`` and ``reason`` are those of the case in the run that ``lacks`` it; None when that run
+    ``status`` and ``reason`` are those of the case in the run that ``lacks`` it; None if that run
     has no such case or method at all.
     """
 
@@ -122,7 +123,7 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason to believe less of the comparison: what, in which run, and in which of its cases."""
+    """Something that weakens the comparison: what, in which run, and in which of its cases."""
 
     what: Literal["schema", "partial", "control", "oversubscribed", "waited", "one process"]
     side: Side
@@ -133,7 +134,7 @@ class Doubt:
 class Comparison:
     """Two runs of one scenario. ``judged`` is in the order of the base's cases and figures.
 
-    ``names`` is what to call the two; they are not equal.
+    ``names`` are the names of the two, which are not equal.
     """
 
     base: Summary
@@ -157,7 +158,7 @@ class Comparison:
 
     @property
     def min_effect(self) -> float:
-        """The smallest part by which one of the levels had to differ; 0 without levels."""
+        """The smallest part by which a level had to differ; 0 without levels."""
         levels = (j.least_effect for j in self.judged if j.base.baseline is None)
         return min(levels, default=0.0)
 
@@ -178,7 +179,7 @@ class Comparison:
 
 
 def default_names(others: int) -> list[tuple[str, str]]:
-    """What to call the base and each of so many other runs: "other", or "other 1", "other 2"."""
+    """Names for the base and each of ``others`` runs: "other", or "other 1", "other 2"."""
     if others == 1:
         return [("base", "other")]
     return [("base", f"other {number}") for number in range(1, others + 1)]
@@ -193,21 +194,24 @@ def compare(
 ) -> Comparison:
     """Judge every figure that both runs have; the summaries are not changed.
 
-    ``min_effect`` is a part of the base's level, 0.05 for 5 %, and each metric's own by default.
-    ``names`` is what to call the two. Raises ResultsError, in one line, for runs of different
+    ``min_effect`` is a part of the base's level, e.g. 0.05 for 5 %; by default each metric has its
+    own. ``names`` are the names of the two. Raises ResultsError, in one line, for runs of different
     scenarios, a run without a finished case, and runs without a figure in common.
     """
     if base["scenario"] != other["scenario"]:
         raise ResultsError(
             one_line(
                 f"the runs are of different scenarios, {base['scenario']} and "
-                f"{other['scenario']}: compare two runs of one"
+                f"{other['scenario']}; compare two runs of one scenario"
             )
         )
     for summary in (base, other):
         if not any(case["status"] == "ok" for case in summary["cases"]):
             raise ResultsError(
-                one_line(f"{summary['run_id']}: no case finished, so there is nothing to compare")
+                one_line(
+                    f"{summary['run_id']}: no case finished, so there is nothing to compare; "
+                    "kickbench show has the reasons"
+                )
             )
     environment = _changes(base, other)
     pairs = _pairs(base, other)
@@ -215,7 +219,8 @@ def compare(
         raise ResultsError(
             one_line(
                 f"{base['run_id']} and {other['run_id']} have no figure in common: no case, method "
-                "and metric was measured in both with an interval"
+                "and metric was measured in both with an interval; run both with the same scenario "
+                "file, and for long enough"
             )
         )
     by_case = {case: _differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
@@ -225,7 +230,8 @@ def compare(
         for one, _ in pairs
     }
     forbidden = any(change.blocks for change in environment)
-    # Exact counts need no correction for luck, and what is not comparable is not judged.
+    # Exact counts need no correction for chance, and figures that are not comparable are not
+    # judged.
     family = [
         (one, two)
         for one, two in pairs
@@ -276,7 +282,7 @@ def compare(
 
 
 def _changes(base: Summary, other: Summary) -> list[Change]:
-    """What differs around the two, what forbids the comparison first; so does an emulator."""
+    """What changed around the two; what forbids the comparison comes first, as an emulator does."""
     found = changes(base["environment"], other["environment"])
     emulators = [
         str(run["emulated_by"] or UNKNOWN) if run["emulated"] else NONE for run in (base, other)
@@ -293,7 +299,7 @@ def _pairs(base: Summary, other: Summary) -> list[tuple[Point, Point]]:
 
 
 def _verdict(base: Point, corrected: Difference, least_effect: float) -> Verdict:
-    """What the corrected interval says: it must be beyond the least effect as a whole."""
+    """The verdict. To be worse or better, the whole interval must be beyond the least effect."""
     of_clock = METRICS[base.metric].unit in ("ns", "1/s")
     rounding = (_CALIBRATION if of_clock else _ROUNDING) * _level(base)
     if not corrected.seen or abs(corrected.value) <= rounding:
@@ -308,13 +314,14 @@ def _verdict(base: Point, corrected: Difference, least_effect: float) -> Verdict
 def _single(one: Point, two: Point) -> bool:
     """Whether it is a level that rests on a single process in one of the runs.
 
-    Of paired differences, processes differ no more than rounds do: docs/compare.md has the numbers.
+    The paired differences of processes differ no more than those of rounds do: docs/compare.md has
+    the numbers.
     """
     return one.baseline is None and 1 in (one.estimate.processes, two.estimate.processes)
 
 
 def _least_effect(one: Point, two: Point, min_effect: float | None) -> float:
-    """By what part of the base's level the two must differ; 0 for a paired difference."""
+    """The part of the base's level by which the two must differ; 0 for a paired difference."""
     if one.baseline is not None:
         return 0.0
     own = METRICS[one.metric].min_effect
@@ -322,17 +329,17 @@ def _least_effect(one: Point, two: Point, min_effect: float | None) -> float:
 
 
 def _waited(one: Point, two: Point) -> float:
-    """What part of a level may be due to the vCPUs of one run having waited more for a CPU.
+    """The part of a level that may come of one run's vCPUs having waited longer for a CPU.
 
-    Also of the CPU time: whoever had the CPU meanwhile left other caches behind.
+    This holds for the CPU time too, because what ran meanwhile took the caches.
     """
     return abs((one.waiting or 0.0) - (two.waiting or 0.0))
 
 
 def _exact(base: Summary, one: Point, two: Point) -> bool:
-    """Whether both are counts of a deterministic emulator, in which nothing is left to chance.
+    """Whether both are counts of a deterministic emulator, which do not vary by chance.
 
-    On hardware an interval without width only says that a clock was too coarse.
+    On hardware, an interval without width only means that the clock was too coarse.
     """
     return bool(base["emulated"]) and all(
         point.estimate.high - point.estimate.low <= _ROUNDING * _level(point)
@@ -341,13 +348,13 @@ def _exact(base: Summary, one: Point, two: Point) -> bool:
 
 
 def _level(point: Point) -> float:
-    """The size that an effect is a part of; 0 when it is not known."""
+    """The size of which an effect is a part; 0 if it is not known."""
     level = point.estimate.value if point.baseline is None else point.reference
     return abs(level or 0.0)
 
 
 def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
-    """The parameters in which a case differs; one that a summary does not have is not known."""
+    """The parameters in which a case differs, of those that both summaries have."""
     one, two = _case(base, case_id), _case(other, case_id)
     found = []
     if _clocks(one) and _clocks(two) and _clocks(one) != _clocks(two):
@@ -361,13 +368,13 @@ def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
 
 
 def _changed_metrics(base: Summary, other: Summary) -> set[str]:
-    """The metrics by which the two runs mean different things."""
+    """The metrics that mean different things in the two runs."""
     schemas = base["run_schema"], other["run_schema"]
     return {name for name, metric in METRICS.items() if metric.changed_between(*schemas)}
 
 
 def _clocks(case: Summary) -> set[str]:
-    """The kinds of clock that the case's processes had; empty when that is not known."""
+    """The kinds of clock that the case's processes had; empty if they are not known."""
     return {str(clock["kind"]) for clock in case.get("clocks") or ()}
 
 
@@ -377,7 +384,7 @@ def _case(summary: Summary, case_id: str) -> Summary:
 
 
 def _losses(base: Summary, other: Summary) -> Iterator[Loss]:
-    """What protocols that claim to be free of races lost, but for what is new in the other run."""
+    """The losses of protocols that claim to be free of races, without those that are alarms."""
     sides = [
         {point.key: point for point in points(run) if point.of is not None and point.race_free}
         for run in (base, other)
@@ -423,20 +430,20 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
             if case is None or point.key in others or point.method not in case["methods"]:
                 continue
             if "exit_rate_hz" in _differs_in(base, other, point.case):
-                continue  # only one is at full speed, and so the rate is no figure of the other
+                continue  # only one is at full speed, so the other has no figure of its rate
             baseline, metric = point.baseline, point.metric
             yield Unmatched(point.case, point.method, baseline, metric, lacks, "ok", None)
 
 
 def _earlier(base: Summary, other: Summary, changed: Sequence[Point]) -> Iterator[Doubt]:
-    """The earlier one of two runs that mean different things by some figures, and these' cases."""
+    """The earlier of two runs if some figures mean different things, and the cases of these."""
     if changed:
         side: Side = "base" if base["run_schema"] < other["run_schema"] else "other"
         yield Doubt("schema", side, tuple(dict.fromkeys(point.case for point in changed)))
 
 
 def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator[Doubt]:
-    """What the run itself says against its figures; of the compared cases only."""
+    """What weakens the figures of a run by itself, in the compared cases only."""
     cases = [case for case in summary["cases"] if case["id"] in compared]
 
     def ids(chosen: list[Summary]) -> tuple[str, ...]:
@@ -454,7 +461,7 @@ def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator
 
 
 def _waits(pairs: Sequence[tuple[Point, Point]]) -> Iterator[Doubt]:
-    """The cases in which one run waited for a CPU by so much more that it is no minimal effect."""
+    """The cases in which one run waited for a CPU by more than a minimal effect longer."""
     sides: tuple[Side, ...] = ("base", "other")
     for side in sides:
         cases = [
