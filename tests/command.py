@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -31,3 +39,53 @@ def kickbench_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def kickbench_captured(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``kickbench ...`` in this process, and have what it wrote: as ``kickbench``, but cheaper.
+
+    ``env`` is its whole environment. What it starts does not write there. What only a process can
+    show stays in one: imports, signals, standard streams that fail, the environment at start-up.
+    """
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, os.environ.copy() if env is None else env, clear=True),
+        Path(os.devnull).open() as nothing,
+        mock.patch("sys.stdin", nothing),
+        pytest.MonkeyPatch.context() as monkeypatch,
+        _hangup(),
+        _stream("stdout") as out,
+        _stream("stderr") as err,
+    ):
+        code = kickbench_here(monkeypatch, *arguments)
+        return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
+
+
+@contextlib.contextmanager
+def _hangup() -> Iterator[None]:
+    """The command sets what SIGHUP does."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextlib.contextmanager
+def _stream(name: str) -> Iterator[io.TextIOWrapper]:
+    """A file in the place of ``sys.stdout`` or ``sys.stderr``: the command asks for its number."""
+    with (
+        tempfile.TemporaryFile() as file,
+        io.TextIOWrapper(file, encoding="utf-8") as stream,
+        mock.patch(f"sys.{name}", stream),
+    ):
+        yield stream
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    """What was written, with Python's line ends."""
+    stream.flush()
+    stream.seek(0)
+    return stream.read()

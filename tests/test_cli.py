@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import KICKBENCH
+from command import KICKBENCH, kickbench_captured
 
 import kickbench
 from kickbench.cli import COMMANDS
@@ -41,8 +41,14 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def cli(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return run([*KICKBENCH, *map(str, arguments)], **options)
+def cli(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as a script starts it."""
+    return run([*KICKBENCH, *map(str, arguments)], cwd=cwd)
+
+
+def here(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """As ``cli``, in this process: for what does not depend on how the command was started."""
+    return kickbench_captured(*arguments, cwd=cwd, env=ENVIRONMENT)
 
 
 def is_helpful(stderr: str) -> bool:
@@ -71,7 +77,7 @@ def is_helpful(stderr: str) -> bool:
     ids=" ".join,
 )
 def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], tmp_path: Path) -> None:
-    done = cli(*arguments, cwd=tmp_path)
+    done = here(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Error: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -87,7 +93,7 @@ def test_no_command_shows_the_help_and_is_2() -> None:
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_is_0_and_goes_to_standard_output(command: list[str], option: str) -> None:
-    done = cli(*command, option)
+    done = here(*command, option)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: " in done.stdout
 
@@ -102,7 +108,7 @@ def test_version() -> None:
 
 
 def test_run_without_a_scenario_is_2() -> None:
-    done = cli("run")
+    done = here("run")
     assert (done.returncode, done.stdout) == (2, "")
     assert is_helpful(done.stderr)
     assert "kickbench scenario list" in done.stderr
@@ -110,7 +116,7 @@ def test_run_without_a_scenario_is_2() -> None:
 
 @pytest.mark.parametrize("more", [["quick"], ["--quick"], ["--strict"]], ids=" ".join)
 def test_resume_takes_neither_a_scenario_nor_its_options(more: list[str], tmp_path: Path) -> None:
-    done = cli("run", "--resume", tmp_path, *more)
+    done = here("run", "--resume", tmp_path, *more)
     assert done.returncode == 2
     assert is_helpful(done.stderr)
 
@@ -126,7 +132,7 @@ def test_what_is_no_results_folder_is_2(command: list[str], kind: str, tmp_path:
         path.write_text("hello\n")
     if command[0] == "run" and not usable_kvm():
         pytest.skip("resuming looks at the host first, and KVM is not usable")
-    done = cli(*command, path, cwd=tmp_path)
+    done = here(*command, path, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert is_helpful(done.stderr)
     assert str(path) in done.stderr
@@ -134,6 +140,7 @@ def test_what_is_no_results_folder_is_2(command: list[str], kind: str, tmp_path:
 
 
 def test_a_name_longer_than_any_file_is_2() -> None:
+    """In processes: each of these commands is started once as a script starts it."""
     for command in ("run", "show", "report"):
         done = cli(command, "x" * 300)
         assert done.returncode == 2, command
@@ -209,7 +216,7 @@ def test_a_bad_scenario_is_2_in_a_line_or_two_and_leaves_nothing(case: str, tmp_
     content, culprit = BAD_SCENARIOS[case]
     file = tmp_path / "bad.toml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    done = cli("run", file.name, cwd=tmp_path)
+    done = here("run", file.name, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert is_helpful(done.stderr)
     assert "bad.toml" in done.stderr
@@ -222,14 +229,14 @@ def test_100_mb_of_garbage_are_refused_unread(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     with file.open("wb") as garbage:
         garbage.truncate(100 << 20)
-    done = cli("run", file)
+    done = here("run", file)
     assert done.returncode == 2
     assert is_helpful(done.stderr)
     assert "1 MiB" in done.stderr
 
 
 def test_a_scenario_that_is_not_there_is_2_and_names_those_there_are(tmp_path: Path) -> None:
-    done = cli("run", "quik", cwd=tmp_path)
+    done = here("run", "quik", cwd=tmp_path)
     assert done.returncode == 2
     assert is_helpful(done.stderr)
     assert 'did you mean "quick"' in done.stderr
@@ -245,7 +252,7 @@ def test_what_is_no_regular_file_is_no_scenario(kind: str, tmp_path: Path) -> No
         os.mkfifo(path)
     else:
         path = Path(kind)
-    done = cli("run", path)
+    done = here("run", path)
     assert done.returncode == 2
     assert is_helpful(done.stderr)
     assert str(path) in done.stderr
