@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,9 @@ from kickbench.errors import KickbenchError
 from kickbench.host.capabilities import probe
 from kickbench.lab import build as builder
 from kickbench.lab import tools
+
+if TYPE_CHECKING:
+    from kickbench.report.figures.plots import Plot  # matplotlib is slow to import
 
 # Shared machines are slow at times; an example that takes long is not a fault.
 settings.register_profile("kickbench", deadline=None)
@@ -27,6 +31,20 @@ os.environ["KICKBENCH_LOCK"] = str(Path(tempfile.mkdtemp(prefix="kickbench-tests
 # A job in the background of a shell is started with SIGINT ignored, and so would be the runs that
 # these tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn as ever, but their pages have no SVG of them, which takes most of the time.
+
+    For tests of what else a page says, and of what goes on around it.
+    """
+    for module in ("nightly.page", "report.pages.comparison", "report.pages.run"):
+        monkeypatch.setattr(f"kickbench.{module}.inline", _no_svg)
+
+
+def _no_svg(plot: Plot, name: str, *, alternative: bool = False) -> str:
+    return "<svg></svg>"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

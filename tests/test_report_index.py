@@ -33,6 +33,7 @@ from kickbench.summary.data import RunData
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{7*7}} ../"
 ENVIRONMENT = synthetic_run.ENVIRONMENT
+unrendered = pytest.mark.usefixtures("unrendered")
 
 
 class Page(HTMLParser):
@@ -90,6 +91,7 @@ def listed(folder: Path) -> Page:
 # --- the index ---------------------------------------------------------------------------------
 
 
+@unrendered
 def test_the_index_lists_reports_newest_first(old: Path, new: Path, tmp_path: Path) -> None:
     assert report(new, "-o", tmp_path).exit_code == 0
     assert report(old, "-o", tmp_path).exit_code == 0
@@ -110,6 +112,7 @@ def test_the_index_needs_no_script_and_loads_nothing(old: Path, tmp_path: Path) 
     assert "script-src 'none'" in unescape(html)
 
 
+@unrendered
 def test_a_report_that_is_gone_is_no_longer_listed(old: Path, new: Path, tmp_path: Path) -> None:
     gone, _ = write(old, tmp_path)
     gone.unlink()
@@ -117,6 +120,7 @@ def test_a_report_that_is_gone_is_no_longer_listed(old: Path, new: Path, tmp_pat
     assert listed(tmp_path).links == [f"./synthetic-{new.name}.html"]
 
 
+@unrendered
 def test_what_is_no_report_is_passed_over(old: Path, tmp_path: Path) -> None:
     entry = {
         "comparison": False,
@@ -175,6 +179,7 @@ def test_a_strangers_entry_is_shown_as_text(tmp_path: Path) -> None:
     assert "\u202e" not in found.text
 
 
+@unrendered
 def test_a_file_name_of_any_bytes_can_be_followed(old: Path, tmp_path: Path) -> None:
     path, _ = write(old, tmp_path)
     odd = tmp_path / os.fsdecode(b'a "#?%20\xff<b>.html')
@@ -184,6 +189,7 @@ def test_a_file_name_of_any_bytes_can_be_followed(old: Path, tmp_path: Path) -> 
     assert (tmp_path / os.fsdecode(unquote_to_bytes(link))).samefile(odd)
 
 
+@unrendered
 def test_somebodys_own_index_is_left_alone(old: Path, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
     path, _ = write(old, tmp_path)
@@ -191,6 +197,7 @@ def test_somebodys_own_index_is_left_alone(old: Path, tmp_path: Path) -> None:
     assert (tmp_path / "index.html").read_text() == "mine"
 
 
+@unrendered
 def test_an_index_of_ours_is_replaced_even_when_cut_short(old: Path, tmp_path: Path) -> None:
     write(old, tmp_path)
     html = (tmp_path / "index.html").read_text()
@@ -199,6 +206,7 @@ def test_an_index_of_ours_is_replaced_even_when_cut_short(old: Path, tmp_path: P
     assert (tmp_path / "index.html").read_text() == html
 
 
+@unrendered
 def test_reports_written_at_once_are_all_listed(old: Path, new: Path, tmp_path: Path) -> None:
     path, _ = write(old, tmp_path / "one")
     html = path.read_bytes()
@@ -214,6 +222,7 @@ def test_reports_written_at_once_are_all_listed(old: Path, new: Path, tmp_path: 
     assert not list((tmp_path / "many").glob(".*"))
 
 
+@unrendered
 def test_a_long_list_ends(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "MOST_LISTED", 2)
     path, _ = write(old, tmp_path)
@@ -269,6 +278,7 @@ def test_the_figure_draws_each_difference_once(old: Path, new: Path) -> None:
         assert re.search(r"the largest .*is .*, [+-][0-9.,]+ % \(", plot.finding)
 
 
+@unrendered
 def test_three_runs_are_compared_with_the_first(old: Path, new: Path, tmp_path: Path) -> None:
     third = build(tmp_path / "r", 3, environment=on_kernel("6.19.0-third"), seed=3)
     result = report(old, new, third, "-o", tmp_path / "out")
@@ -281,6 +291,7 @@ def test_three_runs_are_compared_with_the_first(old: Path, new: Path, tmp_path: 
     assert text.count("Levels are not paired") == 1
 
 
+@unrendered
 def test_the_head_says_what_is_compared(old: Path, new: Path, tmp_path: Path) -> None:
     html = Path(report(old, new, "-o", tmp_path).stdout.splitlines()[-1]).read_text()
     title, head = (re.search(f"(?s)<{tag}>(.*?)</{tag}>", html) for tag in ("title", "header"))
@@ -302,6 +313,7 @@ def test_the_head_says_what_is_compared(old: Path, new: Path, tmp_path: Path) ->
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
+@unrendered
 def test_why_nothing_is_comparable_is_said_once(old: Path, tmp_path: Path) -> None:
     other = build(
         tmp_path / "r",
@@ -323,6 +335,7 @@ def judged_as(comparison: Comparison, verdict: Verdict) -> Comparison:
     return replace(comparison, judged=judged, losses=())
 
 
+@unrendered
 def test_the_badge_is_green_only_if_there_is_no_doubt(old: Path, new: Path) -> None:
     runs = [RunData.load(run) for run in (old, new)]
     (found,) = compare_all(runs)
@@ -366,6 +379,7 @@ def test_a_bar_beyond_the_axis_ends_in_an_arrow(old: Path, new: Path) -> None:
     assert set(axes.get_xlim()) <= ends
 
 
+@unrendered
 def test_a_run_is_not_compared_with_itself(old: Path, tmp_path: Path) -> None:
     result = report(old, old, "-o", tmp_path)
     assert result.exit_code == 0
@@ -375,6 +389,7 @@ def test_a_run_is_not_compared_with_itself(old: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*compare*"))
 
 
+@unrendered
 def test_a_run_without_a_finished_case_is_reported_but_not_compared(
     old: Path, tmp_path: Path
 ) -> None:
