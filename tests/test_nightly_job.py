@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_run
 from command import KICKBENCH, kickbench_here
+from made_once import made_once
 
 from kickbench.errors import HostError, MeasurementError, StorageError, UsageError
 from kickbench.nightly import job
@@ -46,6 +47,9 @@ BUSY = "**The host was busy"
 CASES = synthetic_run.sweep()[:1]
 PAST = 12
 """Nights that a history has that is asked for a decision."""
+
+# Most nights of this module are about what is kept and decided.
+unrendered = pytest.mark.usefixtures("unrendered")
 
 
 def environment(kernel: str = "6.12.3", cpu: str = "A CPU") -> dict[str, Any]:
@@ -87,10 +91,13 @@ def job_of(folder: Path, *names: str, more: str = "") -> Config:
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A history of PAST calm nights."""
-    folder = tmp_path_factory.mktemp("past")
-    history = History(folder / "history")
-    live_through(history, folder, PAST)
-    return history.folder
+
+    def make(folder: Path) -> Path:
+        history = History(folder / "history")
+        live_through(history, folder, PAST)
+        return history.folder
+
+    return made_once(tmp_path_factory, "past", make)
 
 
 def live_through(history: History, folder: Path, days: int, **how: Any) -> None:
@@ -119,6 +126,7 @@ def slower(share: float) -> dict[str, Any]:
 # --- nights on which the host was busy ---------------------------------------------------------
 
 
+@unrendered
 def test_a_busy_night_is_kept_and_is_no_witness(seasoned: Config) -> None:
     result = job.run(seasoned, measuring(PAST, others=0.37, **slower(0.5)))
     assert result.exit_code == 0
@@ -136,6 +144,7 @@ def test_a_busy_night_is_kept_and_is_no_witness(seasoned: Config) -> None:
     assert len(History(seasoned.history).nights(*of(part))) == PAST + 1
 
 
+@unrendered
 def test_slower_on_busy_nights_is_no_alarm_and_found_on_the_next_quiet_ones(
     seasoned: Config,
 ) -> None:
@@ -150,6 +159,7 @@ def test_slower_on_busy_nights_is_no_alarm_and_found_on_the_next_quiet_ones(
     assert "The last alarm still stands" in words(markdown(result))
 
 
+@unrendered
 def test_a_host_that_is_never_quiet_says_so_every_night(config: Config) -> None:
     live_through(History(config.history), config.results, 12, others=0.5)
     codes = [job.run(config, measuring(day, others=0.5)).exit_code for day in (12, 13)]
@@ -160,6 +170,7 @@ def test_a_host_that_is_never_quiet_says_so_every_night(config: Config) -> None:
     assert job.run(config, measuring(15, others=0.01)).exit_code == 0
 
 
+@unrendered
 def test_an_emulated_host_is_as_good_a_witness_when_it_is_busy(config: Config) -> None:
     """What it counts does not depend on what runs beside the emulator."""
     for day in range(3):
@@ -194,6 +205,7 @@ def test_the_first_night_is_kept_and_decides_nothing(config: Config) -> None:
         assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+@unrendered
 def test_too_few_nights_decide_nothing_either(config: Config) -> None:
     job.run(config, measuring(0))
     result = job.run(config, measuring(1, **slower(0.5)))
@@ -201,6 +213,7 @@ def test_too_few_nights_decide_nothing_either(config: Config) -> None:
     assert headline(result) == "No decision yet: 2 of the 9 nights that a decision takes."
 
 
+@unrendered
 def test_a_calm_night_is_no_alarm(seasoned: Config) -> None:
     result = job.run(seasoned, measuring(PAST))
     assert result.exit_code == 0
@@ -237,6 +250,7 @@ def test_a_lasting_slowdown_is_told_with_its_night_and_what_changed_with_it(
     assert "sigmask/ns_per_exit" in failed
 
 
+@unrendered
 def test_it_goes_on_being_an_alarm_until_it_is_accepted(seasoned: Config) -> None:
     for day in (PAST, PAST + 1):
         result = job.run(seasoned, measuring(day, **slower(0.05)))
@@ -248,6 +262,7 @@ def test_it_goes_on_being_an_alarm_until_it_is_accepted(seasoned: Config) -> Non
     assert not forgotten(history.events())
 
 
+@unrendered
 def test_a_pinned_run_is_the_baseline(seasoned: Config, tmp_path: Path) -> None:
     history = History(seasoned.history)
     run = history.read(history.partitions()[0])[3].run_id
@@ -277,6 +292,7 @@ def test_a_pinned_run_has_to_be_one_of_this_job(seasoned: Config, tmp_path: Path
 # --- odd nights --------------------------------------------------------------------------------
 
 
+@unrendered
 def test_another_host_begins_a_baseline_of_its_own_and_is_told_why(seasoned: Config) -> None:
     result = job.run(seasoned, measuring(PAST, cpu="A newer CPU", **slower(0.5)))
     assert result.exit_code == 0
@@ -295,6 +311,7 @@ def test_a_clock_that_went_back_is_told_and_judges_by_the_past_of_its_date(
     assert "the clock went back" in " ".join(markdown(result).split())
 
 
+@unrendered
 def test_a_changed_scenario_is_told(config: Config) -> None:
     job.run(config, measuring(0))
     history = History(config.history)
@@ -306,6 +323,7 @@ def test_a_changed_scenario_is_told(config: Config) -> None:
     assert "the scenario synthetic was changed" in told
 
 
+@unrendered
 def test_damaged_and_foreign_files_are_named_and_do_no_harm(seasoned: Config) -> None:
     history = History(seasoned.history)
     partition = history.partitions()[0]
@@ -364,6 +382,7 @@ def raising(error: BaseException, first: job.Measure | None = None) -> job.Measu
     return measure
 
 
+@unrendered
 def test_one_scenario_that_fails_does_not_keep_the_others_from_being_measured(
     tmp_path: Path,
 ) -> None:
@@ -393,6 +412,7 @@ def test_a_host_that_cannot_measure_is_told_once(tmp_path: Path) -> None:
     assert "- one and two were not measured: no" in markdown(result)
 
 
+@unrendered
 def test_when_results_cannot_be_stored_the_job_ends(tmp_path: Path) -> None:
     config = job_of(tmp_path, "one", "two", "three")
     result = job.run(config, raising(StorageError("the disk is full"), first=measuring(0)))
@@ -401,6 +421,7 @@ def test_when_results_cannot_be_stored_the_job_ends(tmp_path: Path) -> None:
     assert result.parts[2].errors == []
 
 
+@unrendered
 def test_a_disk_that_is_full_after_measuring_costs_the_night_and_nothing_else(
     seasoned: Config,
 ) -> None:
@@ -425,6 +446,7 @@ def test_a_disk_that_is_full_after_measuring_costs_the_night_and_nothing_else(
     assert job.run(seasoned, measuring(PAST + 1)).exit_code == 0
 
 
+@unrendered
 def test_a_regression_is_told_even_when_its_pages_cannot_be_written(seasoned: Config) -> None:
     job.run(seasoned, measuring(PAST, **slower(0.05)))
 
@@ -510,6 +532,7 @@ def test_advice_is_what_fits_the_job(config: Config) -> None:
         assert [line for line, _ in part.errors] == [said]
 
 
+@unrendered
 def test_ctrl_c_keeps_the_scenarios_that_are_finished(tmp_path: Path) -> None:
     config = job_of(tmp_path, "one", "two")
     half = Outcome(tmp_path / "results" / "two" / "x", 0, {}, "")
@@ -522,6 +545,7 @@ def test_ctrl_c_keeps_the_scenarios_that_are_finished(tmp_path: Path) -> None:
         shutil.rmtree(config.history)
 
 
+@unrendered
 def test_a_second_job_at_once_is_refused_and_told_of_the_first(config: Config) -> None:
     def measure(scenario: Scenario, results: Path) -> Outcome:
         with pytest.raises(HostError, match=rf"another nightly job is running \(pid {os.getpid()}"):
