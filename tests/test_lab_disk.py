@@ -236,7 +236,7 @@ def test_what_is_no_archive_writes_nothing(
     folder = tmp_path_factory.mktemp("out")
     results(folder).mkdir()
     (folder / "disk").write_bytes(b"\x01" + data)
-    with pytest.raises(ValueError, match="no archive of files"):
+    with pytest.raises(ValueError, match="not an archive of files"):
         bring_out(folder, (0, len(data) + 1))
     assert list(results(folder).iterdir()) == []
 

@@ -327,7 +327,7 @@ def test_a_compiler_that_cannot_be_started_is_named(
         (["exit 3"], "does not compile:\nstatus 3"),
         (["kill -9 $$"], "does not compile:\nstatus -9"),
         (["cat > /dev/null; echo 'that is all'; exit 1"], "that is all"),
-        (["sleep 1000"], "not done"),
+        (["sleep 1000"], "the compiler did not finish within 0.1 s"),
     ],
 )
 def test_a_compiler_that_fails_in_its_own_way_is_reported(
