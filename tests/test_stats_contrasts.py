@@ -21,7 +21,7 @@ from kickbench.stats.contrasts import (
     paired_contrast,
     running_interval,
 )
-from kickbench.stats.location import trimmed_mean
+from kickbench.stats.location import huber, trimmed_mean
 
 Processes = list[NDArray[np.float64]]
 Method = Callable[..., Interval]
@@ -210,3 +210,9 @@ def test_the_closed_form_is_the_moving_block_bootstrap_without_its_noise() -> No
     resamples = series[starts[:, :, np.newaxis] + np.arange(length)].mean(axis=(1, 2))
     drawn = resamples.var() * blocks * length / series.size
     assert mean_variances([series], model)[0] == pytest.approx(drawn * model.factors[0], rel=0.03)
+
+
+def test_rounds_that_alternate_have_an_interval_too() -> None:
+    # Huber's influences of these are +a, -a, +a, -a: in blocks of two they cancel.
+    interval = running_interval([[-10.0, 9.0, -11.0, 12.0]], location=huber)
+    assert interval.high - interval.low > 1

@@ -25,6 +25,10 @@ MAX_AUTOCORRELATION = 0.95
 """The largest that is used: above it, in an AR(1) model, rounds hold next to no information."""
 
 
+LEAST = 0.1
+"""No variance of a mean is less than this part of that of as many independent values."""
+
+
 @dataclass(frozen=True)
 class BlockModel:
     """How the autocorrelation of the rounds changes a block estimate of a variance."""
@@ -79,13 +83,15 @@ def mean_variances(series: Sequence[NDArray[np.float64]], model: BlockModel) -> 
 
     The moving-block bootstrap of a mean needs no random numbers: with infinitely many resamples its
     variance is that of the means of all overlapping blocks, times length / rounds. That times the
-    model's factor is what is returned.
+    model's factor is what is returned, but never less than LEAST of what independent values have:
+    a few values of either sign by turns cancel in every block.
     """
     out = np.empty(len(series))
     for i, (s, length) in enumerate(zip(series, model.lengths, strict=True)):
         sums = np.concatenate(([0.0], np.cumsum(s)))
         means = (sums[length:] - sums[:-length]) / length
-        out[i] = means.var() * length / s.size * model.factors[i]
+        of_blocks = means.var() * length / s.size * model.factors[i]
+        out[i] = max(of_blocks, LEAST * s.var() / s.size)
     return out
 
 
