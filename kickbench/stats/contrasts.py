@@ -131,9 +131,7 @@ def _from_rounds(
 ) -> tuple[Interval, list[float]]:
     """The interval from the noise of the rounds, and the estimate of each process."""
     check_confidence(confidence)
-    processes = [_rounds(d, i) for i, d in enumerate(differences)]
-    if not processes:
-        raise ValueError("a contrast needs the differences of at least one process, got none")
+    processes = checked_rounds(differences)
     located = [location(d) for d in processes]
     estimates = [estimate for estimate, _ in located]
     influences = [influence for _, influence in located]
@@ -150,6 +148,14 @@ def _from_rounds(
         n_rounds=sum(d.size for d in processes),
     )
     return interval, estimates
+
+
+def checked_rounds(differences: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
+    """The rounds of each process. Raises ValueError as `paired_contrast` says."""
+    processes = [_rounds(d, i) for i, d in enumerate(differences)]
+    if not processes:
+        raise ValueError("a contrast needs the differences of at least one process, got none")
+    return processes
 
 
 def _rounds(values: ArrayLike, process: int) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ HUBER = 0.5
 """Standard deviations from the middle up to which a round counts in full for `huber`. Those beyond
 pull by that much: the estimate lies between the mean and the median."""
 
-_MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 Location = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
 """The estimate of 1-D rounds, and each round's influence on it: in time order, with mean 0."""
@@ -49,7 +49,7 @@ def huber(rounds: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     trimmed mean.
     """
     middle = float(np.median(rounds))
-    reach = HUBER * _MAD_TO_DEVIATION * float(np.median(np.abs(rounds - middle)))
+    reach = HUBER * MAD_TO_DEVIATION * float(np.median(np.abs(rounds - middle)))
     if not reach > 0:
         return trimmed(rounds)
     estimate = _balance(rounds, reach)
