@@ -43,6 +43,8 @@ class Host:
     jumps: float = 0.0
     """The share of the time in which every exit takes JUMP longer, in stretches of some 5 blocks:
     what a sibling's or a neighbour's work does."""
+    scatter: float = 0.0
+    """The standard deviation of the level of a block in such a stretch, beyond JUMP."""
     step: int = 1
     """What the clock counts in: 84 are 40 ns at 2.1 GHz."""
 
@@ -90,17 +92,19 @@ def pool(host: Host, estimator: Estimator, rng: np.random.Generator, blocks: int
     return found
 
 
-def differences(
+def pairs(
     host: Host, pooled: Floats, rng: np.random.Generator, shape: tuple[int, ...], shift: int
-) -> Floats:
-    """Per-round differences (..., rounds), method - baseline, two blocks of each: ABBA or BAAB.
+) -> tuple[Floats, Floats]:
+    """The difference, method - baseline, and the level of each round (..., rounds).
 
+    A round has two blocks of each: ABBA or BAAB. Its level is the mean of all.
     A block's exits of the method cost `shift` more; nothing else tells the methods apart.
     """
     level = 50 * ar1(rng, (*shape[:-1], 4 * shape[-1]), host.wander)
     level += np.linspace(0, host.drift, level.shape[-1]) + 1000 * rng.random((*shape[:-1], 1))
     if host.jumps:
-        level += JUMP * _stretches(host.jumps, rng, level.shape)
+        jumps = JUMP + host.scatter * rng.standard_normal(level.shape)
+        level += jumps * _stretches(host.jumps, rng, level.shape)
     level = np.rint(level).astype(np.int64).reshape(*shape, 4)
     method_first = rng.random((*shape, 1)) < 0.5
     is_method = method_first == np.array([True, False, False, True])
@@ -108,7 +112,7 @@ def differences(
     was_hit = (rng.random(level.shape) < host.hit).astype(np.int64)
     drawn = rng.integers(0, pooled.shape[2], level.shape)
     costs = level - level % host.step + pooled[was_hit, level % host.step, drawn]
-    return np.asarray(np.where(is_method, costs, -costs).sum(axis=-1) / 2)
+    return np.where(is_method, costs, -costs).sum(axis=-1) / 2, costs.mean(axis=-1)
 
 
 def _stretches(share: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:

@@ -31,10 +31,8 @@ from kickbench.report.figures.plots import (
 from kickbench.report.figures.rounds import MOST_DOTS, MOST_POINTS, _grouped
 from kickbench.report.figures.svg import inline, png, standalone
 from kickbench.report.figures.table import FIGURES
-from kickbench.stats.contrasts import paired_contrast
-from kickbench.stats.location import huber, trimmed
 from kickbench.summary.data import RunData
-from kickbench.summary.exits import DISTURBANCES, read_differences, read_disturbances, read_rounds
+from kickbench.summary.exits import DISTURBANCES, read_disturbances, read_pairs, read_rounds
 
 BLUEPRINT = (
     "flag_signal",
@@ -447,12 +445,12 @@ def test_a_legend_is_below_the_axes_and_within_the_drawing(nodes: RunData) -> No
 @pytest.mark.parametrize("metric", ["quiet_ns_per_exit", "ns_per_exit"])
 def test_differences_are_what_the_contrast_is_made_of(nodes: RunData, metric: str) -> None:
     for case in nodes.finished:
-        found = read_differences(nodes.reader, case["id"], metric)
-        location = huber if metric.startswith("quiet") else trimmed
-        interval = paired_contrast(found["sigmask"], location=location)
+        found = read_pairs(nodes.reader, case["id"], metric)
+        interval = found["sigmask"].contrast()
+        assert interval is not None
         (contrast,) = [c for c in case["contrasts"] if c["metric"] == metric]
         assert interval.estimate == contrast["diff"]
-        assert sum(map(len, found["immediate_exit"])) == case["control"]["rounds"]
+        assert found["immediate_exit"].count == case["control"]["rounds"]
 
 
 def test_a_plot_of_differences_has_every_round_the_processes_and_the_control(
@@ -460,14 +458,14 @@ def test_a_plot_of_differences_has_every_round_the_processes_and_the_control(
 ) -> None:
     plot = drawn(nodes, "differences")[0]
     (axes,) = plot.canvas.axes
-    found = read_differences(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
+    found = read_pairs(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
     low, high = axes.get_ylim()
     every = strokes(axes)
     for method in ("sigmask", "immediate_exit"):
-        values = np.concatenate(found[method])
+        values = np.concatenate(found[method].differences)
         inside = values[(values >= low) & (values <= high)]
         assert any(np.array_equal(part[:, 1], inside) for part in every)
-        means = [huber(part)[0] for part in found[method]]
+        means = found[method].processes()
         assert any(part[:, 1].tolist() == means for part in every)
     assert "the A/A control, immediate_exit against itself, is at " in plot.finding
     assert "[each is a dot]" in axes.get_xlabel()
@@ -483,8 +481,9 @@ def test_without_a_control_there_is_no_second_side(nodes: RunData) -> None:
 def test_a_round_beyond_the_axis_is_marked_and_counted(nodes: RunData) -> None:
     plot = drawn(nodes, "differences")[0]
     (axes,) = plot.canvas.axes
-    found = read_differences(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
-    values = np.concatenate([*found["sigmask"], *found["immediate_exit"]])
+    found = read_pairs(nodes.reader, nodes.finished[1]["id"], "quiet_ns_per_exit")
+    both = [*found["sigmask"].differences, *found["immediate_exit"].differences]
+    values = np.concatenate(both)
     low, high = axes.get_ylim()
     beyond = int(((values < low) | (values > high)).sum())
     at_edges = sum(len(part) for part in strokes(axes) if np.isin(part[:, 1], (low, high)).all())

@@ -12,11 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kickbench.run import schedule
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, precise_metrics
-from kickbench.stats.contrasts import running_interval, t_quantile
-from kickbench.summary.shared import location_of
+from kickbench.stats.contrasts import Interval, running_interval, t_quantile
+from kickbench.stats.steady import steady_running_interval
 
 # The scatter of fewer rounds is not known well enough to stop a case, or to show an interval.
 MIN_ROUNDS = 20
@@ -30,10 +32,19 @@ Round = Sequence[Mapping[str, float]]
 
 @dataclass
 class _Figure:
-    """The rounds of one metric, in ns: the baseline's, and the differences by entry and process."""
+    """The rounds of one metric, in ns: the baseline's, and by entry and process both values."""
 
     baseline_ns: list[float] = field(default_factory=list)
-    differences: dict[int, list[list[float]]] = field(default_factory=dict)
+    pairs: dict[int, list[list[tuple[float, float]]]] = field(default_factory=dict)
+
+
+def _interval(metric: str, processes: Sequence[Sequence[tuple[float, float]]]) -> Interval:
+    """The difference in the rounds of each process, with the interval that more rounds narrow."""
+    pairs = [np.array(rounds) for rounds in processes]
+    differences = [own[:, 0] - own[:, 1] for own in pairs]
+    if metric == FIGURES["quiet"]:
+        return steady_running_interval(differences, [own.mean(axis=1) for own in pairs])
+    return running_interval(differences)
 
 
 class Estimate:
@@ -60,10 +71,10 @@ class Estimate:
                 figure = self._figures.setdefault(metric, _Figure())
                 figure.baseline_ns.append(reference)
                 for entry, values in enumerate(found):
-                    processes = figure.differences.setdefault(entry, [])
+                    processes = figure.pairs.setdefault(entry, [])
                     processes += [[] for _ in range(self._processes - len(processes))]
                     if metric in values:
-                        processes[-1].append(values[metric] - reference)
+                        processes[-1].append((values[metric], reference))
 
     def in_words(self, counts: Sequence[Mapping[str, int]]) -> str:
         """The differences with their intervals, for exits those of the quiet exit. If kicks are
@@ -73,15 +84,13 @@ class Estimate:
         for entry in self._compared():
             participant = self._participants[entry]
             series = [
-                rounds
-                for rounds in figure.differences.get(entry, ())
-                if len(rounds) >= MIN_ROUNDS_SHOWN
+                rounds for rounds in figure.pairs.get(entry, ()) if len(rounds) >= MIN_ROUNDS_SHOWN
             ]
             if counts[entry]:
                 lost, sent = counts[entry]["lost"], counts[entry]["sent"]
                 words.append(f"{participant.method} lost {lost:,} of {sent:,}")
             elif series:
-                interval = running_interval(series, location=location_of(metric))
+                interval = _interval(metric, series)
                 control = "A/A control " if participant.role == "control" else ""
                 baseline = self._participants[self._baseline].method
                 words.append(
@@ -101,7 +110,7 @@ class Estimate:
         """
         case = self._case
         judged = [
-            (figure, location_of(metric))
+            (metric, figure)
             for metric, figure in self._figures.items()
             if metric in self._wanted or case.kind != "exits"
         ]
@@ -111,15 +120,14 @@ class Estimate:
         if case.processes > 1:
             t = t_quantile(0.95, case.processes - 1)
             inflation = t / 1.96 / math.sqrt(case.processes)
-        for figure, location in judged:
+        for metric, figure in judged:
             wanted_ns = case.precision * sum(figure.baseline_ns) / len(figure.baseline_ns)
             for entry in self._compared():
-                of_processes = figure.differences[entry]
+                of_processes = figure.pairs[entry]
                 rounds = of_processes[-1] if len(of_processes) == self._processes else []
                 if len(rounds) < MIN_ROUNDS:
                     return False
-                interval = running_interval([rounds], location=location)
-                if interval.half_width * inflation > wanted_ns:
+                if _interval(metric, [rounds]).half_width * inflation > wanted_ns:
                     return False
         return True
 

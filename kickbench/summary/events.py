@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -261,7 +262,7 @@ def compare_events(
             "ci_family": None,
             "ok": None,
         }
-        controls.append(Control(fill[role], found, level_ns))
+        controls.append(Control(fill[role], partial(control_interval, found), level_ns))
     return fill, controls
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kickbench.methods import control_pairs
 from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import QUANTILES
-from kickbench.scenario.kinds import precise_metrics
+from kickbench.scenario.kinds import FIGURES, precise_metrics
 from kickbench.stats.contrasts import Interval
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 from kickbench.summary.events import claims_of, merge_control
@@ -31,13 +31,10 @@ from kickbench.summary.shared import (
     Controls,
     Floats,
     Ints,
-    by_process,
+    Paired,
     contrast,
-    contrast_interval,
     control_entries,
-    control_interval,
     count_entries,
-    count_values,
     entry_index,
     index_rounds,
     level_estimate,
@@ -106,13 +103,10 @@ def read_rounds(reader: RunReader, case_id: str) -> Rounds:
     return _rounds(_read_blocks(reader, record, columns), record.parameters["methods"])
 
 
-def read_differences(
-    reader: RunReader, case_id: str, metric: str = "ns_per_exit"
-) -> dict[str, list[Floats]]:
-    """By method, the differences behind its contrast, for a finished case of the kind exits.
+def read_pairs(reader: RunReader, case_id: str, metric: str = "ns_per_exit") -> dict[str, Paired]:
+    """By method, the rounds behind its contrast, for a finished case of the kind exits.
 
-    They are method - baseline, per process, round by round in time order. The differences of the
-    baseline are those of the A/A control.
+    The differences are method - baseline. Those of the baseline are the A/A control's.
     """
     parameters = reader.case(case_id).parameters
     rounds = read_rounds(reader, case_id)
@@ -120,12 +114,7 @@ def read_differences(
     baseline = methods.index(parameters["baseline"])
     control = len(methods)
     return {
-        method: _differences(
-            rounds.process,
-            getattr(rounds, metric),
-            control if index == baseline else index,
-            baseline,
-        )
+        method: _pair(rounds, metric, control if index == baseline else index, baseline)
         for index, method in enumerate(methods)
     }
 
@@ -178,19 +167,17 @@ def summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     controls: list[Control] = []
     for index, role in control_entries(methods).items():
         for metric in metrics[:-1]:
-            values = getattr(rounds, metric)
-            differences = _differences(rounds.process, values, index, baseline)
-            if not differences and role != "control":
+            paired = _pair(rounds, metric, index, baseline)
+            if not paired.count and role != "control":
                 continue
-            interval = control_interval(differences, CONFIDENCE, location_of(metric))
-            of_role = _contrast(differences, interval, len(rounds.process))
+            of_role = _contrast(paired, paired.control(CONFIDENCE), len(rounds.process))
             found = {**NO_CONTROL, "metric": metric, **of_role}
             level = levels[_LEVELS[metric]]
             if role in fill:
                 fill[role]["mean"] = found
             else:
                 fill[role] = found
-            controls.append(Control(found, differences, level))
+            controls.append(Control(found, paired.control, level))
     return {
         "methods": statistics,
         "contrasts": contrasts
@@ -307,12 +294,10 @@ def _first_of_rows(values: Floats, row: NDArray[np.intp], n_rows: int) -> Floats
     return result
 
 
-def _differences(process: Ints, values: Floats, entry: int, baseline: int) -> list[Floats]:
-    """Per process, the differences of the rounds in which both had exits.
-
-    A process with only one such round is left out: a single value has no spread.
-    """
-    return by_process(process, values[:, entry] - values[:, baseline])
+def _pair(rounds: Rounds, metric: str, entry: int, baseline: int) -> Paired:
+    """The rounds in which both had exits."""
+    values, steady = getattr(rounds, metric), metric == FIGURES["quiet"]
+    return Paired.of(rounds.process, values[:, entry], values[:, baseline], steady=steady)
 
 
 def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
@@ -325,11 +310,8 @@ def _estimates(rounds: Rounds, entry: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _contrast(
-    differences: list[Floats], interval: Interval | None, n_rounds: int
-) -> dict[str, Any]:
-    used = count_values(differences)
-    return contrast(interval, used, n_rounds, left_out="rounds_without_exits")
+def _contrast(paired: Paired, interval: Interval | None, n_rounds: int) -> dict[str, Any]:
+    return contrast(interval, paired.count, n_rounds, left_out="rounds_without_exits")
 
 
 def _contrasts(
@@ -339,15 +321,9 @@ def _contrasts(
     found = []
     for method, baseline in pairs:
         for metric in metrics:
-            differences = _differences(
-                rounds.process,
-                getattr(rounds, metric),
-                methods.index(method),
-                methods.index(baseline),
-            )
-            interval = contrast_interval(differences, location_of(metric))
+            paired = _pair(rounds, metric, methods.index(method), methods.index(baseline))
             between = {"method": method, "baseline": baseline, "metric": metric}
-            found.append({**between, **_contrast(differences, interval, len(rounds.process))})
+            found.append({**between, **_contrast(paired, paired.contrast(), len(rounds.process))})
     return found
 
 

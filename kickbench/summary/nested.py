@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "nested_paging": of_l1.get("nested_paging"),
             **limit,
         },
-    }, [Control(control, differences, level_ns)]
+    }, [Control(control, partial(control_interval, differences), level_ns)]
 
 
 # --- figures -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ placebo. Nothing here knows a kind or a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from kickbench.results.tables import ROLES
 from kickbench.scenario.kinds import FIGURES
 from kickbench.stats.contrasts import Interval, paired_contrast, running_interval
 from kickbench.stats.location import Location, huber, trimmed
+from kickbench.stats.steady import steady_contrast, steady_processes, steady_running_interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,12 +31,13 @@ CONFIDENCE = 0.95
 class Control:
     """A case's A/A control or placebo, until the number of all of them is known.
 
-    ``found`` is its part of the case's summary, into which the judgement goes. ``level_ns`` is the
-    baseline's level, of which a difference is a share; None if it is not known.
+    ``found`` is its part of the case's summary, into which the judgement goes. ``interval`` gives
+    its interval at a confidence. ``level_ns`` is the baseline's level, of which a difference is a
+    share; None if it is not known.
     """
 
     found: dict[str, Any]
-    differences: list[Floats]
+    interval: Callable[[float], Interval | None]
     level_ns: float | None = None
 
 
@@ -140,13 +142,57 @@ def contrast_interval(differences: list[Floats], location: Location = trimmed) -
     return paired_contrast(differences, confidence=CONFIDENCE, location=location)
 
 
-def control_interval(
-    differences: list[Floats], confidence: float, location: Location = trimmed
-) -> Interval | None:
+def control_interval(differences: list[Floats], confidence: float) -> Interval | None:
     """The interval of an A/A control or a placebo: one method, so processes do not differ."""
     if not differences:
         return None
-    return running_interval(differences, confidence=confidence, location=location)
+    return running_interval(differences, confidence=confidence)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The rounds of two participants: per process, in time order, the differences and the levels.
+
+    A level is the mean of the two values. ``steady`` says that a round counts by how steady rounds
+    with such a level are. Otherwise all rounds count the same.
+    """
+
+    differences: list[Floats]
+    levels: list[Floats]
+    steady: bool
+
+    @classmethod
+    def of(cls, process: Ints, values: Floats, baseline: Floats, *, steady: bool) -> Paired:
+        """Pair the rounds in which both have a value.
+
+        A process with only one such round is left out: a single value has no spread.
+        """
+        differences = values - baseline
+        levels = np.where(np.isfinite(differences), (values + baseline) / 2, np.nan)
+        return cls(by_process(process, differences), by_process(process, levels), steady)
+
+    @property
+    def count(self) -> int:
+        """How many rounds there are in all processes."""
+        return count_values(self.differences)
+
+    def contrast(self) -> Interval | None:
+        """The interval for a process started anew."""
+        if self.steady and self.differences:
+            return steady_contrast(self.differences, self.levels, confidence=CONFIDENCE)
+        return contrast_interval(self.differences)
+
+    def control(self, confidence: float) -> Interval | None:
+        """The interval of an A/A control or a placebo, as :func:`control_interval`."""
+        if self.steady and self.differences:
+            return steady_running_interval(self.differences, self.levels, confidence=confidence)
+        return control_interval(self.differences, confidence)
+
+    def processes(self) -> list[float]:
+        """The estimate of each process."""
+        if self.steady and self.differences:
+            return list(steady_processes(self.differences, self.levels))
+        return [trimmed(own)[0] for own in self.differences]
 
 
 def level_estimate(process: Ints, values: Floats, location: Location = trimmed) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kickbench.stats.location import huber
-from kickbench.summary.shared import Floats, Ints, bounds, by_process, contrast_interval, number
+from kickbench.summary.shared import Floats, Ints, Paired, bounds, number
 
 FEWEST_BEYOND = 5
 """Exits that a block must have beyond a quantile, on average. With fewer, a block does not show the
@@ -43,9 +42,8 @@ def shift_functions(
         points = []
         for level in levels:
             values = quantiles_ns[level]
-            interval = contrast_interval(
-                by_process(process, values[:, index] - values[:, other]), huber
-            )
+            paired = Paired.of(process, values[:, index], values[:, other], steady=True)
+            interval = paired.contrast()
             ends = bounds(interval)
             if interval is not None and ends is not None:
                 points.append({"level": level, "diff": number(interval.estimate), "ci95": ends})

@@ -29,8 +29,6 @@ from kickbench.summary.shared import (
     NO_CONTROL,
     Controls,
     bounds,
-    control_interval,
-    location_of,
 )
 
 # The confidence for all A/A controls and placebos of a run together: 1 of 100 sound runs has a
@@ -227,8 +225,7 @@ def _judge_controls(cases: list[dict[str, Any]], controls: list[Controls]) -> No
     confidence = family_confidence(CONTROL_CONFIDENCE, len(family)) if family else 0.0
     for case, control in family:
         found = control.found
-        location = location_of(found["metric"])
-        widened = bounds(control_interval(control.differences, confidence, location))
+        widened = bounds(control.interval(confidence))
         found["ci_family"] = widened
         if widened is not None and not widened[0] <= 0 <= widened[1]:
             found["ok"] = False

@@ -36,8 +36,8 @@ from kickbench.report.figures.plots import (
 from kickbench.report.words.differences import amount, contrasts, cost, interval, per
 from kickbench.report.words.names import Summary, nanoseconds, series_of
 from kickbench.summary.data import RunData
-from kickbench.summary.exits import Rounds, read_differences, read_disturbances, read_rounds
-from kickbench.summary.shared import Floats, Ints, location_of
+from kickbench.summary.exits import Rounds, read_disturbances, read_pairs, read_rounds
+from kickbench.summary.shared import Floats, Ints, Paired
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -287,22 +287,21 @@ def draw_differences(data: RunData) -> list[Plot]:
 def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     unit = nanoseconds(data.summary)
     contrast, control, baseline = contrasts(case)[method], case["control"], str(case["baseline"])
-    found = read_differences(data.reader, case["id"], contrast["metric"])
+    found = read_pairs(data.reader, case["id"], contrast["metric"])
     sides = [(found[method], contrast, style(data, method)[0])]
     if control["ci95"] is not None:
         sides.append((found[baseline], control, BAND))
-    every = np.concatenate([part for parts, _, _ in sides for part in parts])
-    location = location_of(contrast["metric"])
-    means = [location(part)[0] for parts, _, _ in sides for part in parts]
+    every = np.concatenate([part for paired, _, _ in sides for part in paired.differences])
+    means = [mean for paired, _, _ in sides for mean in paired.processes()]
     ends = [end for _, summary, _ in sides for end in summary["ci95"]]
     limits = _bulk(every, 0.0, *means, *ends)
     title = titled(data, f"{plain(method)} - {plain(baseline)}, {where(data, case)}")
     canvas, axes = new_plot(title, _HEIGHT_INCHES)
-    longest = max(sum(map(len, parts)) for parts, _, _ in sides)
+    longest = max(paired.count for paired, _, _ in sides)
     each = -(-longest // MOST_DOTS)
-    for index, (parts, summary, colour) in enumerate(sides):
+    for index, (paired, summary, colour) in enumerate(sides):
         left = _APART * index * longest
-        _draw_side(axes, left, longest / 1000, parts, summary, colour, limits, each)
+        _draw_side(axes, left, longest / 1000, paired, summary, colour, limits, each)
     if len(sides) > 1:
         axes.axvline((1 + _APART) / 2 * longest, color=INK, alpha=0.5, linewidth=0.8)
     axes.axhline(0, color=INK, linewidth=0.9)
@@ -338,13 +337,14 @@ def _draw_side(
     axes: Axes,
     left: float,
     dot: float,
-    parts: Sequence[Floats],
+    paired: Paired,
     summary: Summary,
     colour: str,
     limits: tuple[float, float],
     each: int,
 ) -> None:
     """The dots of one side, the location of each process, and the estimate with its band."""
+    parts = paired.differences
     values = np.concatenate(parts)
     at: Floats = left + np.arange(len(values), dtype=np.float64) + 0.5
     ends = (left, left + len(values))
@@ -359,8 +359,7 @@ def _draw_side(
     axes.plot(ends, [summary["diff"]] * 2, color=colour, linewidth=1.8)
     edges = left + np.cumsum([0, *map(len, parts)])
     if len(parts) > 1:
-        location = location_of(summary["metric"])
-        means = np.array([location(part)[0] for part in parts])
+        means = np.array(paired.processes())
         gap = 0.06 * np.diff(edges)
         draw_strokes(
             axes, (edges[:-1] + gap, means), (edges[1:] - gap, means), INK, linewidth=2.0,
