@@ -981,6 +981,20 @@ def test_a_protocol_that_never_acknowledges_is_given_up(tmp_path: Path, folder: 
     assert "vCPU 0 could not be kicked out of KVM_RUN" in done.stdout
 
 
+@pytest.mark.kvm
+@pytest.mark.parametrize("work", ["", "kb_request_kick(v, k); kb_send_signal(v, k);"])
+def test_a_kick_that_fails_is_reported_with_its_error(
+    tmp_path: Path, folder: Path, work: str
+) -> None:
+    kick = (
+        "#include <errno.h>\nstatic int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
+        f"{{ (void)v; (void)k; {work} return -EACCES; }}"
+    )
+    done = in_a_process(source(tmp_path, kick=kick), folder, "spin")
+    assert done.returncode == 4, done.stderr
+    assert "vCPU 0: a kick failed: Permission denied (EACCES)" in done.stdout
+
+
 STUCK = {
     "enter": "mine: kb_enter of vCPU 0 did not return",
     "leave": "mine: kb_leave of vCPU 0 did not return",

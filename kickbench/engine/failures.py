@@ -123,7 +123,7 @@ def why_not_created(failure: Failure, n_vcpus: int, n_kickers: int) -> str:
 def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
     """What happened to a vCPU or a kicker, in the kernel's own names."""
     who = f"vCPU {failure.vcpu}"
-    if failure.stuck:
+    if failure.stuck and not failure.kicking:
         return _who_is_stuck(failure, n_vcpus, n_cpus)
     if failure.error:
         what = "KVM_RUN"

@@ -35,12 +35,8 @@ static void note_failures(struct kb_engine *e)
 		if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
 			e->failure.detail = run->fail_entry.hardware_entry_failure_reason;
 	}
-	for (uint32_t i = 0; i < e->n_kickers && e->failure.vcpu < 0; i++)
-		if (e->kicker_threads[i].error) {
-			e->failure.vcpu = (int32_t)atomic_load(&e->kicker_threads[i].target);
-			e->failure.kicking = 1;
-			e->failure.error = e->kicker_threads[i].error;
-		}
+	if (e->failure.vcpu < 0)
+		note_failed_kick(e);
 }
 
 static bool kickers_come(struct kb_engine *e, int64_t whole_ns)

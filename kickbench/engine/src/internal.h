@@ -240,6 +240,7 @@ void quit_stopper(struct kb_engine *e);
 /* stuck.c */
 bool wait_for_kicks(struct kb_engine *e, atomic_uint *pending, const struct kicker_thread *threads,
 		    uint32_t n, int64_t max_ns);
+bool note_failed_kick(struct kb_engine *e);
 bool give_up(struct kb_engine *e, bool vcpus_were_told);
 
 /* cpus.c: 0 or an errno. A thread without CPUs of its own has those of its creator. */

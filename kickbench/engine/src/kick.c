@@ -56,6 +56,7 @@ bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues)
 	const uint64_t give_up = to_cycles(k->engine, KICK_MAX_S * NS_PER_S);
 	uint64_t next_rescue = k->returned + lost_after; /* the kicker may have been preempted */
 	unsigned int spins = 0;
+	int error;
 
 	while (!is_taken(k)) {
 		uint64_t now = stamp(k->vcpu);
@@ -66,8 +67,10 @@ bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues)
 			if (still_runs(k->vcpu) && !is_taken(k)) {
 				*lost = true;
 				begin_kick(k->thread, k->vcpu);
-				k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
+				error = k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
 				end_kick(k->thread);
+				if (error)
+					k->thread->error = -error;
 				++*rescues;
 			}
 			next_rescue = stamp(k->vcpu) + lost_after;

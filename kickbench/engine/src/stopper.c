@@ -18,11 +18,15 @@ static unsigned int left(struct kb_engine *e)
 
 static void kick_one(struct kb_engine *e, struct vcpu_thread *t, bool again)
 {
+	int error;
+
 	if (!is_busy(t))
 		return;
 	begin_kick(&e->stopper, t);
-	e->block.protocol->kick(&t->v, &e->kickers[KB_CONDUCTOR]);
+	error = e->block.protocol->kick(&t->v, &e->kickers[KB_CONDUCTOR]);
 	end_kick(&e->stopper);
+	if (error)
+		e->stopper.error = -error;
 	e->results[t->v.index].rescues += again;
 }
 

@@ -94,6 +94,25 @@ static const struct kicker_thread *not_waiting(const struct kb_engine *e)
 	return NULL;
 }
 
+static bool blame_kick(struct kb_engine *e, const struct kicker_thread *t)
+{
+	if (!t->error)
+		return false;
+	e->failure.vcpu = (int32_t)atomic_load_explicit(&t->target, memory_order_relaxed);
+	e->failure.kicking = 1;
+	e->failure.error = t->error;
+	return true;
+}
+
+/* Notes a kick that the protocol said it could not make. False if there was none. */
+bool note_failed_kick(struct kb_engine *e)
+{
+	for (uint32_t i = 0; i < e->n_kickers; i++)
+		if (blame_kick(e, &e->kicker_threads[i]))
+			return true;
+	return blame_kick(e, &e->stopper);
+}
+
 /*
  * Notes the thread that hangs: one in a hook of the protocol before all others. A vCPU that is
  * still in its loop is to blame only if it was asked to leave it. Always false.
@@ -110,6 +129,9 @@ bool give_up(struct kb_engine *e, bool vcpus_were_told)
 		return blame_kicker(e, t, (int32_t)(t - e->kicker_threads));
 	if ((vcpu = find_vcpu(e, true)))
 		return blame_vcpu(e, vcpu);
+	/* A vCPU is still in its loop because the kick failed: that is what to report. */
+	if (vcpus_were_told && note_failed_kick(e))
+		return false;
 	if (vcpus_were_told && (vcpu = find_vcpu(e, false)))
 		return blame_vcpu(e, vcpu);
 	if ((t = not_waiting(e)))
