@@ -13,5 +13,6 @@ def main() -> None:
     try:
         from kickbench.cli import main as run
     except KeyboardInterrupt:
+        print("kickbench: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     run()

@@ -16,6 +16,7 @@ import pytest
 from command import KICKBENCH, kickbench_captured
 
 import kickbench
+from kickbench import entry
 from kickbench.cli import COMMANDS
 
 # What the tests mean to see must not depend on the terminal or the settings of who runs them.
@@ -105,6 +106,21 @@ def test_version() -> None:
         f"kickbench {kickbench.__version__}\n",
         "",
     )
+
+
+def test_ctrl_c_while_the_command_loads_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Loading:
+        @property
+        def main(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "kickbench.cli", Loading())  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "kickbench: interrupted\n"
 
 
 def test_run_without_a_scenario_is_2() -> None:
