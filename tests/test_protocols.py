@@ -341,6 +341,15 @@ def test_a_compiler_that_fails_in_its_own_way_is_reported(
         build(source(tmp_path), folder)
 
 
+def test_a_full_disk_is_no_fault_of_the_file(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "error writing to /tmp/cc1.s: No space left on device"
+    monkeypatch.setenv("CC", str(script(tmp_path / "cc", f"echo '{said}'; exit 1")))
+    with pytest.raises(MeasurementError, match=r"(?s)mine\.c.*TMPDIR.*No space left"):
+        build(source(tmp_path), folder)
+
+
 def test_cc_has_options_and_a_path_of_its_own(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

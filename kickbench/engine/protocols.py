@@ -8,6 +8,7 @@ file's code: the user wrote it, or trusts its author. Nothing here is a sandbox.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shlex
@@ -45,7 +46,7 @@ def build(source: Path, folder: Path) -> Path:
 
     The same file is compiled a second time, to the library of :func:`placebo_of`. Raises UsageError
     with the compiler's output when it does not compile, and when the protocol's name is not the
-    file's; HostError when there is no compiler.
+    file's; HostError when there is no compiler; MeasurementError when the disk is full.
     """
     if not source.is_file():
         raise UsageError(
@@ -94,6 +95,11 @@ def _compile(source: Path, target: Path, *options: str) -> None:
         ) from error
     if done.returncode != 0:
         output = _bounded(done.stdout.decode(errors="replace")) or f"status {done.returncode}"
+        if os.strerror(errno.ENOSPC) in output:
+            raise MeasurementError(
+                f"{source.name} cannot be compiled: no space for the compiler's temporary files; "
+                f"make room, or set TMPDIR to another folder:\n{output}"
+            )
         raise UsageError(f"{source.name} does not compile:\n{output}")
 
 
