@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ max_seconds = 0.2
 WAIT = """
 from kickbench.host.turn import taken
 with taken("pid 2, two", wait=True, say=lambda text: print(text, flush=True)) as other:
-    print(other)
+    print(other, flush=True)
 """
 
 
@@ -46,6 +48,44 @@ def test_the_first_is_alone_and_the_second_is_told_of_it() -> None:
         assert said == [f"{second}, which disturbs the figures of both; --wait waits for its end"]
     with taken("pid 3, results/three", wait=True, say=said.append) as third:
         assert third is None
+
+
+def test_a_run_that_began_beside_another_is_seen_after_its_end() -> None:
+    said: list[str] = []
+    with contextlib.ExitStack() as later:
+        with taken("pid 1, one", wait=False, say=said.append):
+            later.enter_context(taken("pid 2, two", wait=False, say=said.append))
+        # The first has ended. The second measures on.
+        with taken("pid 3, three", wait=False, say=said.append) as third:
+            assert third == "another kickbench measures on this host (pid 2, two)"
+    with taken("pid 4, four", wait=False, say=said.append) as fourth:
+        assert fourth is None
+
+
+def test_of_those_that_wait_one_at_a_time_begins(lock: Path) -> None:
+    script = WAIT + "    input()\n"
+    with taken("pid 1, one", wait=False, say=print):
+        waiting = [
+            subprocess.Popen(
+                [sys.executable, "-P", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        for process in waiting:
+            assert process.stdout is not None
+            assert "waiting for its end" in process.stdout.readline()
+    left = {process.stdout.fileno(): process for process in waiting if process.stdout is not None}
+    while left:
+        begun, _, _ = select.select(list(left), [], [], 600)
+        (process,) = [left.pop(descriptor) for descriptor in begun]
+        assert process.stdout is not None
+        assert process.stdout.readline() == "None\n"
+        # No other begins while this one measures.
+        assert select.select(list(left), [], [], 0.2)[0] == []
+        process.communicate("done\n", timeout=600)
 
 
 def test_whoever_waits_begins_when_the_other_has_ended(lock: Path) -> None:

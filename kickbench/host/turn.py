@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets one run at a time measure on this host: a run holds a file locked (flock(2)).
+"""Lets one run at a time measure on this host: every run that measures shares a lock on a file.
 
-The lock ends with its process, however that ends. Two runs at once are no error, but the later one
-reports the other. Containers that share a host and no folder can name a shared file in
-KICKBENCH_LOCK.
+A run that can have the lock alone is alone. The lock ends with its process, however that ends. Two
+runs at once are no error, but the later one reports the other. Containers that share a host and no
+folder can name a shared file in KICKBENCH_LOCK.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from kickbench.text import printable, shorten
 
 NAME = "kickbench.measuring"
 _LONGEST_NOTE = 200
+# The bytes of the file that are locked: by all that measure, and by the one that is next.
+_MEASURING, _NEXT = 0, 1
 
 
 def _places() -> list[Path]:
@@ -47,9 +50,14 @@ def _open() -> int | None:
     return None
 
 
-def _locked(descriptor: int, how: int) -> bool:
+def _locked(descriptor: int, byte: int, kind: int, *, wait: bool) -> bool:
+    """Lock a byte of the file, or convert the lock on it, which is atomic (fcntl(2), OFD locks).
+
+    The lock belongs to the open file: it ends with the process, and holds within one, too.
+    """
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        fcntl.fcntl(descriptor, command, struct.pack("hhqqi", kind, os.SEEK_SET, byte, 1, 0))
     except BlockingIOError:
         return False
     return True
@@ -59,8 +67,9 @@ def _locked(descriptor: int, how: int) -> bool:
 def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str | None]:
     """Inside the ``with`` block, other runs on this host report the line ``what``.
 
-    When another one measures already: ``say`` is called with a line that names it, and it is
-    waited for (``wait``), or the block is entered at once with that line. None: there is none.
+    If others measure already, ``say`` gets a line that names the latest of them. With ``wait`` the
+    block is then entered when all have ended, one waiting run at a time. Otherwise it is entered
+    at once. It gets that line, or None if no other measures.
     """
     descriptor = _open()
     if descriptor is None:
@@ -68,18 +77,20 @@ def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str 
         return
     try:
         other = None
-        if not _locked(descriptor, fcntl.LOCK_NB):
+        if not _locked(descriptor, _MEASURING, fcntl.F_WRLCK, wait=False):
             note = os.pread(descriptor, _LONGEST_NOTE, 0).decode(errors="replace").strip()
             other = f"another kickbench measures on this host ({shorten(printable(note), 150)})"
             if wait:
                 say(f"{other}; waiting for its end")
-                _locked(descriptor, 0)
+                _locked(descriptor, _NEXT, fcntl.F_WRLCK, wait=True)
+                _locked(descriptor, _MEASURING, fcntl.F_WRLCK, wait=True)
                 other = None
             else:
                 say(f"{other}, which disturbs the figures of both; --wait waits for its end")
-        if other is None:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, what.encode()[:_LONGEST_NOTE], 0)
+        _locked(descriptor, _MEASURING, fcntl.F_RDLCK, wait=True)
+        _locked(descriptor, _NEXT, fcntl.F_UNLCK, wait=True)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, what.encode()[:_LONGEST_NOTE], 0)
         yield other
     finally:
         os.close(descriptor)
