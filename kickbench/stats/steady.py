@@ -15,7 +15,9 @@ Sources: P. J. Huber, "Robust Estimation of a Location Parameter", Annals of Mat
 35 (1964), for the estimate; R. J. Carroll, "Adapting for Heteroscedasticity in Linear Models",
 Annals of Statistics 10 (1982), for scales estimated from the data; C. B. Bell and D. F. McCaffrey,
 "Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples", Survey
-Methodology 28 (2002), for the variance over processes of unequal weight and its degrees of freedom.
+Methodology 28 (2002), for the variance over processes of unequal weight and its degrees of freedom;
+J. G. MacKinnon and H. White, "Some Heteroskedasticity-Consistent Covariance Matrix Estimators with
+Improved Finite Sample Properties", Journal of Econometrics 29 (1985), for that over rounds.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ class _Fit:
     scales: list[Floats]
     influences: list[Floats]
     """By how much each round moves the estimate. Over all processes they add up to 0."""
-    weights: Floats
-    """Of each process. They add up to 1."""
+    weights: list[Floats]
+    """Of each round. Over all processes they add up to 1."""
+
+    @property
+    def process_weights(self) -> Floats:
+        return np.array([own.sum() for own in self.weights])
 
 
 def steady_contrast(
@@ -74,12 +80,13 @@ def steady_contrast(
     has not one level for each difference.
     """
     fit, within = _intervals(differences, levels, confidence)
-    if len(fit.weights) < 2:
+    if len(fit.rounds) < 2:
         return within
     shares = np.array([influence.sum() for influence in fit.influences])
+    weights = fit.process_weights
     # A process of weight w takes the estimate w of the way to itself.
-    variance = float((shares**2 / np.maximum(1 - fit.weights, 1 / shares.size**2)).sum())
-    df = max(1 / float((fit.weights**2).sum()) - 1, _LEAST_DF)
+    variance = float((shares**2 / np.maximum(1 - weights, 1 / shares.size**2)).sum())
+    df = max(1 / float((weights**2).sum()) - 1, _LEAST_DF)
     half = max(t_quantile(confidence, df) * variance**0.5, FLOOR * within.half_width)
     return _around(fit, half, confidence)
 
@@ -109,14 +116,22 @@ def steady_processes(
 def _intervals(
     differences: Sequence[ArrayLike], levels: Sequence[ArrayLike], confidence: float
 ) -> tuple[_Fit, Interval]:
-    """The fit, and the interval from the noise of the rounds."""
+    """The fit, and the interval from the noise of the rounds.
+
+    Few rounds may have most of the weight. Each draws the estimate, and with it its scale, to
+    itself: what is seen of its influence is divided by what its weight leaves (MacKinnon and
+    White's HC3). And the degrees of freedom are those of as many rounds as the weights amount to.
+    """
     check_confidence(confidence)
     fit = _fit(differences, levels)
+    seen = [own / (1 - w) for own, w in zip(fit.influences, fit.weights, strict=True)]
     # The variance of a sum is that of a mean of as many times the values.
-    series = [(own - own.mean()) * own.size for own in fit.influences]
+    series = [(own - own.mean()) * own.size for own in seen]
     model = block_model(series)
     error = float(np.sqrt(mean_variances(series, model).sum()))
-    return fit, _around(fit, t_quantile(confidence, model.df) * error, confidence)
+    weights = np.concatenate(fit.weights)
+    df = max(1.0, model.df / (weights.size * float((weights**2).sum())))
+    return fit, _around(fit, t_quantile(confidence, df) * error, confidence)
 
 
 def _around(fit: _Fit, half: float, confidence: float) -> Interval:
@@ -149,7 +164,7 @@ def _fit(differences: Sequence[ArrayLike], levels: Sequence[ArrayLike]) -> _Fit:
         processes,
         np.split(scales, cuts),
         np.split(np.clip(far, -HUBER, HUBER) / scales / total, cuts),
-        np.array([inside * own.sum() / total for own in np.split(precisions, cuts)]),
+        np.split(precisions / precisions.sum(), cuts),
     )
 
 
