@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <x86intrin.h>
 
 #define READ_CYCLES 50
 
@@ -40,8 +39,8 @@ static int machine_gettime(clockid_t clock, struct timespec *t)
 	return 0;
 }
 
-#define __rdtscp      machine_rdtscp
-#define clock_gettime machine_gettime
+#define __builtin_ia32_rdtscp machine_rdtscp
+#define clock_gettime	      machine_gettime
 
 #include "../../kickbench/engine/src/clock.c"
 

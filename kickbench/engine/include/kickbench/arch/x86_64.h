@@ -5,7 +5,6 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
-#include <x86intrin.h>
 
 /* What one CPU writes and another one reads is this far apart. */
 #define KB_CACHE_LINE 64
@@ -27,7 +26,8 @@
  */
 static inline uint64_t kb_counter(uint32_t *where)
 {
-	return __rdtscp(where);
+	/* __rdtscp(), without its header: nine tenths of what each protocol would compile. */
+	return __builtin_ia32_rdtscp(where);
 }
 
 /* The CPU's number, from the word that kb_counter() gave beside the counter. */
