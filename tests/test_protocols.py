@@ -14,8 +14,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,13 @@ import pytest
 from blocks_until import MS, until
 from hypothesis import given
 from hypothesis import strategies as st
+from own_protocol import CPUS, blocks, no_kicks, playing
 
 from kickbench.engine import protocols
 from kickbench.engine.engine import LANDED, LOST, MET, Clock, Engine, Kickers, Plan, library
 from kickbench.engine.protocols import build, include_folder, load, placebo_of
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
-from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.methods import CATALOGUE
 from kickbench.native import placebo_name
@@ -45,7 +43,6 @@ BROKEN, UNCLEARED, FIXED = (
     EXAMPLES / f"cloud_hypervisor_7427{which}.c" for which in ("", "_uncleared", "_fixed")
 )
 SHIPPED = [*sorted(EXAMPLES.glob("*.c")), *sorted(METHODS.glob("*.c"))]
-CPUS = Topology.read().affinity
 STRICT = "cc -Wextra -Werror"
 
 HOOKS = {
@@ -432,49 +429,6 @@ def test_the_engine_tells_the_size_that_protocols_are_checked_against() -> None:
 
 
 # --- on real KVM -------------------------------------------------------------------------------
-
-
-@contextmanager
-def playing(path: Path, folder: Path, program: str = "spin", n_vcpus: int = 1) -> Iterator[Engine]:
-    """An engine that knows the protocol of a file."""
-    loaded = {path.stem: load(build(path, folder), path.stem)}
-    with (
-        Kvm() as kvm,
-        Guest(kvm, program, n_vcpus, irqchip="kernel") as guest,
-        Engine(
-            guest,
-            program,
-            Clock.choose(tsc_usable=True),
-            [[CPUS[0]]] * n_vcpus,
-            n_entries=1,
-            samples_capacity=1 << 16,
-            protocols=loaded,
-            kickers=Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1000),
-        ) as engine,
-    ):
-        yield engine
-
-
-def blocks(
-    path: Path,
-    folder: Path,
-    plan: Plan,
-    program: str = "spin",
-    ms: int = 100,
-    seen: Callable[[Any], object] = len,
-) -> tuple[Any, Any]:
-    """The results of one vCPU's blocks of a protocol, and their kicks: until some kicks were seen.
-
-    ``seen`` says so of the kicks. By default, one is enough.
-    """
-    with playing(path, folder, program) as engine:
-        left = until(engine, lambda left: seen(left.kicks), [(path.stem, 0)], ms=ms, plan=plan)
-        return left.results[:, 0], left.kicks
-
-
-def no_kicks(_: Any) -> bool:
-    """For blocks that need none."""
-    return True
 
 
 RACE = Plan(
@@ -938,7 +892,7 @@ def test_a_protocol_whose_kick_fails_says_why(tmp_path: Path, folder: Path) -> N
 IN_A_PROCESS = """
 import os, sys
 from pathlib import Path
-from test_protocols import blocks, no_kicks
+from own_protocol import blocks, no_kicks
 from kickbench.engine.engine import Plan
 from kickbench.errors import MeasurementError
 try:
@@ -999,7 +953,7 @@ def test_a_kick_that_fails_is_reported_with_its_error(
         "#include <errno.h>\nstatic int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)\n"
         f"{{ (void)v; (void)k; {work} return -EACCES; }}"
     )
-    done = in_a_process(source(tmp_path, kick=kick), folder, "spin")
+    done = in_a_process(source(tmp_path, kick=kick), folder, "hlt")
     assert done.returncode == 4, done.stderr
     assert "vCPU 0: a kick failed: Permission denied (EACCES)" in done.stdout
 
@@ -1024,7 +978,7 @@ def test_a_hook_that_never_returns_is_named(tmp_path: Path, folder: Path) -> Non
         (tmp_path / hook).mkdir()
         stop = ";" if at_work else "pause();"
         path = source(tmp_path / hook, **{name: f"{head}{{ for (;;) {stop} {body}"})
-        started[hook] = start_in_a_process(path, tmp_path / hook, "spin")
+        started[hook] = start_in_a_process(path, tmp_path / hook, "hlt")
     for hook, process in started.items():
         said, errors = process.communicate(timeout=600)
         assert process.returncode == 4, errors
