@@ -36,9 +36,10 @@ def trimmed(rounds: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     n = rounds.size
     k = int(TRIM * n)
     ordered = np.sort(rounds)
-    winsorised = np.clip(rounds, ordered[k], ordered[n - k - 1])
-    influence = (winsorised - winsorised.mean()) * (n / (n - 2 * k))
-    return float(ordered[k : n - k].mean()), influence
+    # Of so few rounds numpy's clip() and mean() take several times as long.
+    winsorised = np.minimum(np.maximum(rounds, ordered[k]), ordered[n - k - 1])
+    influence = (winsorised - winsorised.sum() / n) * (n / (n - 2 * k))
+    return float(ordered[k : n - k].sum() / (n - 2 * k)), influence
 
 
 def huber(rounds: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
