@@ -199,11 +199,12 @@ def _one_scale(residuals: Floats) -> float:
 def _solve(values: Floats, scales: Floats) -> float:
     """Where the pulls of the rounds, each up to HUBER of its scale, are equal to either side."""
     estimate = float(np.median(values))
+    precisions, reach, enough = 1 / scales**2, HUBER * scales, 1e-9 * float(scales.min())
     for _ in range(_STEPS):
-        far = np.abs(values - estimate) / scales
-        weights = HUBER / np.maximum(far, HUBER) / scales**2
-        before, estimate = estimate, float((weights * values).sum() / weights.sum())
-        if abs(estimate - before) <= 1e-9 * float(scales.min()):
+        # In full up to the reach, and beyond it in the proportion of the reach to the distance.
+        weights = reach / np.maximum(np.abs(values - estimate), reach) * precisions
+        before, estimate = estimate, float(weights @ values / weights.sum())
+        if abs(estimate - before) <= enough:
             break
     return estimate
 
