@@ -8,6 +8,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,24 @@ def slower(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def elsewhere(folder: Path) -> Path:
     return synthetic_run.build(folder / "elsewhere", cases=SWEEP[:3], environment=OTHER_CPU)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once(folder: Path) -> Iterator[None]:
+    """The runs that the tests share do not change, and to load one takes most of a comparison."""
+    load, loaded = RunData.load, dict[Path, RunData]()
+
+    def loads(path: Path) -> RunData:
+        if folder not in path.parents:
+            return load(path)
+        if path not in loaded:
+            loaded[path] = load(path)
+        # A test may change its summary.
+        return replace(loaded[path], summary=copy.deepcopy(loaded[path].summary))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(RunData, "load", loads)
+        yield
 
 
 def compare(*arguments: object) -> Any:
