@@ -55,7 +55,7 @@ def kickbench_captured(
         Path(os.devnull).open() as nothing,
         mock.patch("sys.stdin", nothing),
         pytest.MonkeyPatch.context() as monkeypatch,
-        _hangup(),
+        _signals(),
         _stream("stdout") as out,
         _stream("stderr") as err,
     ):
@@ -64,13 +64,14 @@ def kickbench_captured(
 
 
 @contextlib.contextmanager
-def _hangup() -> Iterator[None]:
-    """The command sets what SIGHUP does."""
-    before = signal.getsignal(signal.SIGHUP)
+def _signals() -> Iterator[None]:
+    """The command sets what some of them do."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextlib.contextmanager
