@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import KICKBENCH, kickbench
+from command import KICKBENCH, kickbench, kickbench_captured
 
 from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
@@ -147,7 +147,7 @@ def test_precision_ends_a_case_before_its_time(
 
 @pytest.mark.kvm
 def test_a_shipped_scenario_runs_quickly_by_its_name(tmp_path: Path) -> None:
-    done = kickbench("run", "quick", "--quick", "--results", tmp_path)
+    done = kickbench_captured("run", "quick", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     assert set(statuses(only_run(tmp_path)).values()) == {"ok"}
 
@@ -156,7 +156,7 @@ def test_a_shipped_scenario_runs_quickly_by_its_name(tmp_path: Path) -> None:
 def test_strict_refuses_a_scenario_that_the_host_cannot_run_whole(
     scenario: Callable[..., Path], tmp_path: Path
 ) -> None:
-    done = kickbench("run", scenario(), "--strict", "--results", tmp_path / "results")
+    done = kickbench_captured("run", scenario(), "--strict", "--results", tmp_path / "results")
     assert done.returncode == 3
     assert "no node 999" in done.stderr
     assert not (tmp_path / "results").exists()
@@ -239,7 +239,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_can_be_resumed(
     wait_for(lambda: not alive(started.worker))
     summary = json.loads((started.folder / "summary.json").read_text())
     assert "ok" in {case["status"] for case in summary["cases"]}
-    resumed = kickbench("run", "--resume", started.folder)
+    resumed = kickbench_captured("run", "--resume", started.folder)
     assert resumed.returncode == 0, resumed.stderr
     assert set(statuses(started.folder).values()) == {"ok", "skipped"}
 
@@ -255,7 +255,7 @@ def test_a_killed_runner_leaves_no_worker_and_can_be_resumed(started: Started) -
     wait_for(lambda: not alive(started.worker))
     done = next(case for case, status in before.items() if status == "ok")
     stamp = (started.folder / "cases" / done / "blocks.parquet").stat().st_mtime_ns
-    resumed = kickbench("run", "--resume", started.folder)
+    resumed = kickbench_captured("run", "--resume", started.folder)
     assert resumed.returncode == 0, resumed.stderr
     assert set(statuses(started.folder).values()) == {"ok", "skipped"}
     assert (started.folder / "cases" / done / "blocks.parquet").stat().st_mtime_ns == stamp
@@ -270,14 +270,14 @@ def test_a_killed_worker_fails_its_case_and_the_others_stand(started: Started) -
     assert "killed by SIGKILL" in errors
     found = statuses(started.folder)
     assert sorted(found.values()) == sorted(["ok", "failed", "ok", *["skipped"] * 3])
-    resumed = kickbench("run", "--resume", started.folder)
+    resumed = kickbench_captured("run", "--resume", started.folder)
     assert resumed.returncode == 0, resumed.stderr
     assert "failed" not in statuses(started.folder).values()
 
 
 @pytest.mark.kvm
 def test_a_running_run_cannot_be_resumed_by_another(started: Started) -> None:
-    second = kickbench("run", "--resume", started.folder)
+    second = kickbench_captured("run", "--resume", started.folder)
     assert second.returncode == 2
     assert "in use by another kickbench" in second.stderr
 
@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_is_finished(
     if mounted.returncode:
         pytest.skip("this container may not mount")
     try:
-        done = kickbench("run", scenario("[1, 2]", 1, 3), "--results", disk)
+        done = kickbench_captured("run", scenario("[1, 2]", 1, 3), "--results", disk)
         assert done.returncode == 4
         assert "the disk is full" in done.stderr or "No space left" in done.stderr
         assert "Traceback" not in done.stderr
@@ -305,7 +305,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_is_finished(
         assert not list(folder.rglob(".*tmp*"))
         disk_grows = ["mount", "-o", "remount,size=100m", disk]
         subprocess.run(disk_grows, check=True)
-        assert kickbench("run", "--resume", folder).returncode == 0
+        assert kickbench_captured("run", "--resume", folder).returncode == 0
         assert set(statuses(folder).values()) == {"ok", "skipped"}
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
@@ -330,7 +330,7 @@ def test_a_run_is_not_resumed_on_another_host(
     document = json.loads(manifest.read_text())
     document["environment"]["hostname"] = "elsewhere"
     manifest.write_text(json.dumps(document))
-    done = kickbench("run", "--resume", outcome.folder)
+    done = kickbench_captured("run", "--resume", outcome.folder)
     assert done.returncode == 2
     assert "another host" in done.stderr
 
