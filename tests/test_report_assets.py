@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import tomllib
 from html import unescape
 from html.parser import HTMLParser
@@ -24,7 +25,7 @@ from kickbench.cli import app
 from kickbench.errors import UsageError
 from kickbench.report.pages.assets import is_asset
 from kickbench.report.pages.downloads import MOST_IN_PAGE_BYTES, csv_of, data_link, defused
-from kickbench.report.pages.run import page, write
+from kickbench.report.pages.run import page, write, write_report
 from kickbench.summary.data import RunData
 from kickbench.text import printable
 
@@ -54,6 +55,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(run: Path) -> RunData:
     return RunData.load(run)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_run.build(
+        tmp_path_factory.mktemp("small"), cases=[synthetic_run.case(1)], rounds=4
+    )
+
+
+@pytest.fixture(scope="module")
+def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the run, with its assets beside it. No test changes these."""
+    return write(run, tmp_path_factory.mktemp("reports"), with_assets=True)[0]
+
+
+def assets_of(report: Path) -> Path:
+    return report.with_name(f"{report.stem}-assets")
+
+
+def copy_with_manifest(run: Path, folder: Path, change: dict[str, Any]) -> RunData:
+    """The run as if its manifest had said something else."""
+    copied = shutil.copytree(run, folder / run.name)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps(manifest | change))
+    return RunData.load(copied)
 
 
 def table(data: RunData, kind: str) -> list[dict[str, str]]:
@@ -170,6 +196,7 @@ def test_a_number_is_no_text(data: RunData) -> None:
 # --- in the page -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_holds_its_tables_and_its_scenario(data: RunData) -> None:
     files = held(page(data))
     stem = f"synthetic-{data.reader.run_id}"
@@ -178,22 +205,21 @@ def test_the_page_holds_its_tables_and_its_scenario(data: RunData) -> None:
     assert tomllib.loads(files["synthetic.toml"].decode()) == data.reader.manifest["scenario"]
 
 
-def test_the_scenario_to_copy_is_the_one_to_download(tmp_path: Path) -> None:
-    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4)
-    manifest = json.loads((run / "manifest.json").read_text())
+@pytest.mark.usefixtures("unrendered")
+def test_the_scenario_to_copy_is_the_one_to_download(small: Path, tmp_path: Path) -> None:
     hostile = "</pre><script>\u202e\x00\x1b\x85\U000e0001 \"'\\" + "x" * 5000
-    manifest["scenario"] |= {"description": hostile, hostile: [hostile, 1]}
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    data = RunData.load(run)
-    html = page(data)
+    scenario = json.loads((small / "manifest.json").read_text())["scenario"]
+    scenario |= {"description": hostile, hostile: [hostile, 1]}
+    html = page(copy_with_manifest(small, tmp_path, {"scenario": scenario}))
 
     pre = re.search(r'<pre id="scenario-text"[^>]*>(.*?)</pre>', html, re.DOTALL)
     assert pre is not None
     shown = unescape(pre[1])
-    assert tomllib.loads(shown) == manifest["scenario"]
+    assert tomllib.loads(shown) == scenario
     assert held(html)["synthetic.toml"].decode() == shown
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     ("words", "command"),
     [
@@ -203,12 +229,9 @@ def test_the_scenario_to_copy_is_the_one_to_download(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_has_the_options_that_the_run_had(
-    tmp_path: Path, words: list[str], command: str
+    small: Path, tmp_path: Path, words: list[str], command: str
 ) -> None:
-    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)], rounds=4)
-    manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps(manifest | {"command": words}))
-    assert f">{command}</pre>" in page(RunData.load(run))
+    assert f">{command}</pre>" in page(copy_with_manifest(small, tmp_path, {"command": words}))
 
 
 def test_what_is_too_large_for_a_page_is_not_in_it() -> None:
@@ -219,9 +242,8 @@ def test_what_is_too_large_for_a_page_is_not_in_it() -> None:
 # --- beside the page ---------------------------------------------------------------------------
 
 
-def test_assets_are_the_tables_and_all_figures_twice(run: Path, tmp_path: Path) -> None:
-    path, data = write(run, tmp_path, with_assets=True)
-    folder = tmp_path / f"{path.stem}-assets"
+def test_assets_are_the_tables_and_all_figures_twice(report: Path, data: RunData) -> None:
+    folder = assets_of(report)
     names = {file.name for file in folder.iterdir()}
     assert {"exits.csv", "kick.csv", "pause_all.csv", "race.csv"} <= names
     svgs = {name.removesuffix(".svg") for name in names if name.endswith(".svg")}
@@ -232,55 +254,58 @@ def test_assets_are_the_tables_and_all_figures_twice(run: Path, tmp_path: Path) 
         assert (folder / f"{name}.svg").read_bytes().startswith(b"<?xml")
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
     assert (folder / "kick.csv").read_bytes() == csv_of(data, "kick")
-    links = {link["href"] for link in Links(path.read_text()).found if "-assets/" in link["href"]}
+    links = {link["href"] for link in Links(report.read_text()).found if "-assets/" in link["href"]}
     assert links == {f"{folder.name}/{name}" for name in names}
 
 
-def test_assets_are_the_same_every_time_and_old_ones_go(run: Path, tmp_path: Path) -> None:
-    path, _ = write(run, tmp_path, with_assets=True)
-    folder = tmp_path / f"{path.stem}-assets"
+@pytest.mark.usefixtures("unrendered")
+def test_assets_are_the_same_every_time_and_old_ones_go(
+    report: Path, run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(assets_of(report), tmp_path / assets_of(report).name)
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     old = ["cost-9.svg", "ecdf-7.png", "cost-2-linear.svg", "ecdf-12-logarithmic.png"]
     mine = ["notes.txt", "mydata.csv", "gone-9.svg", "cost-mine.svg", "cost.svg.png", "exits-1.csv"]
     assert not first.keys() & {*old, *mine}
     for name in (*old, *mine):
         (folder / name).write_text(name)
-    write(run, tmp_path, with_assets=True)
+    again, _ = write(run, tmp_path, with_assets=True)
+    assert again.name == report.name
     second = {file.name: file.read_bytes() for file in folder.iterdir()}
     for name in mine:
         assert second.pop(name) == name.encode()
     assert second == first
 
 
-def test_every_name_of_an_asset_is_known_as_one(run: Path, tmp_path: Path) -> None:
-    path, _ = write(run, tmp_path, with_assets=True)
-    for file in (tmp_path / f"{path.stem}-assets").iterdir():
+def test_every_name_of_an_asset_is_known_as_one(report: Path) -> None:
+    for file in assets_of(report).iterdir():
         assert is_asset(file.name), file.name
 
 
-def test_assets_do_not_go_through_a_symlink(run: Path, tmp_path: Path) -> None:
+def test_assets_do_not_go_through_a_symlink(run: Path, data: RunData, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious.svg").write_text("mine")
     name = f"synthetic-{run.name}-assets"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="symlink"):
-        write(run, tmp_path / "out", with_assets=True)
+        write_report(data, tmp_path / "out", with_assets=True)
     assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == ["precious.svg"]
 
 
-def test_assets_where_there_is_a_file_are_one_clear_line(run: Path, tmp_path: Path) -> None:
+def test_assets_where_there_is_a_file_are_one_clear_line(
+    run: Path, data: RunData, tmp_path: Path
+) -> None:
     (tmp_path / f"synthetic-{run.name}-assets").write_text("x")
     with pytest.raises(UsageError) as caught:
-        write(run, tmp_path, with_assets=True)
+        write_report(data, tmp_path, with_assets=True)
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_writes_assets_when_asked(tmp_path: Path) -> None:
-    run = synthetic_run.build(tmp_path / "results", cases=[synthetic_run.case(1)], rounds=4)
-
+@pytest.mark.usefixtures("unrendered")
+def test_the_command_writes_assets_when_asked(small: Path, tmp_path: Path) -> None:
     def report(*options: str) -> Any:
-        arguments = ["report", str(run), "-o", str(tmp_path / "out"), *options]
+        arguments = ["report", str(small), "-o", str(tmp_path / "out"), *options]
         return CliRunner().invoke(app, arguments)
 
     assert report().exit_code == 0
