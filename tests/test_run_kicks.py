@@ -35,6 +35,7 @@ name = "split"
 vcpus = "cpu:{CPUS[0]}"
 kicker = "cpu:{CPUS[-1]}"
 """
+RACE = "[race]\nwindow_ns = [50000]\nkicks = 100\n"
 
 
 def run(tmp_path: Path, text: str, **options: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def test_a_wide_window_loses_kicks_of_the_negative_controls_alone(tmp_path: Path
     text = scenario(
         '["race"]',
         json.dumps(methods),
-        "[race]\nwindow_ns = [50000]\nkicks = 300\n",
+        RACE,
         max_seconds=600,
     )
     (case,) = run(tmp_path, text)["cases"]
@@ -123,7 +124,8 @@ def test_a_wide_window_loses_kicks_of_the_negative_controls_alone(tmp_path: Path
         assert found[method]["race_free_claim"] is False
     for method in ("sigmask", "immediate_exit", "immediate_exit_remote"):
         assert found[method]["lost"] == 0
-        assert found[method]["landed"] >= 300
+        assert found[method]["landed"] >= 100
+        # 1 - 0.05^(1/100) = 0.03, and of 58 kicks it would still be above 0.05.
         assert 0 < found[method]["lost_upper95"] < 0.05
         assert found[method]["race_free_claim"] is True
     assert (
@@ -238,14 +240,16 @@ static int kb_kick(struct kb_vcpu *v, struct kb_kicker *k)
 """
 
 
-def with_own_protocol(tmp_path: Path, before_run: str, after_run: str) -> str:
+def with_own_protocol(
+    tmp_path: Path, before_run: str, after_run: str, max_seconds: float = 1.5
+) -> str:
     (tmp_path / "mine.c").write_text(HOOKS.format(before_run=before_run, after_run=after_run))
     return scenario(
         '["race", "exits"]',
         '["immediate_exit", "./mine.c"]',
-        "[race]\nwindow_ns = [50000]\nkicks = 100\n",
+        RACE,
         max_seconds=20,
-    ).replace("max_seconds = 20", "max_seconds = 1.5")
+    ).replace("max_seconds = 20", f"max_seconds = {max_seconds}")
 
 
 def test_a_protocol_of_ones_own_is_measured_and_raced_like_the_others(tmp_path: Path) -> None:
@@ -270,7 +274,7 @@ def test_a_protocol_that_crashes_fails_its_cases_alone(tmp_path: Path) -> None:
 
 def test_a_protocol_that_prints_is_measured_like_any_other(tmp_path: Path) -> None:
     prints = 'printf("vCPU %u\\n", v->index); fflush(stdout); return kb_kick_requested(v);'
-    text = with_own_protocol(tmp_path, prints, "return error && kb_kick_requested(v);")
+    text = with_own_protocol(tmp_path, prints, "return error && kb_kick_requested(v);", 0.5)
     path = tmp_path / "mine.c"
     path.write_text("#include <stdio.h>\n" + path.read_text())
     assert {case["status"] for case in run(tmp_path, text)["cases"]} == {"ok"}
@@ -364,7 +368,7 @@ def test_the_time_out_for_lost_kicks_is_far_above_their_median_and_bounded(
 
 def test_a_resumed_run_compiles_its_protocols_only_when_told_to(tmp_path: Path) -> None:
     text = with_own_protocol(
-        tmp_path, "return kb_kick_requested(v);", "return error && kb_kick_requested(v);"
+        tmp_path, "return kb_kick_requested(v);", "return error && kb_kick_requested(v);", 0.5
     )
     folder = run(tmp_path, text)["folder"]
     manifest = folder / "manifest.json"
