@@ -278,7 +278,7 @@ def test_what_is_no_regular_file_is_no_scenario(kind: str, tmp_path: Path) -> No
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code() -> None:
-    done = cli("--debug", "run", "no_such_scenario")
+    done = here("--debug", "run", "no_such_scenario")
     assert "Traceback (most recent call last):" in done.stderr
     assert "ScenarioError" in done.stderr
     # Not Python's 1 for an exception: that says "a regression was found".
@@ -523,7 +523,7 @@ def test_a_scenario_of_which_no_case_can_run_is_3(tmp_path: Path) -> None:
     for where in ("node:999", "cpu:9999"):
         file = tmp_path / "elsewhere.toml"
         file.write_text(HEAD + VM + GUEST + PLACEMENT + f'vcpus = "{where}"\n')
-        done = cli("run", file, cwd=tmp_path)
+        done = here("run", file, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (3, "")
         assert is_helpful(done.stderr)
         assert where.partition(":")[2] in done.stderr
