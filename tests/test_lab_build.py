@@ -33,6 +33,7 @@ bzImage:
 \t@mkdir -p $(O)/arch/x86/boot
 \t@echo "  CC      init/main.o"
 \t@cat init/main.c > $(O)/arch/x86/boot/bzImage
+\t@echo "ffffffff81000000 T of `head -n 2 init/main.c | tail -n 1`" > $(O)/System.map
 \t@echo built >> $(O)/../../../builds
 """
 PATCH = """From: a developer
@@ -162,6 +163,7 @@ def test_a_second_call_does_nothing(lab: Path, make: object) -> None:
     path = make(lab)  # type: ignore[operator]
     image = builder.build(path)
     assert image.read_text() == "one\nTWO\nthree\n"
+    assert "ffffffff81000000 T of" in (image.parent / "System.map").read_text()
     inputs = json.loads((image.parent / "inputs.json").read_text())
     assert inputs["source"] == str(path)
     assert builder.build(path) == builder.built(path) == image

@@ -4,6 +4,7 @@
 A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab/``::
 
     kernels/<hash>/bzImage       finished kernels, each put there by one rename
+    kernels/<hash>/System.map    the addresses of its functions, for kickbench lab explain
     kernels/<hash>/inputs.json   what went into it, for people
     trees/<source>/source/       the source with the patches applied
     trees/<source>/originals/    the files that the patches change, as they were before
@@ -40,6 +41,8 @@ from kickbench.lab.emulation import die_with, printable
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"
+KEPT = ("arch/x86/boot/bzImage", "System.map")
+"""What is kept of a build, by its place in the folder of objects."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Inputs:
     @property
     def key(self) -> str:
         """The name under which the kernel is kept."""
-        return _hash(json.dumps({**self.facts(), "source": None}).encode())[:16]
+        facts = {**self.facts(), "source": None, "kept": KEPT}
+        return _hash(json.dumps(facts).encode())[:16]
 
     def facts(self) -> dict[str, object]:
         """The inputs as a JSON object."""
@@ -387,7 +391,8 @@ class _Build:
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
         try:
-            shutil.copyfile(self._objects / "arch/x86/boot/bzImage", work / image.name)
+            for name in KEPT:
+                shutil.copyfile(self._objects / name, work / Path(name).name)
             text = json.dumps(self._inputs.facts(), indent=2)
             (work / "inputs.json").write_text(text + "\n")
             for path in (*work.iterdir(), work):
