@@ -126,6 +126,7 @@ def library() -> ctypes.CDLL:
         "kb_engine_memory_locked": (ctypes.c_int, [c_void_p]),
         "kb_engine_address": (c_void_p, [c_void_p, c_uint32, c_uint32]),
         "kb_engine_kicker_cpu": (c_int32, [c_void_p, c_uint32]),
+        "kb_watch": (None, []),
         "kb_nodes_of": (ctypes.c_int, [c_void_p, c_uint64, c_void_p]),
         "kb_histogram_edges": (None, [c_void_p]),
         "kb_quantile_levels": (None, [c_void_p]),

@@ -8,6 +8,8 @@
  */
 #include "internal.h"
 
+#include <kickbench/mark.h>
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,4 +325,9 @@ int kb_engine_destroy(struct kb_engine *e)
 		return -1;
 	release(e);
 	return 0;
+}
+
+void kb_watch(void)
+{
+	KB_PUT_MARK(KB_MARK_WATCH);
 }

@@ -190,6 +190,9 @@ KB_EXPORT const struct kb_pause *kb_engine_pauses(const struct kb_engine *e, uin
 KB_EXPORT void kb_engine_histogram(const struct kb_engine *e, uint32_t entry, uint64_t *counts);
 /* 1 when every buffer is locked in memory, 0 when RLIMIT_MEMLOCK forbids it. */
 KB_EXPORT int kb_engine_memory_locked(const struct kb_engine *e);
+
+/* Who watches from outside, as kickbench lab explain does, may begin (kickbench/mark.h). */
+KB_EXPORT void kb_watch(void);
 /* Lowest value of each bin, and one more: bin i is edges[i] <= cycles < edges[i + 1]. */
 KB_EXPORT void kb_histogram_edges(uint64_t *edges);
 

@@ -8,6 +8,8 @@
  */
 #include "internal.h"
 
+#include <kickbench/mark.h>
+
 /* Around the protocol's kick, which is not the engine's and may never return. */
 void begin_kick(struct kicker_thread *t, const struct vcpu_thread *vcpu)
 {
@@ -30,6 +32,7 @@ void send_kick(struct kick_in_flight *k)
 	int error;
 
 	begin_kick(k->thread, k->vcpu);
+	KB_PUT_MARK(KB_MARK_BEGIN);
 	k->sent = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_sent);
 	error = k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
 	k->returned = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_returned);

@@ -6,6 +6,8 @@
 #include "internal.h"
 #include "random.h"
 
+#include <kickbench/mark.h>
+
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -88,6 +90,7 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
 	const bool stop = kickers & (1u << KB_CONDUCTOR);
 
+	KB_PUT_MARK(KB_MARK_END);
 	if (e->plan.kicking == KB_VOLLEYS)
 		v->resuming |= kickers & ~(1u << KB_CONDUCTOR);
 	for (kickers &= ~(1u << KB_CONDUCTOR); kickers; kickers &= kickers - 1) {
@@ -333,7 +336,9 @@ static void run_block(struct vcpu_thread *t)
 		result->kicked = v->kicked;
 		result->cpu = sched_getcpu();
 	} else if (t->enter_error == 0) {
+		KB_PUT_MARK(KB_MARK_BEGIN);
 		t->protocol->exit_loop(v);
+		KB_PUT_MARK(KB_MARK_END);
 		atomic_store_explicit(&t->busy, false, memory_order_release);
 		kb_mark(v, KB_EVALUATING);
 		evaluate(t, result);

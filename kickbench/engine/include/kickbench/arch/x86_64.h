@@ -42,6 +42,10 @@ static inline void kb_relax(void)
 	__builtin_ia32_pause();
 }
 
+/* A mark (kickbench/mark.h): nopl number(%rax,%rax,1), which is 0f 1f 84 00 and the number. */
+#define KB_PUT_MARK(number)                                                                        \
+	__asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long %c0" : : "i"(number) : "memory")
+
 /*
  * After kb_request_kick(): a thread that sees a later store sees the flag, too. The flag is set by
  * a locked instruction, which is a full fence. So only the compiler needs a fence here.
