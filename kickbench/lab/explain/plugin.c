@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A plugin for QEMU's TCG: it writes down every instruction that a CPU executes between two marks
+ * (kickbench/mark.h), and with memory=on every access to memory, in their order.
+ *
+ * Arguments: out=FILE, memory=on|off. FILE.trace has 64 bits for each entry, FILE.code a record for
+ * each translated instruction. kickbench/lab/explain/trace.py reads both. With check=on it only
+ * says that this QEMU can load it.
+ *
+ * Until the mark KB_MARK_WATCH nothing but that mark is looked for, so that a machine boots as fast
+ * as without the plugin.
+ *
+ * The plugin is for machines that run all their CPUs in one thread (-icount or thread=single): it
+ * takes no lock.
+ */
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The functions of QEMU's plugin API, version 1, that are used here (docs/devel/tcg-plugins.rst).
+ */
+typedef uint64_t plugin_id;
+typedef uint32_t meminfo;
+struct tb;
+struct insn;
+struct hwaddr;
+struct info;
+
+typedef void (*simple_callback)(plugin_id id);
+typedef void (*udata_callback)(plugin_id id, void *data);
+typedef void (*translate_callback)(plugin_id id, struct tb *tb);
+typedef void (*execute_callback)(unsigned int cpu, void *data);
+typedef void (*memory_callback)(unsigned int cpu, meminfo info, uint64_t vaddr, void *data);
+enum flags { NO_REGISTERS };
+enum accesses { READS = 1, WRITES, READS_AND_WRITES };
+
+void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, translate_callback callback);
+void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, execute_callback callback,
+					    enum flags flags, void *data);
+void qemu_plugin_register_vcpu_mem_cb(struct insn *insn, memory_callback callback, enum flags flags,
+				      enum accesses accesses, void *data);
+void qemu_plugin_register_atexit_cb(plugin_id id, udata_callback callback, void *data);
+void qemu_plugin_reset(plugin_id id, simple_callback callback);
+size_t qemu_plugin_tb_n_insns(const struct tb *tb);
+struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t index);
+size_t qemu_plugin_insn_size(const struct insn *insn);
+uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
+const void *qemu_plugin_insn_data(const struct insn *insn);
+bool qemu_plugin_mem_is_store(meminfo info);
+unsigned int qemu_plugin_mem_size_shift(meminfo info);
+struct hwaddr *qemu_plugin_get_hwaddr(meminfo info, uint64_t vaddr);
+uint64_t qemu_plugin_hwaddr_phys_addr(const struct hwaddr *address);
+
+#define EXPORT	 __attribute__((visibility("default")))
+#define MAX_CPUS 64
+
+EXPORT int qemu_plugin_version = 1;
+EXPORT int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv);
+
+/* kickbench/mark.h */
+enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END };
+#define NOT_A_MARK 0
+
+/* An entry of the trace: what in the highest byte, the CPU in the next, the value in the others. */
+enum what { EXECUTED, READ, WROTE };
+
+/* A record of the code: an instruction, as it was translated. Its number is its place in FILE. */
+struct code {
+	uint64_t vaddr;
+	uint8_t size;
+	uint8_t bytes[15];
+};
+
+static FILE *trace, *code;
+static bool with_memory;
+static uint64_t n_code;
+static bool watched[MAX_CPUS];
+
+static void put(enum what what, unsigned int cpu, uint64_t value)
+{
+	const uint64_t entry = (uint64_t)what << 56 | (uint64_t)cpu << 48 | value;
+
+	if (fwrite_unlocked(&entry, sizeof(entry), 1, trace) != 1) {
+		perror("kickbench: the trace cannot be written");
+		exit(1);
+	}
+}
+
+static void executed(unsigned int cpu, void *number)
+{
+	if (watched[cpu])
+		put(EXECUTED, cpu, (uint64_t)number);
+}
+
+static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *number)
+{
+	const struct hwaddr *address;
+	uint64_t physical;
+
+	(void)number;
+	if (!watched[cpu])
+		return;
+	address = qemu_plugin_get_hwaddr(info, vaddr);
+	physical = address ? qemu_plugin_hwaddr_phys_addr(address) : 0;
+	put(qemu_plugin_mem_is_store(info) ? WROTE : READ, cpu,
+	    (physical & 0xffffffffffull) << 4 | qemu_plugin_mem_size_shift(info));
+}
+
+/* Who runs the machine's methods executes the first mark between any two of them. */
+static void parted(unsigned int cpu, void *number)
+{
+	put(EXECUTED, cpu, (uint64_t)number);
+}
+
+static void begins(unsigned int cpu, void *number)
+{
+	watched[cpu] = true;
+	executed(cpu, number);
+}
+
+static void ends(unsigned int cpu, void *number)
+{
+	executed(cpu, number);
+	watched[cpu] = false;
+}
+
+static uint32_t mark_of(const struct insn *insn)
+{
+	static const uint8_t nop[] = {0x0f, 0x1f, 0x84, 0x00};
+	const uint8_t *bytes = qemu_plugin_insn_data(insn);
+	uint32_t number;
+
+	if (qemu_plugin_insn_size(insn) != 8 || memcmp(bytes, nop, sizeof(nop)))
+		return NOT_A_MARK;
+	memcpy(&number, bytes + sizeof(nop), sizeof(number));
+	return number >= MARK_WATCH && number <= MARK_END ? number : NOT_A_MARK;
+}
+
+static execute_callback callback_of(uint32_t mark)
+{
+	switch (mark) {
+	case MARK_WATCH:
+		return parted;
+	case MARK_BEGIN:
+		return begins;
+	case MARK_END:
+		return ends;
+	default:
+		return executed;
+	}
+}
+
+static uint64_t note_code(const struct insn *insn)
+{
+	struct code record = {.vaddr = qemu_plugin_insn_vaddr(insn)};
+	const size_t size = qemu_plugin_insn_size(insn);
+
+	record.size = (uint8_t)size;
+	memcpy(record.bytes, qemu_plugin_insn_data(insn),
+	       size < sizeof(record.bytes) ? size : sizeof(record.bytes));
+	fwrite(&record, sizeof(record), 1, code);
+	return n_code++;
+}
+
+static void translated(plugin_id id, struct tb *tb)
+{
+	(void)id;
+	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
+		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
+		void *number = (void *)note_code(insn);
+
+		qemu_plugin_register_vcpu_insn_exec_cb(insn, callback_of(mark_of(insn)),
+						       NO_REGISTERS, number);
+		if (with_memory)
+			qemu_plugin_register_vcpu_mem_cb(insn, accessed, NO_REGISTERS,
+							 READS_AND_WRITES, number);
+	}
+}
+
+static void watch_all(plugin_id id)
+{
+	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+}
+
+static void watch(unsigned int cpu, void *id)
+{
+	(void)cpu;
+	/* All translations are thrown away: the next ones are watched. */
+	qemu_plugin_reset((plugin_id)(uintptr_t)id, watch_all);
+}
+
+static void look_for_watch(plugin_id id, struct tb *tb)
+{
+	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
+		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
+
+		if (mark_of(insn) == MARK_WATCH)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, watch, NO_REGISTERS,
+							       (void *)(uintptr_t)id);
+	}
+}
+
+static void finish(plugin_id id, void *data)
+{
+	(void)id;
+	(void)data;
+	fclose(trace);
+	fclose(code);
+}
+
+static FILE *open_file(const char *path, const char *suffix)
+{
+	char name[4096];
+	FILE *file;
+
+	snprintf(name, sizeof(name), "%s.%s", path, suffix);
+	file = fopen(name, "we");
+	if (!file)
+		fprintf(stderr, "kickbench: %s: %s\n", name, strerror(errno));
+	return file;
+}
+
+int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv)
+{
+	(void)info;
+	for (int i = 0; i < argc; i++) {
+		if (!strncmp(argv[i], "out=", 4)) {
+			trace = open_file(argv[i] + 4, "trace");
+			code = open_file(argv[i] + 4, "code");
+		} else if (!strcmp(argv[i], "memory=on")) {
+			with_memory = true;
+		} else if (!strcmp(argv[i], "check=on")) {
+			fprintf(stderr, "kickbench: the plugin fits\n");
+		}
+	}
+	if (!trace || !code)
+		return -1;
+	qemu_plugin_register_vcpu_tb_trans_cb(id, look_for_watch);
+	qemu_plugin_register_atexit_cb(id, finish, NULL);
+	return 0;
+}
