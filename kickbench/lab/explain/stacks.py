@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The call path of each executed instruction, from the instructions alone.
+
+A shadow stack follows calls and returns, entries to the kernel and to the guest, and interrupts.
+Nothing is read of the machine's own stack, so it needs no frame pointers and no unwinder.
+
+Source: Intel SDM volume 2 and AMD APM volume 3, the opcodes of control transfers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+GUEST = "[guest]"
+SWITCH = ("__switch_to_asm", "__switch_to")
+"""Where one kernel stack is left for another (arch/x86/entry/entry_64.S)."""
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
+_NO_REX = 0x40
+
+
+class Flow(Enum):
+    """Where an instruction lets the CPU go on."""
+
+    NEXT = auto()
+    JUMP = auto()
+    CALL = auto()
+    RETURN = auto()
+    ENTER = auto()
+    """SYSCALL, SYSENTER or INT: to the kernel, which comes back behind it."""
+    LEAVE = auto()
+    """SYSRET, SYSEXIT or IRET."""
+    GUEST = auto()
+    """VMRUN, VMLAUNCH or VMRESUME."""
+
+
+def flow(code: bytes) -> Flow:
+    """How an instruction (its bytes) transfers control."""
+    at = 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    if at < len(code) and code[at] & 0xF0 == _NO_REX:
+        at += 1
+    first, second, third = (*code[at : at + 3], 0, 0, 0)[:3]
+    reg = second >> 3 & 7
+    if first == 0x0F:
+        return _flow_of_two(second, third)
+    if first == 0xFF and reg in (2, 3):
+        return Flow.CALL
+    if first == 0xFF and reg in (4, 5):
+        return Flow.JUMP
+    return _ONE.get(first, Flow.NEXT)
+
+
+def _flow_of_two(second: int, third: int) -> Flow:
+    if second == 0x01:
+        return Flow.GUEST if third in (0xD8, 0xC2, 0xC3) else Flow.NEXT
+    if 0x80 <= second <= 0x8F:
+        return Flow.JUMP
+    return {0x05: Flow.ENTER, 0x34: Flow.ENTER, 0x07: Flow.LEAVE, 0x35: Flow.LEAVE}.get(
+        second, Flow.NEXT
+    )
+
+
+_ONE = {
+    **dict.fromkeys((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB), Flow.JUMP),
+    **dict.fromkeys((0xE8, 0x9A), Flow.CALL),
+    **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Flow.RETURN),
+    **dict.fromkeys((0xCC, 0xCD), Flow.ENTER),
+    0xCF: Flow.LEAVE,
+}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An executed instruction: where it is, and its bytes."""
+
+    address: int
+    code: bytes
+
+    @property
+    def end(self) -> int:
+        """Where the next one is."""
+        return self.address + len(self.code)
+
+
+@dataclass
+class _Frame:
+    function: str
+    back_to: tuple[int, ...] = ()
+    """Where the function may return to: nowhere if it was not seen to be called."""
+
+
+class _Walk:
+    """Follows the instructions of one CPU.
+
+    A part of them is of one stack: the trace begins within its functions, and their callers are
+    learned when these return. A switch to another thread begins another part.
+    """
+
+    def __init__(self, name: Callable[[int], str]) -> None:
+        self._name = name
+        self._frames: list[_Frame] = []
+        self._before: Instruction | None = None
+        self._callers: list[str] = []
+        """Those of the part's first function that are known by now, the nearest first."""
+        self._part: list[tuple[int, tuple[str, ...]]] = []
+        """The part's instructions: the callers known by then, and the path from there."""
+        self.paths: list[tuple[str, ...]] = []
+
+    def take(self, one: Instruction) -> None:
+        before, self._before = self._before, one
+        if before is None:
+            self._begin(one.address)
+        else:
+            self._follow(before, one)
+        path = tuple(frame.function for frame in self._frames)
+        self._part.append((len(self._callers), path))
+
+    def finish(self) -> None:
+        """The part is over: all its callers that will be known are."""
+        for known, path in self._part:
+            self.paths.append((*reversed(self._callers[known:]), *path))
+        self._part, self._callers = [], []
+
+    def _begin(self, address: int) -> None:
+        self.finish()
+        self._frames = [_Frame(self._name(address))]
+
+    def _follow(self, before: Instruction, one: Instruction) -> None:
+        how, frames = flow(before.code), self._frames
+        if how is Flow.GUEST:
+            frames.append(_Frame(GUEST, (before.end,)))
+        elif frames[-1].function == GUEST:
+            if one.address in frames[-1].back_to:
+                frames.pop()
+        elif how in (Flow.RETURN, Flow.LEAVE):
+            self._go_back(one.address)
+        elif how is Flow.ENTER or (how is Flow.CALL and one.address != before.end):
+            frames.append(_Frame(self._name(one.address), (before.end,)))
+        elif how is Flow.NEXT and one.address not in (before.end, before.address):
+            # An interrupt, or an exception that tries again. (A string instruction repeats itself.)
+            frames.append(_Frame(self._name(one.address), (before.end, before.address)))
+        else:
+            self._jump(one.address)
+
+    def _jump(self, address: int) -> None:
+        here, top = self._name(address), self._frames[-1]
+        if here == top.function:
+            return
+        if (top.function, here) == SWITCH:
+            self._begin(address)
+        else:  # a tail call
+            self._frames[-1] = _Frame(here, top.back_to)
+
+    def _go_back(self, address: int) -> None:
+        frames = self._frames
+        for place in range(len(frames) - 1, 0, -1):  # the first one was not seen to be called
+            if address in frames[place].back_to:
+                del frames[place:]
+                self._jump(address)
+                return
+        if len(frames) == 1:
+            frames[0] = _Frame(self._name(address))
+            self._callers.append(frames[0].function)
+        else:
+            self._jump(address)  # a jump that looks like a return
+
+
+def call_paths(
+    executed: Iterable[Instruction], name: Callable[[int], str]
+) -> list[tuple[str, ...]]:
+    """The call path of each instruction, the outermost function first. ``name`` is of an address.
+
+    The guest's instructions are one function, GUEST. An interrupt is a call from where it came.
+    What one thread does after another is on its own path.
+    """
+    walk = _Walk(name)
+    for one in executed:
+        walk.take(one)
+    walk.finish()
+    return walk.paths
+
+
+def completed(paths: list[tuple[str, ...]]) -> list[bool]:
+    """Whether each was executed to its end: false for those by which a guest left.
+
+    The guest's instruction that makes an exit is begun, and is intercepted. KVM does what it asks
+    for, and moves the guest behind it. So the CPU never executed it, and did not count it.
+    """
+    following = [*paths[1:], ("",)]
+    return [a[-1] != GUEST or b[-1] == GUEST for a, b in zip(paths, following, strict=True)]
+
+
+def fold(paths: Iterable[tuple[str, ...]]) -> Counter[tuple[str, ...]]:
+    """How many instructions each call path has: what flame graphs are made of."""
+    return Counter(paths)
+
+
+def self_counts(folded: Counter[tuple[str, ...]]) -> Counter[str]:
+    """How many instructions each function has itself."""
+    found: Counter[str] = Counter()
+    for path, count in folded.items():
+        found[path[-1]] += count
+    return found
+
+
+def inclusive_counts(folded: Counter[tuple[str, ...]]) -> Counter[str]:
+    """How many instructions each function has with all that it calls. A recursion counts once."""
+    found: Counter[str] = Counter()
+    for path, count in folded.items():
+        for function in set(path):
+            found[function] += count
+    return found

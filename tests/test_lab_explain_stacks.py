@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Call paths from executed instructions alone: on small programs whose paths are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.lab.explain.stacks import (
+    GUEST,
+    Flow,
+    Instruction,
+    call_paths,
+    completed,
+    flow,
+    fold,
+    inclusive_counts,
+    self_counts,
+)
+
+NOP, CALL, RET, JMP = b"\x90", b"\xe8\0\0\0\0", b"\xc3", b"\xeb\x00"
+SYSCALL, SYSRET, IRET, VMRUN = b"\x0f\x05", b"\x48\x0f\x07", b"\x48\xcf", b"\x0f\x01\xd8"
+IN = b"\xed"
+# Each function has 0x100 bytes: a at 0x1000, b at 0x1100, ...
+FUNCTIONS = "abcdefgh"
+
+
+def name(address: int) -> str:
+    return FUNCTIONS[(address - 0x1000) >> 8]
+
+
+def at(function: str, offset: int = 0) -> int:
+    return 0x1000 + 0x100 * FUNCTIONS.index(function) + offset
+
+
+def program(*steps: tuple[str, int, bytes]) -> list[Instruction]:
+    return [Instruction(at(function, offset), code) for function, offset, code in steps]
+
+
+def paths(*steps: tuple[str, int, bytes]) -> list[str]:
+    return ["".join(path) for path in call_paths(program(*steps), name)]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("90", Flow.NEXT),
+        ("4889c3", Flow.NEXT),
+        ("e800000000", Flow.CALL),
+        ("ff15aabbccdd", Flow.CALL),  # call *disp(%rip)
+        ("41ffd3", Flow.CALL),  # call *%r11
+        ("3effd0", Flow.CALL),  # notrack call *%rax
+        ("ffe0", Flow.JUMP),
+        ("ffc0", Flow.NEXT),  # inc %eax
+        ("ff30", Flow.NEXT),  # push (%rax)
+        ("7405", Flow.JUMP),
+        ("0f8400000000", Flow.JUMP),
+        ("e9ffffffff", Flow.JUMP),
+        ("e2fe", Flow.JUMP),  # loop
+        ("c3", Flow.RETURN),
+        ("f3c3", Flow.RETURN),
+        ("c20800", Flow.RETURN),
+        ("0f05", Flow.ENTER),
+        ("cd80", Flow.ENTER),
+        ("480f07", Flow.LEAVE),
+        ("48cf", Flow.LEAVE),
+        ("0f01d8", Flow.GUEST),
+        ("0f01c2", Flow.GUEST),
+        ("0f01f9", Flow.NEXT),  # rdtscp
+        ("0f1f8400c0ffee00", Flow.NEXT),
+        ("", Flow.NEXT),
+    ],
+)
+def test_the_flow_of_an_instruction(code: str, expected: Flow) -> None:
+    assert flow(bytes.fromhex(code)) is expected
+
+
+def test_calls_and_returns() -> None:
+    assert paths(("a", 0, CALL), ("b", 0, CALL), ("c", 0, RET), ("b", 5, RET), ("a", 5, NOP)) == [
+        "a",
+        "ab",
+        "abc",
+        "ab",
+        "a",
+    ]
+
+
+def test_a_tail_call_takes_the_place_of_its_caller() -> None:
+    assert paths(("a", 0, CALL), ("b", 0, JMP), ("c", 0, RET), ("a", 5, NOP)) == [
+        "a",
+        "ab",
+        "ac",
+        "a",
+    ]
+
+
+def test_a_call_of_the_next_instruction_is_no_function() -> None:
+    assert paths(("a", 0, CALL), ("a", 5, NOP)) == ["a", "a"]
+
+
+def test_a_return_that_skips_functions() -> None:
+    # As after longjmp(3), or a thunk that returns to where it was asked to jump.
+    assert paths(("a", 0, CALL), ("b", 0, CALL), ("c", 0, RET), ("a", 5, NOP)) == [
+        "a",
+        "ab",
+        "abc",
+        "a",
+    ]
+
+
+def test_a_system_call() -> None:
+    assert paths(
+        ("a", 0, SYSCALL), ("b", 0, CALL), ("c", 0, RET), ("b", 5, SYSRET), ("a", 2, NOP)
+    ) == ["a", "ab", "abc", "ab", "a"]
+
+
+def test_an_interrupt_comes_back_behind_the_instruction_and_a_fault_to_it() -> None:
+    interrupt = [("a", 0, NOP), ("d", 0, NOP), ("d", 1, IRET), ("a", 1, NOP)]
+    fault = [("a", 0, NOP), ("d", 0, NOP), ("d", 1, IRET), ("a", 0, NOP), ("a", 1, NOP)]
+    assert paths(*interrupt) == ["a", "ad", "ad", "a"]
+    assert paths(*fault) == ["a", "ad", "ad", "a", "a"]
+
+
+def test_an_instruction_that_repeats_itself_is_no_interrupt() -> None:
+    assert paths(("a", 0, b"\xf3\xa4"), ("a", 0, b"\xf3\xa4"), ("a", 2, NOP)) == ["a", "a", "a"]
+
+
+def test_the_guest_is_one_function_and_its_last_instruction_is_not_complete() -> None:
+    steps = [("a", 0, VMRUN), ("e", 0, CALL), ("f", 0, IN), ("a", 3, NOP)]
+    found = call_paths(program(*steps), name)
+    assert found == [("a",), ("a", GUEST), ("a", GUEST), ("a",)]
+    assert completed(found) == [True, True, False, True]
+
+
+def test_the_callers_of_the_first_function_are_learned_when_it_returns() -> None:
+    assert paths(("c", 0, NOP), ("c", 1, RET), ("b", 5, CALL), ("d", 0, RET), ("b", 10, RET),
+                 ("a", 5, NOP)) == ["abc", "abc", "ab", "abd", "ab", "a"]  # fmt: skip
+
+
+def test_another_thread_is_on_its_own_path() -> None:
+    names = {"a": "kick", "b": "schedule", "c": "__switch_to_asm", "d": "__switch_to", "e": "run"}
+    executed = program(
+        ("a", 0, CALL),
+        ("b", 0, CALL),
+        ("c", 0, JMP),
+        ("d", 0, RET),
+        ("b", 5, RET),  # the same place in schedule(), of the other thread
+        ("e", 5, NOP),
+    )
+    assert call_paths(executed, lambda address: names[name(address)]) == [
+        ("kick",),
+        ("kick", "schedule"),
+        ("kick", "schedule", "__switch_to_asm"),
+        ("run", "schedule", "__switch_to"),
+        ("run", "schedule"),
+        ("run",),
+    ]
+
+
+@st.composite
+def nested_calls(draw: st.DrawFn) -> tuple[list[Instruction], list[str]]:
+    """A program of nested calls, and the path of each of its instructions."""
+    executed: list[Instruction] = []
+    expected: list[str] = []
+
+    def run(path: str, budget: int) -> None:
+        address = at(path[-1])
+        for calls in draw(st.lists(st.booleans(), max_size=4)):
+            if calls and budget:
+                callee = draw(st.sampled_from(FUNCTIONS))
+                executed.append(Instruction(address, CALL))
+                expected.append(path)
+                address += len(CALL)
+                run(path + callee, budget - 1)
+            else:
+                executed.append(Instruction(address, NOP))
+                expected.append(path)
+                address += len(NOP)
+        if len(path) > 1:
+            executed.append(Instruction(address, RET))
+            expected.append(path)
+
+    run(draw(st.sampled_from(FUNCTIONS)), 4)
+    return executed, expected
+
+
+@given(nested_calls())
+def test_any_nesting_of_calls(made: tuple[list[Instruction], list[str]]) -> None:
+    executed, expected = made
+    found = call_paths(executed, name)
+    assert ["".join(path) for path in found] == expected
+    folded = fold(found)
+    own, inclusive = self_counts(folded), inclusive_counts(folded)
+    assert folded.total() == own.total() == len(executed)
+    assert own == Counter(path[-1] for path in expected)
+    assert inclusive == Counter(function for path in expected for function in set(path))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0x1000, 0x17FF),
+            st.sampled_from([NOP, CALL, RET, JMP, SYSCALL, SYSRET, IRET, VMRUN, IN]),
+        ),
+        min_size=1,
+    )
+)
+def test_whatever_is_executed_each_instruction_has_a_path(steps: list[tuple[int, bytes]]) -> None:
+    executed = [Instruction(address, code) for address, code in steps]
+    found = call_paths(executed, name)
+    assert len(found) == len(completed(found)) == len(executed)
+    assert all(found)
+    assert all(
+        path[-1] in (GUEST, name(one.address)) for path, one in zip(found, executed, strict=True)
+    )
