@@ -205,8 +205,8 @@ def ordered(monkeypatch: pytest.MonkeyPatch, name: str, **arguments: object) -> 
         given.append(order)
         return 0
 
-    monkeypatch.setattr(cli, "_prepare", lambda *_: (MACHINES[name], Path("/k/bzImage")))
-    monkeypatch.setattr(cli, "_heed_sigterm", lambda: None)
+    monkeypatch.setattr(cli, "prepare", lambda *_: (MACHINES[name], Path("/k/bzImage")))
+    monkeypatch.setattr(cli, "heed_sigterm", lambda: None)
     monkeypatch.setattr(Machine, "description", lambda _: "emulated")
     monkeypatch.setattr(lab_run, "execute", execute)
     with pytest.raises(typer.Exit) as done:

@@ -22,6 +22,7 @@ import kickbench
 from kickbench.cli import (
     compare,
     doctor,
+    explain,
     history,
     lab,
     methods,
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
 }
 """Every subcommand: a function, or an app that has subcommands of its own."""
 
+lab.app.command()(explain.explain)
 for _name, _command in COMMANDS.items():
     if isinstance(_command, typer.Typer):
         app.add_typer(_command, name=_name)

@@ -119,7 +119,7 @@ def build(
     """
     from kickbench.lab import build as builder
 
-    _heed_sigterm()
+    heed_sigterm()
     typer.echo(str(builder.build(source, config, jobs)))
 
 
@@ -159,7 +159,7 @@ def run(
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
-    chosen, bzimage = _prepare(machine, kernel)
+    chosen, bzimage = prepare(machine, kernel)
     if scenario is not None:
         # The check here takes a moment. To find the error in the machine would take its whole boot.
         reads = resolve(scenario)
@@ -175,7 +175,7 @@ def run(
         arguments = ["--resume", str(reads)] + ["--trust-protocols"] * trust_protocols
     if not chosen.emulator.sees_host and any(map(is_protocol_file, methods)):
         raise UsageError(f"{chosen.id} has no compiler for protocols of your own; use amd-numa")
-    _heed_sigterm()
+    heed_sigterm()
     status = lab.run(
         chosen,
         bzimage,
@@ -257,7 +257,7 @@ def shell(
 
     if not command and not sys.stdin.isatty():
         raise UsageError("a shell needs a terminal, and there is none; name a command after --")
-    chosen, bzimage = _prepare(machine, kernel)
+    chosen, bzimage = prepare(machine, kernel)
     columns, rows = shutil.get_terminal_size()
     order = Order(
         command or [os.environ.get("SHELL", "/bin/sh")],
@@ -269,11 +269,11 @@ def shell(
         terminal=None if command else (rows, columns),
     )
     total = time_limit or (LIMIT_SECONDS if command else math.inf)
-    _heed_sigterm()
+    heed_sigterm()
     raise typer.Exit(execute(chosen, bzimage, order, Limits(total=total)))
 
 
-def _prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
+def prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
     """The machine and its kernel. Raises UsageError or HostError if one of them is missing."""
     from kickbench.lab import build as builder
     from kickbench.lab import machines, tools
@@ -287,7 +287,7 @@ def _prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
     return machine, kernel
 
 
-def _heed_sigterm() -> None:
+def heed_sigterm() -> None:
     """Keep finished cases when a service manager ends this command, as after Ctrl-C."""
     import signal
 

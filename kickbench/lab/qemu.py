@@ -41,11 +41,12 @@ class Qemu:
     """A machine that QEMU emulates.
 
     ``hardware`` is what QEMU emulates, in the words that mark the results. ``arguments`` are QEMU's
-    arguments for this machine.
+    arguments for this machine, and ``boot`` further words of the kernel's command line.
     """
 
     hardware: str
     arguments: tuple[str, ...]
+    boot: str = ""
     tool: str = "qemu-system-x86_64"
     sees_host: bool = True
 
@@ -94,7 +95,7 @@ class Qemu:
                 )
         parameters = (
             # The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
-            f"console=ttyS0 panic=-1 tsc=reliable "
+            f"console=ttyS0 panic=-1 tsc=reliable {self.boot} "
             f"root=root rootfstype=9p rootflags={_9P} ro "
             f'init=/bin/sh -- "{INIT}" "{python}" virtio'
         )

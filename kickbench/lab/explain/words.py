@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an explanation says in words: the difference to the baseline, function by function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kickbench.lab.explain.case import STATE
+from kickbench.lab.explain.explain import PHASES, Explained, Explanation
+from kickbench.lab.explain.stacks import self_counts
+
+MOST = 25
+"""How many functions a table names."""
+_COLUMN = 14
+_WHAT = {None: "an exit", STATE: f"a kick of a {STATE} vCPU"}
+
+
+def answer(found: Explanation) -> Iterator[str]:
+    """A sentence for each method of each kind: how many instructions more than the baseline."""
+    for state, methods in found.by_state().items():
+        what, baseline = _WHAT[state], methods.get(found.baseline)
+        if baseline is not None:
+            yield f"With {baseline.method}, {what} takes {baseline.instructions:,} instructions."
+        for one in methods.values():
+            if baseline is None:
+                yield f"With {one.method}, {what} takes {one.instructions:,} instructions."
+            elif one is not baseline:
+                yield (
+                    f"With {one.method} it takes {one.instructions:,}: "
+                    f"{_more(one.instructions - baseline.instructions)}."
+                )
+    for name, reason in found.skipped.items():
+        yield f"{name} was skipped: {reason}"
+
+
+def _more(difference: int) -> str:
+    if not difference:
+        return "as many"
+    return f"{abs(difference):,} {'more' if difference > 0 else 'less'}"
+
+
+def tables(found: Explanation) -> Iterator[str]:
+    """A table for each method that is not the baseline, each with a heading."""
+    for state, methods in found.by_state().items():
+        if (baseline := methods.get(found.baseline)) is None:
+            continue
+        for one in methods.values():
+            if one is baseline:
+                continue
+            yield ""
+            yield f"{_WHAT[state][0].upper()}{_WHAT[state][1:]}, {one.method}:"
+            yield from difference_table(one, baseline)
+
+
+def difference_table(one: Explained, baseline: Explained) -> Iterator[str]:
+    """The functions that differ, most first, as many as MOST, and lines for the others.
+
+    The phases of a kick follow.
+    """
+    own, other = self_counts(one.folded), self_counts(baseline.folded)
+    names = {**own, **other}
+    differ = sorted(
+        (name for name in names if own[name] != other[name]),
+        key=lambda name: (-abs(own[name] - other[name]), name),
+    )
+    alike = [name for name in names if own[name] == other[name]]
+    rows = [(name, other[name], own[name]) for name in differ[:MOST]]
+    for label, more in (("that differ less", differ[MOST:]), ("that do not differ", alike)):
+        if more:
+            before, after = (sum(counts[name] for name in more) for counts in (other, own))
+            rows.append((f"({len(more)} functions {label})", before, after))
+    rows.append(("all", baseline.instructions, one.instructions))
+    if one.phases and baseline.phases:
+        rows += [(f"  {n}", baseline.phases[n].total(), one.phases[n].total()) for n in PHASES]
+    width = max(len(name) for name, _, _ in rows)
+    heads = [name.rjust(_COLUMN) for name in (baseline.method, one.method, "difference")]
+    yield "  ".join([" " * width, *heads])
+    for name, before, after in rows:
+        change = f"{after - before:+,}" if after != before else "0"
+        cells = [f"{before:,}", f"{after:,}", change]
+        yield "  ".join([f"{name:<{width}}", *(cell.rjust(_COLUMN) for cell in cells)])
+
+
+def folded_lines(folded: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+    """The call paths as flamegraph.pl and speedscope read them: ``outer;inner COUNT``."""
+    for path, count in sorted(folded.items()):
+        yield f"{';'.join(path)} {count}"

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench lab explain``: names, words and refusals here, and real machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from command import KICKBENCH
+
+from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, UsageError
+from kickbench.lab.build import built
+from kickbench.lab.explain import symbols
+from kickbench.lab.explain.case import STATE, cases_of
+from kickbench.lab.explain.explain import PHASES, Explained, Explanation
+from kickbench.lab.explain.words import MOST, answer, difference_table, folded_lines, tables
+from kickbench.scenario.shipped import resolve
+
+PROTOCOLS = Path(__file__).parent.parent / "examples" / "protocols"
+MAP = """\
+ffffffff81000000 T _text
+ffffffff81000000 T startup_64
+ffffffff81000040 t helper
+ffffffff81000100 D some_data
+ffffffff81000200 W weak_one
+0000000000000000 A fixed_percpu_data
+"""
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_the_functions_of_a_system_map(tmp_path: Path) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(MAP)
+    named = symbols.Symbols.of(symbols.of_kernel(path))
+    names = {
+        0xFFFFFFFF81000000: "_text",
+        0xFFFFFFFF8100003F: "_text",
+        0xFFFFFFFF81000040: "helper",
+        0xFFFFFFFF810001FF: "helper",
+        0xFFFFFFFF81000200: "weak_one",
+        0xFFFFFFFF80FFFFFF: "[kernel]",
+        0x1000: "[unknown]",
+    }
+    assert {address: named.name(address) for address in names} == names
+
+
+@pytest.mark.parametrize("text", ["", "this is no map\n", "00001000 T user\n"])
+def test_what_is_no_system_map_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "System.map").write_text(text)
+    with pytest.raises(UsageError, match=r"no System\.map"):
+        symbols.of_kernel(tmp_path / "System.map")
+
+
+def test_a_kernel_has_its_map_beside_it_or_at_the_top_of_its_tree(tmp_path: Path) -> None:
+    image = tmp_path / "arch/x86/boot/bzImage"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    with pytest.raises(HostError, match=r"System\.map is missing"):
+        symbols.system_map_of(image)
+    (tmp_path / "System.map").touch()
+    assert symbols.system_map_of(image) == tmp_path / "System.map"
+    beside = image.with_name("System.map")
+    beside.touch()
+    assert symbols.system_map_of(image) == beside
+
+
+def test_the_functions_of_a_process() -> None:
+    """Of this one: libc's functions are where they are, and no address has two names."""
+    maps = Path("/proc/self/maps").read_text()
+    functions = symbols.of_process(maps)
+    named = symbols.Symbols.of(functions)
+    import ctypes
+
+    malloc = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
+    assert malloc is not None
+    assert "malloc [libc" in named.name(malloc)
+    (libc,) = {Path(line.split()[-1]).name for line in maps.splitlines() if "/libc." in line}
+    labelled = symbols.Symbols.of(symbols.of_process(maps, {libc: "C"}))
+    assert labelled.name(malloc).endswith("malloc [C]")
+    (line,) = [one for one in maps.splitlines() if one.endswith("[vdso]")]
+    assert named.name(int(line.partition("-")[0], 16)) == "[vdso]"
+
+
+def test_files_that_are_gone_have_no_names() -> None:
+    maps = "7f0000000000-7f0000001000 r-xp 00000000 00:00 0    /nowhere/gone.so\n"
+    (only,) = symbols.of_process(maps)
+    assert only == (0x7F0000000000, 0x7F0000001000, "[gone.so]")
+
+
+# --- cases ---------------------------------------------------------------------------------------
+
+
+def test_what_is_explained_of_a_scenario() -> None:
+    exits, kicks = cases_of(resolve("instruction_counts"))
+    assert (exits.kind, exits.vcpus, exits.state) == ("exits", 1, None)
+    assert (kicks.kind, kicks.state) == ("kick", STATE)
+    for case in cases_of(resolve("instruction_counts"), ["sigmask", "immediate_exit", "sigmask"]):
+        assert (case.methods, case.baseline) == (("sigmask", "immediate_exit"), "sigmask")
+    own = PROTOCOLS / "cloud_hypervisor_7427.c"
+    assert cases_of(resolve("instruction_counts"), [str(own)])[0].methods == (str(own),)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--methods", "no_such"), "no method no_such; there are: "),
+        (("--methods", "gone.c"), "gone.c: no such file"),
+        (("nested_immediate_exit",), "nothing in it can be explained"),
+        (("--machine", "intel-vmx"), "cannot be watched instruction by instruction; use amd-count"),
+        (("--machine", "amd-numa"), "cannot be watched instruction by instruction; use amd-count"),
+        (("--machine", "vax"), "no machine vax"),
+    ],
+)
+def test_wrong_usage_is_a_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    kernel = tmp_path / "bzImage"
+    kernel.touch()
+    command = [*KICKBENCH, "lab", "explain", *words, "--kernel", str(kernel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    if done.returncode == EXIT_HOST:
+        pytest.skip(done.stderr)  # the emulator of the machine is not installed
+    assert done.returncode == EXIT_USAGE, done.stderr
+    assert said in done.stderr
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def explained(
+    method: str, counts: dict[tuple[str, ...], int], state: str | None = None
+) -> Explained:
+    folded = Counter(counts)
+    phases = {name: Counter({("a",): n}) for n, name in enumerate(PHASES)} if state else {}
+    return Explained(method, state, folded, 1.0, phases)
+
+
+def test_the_answer_and_its_tables() -> None:
+    found = Explanation(
+        "QEMU",
+        "6.12",
+        "immediate_exit",
+        [
+            explained("immediate_exit", {("loop",): 10, ("loop", "run"): 90}),
+            explained("sigmask", {("loop",): 9, ("loop", "run"): 90, ("loop", "run", "lock"): 58}),
+            explained("immediate_exit", {("loop",): 3}, STATE),
+            explained("sigmask", {("loop",): 3}, STATE),
+        ],
+        {"exitfd": "the kernel has no exitfd"},
+    )
+    assert list(answer(found)) == [
+        "With immediate_exit, an exit takes 100 instructions.",
+        "With sigmask it takes 157: 57 more.",
+        "With immediate_exit, a kick of a halted vCPU takes 3 instructions.",
+        "With sigmask it takes 3: as many.",
+        "exitfd was skipped: the kernel has no exitfd",
+    ]
+    rows = [line.split() for line in tables(found) if line]
+    assert rows[:7] == [
+        ["An", "exit,", "sigmask:"],
+        ["immediate_exit", "sigmask", "difference"],
+        ["lock", "0", "58", "+58"],
+        ["loop", "10", "9", "-1"],
+        ["(1", "functions", "that", "do", "not", "differ)", "90", "90", "0"],
+        ["all", "100", "157", "+57"],
+        ["A", "kick", "of", "a", "halted", "vCPU,", "sigmask:"],
+    ]
+    assert ["way", "out", "3", "3", "0"] in rows
+    assert list(folded_lines(found.found[1].folded)) == [
+        "loop 9",
+        "loop;run 90",
+        "loop;run;lock 58",
+    ]
+
+
+def test_a_table_of_many_functions_adds_up() -> None:
+    one = explained("a", {(f"f{n}",): n for n in range(1, 60)})
+    none = explained("b", {("f1",): 1})
+    lines = list(difference_table(one, none))
+    changes = [int(line.split()[-1].replace(",", "")) for line in lines[1:]]
+    assert len(changes) == MOST + 3
+    assert sum(changes[:-1]) == changes[-1] == one.instructions - none.instructions
+
+
+def test_the_json_has_what_others_rely_on() -> None:
+    found = Explanation("QEMU", "6.12", "a", [explained("a", {("f",): 2, ("f", "g"): 3})], {})
+    document = json.loads(json.dumps(found.to_dict()))
+    assert (document["schema"], document["machine"], document["kernel"]) == (1, "QEMU", "6.12")
+    one = document["methods"]["a"]
+    assert one["instructions_per_exit"] == sum(one["functions"].values()) == 5
+    assert one["functions"] == {"g": 3, "f": 2}
+    assert one["inclusive"] == {"f": 5, "g": 3}
+
+
+# --- a QEMU that cannot, and one that can ---------------------------------------------------------
+
+
+def test_a_qemu_that_does_not_take_the_plugin_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stub, because the QEMU that is installed takes it: what one without plugins says."""
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version*) echo "QEMU emulator version 9.9.9"; exit 0;; esac\n'
+        'echo "qemu-system-x86_64: -plugin: invalid option" >&2; exit 1\n'
+    )
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path('/usr/bin')}:/bin")
+    (tmp_path / "bzImage").touch()
+    (tmp_path / "System.map").write_text(MAP)
+    command = [*KICKBENCH, "lab", "explain", "--kernel", str(tmp_path / "bzImage")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_HOST, done.stderr
+    assert "QEMU 9.9.9 does not take the plugin: " in done.stderr
+    assert "-plugin: invalid option" in done.stderr
+
+
+@pytest.mark.lab
+def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
+    """On the real machine, twice: the sums are the clock's, and the same in both."""
+    kernel = built()
+    found = []
+    for run in ("one", "two"):
+        out = tmp_path / run
+        command = [*KICKBENCH, "lab", "explain", "--methods", "immediate_exit,sigmask,user_exit"]
+        command += ["--kernel", str(kernel), "-o", str(out), "--json", str(out / "explain.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((out / "explain.json").read_text()))
+        for path in out.glob("*.folded"):
+            counts = [int(line.rpartition(" ")[2]) for line in path.read_text().splitlines()]
+            assert sum(counts) > 1000, path
+    methods = found[0]["methods"]
+    for one in methods.values():
+        assert sum(one["functions"].values()) == one["instructions_per_exit"]
+    again = found[1]["methods"]
+    assert {name: one["inclusive"] for name, one in methods.items()} == {
+        name: one["inclusive"] for name, one in again.items()
+    }
+    assert all(one["functions"] == again[name]["functions"] for name, one in methods.items())
+    base, mask = methods["immediate_exit"]["functions"], methods["sigmask"]["functions"]
+    more = Counter(mask)
+    more.subtract(base)
+    # siglock and what is done under it; and nothing in the guest, or in KVM's own code.
+    for function in ("sigprocmask", "recalc_sigpending", "__set_task_blocked"):
+        assert more[function] > 0
+    assert more["[guest]"] == more["svm_vcpu_run"] == more["kvm_arch_vcpu_ioctl_run"] == 0
+    assert methods["user_exit"]["functions"] == base
+    kicks = found[0]["kicks"][STATE]
+    for one in kicks.values():
+        assert sum(one["functions"].values()) == one["instructions_per_kick"]
+        assert sum(one["phases"].values()) == one["instructions_per_kick"]
+        assert list(one["phases"]) == list(PHASES)
+    # A signal is sent through the code of signals, an ioctl is not.
+    assert "__send_signal_locked" in kicks["immediate_exit"]["functions"]
+    assert "__send_signal_locked" not in kicks["user_exit"]["functions"]
+    assert "kick_signal_handler [kickbench]" in kicks["immediate_exit"]["functions"]
