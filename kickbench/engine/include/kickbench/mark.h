@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Marks for who watches the program from outside, instruction by instruction: kickbench lab explain.
+ * Marks for who watches the program from outside, instruction by instruction: kickbench lab
+ * explain.
  *
  * A mark is an instruction that does nothing and has a number in it. Each architecture has its own
  * (KB_PUT_MARK in its header). Marks are in every build, so that what is watched is what is timed.
