@@ -181,7 +181,8 @@ def _scales(residuals: Floats, levels: Floats) -> Floats:
     if n <= k or not everywhere > 0:
         return np.full(n, everywhere if everywhere > 0 else _one_scale(residuals))
     order = np.argsort(levels, kind="stable")
-    medians = np.median(sliding_window_view(residuals[order], k), axis=1)
+    windows = sliding_window_view(residuals[order], k)
+    medians = np.partition(windows, k // 2, axis=1)[:, k // 2]  # k is odd
     found = np.empty(n)
     found[order] = medians[np.clip(np.arange(n) - k // 2, 0, n - k)]
     # Ties do not make a round infinitely precise.
