@@ -102,10 +102,15 @@ def test_any_rounds_have_a_finite_interval_around_their_estimate(
     every = np.concatenate(differences)
     for interval in (steady_contrast(*case), steady_running_interval(*case)):
         assert np.isfinite([interval.low, interval.estimate, interval.high]).all()
+        assert interval.low <= interval.estimate <= interval.high
         assert every.min() - 1e-6 <= interval.estimate <= every.max() + 1e-6
         assert interval.n_rounds == len(every)
-        if every.min() < every.max():
-            assert interval.low < interval.high
+    if every.min() < every.max():
+        assert steady_contrast(*case).half_width > 0
+    # Not over several processes: those of [0, 0] and [1, 1] have no noise of rounds.
+    for own, level in zip(*case, strict=True):
+        if own.min() < own.max():
+            assert steady_running_interval([own], [level]).half_width > 0
 
 
 @given(cases(), st.floats(-1e3, 1e3), st.floats(0.1, 10))
