@@ -42,7 +42,7 @@ from kickbench.report.figures.plots import (
     new_plot,
 )
 from kickbench.report.figures.svg import inline
-from kickbench.report.pages.html import Head, Rows, file_stem, render, when
+from kickbench.report.pages.html import TABLES, Head, Rows, file_stem, render, when
 from kickbench.report.words.names import emulation
 from kickbench.results.files import make_folder, replace_file
 
@@ -129,7 +129,7 @@ def page(nights: Sequence[Night], events: Sequence[Event]) -> str:
     heads, rows = _table(found, steps, known)
     return render(
         "trend.html.j2",
-        script=True,
+        scripts=[TABLES],
         newest=newest,
         emulated=emulation(newest.document),
         origin=list(_origin(nights)),

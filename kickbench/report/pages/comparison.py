@@ -20,7 +20,7 @@ from kickbench.errors import ResultsError
 from kickbench.report.figures.comparison import draw_differences
 from kickbench.report.figures.svg import inline
 from kickbench.report.pages import index
-from kickbench.report.pages.html import Head, Rows, file_stem, render
+from kickbench.report.pages.html import TABLES, Head, Rows, file_stem, render
 from kickbench.report.words import comparison as compared
 from kickbench.report.words.environment import fact
 from kickbench.report.words.names import emulation
@@ -141,7 +141,7 @@ def page(runs: Sequence[RunData], comparisons: Sequence[Comparison], pages: Sequ
     by = dict.fromkeys(filter(None, (emulation(data.summary) for data in runs)))
     return render(
         "comparison.html.j2",
-        script=True,
+        scripts=[TABLES],
         entry=index.entry_of_comparison(runs, answer, marks).meta(),
         scenario=base.summary["scenario"],
         emulated=" and ".join(by),

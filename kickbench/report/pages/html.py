@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -32,7 +33,7 @@ Rows = list[tuple[bool, list[tuple[str, str | None, str]]]]
 """Rows of a table. Each says whether it begins a block, and has cells: text, the number by which it
 is sorted, and class."""
 
-_ROOMS = ("kickbench.report.pages", "kickbench.nightly")
+_ROOMS = ("kickbench.report.pages", "kickbench.nightly", "kickbench.lab.explain")
 """Where templates are."""
 _UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
 _BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
@@ -41,14 +42,18 @@ _TOGETHER = re.compile(rf"(?:(?<=\()|(?<=CI )){_NUMBER} to {_NUMBER}(?=[,) ])|fe
 _ASIDE = re.compile(r"(?s)(.*\S) (\([^()]*\))")
 
 
-def render(template: str, *, script: bool = False, **values: Any) -> str:
-    """A whole HTML document; with ``script`` it sorts, switches and copies."""
+TABLES = "page.js"
+"""The script that sorts tables, switches scales, and copies text."""
+
+
+def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
+    """A whole HTML document with these scripts of this room's, such as TABLES."""
     environment = _environment()
-    code = _text_of("page.js") if script else ""
+    code = "".join(map(_text_of, scripts))
     return environment.get_template(template).render(
         style=Markup(_text_of("page.css")),  # noqa: S704 (our own)
         script=Markup(code),  # noqa: S704 (our own)
-        script_source=_hash_source(code) if script else "'none'",
+        script_source=_hash_source(code) if code else "'none'",
         version=kickbench.__version__,
         **values,
     )

@@ -22,7 +22,7 @@ from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES, Figure
 from kickbench.report.pages import assets, downloads, index, toml
-from kickbench.report.pages.html import Head, Rows, file_stem, render
+from kickbench.report.pages.html import TABLES, Head, Rows, file_stem, render
 from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
 from kickbench.results.files import make_folder, replace_file
@@ -149,7 +149,7 @@ def page(
     scenario_file = safe_name(data.reader.scenario_name, default="scenario") + ".toml"
     return render(
         "run.html.j2",
-        script=True,
+        scripts=[TABLES],
         entry=index.entry_of_run(data, said).meta(),
         summary=summary,
         verdict=said,
