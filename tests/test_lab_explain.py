@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from command import KICKBENCH
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_explanation import explained, small
 
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, UsageError
 from kickbench.lab.build import built
 from kickbench.lab.explain import symbols
 from kickbench.lab.explain.case import STATE, cases_of
-from kickbench.lab.explain.explain import PHASES, Explained, Explanation
+from kickbench.lab.explain.explain import PHASES, Explanation
+from kickbench.lab.explain.page import page, tree
 from kickbench.lab.explain.words import MOST, answer, difference_table, folded_lines, tables
 from kickbench.scenario.shipped import resolve
 
@@ -130,14 +135,6 @@ def test_wrong_usage_is_a_line(tmp_path: Path, words: tuple[str, ...], said: str
 # --- words ---------------------------------------------------------------------------------------
 
 
-def explained(
-    method: str, counts: dict[tuple[str, ...], int], state: str | None = None
-) -> Explained:
-    folded = Counter(counts)
-    phases = {name: Counter({("a",): n}) for n, name in enumerate(PHASES)} if state else {}
-    return Explained(method, state, folded, 1.0, phases)
-
-
 def test_the_answer_and_its_tables() -> None:
     found = Explanation(
         "QEMU",
@@ -193,6 +190,59 @@ def test_the_json_has_what_others_rely_on() -> None:
     assert one["instructions_per_exit"] == sum(one["functions"].values()) == 5
     assert one["functions"] == {"g": 3, "f": 2}
     assert one["inclusive"] == {"f": 5, "g": 3}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_a_tree_has_both_sets_of_paths_under_one_root() -> None:
+    after = {("loop",): 9, ("loop", "run"): 90, ("loop", "run", "lock"): 58}
+    before = {("loop",): 10, ("loop", "run"): 90, ("loop", "gone"): 5}
+    root = tree(after, before)
+    assert (root.before, root.after, root.width) == (105, 157, 157)
+    (loop,) = root.callees.values()
+    below = [
+        (bar.name, bar.before, bar.after, bar.width, bar.change) for bar in loop.callees.values()
+    ]
+    assert below == [("run", 90, 148, 148, "more"), ("gone", 5, 0, 5, "less")]
+    assert loop.rest == 157 - 148 - 5
+
+
+PATHS = st.dictionaries(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map(tuple),
+    st.integers(1, 1000),
+    max_size=12,
+)
+
+
+@given(PATHS, PATHS)
+def test_every_bar_has_room_for_what_is_below_it(
+    after: dict[tuple[str, ...], int], before: dict[tuple[str, ...], int]
+) -> None:
+    root = tree(after, before)
+    assert (root.after, root.before) == (sum(after.values()), sum(before.values()))
+    bars = [root]
+    while bars:
+        bar = bars.pop()
+        below = list(bar.callees.values())
+        assert bar.rest >= 0
+        assert bar.width == bar.rest + sum(one.width for one in below)
+        assert bar.after >= sum(one.after for one in below)
+        assert bar.before >= sum(one.before for one in below)
+        bars += below
+
+
+def test_the_page_loads_nothing_and_says_what_the_terminal_says() -> None:
+    text = page(small())
+    assert "<b>lock" not in text
+    assert "&lt;b&gt;lock" in text
+    for sentence in answer(small()):
+        assert sentence.removeprefix("exitfd was skipped: ") in text
+    assert not re.search(r"(?:src|href)=\"(?!#)", text)
+    # Two methods and their difference; and two whose kicks are the same.
+    assert text.count("<figure") == 5
+    assert text.count("<table") == 1
+    assert "With sigmask it takes 157: 55 more." in text
 
 
 # --- a QEMU that cannot, and one that can ---------------------------------------------------------

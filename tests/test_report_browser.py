@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import synthetic_run
 from made_once import made_once
+from synthetic_explanation import small
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.lab.explain.page import page as explanation_page
 from kickbench.summary.summarise import write_summary
 
 if TYPE_CHECKING:
@@ -805,3 +807,46 @@ def test_a_comparison_says_which_is_slower(reports: Reports, visit: Visit) -> No
     assert page.locator("table.cases tbody tr").count() > 0
     for text in ("6.12.0-test", "6.13.0-test"):
         assert text in page.locator("main").inner_text()
+
+
+# --- an explanation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_flame_graph_is_searched_and_zoomed(tmp_path: Path, visit: Visit, dark: bool) -> None:
+    path = tmp_path / "explain.html"
+    path.write_text(explanation_page(small()), encoding="utf-8")
+    view = visit(path, dark=dark, size=PHONE)
+    assert view.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    exits = view.locator("section").first
+    graph = exits.locator("figure.flame").nth(1)
+    bars = graph.locator("button.call")
+
+    def width(number: int) -> float:
+        box = bars.nth(number).bounding_box()
+        assert box is not None
+        return box["width"]
+
+    assert bars.all_inner_texts() == ["all", "loop [kickbench]", "kvm_run", "<b>lock</b>"]
+    assert width(1) == pytest.approx(width(0), abs=1)
+    assert width(2) == pytest.approx(width(1) * 148 / 157, abs=2)
+    assert width(3) == pytest.approx(width(1) * 58 / 157, abs=2)
+    exits.locator("input").fill("LOCK")
+    assert graph.locator(".call.found").all_inner_texts() == ["<b>lock</b>"]
+    assert exits.locator("output").inner_text() == (
+        "immediate_exit: 0, sigmask: 58, sigmask - immediate_exit: 58"
+    )
+    exits.locator("input").fill("k")  # in the loop's name too, which calls all others
+    assert exits.locator("output").inner_text().startswith("immediate_exit: 102, sigmask: 157, ")
+    bars.nth(2).click()
+    assert width(2) == pytest.approx(width(0), abs=1)
+    bars.nth(2).click()
+    assert width(2) == pytest.approx(width(1) * 148 / 157, abs=2)
+
+
+def test_a_flame_graph_is_complete_without_its_script(tmp_path: Path, visit: Visit) -> None:
+    path = tmp_path / "explain.html"
+    path.write_text(explanation_page(small()), encoding="utf-8")
+    view = visit(path, script=False)
+    assert view.locator("section").first.locator("button.call").count() == 4 + 4 + 5
+    assert not view.locator("input").first.is_visible()

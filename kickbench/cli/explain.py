@@ -36,7 +36,7 @@ def explain(
             "-o",
             "--output",
             metavar="DIR",
-            help="Write the call paths of each method there, for flame graphs.",
+            help="Write a page with flame graphs there, and the call paths as files.",
             show_default=False,
         ),
     ] = None,
@@ -57,6 +57,7 @@ def explain(
     from kickbench.lab.explain import words
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
+    from kickbench.lab.explain.page import PAGE, page
     from kickbench.scenario.shipped import resolve
 
     cases = cases_of(resolve(scenario), methods.split(",") if methods else None)
@@ -75,5 +76,7 @@ def explain(
             text = "".join(f"{line}\n" for line in words.folded_lines(one.folded))
             name = "-".join(filter(None, (one.method, one.state)))
             (output / f"{name}.folded").write_text(text)
+        (output / PAGE).write_text(page(found), encoding="utf-8")
+        typer.echo(f"Page: {output / PAGE}", err=True)
     for line in (*words.answer(found), *words.tables(found)):
         typer.echo(line)

@@ -19,7 +19,7 @@ from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
-import kickbench.lab.explain
+import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
 from kickbench.errors import HostError, MeasurementError, UsageError
@@ -126,7 +126,7 @@ def explain(
     the machine's own count.
     """
     emulator = _watchable(machine)
-    plugin = built_file(kickbench.lab.explain.__path__, PLUGIN)
+    plugin = built_file(kickbench.lab.__path__, PLUGIN)
     _check_plugin(emulator, plugin)
     of_kernel = symbols.of_kernel(symbols.system_map_of(kernel))
     with tempfile.TemporaryDirectory(prefix="kickbench-explain-") as name:

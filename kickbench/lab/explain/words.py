@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.explain import PHASES, Explained, Explanation
@@ -15,22 +16,46 @@ _COLUMN = 14
 _WHAT = {None: "an exit", STATE: f"a kick of a {STATE} vCPU"}
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what is counted, with the baseline and with the method."""
+
+    name: str
+    before: int
+    after: int
+
+    @property
+    def change(self) -> str:
+        """The difference, in words."""
+        return f"{self.after - self.before:+,}" if self.after != self.before else "0"
+
+
+def heading(state: str | None) -> str:
+    """What was counted, as a heading."""
+    return f"{_WHAT[state][0].upper()}{_WHAT[state][1:]}"
+
+
 def answer(found: Explanation) -> Iterator[str]:
     """A sentence for each method of each kind: how many instructions more than the baseline."""
     for state, methods in found.by_state().items():
-        what, baseline = _WHAT[state], methods.get(found.baseline)
-        if baseline is not None:
-            yield f"With {baseline.method}, {what} takes {baseline.instructions:,} instructions."
-        for one in methods.values():
-            if baseline is None:
-                yield f"With {one.method}, {what} takes {one.instructions:,} instructions."
-            elif one is not baseline:
-                yield (
-                    f"With {one.method} it takes {one.instructions:,}: "
-                    f"{_more(one.instructions - baseline.instructions)}."
-                )
+        yield from answer_of(found, state, methods)
     for name, reason in found.skipped.items():
         yield f"{name} was skipped: {reason}"
+
+
+def answer_of(
+    found: Explanation, state: str | None, methods: Mapping[str, Explained]
+) -> Iterator[str]:
+    """The sentences of one kind."""
+    what, baseline = _WHAT[state], methods.get(found.baseline)
+    if baseline is not None:
+        yield f"With {baseline.method}, {what} takes {baseline.instructions:,} instructions."
+    for one in methods.values():
+        if baseline is None:
+            yield f"With {one.method}, {what} takes {one.instructions:,} instructions."
+        elif one is not baseline:
+            more = one.instructions - baseline.instructions
+            yield f"With {one.method} it takes {one.instructions:,}: {_more(more)}."
 
 
 def _more(difference: int) -> str:
@@ -45,14 +70,24 @@ def tables(found: Explanation) -> Iterator[str]:
         if (baseline := methods.get(found.baseline)) is None:
             continue
         for one in methods.values():
-            if one is baseline:
-                continue
-            yield ""
-            yield f"{_WHAT[state][0].upper()}{_WHAT[state][1:]}, {one.method}:"
-            yield from difference_table(one, baseline)
+            if one is not baseline:
+                yield ""
+                yield f"{heading(state)}, {one.method}:"
+                yield from difference_table(one, baseline)
 
 
 def difference_table(one: Explained, baseline: Explained) -> Iterator[str]:
+    """The rows in columns of fixed width."""
+    rows = difference_rows(one, baseline)
+    width = max(len(row.name) for row in rows)
+    heads = [name.rjust(_COLUMN) for name in (baseline.method, one.method, "difference")]
+    yield "  ".join([" " * width, *heads])
+    for row in rows:
+        cells = [f"{row.before:,}", f"{row.after:,}", row.change]
+        yield "  ".join([f"{row.name:<{width}}", *(cell.rjust(_COLUMN) for cell in cells)])
+
+
+def difference_rows(one: Explained, baseline: Explained) -> list[Row]:
     """The functions that differ, most first, as many as MOST, and lines for the others.
 
     The phases of a kick follow.
@@ -64,21 +99,15 @@ def difference_table(one: Explained, baseline: Explained) -> Iterator[str]:
         key=lambda name: (-abs(own[name] - other[name]), name),
     )
     alike = [name for name in names if own[name] == other[name]]
-    rows = [(name, other[name], own[name]) for name in differ[:MOST]]
+    rows = [Row(name, other[name], own[name]) for name in differ[:MOST]]
     for label, more in (("that differ less", differ[MOST:]), ("that do not differ", alike)):
         if more:
             before, after = (sum(counts[name] for name in more) for counts in (other, own))
-            rows.append((f"({len(more)} functions {label})", before, after))
-    rows.append(("all", baseline.instructions, one.instructions))
+            rows.append(Row(f"({len(more)} functions {label})", before, after))
+    rows.append(Row("all", baseline.instructions, one.instructions))
     if one.phases and baseline.phases:
-        rows += [(f"  {n}", baseline.phases[n].total(), one.phases[n].total()) for n in PHASES]
-    width = max(len(name) for name, _, _ in rows)
-    heads = [name.rjust(_COLUMN) for name in (baseline.method, one.method, "difference")]
-    yield "  ".join([" " * width, *heads])
-    for name, before, after in rows:
-        change = f"{after - before:+,}" if after != before else "0"
-        cells = [f"{before:,}", f"{after:,}", change]
-        yield "  ".join([f"{name:<{width}}", *(cell.rjust(_COLUMN) for cell in cells)])
+        rows += [Row(f"  {n}", baseline.phases[n].total(), one.phases[n].total()) for n in PHASES]
+    return rows
 
 
 def folded_lines(folded: Mapping[tuple[str, ...], int]) -> Iterator[str]:
