@@ -16,12 +16,20 @@ from hypothesis import strategies as st
 from synthetic_explanation import explained, small
 
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, UsageError
+from kickbench.lab import tools
 from kickbench.lab.build import built
 from kickbench.lab.explain import symbols
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.explain import PHASES, Explanation
 from kickbench.lab.explain.page import page, tree
-from kickbench.lab.explain.words import MOST, answer, difference_table, folded_lines, tables
+from kickbench.lab.explain.words import (
+    MOST,
+    against,
+    answer,
+    difference_table,
+    folded_lines,
+    tables,
+)
 from kickbench.scenario.shipped import resolve
 
 PROTOCOLS = Path(__file__).parent.parent / "examples" / "protocols"
@@ -132,6 +140,21 @@ def test_wrong_usage_is_a_line(tmp_path: Path, words: tuple[str, ...], said: str
     assert said in done.stderr
 
 
+def test_a_kernel_without_a_map_is_found_before_the_machine_starts(tmp_path: Path) -> None:
+    if lacking := tools.missing("amd-count"):
+        pytest.skip(f"not installed: {lacking}")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bzImage").touch()
+    (tmp_path / "one" / "System.map").write_text(MAP)
+    command = [*KICKBENCH, "lab", "explain", "--kernel", str(tmp_path / "one" / "bzImage")]
+    command += ["--against", str(tmp_path / "two" / "bzImage")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_HOST
+    assert "two/bzImage: its System.map is missing" in done.stderr
+    assert "starting" not in done.stderr
+
+
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -176,10 +199,28 @@ def test_the_answer_and_its_tables() -> None:
 def test_a_table_of_many_functions_adds_up() -> None:
     one = explained("a", {(f"f{n}",): n for n in range(1, 60)})
     none = explained("b", {("f1",): 1})
-    lines = list(difference_table(one, none))
+    lines = list(difference_table(one, none, "a", "b"))
     changes = [int(line.split()[-1].replace(",", "")) for line in lines[1:]]
     assert len(changes) == MOST + 3
     assert sum(changes[:-1]) == changes[-1] == one.instructions - none.instructions
+
+
+def test_two_kernels_are_compared_method_by_method() -> None:
+    exits = {("loop",): 10, ("loop", "run"): 90}
+    found = Explanation("QEMU", "new", "a", [explained("a", {**exits, ("loop", "fix"): 7})], {})
+    found.found.append(explained("b", exits))
+    found.found.append(explained("c", exits))
+    base = Explanation("QEMU", "old", "a", [explained("a", exits), explained("b", exits)], {})
+    assert [" ".join(line.split()) for line in against(found, base)] == [
+        "An exit, a: 107 instructions in new, and 100 in old: 7 more.",
+        "old new difference",
+        "fix 0 7 +7",
+        "(2 functions that do not differ) 100 100 0",
+        "all 100 107 +7",
+        "",
+        "An exit, b: 100 instructions in new, and 100 in old: as many.",
+        "An exit, c: not in old",
+    ]
 
 
 def test_the_json_has_what_others_rely_on() -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from kickbench.cli.lab import Kernel, MachineName, TimeLimit, heed_sigterm, prepare
-from kickbench.errors import UsageError
 
 
 def explain(
@@ -30,6 +29,15 @@ def explain(
     ] = None,
     machine: MachineName = "amd-count",
     kernel: Kernel = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="BZIMAGE",
+            help="Explain this kernel too, and say what the other one does more.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,10 +54,10 @@ def explain(
     ] = None,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Explain what an exit costs: its instructions, function by function.
+    """Explain what an exit and a kick cost: their instructions, function by function.
 
-    The machine is watched from outside while it runs the methods' own loops. So the functions add
-    up to what lab counts prints.
+    The machine is watched from outside while it runs the methods' own loops. So the functions of
+    an exit add up to what lab counts prints.
     """
     import json
 
@@ -58,25 +66,31 @@ def explain(
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import PAGE, page
+    from kickbench.lab.explain.symbols import system_map_of
+    from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
 
     cases = cases_of(resolve(scenario), methods.split(",") if methods else None)
     chosen, bzimage = prepare(machine, kernel)
+    images = [bzimage] if base is None else [bzimage, prepare(machine, base)[1]]
+    for image in images:  # before the first machine has run for a while
+        system_map_of(image)
     for place in filter(None, (output, as_json and as_json.parent)):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{place}: cannot make this folder: {error.strerror}") from None
+        make_folder(place, "choose another one")
     heed_sigterm()
-    found = count(chosen, bzimage, cases, Limits(total=time_limit or LIMIT_SECONDS))
+    limits = Limits(total=time_limit or LIMIT_SECONDS)
+    found, *others = [count(chosen, image, cases, limits) for image in images]
+    other = others[0] if others else None
     if as_json:
-        as_json.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+        document = found.to_dict() | ({"against": other.to_dict()} if other else {})
+        write_output(as_json, f"{json.dumps(document, indent=2)}\n".encode())
     if output:
         for one in found.found:
             text = "".join(f"{line}\n" for line in words.folded_lines(one.folded))
             name = "-".join(filter(None, (one.method, one.state)))
-            (output / f"{name}.folded").write_text(text)
-        (output / PAGE).write_text(page(found), encoding="utf-8")
+            replace_file(output / f"{name}.folded", text.encode())
+        replace_file(output / PAGE, page(found).encode())
         typer.echo(f"Page: {output / PAGE}", err=True)
-    for line in (*words.answer(found), *words.tables(found)):
+    lines = words.against(found, other) if other else (*words.answer(found), *words.tables(found))
+    for line in lines:
         typer.echo(line)

@@ -144,6 +144,7 @@ def explain(
             Path.cwd(),
             [folder],
         )
+        print(f"starting {machine.id}", file=sys.stderr, flush=True)
         status = execute(replace(machine, emulator=watching), kernel, command, limits)
         if status:
             raise MeasurementError(f"the methods could not be run in {machine.id}: see above")

@@ -101,6 +101,7 @@ def _run_case(
         for method in map(method_label, case.methods):
             if method in skipped:
                 continue
+            print(f"{method}: {case.kind}", file=sys.stderr, flush=True)
             library().kb_watch()
             # No warm-up: its exits are not recorded, so their loop does more.
             results = engine.blocks([(method, 0)], warmup_ns=0, block_ns=block_ns, plan=plan)

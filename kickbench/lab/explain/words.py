@@ -73,18 +73,40 @@ def tables(found: Explanation) -> Iterator[str]:
             if one is not baseline:
                 yield ""
                 yield f"{heading(state)}, {one.method}:"
-                yield from difference_table(one, baseline)
+                yield from difference_table(one, baseline, one.method, baseline.method)
 
 
-def difference_table(one: Explained, baseline: Explained) -> Iterator[str]:
-    """The rows in columns of fixed width."""
+def against(found: Explanation, base: Explanation) -> Iterator[str]:
+    """What differs between two kernels, method by method: a sentence, and a table if they do."""
+    for state, methods in found.by_state().items():
+        before = base.by_state().get(state, {})
+        for name, one in methods.items():
+            if name not in before:
+                yield f"{heading(state)}, {name}: not in {base.kernel}"
+                continue
+            other = before[name]
+            yield (
+                f"{heading(state)}, {name}: {one.instructions:,} instructions in {found.kernel}, "
+                f"and {other.instructions:,} in {base.kernel}: "
+                f"{_more(one.instructions - other.instructions)}."
+            )
+            if self_counts(one.folded) != self_counts(other.folded):
+                yield from difference_table(one, other, found.kernel, base.kernel)
+                yield ""
+
+
+def difference_table(
+    one: Explained, baseline: Explained, name: str, baseline_name: str
+) -> Iterator[str]:
+    """The rows in columns of fixed width, under these names."""
     rows = difference_rows(one, baseline)
     width = max(len(row.name) for row in rows)
-    heads = [name.rjust(_COLUMN) for name in (baseline.method, one.method, "difference")]
+    heads = [head.rjust(_COLUMN) for head in (baseline_name, name, "difference")]
     yield "  ".join([" " * width, *heads])
     for row in rows:
         cells = [f"{row.before:,}", f"{row.after:,}", row.change]
-        yield "  ".join([f"{row.name:<{width}}", *(cell.rjust(_COLUMN) for cell in cells)])
+        fitted = [cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)]
+        yield "  ".join([f"{row.name:<{width}}", *fitted])
 
 
 def difference_rows(one: Explained, baseline: Explained) -> list[Row]:
