@@ -46,9 +46,9 @@ class Qemu:
 
     hardware: str
     arguments: tuple[str, ...]
-    boot: str = ""
     tool: str = "qemu-system-x86_64"
     sees_host: bool = True
+    boot: str = ""
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""
