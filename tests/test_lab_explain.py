@@ -132,6 +132,7 @@ def test_what_is_explained_of_a_scenario() -> None:
 def test_wrong_usage_is_a_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     kernel = tmp_path / "bzImage"
     kernel.touch()
+    (tmp_path / "System.map").write_text(MAP)
     command = [*KICKBENCH, "lab", "explain", *words, "--kernel", str(kernel)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     if done.returncode == EXIT_HOST:
