@@ -2,9 +2,12 @@
 /* The clock of the stamps: its rate, what a stamp costs, and whether the CPUs agree on it. */
 #include "internal.h"
 
+#include <stdlib.h>
+
 #define STAMP_COST_TRIES 1000
 #define MOMENT_TRIES	 64
 #define STEP_TRIES	 4096
+#define STEP_PARTS	 15
 #define STEP_SPINS	 61 /* no two stamps in a row are equally far apart */
 
 uint64_t now_cycles(const struct kb_engine *e)
@@ -77,32 +80,48 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
 	return a;
 }
 
+static int compare(const void *a, const void *b)
+{
+	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
 /*
  * A clock that was seen to stand still has a step that is longer than a stamp takes: its least move
  * is the step, also if steps are rounded to whole ns, one up and one down. The step of any other
- * clock divides every distance.
+ * clock divides every distance. But a hypervisor sets off a CPU's TSC by any distance, from another
+ * CPU's and now and then from what it was: so two stamps are of one CPU, and most parts agree.
  */
 uint64_t kb_clock_step(int clock_is_tsc)
 {
-	uint64_t least = UINT64_MAX, common = 0, last, now;
+	uint64_t least[STEP_PARTS] = {0}, common[STEP_PARTS] = {0}, last, now;
+	unsigned int moved = 0;
 	bool stood_still = false;
-	uint32_t cpu;
+	uint32_t last_cpu, cpu;
 
-	last = kb_stamp(clock_is_tsc, &cpu);
-	for (int i = 0; i < STEP_TRIES; i++, last = now) {
+	last = kb_stamp(clock_is_tsc, &last_cpu);
+	for (int i = 0; i < STEP_TRIES; i++, last = now, last_cpu = cpu) {
+		const int part = i % STEP_PARTS;
+
 		for (volatile int spin = i % STEP_SPINS; spin > 0; spin--)
 			;
 		now = kb_stamp(clock_is_tsc, &cpu);
-		if (now == last)
+		if (cpu != last_cpu || now < last)
+			continue;
+		if (now == last) {
 			stood_still = true;
-		else if (now > last && now - last < least)
-			least = now - last;
-		if (now > last)
-			common = common_divisor(now - last, common);
+			continue;
+		}
+		moved += !least[part];
+		if (!least[part] || now - last < least[part])
+			least[part] = now - last;
+		common[part] = common_divisor(now - last, common[part]);
 	}
-	if (!common)
-		return 1;
-	return stood_still ? least : common;
+	/* Parts in which the clock never moved come first, and say nothing. */
+	qsort(least, STEP_PARTS, sizeof(*least), compare);
+	qsort(common, STEP_PARTS, sizeof(*common), compare);
+	return moved ? (stood_still ? least : common)[STEP_PARTS - 1 - moved / 2] : 1;
 }
 
 /* Two threads pass the last stamp to and fro; a stamp lower than the one received is a warp. */
