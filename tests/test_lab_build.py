@@ -35,6 +35,8 @@ bzImage:
 \t@cat init/main.c > $(O)/arch/x86/boot/bzImage
 \t@echo "ffffffff81000000 T of `head -n 2 init/main.c | tail -n 1`" > $(O)/System.map
 \t@echo built >> $(O)/../../../builds
+%.s:
+\t@mkdir -p $(O)/$(@D) && : > $(O)/$@
 """
 PATCH = """From: a developer
 

@@ -5,6 +5,7 @@ A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab
 
     kernels/<hash>/bzImage       finished kernels, each put there by one rename
     kernels/<hash>/System.map    the addresses of its functions, for kickbench lab explain
+    kernels/<hash>/structs.json  how its structures are laid out, for the same
     kernels/<hash>/inputs.json   what went into it, for people
     trees/<source>/source/       the source with the patches applied
     trees/<source>/originals/    the files that the patches change, as they were before
@@ -36,12 +37,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.lab import tools
+from kickbench.lab import structs, tools
 from kickbench.lab.emulation import die_with, printable
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"
-KEPT = ("arch/x86/boot/bzImage", "System.map")
+STRUCTS = "structs.json"
+KEPT = ("arch/x86/boot/bzImage", "System.map", STRUCTS)
 """What is kept of a build, by its place in the folder of objects."""
 
 
@@ -265,6 +267,7 @@ class _Build:
             self._apply(name, text)
         self._configure()
         self._make("bzImage", follow=_Progress().take)
+        self._note_structs()
         self._keep(image)
         _say(f"built in {duration(time.monotonic() - begun)}")
 
@@ -350,9 +353,24 @@ class _Build:
         for option in unmet(fragments, config.read_text()):
             _say(f"warning: the kernel was configured without {option}")
 
-    def _make(self, target: str, follow: Callable[[bytes], None] | None = None) -> None:
-        command = ["make", "-C", str(self._source), f"O={self._objects}", f"-j{self._jobs}", target]
-        self._command(command, f"make {target}", follow)
+    def _note_structs(self) -> None:
+        """Compile the files that know the structures once more, for their debug information."""
+        files = [f"{name}.s" for name in structs.SOURCES]
+        self._make(*files, "KCFLAGS=-g")
+        with tempfile.TemporaryDirectory(dir=self._objects) as folder:
+            objects = []
+            for name in files:
+                objects.append(Path(folder) / f"{Path(name).stem}.o")
+                self._command(
+                    ["gcc", "-c", str(self._objects / name), "-o", str(objects[-1])],
+                    f"assembling {name}",
+                )
+            found = structs.Structs.of(objects)
+        (self._objects / STRUCTS).write_text(found.to_json())
+
+    def _make(self, *targets: str, follow: Callable[[bytes], None] | None = None) -> None:
+        command = ["make", "-C", str(self._source), f"O={self._objects}", f"-j{self._jobs}"]
+        self._command([*command, *targets], f"make {' '.join(targets)}", follow)
 
     def _command(
         self, command: list[str], what: str, follow: Callable[[bytes], None] | None = None
