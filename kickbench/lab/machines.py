@@ -68,6 +68,22 @@ MACHINES: dict[str, Machine] = {
             count_step=1,
         ),
         Machine(
+            "amd-lines",
+            "two NUMA nodes and CPUs that take turns: which cache lines they share",
+            Qemu(
+                "SVM, 6 CPUs in turn, 2 nodes",
+                (
+                    *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"),
+                    *("-cpu", "max", "-smp", "6", "-m", "1G"),
+                    *("-object", "memory-backend-ram,id=memory0,size=512M"),
+                    *("-object", "memory-backend-ram,id=memory1,size=512M"),
+                    *("-numa", "node,nodeid=0,cpus=0-2,memdev=memory0"),
+                    *("-numa", "node,nodeid=1,cpus=3-5,memdev=memory1"),
+                    *("-numa", "dist,src=0,dst=1,val=21"),
+                ),
+            ),
+        ),
+        Machine(
             "intel-vmx",
             "VMX on two CPUs whose clock counts instructions: every protocol, nested guests",
             Bochs(cpus=2),

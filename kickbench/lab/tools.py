@@ -45,7 +45,7 @@ class Tool:
 
 DEBIAN_SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 
-_AMD = ("amd-numa", "amd-count")
+_AMD = ("amd-numa", "amd-count", "amd-lines")
 _VMX = ("intel-vmx",)
 
 TOOLS: tuple[Tool, ...] = (

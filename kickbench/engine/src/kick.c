@@ -36,6 +36,7 @@ void send_kick(struct kick_in_flight *k)
 	k->sent = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_sent);
 	error = k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
 	k->returned = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_returned);
+	KB_PUT_MARK(KB_MARK_SENT);
 	end_kick(k->thread);
 	k->signals = target->signals - signals;
 	if (error)

@@ -8,34 +8,27 @@ the count of ``kickbench lab counts``, and that is checked here for each method.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
-import kickbench.lab
-from kickbench.engine.engine import LIBRARY
-from kickbench.engine.protocols import build
-from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.lab import emulation
-from kickbench.lab.emulator import Limits, environment, execute
-from kickbench.lab.explain import stacks, symbols
-from kickbench.lab.explain.inside import FACTS, Order
-from kickbench.lab.explain.trace import Stretch, Trace, usual
+from kickbench.errors import MeasurementError, UsageError
+from kickbench.lab.emulator import Limits
+from kickbench.lab.explain import stacks
+from kickbench.lab.explain.inside import Job
+from kickbench.lab.explain.shared import Shared
+from kickbench.lab.explain.trace import Stretch, usual
+from kickbench.lab.explain.watch import Watched, watched
 from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.qemu import Qemu
-from kickbench.methods import is_protocol_file, method_label
-from kickbench.native import built_file
+from kickbench.methods import method_label
+from kickbench.run.kinds import kicking_threads
 from kickbench.scenario.cases import Case
 
 SCHEMA = 1
-PLUGIN = "qemu_plugin.so"
 PHASES = ("call", "switch", "delivery", "way out")
 """The parts of a kick. *call* is the kicker's call. *switch* is what the kicker does then until the
 CPU switches to the vCPU's thread. *delivery* is in the kernel, in the vCPU's thread. *way out*
@@ -91,6 +84,7 @@ class Explanation:
     baseline: str
     found: list[Explained]
     skipped: dict[str, str]
+    shared: tuple[Shared, ...] = ()
 
     def by_state(self) -> dict[str | None, dict[str, Explained]]:
         """By state (None for exits), then by method, in the order of the scenario."""
@@ -105,6 +99,8 @@ class Explanation:
             state: {name: one.to_dict() for name, one in methods.items()}
             for state, methods in self.by_state().items()
         }
+        for one in self.shared:
+            _add_lines(states[one.job.case.state].get(one.method, {}), one)
         return {
             "schema": SCHEMA,
             "machine": self.machine,
@@ -114,6 +110,18 @@ class Explanation:
             "kicks": states,
             "skipped": self.skipped,
         }
+
+
+def _add_lines(document: dict[str, Any], one: Shared) -> None:
+    """Add the shared lines of a job to what is written of its method."""
+    if one.job.case.state is None:
+        found = [line.to_dict("exit") for line in one.lines]
+        document.setdefault("shared_lines", found)  # those of the first placement
+        nodes = {"creator_node": one.creator_node, "vcpu_node": one.vcpu_node}
+        document.setdefault("placements", []).append({**nodes, "shared_lines": found})
+    else:
+        found = [line.to_dict("kick") for line in one.lines]
+        document.setdefault("shared_lines_by_kickers", {})[len(one.job.kickers)] = found
 
 
 def explain(
@@ -126,45 +134,19 @@ def explain(
     the machine's own count.
     """
     emulator = _watchable(machine)
-    plugin = built_file(kickbench.lab.__path__, PLUGIN)
-    _check_plugin(emulator, plugin)
-    of_kernel = symbols.of_kernel(symbols.system_map_of(kernel))
-    with tempfile.TemporaryDirectory(prefix="kickbench-explain-") as name:
-        folder = Path(name)
-        order = Order(list(cases), _build_protocols(cases, folder), str(folder))
-        trace_path = folder / "plugin"
-        watching = replace(
-            emulator,
-            arguments=(*emulator.arguments, "-plugin", f"{plugin},out={trace_path}"),
-            boot="nokaslr",
-        )
-        command = emulation.Order(
-            [sys.executable, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
-            environment({}),
-            Path.cwd(),
-            [folder],
-        )
-        print(f"starting {machine.id}", file=sys.stderr, flush=True)
-        status = execute(replace(machine, emulator=watching), kernel, command, limits)
-        if status:
-            raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
-        facts = json.loads((folder / FACTS).read_text())
-        trace = Trace.read(trace_path)
-        ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
-        of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
-    named = symbols.Symbols.of([*of_kernel, *of_process])
-    states = {case.id: case.state for case in cases}
+    jobs = [Job(case, (0,) * case.vcpus, (0,) * kicking_threads(case)) for case in cases]
     found = []
-    for section, stretches in zip(facts["sections"], trace.sections(), strict=True):
-        one = _explained(trace, stretches, named, section["method"], states[section["case"]])
-        _check_sum(one, section["counts"])
-        found.append(one)
+    with watched(machine, emulator, kernel, jobs, limits) as seen:
+        for job, section, entries in seen.sections():
+            one = _explained(seen, entries.stretches(), section["method"], job.case.state)
+            _check_sum(one, section["counts"])
+            found.append(one)
     return Explanation(
         machine.description(),
-        facts["release"],
+        seen.facts["release"],
         method_label(cases[0].baseline),
         found,
-        facts["skipped"],
+        seen.facts["skipped"],
     )
 
 
@@ -177,31 +159,8 @@ def _watchable(machine: Machine) -> Qemu:
     )
 
 
-def _check_plugin(emulator: Qemu, plugin: Path) -> None:
-    """Raise HostError if this QEMU does not take the plugin. It says so itself, and ends."""
-    said = subprocess.run(
-        [emulator.tool, "-M", "none", "-display", "none", "-plugin", f"{plugin},check=on"],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if "kickbench: the plugin fits" in said.stderr:
-        return
-    why = said.stderr.strip().splitlines()[-1:] or ["it says nothing"]
-    raise HostError(
-        f"{emulator.description().partition(' TCG')[0]} does not take the plugin: {why[0]}\n"
-        "lab explain needs a QEMU with TCG plugins of API version 1, such as Debian 12's 7.2"
-    )
-
-
-def _build_protocols(cases: Sequence[Case], folder: Path) -> dict[str, str]:
-    files = {m: Path(m) for case in cases for m in case.methods if is_protocol_file(m)}
-    return {method_label(method): str(build(path, folder)) for method, path in files.items()}
-
-
 def _explained(
-    trace: Trace, stretches: list[Stretch], named: symbols.Symbols, method: str, state: str | None
+    seen: Watched, stretches: list[Stretch], method: str, state: str | None
 ) -> Explained:
     if state is None:
         turns = [turn for block in stretches for turn in block.turns()]
@@ -210,9 +169,9 @@ def _explained(
     turn, share = usual(turns)
     executed = [
         stacks.Instruction(int(record["vaddr"]), record["bytes"][: record["size"]].tobytes())
-        for record in trace.code[turn.executed]
+        for record in seen.trace.code[turn.executed]
     ]
-    paths = stacks.call_paths(executed, named.name)
+    paths = stacks.call_paths(executed, seen.functions.name)
     kept = stacks.completed(paths)
 
     def folded(begin: int, end: int) -> Folded:

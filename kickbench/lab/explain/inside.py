@@ -7,20 +7,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import multiprocessing
 import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from kickbench.affinity import pinned
 from kickbench.engine.engine import Clock, Engine, library
 from kickbench.engine.protocols import load
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe, supports
 from kickbench.kvm import Kvm
+from kickbench.lab.explain.memory import Kernel, read_books
 from kickbench.methods import CATALOGUE, method_label
 from kickbench.run import kinds, schedule
 from kickbench.scenario.cases import Case
@@ -29,60 +35,144 @@ FACTS = "facts.json"
 BLOCK_NS = {"exits": 300_000, "kick": 100_000_000}
 """Of the machine's time, in which a nanosecond is an instruction. That is more than a hundred exits
 within a timer's period, and more than a hundred kicks."""
+TURNS_NS = 1_500_000
+"""The length of a block of exits in which CPUs take turns: each has dozens of exits."""
+TURN_NS = 20_000
+"""About how long one CPU runs before another has its turn."""
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case, and the CPUs of its threads: one for each vCPU and for each kicker.
+
+    ``creator`` is the CPU that creates the process. ``ticker`` is one whose timer makes the CPUs
+    take turns, None if there is one CPU only.
+    """
+
+    case: Case
+    vcpus: tuple[int, ...]
+    kickers: tuple[int, ...]
+    creator: int = 0
+    ticker: int | None = None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of dataclasses.asdict."""
+        cpus = {name: tuple(data[name]) for name in ("vcpus", "kickers")}
+        return cls(**{**data, **cpus, "case": Case.from_dict(data["case"])})
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to run: cases with one CPU for all threads of each.
+    """What to run.
 
     ``protocols`` are the libraries of the user's own protocols, by name. ``folder`` takes the
-    facts.
+    facts. With ``kernel`` the facts say whose memory is whose.
     """
 
-    cases: list[Case]
+    jobs: list[Job]
     protocols: dict[str, str]
     folder: str
+    kernel: Kernel | None = None
 
     def to_json(self) -> str:
         """The order as one line."""
-        return json.dumps({**vars(self), "cases": [case.to_dict() for case in self.cases]})
+        jobs = [{**asdict(job), "case": job.case.to_dict()} for job in self.jobs]
+        kernel = self.kernel and self.kernel.to_dict()
+        return json.dumps({**vars(self), "jobs": jobs, "kernel": kernel})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of :meth:`to_json`."""
         data = json.loads(text)
-        return cls(**{**data, "cases": [Case.from_dict(case) for case in data["cases"]]})
+        jobs = [Job.from_dict(job) for job in data["jobs"]]
+        kernel = data["kernel"] and Kernel.from_dict(data["kernel"])
+        return cls(**{**data, "jobs": jobs, "kernel": kernel})
 
 
 def run(order: Order) -> dict[str, Any]:
     """Run all blocks, each in a section of its own. Returns the facts.
 
-    A section has ``case``, ``method`` and ``counts``: what the machine's clock counted, for each
-    exit or kick.
+    A job has ``sections``, each with its ``method`` and ``counts``: what the machine's clock
+    counted, for each exit or kick. A section that is not ``shown`` warmed up. A job has the
+    ``maps`` of its process, and its ``books``: see
+    :func:`kickbench.lab.explain.memory.read_books`.
     """
     # A thread that is woken up does not interrupt the one that runs: the kicker's call is over
     # before the vCPU's thread is delivered the kick (wakeup_preempt in kernel/sched/fair.c).
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     skipped = _lacking(order)
+    protocols = {name: load(Path(path), name) for name, path in order.protocols.items()}
     library().kb_watch()  # The plugin begins to watch. The next mark is the first that it notes.
-    sections = list(
-        chain.from_iterable(_run_case(case, order.protocols, skipped) for case in order.cases)
-    )
+    found = []
+    for number, job in enumerate(order.jobs):
+        with _ticking(job.ticker):
+            found.append(_created_on(job.creator, order, number, protocols, skipped))
     return {
-        "sections": sections,
+        "jobs": found,
         "skipped": skipped,
         "maps": Path("/proc/self/maps").read_text(),
         "release": os.uname().release,
     }
 
 
-def _run_case(
-    case: Case, protocols: dict[str, str], skipped: dict[str, str]
-) -> Iterator[dict[str, Any]]:
-    cpus = [[0]] * case.vcpus
+def _created_on(cpu: int, *arguments: Any) -> dict[str, Any]:
+    """What :func:`_run_job` returns in a process that is created on this CPU.
+
+    Where a process is created decides where its sighand_struct lies (copy_sighand in
+    kernel/fork.c).
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work() -> None:
+        theirs.send(_run_job(*arguments))
+
+    with pinned([cpu], "the creator"):
+        process = context.Process(target=work)
+        process.start()
+    theirs.close()
+    try:
+        return dict(ours.recv())
+    except EOFError:
+        raise SystemExit(1) from None  # it has said why
+    finally:
+        process.join()
+
+
+@contextmanager
+def _ticking(cpu: int | None) -> Iterator[None]:
+    """Meanwhile a timer of this CPU goes off all the time.
+
+    QEMU runs the CPUs in one thread, each until the next timer of the machine. Without such a
+    timer one vCPU's block would be over before another one's begins.
+    """
+    if cpu is None:
+        yield
+        return
+    if not (ticker := os.fork()):
+        with pinned([cpu], "the ticker"):
+            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+            while True:
+                time.sleep(TURN_NS / 1e9)
+    try:
+        yield
+    finally:
+        os.kill(ticker, signal.SIGKILL)
+        os.waitpid(ticker, 0)
+
+
+def _run_job(
+    order: Order, number: int, protocols: dict[str, ctypes.CDLL], skipped: dict[str, str]
+) -> dict[str, Any]:
+    job = order.jobs[number]
+    case = job.case
+    cpus = [[cpu] for cpu in job.vcpus]
     timing = schedule.Timing.of(case, cpus)
     clock = Clock("tsc", 1e9, 0)
-    block_ns = BLOCK_NS[case.kind]
+    block_ns = BLOCK_NS[case.kind] if job.ticker is None else TURNS_NS
+    before = _threads()
     with (
         Kvm() as kvm,
         Guest(kvm, case.program, case.vcpus, irqchip=case.irqchip) as guest,
@@ -93,31 +183,48 @@ def _run_case(
             cpus,
             n_entries=1,
             samples_capacity=timing.samples_capacity,
-            protocols={name: load(Path(path), name) for name, path in protocols.items()},
-            kickers=kinds.kickers(case, [0], timing, 1),
+            protocols=protocols,
+            kickers=kinds.kickers(case, job.kickers, timing, 1),
         ) as engine,
     ):
+        # The engine lets its kickers share their CPUs. Here each has one of its own.
+        threads = sorted(_threads() - before)
+        for thread, cpu in zip(threads[case.vcpus :], job.kickers, strict=False):
+            os.sched_setaffinity(thread, [cpu])
         plan = kinds.MEASUREMENTS[case.kind].plan(case)
-        for method in map(method_label, case.methods):
-            if method in skipped:
-                continue
+        methods = [name for name in map(method_label, case.methods) if name not in skipped]
+        # The first exits of a vCPU fill KVM's page tables, which takes longer than a block.
+        warm_up = methods[:1] if job.ticker is not None else []
+        sections = []
+        for position, method in enumerate([*warm_up, *methods]):
             print(f"{method}: {case.kind}", file=sys.stderr, flush=True)
             library().kb_watch()
-            # No warm-up: its exits are not recorded, so their loop does more.
+            # No warm-up within the block: its exits are not recorded, so their loop does more.
             results = engine.blocks([(method, 0)], warmup_ns=0, block_ns=block_ns, plan=plan)
             if plan.kicking == "none":
-                (one,) = results[0]
+                one = results[0][0]
                 counts = engine.samples(0, int(one["samples_offset"]), int(one["samples_count"]))
             else:
                 kicks = engine.kicks()
                 counts = kicks["latency"][(kicks["latency"] > 0)]
-            yield {"case": case.id, "method": method, "counts": counts.tolist()}
+            shown = position >= len(warm_up)
+            sections.append({"method": method, "counts": counts.tolist(), "shown": shown})
+        slabs = Path(order.folder) / f"slabs{number}.npy"
+        return {
+            "sections": sections,
+            "maps": Path("/proc/self/maps").read_text(),
+            "books": read_books(order.kernel, slabs) if order.kernel else None,
+        }
+
+
+def _threads() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
 def _lacking(order: Order) -> dict[str, str]:
     """The methods that this kernel does not have, with the reasons."""
     found = probe()
-    methods = {method_label(method) for case in order.cases for method in case.methods}
+    methods = {method_label(method) for job in order.jobs for method in job.case.methods}
     reasons = {
         method: supports(CATALOGUE[method], found)
         for method in sorted(methods - set(order.protocols))

@@ -52,20 +52,24 @@ const void *qemu_plugin_insn_data(const struct insn *insn);
 bool qemu_plugin_mem_is_store(meminfo info);
 unsigned int qemu_plugin_mem_size_shift(meminfo info);
 struct hwaddr *qemu_plugin_get_hwaddr(meminfo info, uint64_t vaddr);
+bool qemu_plugin_hwaddr_is_io(const struct hwaddr *address);
 uint64_t qemu_plugin_hwaddr_phys_addr(const struct hwaddr *address);
 
 #define EXPORT	 __attribute__((visibility("default")))
 #define MAX_CPUS 64
+#define VALUE	 ((1ull << 48) - 1)
 
 EXPORT int qemu_plugin_version = 1;
 EXPORT int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv);
 
 /* kickbench/mark.h */
-enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END };
+enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT };
 #define NOT_A_MARK 0
 
-/* An entry of the trace: what in the highest byte, the CPU in the next, the value in the others. */
-enum what { EXECUTED, READ, WROTE };
+/* An entry of the trace: what in the highest byte, the CPU in the next, the value in the others. An
+ * access has two: READ or WROTE with the place in QEMU's memory, and AT with the virtual address.
+ */
+enum what { EXECUTED, READ, WROTE, AT };
 
 /* A record of the code: an instruction, as it was translated. Its number is its place in FILE. */
 struct code {
@@ -77,7 +81,11 @@ struct code {
 static FILE *trace, *code;
 static bool with_memory;
 static uint64_t n_code;
-static bool watched[MAX_CPUS];
+/* From a mark KB_MARK_BEGIN on all CPUs are watched, since a kick ends on another one than it
+ * begins on. KB_MARK_END ends that. A CPU that has begun itself is watched until it has ended too,
+ * or its call is over: other vCPUs, or other kickers, may be later.
+ */
+static bool all_watched, watched[MAX_CPUS];
 
 static void put(enum what what, unsigned int cpu, uint64_t value)
 {
@@ -91,22 +99,23 @@ static void put(enum what what, unsigned int cpu, uint64_t value)
 
 static void executed(unsigned int cpu, void *number)
 {
-	if (watched[cpu])
+	if (all_watched || watched[cpu])
 		put(EXECUTED, cpu, (uint64_t)number);
 }
 
 static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *number)
 {
 	const struct hwaddr *address;
-	uint64_t physical;
 
 	(void)number;
-	if (!watched[cpu])
+	if (!all_watched && !watched[cpu])
 		return;
 	address = qemu_plugin_get_hwaddr(info, vaddr);
-	physical = address ? qemu_plugin_hwaddr_phys_addr(address) : 0;
+	if (!address || qemu_plugin_hwaddr_is_io(address))
+		return;
 	put(qemu_plugin_mem_is_store(info) ? WROTE : READ, cpu,
-	    (physical & 0xffffffffffull) << 4 | qemu_plugin_mem_size_shift(info));
+	    qemu_plugin_hwaddr_phys_addr(address) & VALUE);
+	put(AT, cpu, vaddr & VALUE);
 }
 
 /* Who runs the machine's methods executes the first mark between any two of them. */
@@ -117,11 +126,17 @@ static void parted(unsigned int cpu, void *number)
 
 static void begins(unsigned int cpu, void *number)
 {
-	watched[cpu] = true;
+	all_watched = watched[cpu] = true;
 	executed(cpu, number);
 }
 
 static void ends(unsigned int cpu, void *number)
+{
+	executed(cpu, number);
+	all_watched = watched[cpu] = false;
+}
+
+static void has_sent(unsigned int cpu, void *number)
 {
 	executed(cpu, number);
 	watched[cpu] = false;
@@ -136,7 +151,7 @@ static uint32_t mark_of(const struct insn *insn)
 	if (qemu_plugin_insn_size(insn) != 8 || memcmp(bytes, nop, sizeof(nop)))
 		return NOT_A_MARK;
 	memcpy(&number, bytes + sizeof(nop), sizeof(number));
-	return number >= MARK_WATCH && number <= MARK_END ? number : NOT_A_MARK;
+	return number >= MARK_WATCH && number <= MARK_SENT ? number : NOT_A_MARK;
 }
 
 static execute_callback callback_of(uint32_t mark)
@@ -148,6 +163,8 @@ static execute_callback callback_of(uint32_t mark)
 		return begins;
 	case MARK_END:
 		return ends;
+	case MARK_SENT:
+		return has_sent;
 	default:
 		return executed;
 	}

@@ -21,7 +21,7 @@ from elftools.elf.sections import SymbolTableSection
 from kickbench.errors import HostError, UsageError
 
 _KERNEL = 1 << 63
-_MAP_LINE = re.compile(r"^([0-9a-f]{8,16}) ([tTwW]) (\S+)$", re.MULTILINE)
+_MAP_LINE = re.compile(r"^([0-9a-f]{8,16}) (\w) (\S+)$", re.MULTILINE)
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) \S+ \d+ +(\S.*)$", re.MULTILINE)
 
 
@@ -68,14 +68,35 @@ def system_map_of(kernel: Path) -> Path:
 
 def of_kernel(system_map: Path) -> list[tuple[int, int, str]]:
     """The functions of a System.map. Raises UsageError if it has none."""
-    found = [
-        (int(address, 16), name)
-        for address, _, name in _MAP_LINE.findall(system_map.read_text(errors="replace"))
-    ]
-    found = sorted((one for one in found if one[0] >= _KERNEL), key=lambda one: one[0])
+    found = [one for one in _of_map(system_map, "tTwW") if one[0] >= _KERNEL]
     if not found:
         raise UsageError(f"{system_map}: this is no System.map with a kernel's functions")
-    ends = [following for following, _ in found[1:]] + [found[-1][0] + 4096]
+    return found
+
+
+def variables(system_map: Path) -> list[tuple[int, int, str]]:
+    """The kernel's variables, from a System.map. Those of each CPU begin at 0."""
+    return _of_map(system_map, "bBdDrRvV")
+
+
+def values(system_map: Path, names: Iterable[str]) -> dict[str, int]:
+    """The addresses of these symbols, as far as there are any."""
+    wanted = set(names)
+    lines = _MAP_LINE.findall(system_map.read_text(errors="replace"))
+    return {name: int(address, 16) for address, _, name in lines if name in wanted}
+
+
+def _of_map(system_map: Path, types: str) -> list[tuple[int, int, str]]:
+    """(start, end, name) of the symbols of these types. One ends where the next one begins."""
+    found = sorted(
+        (
+            (int(address, 16), name)
+            for address, type_, name in _MAP_LINE.findall(system_map.read_text(errors="replace"))
+            if type_ in types
+        ),
+        key=lambda one: one[0],
+    )
+    ends = [following for following, _ in found[1:]] + [at + 4096 for at, _ in found[-1:]]
     # Names of one address share an end.
     for i in range(len(found) - 2, -1, -1):
         if found[i][0] == found[i + 1][0]:

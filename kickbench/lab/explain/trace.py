@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads what the plugin wrote: which instructions a CPU executed, and which memory it touched.
 
-A trace has *sections*, one for each block of a method. In a section, a CPU's entries between two
-marks (``kickbench/mark.h``) are a *stretch*: the block's exits, or a kick until it is taken. The
-stamps of kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each round
-trip of KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many instructions as
-the clock of a machine that counts instructions says.
+A trace has *sections*, one for each block of a method. In a section, a CPU's instructions between
+two marks (``kickbench/mark.h``) are a *stretch*: the block's exits, or a kick until it is taken.
+The stamps of kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each
+round trip of KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many
+instructions as the clock of a machine that counts instructions says.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-EXECUTED, READ, WROTE = 0, 1, 2
-"""What an entry says."""
-SECTION, BEGIN, END = 0, 1, 2
+EXECUTED, READ, WROTE, AT = 0, 1, 2, 3
+"""What an entry says. AT has the virtual address of the access before it."""
+SECTION, BEGIN, END, SENT = 0, 1, 2, 3
 """The marks, as in kickbench/mark.h."""
 
 NOT_RARE = 0.1
@@ -35,58 +35,76 @@ _MARKS = 0x4B420000
 _RDTSCP = np.array([0x0F, 0x01, 0xF9], np.uint8)
 _KERNEL = 1 << 63
 _CPU_SHIFT, _WHAT_SHIFT = 48, 56
-_SIZE_BITS = 4
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one CPU did from one stamp to another.
+    """What one CPU executed from one stamp to another.
 
     ``executed`` has the numbers of the instructions' records in :attr:`Trace.code`, in their order.
     ``stamps`` are the positions in it of the stamps.
-    ``addresses`` are the physical addresses that they touched, ``wrote`` whether each was written,
-    and ``by`` the position in ``executed`` of the instruction that did it.
     """
 
     executed: NDArray[np.int64]
     stamps: NDArray[np.int64]
-    addresses: NDArray[np.uint64]
-    wrote: NDArray[np.bool_]
-    by: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What one CPU did between two marks. ``stamps`` are the positions of the stamps in it."""
+    """What one CPU executed between two marks. ``stamps`` are the positions of the stamps in it."""
 
-    cpu: int
-    values: NDArray[np.int64]
-    kinds: NDArray[np.uint8]
+    executed: NDArray[np.int64]
     stamps: NDArray[np.int64]
 
     def turns(self) -> list[Turn]:
         """From each stamp to the next."""
-        return [self.between(a, b) for a, b in pairwise(self.stamps.tolist())]
+        return [self._between(a, b) for a, b in pairwise(self.stamps.tolist())]
 
     def whole(self) -> Turn:
         """From the first stamp to the last. Raises ValueError if there are not two."""
         if self.stamps.size < 2:
             raise ValueError("a stretch with fewer than two stamps has no time")
-        return self.between(int(self.stamps[0]), int(self.stamps[-1]))
+        return self._between(int(self.stamps[0]), int(self.stamps[-1]))
 
-    def between(self, begin: int, end: int) -> Turn:
-        """From one position to before another."""
-        values, kinds = self.values[begin:end], self.kinds[begin:end]
-        is_code = kinds == EXECUTED
-        touched = np.flatnonzero(~is_code)
+    def _between(self, begin: int, end: int) -> Turn:
         stamps = self.stamps[(self.stamps >= begin) & (self.stamps < end)] - begin
-        return Turn(
-            values[is_code],
-            np.cumsum(is_code)[stamps] - 1,
-            (values[touched] >> _SIZE_BITS).astype(np.uint64),
-            kinds[touched] == WROTE,
-            np.cumsum(is_code)[touched] - 1,
-        )
+        return Turn(self.executed[begin:end], stamps)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The entries of a block of a method, in the order in which the CPUs made them.
+
+    ``kinds`` says what each is. ``marks`` has the number of the mark that was executed, or -1, and
+    ``stamps`` whether a stamp was.
+    """
+
+    cpus: NDArray[np.uint8]
+    values: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    marks: NDArray[np.int64]
+    stamps: NDArray[np.bool_]
+
+    def stretches(self) -> list[Stretch]:
+        """What each CPU executed between two marks of its own, in the order in which they ended."""
+        found: list[tuple[int, Stretch]] = []
+        for cpu in np.unique(self.cpus).tolist():
+            own = np.flatnonzero((self.cpus == cpu) & (self.kinds == EXECUTED))
+            for begin, end in self.between_marks(cpu, END):
+                part = own[np.searchsorted(own, begin) : np.searchsorted(own, end) + 1]
+                executed = self.values[part]
+                found.append((end, Stretch(executed, np.flatnonzero(self.stamps[part]))))
+        return [stretch for _, stretch in sorted(found, key=lambda one: one[0])]
+
+    def between_marks(self, cpu: int, last: int) -> list[tuple[int, int]]:
+        """The positions of a CPU's marks BEGIN, each with that of the mark ``last`` after it.
+
+        What is begun anew did not end: its block was over.
+        """
+        own = np.flatnonzero((self.cpus == cpu) & np.isin(self.marks, (BEGIN, last)))
+        begins = self.marks[own] == BEGIN
+        return [(int(a), int(b)) for (a, b), c in zip(pairwise(own), pairwise(begins), strict=True)
+                if c[0] and not c[1]]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,8 +119,8 @@ class Trace:
         """Read ``path``.code and ``path``.trace. Half a record at the end is left out."""
         return cls(_read(Path(f"{path}.code"), CODE), _read(Path(f"{path}.trace"), np.dtype("<u8")))
 
-    def sections(self) -> Iterator[list[Stretch]]:
-        """The stretches of each section, in the order in which they ended."""
+    def sections(self) -> Iterator[Section]:
+        """The sections, in their order."""
         what = (self.entries >> np.uint64(_WHAT_SHIFT)).astype(np.uint8)
         cpus = (self.entries >> np.uint64(_CPU_SHIFT)).astype(np.uint8)
         values = (self.entries & np.uint64((1 << _CPU_SHIFT) - 1)).astype(np.int64)
@@ -113,42 +131,19 @@ class Trace:
         begins = np.flatnonzero(marks == SECTION).tolist()
         for begin, end in zip(begins, [*begins[1:], len(marks)], strict=True):
             part = slice(begin + 1, end)
-            yield list(_stretches(cpus[part], values[part], what[part], marks[part], stamps[part]))
+            yield Section(cpus[part], values[part], what[part], marks[part], stamps[part])
 
     def _marks(self) -> NDArray[np.int64]:
         """The number of the mark that each record of the code is, or -1."""
         raw = self.code["bytes"]
         number = raw[:, 4:8].copy().view("<u4")[:, 0].astype(np.int64) - _MARKS
         found = (self.code["size"] == 8) & (raw[:, :4] == _MARK).all(axis=1)
-        return np.where(found & (number >= SECTION) & (number <= END), number, -1)
+        return np.where(found & (number >= SECTION) & (number <= SENT), number, -1)
 
     def _stamps(self) -> NDArray[np.bool_]:
         """Whether each record of the code is a stamp of the user's loop."""
         is_stamp = (self.code["bytes"][:, :3] == _RDTSCP).all(axis=1) & (self.code["size"] == 3)
         return np.asarray(is_stamp & (self.code["vaddr"] < _KERNEL))
-
-
-def _stretches(
-    cpus: NDArray[np.uint8],
-    values: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    marks: NDArray[np.int64],
-    stamps: NDArray[np.bool_],
-) -> Iterator[Stretch]:
-    found: list[tuple[int, Stretch]] = []
-    for cpu in np.unique(cpus):
-        places = np.flatnonzero(cpus == cpu)
-        begin = None
-        # A stretch that is begun anew did not end: its block was over.
-        for at in np.flatnonzero(np.isin(marks[places], (BEGIN, END))).tolist():
-            if marks[places[at]] == BEGIN:
-                begin = at
-            elif begin is not None:
-                own = places[begin : at + 1]
-                stretch = Stretch(int(cpu), values[own], kinds[own], np.flatnonzero(stamps[own]))
-                found.append((int(places[at]), stretch))
-                begin = None
-    yield from (stretch for _, stretch in sorted(found, key=lambda one: one[0]))
 
 
 def usual(turns: list[Turn]) -> tuple[Turn, float]:

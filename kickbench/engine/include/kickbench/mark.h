@@ -19,5 +19,7 @@
 #define KB_MARK_BEGIN (KB_MARKS + 1)
 /* And it ends that. */
 #define KB_MARK_END (KB_MARKS + 2)
+/* A kicker's call is over. The kick that it sent may still be on its way. */
+#define KB_MARK_SENT (KB_MARKS + 3)
 
 #endif

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose memory is whose: what the driver in the machine reads of the kernel's own books.
+
+It reads the kernel's memory as /proc/kcore has it, an ELF file (fs/proc/kcore.c), and what the
+kernel says in /proc/zoneinfo and /proc/vmallocinfo. Source: struct slab and struct kmem_cache in
+mm/slab.h; virtual addresses in Documentation/arch/x86/x86_64/mm.rst.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from elftools.elf.elffile import ELFFile
+from numpy.typing import NDArray
+
+from kickbench.lab.structs import Structs
+
+PAGE_BYTES = 4096
+DIRECT_MAP = 0xFFFF_8880_0000_0000
+"""Where all of the physical memory is mapped, without KASLR."""
+_VMEMMAP = 0xFFFF_EA00_0000_0000
+_ZONE = re.compile(r"^Node (\d+), zone .*?(?=^Node|\Z)", re.MULTILINE | re.DOTALL)
+_VMALLOCED = re.compile(r"^0x([0-9a-f]+)-0x([0-9a-f]+) +\d+ (\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What is known of a kernel from outside: addresses of its symbols, and structures."""
+
+    symbols: Mapping[str, int]
+    structs: Structs
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {"symbols": dict(self.symbols), "structs": self.structs.to_json()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        return cls(data["symbols"], Structs.from_json(data["structs"]))
+
+
+class _Memory:
+    """The kernel's memory by virtual address."""
+
+    def __init__(self, path: Path = Path("/proc/kcore")) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._parts = [
+            (int(part["p_vaddr"]), int(part["p_filesz"]), int(part["p_offset"]))
+            for part in ELFFile(self._file).iter_segments("PT_LOAD")
+        ]
+
+    def read(self, address: int, size: int) -> bytes:
+        """So many bytes. Where the kernel has no memory they are 0."""
+        found = bytearray(size)
+        for begin, length, offset in self._parts:
+            low, high = max(address, begin), min(address + size, begin + length)
+            if low < high:
+                self._file.seek(offset + low - begin)
+                into = memoryview(found)[low - address : high - address]
+                while into and (count := self._file.readinto(into)):
+                    into = into[count:]
+        return bytes(found)
+
+    def number(self, address: int) -> int:
+        """The 64 bits at an address."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+    def text(self, address: int) -> str:
+        """A short text that ends with a zero."""
+        left = PAGE_BYTES - address % PAGE_BYTES
+        return self.read(address, min(64, left)).partition(b"\0")[0].decode()
+
+
+def nodes(zoneinfo: str) -> list[tuple[int, int, int]]:
+    """(node, begin, end) of each zone, in bytes of physical memory, from /proc/zoneinfo."""
+    found = []
+    for zone in _ZONE.finditer(zoneinfo):
+        spanned = re.search(r"spanned +(\d+)", zone[0])
+        start = re.search(r"start_pfn: +(\d+)", zone[0])
+        if spanned and start and int(spanned[1]):
+            begin = int(start[1]) * PAGE_BYTES
+            found.append((int(zone[1]), begin, begin + int(spanned[1]) * PAGE_BYTES))
+    return found
+
+
+def vmalloced(vmallocinfo: str) -> list[tuple[int, int, str]]:
+    """(begin, end, who asked for it) of each area, from /proc/vmallocinfo."""
+    return [(int(a, 16), int(b, 16), name) for a, b, name in _VMALLOCED.findall(vmallocinfo)]
+
+
+def read_books(kernel: Kernel, slabs: Path) -> dict[str, Any]:
+    """What the machine's kernel knows about its memory.
+
+    The file ``slabs`` takes an array (pages, 2): the number of the page's cache, or -1, and the
+    first page of its slab.
+    """
+    spans = nodes(Path("/proc/zoneinfo").read_text())
+    books: dict[str, Any] = {
+        "nodes": spans,
+        "vmalloced": vmalloced(Path("/proc/vmallocinfo").read_text()),
+        "caches": [],
+        "per_cpu": [],
+        "slabs": slabs.name,
+    }
+    if not kernel.structs.by_name:
+        return books
+    memory = _Memory()
+    n_cpus = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
+    books["per_cpu"] = [
+        memory.number(kernel.symbols["__per_cpu_offset"] + 8 * cpu) for cpu in range(n_cpus)
+    ]
+    caches = _caches(memory, kernel)
+    pages = max(end for _, _, end in spans) // PAGE_BYTES
+    np.save(slabs, _slabs(memory, kernel.structs, pages, [at for at, *_ in caches]))
+    books["caches"] = [(name, size) for _, name, size in caches]
+    return books
+
+
+def _caches(memory: _Memory, kernel: Kernel) -> list[tuple[int, str, int]]:
+    """(address, name, size of an object) of each slab cache."""
+    cache = kernel.structs.by_name["kmem_cache"]
+    head = kernel.symbols["slab_caches"]
+    found, at = [], memory.number(head)
+    while at != head:
+        address = at - cache.offset("list")
+        name = memory.text(memory.number(address + cache.offset("name")))
+        size = memory.number(address + cache.offset("size")) & 0xFFFF_FFFF
+        found.append((address, name, size))
+        at = memory.number(at)
+    return found
+
+
+def _slabs(memory: _Memory, structs: Structs, pages: int, caches: list[int]) -> NDArray[np.int32]:
+    page = structs.by_name["page"]
+    raw = memory.read(_VMEMMAP, pages * page.size)
+    words = np.frombuffer(raw, "<u8").reshape(pages, page.size // 8)
+    first = np.arange(pages)
+    # A page behind the first one of several has the first one's address, and one more.
+    inner = words[:, page.offset("compound_head") // 8]
+    later = inner & np.uint64(1) == 1
+    first[later] = (inner[later] - np.uint64(1 + _VMEMMAP)) // np.uint64(page.size)
+    owner = words[first.clip(0, pages - 1), structs.by_name["slab"].offset("slab_cache") // 8]
+    order = np.argsort(caches)
+    known = np.array(caches, np.uint64)[order]
+    place = np.searchsorted(known, owner).clip(0, known.size - 1)
+    return np.stack([np.where(known[place] == owner, order[place], -1), first], axis=1).astype(
+        np.int32
+    )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies at an address: a symbol of the kernel's, an object of a slab, or a process's memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.kvm.abi import kvm_run
+from kickbench.lab.explain.memory import DIRECT_MAP, PAGE_BYTES
+from kickbench.lab.explain.symbols import Symbols
+from kickbench.lab.structs import Structs
+
+KERNEL = 1 << 63
+_IMAGE = 0xFFFF_FFFF_8000_0000
+"""Where the kernel's own text and data are."""
+_DIRECT_MAP_END = DIRECT_MAP + (64 << 40)
+_OF_CACHE = {
+    "sighand_cache": "sighand_struct",
+    "signal_cache": "signal_struct",
+    "task_struct": "task_struct",
+    "filp": "file",
+    "files_cache": "files_struct",
+    "mm_struct": "mm_struct",
+    "kvm_vcpu": "kvm_vcpu",
+    "pid": "pid",
+    "cred_jar": "cred",
+    "sigqueue": "sigqueue",
+}
+"""The structure of a slab cache's objects, for caches that have but one."""
+_OF_CALLER = {"kvm_dev_ioctl": "kvm", "kvm_create_vm": "kvm", "kvm_arch_alloc_vm": "kvm"}
+"""The structure that a function asked vmalloc() for."""
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+ *(\S.*)?$", re.MULTILINE)
+_KVM_RUN = "anon_inode:kvm-vcpu"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The memory of one process and its kernel.
+
+    ``books`` and ``maps`` are what the driver said (:mod:`kickbench.lab.explain.inside`), ``slabs``
+    the array of which :func:`kickbench.lab.explain.memory.read_books` speaks. ``data`` are the
+    kernel's variables by address.
+    """
+
+    books: dict[str, Any]
+    slabs: NDArray[np.int32] | None
+    maps: str
+    structs: Structs
+    data: Symbols
+
+    def name(self, address: int) -> str:
+        """What is at a virtual address, down to the field where that is known."""
+        if address >= _IMAGE:
+            return self.data.name(address)
+        if DIRECT_MAP <= address < _DIRECT_MAP_END:
+            return self._of_slab(address) or self._of_cpu(address) or "a page of the kernel's"
+        if address >= KERNEL:
+            return self._vmalloced(address)
+        return self._of_process(address)
+
+    def node(self, physical: int) -> int | None:
+        """The NUMA node of a physical address."""
+        return next((n for n, low, high in self.books["nodes"] if low <= physical < high), None)
+
+    def _of_slab(self, address: int) -> str | None:
+        page = (address - DIRECT_MAP) // PAGE_BYTES
+        if self.slabs is None or page >= len(self.slabs) or self.slabs[page][0] < 0:
+            return None
+        cache, size = self.books["caches"][self.slabs[page][0]]
+        begin = DIRECT_MAP + int(self.slabs[page][1]) * PAGE_BYTES
+        return self._field(_OF_CACHE.get(cache, cache), (address - begin) % size)
+
+    def _field(self, name: str, offset: int) -> str:
+        struct = self.structs.by_name.get(name)
+        # An object may be longer: a vCPU of KVM is a part of one of its vendor module's.
+        if struct is None or offset >= struct.size:
+            return f"{name}+{offset}"
+        return f"{name}.{struct.field(offset)}"
+
+    def _of_cpu(self, address: int) -> str | None:
+        for cpu, begin in enumerate(self.books["per_cpu"]):
+            name = self.data.name((address - begin) % (1 << 64))
+            if name not in ("[kernel]", "[unknown]"):
+                return f"{name} of CPU {cpu}"
+        return None
+
+    def _vmalloced(self, address: int) -> str:
+        for low, high, caller in self.books["vmalloced"]:
+            if low <= address < high:
+                if caller in _OF_CALLER:
+                    return self._field(_OF_CALLER[caller], address - low)
+                return f"memory of {caller}()"
+        return "memory of the kernel's"
+
+    def _of_process(self, address: int) -> str:
+        for low, high, _, path in _MAPPING.findall(self.maps):
+            if int(low, 16) <= address < int(high, 16):
+                if path.startswith(_KVM_RUN):
+                    return f"kvm_run.{_field_of_kvm_run(address - int(low, 16))}"
+                return f"the process's {Path(path).name or 'memory'}"
+        return "the process's memory"
+
+
+def physical(addresses: Sequence[int], place: int, books: dict[str, Any], known: set[int]) -> int:
+    """The physical address of a line that QEMU keeps at ``place``.
+
+    ``known`` are the differences between the two that were seen in the kernel's direct map, one for
+    each node. Raises LookupError if none fits.
+    """
+    for address in addresses:
+        if DIRECT_MAP <= address < _DIRECT_MAP_END:
+            return address - DIRECT_MAP
+    for difference in known:
+        if any(low <= place - difference < high for _, low, high in books["nodes"]):
+            return place - difference
+    raise LookupError(hex(place))
+
+
+def _field_of_kvm_run(offset: int) -> str:
+    """The field of struct kvm_run (include/uapi/linux/kvm.h) that this offset is in."""
+    names = [name for name, *_ in kvm_run._fields_ if getattr(kvm_run, name).offset <= offset]
+    return names[-1]

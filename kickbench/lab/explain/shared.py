@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cache lines the threads of an exit or a kick share, in a machine with two NUMA nodes.
+
+Each thread has a CPU of its own. QEMU runs the CPUs in turn, so a line costs nothing when it moves.
+What is counted is that it would move: who touches it, and who writes to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kickbench.lab.build import STRUCTS
+from kickbench.lab.emulator import Limits
+from kickbench.lab.explain import lines, symbols
+from kickbench.lab.explain.inside import Job
+from kickbench.lab.explain.lines import Line, Thread
+from kickbench.lab.explain.memory import DIRECT_MAP, Kernel
+from kickbench.lab.explain.objects import Objects, physical
+from kickbench.lab.explain.trace import AT, Section
+from kickbench.lab.explain.watch import Watched, watched
+from kickbench.lab.machines import MACHINES
+from kickbench.lab.qemu import Qemu
+from kickbench.lab.structs import Structs
+from kickbench.scenario.cases import Case
+
+MACHINE = MACHINES["amd-lines"]
+NODES = ((0, 1, 2), (3, 4, 5))
+"""The machine's CPUs by their node."""
+KICKERS = (1, 2, 4)
+VCPU, KICKER = "vCPU", "kicker"
+_SYMBOLS = ("__per_cpu_offset", "slab_caches")
+
+
+@dataclass(frozen=True)
+class SharedLine:
+    """A line that threads share.
+
+    ``what`` lies in it, on NUMA node ``node`` (None if nobody knows). ``reads`` and ``writes`` are
+    those of one exit, or of one kick by all who have to do with it. ``threads`` has (reads,
+    writes) of each thread in its own turns. ``functions`` touch it, the most frequent first.
+    """
+
+    what: str
+    node: int | None
+    reads: float
+    writes: float
+    threads: dict[str, tuple[float, float]]
+    functions: list[str]
+
+    def to_dict(self, per: str) -> dict[str, Any]:
+        """What ``--json`` writes of it. ``per`` is "exit" or "kick"."""
+        return {
+            "what": self.what,
+            "node": self.node,
+            f"reads_per_{per}": self.reads,
+            f"writes_per_{per}": self.writes,
+            "threads": {name: list(use) for name, use in self.threads.items()},
+            "functions": self.functions,
+        }
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared lines of a method, in one job."""
+
+    job: Job
+    method: str
+    lines: list[SharedLine]
+
+    @property
+    def creator_node(self) -> int:
+        """The node on which the process was created."""
+        return _node_of(self.job.creator)
+
+    @property
+    def vcpu_node(self) -> int:
+        """The node of the vCPUs."""
+        return _node_of(self.job.vcpus[0])
+
+    def between_kickers(self) -> list[SharedLine]:
+        """The lines that two kickers or more touch, and one of them writes to."""
+        kickers = {thread.name for thread in threads(self.job) if thread.role == KICKER}
+        return [
+            line
+            for line in self.lines
+            if len(own := line.threads.keys() & kickers) > 1
+            and any(writes for _, writes in (line.threads[name] for name in own))
+        ]
+
+
+def _node_of(cpu: int) -> int:
+    return next(node for node, cpus in enumerate(NODES) if cpu in cpus)
+
+
+def jobs(cases: Sequence[Case]) -> list[Job]:
+    """What to watch for these cases.
+
+    Exits are of two vCPUs, on the creator's node and on the other one. Kicks are of one vCPU, by
+    one kicker and by more: the first two are on the vCPU's node.
+    """
+    return [job for case in cases for job in _jobs_of(case)]
+
+
+def _jobs_of(case: Case) -> Iterator[Job]:
+    if case.state is None:
+        two = replace(case, vcpus=2)
+        for creator in (NODES[0][0], NODES[1][0]):
+            for home, other in (NODES, NODES[::-1]):
+                yield Job(two, home[:2], (), creator, ticker=other[2])
+    else:
+        vcpu, *others = (cpu for cpus in NODES for cpu in cpus)
+        for count in KICKERS:
+            yield Job(replace(case, kickers=count), (vcpu,), tuple(others[:count]))
+
+
+def threads(job: Job) -> list[Thread]:
+    """The threads of a job whose lines count."""
+    vcpus = lines.exits if job.case.state is None else lines.takings
+    return [
+        *(Thread(f"{VCPU} {i}", VCPU, cpu, vcpus) for i, cpu in enumerate(job.vcpus)),
+        *(Thread(f"{KICKER} {i}", KICKER, cpu, lines.calls) for i, cpu in enumerate(job.kickers)),
+    ]
+
+
+def shared(kernel: Path, cases: Sequence[Case], limits: Limits | None = None) -> list[Shared]:
+    """The shared lines of these cases' methods, job by job.
+
+    Raises as :func:`kickbench.lab.explain.watch.watched` does.
+    """
+    emulator = MACHINE.emulator
+    assert isinstance(emulator, Qemu)
+    system_map = symbols.system_map_of(kernel)
+    place = kernel.with_name(STRUCTS)
+    known = Kernel(
+        symbols.values(system_map, _SYMBOLS),
+        Structs.from_json(place.read_text()) if place.is_file() else Structs({}),
+    )
+    data = symbols.Symbols.of(symbols.variables(system_map))
+    with watched(MACHINE, emulator, kernel, jobs(cases), limits, memory_of=known) as seen:
+        return [
+            _shared(seen, job, section["method"], entries, known.structs, data)
+            for job, section, entries in seen.sections()
+        ]
+
+
+def _shared(
+    seen: Watched,
+    job: Job,
+    method: str,
+    entries: Section,
+    structs: Structs,
+    data: symbols.Symbols,
+) -> Shared:
+    facts = seen.facts["jobs"][seen.jobs.index(job)]
+    books = facts["books"]
+    slabs = seen.folder / books["slabs"]
+    objects = Objects(
+        books, np.load(slabs) if slabs.exists() else None, facts["maps"], structs, data
+    )
+    moved = _moved(entries)
+    ours = threads(job)
+    return Shared(
+        job,
+        method,
+        [_named(line, ours, seen, objects, moved) for line in lines.shared(entries, ours)],
+    )
+
+
+def _named(
+    line: Line, ours: Sequence[Thread], seen: Watched, objects: Objects, moved: set[int]
+) -> SharedLine:
+    use = lines.per_turn(line, ours)
+    functions: Counter[str] = Counter()
+    for number, count in line.by.items():
+        functions[seen.functions.name(int(seen.trace.code["vaddr"][number]))] += count
+    addresses = [address for counts in line.accesses.values() for address in counts]
+    try:
+        node = objects.node(physical(addresses, line.place, objects.books, moved))
+    except LookupError:
+        node = None
+    # Threads that use different objects share the line all the same.
+    names = {_mostly(counts, objects) for counts in line.accesses.values()}
+    return SharedLine(
+        " and ".join(sorted(names)),
+        node,
+        round(use.reads, 1),
+        round(use.writes, 1),
+        {name: (round(one.reads, 1), round(one.writes, 1)) for name, one in line.uses.items()},
+        [name for name, _ in functions.most_common()],
+    )
+
+
+def _mostly(accesses: Counter[int], objects: Objects) -> str:
+    names: Counter[str] = Counter()
+    for address, count in accesses.items():
+        names[objects.name(address)] += count
+    return names.most_common(1)[0][0]
+
+
+def _moved(entries: Section) -> set[int]:
+    """The differences between QEMU's places and physical addresses, from the direct map."""
+    at = np.flatnonzero(entries.kinds == AT)
+    vaddr = entries.values[at] - (DIRECT_MAP & ((1 << 48) - 1))
+    direct = (vaddr >= 0) & (vaddr < 1 << 40)
+    return set(np.unique(entries.values[at - 1][direct] - vaddr[direct]).tolist())

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs methods in one of QEMU's machines while the plugin watches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import kickbench.lab
+from kickbench.engine.engine import LIBRARY
+from kickbench.engine.protocols import build
+from kickbench.errors import HostError, MeasurementError
+from kickbench.lab import emulation
+from kickbench.lab.emulator import Limits, environment, execute
+from kickbench.lab.explain import symbols
+from kickbench.lab.explain.inside import FACTS, Job, Order
+from kickbench.lab.explain.memory import Kernel
+from kickbench.lab.explain.trace import Section, Trace
+from kickbench.lab.machines import Machine
+from kickbench.lab.qemu import Qemu
+from kickbench.methods import is_protocol_file, method_label
+from kickbench.native import built_file
+
+PLUGIN = "qemu_plugin.so"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the plugin wrote down, what the driver in the machine said, and the functions' names.
+
+    ``folder`` has the driver's files.
+    """
+
+    jobs: Sequence[Job]
+    facts: dict[str, Any]
+    trace: Trace
+    functions: symbols.Symbols
+    folder: Path
+
+    def sections(self) -> Iterator[tuple[Job, dict[str, Any], Section]]:
+        """Each block that is shown: its job, what the driver said of it, and its entries."""
+        told = [
+            (job, section)
+            for job, facts in zip(self.jobs, self.facts["jobs"], strict=True)
+            for section in facts["sections"]
+        ]
+        for (job, section), entries in zip(told, self.trace.sections(), strict=True):
+            if section["shown"]:
+                yield job, section, entries
+
+
+@contextmanager
+def watched(
+    machine: Machine,
+    emulator: Qemu,
+    kernel: Path,
+    jobs: Sequence[Job],
+    limits: Limits | None = None,
+    *,
+    memory_of: Kernel | None = None,
+) -> Iterator[Watched]:
+    """Run these jobs in the machine. With ``memory_of``, the trace has accesses to memory too.
+
+    The trace is a file that is gone with the context. Raises HostError if QEMU does not take the
+    plugin or the kernel has no System.map, MeasurementError if the machine fails.
+    """
+    plugin = built_file(kickbench.lab.__path__, PLUGIN)
+    _check_plugin(emulator, plugin)
+    of_kernel = symbols.of_kernel(symbols.system_map_of(kernel))
+    with tempfile.TemporaryDirectory(prefix="kickbench-explain-") as name:
+        folder = Path(name)
+        order = Order(list(jobs), _build_protocols(jobs, folder), str(folder), memory_of)
+        trace = folder / "plugin"
+        words = f"{plugin},out={trace}{',memory=on' if memory_of else ''}"
+        watching = replace(
+            emulator,
+            arguments=(*emulator.arguments, "-plugin", words),
+            # Functions, and memory by its virtual address, are where System.map and
+            # Documentation/arch/x86/x86_64/mm.rst say. An entry of the trace has room for 48 bits.
+            boot="nokaslr no5lvl" if memory_of else "nokaslr",
+        )
+        command = emulation.Order(
+            [sys.executable, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
+            environment({}),
+            Path.cwd(),
+            [folder],
+        )
+        print(f"starting {machine.id}", file=sys.stderr, flush=True)
+        status = execute(replace(machine, emulator=watching), kernel, command, limits)
+        if status:
+            raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
+        facts = json.loads((folder / FACTS).read_text())
+        ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
+        of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
+        yield Watched(
+            jobs, facts, Trace.read(trace), symbols.Symbols.of([*of_kernel, *of_process]), folder
+        )
+
+
+def _check_plugin(emulator: Qemu, plugin: Path) -> None:
+    """Raise HostError if this QEMU does not take the plugin. It says so itself, and ends."""
+    said = subprocess.run(
+        [emulator.tool, "-M", "none", "-display", "none", "-plugin", f"{plugin},check=on"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if "kickbench: the plugin fits" in said.stderr:
+        return
+    why = said.stderr.strip().splitlines()[-1:] or ["it says nothing"]
+    raise HostError(
+        f"{emulator.description().partition(' TCG')[0]} does not take the plugin: {why[0]}\n"
+        "lab explain needs a QEMU with TCG plugins of API version 1, such as Debian 12's 7.2"
+    )
+
+
+def _build_protocols(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
+    files = {m: Path(m) for job in jobs for m in job.case.methods if is_protocol_file(m)}
+    return {method_label(method): str(build(path, folder)) for method, path in files.items()}

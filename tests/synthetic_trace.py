@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traces as the plugin writes them, of few instructions."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kickbench.lab.explain.trace import AT, BEGIN, CODE, END, EXECUTED, SECTION, SENT, Trace
+
+RDTSCP, NOP = bytes([0x0F, 0x01, 0xF9]), b"\x90"
+STAMP, PLAIN, KERNEL_STAMP, OTHER_MARK, HAS_SENT = 3, 4, 5, 6, 7
+
+
+def mark(number: int) -> bytes:
+    return bytes([0x0F, 0x1F, 0x84, 0x00]) + struct.pack("<I", 0x4B420000 + number)
+
+
+# The number of each instruction is its place.
+INSTRUCTIONS = [
+    (0x1000, mark(SECTION)),
+    (0x1010, mark(BEGIN)),
+    (0x1020, mark(END)),
+    (0x1030, RDTSCP),
+    (0x1040, NOP),
+    (0xFFFF_FFFF_8100_0000, RDTSCP),
+    (0x1060, mark(0x77)),
+    (0x1070, mark(SENT)),
+]
+
+
+@dataclass
+class Writer:
+    """Writes what the plugin writes."""
+
+    entries: list[int] = field(default_factory=list)
+
+    def execute(self, number: int, cpu: int = 0) -> None:
+        self.entries.append(EXECUTED << 56 | cpu << 48 | number)
+
+    def touch(self, what: int, place: int, vaddr: int, cpu: int = 0) -> None:
+        self.entries.append(what << 56 | cpu << 48 | place)
+        self.entries.append(AT << 56 | cpu << 48 | vaddr & (1 << 48) - 1)
+
+    def write(self, path: Path) -> Trace:
+        code = np.zeros(len(INSTRUCTIONS), CODE)
+        for record, (vaddr, raw) in zip(code, INSTRUCTIONS, strict=True):
+            record["vaddr"], record["size"] = vaddr, len(raw)
+            record["bytes"][: len(raw)] = np.frombuffer(raw, np.uint8)
+        code.tofile(f"{path}.code")
+        np.array(self.entries, "<u8").tofile(f"{path}.trace")
+        return Trace.read(path)
