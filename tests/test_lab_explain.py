@@ -320,6 +320,7 @@ def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
         out = tmp_path / run
         command = [*KICKBENCH, "lab", "explain", "--methods", "immediate_exit,sigmask,user_exit"]
         command += ["--kernel", str(kernel), "-o", str(out), "--json", str(out / "explain.json")]
+        command += ["--no-lines"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found.append(json.loads((out / "explain.json").read_text()))
@@ -351,3 +352,35 @@ def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
     assert "__send_signal_locked" in kicks["immediate_exit"]["functions"]
     assert "__send_signal_locked" not in kicks["user_exit"]["functions"]
     assert "kick_signal_handler [kickbench]" in kicks["immediate_exit"]["functions"]
+
+
+@pytest.mark.lab
+def test_only_siglock_is_shared_because_of_a_signal_mask(tmp_path: Path) -> None:
+    """In four placements it lies where the process was created; and what kickers share."""
+    path = tmp_path / "explain.json"
+    command = [*KICKBENCH, "lab", "explain", "--methods", "immediate_exit,sigmask,user_exit,exitfd"]
+    command += ["--kernel", str(built()), "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(path.read_text())
+    lines = {
+        name: {line["what"]: line for line in one["shared_lines"]}
+        for name, one in document["methods"].items()
+    }
+    siglock = lines["sigmask"].pop("sighand_struct.siglock")
+    assert (siglock["writes_per_exit"], siglock["reads_per_exit"]) == (4, 2)
+    assert "sigprocmask" in siglock["functions"]
+    assert lines["sigmask"].keys() == lines["immediate_exit"].keys()
+    places = document["methods"]["sigmask"]["placements"]
+    assert len(places) == 4
+    for place in places:
+        (line,) = [one for one in place["shared_lines"] if one["what"] == siglock["what"]]
+        assert line["node"] == place["creator_node"]
+    kicks = {
+        name: {line["what"] for line in one["shared_lines_by_kickers"]["4"]}
+        for name, one in document["kicks"][STATE].items()
+    }
+    # A vCPU's file is one for all kickers. An eventfd is a kicker's own.
+    assert "file.f_count" in kicks["user_exit"] - kicks["exitfd"]
+    assert "sighand_struct.siglock" in kicks["immediate_exit"] & kicks["sigmask"]
+    assert "sighand_struct.siglock" not in kicks["user_exit"] | kicks["exitfd"]

@@ -52,20 +52,30 @@ def explain(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all counts there.", show_default=False),
     ] = None,
+    lines: Annotated[
+        bool,
+        typer.Option(
+            "--lines/--no-lines",
+            help="Find the cache lines that threads share, too, in the machine amd-lines.",
+        ),
+    ] = True,
     time_limit: TimeLimit = None,
 ) -> None:
     """Explain what an exit and a kick cost: their instructions, function by function.
 
     The machine is watched from outside while it runs the methods' own loops. So the functions of
-    an exit add up to what lab counts prints.
+    an exit add up to what lab counts prints. Another machine, of several CPUs, shows which cache
+    lines the threads share.
     """
     import json
+    from dataclasses import replace
 
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
-    from kickbench.lab.explain import words
+    from kickbench.lab.explain import shared_words, words
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import PAGE, page
+    from kickbench.lab.explain.shared import shared
     from kickbench.lab.explain.symbols import system_map_of
     from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
@@ -81,6 +91,8 @@ def explain(
     limits = Limits(total=time_limit or LIMIT_SECONDS)
     found, *others = [count(chosen, image, cases, limits) for image in images]
     other = others[0] if others else None
+    if lines and not other:
+        found = replace(found, shared=tuple(shared(bzimage, cases, limits)))
     if as_json:
         document = found.to_dict() | ({"against": other.to_dict()} if other else {})
         write_output(as_json, f"{json.dumps(document, indent=2)}\n".encode())
@@ -91,6 +103,6 @@ def explain(
             replace_file(output / f"{name}.folded", text.encode())
         replace_file(output / PAGE, page(found).encode())
         typer.echo(f"Page: {output / PAGE}", err=True)
-    lines = words.against(found, other) if other else (*words.answer(found), *words.tables(found))
-    for line in lines:
+    said = words.against(found, other) if other else (*words.answer(found), *words.tables(found))
+    for line in (*said, *shared_words.text(found.shared)):
         typer.echo(line)

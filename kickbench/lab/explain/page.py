@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kickbench.lab.explain import shared_words
 from kickbench.lab.explain.explain import Explained, Explanation
 from kickbench.lab.explain.stacks import GUEST
 from kickbench.lab.explain.words import Row, answer_of, difference_rows, heading
@@ -103,6 +104,7 @@ def page(found: Explanation) -> str:
         kernel=found.kernel,
         skipped=found.skipped,
         sections=sections,
+        shared=[*shared_words.tables(found.shared), *shared_words.matrices(found.shared)],
     )
 
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the shared lines say in words, and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from kickbench.lab.explain.shared import Shared, SharedLine, threads
+
+MOST = 8
+"""How many lines of a method a table names."""
+_FUNCTIONS = 3
+"""How many functions of a line it names."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the heads of the columns, and rows of texts."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def text(self) -> Iterator[str]:
+        """The table in columns of fixed width."""
+        yield f"{self.title}:"
+        widths = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
+        for row in (self.heads, *self.rows):
+            fitted = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(["", *fitted]).rstrip()
+
+
+def tables(found: Sequence[Shared]) -> Iterator[Table]:
+    """The lines of an exit and where they lie, then those of a kick."""
+    exits = [one for one in found if one.job.case.state is None]
+    kicks = [one for one in found if one.job.case.state is not None]
+    if exits:
+        near = [one for one in exits if one.job == exits[0].job]
+        yield Table(
+            "Cache lines that two vCPUs share in each exit",
+            ("method", "line", "writes", "reads", "functions"),
+            [row for one in near for row in _rows(one.method, one.lines)],
+        )
+        yield from _places(exits)
+    for state, group in groupby(kicks, key=lambda one: one.job.case.state):
+        yield from _of_kicks(str(state), list(group))
+
+
+def matrices(found: Sequence[Shared]) -> Iterator[Table]:
+    """Lines against threads, for each method: how often a thread writes and reads in its turn."""
+    for one in _most_threads(found):
+        names = [thread.name for thread in threads(one.job)]
+        what = f"a kick of a {one.job.case.state} vCPU" if one.job.case.state else "an exit"
+        rows = [
+            (line.what, *(_use(line.threads.get(name)) for name in names)) for line in one.lines
+        ]
+        if rows:
+            yield Table(f"{one.method}: writes + reads of {what}", ("line", *names), rows)
+
+
+def _most_threads(found: Sequence[Shared]) -> Iterator[Shared]:
+    """Of each method and kind, the first job with the most threads."""
+    chosen: dict[tuple[str | None, str], Shared] = {}
+    for one in found:
+        key = (one.job.case.state, one.method)
+        if key not in chosen or len(threads(one.job)) > len(threads(chosen[key].job)):
+            chosen[key] = one
+    yield from chosen.values()
+
+
+def _use(use: tuple[float, float] | None) -> str:
+    return f"{use[1]:g} + {use[0]:g}" if use else ""
+
+
+def text(found: Sequence[Shared]) -> Iterator[str]:
+    """All tables as lines of text."""
+    for table in tables(found):
+        yield ""
+        yield from table.text()
+
+
+def _rows(method: str, lines: Sequence[SharedLine]) -> Iterator[tuple[str, ...]]:
+    name = method
+    if not lines:
+        yield name, "none", "", "", ""
+    for line in lines[:MOST]:
+        functions = ", ".join(line.functions[:_FUNCTIONS])
+        yield name, line.what, f"{line.writes:g}", f"{line.reads:g}", functions
+        name = ""
+    if len(lines) > MOST:
+        yield "", f"({len(lines) - MOST} more)", "", "", ""
+
+
+def _places(exits: Sequence[Shared]) -> Iterator[Table]:
+    """On which node each line lies, by the creator's node and the vCPUs'."""
+    placements = list(dict.fromkeys((one.creator_node, one.vcpu_node) for one in exits))
+    found: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    for one in exits:
+        for line in one.lines:
+            node = "unknown" if line.node is None else f"node {line.node}"
+            row = found.setdefault((one.method, line.what), {})
+            row[one.creator_node, one.vcpu_node] = node
+    if found:
+        yield Table(
+            "The node that these lines are on, by the node of the process's creator",
+            ("method", "line", *(f"creator {a}, vCPUs {b}" for a, b in placements)),
+            [
+                (*key, *(row.get(placement, "not shared") for placement in placements))
+                for key, row in sorted(found.items())
+            ],
+        )
+
+
+def _of_kicks(state: str, kicks: Sequence[Shared]) -> Iterator[Table]:
+    by_method = sorted(kicks, key=lambda one: one.method)
+    yield Table(
+        f"Cache lines that threads share in a kick of a {state} vCPU",
+        ("method", "kickers", "lines", "writes", "reads", "lines between kickers"),
+        [
+            (
+                one.method,
+                str(len(one.job.kickers)),
+                str(len(one.lines)),
+                f"{sum(line.writes for line in one.lines):.0f}",
+                f"{sum(line.reads for line in one.lines):.0f}",
+                str(len(one.between_kickers())),
+            )
+            for one in by_method
+        ],
+    )
+    most = max(len(one.job.kickers) for one in kicks)
+    between = {
+        one.method: one.between_kickers() for one in by_method if len(one.job.kickers) == most
+    }
+    common = set.intersection(*({line.what for line in lines} for lines in between.values()))
+    others = f", besides those of all methods: {', '.join(sorted(common))}" if common else ""
+    yield Table(
+        f"Cache lines that {most} kickers share with each other{others}",
+        ("method", "line", "writes", "reads", "functions"),
+        [
+            row
+            for method, lines in between.items()
+            for row in _rows(method, [line for line in lines if line.what not in common])
+        ],
+    )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which jobs show shared lines, and what is said of the lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from synthetic_explanation import small
+
+from kickbench.lab.explain.case import STATE, cases_of
+from kickbench.lab.explain.inside import Job, Order
+from kickbench.lab.explain.page import page
+from kickbench.lab.explain.shared import (
+    KICKERS,
+    NODES,
+    Shared,
+    SharedLine,
+    jobs,
+    threads,
+)
+from kickbench.lab.explain.shared_words import matrices, tables, text
+from kickbench.scenario.shipped import resolve
+
+CASES = cases_of(resolve("instruction_counts"), ["immediate_exit", "sigmask"])
+JOBS = jobs(CASES)
+SIGLOCK = SharedLine(
+    "sighand_struct.siglock",
+    0,
+    2,
+    4,
+    {"vCPU 0": (2, 4), "vCPU 1": (2, 4)},
+    ["sigprocmask", "_raw_spin_lock_irq", "__set_task_blocked", "recalc_sigpending"],
+)
+
+
+def found() -> tuple[Shared, ...]:
+    """Four placements, with sigmask's line on the creator's node; then kicks."""
+    exits = [job for job in JOBS if job.case.state is None]
+    shared = [Shared(job, "immediate_exit", []) for job in exits]
+    for job in exits:
+        node = next(n for n, cpus in enumerate(NODES) if job.creator in cpus)
+        shared.append(Shared(job, "sigmask", [replace(SIGLOCK, node=node)]))
+    for job in JOBS:
+        if job.case.state is not None:
+            users = [thread.name for thread in threads(job) if thread.role == "kicker"]
+            line = SharedLine("file.f_count", 1, 1, 2.5, dict.fromkeys(users, (1, 1)), ["fdget"])
+            flag = replace(line, what="kvm_run.x", threads={"vCPU 0": (1, 0), users[0]: (0, 1)})
+            shared += [
+                Shared(job, method, [line, flag]) for method in ("immediate_exit", "sigmask")
+            ]
+    return tuple(shared)
+
+
+def test_exits_in_four_placements_and_kicks_by_more_and_more_kickers() -> None:
+    exits = [job for job in JOBS if job.case.state is None]
+    places = {(one.creator_node, one.vcpu_node) for one in found() if one.job in exits}
+    assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert [job.case.kickers for job in JOBS if job.case.state == STATE] == list(KICKERS)
+    every_cpu = {cpu for cpus in NODES for cpu in cpus}
+    for job in JOBS:
+        own = [*job.vcpus, *job.kickers]
+        assert len(set(own)) == len(own) == len(threads(job))  # each thread has its own CPU
+        assert {*own, job.creator} <= every_cpu
+        assert job.ticker not in own
+        assert (job.case.vcpus, len(job.kickers) or 1) == (len(job.vcpus), job.case.kickers)
+    home = next(job for job in exits if job.creator in NODES[0])
+    assert set(home.vcpus) <= set(NODES[0])  # the first one is what most people have
+
+
+def test_an_order_travels() -> None:
+    order = Order(JOBS, {"mine": "mine.so"}, "/folder")
+    assert Order.from_json(order.to_json()) == order
+    assert Job.from_dict({**vars(JOBS[0]), "case": JOBS[0].case.to_dict()}) == JOBS[0]
+
+
+def test_what_is_said() -> None:
+    said = [" ".join(line.split()) for line in text(found())]
+    assert "immediate_exit none" in said
+    assert (
+        "sigmask sighand_struct.siglock 4 2 sigprocmask, _raw_spin_lock_irq, __set_task_blocked"
+        in said
+    )
+    assert "sigmask sighand_struct.siglock node 0 node 0 node 1 node 1" in said
+    assert "sigmask 4 2 5 2 1" in said  # kickers, lines, writes, reads, between kickers
+    assert "sigmask 1 2 5 2 0" in said
+    common = "share with each other, besides those of all methods: file.f_count:"
+    assert f"Cache lines that 4 kickers {common}" in said
+
+
+def test_a_method_with_many_lines_names_the_first_ones() -> None:
+    many = Shared(JOBS[0], "sigmask", [replace(SIGLOCK, what=f"line{i}") for i in range(20)])
+    (table, *_) = tables([many])
+    assert [row[1] for row in table.rows] == [*(f"line{i}" for i in range(8)), "(12 more)"]
+    assert list(tables([])) == list(matrices([])) == []
+
+
+def test_a_matrix_has_each_threads_use() -> None:
+    by_title = {table.title: table for table in matrices(found())}
+    exit_ = by_title["sigmask: writes + reads of an exit"]
+    assert exit_.heads == ("line", "vCPU 0", "vCPU 1")
+    assert exit_.rows == [("sighand_struct.siglock", "4 + 2", "4 + 2")]
+    kick = by_title["sigmask: writes + reads of a kick of a halted vCPU"]
+    assert kick.heads == ("line", "vCPU 0", "kicker 0", "kicker 1", "kicker 2", "kicker 3")
+    assert kick.rows[1] == ("kvm_run.x", "0 + 1", "1 + 0", "", "", "")
+
+
+def test_what_is_written_as_json() -> None:
+    document = replace(small(), shared=found()).to_dict()
+    assert document["methods"]["immediate_exit"]["shared_lines"] == []
+    (line,) = document["methods"]["sigmask"]["shared_lines"]
+    assert line.keys() >= {"what", "node", "reads_per_exit", "writes_per_exit", "functions"}
+    assert (line["node"], line["reads_per_exit"], line["writes_per_exit"]) == (0, 2, 4)
+    assert [
+        (one["creator_node"], one["shared_lines"][0]["node"])
+        for one in document["methods"]["sigmask"]["placements"]
+    ] == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    by_kickers = document["kicks"][STATE]["sigmask"]["shared_lines_by_kickers"]
+    assert list(by_kickers) == list(KICKERS)
+    assert by_kickers[4][0]["writes_per_kick"] == 2.5
+
+
+def test_the_page_has_the_tables() -> None:
+    html = page(replace(small(), shared=found()))
+    assert 'id="shared"' in html
+    assert "sighand_struct.siglock" in html
+    assert 'id="shared"' not in page(small())
