@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the engine by themselves, with what they ask the kernel replaced (``units/*.c``): hosts
-of thousands of CPUs, clocks that are preempted, steal."""
+of thousands of CPUs, clocks that are preempted, steal, CPUs that do not answer."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -62,6 +63,33 @@ def test_no_cpu_is_dropped_from_a_thread_s_set(cpus: Path, some: str) -> None:
     thread stands on the thread's CPUs meanwhile, and goes back."""
     created = f"stand {some}\nthread {some}\nstand 2000\n"
     assert output(cpus, *some.split()) == f"{created}stand {some}\nstand 2000\n"
+
+
+# --- hand-overs --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def handover(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("handover", tmp_path_factory.mktemp("handover"))
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("alone", 0),
+        ("first moved", errno.EXDEV),
+        ("second moved", errno.EXDEV),
+        ("silent", errno.ETIMEDOUT),
+        ("refused", errno.EINVAL),
+    ],
+)
+def test_a_hand_over_ends_whatever_becomes_of_its_threads(
+    handover: Path, what: str, error: int
+) -> None:
+    found = output(handover, what).split()
+    assert found[:3] == ["on", "5", "back"]  # where the caller was
+    assert int(found[3]) == error
+    assert (found[4] == "3") is (what not in ("silent", "refused"))
 
 
 # --- steal -------------------------------------------------------------------------------------

@@ -135,6 +135,10 @@ def library() -> ctypes.CDLL:
         "kb_clock_stamp_cost": (c_uint64, [ctypes.c_int]),
         "kb_clock_step": (c_uint64, [ctypes.c_int]),
         "kb_clock_warp_cycles": (c_int64, [ctypes.c_int, ctypes.c_int, c_uint32]),
+        "kb_handover": (
+            ctypes.c_int,
+            [c_int32, c_int32, ctypes.c_int, c_uint32, c_uint32, c_void_p],
+        ),
         "kb_sizeof": (ctypes.c_size_t, [ctypes.c_char_p]),
         "kb_fields": (POINTER(_Field), [POINTER(ctypes.c_size_t)]),
     }

@@ -247,6 +247,19 @@ KB_EXPORT uint64_t kb_clock_step(int clock_is_tsc);
  */
 KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
 
+/* -- handover.c ---------------------------------------------------------------------------------
+ */
+
+/*
+ * Has a cache line handed from one CPU to the other and back. `cycles` gets the length of each of
+ * `bouts` bouts, in units of the clock, with `handovers` hand-overs in each, an even number. The
+ * line's memory is on the node of the first CPU. If the two CPUs are the same, one thread takes
+ * both turns, and nothing is handed over. 0 or an errno: EXDEV if a thread was moved from its CPU,
+ * ETIMEDOUT if the other CPU did not answer.
+ */
+KB_EXPORT int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_tsc,
+			  uint32_t handovers, uint32_t bouts, uint64_t *cycles);
+
 /* The version of the hooks and of struct kb_vcpu that a protocol must be built against. */
 extern KB_EXPORT const uint32_t kb_abi; /* KB_PROTOCOL_ABI */
 
