@@ -20,7 +20,7 @@ import kickbench
 from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores
 from kickbench.host.files import chosen, cpu_flags, numbered, read_fields, read_int, read_text
-from kickbench.host.topology import Topology
+from kickbench.host.topology import Topology, distances
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "pydantic", "pyperf", "scipy")
 PRIVATE = re.compile(
@@ -194,11 +194,10 @@ def _nodes(root: str | Path, topology: Topology) -> dict[str, Any]:
     for node, cpus in topology.nodes.items():
         meminfo = read_text(root, f"{NODE}/node{node}/meminfo") or ""
         total = re.search(r"MemTotal:\s*([0-9]+) kB", meminfo)
-        distances = (read_text(root, f"{NODE}/node{node}/distance") or "").split()
         nodes[str(node)] = {
             "cpus": format_cpu_list(cpus),
             "memory_kib": int(total[1]) if total else None,
-            "distances": [int(distance) for distance in distances if distance.isdigit()],
+            "distances": distances(node, root),
         }
     return nodes
 

@@ -70,6 +70,15 @@ class Topology:
         return tuple(sorted(chosen, key=rank))
 
 
+def distances(node: int, root: str | Path = "/") -> list[int]:
+    """The distances of a node to all nodes in their order, as its firmware says (SLIT).
+
+    10 is the distance to itself; empty if sysfs does not tell.
+    """
+    text = read_text(root, f"/sys/devices/system/node/node{node}/distance") or ""
+    return [int(distance) for distance in text.split() if distance.isdigit()]
+
+
 def place(cpu: int, root: str | Path = "/") -> tuple[int | None, int | None]:
     """The node and the package (socket) of an online CPU; None for what sysfs does not tell."""
     folder = f"/sys/devices/system/cpu/cpu{cpu}"
