@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from kickbench.results.tables import QUANTILES, combine, from_worker, tables_of_case
 from kickbench.results.writer import RunWriter
+from kickbench.run.handover import HANDOVERS_DTYPE
 from kickbench.run.kinds import (
     HISTOGRAMS,
     KICK_BLOCKS,
@@ -46,6 +47,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "pauses": PAUSES,
     "races": RACES,
     "nested": NESTED,
+    "handovers": HANDOVERS_DTYPE,
 }
 """What a worker's arrays have, by table."""
 

@@ -115,6 +115,7 @@ def test_a_kind_knows_its_tables():
     assert [t.name for t in tables_of("pause_all")] == ["pauses"]
     assert [t.name for t in tables_of("race")] == ["races"]
     assert [t.name for t in tables_of("nested")] == ["nested"]
+    assert [t.name for t in tables_of("handover")] == ["handovers"]
     assert tables_of("telepathy") == ()
 
 

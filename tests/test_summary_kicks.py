@@ -983,7 +983,7 @@ def test_truncated_tables(run, name):
 
 def test_every_table_is_of_a_kind():
     kinds = {kind for table in TABLES.values() for kind in table.kinds}
-    assert kinds == {"exits", "kick", "pause_all", "race", "nested"}
+    assert kinds == {"exits", "kick", "pause_all", "race", "nested", "handover"}
 
 
 def test_every_kick_is_read(run):

@@ -416,6 +416,52 @@ TABLES: dict[str, Table] = {
                 ),
             ),
         ),
+        Table(
+            name="handovers",
+            doc="one row per block: a pair of CPUs, or one CPU alone",
+            kinds=("handover",),
+            max_rows=2**25,
+            columns=(
+                *_PLACE,
+                Column("method", METHOD_TYPE, "", "id of the way: handover or alone"),
+                _CONTROL,
+                _PLACEBO,
+                Column(
+                    "first_cpu", pa.int32(), "", "CPU of the first thread, which times the bouts"
+                ),
+                Column(
+                    "second_cpu",
+                    pa.int32(),
+                    "",
+                    "CPU of the other thread; of alone, the same as first_cpu",
+                ),
+                Column(
+                    "first_node",
+                    pa.int32(),
+                    "",
+                    "node of first_cpu and of the line's memory; -1 unknown",
+                    -1,
+                ),
+                Column("second_node", pa.int32(), "", "node of second_cpu; -1 unknown", -1),
+                Column(
+                    "distance",
+                    pa.int32(),
+                    "",
+                    "distance of the two nodes as the firmware says it, 10 within a node; "
+                    "-1 unknown, or alone",
+                    -1,
+                ),
+                Column("siblings", pa.bool_(), "", "the two CPUs are threads of one core"),
+                Column("handovers", pa.int64(), "hand-overs", "hand-overs of the block"),
+                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+                Column(
+                    "quiet_cycles",
+                    pa.float32(),
+                    "cycles",
+                    "time per quiet hand-over: the mean of five low quantiles of the bouts",
+                ),
+            ),
+        ),
     )
 }
 
