@@ -4,8 +4,8 @@
 The numbers imitate a host: noise that is autocorrelated over the rounds and shared by the methods
 of a round, a cost of siglock that grows with the vCPUs, outliers, a histogram of every exit and raw
 samples; kicks of skewed latency, of which flag_signal loses some; a guest hypervisor whose L0 keeps
-its event for it, or does not. The same arguments give the same
-numbers. Nothing here measures anything.
+its event for it, or does not; a cache line that takes longer from node to node. The same arguments
+give the same numbers. Nothing here measures anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kickbench.results.tables import QUANTILES, combine, from_worker, tables_of_case
 from kickbench.results.writer import RunWriter
-from kickbench.run.handover import HANDOVERS_DTYPE
+from kickbench.run.handover import BOUTS, HANDOVERS, HANDOVERS_DTYPE
 from kickbench.run.kinds import (
     HISTOGRAMS,
     KICK_BLOCKS,
@@ -57,6 +57,10 @@ ROUND_TRIP_NS = 5000.0
 TURN_NS = 2.0
 TICK_NS = 4e6
 VMX_INTERRUPT, VMX_VMCALL = 1, 18
+
+# A hand-over by where the two CPUs are, and on one CPU alone.
+HANDOVER_NS = {"siblings": 25.0, "same_node": 100.0, "other_node": 310.0}
+ALONE_NS = 3.0
 
 # What the catalogue claims: is the protocol free of races?
 CLAIMS: dict[str, bool | None] = {
@@ -196,6 +200,15 @@ def nested_case(**other: Any) -> dict[str, Any]:
         "methods": list(NESTED_WAYS),
         "baseline": "plain",
         "iterations": 50,
+        **other,
+    }
+
+
+def handover_case(**other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind handover; ``other`` replaces single fields."""
+    return _kicking_case("handover", "handover-all", 2, "no_guest") | {
+        "methods": ["handover", "alone"],
+        "baseline": "handover",
         **other,
     }
 
@@ -539,12 +552,64 @@ def nested_arrays(
     return {"nested": rows}
 
 
+def handover_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    shift_ns: float = 0.0,
+    control_shift_ns: float = 0.0,
+    rounds: int = 10,
+    cpus: int = 4,
+    nodes: int = 2,
+    siblings: bool = False,
+    left_out: frozenset[tuple[int, int]] = frozenset(),
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind handover.
+
+    ``cpus`` are in equal parts on ``nodes`` nodes. With ``siblings``, each two neighbours are the
+    threads of a core. The pairs ``left_out`` are not measured. ``shift_ns`` has no meaning here.
+    """
+    rng = _rng(parameters, process, seed)
+    pairs = [(a, b) for a in range(cpus) for b in range(a + 1, cpus) if (a, b) not in left_out]
+    seats = {"handover": pairs, "alone": [(cpu, cpu) for cpu in range(cpus)]}
+    entries = entries_of(parameters)
+    order = _order(rng, rounds, len(entries))
+    drift = _drift(rng, rounds, noise)
+    rows = []
+    for number, turns in enumerate(order):
+        before = len(rows)
+        for place, entry in enumerate(turns):
+            for a, b in seats[entries[entry]["method"]]:
+                first, second = (a, b) if place < len(entries) else (b, a)
+                row = np.zeros(1, HANDOVERS_DTYPE)
+                row["round"], row["position"], row["entry"] = number, len(rows) - before, entry
+                row["first_cpu"], row["second_cpu"] = first, second
+                at = [cpu * nodes // cpus for cpu in (first, second)]
+                row["first_node"], row["second_node"] = at
+                row["siblings"] = siblings and a != b and a // 2 == b // 2
+                group = "other_node" if at[0] != at[1] else "same_node"
+                ns = HANDOVER_NS["siblings" if row["siblings"][0] else group]
+                row["distance"] = -1 if a == b else 10 if at[0] == at[1] else 21
+                ns = ALONE_NS if a == b else ns
+                ns *= 1 + drift[number] + noise * rng.standard_normal()
+                ns += control_shift_ns * (entries[entry]["role"] == "control")
+                row["handovers"] = BOUTS * HANDOVERS
+                row["quiet_cycles"] = ns * hz / 1e9
+                row["elapsed_cycles"] = np.rint(1.1 * row["quiet_cycles"] * row["handovers"])
+                rows.append(row)
+    return {"handovers": np.concatenate(rows)}
+
+
 ARRAYS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
     "exits": worker_arrays,
     "kick": kick_arrays,
     "pause_all": pause_arrays,
     "race": race_arrays,
     "nested": nested_arrays,
+    "handover": handover_arrays,
 }
 
 
@@ -665,6 +730,7 @@ def build(
     paced: bool = False,
     of_kicks: Mapping[str, Any] = {},
     nested: Mapping[str, Any] = {},
+    handover: Mapping[str, Any] = {},
     **arguments: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
@@ -673,7 +739,7 @@ def build(
     host can run them, ``paced``. ``others`` is the share of CPU time that others took.
     ``shift_ns`` is what every method costs more per exit than the baseline, a number or a function
     of the case. Other arguments go to the arrays of exits,
-    ``of_kicks`` and ``nested`` to those of these kinds.
+    ``of_kicks``, ``nested`` and ``handover`` to those of these kinds.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
     with RunWriter.create(
@@ -693,6 +759,7 @@ def build(
             if item["exit_rate_hz"] is not None and not paced:
                 writer.mark(item["id"], "skipped", "this host has no node 1")
                 continue
+            of_kind = {"exits": arguments, "kick": of_kicks, "nested": nested, "handover": handover}
             tables = case_tables(
                 item,
                 shift_ns=shift_ns(item) if callable(shift_ns) else shift_ns,
@@ -700,7 +767,7 @@ def build(
                 rounds=rounds,
                 noise=noise,
                 seed=seed,
-                **{"exits": arguments, "kick": of_kicks, "nested": nested}.get(item["kind"], {}),
+                **of_kind.get(item["kind"], {}),
             )
             document = case_document(item, rounds=rounds)
             for process in document["processes"]:

@@ -26,6 +26,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         synthetic_run.pause_case(2),
         synthetic_run.race_case(50_000.0),
         synthetic_run.nested_case(),
+        synthetic_run.handover_case(),
     ]
     path = synthetic_run.build(tmp_path_factory.mktemp("results"), cases=cases)
     return summarise(RunReader(path))
@@ -50,6 +51,7 @@ def test_every_kind_has_its_metrics(summary: dict[str, Any]) -> None:
     shares = {("late", False), ("injections_lost", False), ("injections_doubled", False)}
     times = {("round_trip_p50_ns", False), ("round_trip_p50_ns", True), ("injection_p50_ns", True)}
     assert found["nested"] == shares | times | {("event_latency_p50_ns", False)}
+    assert found["handover"] == {("handover_ns", False), ("handover_ns", True)}
 
 
 def test_an_injections_cost_is_seen_against_the_round_trip_without(summary: dict[str, Any]) -> None:

@@ -120,6 +120,7 @@ METRICS: dict[str, Metric] = {
         _quantile("event_latency_p50_ns", "event latency p50", "nested", "latency", "p50"),
         _share("late", "events late for L1", ("nested",), "late", ("judged",)),
         _share("injections_lost", "injections lost", ("nested",), "lost", ("injected",)),
+        _estimated("handover_ns", "hand-over of a cache line", "handover"),
         _share("injections_doubled", "injections doubled", ("nested",), "doubled", ("injected",)),
     )
 }

@@ -540,12 +540,72 @@ class _FoundNested(_FoundCase):
     nested: _NestedCase
 
 
+class _Level(_Estimate):
+    by_process: Times | None
+
+
+class _Pair(_Level):
+    cpus: Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(min_length=2, max_length=2)]
+    nodes: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**15)] | None], Field(min_length=2, max_length=2)
+    ]
+    distance: Count | None
+    siblings: bool
+
+    @model_validator(mode="after")
+    def _check_cpus(self) -> Self:
+        if self.cpus[0] == self.cpus[1]:
+            raise ValueError("a pair has one CPU twice")
+        return self
+
+
+class _AloneCpu(_Level):
+    cpu: Annotated[int, Field(ge=0, lt=2**16)]
+    node: Annotated[int, Field(ge=0, lt=2**15)] | None
+
+
+class _GroupMedian(_Level):
+    pairs: Count
+
+
+class _GroupMedians(_Found):
+    siblings: _GroupMedian
+    same_node: _GroupMedian
+    other_node: _GroupMedian
+
+
+class _HandoverCase(_Found):
+    pairs: Annotated[list[_Pair], Field(max_length=2**16)]
+    alone: Annotated[list[_AloneCpu], Field(max_length=2**16)]
+    medians: _GroupMedians
+
+
+class _HandoverTimes(_Found):
+    quiet: Amount | None
+    mean: Amount | None
+
+
+class _HandoverMethod(_Method):
+    ns_per_handover: _HandoverTimes
+    n: Count
+
+    def faults(self) -> _Faults:
+        return _Faults({}, self.n, None)
+
+
+class _FoundHandovers(_FoundCase):
+    metrics = ("handover_ns",)
+    methods: dict[Line, _HandoverMethod]
+    handover: _HandoverCase
+
+
 _FOUND: dict[str, type[_FoundCase]] = {
     "exits": _FoundExits,
     "kick": _FoundKicks,
     "pause_all": _FoundPauses,
     "race": _FoundRaces,
     "nested": _FoundNested,
+    "handover": _FoundHandovers,
 }
 
 

@@ -32,6 +32,7 @@ from kickbench.results.reader import PYPERF, CaseRecord, RunReader
 from kickbench.results.schema import one_line
 from kickbench.summary.events import RoundMedians, round_medians
 from kickbench.summary.exits import read_rounds
+from kickbench.summary.handover import read_handover_rounds
 from kickbench.summary.kicks import read_kicks
 from kickbench.summary.nested import read_nested_rounds
 from kickbench.summary.pauses import read_pauses
@@ -82,12 +83,18 @@ def _nested(reader: RunReader, case_id: str) -> _Values:
     return _Values("/round_trip", rounds.process, rounds.median_ns, rounds.count)
 
 
+def _handovers(reader: RunReader, case_id: str) -> _Values:
+    rounds = read_handover_rounds(reader, case_id)
+    return _Values("", rounds.process, rounds.median_ns, rounds.count)
+
+
 # The kinds that have a time to export.
 _KINDS: dict[str, Callable[[RunReader, str], _Values]] = {
     "exits": _exits,
     "kick": _kicks,
     "pause_all": _pauses,
     "nested": _nested,
+    "handover": _handovers,
 }
 
 

@@ -2,7 +2,8 @@
 """Writes summary.json: what a run found. Scripts, ``show`` and the report rely on its format.
 
 Each kind adds its part to a case: :mod:`kickbench.summary.exits`, :mod:`kickbench.summary.kicks`,
-:mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races` and :mod:`kickbench.summary.nested`.
+:mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races`, :mod:`kickbench.summary.nested` and
+:mod:`kickbench.summary.handover`.
 This module has the rest of a case, and what is judged over all cases. A number that does not exist
 (no exit happened, one round only) is null.
 """
@@ -20,6 +21,7 @@ from kickbench.results.tables import ROLES
 from kickbench.stats.contrasts import family_confidence
 from kickbench.summary.counts import read_counts
 from kickbench.summary.exits import read_rounds, summarise_exits
+from kickbench.summary.handover import summarise_handovers
 from kickbench.summary.kicks import describe_kicks, summarise_kicks
 from kickbench.summary.nested import describe_nested, summarise_nested
 from kickbench.summary.pauses import summarise_pauses
@@ -95,6 +97,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "timeout_ns": None,
         "first_timeout_ns": None,
         "nested": None,
+        "handover": None,
         "baseline": parameters["baseline"],
         "processes": len(document.get("processes", ())),
         "oversubscribed": any(p["oversubscribed"] for p in document.get("processes", ())),
@@ -129,6 +132,8 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
 
 def describe(parameters: dict[str, Any]) -> str:
     """A case in a few words, e.g. "pm_timer, 2 vCPUs, local, full speed"."""
+    if parameters["kind"] == "handover":
+        return f"{parameters['placement']['name']}, pairs of CPUs"
     vcpus, rate = parameters["vcpus"], parameters["exit_rate_hz"]
     words = [
         parameters.get("program"),
@@ -192,6 +197,7 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
     "pause_all": summarise_pauses,
     "race": summarise_races,
     "nested": summarise_nested,
+    "handover": summarise_handovers,
 }
 
 
