@@ -35,8 +35,8 @@ RACERS = ["flag_signal", "sigmask", "immediate_exit", "immediate_exit_remote"]
 
 
 def shift_ns(parameters: Mapping[str, Any]) -> float:
-    shifts = {"exits": 30.0, "kick": 2000.0, "pause_all": 900.0, "race": 0.0, "nested": 700.0}
-    return shifts[parameters["kind"]]
+    shifts = {"exits": 30.0, "kick": 2000.0, "pause_all": 900.0, "nested": 700.0}
+    return shifts.get(parameters["kind"], 0.0)
 
 
 def build(folder: Path, cases: list[dict[str, Any]], **arguments: Any) -> RunData:
@@ -52,7 +52,8 @@ def every_column(kind: str) -> list[Column]:
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     cases = [*synthetic_run.kick_sweep(), synthetic_run.case(2), synthetic_run.case(4)]
-    return build(tmp_path_factory.mktemp("mixed"), [*cases, synthetic_run.nested_case()])
+    cases += [synthetic_run.nested_case(), synthetic_run.handover_case()]
+    return build(tmp_path_factory.mktemp("mixed"), cases)
 
 
 @pytest.fixture(scope="module")
@@ -547,16 +548,17 @@ def test_rescued_pauses_are_told(tmp_path: Path) -> None:
 
 def test_several_kinds_are_told_in_order_and_briefly(mixed: RunData) -> None:
     lines = verdict(mixed.summary).lines
-    kinds = ("exits", "race", "kick", "pause_all", "nested")
+    kinds = ("exits", "race", "kick", "pause_all", "nested", "handover")
     heads = [ANSWERS[kind](mixed.summary, ())[0] for kind in kinds]
     places = [lines.index(head) for head in heads]
     assert places == sorted(places)
     assert places[0] == 0
-    assert len(lines) < 10
+    assert len(lines) < 11
     assert "per quiet exit, " in lines[-1]
     assert "per kick at p50, " in lines[-1]
-    assert "per pause and" in lines[-1]
-    assert "per round trip at p50, within the noise" in lines[-1]
+    assert "per pause, " in lines[-1]
+    assert "per round trip at p50 and" in lines[-1]
+    assert "per hand-over, within the noise" in lines[-1]
 
 
 def test_a_kind_alone_is_told_in_full_at_the_top(race: dict[str, Any], mixed: RunData) -> None:

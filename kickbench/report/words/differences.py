@@ -20,6 +20,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "kick": ("latency_p50_ns",),
     "pause_all": ("pause_last_ns",),
     "nested": ("round_trip_p50_ns",),
+    "handover": ("handover_ns",),
 }
 """By kind, the metrics that can be the headline of a case, the best first.
 
@@ -52,6 +53,7 @@ _METRICS = {
     "send_mean_ns": ("takes", "per call", ("send_ns", "p50")),
     "pause_last_ns": ("takes", "per pause", ("last_ns", "p50")),
     "round_trip_p50_ns": ("takes", "per round trip at p50", ("round_trip_ns", "p50")),
+    "handover_ns": ("takes", "per hand-over", ("ns_per_handover", "quiet")),
     "injection_p50_ns": ("takes", "per round trip at p50", ("round_trip_ns", "p50")),
 }
 

@@ -182,7 +182,8 @@ def _kind_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
 
 def label(summary: Summary, case: Summary, *, of_kind: bool = True) -> str:
     """A case in a few words, e.g. "2 vCPUs, local"."""
-    return f"{plural(case['vcpus'], 'vCPU')}, {conditions(summary, case, of_kind=of_kind)}"
+    who = "pairs of CPUs" if case["kind"] == "handover" else plural(case["vcpus"], "vCPU")
+    return f"{who}, {conditions(summary, case, of_kind=of_kind)}"
 
 
 def crowded(case: Summary, oversubscribed: Iterable[str]) -> str:

@@ -689,12 +689,44 @@ _NESTED = Table(
     metrics=(("round_trip_p50_ns", " at p50"), ("injection_p50_ns", " at p50")),
 )
 
+_HANDOVER = Table(
+    "Hand-overs of a cache line",
+    "The median over all pairs of CPUs, or over all CPUs alone, where the line stays in the cache. "
+    "A quiet hand-over is one that nothing disturbed; the mean has all of them. Each pair has its "
+    "own time in summary.json. Differences are paired, way - baseline. " + _OF_BASELINE,
+    keys=(_PLACEMENT, Column("way", "", lambda row: row.method)),
+    parts=(
+        Part(
+            "Hand-overs",
+            (
+                _number("quiet", "", "ns_per_handover", "quiet", group="hand-over [{ns}]"),
+                _number("mean", "", "ns_per_handover", "mean", group="hand-over [{ns}]"),
+                _difference_column("handover_ns", "difference", "{ns} per hand-over"),
+                _count("hand-overs", "", "n"),
+                _ENDED_BY,
+            ),
+        ),
+    ),
+    terminal=(
+        (
+            "{ns}",
+            (
+                _number("quiet", "", "ns_per_handover", "quiet"),
+                _number("mean", "", "ns_per_handover", "mean"),
+                _count("hand-overs", "", "n"),
+            ),
+        ),
+    ),
+    metrics=(("handover_ns", ""),),
+)
+
 TABLES: dict[str, Table] = {
     "exits": _EXITS,
     "race": _RACE,
     "kick": _KICK,
     "pause_all": _PAUSE,
     "nested": _NESTED,
+    "handover": _HANDOVER,
 }
 """The table of each kind of measurement."""
 

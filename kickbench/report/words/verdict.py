@@ -4,8 +4,8 @@
 Everything comes from the summary (``summary.json``). ``show`` and the HTML report print the same
 sentences. The sentences are plain text, and can contain foreign text, for example the name of a
 placement. The caller makes them safe for its output. The sentences of each kind are in a module of
-its own: :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks` and
-:mod:`~kickbench.report.words.nested`.
+its own: :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks`,
+:mod:`~kickbench.report.words.nested` and :mod:`~kickbench.report.words.handover`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kickbench.report.words.differences import (
     per,
 )
 from kickbench.report.words.exits import answer_exits, kicks_costs, stood_still
+from kickbench.report.words.handover import answer_handover
 from kickbench.report.words.kicks import (
     answer_kick,
     answer_pause,
@@ -292,6 +293,7 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "kick": answer_kick,
     "pause_all": answer_pause,
     "nested": answer_nested,
+    "handover": answer_handover,
 }
 
 MUCH_SKEW = 0.05
