@@ -322,7 +322,7 @@ def test_only_expected_exits_have_a_round_trip() -> None:
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_look_at_host", lambda: (TOPOLOGY, ABLE))
+    monkeypatch.setattr(runner, "_look_at_host", lambda _: (TOPOLOGY, ABLE))
     monkeypatch.setattr(runner, "_diagnose", list)
     monkeypatch.setattr(runner, "WorkerProcess", InProcess)
 
@@ -373,6 +373,6 @@ def test_a_host_that_can_run_nothing_of_it_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unable = replace(ABLE, nested=WHY_NOT)
-    monkeypatch.setattr(runner, "_look_at_host", lambda: (TOPOLOGY, unable))
+    monkeypatch.setattr(runner, "_look_at_host", lambda _: (TOPOLOGY, unable))
     with pytest.raises(HostError, match="KVM_CAP_NESTED_STATE"):
         runner.run(scenario(), tmp_path, PlainProgress())

@@ -346,11 +346,13 @@ def test_the_baseline_plays_three_times_and_once_in_another_copy() -> None:
     ]
 
 
-def test_a_race_compares_no_times_and_a_guest_hypervisor_has_no_copy() -> None:
+def test_a_race_compares_no_times_and_what_has_no_protocol_has_no_copy() -> None:
     race = case(kind="race", program="spin", window_ns=0.0, kicks=1)
     assert {entry.role for entry in entries(race)} == {"method"}
     nested = case(kind="nested", program="hypervisor", methods=("plain",), baseline="plain")
     assert [entry.role for entry in entries(nested)] == ["method", "control"]
+    handover = case(kind="handover", program="no_guest", methods=("handover",), baseline="handover")
+    assert [entry.role for entry in entries(handover)] == ["method", "control"]
 
 
 @given(st.integers(1, 9), st.integers(0, 2**32))

@@ -21,7 +21,7 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import method_label
 from kickbench.scenario.cases import Case, PlacementSpec
 from kickbench.scenario.files import load
-from kickbench.scenario.kinds import ITERATIONS, KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS
+from kickbench.scenario.kinds import ITERATIONS, KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS, WAYS
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import case_count, exiting_program, expand
 
@@ -64,7 +64,7 @@ def _kicking(
 ) -> Scenario:
     if "exits" not in kinds:
         kick_rates = [0]
-    if set(kinds) <= {"exits", "nested"} and kick_rates == [0]:
+    if set(kinds) <= {"exits", "nested", "handover"} and kick_rates == [0]:
         transports = ["tgkill"]
     return Scenario.from_dict(
         {
@@ -417,6 +417,7 @@ def place(**changes: str) -> dict[str, str]:
         ({"kind": "nested"}, "case.iterations: expected one, for the kind is nested"),
         ({"kind": "nested", "iterations": 0}, "case.iterations: expected a number from 1 to"),
         ({"kind": "nested", "iterations": 9}, "case.program: expected hypervisor of the kind"),
+        ({"kind": "handover"}, "case.program: expected no_guest of the kind handover"),
         ({"program": "hypervisor"}, "case.program: expected hypervisor of the kind nested"),
         ({"placement": place(name="../x")}, "case.placement.name: expected a name"),
         ({"placement": place(creator="node:x")}, "case.placement.creator: expected any, node:N"),
@@ -498,13 +499,14 @@ def test_the_worker_can_import_cases_without_pydantic() -> None:
 
 def test_a_control_of_what_an_exit_costs_takes_part_in_exits_only() -> None:
     methods = ["sigmask", "sigmask_same", "immediate_exit"]
-    measure = {"kinds": ["exits", "kick", "pause_all", "race", "nested"], "methods": methods}
+    measure = {"kinds": list(KINDS), "methods": methods}
     tables = {"vm": {"vcpus": 1}, "guest": {"program": "pm_timer"}, "measure": measure}
     by_kind = {
         case.kind: case.methods for case in expand(Scenario.from_dict({"name": "s"} | tables))
     }
     assert by_kind.pop("exits") == tuple(methods)
     assert by_kind.pop("nested") == tuple(ITERATIONS)
+    assert by_kind.pop("handover") == tuple(WAYS)
     assert set(by_kind) == {"kick", "pause_all", "race"}
     assert set(by_kind.values()) == {("sigmask", "immediate_exit")}
 

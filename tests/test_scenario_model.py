@@ -179,7 +179,7 @@ SECONDS = "expected a number of seconds above 0 and at most 86400"
 PROCESSES = "expected a whole number from 1 to 100"
 PROGRAM = "expected one of pm_timer, pio_out, mmio, hlt, spin"
 METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)"
-KIND = "expected one of exits, kick, pause_all, race, nested"
+KIND = "expected one of exits, kick, pause_all, race, nested, handover"
 STATE = "expected one of guest, halted, userspace, storm"
 TRANSPORT = "expected one of tgkill, pidfd, timer"
 KICK_RATE = "expected 0 (no kicks) or a number of kicks per second from 0.001 to 1e6"
@@ -687,7 +687,7 @@ COUNTS = st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)
 def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any]) -> dict[str, Any]:
     """``scenario`` with ``kinds`` and those of the tables and keys in ``data`` that suit them."""
     measure = {**scenario.get("measure", {}), "kinds": kinds}
-    if not set(kinds) <= {"exits", "nested"}:
+    if not set(kinds) <= {"exits", "nested", "handover"}:
         measure["transports"] = data["transports"]
     if "exits" in kinds:
         vcpus = scenario["vm"].get("vcpus", 1)

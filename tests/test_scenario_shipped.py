@@ -16,7 +16,7 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario import model, shipped
 from kickbench.scenario.files import load
-from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS
+from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS, WAYS
 from kickbench.scenario.sweep import case_count, expand
 
 SHIPPED = shipped.shipped()
@@ -26,6 +26,7 @@ SCHEMA = model.json_schema()
 def test_these_are_shipped() -> None:
     assert list(SHIPPED) == [
         "all_methods",
+        "cacheline_handover",
         "contending_kickers",
         "exit_throughput",
         "instruction_counts",
@@ -101,6 +102,12 @@ def test_the_race_is_of_every_method_that_signals_and_a_million_kicks() -> None:
     assert set(scenario.measure.methods) == signalling
     assert {case.window_ns for case in expand(scenario)} == {0.0, 50_000.0}
     assert {case.kicks for case in expand(scenario)} == {1_000_000}
+
+
+def test_cacheline_handover_is_one_case_of_all_cpus() -> None:
+    (case,) = expand(load(SHIPPED["cacheline_handover"]))
+    assert (case.kind, case.methods, case.baseline) == ("handover", tuple(WAYS), "handover")
+    assert (case.id, case.placement.vcpus) == ("handover-all", "any")
 
 
 def test_nested_immediate_exit_is_one_case_of_every_way_in_which_l1_enters_l2() -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of what the engine measures: for each kind of case, who kicks how, and what is kept.
 
-The kind nested has a guest and rounds of its own: see :mod:`kickbench.run.nested`.
+The kinds nested and handover have rounds of their own: see :mod:`kickbench.run.nested` and
+:mod:`kickbench.run.handover`.
 
 The arrays have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
 index into the schedule's participants) in place of the method. Standard library and numpy only.
@@ -552,10 +553,14 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
+_OTHER_KICKERS = {"nested": 1, "handover": 0}
+"""The kicking threads of the kinds that are not the engine's: one interrupts L2."""
+
+
 def kicking_threads(case: Case) -> int:
-    """The number of a case's kicking threads: the engine's, or the one that interrupts L2."""
+    """The number of a case's kicking threads."""
     measurement = MEASUREMENTS.get(case.kind)
-    return measurement.n_kickers(case) if measurement else 1
+    return measurement.n_kickers(case) if measurement else _OTHER_KICKERS[case.kind]
 
 
 def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> Kickers | None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,14 @@ from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.run.schedule import threads_per_cpu
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import DEFAULT_TRANSPORT, ITERATIONS, MAX_KICKERS, MAX_KICKS_HZ
+from kickbench.scenario.kinds import (
+    DEFAULT_TRANSPORT,
+    ITERATIONS,
+    MAX_KICKERS,
+    MAX_KICKS_HZ,
+    WAYS,
+    WITHOUT_KVM,
+)
 
 QUICK_SECONDS = 13.0
 QUICK_CASE_OVERHEAD_SECONDS = 0.5
@@ -27,6 +34,12 @@ QUICK_BLOCK_MS = 1.0
 """A case has four times as many rounds as with the usual blocks. A block of so few exits is enough
 for its low quantiles, and half a second has too few rounds otherwise."""
 
+
+# By kind whose methods are none: what they are called, and which there are.
+_WAYS_OF: dict[str, tuple[str, Collection[str]]] = {
+    "nested": ("iteration", ITERATIONS),
+    "handover": ("way", WAYS),
+}
 
 Shared = Literal["nothing", "core", "CPU"]
 _SHARES: dict[Shared, str] = {
@@ -55,9 +68,10 @@ class Seats:
 
         Each vCPU has one CPU, in turn; with ``any`` the scheduler moves it freely. The kickers get
         those CPUs of their part that the vCPUs leave, because a kicker spins before each kick.
+        The threads of the kind handover go from CPU to CPU of the placement.
         """
         cpus = resolve(case.placement.vcpus, topology)
-        floating = case.placement.vcpus == "any"
+        floating = case.placement.vcpus == "any" or case.kind == "handover"
         creator = resolve(case.placement.creator, topology)
         vcpus = [
             sorted(cpus) if floating else [cpus[index % len(cpus)]] for index in range(case.vcpus)
@@ -143,16 +157,17 @@ def _fit(case: Case, topology: Topology, capabilities: Capabilities) -> Planned:
 def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | None:
     """Why a method cannot take part in a case here, or None. A C file always can: its compiler or
     its run shows what is wrong with it."""
-    if not capabilities.usable:
+    if not capabilities.usable and case.kind not in WITHOUT_KVM:
         return capabilities.reason or "KVM is not usable"
     if is_protocol_file(method):
         return None
     # Another version's name: its run is resumed here.
     other_version = "resume the run with the version that began it"
-    if case.kind == "nested":
-        if method in ITERATIONS:
+    if case.kind in _WAYS_OF:
+        what, known = _WAYS_OF[case.kind]
+        if method in known:
             return None
-        return f"this version of kickbench has no iteration {method}; {other_version}"
+        return f"this version of kickbench has no {what} {method}; {other_version}"
     if method not in CATALOGUE:
         return f"this version of kickbench has no method {method}; {other_version}"
     if reason := supports(CATALOGUE[method], capabilities):
@@ -163,6 +178,8 @@ def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | N
 
 
 def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str | None:
+    if case.kind in WITHOUT_KVM:
+        return _why_no_pair(case, topology)
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
         return reason
     if case.kind == "nested" and capabilities.nested is not None:
@@ -190,6 +207,20 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
         Seats.of(case, topology)
     except HostError as error:
         return str(error)
+    return None
+
+
+def _why_no_pair(case: Case, topology: Topology) -> str | None:
+    try:
+        cpus = resolve(case.placement.vcpus, topology)
+        Seats.of(case, topology)
+    except HostError as error:
+        return str(error)
+    if len(cpus) < 2:
+        return (
+            f"a hand-over needs two CPUs that run at once, and the placement {case.placement.name} "
+            f"has only CPU {cpus[0]}"
+        )
     return None
 
 

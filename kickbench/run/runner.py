@@ -45,6 +45,7 @@ from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
 from kickbench.run.worker import Order
 from kickbench.scenario.cases import Case
+from kickbench.scenario.kinds import WITHOUT_KVM
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
 from kickbench.summary.pyperf import write_pyperf
@@ -106,8 +107,9 @@ def run(
     for its end, and call ``say`` with a line that names it. Raises HostError when nothing can be
     run here, MeasurementError when results cannot be stored, RunInterruptedError on SIGINT.
     """
-    topology, capabilities = _look_at_host()
-    planned = plan(expand(scenario), topology, capabilities)
+    cases = expand(scenario)
+    topology, capabilities = _look_at_host(cases)
+    planned = plan(cases, topology, capabilities)
     skipped = {item.case.id: item.skip for item in planned if item.skip is not None}
     if len(skipped) == len(planned):
         reasons = "; ".join(sorted(set(skipped.values())))
@@ -159,14 +161,14 @@ def resume(
     Raises UsageError when the folder is in use, when the run began on another host, or when it
     names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
-    topology, capabilities = _look_at_host()
     with RunWriter.resume(folder) as writer, turn.taken(_note(folder), wait=wait, say=say):
+        cases = [Case.from_dict(entry["case"]) for entry in writer.manifest["cases"]]
+        topology, capabilities = _look_at_host(cases)
         _check_same_host(writer.manifest["environment"], environment.collect(topology=topology))
         for entry in writer.manifest["cases"]:
             if entry["status"] == "failed":
                 writer.mark(entry["id"], "pending")
         pending = set(writer.pending)
-        cases = [Case.from_dict(entry["case"]) for entry in writer.manifest["cases"]]
         planned = plan([case for case in cases if case.id in pending], topology, capabilities)
         for item in planned:
             if item.skip is not None:
@@ -232,9 +234,10 @@ def _check_trusted(
             )
 
 
-def _look_at_host() -> tuple[Topology, Capabilities]:
+def _look_at_host(cases: Sequence[Case]) -> tuple[Topology, Capabilities]:
+    """Raises HostError if KVM is not usable, and all cases need it."""
     capabilities = probe()
-    if not capabilities.usable:
+    if not capabilities.usable and not any(case.kind in WITHOUT_KVM for case in cases):
         raise HostError(capabilities.reason or "KVM is not usable; see kickbench doctor")
     return Topology.read(), capabilities
 

@@ -27,6 +27,8 @@ BLOCK_NS = {
     "race": 50_000_000,
     # Its blocks end with their last iteration. This is a usual length.
     "nested": 50_000_000,
+    # So are those of this kind: the bench gives a sign of life after each pair.
+    "handover": 50_000_000,
 }
 HALTED_BLOCK_NS = 60_000_000
 MAX_PAUSE_BLOCK_NS = 2_000_000_000
@@ -70,9 +72,13 @@ def entries(case: Case) -> list[Entry]:
     """The participants: each method once, and the baseline once more in each other role.
 
     A race compares no times, so it has no control. The guest hypervisor of the kind nested has no
-    second copy, so it has no placebo.
+    second copy, so it has no placebo, and nor have the pairs of the kind handover.
     """
-    roles: dict[str, tuple[Role, ...]] = {"race": (), "nested": ("control",)}
+    roles: dict[str, tuple[Role, ...]] = {
+        "race": (),
+        "nested": ("control",),
+        "handover": ("control",),
+    }
     who = [Entry(method_label(method)) for method in case.methods]
     others = roles.get(case.kind, ("control", "placebo"))
     return [*who, *(Entry(method_label(case.baseline), role) for role in others)]

@@ -42,6 +42,7 @@ from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.nested.guest import NestedGuest
 from kickbench.run import kinds, schedule
+from kickbench.run.handover import HandoverBench
 from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks
 from kickbench.scenario.cases import Case
@@ -269,8 +270,25 @@ def _nested_bench(
         yield NestedBench(order.case, guest, participants, clock)
 
 
+@contextmanager
+def _handover_bench(
+    order: Order,
+    participants: list[schedule.Entry],
+    rng: np.random.Generator,
+    warnings: list[str],
+) -> Iterator[kinds.Bench]:
+    cpus = sorted(set(chain(*order.vcpu_cpus)))
+    if mixed := mixture(cpus):
+        warnings.append(mixed)
+    clock = _choose_clock(order, warnings)
+    bench = HandoverBench(order.case, cpus, participants, clock, rng)
+    if bench.sampled:
+        warnings.append(f"{bench.sampled} of CPUs were measured, chosen at random")
+    yield bench
+
+
 # The kinds that are not the engine's.
-_BENCHES = {"nested": _nested_bench}
+_BENCHES = {"nested": _nested_bench, "handover": _handover_bench}
 
 
 class _EngineBench:

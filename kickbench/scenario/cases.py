@@ -20,9 +20,9 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     DEFAULT_TRANSPORT,
-    HYPERVISOR,
     KINDS,
     MAX_KICKERS,
+    OWN_PROGRAMS,
     PRECISION_OF,
     STATES,
     TRANSPORTS,
@@ -65,6 +65,9 @@ class Case:
 
     Of kind "nested" the program is ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and
     ``iterations`` is how many of them a block has.
+
+    Of kind "handover" the program is ``kinds.NO_GUEST``, and the methods are ``kinds.WAYS``.
+    ``vcpus`` is 2: the threads of a pair.
     """
 
     id: str
@@ -179,7 +182,7 @@ _SEED_END = 2**63
 # Per field that is a name: the names there are.
 _NAMES: dict[str, tuple[str, ...]] = {
     "kind": tuple(KINDS),
-    "program": (*PROGRAMS, HYPERVISOR),
+    "program": (*PROGRAMS, *OWN_PROGRAMS.values()),
     "irqchip": ("none", "split", "kernel"),
     "arrival": ("periodic", "poisson"),
     "transport": tuple(TRANSPORTS),
@@ -220,8 +223,9 @@ def _check_values(case: Case) -> None:
     for key in _NEEDED.get(case.kind, ()):
         if getattr(case, key) is None:
             _refuse(key, f"one, for the kind is {case.kind}")
-    if (case.program == HYPERVISOR) != (case.kind == "nested"):
-        _refuse("program", f"{HYPERVISOR} of the kind nested, and of no other")
+    for kind, program in OWN_PROGRAMS.items():
+        if (case.program == program) != (case.kind == kind):
+            _refuse("program", f"{program} of the kind {kind}, and of no other")
     if not _NAME.fullmatch(case.placement.name):
         _refuse("placement.name", "a name fit for a file")
     for key in ("creator", "vcpus", "kicker"):

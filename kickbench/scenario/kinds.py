@@ -117,6 +117,23 @@ NESTED_BASELINE = "plain"
 INJECTION = ("pending", "pending_no_injection")
 """The ways whose difference is what an injection costs."""
 
+NO_GUEST = "no_guest"
+"""The program of the kind handover, which has no machine. A scenario cannot name it."""
+
+OWN_PROGRAMS = {"nested": HYPERVISOR, "handover": NO_GUEST}
+"""By kind, the program of its cases, if no other kind can have it."""
+
+WITHOUT_KVM = ("handover",)
+"""The kinds that a host without KVM can measure."""
+
+WAYS: dict[str, str] = {
+    "handover": "two threads, each on a CPU of its own, take the line in turn",
+    "alone": "one thread takes both turns, so that the line stays where it is",
+}
+"""The ways of the kind handover, which take turns as methods do elsewhere."""
+
+HANDOVER_BASELINE = "handover"
+
 KINDS: dict[str, str] = {
     "exits": "exits per second and time per exit, with paired differences",
     "kick": "time from a kick until the protocol knows of it, by the vCPU's state, with its phases",
@@ -128,6 +145,7 @@ KINDS: dict[str, str] = {
         "the round trip of a guest hypervisor to its own guest while an event for that hypervisor "
         "is pending, and how much that guest works meanwhile"
     ),
+    "handover": "time to hand a cache line from one CPU to another, for each pair of CPUs",
 }
 """The kinds of measurement, each with what it yields, for people."""
 

@@ -481,7 +481,7 @@ class Scenario(Table):
                 "guest.kicked_vcpus is set, but guest.kick_rate_hz is 0; leave the key out"
             )
         kinds = self.measure.kinds
-        kicks = kicked or not set(kinds) <= {"exits", "nested"}
+        kicks = kicked or not set(kinds) <= {"exits", "nested", "handover"}
         if not kicks and self.measure.transports != (DEFAULT_TRANSPORT,):
             rate = ", and guest.kick_rate_hz is 0" if "exits" in kinds else ""
             raise problem(

@@ -17,7 +17,15 @@ from kickbench.errors import ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import Case, PlacementSpec
-from kickbench.scenario.kinds import HYPERVISOR, ITERATIONS, NESTED_BASELINE, STATES
+from kickbench.scenario.kinds import (
+    HANDOVER_BASELINE,
+    HYPERVISOR,
+    ITERATIONS,
+    NESTED_BASELINE,
+    NO_GUEST,
+    STATES,
+    WAYS,
+)
 from kickbench.scenario.model import Scenario
 
 MAX_CASES = 10_000
@@ -127,6 +135,18 @@ def _hypervisor(scenario: Scenario) -> Choices:
     ]
 
 
+def _pairs(_: Scenario) -> Choices:
+    """The pairs of CPUs are no axis: which there are is this host's."""
+    return [
+        {
+            "program": NO_GUEST,
+            "vcpus": 2,
+            "methods": tuple(WAYS),
+            "baseline": HANDOVER_BASELINE,
+        }
+    ]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """How the cases of a kind are made and named.
@@ -159,6 +179,7 @@ SWEEPS: dict[str, Sweep] = {
         "{window}-{vcpus}-{transport}-{placement}",
     ),
     "nested": Sweep((_hypervisor, _placements), "{placement}"),
+    "handover": Sweep((_pairs, _placements), "{placement}"),
 }
 """Each kind of :data:`~kickbench.scenario.kinds.KINDS`."""
 

@@ -27,6 +27,7 @@ from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
 from kickbench.results.files import make_folder, replace_file
 from kickbench.results.schema import safe_name
+from kickbench.scenario.kinds import NO_GUEST
 from kickbench.summary.data import RunData
 
 LARGEST_SCENARIO = 100_000
@@ -208,7 +209,7 @@ def _kinds(data: RunData) -> Iterator[KindOnPage]:
             title=table.title,
             said=verdict.details(summary, kind, data.oversubscribed),
             guide=table.guide,
-            programs=listed(sorted({str(case["program"]) for case in cases})),
+            programs=listed(sorted({str(case["program"]) for case in cases} - {NO_GUEST})),
             oversubscribed=any(case["id"] in data.oversubscribed for case in cases),
             tables=[
                 _table(data, f"{kind}-{number}", part, [*table.keys, *part.columns], rows)
