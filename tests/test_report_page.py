@@ -101,7 +101,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     """A run that has something for each figure."""
     cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
     cases.append(synthetic_run.kick_case(kickers=2, id="kick-guest-2vcpu-2kicker-local"))
-    cases.append(synthetic_run.nested_case())
+    cases += [synthetic_run.nested_case(), synthetic_run.handover_case()]
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
     return RunData.load(run)
 

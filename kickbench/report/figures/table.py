@@ -18,6 +18,7 @@ from kickbench.report.figures.exits import (
     draw_throughput,
     draw_throughput_per_vcpu,
 )
+from kickbench.report.figures.handover import draw_handovers
 from kickbench.report.figures.kicks import draw_kick_latency, draw_pauses
 from kickbench.report.figures.nested import draw_round_trips, draw_work
 from kickbench.report.figures.nodes import draw_nodes
@@ -165,6 +166,15 @@ FIGURES: tuple[Figure, ...] = (
         "is faster. Iterations with an unexpected exit are left out. So is asynchronous, whose "
         "time depends on the thread that interrupts L2.",
         draw_round_trips,
+    ),
+    Figure(
+        "handover",
+        "What handing a cache line over takes, by pair of CPUs",
+        "Each square is a pair of CPUs, and the same pair is there twice. The stronger the colour, "
+        "the longer the hand-over. CPUs are in the order of their nodes, with a line between two "
+        "nodes. The times are quiet hand-overs, with 95 % intervals if there is room. A hatched "
+        "or blank square was not measured.",
+        draw_handovers,
     ),
     Figure(
         "ecdf",
