@@ -310,7 +310,7 @@ def test_the_affinity_and_the_signal_mask_are_the_callers_again(program: Path) -
 
 # --- in the lab ---------------------------------------------------------------------------------
 
-VENDORS = {"amd-numa": "svm", "amd-count": "svm", "intel-vmx": "vmx"}
+VENDORS = {"amd-numa": "svm", "amd-count": "svm", "amd-lines": "svm", "intel-vmx": "vmx"}
 EVERY = pytest.mark.parametrize(
     "machine", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
 )
