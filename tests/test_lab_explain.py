@@ -211,7 +211,9 @@ def test_two_kernels_are_compared_method_by_method() -> None:
     found = Explanation("QEMU", "new", "a", [explained("a", {**exits, ("loop", "fix"): 7})], {})
     found.found.append(explained("b", exits))
     found.found.append(explained("c", exits))
+    found.skipped["d"] = "the kernel has no d"
     base = Explanation("QEMU", "old", "a", [explained("a", exits), explained("b", exits)], {})
+    base.skipped.update(c="the kernel has no c", d="the kernel has no d")
     assert [" ".join(line.split()) for line in against(found, base)] == [
         "An exit, a: 107 instructions in new, and 100 in old: 7 more.",
         "old new difference",
@@ -220,7 +222,8 @@ def test_two_kernels_are_compared_method_by_method() -> None:
         "all 100 107 +7",
         "",
         "An exit, b: 100 instructions in new, and 100 in old: as many.",
-        "An exit, c: not in old",
+        "An exit, c: not in old: the kernel has no c",
+        "d was skipped: the kernel has no d",
     ]
 
 

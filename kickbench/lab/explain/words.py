@@ -39,6 +39,10 @@ def answer(found: Explanation) -> Iterator[str]:
     """A sentence for each method of each kind: how many instructions more than the baseline."""
     for state, methods in found.by_state().items():
         yield from answer_of(found, state, methods)
+    yield from _skipped(found)
+
+
+def _skipped(found: Explanation) -> Iterator[str]:
     for name, reason in found.skipped.items():
         yield f"{name} was skipped: {reason}"
 
@@ -82,7 +86,7 @@ def against(found: Explanation, base: Explanation) -> Iterator[str]:
         before = base.by_state().get(state, {})
         for name, one in methods.items():
             if name not in before:
-                yield f"{heading(state)}, {name}: not in {base.kernel}"
+                yield f"{heading(state)}, {name}: not in {base.kernel}: {base.skipped[name]}"
                 continue
             other = before[name]
             yield (
@@ -93,6 +97,7 @@ def against(found: Explanation, base: Explanation) -> Iterator[str]:
             if self_counts(one.folded) != self_counts(other.folded):
                 yield from difference_table(one, other, found.kernel, base.kernel)
                 yield ""
+    yield from _skipped(found)
 
 
 def difference_table(
