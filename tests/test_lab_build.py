@@ -117,9 +117,10 @@ def test_everything_that_goes_in_makes_another_kernel(
     keys.append(builder.inputs(tree).key)
     (tree / "init/main.c").write_text("one\ntwo\nthree\nfour\n")
     keys.append(builder.inputs(tree).key)
+    keys.append(builder.inputs(tree, patched=False).key)
     monkeypatch.setattr(builder, "_compiler", lambda: "gcc 99")
     keys.append(builder.inputs(tree).key)
-    assert len(set(keys)) == len(keys) == 7
+    assert len(set(keys)) == len(keys) == 8
 
 
 def test_the_same_inputs_make_the_same_kernel_wherever_the_tarball_is(lab: Path) -> None:
@@ -210,6 +211,17 @@ def test_a_removal_is_applied_last_and_another_kernel_from_the_same_objects(lab:
     assert (whole.read_text(), without.read_text()) == ("one\nTWO\nthree\n", "one\nthree\n")
     assert [path.name for path in (lab / "cache").rglob("objects-*")] == ["objects-lab"]
     assert builder.built(tree) == whole
+
+
+def test_without_the_patches_any_source_is_built_as_it_is(lab: Path) -> None:
+    tree = source(lab)
+    patched, plain = builder.build(tree), builder.build(tree, patched=False)
+    assert (patched.read_text(), plain.read_text()) == ("one\nTWO\nthree\n", "one\ntwo\nthree\n")
+    assert builder.built(tree) == patched
+    (tree / "init/main.c").write_text("another\nkernel\n")
+    with pytest.raises(MeasurementError, match=r"does not apply(.|\n)*--no-patches$"):
+        builder.build(tree)
+    assert builder.build(tree, patched=False).read_text() == "another\nkernel\n"
 
 
 def test_a_kernel_that_is_not_built_is_asked_for(lab: Path) -> None:

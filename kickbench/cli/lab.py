@@ -30,6 +30,12 @@ Kernel = Annotated[
         "--kernel", metavar="BZIMAGE", help="Boot this kernel, not the lab's.", show_default=False
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1, help="How many compilers run at once.", show_default="all CPUs"
+    ),
+]
 TimeLimit = Annotated[
     float | None,
     typer.Option(
@@ -106,21 +112,20 @@ def build(
             "--config", metavar="NAME", help="The configuration: lab, debug or no-immediate-exit."
         ),
     ] = "lab",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs", "-j", min=1, help="How many compilers run at once.", show_default="all CPUs"
-        ),
-    ] = None,
+    no_patches: Annotated[
+        bool, typer.Option("--no-patches", help="Leave out the proposed ioctls.")
+    ] = False,
+    jobs: Jobs = None,
 ) -> None:
     """Build the lab's kernel, and print its path.
 
-    A kernel is built once. The next call prints the path at once.
+    A kernel is built once. The next call prints the path at once. Without the patches, any source
+    of Linux 6.1 or later can be built, for example to explain it with lab explain --against.
     """
     from kickbench.lab import build as builder
 
     heed_sigterm()
-    typer.echo(str(builder.build(source, config, jobs)))
+    typer.echo(str(builder.build(source, config, jobs, patched=not no_patches)))
 
 
 @app.command()

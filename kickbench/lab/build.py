@@ -124,8 +124,10 @@ class Inputs:
         return {**vars(self), "source": str(self.source)}
 
 
-def inputs(source: Path | None = None, config: str = "lab") -> Inputs:
+def inputs(source: Path | None = None, config: str = "lab", *, patched: bool = True) -> Inputs:
     """The inputs that a build would have now. Looks at the whole source, for half a second.
+
+    Without ``patched`` the lab's own patches are left out. Those of the configuration remain.
 
     Raises UsageError for a source or configuration that does not exist, HostError (exit code 3) if
     Debian's source or the compiler is missing.
@@ -143,7 +145,7 @@ def inputs(source: Path | None = None, config: str = "lab") -> Inputs:
     elif not source.exists():
         raise UsageError(f"{source}: no such file or folder")
     chosen = CONFIGS[config]
-    patches = sorted((KERNEL / "patches").glob("*.patch"))
+    patches = sorted((KERNEL / "patches").glob("*.patch")) if patched else []
     patches += [KERNEL / "removals" / name for name in chosen.removals]
     return Inputs(
         source.resolve(),
@@ -201,13 +203,19 @@ def built(source: Path | None = None, config: str = "lab") -> Path:
     return image
 
 
-def build(source: Path | None = None, config: str = "lab", jobs: int | None = None) -> Path:
+def build(
+    source: Path | None = None,
+    config: str = "lab",
+    jobs: int | None = None,
+    *,
+    patched: bool = True,
+) -> Path:
     """Build the kernel of these inputs, unless it is there. Returns the path of the bzImage.
 
     Raises HostError (exit code 3) if tools are missing, MeasurementError (exit code 4) if a patch
     does not apply, the build fails or the disk is full.
     """
-    wanted = inputs(source, config)
+    wanted = inputs(source, config, patched=patched)
     image = _image(wanted)
     if image.is_file():
         return image
@@ -323,7 +331,8 @@ class _Build:
             where = rejects(done.stdout) or (done.stdout + done.stderr).strip().split("\n")[-1:]
             raise MeasurementError(
                 f"{name} does not apply to {self._inputs.source}: {'; '.join(where)}\n"
-                "the patch is for Linux 6.12: rebase it, or name a source of 6.12 with --source"
+                "the patch is for Linux 6.12: name a source of 6.12 with --source, or leave out "
+                "the patches with --no-patches"
             )
 
     def _save_originals(self, names: list[str]) -> None:
