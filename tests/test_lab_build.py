@@ -19,7 +19,7 @@ import pytest
 
 from kickbench.errors import EXIT_HOST, EXIT_MEASUREMENT, HostError, MeasurementError, UsageError
 from kickbench.lab import build as builder
-from kickbench.lab import tools
+from kickbench.lab import kbuild, tools
 
 NEEDED = ("gcc", "make", "patch", "tar")
 pytestmark = pytest.mark.skipif(
@@ -230,17 +230,20 @@ def test_a_kernel_that_is_not_built_is_asked_for(lab: Path) -> None:
 
 
 def test_progress_has_a_count_and_a_time() -> None:
-    assert builder.progress_words(405, 60) == (
+    assert kbuild.progress_words(405, 1620, 60) == (
         "405 of about 1620 files compiled, about 3 min 00 s left"
     )
-    assert builder.progress_words(1700, 60) == "1700 of about 1700 files compiled, about 0 s left"
+    assert kbuild.progress_words(1700, 1620, 60) == (
+        "1700 of about 1700 files compiled, about 0 s left"
+    )
+    assert kbuild.progress_words(7, 0, 60) == "7 files compiled"
 
 
 def test_options_that_the_kernel_does_not_take_are_found() -> None:
     wanted = "CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=3\nCONFIG_D=y\nCONFIG_D=n\n"
     config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=4\n"
-    assert builder.unmet(wanted, config) == ["CONFIG_C=3"]
-    assert builder.unmet("CONFIG_A=y\n", "") == ["CONFIG_A=y"]
+    assert kbuild.unmet(wanted, config) == ["CONFIG_C=3"]
+    assert kbuild.unmet("CONFIG_A=y\n", "") == ["CONFIG_A=y"]
 
 
 # --- faults -------------------------------------------------------------------------------------

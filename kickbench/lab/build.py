@@ -18,32 +18,26 @@ tree.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import functools
 import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.lab import structs, tools
-from kickbench.lab.emulation import die_with, printable
+from kickbench.lab import tools
+from kickbench.lab.cache import cache, only_one
+from kickbench.lab.kbuild import IMAGE, STRUCTS, Tree, run, say
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"
-STRUCTS = "structs.json"
-KEPT = ("arch/x86/boot/bzImage", "System.map", STRUCTS)
+KEPT = (IMAGE, "System.map", STRUCTS)
 """What is kept of a build, by its place in the folder of objects."""
 
 
@@ -73,26 +67,6 @@ CONFIGS: dict[str, Config] = {
     ),
 }
 """The kernels that can be built, by name."""
-
-# The lines with CC or AS that a whole build prints. Only the progress depends on it.
-_STEPS = 1620
-_STEP = re.compile(rb"  (CC|AS) ")
-_REPORT_SECONDS = 15.0
-_LINES_SHOWN = 12
-# The same inputs make the same kernel, to the byte.
-_REPRODUCIBLE = {
-    "KBUILD_BUILD_USER": "kickbench",
-    "KBUILD_BUILD_HOST": "lab",
-    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
-    "KBUILD_BUILD_VERSION": "1",
-    "LC_ALL": "C",
-}
-
-
-def cache() -> Path:
-    """The lab's part of the user's cache (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "kickbench" / "lab"
 
 
 # --- inputs ------------------------------------------------------------------------------------
@@ -223,7 +197,7 @@ def build(
     own_tree = ("tar", "xz") if wanted.source.is_dir() else ()
     tools.require("build", but=(str(tools.DEBIAN_SOURCE), *own_tree))
     try:
-        with _only_builder() as lock:
+        with only_one(cache(), "another kickbench lab build") as lock:
             if not image.is_file():  # built by the one that we waited for
                 _Build(wanted, jobs or len(os.sched_getaffinity(0)), lock).run(image)
     except OSError as error:
@@ -237,22 +211,6 @@ def build(
 
 def _image(wanted: Inputs) -> Path:
     return cache() / "kernels" / wanted.key / "bzImage"
-
-
-@contextlib.contextmanager
-def _only_builder() -> Iterator[int]:
-    """Hold the cache's lock. A process that is started inside may inherit the lock, and keep it."""
-    cache().mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(cache() / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("another kickbench lab build is at work: waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 # --- one build ---------------------------------------------------------------------------------
@@ -273,14 +231,15 @@ class _Build:
         self._restore()
         for name, text in self._inputs.patches.items():
             self._apply(name, text)
-        self._configure()
-        self._make("bzImage", follow=_Progress().take)
-        self._note_structs()
+        tree = Tree(self._source, self._objects, self._jobs, self._lock)
+        tree.configure(self._inputs.fragments.values(), f"-kickbench-{self._inputs.key}")
+        tree.compile()
+        tree.note_structs()
         self._keep(image)
-        _say(f"built in {duration(time.monotonic() - begun)}")
+        say(f"built in {duration(time.monotonic() - begun)}")
 
     def _unpack(self) -> None:
-        _say(f"unpacking {self._inputs.source}")
+        say(f"unpacking {self._inputs.source}")
         self._tree.mkdir(parents=True, exist_ok=True)
         for leftover in self._tree.glob(".unpacking-*"):
             shutil.rmtree(leftover)
@@ -291,12 +250,13 @@ class _Build:
                 self._inputs.source, fresh, symlinks=True, ignore=shutil.ignore_patterns(".git")
             )
             # make refuses a folder of objects if the source has objects too.
-            self._command(["make", "-s", "-C", str(fresh), "mrproper"], "cleaning the source")
+            run(["make", "-s", "-C", str(fresh), "mrproper"], "cleaning the source", self._lock)
         else:
             fresh.mkdir()
-            self._command(
+            run(
                 ["tar", "-xf", str(self._inputs.source), "-C", str(fresh), "--strip-components=1"],
                 "unpacking the source",
+                self._lock,
             )
             if not (fresh / "Kbuild").is_file():
                 raise UsageError(
@@ -351,66 +311,6 @@ class _Build:
                 added.append(name)
         added_file.write_text(json.dumps(added))
 
-    def _configure(self) -> None:
-        self._objects.mkdir(exist_ok=True)
-        self._make("tinyconfig")
-        config = self._objects / ".config"
-        fragments = "\n".join(self._inputs.fragments.values())
-        name = f'CONFIG_LOCALVERSION="-kickbench-{self._inputs.key}"\n'
-        config.write_text(f"{config.read_text()}\n{fragments}\n{name}")
-        self._make("olddefconfig")
-        for option in unmet(fragments, config.read_text()):
-            _say(f"warning: the kernel was configured without {option}")
-
-    def _note_structs(self) -> None:
-        """Compile the files that know the structures once more, for their debug information."""
-        files = [f"{name}.s" for name in structs.SOURCES]
-        self._make(*files, "KCFLAGS=-g")
-        with tempfile.TemporaryDirectory(dir=self._objects) as folder:
-            objects = []
-            for name in files:
-                objects.append(Path(folder) / f"{Path(name).stem}.o")
-                self._command(
-                    ["gcc", "-c", str(self._objects / name), "-o", str(objects[-1])],
-                    f"assembling {name}",
-                )
-            found = structs.Structs.of(objects)
-        (self._objects / STRUCTS).write_text(found.to_json())
-
-    def _make(self, *targets: str, follow: Callable[[bytes], None] | None = None) -> None:
-        command = ["make", "-C", str(self._source), f"O={self._objects}", f"-j{self._jobs}"]
-        self._command([*command, *targets], f"make {' '.join(targets)}", follow)
-
-    def _command(
-        self, command: list[str], what: str, follow: Callable[[bytes], None] | None = None
-    ) -> None:
-        """Run a part of the build. Its processes hold the lock as long as one of them lives."""
-        last: deque[str] = deque(maxlen=_LINES_SHOWN)
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**_clean_environment(), **_REPRODUCIBLE},
-            pass_fds=[self._lock],
-            process_group=0,
-            preexec_fn=functools.partial(die_with, os.getpid(), signal.SIGTERM),
-        ) as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    last.append(printable(line.decode(errors="replace").rstrip()))
-                    if follow is not None:
-                        follow(line)
-            except BaseException:
-                os.killpg(process.pid, signal.SIGTERM)
-                raise
-        if process.returncode:
-            shown = "\n".join(f"  | {line}" for line in last)
-            full = any("No space left on device" in line for line in last)
-            why = f"the disk of {cache()} is full" if full else f"{what} failed"
-            raise MeasurementError(f"the kernel cannot be built: {why}; the last lines:\n{shown}")
-
     def _keep(self, image: Path) -> None:
         folder = image.parent.parent
         folder.mkdir(exist_ok=True)
@@ -431,16 +331,6 @@ class _Build:
             raise
 
 
-def _clean_environment() -> dict[str, str]:
-    """Our environment, without variables that would change what make builds."""
-    others = ("ARCH", "CROSS_COMPILE", "LLVM", "CC", "HOSTCC", "MAKEFLAGS", "LOCALVERSION", "O")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in others and not name.startswith(("KBUILD_", "KCONFIG_", "KCFLAGS"))
-    }
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -449,7 +339,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# --- reading patches and configurations ---------------------------------------------------------
+# --- reading patches -------------------------------------------------------------------------
 
 
 def touched_files(patch: str) -> list[str]:
@@ -471,45 +361,3 @@ def rejects(said: str) -> list[str]:
         elif "previously applied" in line:
             found.append(f"{file}: it is applied already")
     return found
-
-
-def unmet(wanted: str, config: str) -> list[str]:
-    """The options of a fragment that a .config does not have. In both, a later line wins."""
-    have = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
-    asked = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", wanted, re.MULTILINE))
-    return [f"{name}={value}" for name, value in asked.items() if have.get(name, "n") != value]
-
-
-# --- progress ----------------------------------------------------------------------------------
-
-
-class _Progress:
-    """Prints the progress: a line now and then, or one line that changes on a terminal."""
-
-    def __init__(self) -> None:
-        self._begun = self._last = time.monotonic()
-        self._steps = 0
-
-    def take(self, line: bytes) -> None:
-        self._steps += bool(_STEP.match(line))
-        terminal = sys.stderr.isatty()
-        now = time.monotonic()
-        if now - self._last < (0.5 if terminal else _REPORT_SECONDS) or not self._steps:
-            return
-        self._last = now
-        text = progress_words(self._steps, now - self._begun)
-        if terminal:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
-            _say(text)
-
-
-def progress_words(steps: int, spent_seconds: float) -> str:
-    """The words of the progress: how far a build is, and how long it may still take."""
-    left = spent_seconds / steps * max(0, _STEPS - steps)
-    return f"{steps} of about {max(_STEPS, steps)} files compiled, about {duration(left)} left"
-
-
-def _say(text: str) -> None:
-    start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{start}{text}", file=sys.stderr, flush=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from kickbench.lab.build import STRUCTS
 from kickbench.lab.emulator import Limits
 from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.inside import Job
@@ -24,6 +23,7 @@ from kickbench.lab.explain.memory import DIRECT_MAP, Kernel
 from kickbench.lab.explain.objects import Objects, physical
 from kickbench.lab.explain.trace import AT, Section
 from kickbench.lab.explain.watch import Watched, watched
+from kickbench.lab.kbuild import STRUCTS
 from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import Qemu
 from kickbench.lab.structs import Structs
