@@ -114,6 +114,9 @@ def test_what_is_explained_of_a_scenario() -> None:
     assert (kicks.kind, kicks.state) == ("kick", STATE)
     for case in cases_of(resolve("instruction_counts"), ["sigmask", "immediate_exit", "sigmask"]):
         assert (case.methods, case.baseline) == (("sigmask", "immediate_exit"), "sigmask")
+    assert cases_of(resolve("instruction_counts"), only=kicks.id) == [kicks]
+    with pytest.raises(UsageError, match="no case x can be explained"):
+        cases_of(resolve("instruction_counts"), only="x")
     own = PROTOCOLS / "cloud_hypervisor_7427.c"
     assert cases_of(resolve("instruction_counts"), [str(own)])[0].methods == (str(own),)
 

@@ -18,20 +18,26 @@ STATE = "halted"
 waits for its turn when it is kicked, and that is the scheduler's time."""
 
 
-def cases_of(path: Path, methods: Sequence[str] | None = None) -> list[Case]:
+def cases_of(
+    path: Path, methods: Sequence[str] | None = None, only: str | None = None
+) -> list[Case]:
     """The first exits with one vCPU at full speed, and the first kicks of one in STATE.
+
+    ``only`` is the id of the only case to look at.
 
     Of ``methods`` the first one is the baseline: ids of the catalogue, or C files. None are the
     scenario's own. Raises UsageError if the scenario has no such case, or a method does not exist.
     """
     found: dict[str | None, Case] = {}
     for case in expand(load(path)):
+        if only not in (None, case.id):
+            continue
         one = case.vcpus == 1 and case.exit_rate_hz is None and case.kick_rate_hz is None
         if one and (case.kind == "exits" or (case.kind == "kick" and case.state == STATE)):
             found.setdefault(case.state, case)
     if not found:
         raise UsageError(
-            f"{path}: nothing in it can be explained\n"
+            f"{path}: {f'no case {only}' if only else 'nothing in it'} can be explained\n"
             f"lab explain needs exits of one vCPU at full speed, or kicks of a {STATE} vCPU"
         )
     if methods is None:
