@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_explanation import explained, small
 
-from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, UsageError
+from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_USAGE, HostError, UsageError
 from kickbench.lab import tools
 from kickbench.lab.build import built
-from kickbench.lab.explain import symbols
+from kickbench.lab.explain import explain as explaining
+from kickbench.lab.explain import symbols, watch
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.explain import PHASES, Explanation
 from kickbench.lab.explain.page import page, tree
@@ -30,6 +31,7 @@ from kickbench.lab.explain.words import (
     folded_lines,
     tables,
 )
+from kickbench.lab.machines import MACHINES
 from kickbench.scenario.shipped import resolve
 
 PROTOCOLS = Path(__file__).parent.parent / "examples" / "protocols"
@@ -315,6 +317,18 @@ def test_a_qemu_that_does_not_take_the_plugin_is_named(
     assert done.returncode == EXIT_HOST, done.stderr
     assert "QEMU 9.9.9 does not take the plugin: " in done.stderr
     assert "-plugin: invalid option" in done.stderr
+
+
+def test_an_interrupted_machine_is_no_failed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C goes to the command in the machine, which then ends as a shell says: with 130."""
+    (tmp_path / "System.map").write_text(MAP)
+    monkeypatch.setattr(watch, "_check_plugin", lambda *_: None)
+    monkeypatch.setattr(watch, "execute", lambda *_: EXIT_INTERRUPTED)
+    cases = cases_of(resolve("instruction_counts"))
+    with pytest.raises(KeyboardInterrupt):
+        explaining.explain(MACHINES["amd-count"], tmp_path / "bzImage", cases)
 
 
 @pytest.mark.lab

@@ -16,7 +16,7 @@ from typing import Any
 import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
-from kickbench.errors import HostError, MeasurementError
+from kickbench.errors import EXIT_INTERRUPTED, HostError, MeasurementError
 from kickbench.lab import emulation
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.explain import symbols
@@ -94,6 +94,8 @@ def watched(
         )
         print(f"starting {machine.id}", file=sys.stderr, flush=True)
         status = execute(replace(machine, emulator=watching), kernel, command, limits)
+        if status == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
         if status:
             raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
         facts = json.loads((folder / FACTS).read_text())
