@@ -118,7 +118,7 @@ def test_everything_that_goes_in_makes_another_kernel(
     (tree / "init/main.c").write_text("one\ntwo\nthree\nfour\n")
     keys.append(builder.inputs(tree).key)
     keys.append(builder.inputs(tree, patched=False).key)
-    monkeypatch.setattr(builder, "_compiler", lambda: "gcc 99")
+    monkeypatch.setattr(builder, "compiler", lambda: "gcc 99")
     keys.append(builder.inputs(tree).key)
     assert len(set(keys)) == len(keys) == 8
 

@@ -53,6 +53,10 @@ class Config:
     fragments: tuple[str, ...] = ("lab.config",)
     removals: tuple[str, ...] = ()
 
+    def texts(self) -> dict[str, str]:
+        """The fragments by file name."""
+        return {name: (KERNEL / name).read_text() for name in self.fragments}
+
     @property
     def objects(self) -> str:
         """The name of the folder of objects, which kernels with the same fragments share."""
@@ -125,9 +129,9 @@ def inputs(source: Path | None = None, config: str = "lab", *, patched: bool = T
         source.resolve(),
         _identity_of_folder(source) if source.is_dir() else _identity_of_file(source),
         config,
-        {name: (KERNEL / name).read_text() for name in chosen.fragments},
+        chosen.texts(),
         {path.name: path.read_text() for path in patches},
-        _compiler(),
+        compiler(),
     )
 
 
@@ -153,7 +157,8 @@ def _identity_of_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """The first line of gcc's version. Raises HostError if there is none."""
     try:
         said = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
     except OSError:
@@ -199,7 +204,7 @@ def build(
     try:
         with only_one(cache(), "another kickbench lab build") as lock:
             if not image.is_file():  # built by the one that we waited for
-                _Build(wanted, jobs or len(os.sched_getaffinity(0)), lock).run(image)
+                _Build(wanted, jobs, lock).run(image)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise MeasurementError(
@@ -217,7 +222,7 @@ def _image(wanted: Inputs) -> Path:
 
 
 class _Build:
-    def __init__(self, wanted: Inputs, jobs: int, lock: int) -> None:
+    def __init__(self, wanted: Inputs, jobs: int | None, lock: int) -> None:
         self._inputs, self._jobs, self._lock = wanted, jobs, lock
         self._tree = cache() / "trees" / wanted.identity[:16]
         self._source = self._tree / "source"

@@ -50,13 +50,13 @@ _REPRODUCIBLE = {
 class Tree:
     """A kernel's ``source``, which is only read, and make's ``objects``.
 
-    make runs ``jobs`` compilers at once. Its processes hold the lock, a descriptor, as long as one
-    of them lives.
+    make runs ``jobs`` compilers at once, or as many as there are CPUs. Its processes hold the lock,
+    a descriptor, as long as one of them lives.
     """
 
     source: Path
     objects: Path
-    jobs: int
+    jobs: int | None
     lock: int
 
     def configure(self, fragments: Iterable[str], version: str) -> None:
@@ -94,7 +94,8 @@ class Tree:
         (self.objects / STRUCTS).write_text(found.to_json())
 
     def _make(self, *targets: str, follow: Callable[[bytes], None] | None = None) -> None:
-        command = ["make", "-C", str(self.source), f"O={self.objects}", f"-j{self.jobs}"]
+        jobs = self.jobs or len(os.sched_getaffinity(0))
+        command = ["make", "-C", str(self.source), f"O={self.objects}", f"-j{jobs}"]
         run([*command, *targets], f"make {' '.join(targets)}", self.lock, follow)
 
 
