@@ -27,7 +27,7 @@ _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 class Tool:
     """A tool. ``name`` is a program on the PATH, or the absolute path of another file.
 
-    ``users`` are what needs it: "build", or machines.
+    ``users`` are what needs it: "build", "bisect", or machines.
     """
 
     name: str
@@ -45,20 +45,22 @@ class Tool:
 
 DEBIAN_SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 
+_BUILD = ("build", "bisect")
 _AMD = ("amd-numa", "amd-count", "amd-lines")
 _VMX = ("intel-vmx",)
 
 TOOLS: tuple[Tool, ...] = (
-    Tool("gcc", "gcc", "compiles the kernel"),
-    Tool("make", "make", "runs the kernel's build"),
-    Tool("flex", "flex", "the kernel's configuration"),
-    Tool("bison", "bison", "the kernel's configuration"),
-    Tool("bc", "bc", "the kernel's timer constants"),
-    Tool("perl", "perl", "the kernel's build"),
+    Tool("git", "git", "the commits of a bisection", ("bisect",)),
+    Tool("gcc", "gcc", "compiles the kernel", _BUILD),
+    Tool("make", "make", "runs the kernel's build", _BUILD),
+    Tool("flex", "flex", "the kernel's configuration", _BUILD),
+    Tool("bison", "bison", "the kernel's configuration", _BUILD),
+    Tool("bc", "bc", "the kernel's timer constants", _BUILD),
+    Tool("perl", "perl", "the kernel's build", _BUILD),
     Tool("patch", "patch", "applies the lab's patches"),
     Tool("tar", "tar", "unpacks the kernel's source"),
     Tool("xz", "xz-utils", "unpacks the kernel's source"),
-    Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool"),
+    Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool", _BUILD),
     Tool(str(DEBIAN_SOURCE), "linux-source-6.12", "the kernel's source, unless --source names one"),
     Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
     Tool("bochs", "bochs", "emulates an Intel host with VMX", _VMX),
