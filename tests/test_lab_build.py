@@ -287,6 +287,20 @@ def test_a_failed_build_shows_its_last_lines_and_leaves_no_kernel(
     assert kernels(lab) == []
 
 
+def test_the_error_is_shown_though_other_compilers_and_make_go_on_talking(lab: Path) -> None:
+    error = "echo main.c:1: error: oops; for i in `seq 30`; do echo '  CC [M]  x.o'; done; "
+    error += "for i in 1 2 3; do echo 'make[2]: *** [Makefile:7: .] Error 2'; done; exit 2"
+    tree = source(lab, MAKEFILE.replace('@echo "  CC      init/main.o"', f"@{error}"))
+    with pytest.raises(MeasurementError) as caught:
+        builder.build(tree)
+    assert [line for line in str(caught.value).splitlines() if line.startswith("  |")] == [
+        "  | main.c:1: error: oops"
+    ]
+    tree = source(lab, MAKEFILE.replace("bzImage:", "bzImage: missing.c"))
+    with pytest.raises(MeasurementError, match=r"No rule to make target 'missing\.c'"):
+        builder.build(tree)
+
+
 def test_a_full_disk_at_the_last_moment_leaves_no_kernel(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,8 @@ _STEPS = 1620
 _STEP = re.compile(rb"  (CC|AS) ")
 _REPORT_SECONDS = 15.0
 _LINES_SHOWN = 12
+# What make prints of its steps and of its other children, after the error that counts.
+_CHATTER = re.compile(rb"  [A-Z]+ |make\S*: .*(\] Error \d+|ing directory .*|unfinished jobs\.*)$")
 # The same inputs make the same kernel, to the byte.
 _REPRODUCIBLE = {
     "KBUILD_BUILD_USER": "kickbench",
@@ -124,7 +126,8 @@ def run(
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                last.append(printable(line.decode(errors="replace").rstrip()))
+                if not _CHATTER.match(line):
+                    last.append(printable(line.decode(errors="replace").rstrip()))
                 if follow is not None:
                     follow(line)
         except BaseException:
