@@ -20,6 +20,7 @@ import typer
 
 import kickbench
 from kickbench.cli import (
+    bisect,
     compare,
     doctor,
     explain,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "scenario": scenario.app,
     "history": history.app,
     "lab": lab.app,
+    "bisect": bisect.bisect,
 }
 """Every subcommand: a function, or an app that has subcommands of its own."""
 
