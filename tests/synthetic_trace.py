@@ -12,7 +12,8 @@ import numpy as np
 from kickbench.lab.explain.trace import AT, BEGIN, CODE, END, EXECUTED, SECTION, SENT, Trace
 
 RDTSCP, NOP = bytes([0x0F, 0x01, 0xF9]), b"\x90"
-STAMP, PLAIN, KERNEL_STAMP, OTHER_MARK, HAS_SENT = 3, 4, 5, 6, 7
+STAMP, PLAIN, KERNEL_STAMP, OTHER_MARK, HAS_SENT, VDSO_STAMP = 3, 4, 5, 6, 7, 8
+LOOPS = [(0x1000, 0x2000)]
 
 
 def mark(number: int) -> bytes:
@@ -29,6 +30,7 @@ INSTRUCTIONS = [
     (0xFFFF_FFFF_8100_0000, RDTSCP),
     (0x1060, mark(0x77)),
     (0x1070, mark(SENT)),
+    (0x7FFD_0000_0A00, RDTSCP),
 ]
 
 
@@ -52,4 +54,4 @@ class Writer:
             record["bytes"][: len(raw)] = np.frombuffer(raw, np.uint8)
         code.tofile(f"{path}.code")
         np.array(self.entries, "<u8").tofile(f"{path}.trace")
-        return Trace.read(path)
+        return Trace.read(path, LOOPS)

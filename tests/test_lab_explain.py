@@ -389,6 +389,7 @@ def test_only_siglock_is_shared_because_of_a_signal_mask(tmp_path: Path) -> None
     }
     siglock = lines["sigmask"].pop("sighand_struct.siglock")
     assert (siglock["writes_per_exit"], siglock["reads_per_exit"]) == (4, 2)
+    assert siglock["threads"] == {"vCPU 0": [2, 4], "vCPU 1": [2, 4]}
     assert "sigprocmask" in siglock["functions"]
     assert lines["sigmask"].keys() == lines["immediate_exit"].keys()
     places = document["methods"]["sigmask"]["placements"]

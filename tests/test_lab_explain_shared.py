@@ -61,8 +61,10 @@ def test_exits_in_four_placements_and_kicks_by_more_and_more_kickers() -> None:
         own = [*job.vcpus, *job.kickers]
         assert len(set(own)) == len(own) == len(threads(job))  # each thread has its own CPU
         assert {*own, job.creator} <= every_cpu
-        assert job.ticker not in own
+        assert job.conductor in every_cpu - {*own}  # its time is no thread's turn
         assert (job.case.vcpus, len(job.kickers) or 1) == (len(job.vcpus), job.case.kickers)
+    for job in exits:
+        assert any({job.creator, job.conductor} <= set(cpus) for cpus in NODES)
     home = next(job for job in exits if job.creator in NODES[0])
     assert set(home.vcpus) <= set(NODES[0])  # the first one is what most people have
 

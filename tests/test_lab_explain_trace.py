@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_trace import KERNEL_STAMP, OTHER_MARK, PLAIN, STAMP, Writer
+from synthetic_trace import KERNEL_STAMP, LOOPS, OTHER_MARK, PLAIN, STAMP, VDSO_STAMP, Writer
 
 from kickbench.lab.explain.trace import BEGIN, END, READ, SECTION, Trace
 from kickbench.lab.explain.trace import usual as usual_turn
@@ -29,6 +29,15 @@ def test_turns_begin_and_end_with_the_loops_stamps(tmp_path: Path) -> None:
     whole = stretch.whole()
     assert whole.executed.size == 6
     assert whole.stamps.tolist() == [0, 3]
+
+
+def test_a_thread_that_asks_for_the_time_ends_no_turn(tmp_path: Path) -> None:
+    writer = Writer()
+    for number in (SECTION, BEGIN, STAMP, PLAIN, VDSO_STAMP, PLAIN, STAMP, END):
+        writer.execute(number)
+    (section,) = writer.write(tmp_path / "t").sections()
+    (turn,) = section.stretches()[0].turns()
+    assert turn.executed.tolist() == [STAMP, PLAIN, VDSO_STAMP, PLAIN]
 
 
 def test_memory_is_no_instruction(tmp_path: Path) -> None:
@@ -60,7 +69,7 @@ def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
     writer.write(tmp_path / "t")
     with (tmp_path / "t.trace").open("ab") as file:
         file.write(b"\x01\x02\x03")
-    first, second = Trace.read(tmp_path / "t").sections()
+    first, second = Trace.read(tmp_path / "t", LOOPS).sections()
     assert len(first.stretches()) == 1
     assert second.stretches() == []
 

@@ -11,11 +11,10 @@ import ctypes
 import json
 import multiprocessing
 import os
-import signal
+import struct
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,24 +36,31 @@ BLOCK_NS = {"exits": 300_000, "kick": 100_000_000}
 within a timer's period, and more than a hundred kicks."""
 TURNS_NS = 1_500_000
 """The length of a block of exits in which CPUs take turns: each has dozens of exits."""
-TURN_NS = 20_000
-"""About how long one CPU runs before another has its turn."""
-_PR_SET_TIMERSLACK = 29
+TIMERS_NS = (150_000, 200_000)
+"""The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
+period for both, one turn could be all of it and the other nothing."""
+
+_SYS_PERF_EVENT_OPEN = 298
+_CPU_CLOCK = (1, 64, 0)
+"""PERF_TYPE_SOFTWARE, the size of the attributes, and PERF_COUNT_SW_CPU_CLOCK: linux/perf_event.h,
+as are these bits: exclude_user, exclude_kernel and exclude_hv."""
+_COUNT_NOTHING = 0b111 << 4
 
 
 @dataclass(frozen=True)
 class Job:
     """A case, and the CPUs of its threads: one for each vCPU and for each kicker.
 
-    ``creator`` is the CPU that creates the process. ``ticker`` is one whose timer makes the CPUs
-    take turns, None if there is one CPU only.
+    ``creator`` is the CPU that creates the process, and ``conductor`` the one on which its other
+    threads are then. With ``in_turns`` a timer makes the vCPUs' CPUs take turns.
     """
 
     case: Case
     vcpus: tuple[int, ...]
     kickers: tuple[int, ...]
     creator: int = 0
-    ticker: int | None = None
+    conductor: int = 0
+    in_turns: bool = False
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -107,8 +113,8 @@ def run(order: Order) -> dict[str, Any]:
     library().kb_watch()  # The plugin begins to watch. The next mark is the first that it notes.
     found = []
     for number, job in enumerate(order.jobs):
-        with _ticking(job.ticker):
-            found.append(_created_on(job.creator, order, number, protocols, skipped))
+        with _in_turns(job.vcpus if job.in_turns else ()):
+            found.append(_created_for(job, order, number, protocols, skipped))
     return {
         "jobs": found,
         "skipped": skipped,
@@ -117,19 +123,20 @@ def run(order: Order) -> dict[str, Any]:
     }
 
 
-def _created_on(cpu: int, *arguments: Any) -> dict[str, Any]:
-    """What :func:`_run_job` returns in a process that is created on this CPU.
+def _created_for(job: Job, *arguments: Any) -> dict[str, Any]:
+    """What :func:`_run_job` returns in a process that is created on the job's CPU.
 
     Where a process is created decides where its sighand_struct lies (copy_sighand in
-    kernel/fork.c).
+    kernel/fork.c). Then it leaves that CPU to a vCPU: no other thread takes part in its turns.
     """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 
     def work() -> None:
+        os.sched_setaffinity(0, [job.conductor])
         theirs.send(_run_job(*arguments))
 
-    with pinned([cpu], "the creator"):
+    with pinned([job.creator], "the creator"):
         process = context.Process(target=work)
         process.start()
     theirs.close()
@@ -142,25 +149,23 @@ def _created_on(cpu: int, *arguments: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _ticking(cpu: int | None) -> Iterator[None]:
-    """Meanwhile a timer of this CPU goes off all the time.
+def _in_turns(cpus: Sequence[int]) -> Iterator[None]:
+    """Meanwhile each of these CPUs has a timer of its own that goes off all the time.
 
-    QEMU runs the CPUs in one thread, each until the next timer of the machine. Without such a
-    timer one vCPU's block would be over before another one's begins.
+    QEMU runs the CPUs in one thread, one after another, each until the next timer of the machine.
+    Without such a timer one vCPU's block would be over before another one's begins. The timer is
+    the one of a perf event: the kernel sets it anew wherever it goes off, and no thread is woken
+    (perf_swevent_hrtimer in kernel/events/core.c).
     """
-    if cpu is None:
+    with ExitStack() as stack:
+        for cpu, period_ns in zip(cpus, TIMERS_NS, strict=False):
+            attributes = struct.pack("=IIQQQQQ16x", *_CPU_CLOCK, period_ns, 0, 0, _COUNT_NOTHING)
+            call = (_SYS_PERF_EVENT_OPEN, attributes, -1, cpu, -1, 0)
+            event = ctypes.CDLL(None, use_errno=True).syscall(*call)
+            if event < 0:
+                raise OSError(ctypes.get_errno(), f"perf_event_open on CPU {cpu}")
+            stack.callback(os.close, event)
         yield
-        return
-    if not (ticker := os.fork()):
-        with pinned([cpu], "the ticker"):
-            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-            while True:
-                time.sleep(TURN_NS / 1e9)
-    try:
-        yield
-    finally:
-        os.kill(ticker, signal.SIGKILL)
-        os.waitpid(ticker, 0)
 
 
 def _run_job(
@@ -171,7 +176,7 @@ def _run_job(
     cpus = [[cpu] for cpu in job.vcpus]
     timing = schedule.Timing.of(case, cpus)
     clock = Clock("tsc", 1e9, 0)
-    block_ns = BLOCK_NS[case.kind] if job.ticker is None else TURNS_NS
+    block_ns = TURNS_NS if job.in_turns else BLOCK_NS[case.kind]
     before = _threads()
     with (
         Kvm() as kvm,
@@ -194,7 +199,7 @@ def _run_job(
         plan = kinds.MEASUREMENTS[case.kind].plan(case)
         methods = [name for name in map(method_label, case.methods) if name not in skipped]
         # The first exits of a vCPU fill KVM's page tables, which takes longer than a block.
-        warm_up = methods[:1] if job.ticker is not None else []
+        warm_up = methods[:1] if job.in_turns else []
         sections = []
         for position, method in enumerate([*warm_up, *methods]):
             print(f"{method}: {case.kind}", file=sys.stderr, flush=True)

@@ -110,13 +110,14 @@ def jobs(cases: Sequence[Case]) -> list[Job]:
 def _jobs_of(case: Case) -> Iterator[Job]:
     if case.state is None:
         two = replace(case, vcpus=2)
-        for creator in (NODES[0][0], NODES[1][0]):
-            for home, other in (NODES, NODES[::-1]):
-                yield Job(two, home[:2], (), creator, ticker=other[2])
+        for near in NODES:
+            for home in NODES:
+                yield Job(two, home[:2], (), creator=near[0], conductor=near[2], in_turns=True)
     else:
-        vcpu, *others = (cpu for cpus in NODES for cpu in cpus)
+        vcpu, *others, last = (cpu for cpus in NODES for cpu in cpus)
         for count in KICKERS:
-            yield Job(replace(case, kickers=count), (vcpu,), tuple(others[:count]))
+            kicked = replace(case, kickers=count)
+            yield Job(kicked, (vcpu,), tuple(others[:count]), conductor=last)
 
 
 def threads(job: Job) -> list[Thread]:

@@ -5,12 +5,13 @@ A trace has *sections*, one for each block of a method. In a section, a CPU's in
 two marks (``kickbench/mark.h``) are a *stretch*: the block's exits, or a kick until it is taken.
 The stamps of kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each
 round trip of KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many
-instructions as the clock of a machine that counts instructions says.
+instructions as the clock of a machine that counts instructions says. The kernel's vDSO has an
+RDTSCP as well: any thread that asks for the time executes it, and it is no stamp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,6 @@ CODE = np.dtype([("vaddr", "<u8"), ("size", "u1"), ("bytes", "u1", 15)])
 _MARK = np.array([0x0F, 0x1F, 0x84, 0x00], np.uint8)
 _MARKS = 0x4B420000
 _RDTSCP = np.array([0x0F, 0x01, 0xF9], np.uint8)
-_KERNEL = 1 << 63
 _CPU_SHIFT, _WHAT_SHIFT = 48, 56
 
 
@@ -109,15 +109,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Trace:
-    """All that was written down."""
+    """All that was written down.
+
+    ``loops`` are the (begin, end) of the code whose RDTSCP are stamps: that of kickbench's loops.
+    """
 
     code: NDArray[Any]
     entries: NDArray[np.uint64]
+    loops: Sequence[tuple[int, int]]
 
     @classmethod
-    def read(cls, path: Path) -> Trace:
+    def read(cls, path: Path, loops: Sequence[tuple[int, int]]) -> Trace:
         """Read ``path``.code and ``path``.trace. Half a record at the end is left out."""
-        return cls(_read(Path(f"{path}.code"), CODE), _read(Path(f"{path}.trace"), np.dtype("<u8")))
+        code, trace = Path(f"{path}.code"), Path(f"{path}.trace")
+        return cls(_read(code, CODE), _read(trace, np.dtype("<u8")), loops)
 
     def sections(self) -> Iterator[Section]:
         """The sections, in their order."""
@@ -141,9 +146,13 @@ class Trace:
         return np.where(found & (number >= SECTION) & (number <= SENT), number, -1)
 
     def _stamps(self) -> NDArray[np.bool_]:
-        """Whether each record of the code is a stamp of the user's loop."""
+        """Whether each record of the code is a stamp of a loop."""
         is_stamp = (self.code["bytes"][:, :3] == _RDTSCP).all(axis=1) & (self.code["size"] == 3)
-        return np.asarray(is_stamp & (self.code["vaddr"] < _KERNEL))
+        vaddr = self.code["vaddr"]
+        in_loop = np.zeros(vaddr.size, np.bool_)
+        for begin, end in self.loops:
+            in_loop |= (vaddr >= begin) & (vaddr < end)
+        return np.asarray(is_stamp & in_loop)
 
 
 def usual(turns: list[Turn]) -> tuple[Turn, float]:

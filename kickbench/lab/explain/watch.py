@@ -101,9 +101,9 @@ def watched(
         facts = json.loads((folder / FACTS).read_text())
         ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
         of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
-        yield Watched(
-            jobs, facts, Trace.read(trace), symbols.Symbols.of([*of_kernel, *of_process]), folder
-        )
+        loops = [(begin, end) for begin, end, name in of_process if name.endswith("[kickbench]")]
+        functions = symbols.Symbols.of([*of_kernel, *of_process])
+        yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder)
 
 
 def _check_plugin(emulator: Qemu, plugin: Path) -> None:
