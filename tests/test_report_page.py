@@ -31,6 +31,7 @@ from kickbench.numbers import whole
 from kickbench.report.figures.exits import _ecdf_plot
 from kickbench.report.figures.plots import (
     METHOD_STYLES,
+    PART_STYLE,
     STYLES,
     WAY_STYLES,
     Plot,
@@ -102,6 +103,8 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
     cases.append(synthetic_run.kick_case(kickers=2, id="kick-guest-2vcpu-2kicker-local"))
     cases += [synthetic_run.nested_case(), synthetic_run.handover_case()]
+    controlled = ("sigmask", "sigmask_same", "immediate_exit")
+    cases.append(synthetic_run.case(1, rate=5000.0, methods=controlled))
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
     return RunData.load(run)
 
@@ -413,7 +416,9 @@ def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:
     for figure in FIGURES:
         known = "pending" if figure.name.startswith("nested-") else "sigmask"
         for plot in figure.draw(every):
-            assert STYLES[known][0] in inline(plot, "x")
+            one = "sigmask_same" if plot.title.startswith("sigmask_same") else known
+            colour = PART_STYLE[0] if figure.name == "prediction" else STYLES[one][0]
+            assert colour in inline(plot, "x")
     assert len({colour for colour, _ in METHOD_STYLES.values()}) == len(METHOD_STYLES)
     assert len({colour for colour, _ in WAY_STYLES.values()}) == len(WAY_STYLES)
 

@@ -36,6 +36,7 @@ def test_these_are_shipped() -> None:
         "pause_all",
         "quick",
         "race",
+        "siglock_prediction",
         "smp_windows_like",
     ]
 
@@ -108,6 +109,16 @@ def test_cacheline_handover_is_one_case_of_all_cpus() -> None:
     (case,) = expand(load(SHIPPED["cacheline_handover"]))
     assert (case.kind, case.methods, case.baseline) == ("handover", tuple(WAYS), "handover")
     assert (case.id, case.placement.vcpus) == ("handover-all", "any")
+
+
+def test_siglock_prediction_measures_what_a_prediction_takes() -> None:
+    cases = expand(load(SHIPPED["siglock_prediction"]))
+    exits = [case for case in cases if case.kind == "exits"]
+    assert {case.kind for case in cases} == {"exits", "handover"}
+    assert {1, 2} <= {case.vcpus for case in exits}
+    (control,) = [method for method in CATALOGUE.values() if method.lock]
+    assert all({control.id, control.control_of} <= set(case.methods) for case in exits)
+    assert any(case.placement.vcpus == "any" for case in cases if case.kind == "handover")
 
 
 def test_nested_immediate_exit_is_one_case_of_every_way_in_which_l1_enters_l2() -> None:

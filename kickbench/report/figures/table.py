@@ -23,6 +23,7 @@ from kickbench.report.figures.kicks import draw_kick_latency, draw_pauses
 from kickbench.report.figures.nested import draw_round_trips, draw_work
 from kickbench.report.figures.nodes import draw_nodes
 from kickbench.report.figures.plots import Plot
+from kickbench.report.figures.prediction import draw_predictions
 from kickbench.report.figures.races import draw_race
 from kickbench.report.figures.rates import draw_exit_rates, draw_kick_rates
 from kickbench.report.figures.rounds import draw_differences, draw_over_time
@@ -175,6 +176,16 @@ FIGURES: tuple[Figure, ...] = (
         "nodes. The times are quiet hand-overs, with 95 % intervals if there is room. A hatched "
         "or blank square was not measured.",
         draw_handovers,
+    ),
+    Figure(
+        "prediction",
+        "What the lock would cost with more vCPUs and nodes",
+        "A simulation of the kernel's queued spinlock: the grey lines are predicted, not measured. "
+        "It starts from one vCPU and the hand-over of a cache line. Each vCPU has its own CPU. The "
+        "grey bands are 95 % intervals of what goes into it, not of what the model "
+        "leaves out. A coloured marker was measured, with its 95 % interval. An arrow ends an "
+        "interval that reaches beyond the axis.",
+        draw_predictions,
     ),
     Figure(
         "ecdf",

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figure of what a lock would cost with more vCPUs and nodes, beside what was measured."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from kickbench.report.figures.plots import (
+    BAND,
+    DASHES,
+    LINEAR,
+    LOGARITHMIC,
+    PART_STYLE,
+    Plot,
+    draw_cut_ends,
+    draw_each,
+    draw_intervals,
+    draw_legend,
+    log_ticks,
+    new_plot,
+    on_both,
+    round_ticks,
+    tick_time,
+    titled,
+    vcpu_axis,
+)
+from kickbench.report.words.names import nanoseconds, rate_name
+from kickbench.report.words.prediction import NOT_MEASURED, answer
+from kickbench.summary.data import RunData
+from kickbench.summary.prediction import NODES, VCPUS, Basis, Predicted, bases, points, predict
+
+
+def draw_predictions(data: RunData) -> list[Plot]:
+    """What the lock costs against vCPUs, a line for each number of nodes: a plot per rate."""
+    return draw_each(bases(data.summary), lambda basis: _plot(data, basis))
+
+
+def _plot(data: RunData, basis: Basis) -> Plot:
+    found = list(predict(basis, points(basis, VCPUS, NODES)))
+    title = titled(data, f"{basis.isolates}, {NOT_MEASURED}: {rate_name(basis.exit_rate_hz)}")
+    unit = nanoseconds(data.summary)
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        handles: list[Line2D] = []
+        names: list[str] = []
+        for nodes, dashes in zip(NODES, DASHES, strict=True):
+            line = [point for point in found if point.nodes == nodes]
+            if not line:
+                continue
+            x = [point.vcpus for point in line]
+            y = [point.ns.value for point in line]
+            handles += axes.plot(x, y, color=BAND, linestyle=dashes)
+            ends = _band(line)
+            axes.fill_between(x, *ends, color=BAND, alpha=0.25, linewidth=0)
+            names.append(f"predicted, {nodes} {'node' if nodes == 1 else 'nodes'}")
+        colour, marker = PART_STYLE
+        known = sorted(basis.measured.items())
+        x = [vcpus for vcpus, _ in known]
+        y = [level.value for _, level in known]
+        axes.plot(x, y, marker, color=colour, markersize=6)
+        values = [value for value in (*y, *(point.ns.value for point in found)) if value > 0]
+        if scale == LOGARITHMIC:
+            axes.set_yscale("log")
+            log_ticks(axes, values or [1.0], "y", tick_time)
+        else:
+            axes.set_ylim(min(0.0, *y, 0.0), 1.08 * max(values or [1.0]))
+            round_ticks(axes, "y", tick_time)
+        intervals = [(level.low, level.high) for _, level in known]
+        draw_intervals(axes, x, intervals, colour)
+        draw_cut_ends(axes, x, intervals, colour)
+        vcpu_axis(axes, VCPUS)
+        axes.set_ylabel(f"{basis.isolates} [{unit} per exit]")
+        if known:
+            handles += axes.plot([], [], marker, color=colour, markersize=6)
+            names.append("measured")
+        draw_legend(axes, handles, names)
+        return canvas
+
+    said = " ".join(answer(data.summary, basis, found))
+    return on_both(title, said, draw, LOGARITHMIC, LINEAR)
+
+
+def _band(line: list[Predicted]) -> tuple[list[float], list[float]]:
+    """The ends of the intervals; a logarithmic axis has no 0, so that a lower end is above it."""
+    return (
+        [max(point.ns.low, point.ns.value / 100) for point in line],
+        [point.ns.high for point in line],
+    )
