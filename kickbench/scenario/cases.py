@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
@@ -27,9 +27,6 @@ from kickbench.scenario.kinds import (
     STATES,
     TRANSPORTS,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 

@@ -52,5 +52,5 @@ def _method(name: str) -> str:
             raise UsageError(f"{name}: no such file")
         return str(Path(name).resolve())
     if name not in CATALOGUE:
-        raise UsageError(f"no method {name}; there are: {', '.join(CATALOGUE)}, or a C file")
+        raise UsageError(f"no method {name!r}; there are: {', '.join(CATALOGUE)}, or a C file")
     return method_label(name)

@@ -162,11 +162,15 @@ def _watchable(machine: Machine) -> Qemu:
 def _explained(
     seen: Watched, stretches: list[Stretch], method: str, state: str | None
 ) -> Explained:
-    if state is None:
-        turns = [turn for block in stretches for turn in block.turns()]
-    else:
-        turns = [kick.whole() for kick in stretches]
-    turn, share = usual(turns)
+    try:
+        if state is None:
+            turns = [turn for block in stretches for turn in block.turns()]
+        else:
+            turns = [kick.whole() for kick in stretches]
+        turn, share = usual(turns)
+    except ValueError as error:
+        what = f"kick of a {state} vCPU" if state else "exit"
+        raise MeasurementError(f"{method}: the trace has no whole {what}: {error}") from None
     executed = [
         stacks.Instruction(int(record["vaddr"]), record["bytes"][: record["size"]].tobytes())
         for record in seen.trace.code[turn.executed]

@@ -4,8 +4,8 @@
  * (kickbench/mark.h), and with memory=on every access to memory, in their order.
  *
  * Arguments: out=FILE, memory=on|off. FILE.trace has 64 bits for each entry, FILE.code a record for
- * each translated instruction. kickbench/lab/explain/trace.py reads both. With check=on it only
- * says that this QEMU can load it.
+ * each translated instruction. kickbench/lab/explain/trace.py reads both. FILE.whole is there if
+ * all was written. With check=on it only says that this QEMU can load it.
  *
  * Until the mark KB_MARK_WATCH nothing but that mark is looked for, so that a machine boots as fast
  * as without the plugin.
@@ -78,6 +78,7 @@ struct code {
 	uint8_t bytes[15];
 };
 
+static char out[4000];
 static FILE *trace, *code;
 static bool with_memory;
 static uint64_t n_code;
@@ -197,8 +198,41 @@ static void translated(plugin_id id, struct tb *tb)
 	}
 }
 
+static FILE *open_file(const char *suffix)
+{
+	char name[4096];
+	FILE *file;
+
+	snprintf(name, sizeof(name), "%s.%s", out, suffix);
+	file = fopen(name, "we");
+	if (!file)
+		fprintf(stderr, "kickbench: %s: %s\n", name, strerror(errno));
+	return file;
+}
+
+/* FILE.whole says that all was written: the disk was not full. */
+static void finish(plugin_id id, void *data)
+{
+	int failed = ferror(code);
+	FILE *whole;
+
+	(void)id;
+	(void)data;
+	failed |= fflush(trace);
+	failed |= fflush(code);
+	if (failed) {
+		perror("kickbench: the trace was not written");
+		return;
+	}
+	whole = open_file("whole");
+	if (whole)
+		fclose(whole);
+}
+
 static void watch_all(plugin_id id)
 {
+	/* The reset has taken this callback away, too. */
+	qemu_plugin_register_atexit_cb(id, finish, NULL);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
 }
 
@@ -220,33 +254,14 @@ static void look_for_watch(plugin_id id, struct tb *tb)
 	}
 }
 
-static void finish(plugin_id id, void *data)
-{
-	(void)id;
-	(void)data;
-	fclose(trace);
-	fclose(code);
-}
-
-static FILE *open_file(const char *path, const char *suffix)
-{
-	char name[4096];
-	FILE *file;
-
-	snprintf(name, sizeof(name), "%s.%s", path, suffix);
-	file = fopen(name, "we");
-	if (!file)
-		fprintf(stderr, "kickbench: %s: %s\n", name, strerror(errno));
-	return file;
-}
-
 int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv)
 {
 	(void)info;
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "out=", 4)) {
-			trace = open_file(argv[i] + 4, "trace");
-			code = open_file(argv[i] + 4, "code");
+			snprintf(out, sizeof(out), "%s", argv[i] + 4);
+			trace = open_file("trace");
+			code = open_file("code");
 		} else if (!strcmp(argv[i], "memory=on")) {
 			with_memory = true;
 		} else if (!strcmp(argv[i], "check=on")) {

@@ -98,6 +98,11 @@ def watched(
             raise KeyboardInterrupt
         if status:
             raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
+        if not Path(f"{trace}.whole").is_file():
+            raise MeasurementError(
+                f"what {machine.id} executed could not be written to {folder.parent}: see above\n"
+                "it takes some hundred megabytes; TMPDIR can name another place"
+            )
         facts = json.loads((folder / FACTS).read_text())
         ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
         of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
