@@ -41,7 +41,13 @@ SECTIONS = (
         "find_out_why",
         "Find out why",
         "You do not believe a figure, or want to know where it comes from.",
-        ("docs/method.md", "docs/statistics.md", "docs/nested.md", "docs/glossary.md"),
+        (
+            "docs/method.md",
+            "docs/statistics.md",
+            "docs/prediction.md",
+            "docs/nested.md",
+            "docs/glossary.md",
+        ),
         ("docs/doctor.md", "docs/memory_ordering.md"),
     ),
     Section(
@@ -88,6 +94,7 @@ PURPOSES = {
     "docs/reports.md": "HTML pages, figures and tables that you can attach to a patch",
     "docs/method.md": "how each figure is measured, and what it cannot say",
     "docs/statistics.md": "how rounds become an interval and a verdict",
+    "docs/prediction.md": "what siglock costs with more vCPUs and nodes than you have",
     "docs/nested.md": "what a guest hypervisor gains from `immediate_exit`",
     "docs/glossary.md": "each word with an example",
     "docs/nightly.md": "a job for cron that says what got slower, since when and how sure",
