@@ -28,9 +28,14 @@ from kernel_history import explained, make_history
 from kickbench.errors import EXIT_HOST, EXIT_MEASUREMENT, EXIT_USAGE, StorageError, UsageError
 from kickbench.lab import tools
 from kickbench.lab.bisect import counting, search, words
+from kickbench.lab.bisect.counting import case_of
 from kickbench.lab.bisect.repository import Commit, Repository, git
+from kickbench.lab.explain import shared
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.explain import Explanation
+from kickbench.lab.explain.inside import Job
+from kickbench.lab.explain.shared import Shared, SharedLine
+from kickbench.lab.kbuild import STRUCTS, Tree
 from kickbench.scenario.shipped import resolve
 
 NEEDED = ("git", "gcc", "make")
@@ -110,6 +115,36 @@ def test_the_commit_that_changed_the_count_is_found(lab: Path) -> None:
     assert state(lab) == [folder, f"{folder}/log"]
     log = (lab / "cache/kickbench/lab/bisect" / folder / "log").read_text()
     assert f"# first bad commit: [{shas[3]}] count: commit 3" in log
+
+
+def test_the_commit_after_which_vcpus_share_another_line(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(kernel: Path, wanted: Sequence[Job], _limits: object) -> list[Shared]:
+        assert json.loads(kernel.with_name(STRUCTS).read_text()) == {}
+        (job,) = wanted
+        assert (len(job.vcpus), job.in_turns) == (2, True)
+        uses = {"vCPU 0": (2.0, 1.5), "vCPU 1": (2.0, 1.5)}
+        lines = [
+            SharedLine(f"object+{number}", 0, 2.0, 1.5, uses, ["kvm_run"])
+            for number in range(int(kernel.read_text()))
+        ]
+        return [Shared(job, "immediate_exit", lines)]
+
+    monkeypatch.setattr(shared, "shared", share)
+    monkeypatch.setattr(
+        Tree, "note_structs", lambda tree: (tree.objects / STRUCTS).write_text("{}")
+    )
+    shas = make_history(lab / "linux", [0, 0, 1, 1, 1])
+    done = bisect(lab / "linux", shas[0], "main", "--metric", "shared_lines")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last == f"first bad commit: {shas[2]} count: commit 2"
+    assert "new: object+0, with 1.5 writes and 2 reads of an exit, by kvm_run" in lines
+    assert f"{shas[2][:12]} count: commit 2: 1 shared line" in done.stderr
+    done = bisect(lab / "linux", shas[2], "main", "--metric", "shared_lines")
+    assert done.returncode == EXIT_USAGE
+    assert "has 1 shared line, and" in done.stderr
 
 
 def test_the_objects_are_reused_and_no_commit_is_built_twice(
@@ -417,7 +452,7 @@ def test_hooks_and_variables_of_git_do_not_reach_the_worktree(
         ("linux", "main", "main", [], "--good and --bad are the same commit"),
         ("plainer", "HEAD~1", "HEAD", [], "is not the source of a Linux kernel"),
         ("linux", "main~2", "main", ["--metric", "x"], "no metric x; there are: exit, send, kick"),
-        ("linux", "main~2", "main", ["--method", "x"], "no method x; there are: "),
+        ("linux", "main~2", "main", ["--method", "x"], "no method 'x'; there are: "),
         ("linux", "main~2", "main", ["--case", "x"], "no case x can be explained"),
         ("linux", "main~2", "main", [], "there is no change to find: "),
     ],
@@ -494,6 +529,13 @@ def test_an_outcome_is_remembered_as_it_was(
     found = explained("20", state)
     found.found[0].folded.clear()
     found.found[0].folded.update(folded)
+    assert counting._from_dict(json.loads(json.dumps(counting._to_dict(found)))) == found
+
+
+def test_shared_lines_are_remembered_as_they_were() -> None:
+    (job, *_) = shared.jobs([case_of(resolve("instruction_counts"), "exit", None, None)])
+    line = SharedLine("object.field", None, 2.5, 4.0, {"vCPU 0": (2.5, 4.0)}, ["a", "b"])
+    found = Explanation("QEMU", "abc", "sigmask", [], {}, (Shared(job, "sigmask", [line]),))
     assert counting._from_dict(json.loads(json.dumps(counting._to_dict(found)))) == found
 
 

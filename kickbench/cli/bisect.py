@@ -43,13 +43,11 @@ def bisect(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", metavar="exit|send|kick", help="What to count.")
+        str, typer.Option("--metric", metavar="exit|send|kick|shared_lines", help="What to count.")
     ] = "exit",
     min_step: Annotated[
         int,
-        typer.Option(
-            "--min-step", metavar="N", min=1, help="Ignore changes of fewer instructions."
-        ),
+        typer.Option("--min-step", metavar="N", min=1, help="Ignore changes of a count by less."),
     ] = 1,
     count_all: Annotated[
         bool, typer.Option("--all", help="Count every commit, and find every change.")
@@ -59,13 +57,14 @@ def bisect(
 ) -> None:
     """Find the commit that changed what an exit or a kick costs in instructions.
 
-    Kernels are built without the lab's patches, and run on amd-count. git bisect chooses the
+    With shared_lines it is the number of cache lines that two vCPUs share in an exit. Kernels are
+    built without the lab's patches, and run in an emulated machine. git bisect chooses the
     commits, in a worktree of its own. So the repository's files, HEAD, index and refs stay as they
     are. A commit that cannot be built or run is skipped. After Ctrl-C, the same command goes on.
 
     The last line is "first bad commit: SHA SUBJECT".
     """
-    from kickbench.lab import machines, tools
+    from kickbench.lab import tools
     from kickbench.lab.bisect import counting, search, words
     from kickbench.lab.bisect.repository import Repository
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
@@ -73,8 +72,8 @@ def bisect(
     from kickbench.scenario.shipped import resolve
 
     chosen = counting.case_of(resolve(scenario), metric, method, case)
-    machine = machines.find("amd-count")
-    for user in ("bisect", machine.id):
+    what = counting.METRICS[metric]
+    for user in ("bisect", what.machine):
         tools.require(user)
     repository = Repository.of(source)
     first, last = repository.commit(good), repository.commit(bad)
@@ -83,7 +82,7 @@ def bisect(
     limits = Limits(total=time_limit or LIMIT_SECONDS)
     with counting.place(repository, first) as place:
         say(f"working in {place.folder}: if this is interrupted, the same command goes on")
-        lab = counting.Lab(machine, chosen, place.worktree, place.objects, jobs, limits)
+        lab = counting.Lab(what, chosen, place.worktree, place.objects, jobs, limits)
         counts = counting.Counts(place.counts(lab.what()), metric, lab.count)
         if count_all:
             found = search.series(repository, counts, first, last, min_step)

@@ -75,7 +75,7 @@ def explain(
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import PAGE, page
-    from kickbench.lab.explain.shared import shared
+    from kickbench.lab.explain.shared import jobs, shared
     from kickbench.lab.explain.symbols import system_map_of
     from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
@@ -92,7 +92,7 @@ def explain(
     found, *others = [count(chosen, image, cases, limits) for image in images]
     other = others[0] if others else None
     if lines and not other:
-        found = replace(found, shared=tuple(shared(bzimage, cases, limits)))
+        found = replace(found, shared=tuple(shared(bzimage, jobs(cases), limits)))
     if as_json:
         document = found.to_dict() | ({"against": other.to_dict()} if other else {})
         write_output(as_json, f"{json.dumps(document, indent=2)}\n".encode())

@@ -20,7 +20,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,16 @@ from kickbench.lab import build
 from kickbench.lab.bisect.repository import Commit, Repository, Worktree
 from kickbench.lab.cache import cache, only_one
 from kickbench.lab.emulator import Limits
+from kickbench.lab.explain import shared
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.explain import Explained, Explanation, Folded, explain
-from kickbench.lab.kbuild import Tree, say
-from kickbench.lab.machines import Machine
+from kickbench.lab.explain.inside import Job
+from kickbench.lab.explain.shared import SharedLine
+from kickbench.lab.kbuild import STRUCTS, Tree, say
+from kickbench.lab.machines import MACHINES, Machine
 from kickbench.methods import is_protocol_file
 from kickbench.native import built_file
+from kickbench.numbers import plural
 from kickbench.results.files import replace_file
 from kickbench.scenario.cases import Case
 
@@ -46,18 +50,27 @@ Ask = Callable[[Commit], Explanation]
 
 @dataclass(frozen=True)
 class Metric:
-    """An exact count. ``state`` is that of the vCPU that is kicked, None for an exit."""
+    """An exact count. ``state`` is that of the vCPU that is kicked, None for an exit.
+
+    ``unit`` is one of what is counted, on the ``machine``.
+    """
 
     state: str | None
-    number: Callable[[Explained], int]
+    number: Callable[[Explanation], int]
+    unit: str = "instruction"
+    machine: str = "amd-count"
 
 
 METRICS: dict[str, Metric] = {
-    "exit": Metric(None, lambda one: one.instructions),
-    "send": Metric(STATE, lambda one: one.phases["call"].total()),
-    "kick": Metric(STATE, lambda one: one.instructions),
+    "exit": Metric(None, lambda found: found.found[0].instructions),
+    "send": Metric(STATE, lambda found: found.found[0].phases["call"].total()),
+    "kick": Metric(STATE, lambda found: found.found[0].instructions),
+    "shared_lines": Metric(
+        None, lambda found: len(found.shared[0].lines), "shared line", shared.MACHINE.id
+    ),
 }
-"""What can be bisected: an exit, the kicker's call, and the whole kick until it is taken."""
+"""What can be bisected: an exit, the kicker's call, the whole kick until it is taken, and the cache
+lines that two vCPUs share in an exit."""
 
 
 def case_of(path: Path, metric: str, method: str | None, case_id: str | None) -> Case:
@@ -80,7 +93,7 @@ def case_of(path: Path, metric: str, method: str | None, case_id: str | None) ->
 class Lab:
     """Where commits are built and run. ``objects`` and ``jobs`` are as in :class:`Tree`."""
 
-    machine: Machine
+    metric: Metric
     case: Case
     worktree: Worktree
     objects: Path
@@ -92,10 +105,29 @@ class Lab:
         self.worktree.checkout(commit)
         tree = Tree(self.worktree.folder, self.objects, self.jobs, self.worktree.lock)
         tree.configure(_config().texts().values(), f"-{commit.short}")
-        found = explain(self.machine, tree.compile(), [self.case], self.limits)
+        kernel = tree.compile()
+        if self.metric.machine == shared.MACHINE.id:
+            return self._lines(tree, kernel, commit)
+        found = explain(self.machine, kernel, [self.case], self.limits)
         for method, why in found.skipped.items():
             raise MeasurementError(f"{method}: {why}")
         return found
+
+    def _lines(self, tree: Tree, kernel: Path, commit: Commit) -> Explanation:
+        """The lines that two vCPUs on the node of the process's creator share."""
+        (method,) = self.case.methods
+        tree.note_structs()
+        kernel.with_name(STRUCTS).write_bytes((tree.objects / STRUCTS).read_bytes())
+        near = shared.jobs([self.case])[:1]
+        found = tuple(shared.shared(kernel, near, self.limits))
+        if not found:
+            raise MeasurementError(f"{method}: this kernel does not have it")
+        return Explanation(self.machine.description(), commit.short, method, [], {}, found)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that runs the kernels."""
+        return MACHINES[self.metric.machine]
 
     def what(self) -> str:
         """The name of what is counted. It differs if the counts could."""
@@ -141,6 +173,10 @@ class Counts:
         self._metric = METRICS[metric]
         self._known: dict[Commit, Outcome] = {}
 
+    def words(self, number: int) -> str:
+        """E.g. "2,520 instructions"."""
+        return plural(number, self._metric.unit)
+
     def of(self, commit: Commit) -> Outcome:
         """The outcome of a commit, from memory if it is known."""
         if commit not in self._known:
@@ -170,21 +206,29 @@ class Counts:
         if "why" in kept:
             return Outcome(commit, None, None, str(kept["why"]))
         found = _from_dict(kept)
-        number = self._metric.number(found.found[0])
-        say(f"{commit}: {number:,} instructions")
+        number = self._metric.number(found)
+        say(f"{commit}: {self.words(number)}")
         return Outcome(commit, number, found)
 
 
 def _to_dict(found: Explanation) -> dict[str, Any]:
-    (one,) = found.found
     return {
         "machine": found.machine,
         "kernel": found.kernel,
-        "method": one.method,
-        "state": one.state,
-        "share": one.share,
-        "folded": list(one.folded.items()),
-        "phases": {name: list(folded.items()) for name, folded in one.phases.items()},
+        "method": found.baseline,
+        "found": [
+            {
+                "state": one.state,
+                "share": one.share,
+                "folded": list(one.folded.items()),
+                "phases": {name: list(folded.items()) for name, folded in one.phases.items()},
+            }
+            for one in found.found
+        ],
+        "shared": [
+            {"job": one.job.to_dict(), "lines": [asdict(line) for line in one.lines]}
+            for one in found.shared
+        ],
     }
 
 
@@ -192,10 +236,24 @@ def _from_dict(kept: dict[str, Any]) -> Explanation:
     def folded(items: list[Any]) -> Folded:
         return Counter({tuple(path): int(count) for path, count in items})
 
-    phases = {name: folded(items) for name, items in kept["phases"].items()}
     method = kept["method"]
-    one = Explained(method, kept["state"], folded(kept["folded"]), kept["share"], phases)
-    return Explanation(kept["machine"], kept["kernel"], method, [one], {})
+    found = [
+        Explained(
+            method,
+            one["state"],
+            folded(one["folded"]),
+            one["share"],
+            {name: folded(items) for name, items in one["phases"].items()},
+        )
+        for one in kept["found"]
+    ]
+    lines = tuple(
+        shared.Shared(
+            Job.from_dict(one["job"]), method, [SharedLine.from_dict(line) for line in one["lines"]]
+        )
+        for one in kept["shared"]
+    )
+    return Explanation(kept["machine"], kept["kernel"], method, found, {}, lines)
 
 
 # --- the place of a bisection --------------------------------------------------------------------

@@ -50,8 +50,8 @@ def search(
     if abs(last - first) < min_step:
         more = f", a change of less than --min-step {min_step}" if first != last else ""
         raise UsageError(
-            f"there is no change to find: {good.short} has {first:,} instructions, and {bad.short} "
-            f"has {last:,}{more}"
+            f"there is no change to find: {good.short} has {counts.words(first)}, and "
+            f"{bad.short} has {last:,}{more}"
         )
     repository = worktree.repository
     said = worktree.bisect(good, bad)

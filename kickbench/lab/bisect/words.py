@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kickbench.lab.bisect.counting import Outcome
 from kickbench.lab.bisect.search import Found, Step
+from kickbench.lab.explain import shared_words
 from kickbench.lab.explain.words import against
 
 
@@ -45,4 +46,8 @@ def _functions(step: Step) -> Iterator[str]:
     if len(step.suspects) > 1:
         yield f"The change is in one of {len(step.suspects)} commits:"
         yield from (f"  {commit}" for commit in step.suspects)
-    yield from against(step.after.explanation, step.before.explanation)
+    before, after = step.before.explanation, step.after.explanation
+    if after.found:
+        yield from against(after, before)
+    else:
+        yield from shared_words.changes(after.shared[0], before.shared[0])

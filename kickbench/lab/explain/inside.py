@@ -62,9 +62,13 @@ class Job:
     conductor: int = 0
     in_turns: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {**asdict(self), "case": self.case.to_dict()}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of dataclasses.asdict."""
+        """The inverse of :meth:`to_dict`."""
         cpus = {name: tuple(data[name]) for name in ("vcpus", "kickers")}
         return cls(**{**data, **cpus, "case": Case.from_dict(data["case"])})
 
@@ -84,7 +88,7 @@ class Order:
 
     def to_json(self) -> str:
         """The order as one line."""
-        jobs = [{**asdict(job), "case": job.case.to_dict()} for job in self.jobs]
+        jobs = [job.to_dict() for job in self.jobs]
         kernel = self.kernel and self.kernel.to_dict()
         return json.dumps({**vars(self), "jobs": jobs, "kernel": kernel})
 

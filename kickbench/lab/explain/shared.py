@@ -8,10 +8,10 @@ What is counted is that it would move: who touches it, and who writes to it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,6 +52,12 @@ class SharedLine:
     writes: float
     threads: dict[str, tuple[float, float]]
     functions: list[str]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of dataclasses.asdict."""
+        threads = {name: (reads, writes) for name, (reads, writes) in data["threads"].items()}
+        return cls(**{**data, "threads": threads})
 
     def to_dict(self, per: str) -> dict[str, Any]:
         """What ``--json`` writes of it. ``per`` is "exit" or "kick"."""
@@ -129,8 +135,8 @@ def threads(job: Job) -> list[Thread]:
     ]
 
 
-def shared(kernel: Path, cases: Sequence[Case], limits: Limits | None = None) -> list[Shared]:
-    """The shared lines of these cases' methods, job by job.
+def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) -> list[Shared]:
+    """The shared lines of each method of these jobs.
 
     Raises as :func:`kickbench.lab.explain.watch.watched` does.
     """
@@ -143,7 +149,7 @@ def shared(kernel: Path, cases: Sequence[Case], limits: Limits | None = None) ->
         Structs.from_json(place.read_text()) if place.is_file() else Structs({}),
     )
     data = symbols.Symbols.of(symbols.variables(system_map))
-    with watched(MACHINE, emulator, kernel, jobs(cases), limits, memory_of=known) as seen:
+    with watched(MACHINE, emulator, kernel, wanted, limits, memory_of=known) as seen:
         return [
             _shared(seen, job, section["method"], entries, known.structs, data)
             for job, section, entries in seen.sections()

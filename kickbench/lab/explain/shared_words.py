@@ -81,6 +81,18 @@ def text(found: Sequence[Shared]) -> Iterator[str]:
         yield from table.text()
 
 
+def changes(after: Shared, before: Shared) -> Iterator[str]:
+    """The lines that only one of two kernels has."""
+    for title, one, other in (("new", after, before), ("gone", before, after)):
+        known = {line.what for line in other.lines}
+        for line in (line for line in one.lines if line.what not in known):
+            functions = ", ".join(line.functions[:_FUNCTIONS])
+            yield (
+                f"{title}: {line.what}, with {line.writes:g} writes and {line.reads:g} reads of an "
+                f"exit, by {functions}"
+            )
+
+
 def _rows(method: str, lines: Sequence[SharedLine]) -> Iterator[tuple[str, ...]]:
     name = method
     if not lines:
