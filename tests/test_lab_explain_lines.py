@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_trace import HAS_SENT, PLAIN, STAMP, Writer
 
+from kickbench.errors import MeasurementError
 from kickbench.lab.explain.lines import (
     LEAST_TURNS,
     Thread,
@@ -22,6 +23,7 @@ from kickbench.lab.explain.lines import (
     shared,
     takings,
 )
+from kickbench.lab.explain.shared import check_turns
 from kickbench.lab.explain.trace import BEGIN, END, READ, SECTION, WROTE, Section
 
 DIRECT = 0xFFFF_8880_0000_0000
@@ -160,3 +162,14 @@ def test_shared_is_what_the_sets_say(tmp_path_factory, blocks) -> None:  # type:
             own = [what for what, place in flat[cpu] if place // 64 == line.place // 64]
             assert use.writes * len(turns) == pytest.approx(own.count(WROTE))
             assert use.reads * len(turns) == pytest.approx(own.count(READ))
+
+
+def test_a_thread_that_hardly_ran_is_an_error(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.execute(SECTION)
+    block(writer, [[(WROTE, 0x40)]] * 8, 0)
+    block(writer, [[(WROTE, 0x40)]] * 2, 1)
+    section = section_of(writer, tmp_path)
+    check_turns(section, VCPUS[:1], "sigmask")
+    with pytest.raises(MeasurementError, match="sigmask: vCPU 1, on CPU 1, has 2 turns"):
+        check_turns(section, VCPUS, "sigmask")

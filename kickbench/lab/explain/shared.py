@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from kickbench.errors import MeasurementError
 from kickbench.lab.emulator import Limits
 from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.inside import Job
@@ -27,6 +28,7 @@ from kickbench.lab.kbuild import STRUCTS
 from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import Qemu
 from kickbench.lab.structs import Structs
+from kickbench.numbers import plural
 from kickbench.scenario.cases import Case
 
 MACHINE = MACHINES["amd-lines"]
@@ -156,6 +158,19 @@ def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) ->
         ]
 
 
+def check_turns(section: Section, ours: Sequence[Thread], method: str) -> None:
+    """Raise MeasurementError if a thread has hardly a turn: its lines would seem not to be shared.
+
+    It may not be on the CPU that it is thought to be on, or not have had its share of the time.
+    """
+    for thread in ours:
+        if (count := len(thread.turns(section, thread.cpu))) < lines.LEAST_TURNS:
+            raise MeasurementError(
+                f"{method}: {thread.name}, on CPU {thread.cpu}, has {plural(count, 'turn')} in the "
+                "trace, too few to say what it shares; please report it"
+            )
+
+
 def _shared(
     seen: Watched,
     job: Job,
@@ -172,6 +187,7 @@ def _shared(
     )
     moved = _moved(entries)
     ours = threads(job)
+    check_turns(entries, ours, method)
     return Shared(
         job,
         method,
