@@ -113,13 +113,15 @@ def power(nights: Nights, histories: int, random: np.random.Generator) -> str:
     """How often a step of one case is found within so many nights that are witnesses."""
     trials = hit = 0
     after = 4 * WITHIN
+    # Nights that are no witness are in no baseline, so that a history needs more of them first.
+    first = 2 * FIRST
     for _ in range(histories):
-        history, load = replay(nights, FIRST + after, random)
-        undisturbed = judge_with_load(history, load, FIRST)
+        history, load = replay(nights, first + after, random)
+        undisturbed = judge_with_load(history, load, first)
         stepped = history.value.copy()
         moved = np.isin(np.arange(len(history.unit)) % 4, BOTH_METHODS)
-        stepped[FIRST:] += STEP * history.unit * moved
-        p = judge_with_load(replace(history, value=stepped), load, FIRST)
+        stepped[first:] += STEP * history.unit * moved
+        p = judge_with_load(replace(history, value=stepped), load, first)
         witnesses = np.flatnonzero(~np.isnan(p).all(1))[:WITHIN]
         if len(witnesses) < WITHIN:
             continue
