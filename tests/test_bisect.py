@@ -126,8 +126,8 @@ def test_the_commit_after_which_vcpus_share_another_line(
         assert (len(job.vcpus), job.in_turns) == (2, True)
         uses = {"vCPU 0": (2.0, 1.5), "vCPU 1": (2.0, 1.5)}
         lines = [
-            SharedLine(f"object+{number}", 0, 2.0, 1.5, uses, ["kvm_run"])
-            for number in range(int(kernel.read_text()))
+            SharedLine("a page of the kernel's", 0, 2.0, 1.5, uses, ["kvm_run"])
+            for _ in range(int(kernel.read_text()))
         ]
         return [Shared(job, "immediate_exit", lines)]
 
@@ -135,16 +135,18 @@ def test_the_commit_after_which_vcpus_share_another_line(
     monkeypatch.setattr(
         Tree, "note_structs", lambda tree: (tree.objects / STRUCTS).write_text("{}")
     )
-    shas = make_history(lab / "linux", [0, 0, 1, 1, 1])
+    shas = make_history(lab / "linux", [1, 1, 2, 2, 2])
     done = bisect(lab / "linux", shas[0], "main", "--metric", "shared_lines")
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     assert last == f"first bad commit: {shas[2]} count: commit 2"
-    assert "new: object+0, with 1.5 writes and 2 reads of an exit, by kvm_run" in lines
-    assert f"{shas[2][:12]} count: commit 2: 1 shared line" in done.stderr
+    assert (
+        "new: a page of the kernel's, with 1.5 writes and 2 reads of an exit, by kvm_run" in lines
+    )
+    assert f"{shas[2][:12]} count: commit 2: 2 shared lines" in done.stderr
     done = bisect(lab / "linux", shas[2], "main", "--metric", "shared_lines")
     assert done.returncode == EXIT_USAGE
-    assert "has 1 shared line, and" in done.stderr
+    assert "has 2 shared lines, and" in done.stderr
 
 
 def test_the_objects_are_reused_and_no_commit_is_built_twice(

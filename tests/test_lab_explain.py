@@ -126,7 +126,7 @@ def test_what_is_explained_of_a_scenario() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--methods", "no_such"), "no method no_such; there are: "),
+        (("--methods", "no_such"), "no method 'no_such'; there are: "),
         (("--methods", "gone.c"), "gone.c: no such file"),
         (("nested_immediate_exit",), "nothing in it can be explained"),
         (("--machine", "intel-vmx"), "cannot be watched instruction by instruction; use amd-count"),

@@ -47,7 +47,7 @@ def bisect(
     ] = "exit",
     min_step: Annotated[
         int,
-        typer.Option("--min-step", metavar="N", min=1, help="Ignore changes of a count by less."),
+        typer.Option("--min-step", metavar="N", min=1, help="Ignore smaller changes of the count."),
     ] = 1,
     count_all: Annotated[
         bool, typer.Option("--all", help="Count every commit, and find every change.")

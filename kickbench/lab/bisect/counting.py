@@ -157,7 +157,7 @@ def _hash(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a commit has: an explanation with its number of instructions, or why it has none."""
+    """What a commit has: an explanation with its count, or why it has none."""
 
     commit: Commit
     number: int | None

@@ -2,7 +2,7 @@
 """Finds the commits at which a count changes: by git bisect, or by counting all commits.
 
 In a bisection a commit is *bad* if its count differs from that of the good end by ``min_step``
-instructions or more.
+or more.
 """
 
 from __future__ import annotations

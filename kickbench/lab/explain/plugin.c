@@ -221,7 +221,7 @@ static void finish(plugin_id id, void *data)
 	failed |= fflush(trace);
 	failed |= fflush(code);
 	if (failed) {
-		perror("kickbench: the trace was not written");
+		fprintf(stderr, "kickbench: the trace was not written\n");
 		return;
 	}
 	whole = open_file("whole");

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -82,10 +83,16 @@ def text(found: Sequence[Shared]) -> Iterator[str]:
 
 
 def changes(after: Shared, before: Shared) -> Iterator[str]:
-    """The lines that only one of two kernels has."""
+    """The lines that only one of two kernels has.
+
+    Several lines can have one name, for example two pages. Of these the last ones are named.
+    """
     for title, one, other in (("new", after, before), ("gone", before, after)):
-        known = {line.what for line in other.lines}
-        for line in (line for line in one.lines if line.what not in known):
+        known = Counter(line.what for line in other.lines)
+        for line in one.lines:
+            if known[line.what] > 0:
+                known[line.what] -= 1
+                continue
             functions = ", ".join(line.functions[:_FUNCTIONS])
             yield (
                 f"{title}: {line.what}, with {line.writes:g} writes and {line.reads:g} reads of an "

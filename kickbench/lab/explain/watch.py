@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
-from kickbench.errors import EXIT_INTERRUPTED, HostError, MeasurementError
+from kickbench.errors import EXIT_INTERRUPTED, HostError, MeasurementError, StorageError
 from kickbench.lab import emulation
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.explain import symbols
@@ -29,6 +30,8 @@ from kickbench.methods import is_protocol_file, method_label
 from kickbench.native import built_file
 
 PLUGIN = "qemu_plugin.so"
+_LEAST_FREE_BYTES = 1 << 20
+"""With less room a disk counts as full."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +96,31 @@ def watched(
             [folder],
         )
         print(f"starting {machine.id}", file=sys.stderr, flush=True)
-        status = execute(replace(machine, emulator=watching), kernel, command, limits)
+        try:
+            status = execute(replace(machine, emulator=watching), kernel, command, limits)
+        except MeasurementError:
+            if shutil.disk_usage(folder).free < _LEAST_FREE_BYTES:
+                raise StorageError(_no_room(machine, folder)) from None
+            raise
         if status == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         if status:
             raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
         if not Path(f"{trace}.whole").is_file():
-            raise MeasurementError(
-                f"what {machine.id} executed could not be written to {folder.parent}: see above\n"
-                "it takes some hundred megabytes; TMPDIR can name another place"
-            )
+            raise StorageError(_no_room(machine, folder))
         facts = json.loads((folder / FACTS).read_text())
         ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
         of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
         loops = [(begin, end) for begin, end, name in of_process if name.endswith("[kickbench]")]
         functions = symbols.Symbols.of([*of_kernel, *of_process])
         yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder)
+
+
+def _no_room(machine: Machine, folder: Path) -> str:
+    return (
+        f"what {machine.id} executed could not be written to {folder.parent}: is the disk full?\n"
+        "it takes some hundred megabytes; TMPDIR can name another place"
+    )
 
 
 def _check_plugin(emulator: Qemu, plugin: Path) -> None:
