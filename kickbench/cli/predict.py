@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kickbench.summary.prediction import Basis, Level, Predicted
 
 
+_POINTS_PER_SECOND = 10
+
+
 def predict(
     run: Annotated[
         Path,
@@ -77,17 +80,22 @@ def predict(
                 f"the two runs are of different hosts ({change.title}: {change.before} and "
                 f"{change.after}): take both on one host"
             )
-    found = [
-        (basis, list(prediction.predict(basis, prediction.points(basis, sizes, counts))))
-        for basis in prediction.bases(summary, lines, other_node_ns)
-    ]
-    if not found:
-        raise ResultsError(
-            f"{summary['run_id']}: {prediction.missing(summary, lines)}\n"
-            "kickbench run siglock_prediction measures what a prediction needs"
-        )
-    if not all(points for _, points in found):
+    bases = prediction.bases(summary, lines, other_node_ns)
+    if not bases:
+        raise ResultsError(f"{summary['run_id']}: {prediction.missing(summary, lines)}")
+    points = [prediction.points(basis, sizes, counts) for basis in bases]
+    if not all(points):
         raise UsageError("none of these numbers of vCPUs is as large as a number of nodes")
+    if (count := sum(map(len, points))) > prediction.MOST_POINTS:
+        raise UsageError(
+            f"these are {count:,} points, and at most {prediction.MOST_POINTS} are simulated: "
+            "choose fewer numbers of vCPUs or nodes"
+        )
+    typer.echo(f"simulating {count} points, some {count / _POINTS_PER_SECOND:.0f} s", err=True)
+    found = [
+        (basis, list(prediction.predict(basis, wanted)))
+        for basis, wanted in zip(bases, points, strict=True)
+    ]
     if as_json:
         document = {"schema": 1, "predictions": [_document(*one) for one in found]}
         typer.echo(dump_json(document, ensure_ascii=True), nl=False)
@@ -109,7 +117,7 @@ def _numbers(option: str, text: str, most: int) -> list[int]:
 
 def _lines(summary: Summary, found: list[tuple[Basis, list[Predicted]]]) -> Iterator[Line]:
     from kickbench.report.words.names import nanoseconds, rate_name
-    from kickbench.report.words.prediction import NOT_MEASURED, answer, rows
+    from kickbench.report.words.prediction import answer, rows
 
     for basis, points in found:
         first, *others = answer(summary, basis, points)
@@ -123,7 +131,6 @@ def _lines(summary: Summary, found: list[tuple[Basis, list[Predicted]]]) -> Iter
         for row in table:
             cells = zip(row, widths, strict=True)
             yield "  " + "  ".join(f"{cell:>{width}}" for cell, width in cells), "", "  "
-        yield f"  ({NOT_MEASURED}, but for the last column)", "", "  "
         yield "", "", ""
 
 

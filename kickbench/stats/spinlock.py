@@ -54,17 +54,27 @@ class Lock:
 
 
 @dataclass(frozen=True)
+class Away:
+    """The time that a thread does without the lock: its mean in ns, and its variation.
+
+    It is a gamma distribution with this coefficient of variation: 0 is always the same, 1 an
+    exponential distribution.
+    """
+
+    mean_ns: float
+    variation: float
+
+
+@dataclass(frozen=True)
 class Threads:
     """Threads that take a lock.
 
-    ``node`` has the node of each. Between two takings a thread is away for ``away_ns`` on average.
-    The times vary as a gamma distribution with the coefficient of variation ``variation`` does: 0
-    is always the same, 1 an exponential distribution.
+    ``node`` has the node of each. After a taking a thread is away, as the first of ``aways`` says,
+    after the next one as the second says, and so on in turn.
     """
 
     node: NDArray[np.int64]
-    away_ns: float
-    variation: float
+    aways: tuple[Away, ...]
 
 
 def spread(threads: int, nodes: int) -> NDArray[np.int64]:
@@ -80,19 +90,21 @@ def spread(threads: int, nodes: int) -> NDArray[np.int64]:
 def taking_ns(lock: Lock, threads: Threads, takings: int, rng: np.random.Generator) -> float:
     """The mean time from when a thread wants the lock until it gave it back, in ns.
 
-    ``takings`` are simulated for each thread. The first quarter of all is not in the mean: there
-    the queue only builds up. Raises ValueError for times below 0, and fewer than 4 takings.
+    ``takings`` are simulated for each thread. At first all want the lock: a queue that keeps itself
+    up forms sooner or later, and then it stays. The first quarter of all takings is not in the
+    mean, so that another queue is gone. Raises ValueError for times below 0, and fewer than 4
+    takings.
     """
-    times = (lock.hold_ns, lock.same_node_ns, lock.other_node_ns, threads.away_ns)
-    if min(*times, threads.variation) < 0 or takings < 4:
+    times = [lock.hold_ns, lock.same_node_ns, lock.other_node_ns]
+    times += [time for away in threads.aways for time in (away.mean_ns, away.variation)]
+    if min(times) < 0 or takings < 4:
         raise ValueError("expected times of 0 or more, and 4 takings or more")
-    n = threads.node.size
+    n, kinds = threads.node.size, len(threads.aways)
     node: list[int] = threads.node.tolist()
     total = n * takings
-    away: list[float] = _varied(threads.away_ns, threads.variation, total + n, rng).tolist()
-    # The first arrivals are spread over the time that a thread is away.
-    waiting = [(rng.random() * away[i], i) for i in range(n)]
-    heapq.heapify(waiting)
+    aways: list[list[float]] = [_drawn(away, total, rng).tolist() for away in threads.aways]
+    taken = [0] * n
+    waiting = [(0.0, int(thread)) for thread in rng.permutation(n)]
     free_at, holder, spent, counted = 0.0, -1, 0.0, 0
     for taking in range(total):
         arrival, thread = waiting[0]
@@ -108,14 +120,13 @@ def taking_ns(lock: Lock, threads: Threads, takings: int, rng: np.random.Generat
         if taking >= _WARM_UP * total:
             spent += free_at - arrival
             counted += 1
-        heapq.heapreplace(waiting, (free_at + away[n + taking], thread))
+        heapq.heapreplace(waiting, (free_at + aways[taken[thread] % kinds][taking], thread))
+        taken[thread] += 1
     return spent / counted
 
 
-def _varied(
-    mean: float, variation: float, size: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    if mean == 0 or variation < _LEAST_VARIATION:
-        return np.full(size, mean)
-    shape = 1 / variation**2
-    return rng.gamma(shape, mean / shape, size)
+def _drawn(away: Away, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    if away.mean_ns == 0 or away.variation < _LEAST_VARIATION:
+        return np.full(size, away.mean_ns)
+    shape = 1 / away.variation**2
+    return rng.gamma(shape, away.mean_ns / shape, size)

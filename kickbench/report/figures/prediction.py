@@ -52,7 +52,7 @@ def _plot(data: RunData, basis: Basis) -> Plot:
             x = [point.vcpus for point in line]
             y = [point.ns.value for point in line]
             handles += axes.plot(x, y, color=BAND, linestyle=dashes)
-            ends = _band(line)
+            ends = _band(line, scale)
             axes.fill_between(x, *ends, color=BAND, alpha=0.25, linewidth=0)
             names.append(f"predicted, {nodes} {'node' if nodes == 1 else 'nodes'}")
         colour, marker = PART_STYLE
@@ -65,7 +65,8 @@ def _plot(data: RunData, basis: Basis) -> Plot:
             axes.set_yscale("log")
             log_ticks(axes, values or [1.0], "y", tick_time)
         else:
-            axes.set_ylim(min(0.0, *y, 0.0), 1.08 * max(values or [1.0]))
+            lowest = min(0.0, *y, *(point.ns.value for point in found))
+            axes.set_ylim(lowest, 1.08 * max(values or [1.0]))
             round_ticks(axes, "y", tick_time)
         intervals = [(level.low, level.high) for _, level in known]
         draw_intervals(axes, x, intervals, colour)
@@ -82,9 +83,9 @@ def _plot(data: RunData, basis: Basis) -> Plot:
     return on_both(title, said, draw, LOGARITHMIC, LINEAR)
 
 
-def _band(line: list[Predicted]) -> tuple[list[float], list[float]]:
-    """The ends of the intervals; a logarithmic axis has no 0, so that a lower end is above it."""
-    return (
-        [max(point.ns.low, point.ns.value / 100) for point in line],
-        [point.ns.high for point in line],
-    )
+def _band(line: list[Predicted], scale: str) -> tuple[list[float], list[float]]:
+    """The ends of the intervals. A logarithmic axis has no 0, so that a lower end is above it."""
+    low = [point.ns.low for point in line]
+    if scale == LOGARITHMIC:
+        low = [max(end, abs(point.ns.value) / 100) for end, point in zip(low, line, strict=True)]
+    return low, [point.ns.high for point in line]

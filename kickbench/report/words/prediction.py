@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
-from kickbench.numbers import measured, plural, significant
+from kickbench.numbers import fixed, measured, plural, significant
 from kickbench.report.words.names import Summary, nanoseconds, rate_name
 from kickbench.summary.prediction import Basis, Level, Predicted
 
 NOT_MEASURED = "predicted, not measured"
+_WIDE = 2
+"""An interval whose upper end is more than so many times the lower one is given by two digits."""
 MANY_VCPUS = 64
 """The answer is about so many vCPUs, if they are among the predicted ones."""
 
@@ -48,46 +51,52 @@ def _limit(basis: Basis, found: Sequence[Predicted]) -> Iterator[str]:
     over = [point.vcpus for point in alone if point.ns.value > basis.exit_ns.value]
     if over:
         at = plural(fewest, "node")
-        yield f"On {at} it takes longer than the rest of the exit from {min(over)} vCPUs on."
+        yield f"On {at} it takes longer than the rest of the exit with {min(over)} vCPUs or more."
 
 
 def checks(basis: Basis, found: Sequence[Predicted], unit: str) -> Iterator[str]:
     """How far off the prediction is, where this host has the CPUs."""
-    several = {v: level for v, level in basis.measured.items() if v > 1}
+    checked = False
     for point in found:
-        level = several.get(point.vcpus)
-        if level is None or point.nodes > 1:
+        level = basis.measured.get(point.vcpus)
+        if level is None or point.vcpus == 1 or point.nodes > 1:
             continue
         off_ns = point.ns.value - level.value
         too = f"{significant(abs(off_ns), 2)} {unit} too {'high' if off_ns > 0 else 'low'}"
         agree = level.low <= point.ns.high and point.ns.low <= level.high
         said = "the intervals overlap" if agree else "the intervals do not overlap"
+        checked = True
         yield (
             f"Check with {point.vcpus} vCPUs: predicted {level_of(point.ns)}, measured "
             f"{level_of(level)} {unit}. The prediction is {too}, and {said}."
         )
-    if not several:
-        yield "This run has no case with more vCPUs and enough CPUs, so nothing checks it."
+    if not checked:
+        yield "Nothing checks it: no case has more vCPUs, a CPU for each, and one node for all."
 
 
 def level_of(level: Level) -> str:
-    """E.g. "55 (95 % CI 44 to 66)"; a value without an interval stands alone."""
+    """E.g. "55 (44 to 66)"; a value without an interval stands alone."""
     if level.low == level.high:
         return significant(level.value, 3)
+    if level.low > 0 and level.high > _WIDE * level.low:
+        value, low, high = (_rounded(ns) for ns in (level.value, level.low, level.high))
+        return f"{value} ({low} to {high})"
     value, low, high = measured(level.value, (level.low, level.high))
     return f"{value} ({low} to {high})"
 
 
+def _rounded(ns: float) -> str:
+    """Two digits, for a level that is known to a factor only."""
+    return fixed(ns, 1 - math.floor(math.log10(ns)))
+
+
 def rows(found: Sequence[Predicted], basis: Basis) -> Iterator[tuple[str, ...]]:
-    """A head, then a row for each number of vCPUs: each number of nodes, and what was measured."""
-    nodes = sorted({point.nodes for point in found})
-    yield "vCPUs", *(plural(count, "node") for count in nodes), "measured, 1 node"
-    by_place = {(point.vcpus, point.nodes): point for point in found}
-    for vcpus in sorted({point.vcpus for point in found}):
-        points = [by_place.get((vcpus, count)) for count in nodes]
-        known = basis.measured.get(vcpus)
-        cells = [level_of(point.ns) if point else "" for point in points]
-        yield str(vcpus), *cells, level_of(known) if known else ""
+    """A head, then a row for each point, with what was measured beside it."""
+    yield "vCPUs", "nodes", "predicted", "measured"
+    for point in found:
+        known = basis.measured.get(point.vcpus) if point.nodes == 1 else None
+        said = level_of(known) if known else ""
+        yield str(point.vcpus), str(point.nodes), level_of(point.ns), said
 
 
 def _lines(basis: Basis, unit: str) -> str:
