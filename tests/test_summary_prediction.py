@@ -288,6 +288,14 @@ def test_a_run_without_what_it_takes(tmp_path: Path) -> None:
     assert "siglock_prediction" in str(raised.value)
 
 
+def test_nodes_that_the_run_does_not_know(tmp_path: Path) -> None:
+    cases = [synthetic_run.case(1, methods=METHODS), synthetic_run.handover_case(processes=3)]
+    path = synthetic_run.build(tmp_path, cases=cases, handover={"cpus": 4, "nodes": 1}, rounds=20)
+    with pytest.raises(UsageError, match="--other-node-ns"):
+        raise call(path, "--nodes", "2,4").exception
+    assert call(path, "--nodes", "2,4", "--vcpus", "8", "--other-node-ns", "250").exit_code == 0
+
+
 def test_runs_of_two_hosts(run: RunData, tmp_path: Path) -> None:
     path = synthetic_run.build(tmp_path, cases=[synthetic_run.handover_case()], handover={})
     manifest = json.loads((path / "manifest.json").read_text())

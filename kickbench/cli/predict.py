@@ -84,6 +84,11 @@ def predict(
     if not bases:
         raise ResultsError(f"{summary['run_id']}: {prediction.missing(summary, lines)}")
     points = [prediction.points(basis, sizes, counts) for basis in bases]
+    if not all(points) and min(counts) > 1 and not all(basis.other_node_ns for basis in bases):
+        raise UsageError(
+            "the run does not know what a hand-over between nodes takes: say it with "
+            "--other-node-ns, or add 1 to --nodes"
+        )
     if not all(points):
         raise UsageError("none of these numbers of vCPUs is as large as a number of nodes")
     if (count := sum(map(len, points))) > prediction.MOST_POINTS:
