@@ -100,11 +100,11 @@ def test_the_times_away_take_turns() -> None:
 
 
 def test_a_queue_that_keeps_itself_up_stays() -> None:
-    """A lock that is waited for is slower: 20 threads fill it, and would not fill a free one."""
-    lock = Lock(100, 400, 400)
-    busy = taking_ns(lock, alike(20, 10_000, 0.1), 400, np.random.default_rng(0))
-    assert 20 * (100 + 200) < 10_000
-    assert busy == pytest.approx(20 * (100 + 800) - 10_000, rel=0.05)
+    """A lock that is waited for is slower: eight threads fill it, and would not fill a free one."""
+    lock, away_ns = Lock(0, 1000, 1000), 10_000
+    assert 8 * 500 < away_ns < 8 * 2000
+    found = taking_ns(lock, alike(8, away_ns, 0.02), 400, np.random.default_rng(0))
+    assert found == pytest.approx(8 * 2000 - away_ns, rel=0.01)
 
 
 def test_threads_of_other_nodes_make_the_line_travel_farther() -> None:

@@ -167,6 +167,20 @@ def test_with_many_vcpus_the_lock_is_all_that_counts() -> None:
     assert found == pytest.approx(2 * 1024 * (hold_ns + 200) - 1000, rel=0.02)
 
 
+def test_a_line_that_takes_no_time_leaves_the_hold_and_the_time_away() -> None:
+    """Both times away from the lock, until the second taking and until the next exit, count."""
+    hold_ns = 42 / 2 * 34 / 42
+    found = one(replace(BASIS, same_node_ns=exact(0.0), variation=0.0), 128).value
+    assert found == pytest.approx(2 * 128 * hold_ns - 1000, rel=0.01)
+
+
+def test_an_exit_of_which_hardly_anything_is_known() -> None:
+    """Some draws are no time at all."""
+    vague = replace(BASIS, exit_ns=Level(1.0, -1e5, 1e5), lock_ns=Level(1.0, -1e5, 1e5))
+    found = one(vague, 8)
+    assert 0 <= found.low <= found.value <= found.high
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     vcpus=st.sampled_from(VCPUS[1:8]),

@@ -211,13 +211,14 @@ def _cost_ns(basis: Basis, vcpus: int, nodes: int, rng: np.random.Generator) -> 
     if basis.exit_rate_hz:
         period_ns = max(period_ns, 1e9 / basis.exit_rate_hz)
     # All that varies is in the last time of an exit, until the next exit.
-    last_ns = period_ns - takings * hold_ns - (takings - 1) * within_ns
-    last = spinlock.Away(last_ns, min(1.0, basis.variation * period_ns / last_ns))
+    last_ns = max(0.0, period_ns - takings * hold_ns - (takings - 1) * within_ns)
+    variation = min(1.0, basis.variation * period_ns / last_ns) if last_ns else 0.0
+    last = spinlock.Away(last_ns, variation)
     found = spinlock.taking_ns(
         spinlock.Lock(hold_ns, drawn(near_ns), drawn(basis.other_node_ns or near_ns)),
         spinlock.Threads(
             spinlock.spread(vcpus, nodes),
-            (*[spinlock.Away(within_ns, 0.0)] * (takings - 1), last),
+            (*[spinlock.Away(max(0.0, within_ns), 0.0)] * (takings - 1), last),
         ),
         max(_FEWEST_EACH, _TAKINGS // vcpus),
         rng,
