@@ -30,12 +30,13 @@ from kickbench.native import built_file
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
 
-_EXPECTED_EXIT: dict[ExitKind, int] = {
-    "pio": abi.KVM_EXIT_IO,
-    "mmio": abi.KVM_EXIT_MMIO,
-    "hlt": abi.KVM_EXIT_HLT,
-    "none": 0,
+_EXPECTED_EXITS: dict[ExitKind, tuple[int, int]] = {
+    "pio": (abi.KVM_EXIT_IO, 0),
+    "mmio": (abi.KVM_EXIT_MMIO, 0),
+    "hlt": (abi.KVM_EXIT_HLT, 0),
+    "none": (0, 0),
 }
+"""The exits of a program's own: ``expected_exit`` and ``other_exit`` of ``struct kb_vcpu``."""
 
 
 class _Field(ctypes.Structure):
@@ -352,12 +353,14 @@ class Engine(Closing):
                 for index, vcpu in enumerate(guest.vcpus)
             ]
         )
+        expected_exit, other_exit = _EXPECTED_EXITS[PROGRAMS[program].exits]
         config = _record(
             "config",
             n_vcpus=guest.n_vcpus,
             n_entries=n_entries,
             signal=KICK_SIGNAL,
-            expected_exit=_EXPECTED_EXIT[PROGRAMS[program].exits],
+            expected_exit=expected_exit,
+            other_exit=other_exit,
             clock_is_tsc=clock.is_tsc,
             samples_capacity=samples_capacity,
             clock_hz=clock.hz,

@@ -155,6 +155,7 @@ static void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct k
 	t->v.signal = config->signal;
 	t->v.clock_is_tsc = config->clock_is_tsc;
 	t->v.expected_exit = config->expected_exit;
+	t->v.other_exit = config->other_exit;
 	t->v.index = (uint32_t)(t - e->vcpu_threads);
 	t->v.pidfd = -1;
 	t->v.kickers = e->kickers;

@@ -97,7 +97,9 @@ struct kb_config {
 	uint32_t n_entries; /* of the schedule's participants: one histogram each */
 	int32_t signal;
 	uint32_t expected_exit;
+	uint32_t other_exit; /* 0: none */
 	uint32_t clock_is_tsc;
+	uint32_t reserved;
 	uint32_t transport;	   /* enum kb_transport */
 	uint64_t samples_capacity; /* per vCPU, for all blocks of one call */
 	double clock_hz;

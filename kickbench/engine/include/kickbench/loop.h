@@ -101,7 +101,8 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
 		now = kb_stamp(clock_is_tsc, &cpu);
 
-		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit)) {
+		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit) &&
+		    !kb_is_other_exit(v, error)) {
 			if (kb_other_return(v, error, now, exits) || (recording && now >= until))
 				break;
 			if (recording)
@@ -193,7 +194,8 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 		now = kb_stamp(clock_is_tsc, &cpu);
 		kb_count_run(v);
 		kb_came_back(v, error);
-		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit)) {
+		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit) ||
+		    kb_is_other_exit(v, error)) {
 			atomic_fetch_add_explicit(&v->exit_count, 1, memory_order_relaxed);
 			io_is_pending = kb_leaves_io(v);
 			continue;

@@ -114,9 +114,10 @@ struct kb_vcpu {
 	uint64_t samples_capacity;
 	uint64_t record_until; /* the window's end, on the engine's clock, once it has begun */
 	bool clock_is_tsc;
-	int signal; /* that kicks it */
-	pid_t tid;  /* of its thread */
-	int pidfd;  /* of its thread, or -1 */
+	uint32_t other_exit; /* KVM_EXIT_* of a program with two kinds of exit; else 0 */
+	int signal;	     /* that kicks it */
+	pid_t tid;	     /* of its thread */
+	int pidfd;	     /* of its thread, or -1 */
 	uint32_t index;
 	uint32_t n_kickers;	   /* without the conductor, who is kickers[KB_CONDUCTOR] */
 	uint64_t userspace_cycles; /* kick loop: spent in user space before each KVM_RUN */
@@ -179,7 +180,7 @@ struct kb_user_exit {
  * The version of this header that a protocol's library was compiled against. The engine loads no
  * other. Increase it with every change of a structure or a function of this header.
  */
-#define KB_PROTOCOL_ABI 2
+#define KB_PROTOCOL_ABI 3
 
 struct kb_protocol {
 	uint32_t abi;	    /* KB_PROTOCOL_ABI */
@@ -237,6 +238,12 @@ static inline void kb_request_kick(struct kb_vcpu *v, const struct kb_kicker *k)
 static inline bool kb_kick_requested(const struct kb_vcpu *v)
 {
 	return atomic_load_explicit(&v->kick_requested, memory_order_acquire) != 0;
+}
+
+/* KVM_RUN returned with the second of the guest program's two kinds of exit. */
+static inline bool kb_is_other_exit(const struct kb_vcpu *v, int error)
+{
+	return !error && v->other_exit && v->run->exit_reason == v->other_exit;
 }
 
 /* Only for the vCPU's own thread, and its signal handler. */
