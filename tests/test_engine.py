@@ -41,6 +41,7 @@ from kickbench.engine.engine import (
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.guest import loader
 from kickbench.guest.loader import Guest
+from kickbench.guest.mix import MixedExit
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.capabilities import probe, supports, supports_transport
 from kickbench.host.topology import Topology
@@ -49,6 +50,7 @@ from kickbench.methods import CATALOGUE
 from kickbench.native import built_file
 
 CPUS = Topology.read().affinity
+MIX = [MixedExit("port_read", 0x608, 4, 1), MixedExit("mmio_write", 0xFE00_0000, 2, 1)]
 EXITING = [name for name, program in PROGRAMS.items() if program.exits != "none"]
 HOST = probe()
 
@@ -87,6 +89,8 @@ def running(
             "first_gaps": [0] * n_vcpus,
             "ring_entries": 1024,
         }
+    if program == "mix":
+        pacing["mix"] = MIX
     irqchip = irqchip or ("none" if program == "hlt" else "kernel")
     options = {"n_entries": 1, "samples_capacity": 1 << 16, **engine}
     seats = [[CPUS[index % len(CPUS)]] for index in range(n_vcpus)]
@@ -388,7 +392,7 @@ def test_a_machine_of_many_vcpus_runs_with_every_irqchip(clock: Clock, irqchip: 
 
 # --- kicks -------------------------------------------------------------------------------------
 
-GUESTS = {"guest": "spin", "halted": "hlt", "userspace": "pm_timer", "storm": "pm_timer"}
+GUESTS = {"guest": "spin", "halted": "hlt", "userspace": "pm_timer", "storm": "mix"}
 ONE = Kickers(count=1, cpus=[CPUS[-1]])
 
 
@@ -823,6 +827,7 @@ def test_tables_and_rings_that_the_guest_cannot_mask_are_refused() -> None:
         _refused(
             lambda: Guest(kvm, "pm_timer", 1, gaps_cycles=[1], first_gaps=[0], ring_entries=1000)
         )
+        _refused(lambda: Guest(kvm, "mix", 1, mix=3 * MIX[:1]))
 
 
 @pytest.mark.kvm

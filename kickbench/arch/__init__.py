@@ -26,7 +26,7 @@ class Arch(Protocol):
     ``PROBE_EXIT``. ``COUNTER`` stamps exits. ``CLOCK_SOURCES`` are the kernel's clock sources that
     read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must have ``STAMP_FLAG``, and
     should have ``STEADY_FLAGS``. ``MAX_STAMPED_CPU`` is the last CPU whose number comes with the
-    counter.
+    counter. ``PACED_ENTRY`` is the length of what ``returning`` returns.
     """
 
     NAME: str
@@ -42,6 +42,7 @@ class Arch(Protocol):
     STAMP_FLAG: str
     STEADY_FLAGS: tuple[str, ...]
     MAX_STAMPED_CPU: int
+    PACED_ENTRY: int
 
     def set_up(self, vm: Vm, irqchip: str) -> None:
         """Set up what a machine needs before its first vCPU."""
@@ -51,6 +52,15 @@ class Arch(Protocol):
 
     def start_probe(self, vcpu: Vcpu, address: int) -> None:
         """Have a vCPU begin at PROBE."""
+
+    def exit_code(self, exit_: str, address: int, size: int) -> bytes:
+        """The instructions that take one exit of the guest program mix."""
+
+    def repeated(self, code: bytes) -> bytes:
+        """The code in an endless loop."""
+
+    def returning(self, code: bytes) -> bytes:
+        """The code of one exit, and what leads back to a paced guest."""
 
     def why_not_nested(self, kvm: Kvm) -> str | None:
         """Why a guest cannot be a hypervisor; None when it can."""

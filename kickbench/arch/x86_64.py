@@ -234,6 +234,40 @@ def start_probe(vcpu: Vcpu, address: int) -> None:
     set_regs(vcpu, kvm_regs(rip=address, rflags=2))
 
 
+# --- the exits of the guest program mix -----------------------------------------------------------
+
+PACED_ENTRY = 16
+"""Bytes of an exit in the table of a paced guest: KB_MIX_ENTRY of params.h."""
+
+_OPERAND_16 = b"\x66"
+# By exit: the opcode for one byte. That for two or four is the next. Without EDX as the port, and
+# with an address that follows the opcode.
+_OPCODES = {"port_read": 0xEC, "port_write": 0xEE, "mmio_read": 0xA0, "mmio_write": 0xA2}
+
+
+def exit_code(exit_: str, address: int, size: int) -> bytes:
+    """The instructions of 32-bit mode that take an exit of a mix. They use EAX and EDX only.
+
+    KVM's emulator knows them.
+    """
+    prefix = _OPERAND_16 if size == 2 else b""
+    where = address.to_bytes(4, "little")
+    opcode = bytes([_OPCODES[exit_] + (size > 1)])
+    if exit_.startswith("port"):
+        return b"\xba" + where + prefix + opcode  # mov $port, %edx
+    return prefix + opcode + where
+
+
+def repeated(code: bytes) -> bytes:
+    """The code, and a jump from its end to its begin."""
+    return code + b"\xe9" + (-len(code) - 5).to_bytes(4, "little", signed=True)
+
+
+def returning(code: bytes) -> bytes:
+    """The code of one exit, and a jump to where ECX points, in PACED_ENTRY bytes."""
+    return (code + b"\xff\xe1").ljust(PACED_ENTRY, b"\x90")
+
+
 # --- guest hypervisors ----------------------------------------------------------------------------
 
 _CPUID_VMX = 1 << 5  # leaf 1, ECX

@@ -34,6 +34,7 @@ _EXPECTED_EXITS: dict[ExitKind, tuple[int, int]] = {
     "pio": (abi.KVM_EXIT_IO, 0),
     "mmio": (abi.KVM_EXIT_MMIO, 0),
     "hlt": (abi.KVM_EXIT_HLT, 0),
+    "mix": (abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO),
     "none": (0, 0),
 }
 """The exits of a program's own: ``expected_exit`` and ``other_exit`` of ``struct kb_vcpu``."""

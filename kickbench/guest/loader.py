@@ -3,8 +3,9 @@
 
 The engine runs it. Standard library only (the worker imports it).
 
-The guest sees one memory slot from 0: the program, a table of gaps that all vCPUs share, then for
-each vCPU a page with its parameter block (``params.h``), followed by its ring of round trips.
+The guest sees one memory slot from 0: the program, a table of gaps and a table of exits that all
+vCPUs share, then for each vCPU a page with its parameter block (``params.h``), followed by its ring
+of round trips, and by a table of gaps of its own if vCPUs have different rates.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ctypes import c_uint32
 import kickbench.guest
 from kickbench import arch
 from kickbench.closing import Closing
+from kickbench.guest import mix as mixes
 from kickbench.kvm import Kvm, Vcpu, Vm
 from kickbench.native import built_file
 
@@ -25,9 +27,11 @@ PAGE = 4096
 ENTRY = 0x1000
 GAPS = 0x10000
 MAX_GAPS = 4096
+# A power of two, and at least as large as the table: see KB_GUEST_MIX_MASK in params.h.
+MIX = 0x20000
 VCPU_BLOCKS = 0x100000
-# Memory ends below what the program mmio reads, and KVM's own pages; addresses have 32 bits.
-MEMORY_END = 0xE0000000
+MEMORY_END = mixes.FIRST_ADDRESS
+MAX_CYCLES = 2**32 - 1
 
 
 class Params(ctypes.Structure):
@@ -47,6 +51,8 @@ class Params(ctypes.Structure):
         ("heartbeat", c_uint32),
         ("phase", c_uint32),
         ("mean_gap", c_uint32),
+        ("mix", c_uint32),
+        ("mix_mask", c_uint32),
     ]
 
 
@@ -55,8 +61,13 @@ class Guest(Closing):
 
     With ``gaps_cycles`` (a power of two of them, at most 4096) the program paces itself, and vCPU i
     begins at entry ``first_gaps[i]``. ``ring_entries``, a power of two, is then the length of each
-    vCPU's ring. ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i, so
-    that the caller can pin itself to the node of that memory.
+    vCPU's ring. With ``gap_scales`` vCPU i's gaps are ``gap_scales[i]`` times those.
+
+    ``mix`` is the table of exits of the program mix, a power of two of them, at most 4096. The
+    vCPUs begin at places of it that are as far from each other as can be.
+
+    ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i, so that the
+    caller can pin itself to the node of that memory.
 
     Raises KvmError, and UsageError when the package is not built.
     """
@@ -70,6 +81,8 @@ class Guest(Closing):
         irqchip: str = "kernel",
         gaps_cycles: Sequence[int] = (),
         first_gaps: Sequence[int] = (),
+        gap_scales: Sequence[float] = (),
+        mix: Sequence[mixes.MixedExit] = (),
         ring_entries: int = 0,
         on_node_of: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
     ) -> None:
@@ -78,9 +91,15 @@ class Guest(Closing):
             raise ValueError("the number of gaps must be a power of two, at most 4096")
         if ring_entries & (ring_entries - 1):
             raise ValueError("ring_entries must be a power of two")
+        if len(mix) > mixes.MAX_ENTRIES or len(mix) & (len(mix) - 1):
+            raise ValueError("the number of exits must be a power of two, at most 4096")
+        if (program == "mix") != bool(mix):
+            raise ValueError("the program mix, and no other, has a table of exits")
         self.n_vcpus = n_vcpus
         self.ring_entries = ring_entries if self.paced else 0
-        self._stride = PAGE + -(-self.ring_entries * 4 // PAGE) * PAGE
+        self._ring_bytes = -(-self.ring_entries * 4 // PAGE) * PAGE
+        own_gaps = len(gaps_cycles) * 4 if gap_scales else 0
+        self._stride = PAGE + self._ring_bytes + -(-own_gaps // PAGE) * PAGE
         size = VCPU_BLOCKS + n_vcpus * self._stride
         if size > MEMORY_END:
             raise ValueError(f"{n_vcpus} rings of {self.ring_entries} entries: too much memory")
@@ -90,13 +109,17 @@ class Guest(Closing):
             with on_node_of(0):  # what all vCPUs share
                 self._write(ENTRY, image(program, paced=self.paced))
                 self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
+                self._write_mix(mix)
                 self.vm: Vm = self._stack.enter_context(kvm.create_vm())
                 self.vm.set_memory(0, 0, self._size, self._address)
                 arch.current().set_up(self.vm, irqchip)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):
-                    self._init_params(index, gaps_cycles, first_gaps[index] if self.paced else 0)
+                    self._init_params(index)
+                    if self.paced:
+                        gaps = self._gaps_of(index, gaps_cycles, gap_scales)
+                        self._pace(index, *gaps, first_gaps[index])
                     self.vcpus.append(self._add_vcpu(index, irqchip))
         except BaseException:
             self._stack.close()
@@ -108,7 +131,7 @@ class Guest(Closing):
 
     @property
     def bytes_per_vcpu(self) -> int:
-        """The size of a vCPU's parameter block and of the ring that follows it."""
+        """The size of a vCPU's parameter block and of what follows it."""
         return self._stride
 
     def ring_address(self, index: int) -> int | None:
@@ -144,20 +167,40 @@ class Guest(Closing):
     def _params_gpa(self, index: int) -> int:
         return VCPU_BLOCKS + index * self._stride
 
-    def _init_params(self, index: int, gaps_cycles: Sequence[int], first_gap: int) -> None:
+    def _write_mix(self, mix: Sequence[mixes.MixedExit]) -> None:
+        code, self._exits = mixes.code(mix, paced=self.paced) if mix else (b"", [])
+        self._write(MIX, code)
+
+    def _init_params(self, index: int) -> None:
         # The write also puts the pages on this thread's node.
         ctypes.memset(self.params_address(index), 0, self._stride)
-        if not self.paced:
-            return
+        if self._exits:
+            first = index * len(self._exits) // self.n_vcpus
+            self.params(index).mix = MIX + self._exits[first]
+            size = len(self._exits) * arch.current().PACED_ENTRY
+            self.params(index).mix_mask = MIX | (size - 1)
+
+    def _gaps_of(
+        self, index: int, gaps_cycles: Sequence[int], scales: Sequence[float]
+    ) -> tuple[int, Sequence[int]]:
+        """Where the vCPU's gaps are, and which."""
+        if not scales:
+            return GAPS, gaps_cycles
+        scaled = [min(max(round(gap * scales[index]), 1), MAX_CYCLES) for gap in gaps_cycles]
+        address = self._params_gpa(index) + PAGE + self._ring_bytes
+        self._write(address, (c_uint32 * len(scaled))(*scaled))
+        return address, scaled
+
+    def _pace(self, index: int, address: int, gaps_cycles: Sequence[int], first_gap: int) -> None:
         mean_gap = sum(gaps_cycles) // len(gaps_cycles)
         params = self.params(index)
-        params.gaps = GAPS
+        params.gaps = address
         params.gap_mask = len(gaps_cycles) - 1
         params.gap_index = first_gap & params.gap_mask
         params.ring = self._params_gpa(index) + PAGE
         params.ring_mask = self.ring_entries - 1
         params.mean_gap = mean_gap
-        params.late_limit = min(4 * mean_gap, 2**32 - 1)
+        params.late_limit = min(4 * mean_gap, MAX_CYCLES)
 
     def _add_vcpu(self, index: int, irqchip: str) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)

@@ -18,6 +18,12 @@
 #define KB_GUEST_LATE	    0x24 /* how often it was */
 #define KB_GUEST_HEARTBEAT  0x28 /* the spinning program counts here */
 #define KB_GUEST_PHASE	    0x2c /* not 0: begin a new schedule, so many cycles from now */
+#define KB_GUEST_MIX 0x34 /* guest address of the next exit's code (at full speed, the first's) */
+#define KB_GUEST_MIX_MASK 0x38 /* what an exit's address may be: after the last comes the first */
+
+#define KB_MIX_ENTRY 16 /* bytes of an exit's code, if the guest is paced */
+
+#define KB_GUEST_ENTRY 0x1000 /* guest address of the program */
 
 #ifndef __ASSEMBLER__
 #include <stddef.h>
@@ -31,6 +37,7 @@ struct kb_guest_params {
 	uint32_t heartbeat;
 	uint32_t phase;	   /* written by the engine, set to 0 by the guest */
 	uint32_t mean_gap; /* cycles, for the engine: the guest does not read it */
+	uint32_t mix, mix_mask;
 };
 
 _Static_assert(offsetof(struct kb_guest_params, gaps) == KB_GUEST_GAPS, "layout");
@@ -39,5 +46,7 @@ _Static_assert(offsetof(struct kb_guest_params, head) == KB_GUEST_HEAD, "layout"
 _Static_assert(offsetof(struct kb_guest_params, late) == KB_GUEST_LATE, "layout");
 _Static_assert(offsetof(struct kb_guest_params, heartbeat) == KB_GUEST_HEARTBEAT, "layout");
 _Static_assert(offsetof(struct kb_guest_params, phase) == KB_GUEST_PHASE, "layout");
+_Static_assert(offsetof(struct kb_guest_params, mix) == KB_GUEST_MIX, "layout");
+_Static_assert(offsetof(struct kb_guest_params, mix_mask) == KB_GUEST_MIX_MASK, "layout");
 #endif
 #endif

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ExitKind = Literal["pio", "mmio", "hlt", "none"]
+ExitKind = Literal["pio", "mmio", "hlt", "mix", "none"]
 
 
 @dataclass(frozen=True)
 class Program:
     """One guest program.
 
-    ``exits`` names the exit that each iteration takes to user space ("none": the program never
-    leaves by itself). ``paced`` says whether a variant exists that paces itself by TSC and stamps
-    its own round trips.
+    ``exits`` names the exit that each iteration takes to user space ("mix": of ports or of memory,
+    "none": the program never leaves by itself). ``paced`` says whether a variant exists that paces
+    itself by TSC and stamps its own round trips.
     """
 
     name: str
@@ -35,6 +35,7 @@ PROGRAMS: dict[str, Program] = {
         Program("pio_out", "writes one byte to port 0x80, out dx, al", "pio", True),
         Program("mmio", "reads four bytes of an address that has no memory", "mmio", True),
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
+        Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),
     )
 }

@@ -110,6 +110,8 @@ static const struct kb_field fields[] = {
     FIELD(guest_params, heartbeat),
     FIELD(guest_params, phase),
     FIELD(guest_params, mean_gap),
+    FIELD(guest_params, mix),
+    FIELD(guest_params, mix_mask),
     FIELD(plan, loop),
     FIELD(plan, kicking),
     FIELD(plan, state),
