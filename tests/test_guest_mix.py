@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from ctypes import c_uint32
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +33,7 @@ from kickbench.guest.mix import (
     why_not_an_exit,
 )
 from kickbench.kvm import Kvm, Vcpu, abi
+from kickbench.run.schedule import mix_table, recorded_gaps
 
 Seen = tuple[str, int, int]
 
@@ -75,6 +79,43 @@ def test_every_vcpu_takes_the_exits_of_the_table_in_turn_from_its_own_place(
             # The exit before the last is complete, and the next is chosen.
             if gaps:
                 assert guest.params(guest.vcpus.index(vcpu)).head == 2 * len(TABLE) - 1
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("gaps", [(), (1,)], ids=["max", "paced"])
+def test_a_turn_of_a_drawn_table_has_each_exit_as_often_as_its_share_says(
+    gaps: tuple[int, ...],
+) -> None:
+    shares = dict(zip(ALL, (500, 200, 200, 100, 50, 20, 10, 5, 5, 3, 2, 1), strict=True))
+    mix = tuple(replace(each, share=share) for each, share in shares.items())
+    table = mix_table(mix, np.random.default_rng(1))
+    pacing: dict[str, Any] = {}
+    if gaps:
+        pacing = {"gaps_cycles": gaps, "first_gaps": [0, 0], "ring_entries": 64}
+    with Kvm() as kvm, Guest(kvm, "mix", 2, mix=table, **pacing) as guest:
+        turns = [list(exits_of(vcpu, len(table))) for vcpu in guest.vcpus]
+    half = len(table) // 2
+    assert turns[1] == turns[0][half:] + turns[0][:half]
+    counts = Counter(turns[0])
+    assert len(counts) == len(mix)
+    for each in mix:
+        wanted = each.share / sum(shares.values()) * len(table)
+        assert abs(counts[each.exit, each.address, each.size] - wanted) < 1
+
+
+@pytest.mark.kvm
+def test_a_guest_takes_its_recorded_gaps_in_turn() -> None:
+    gaps = [int(gap) for gap in recorded_gaps((1e3, 2e3, 9e5), 64, np.random.default_rng(1))]
+    pacing: dict[str, Any] = {"gaps_cycles": gaps, "first_gaps": [5], "ring_entries": 64}
+    with Kvm() as kvm, Guest(kvm, "mix", 1, mix=TABLE, **pacing) as guest:
+        params = guest.params(0)
+        params.late_limit = loader.MAX_CYCLES  # however busy the host is
+        due = [
+            params.next_low + (params.next_high << 32)
+            for _ in exits_of(guest.vcpus[0], 2 * len(gaps))
+        ]
+        assert not params.late
+    assert np.diff(due).tolist() == (2 * (gaps[5:] + gaps[:5]))[1:]
 
 
 @pytest.mark.kvm

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mixed_guests import GAPS, MIXES
 
 from kickbench.cpu_list import format_cpu_list
 from kickbench.errors import HostError
 from kickbench.guest.loader import MEMORY_END, PAGE, VCPU_BLOCKS
+from kickbench.guest.mix import MAX_ENTRIES, MixedExit
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE
@@ -34,7 +37,10 @@ from kickbench.run.schedule import (
     Timing,
     entries,
     generator,
+    mix_table,
+    recorded_gaps,
     round_order,
+    vcpu_rates,
 )
 from kickbench.scenario.cases import Case, PlacementSpec
 from kickbench.scenario.files import load
@@ -417,6 +423,74 @@ def test_poisson_gaps_have_the_mean_and_the_scatter_of_an_exponential() -> None:
     gaps = np.array(Pacing.of(some, timing, 2.5e9, np.random.default_rng(1)).gaps_cycles)
     assert gaps.mean() == pytest.approx(125000, rel=0.001)
     assert gaps.std() == pytest.approx(125000, rel=0.05)
+
+
+@given(GAPS, st.integers(1, 13).map(lambda power: 1 << power), st.integers(0, 9))
+def test_recorded_gaps_have_the_quantiles_and_the_mean_that_were_recorded(
+    gaps: list[float], count: int, seed: int
+) -> None:
+    drawn = np.sort(recorded_gaps(tuple(gaps), count, np.random.default_rng(seed)))
+    assert len(drawn) == count
+    assert gaps[0] <= drawn[0] <= drawn[-1] <= gaps[-1]
+    # One of each quantile: no value is further from its own than the next one's.
+    middles = (np.arange(len(gaps)) + 0.5) / len(gaps)
+    low = np.interp(np.arange(count) / count, middles, gaps)
+    high = np.interp(np.arange(1, count + 1) / count, middles, gaps)
+    assert (low * (1 - 1e-9) <= drawn).all()
+    assert (drawn <= high * (1 + 1e-9)).all()
+    error = (high - low).mean()
+    assert drawn.mean() == pytest.approx(np.mean(gaps), abs=error + 1e-9 * gaps[-1])
+
+
+@given(GAPS, st.floats(10, 1e6), st.integers(0, 9))
+def test_a_recording_keeps_its_shape_at_another_rate(
+    gaps: list[float], rate: float, seed: int
+) -> None:
+    recorded = case(exit_rate_hz=rate, arrival="recorded", gaps_us=tuple(gaps))
+    timing = Timing.of(recorded, [[0], [1]])
+    pacing = Pacing.of(recorded, timing, 3e9, np.random.default_rng(seed))
+    cycles = np.array(pacing.gaps_cycles)
+    shape = recorded_gaps(tuple(gaps), len(cycles), np.random.default_rng(seed))
+    wanted = shape * (3e9 / rate / shape.mean())
+    assert (np.abs(cycles - np.clip(wanted, 1, 2**32 - 1)) <= 0.5 + 1e-9 * wanted).all()
+    assert pacing.gap_scales == []
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=9))
+def test_the_mean_of_the_vcpus_rates_is_the_rate_of_the_case(rates: list[float]) -> None:
+    some = case(vcpus=len(rates), exit_rate_hz=1000.0, vcpu_rates=tuple(rates))
+    timing = Timing.of(some, [[0]] * len(rates))
+    pacing = Pacing.of(some, timing, 3e9, np.random.default_rng(1))
+    hz = 3e9 / (pacing.gaps_cycles[0] * np.array(pacing.gap_scales))
+    assert hz.mean() == pytest.approx(1000.0)
+    assert hz / hz[0] == pytest.approx(np.array(rates) / rates[0])
+    assert vcpu_rates(case(vcpus=3)).tolist() == [1, 1, 1]
+
+
+@given(MIXES, st.integers(0, 9))
+def test_each_exit_of_a_mix_is_as_often_in_the_table_as_its_share_says(
+    mix: list[dict[str, Any]], seed: int
+) -> None:
+    exits = tuple(MixedExit(**each) for each in mix)
+    table = mix_table(exits, np.random.default_rng(seed))
+    assert len(table) == MAX_ENTRIES
+    places = Counter(table)
+    assert set(places) == set(exits)
+    total = sum(each.share for each in exits)
+    for one in places:
+        mine = [each.share for each in exits if each == one]
+        wanted = sum(mine) / total * MAX_ENTRIES
+        # Those that are too rare for a place get one, and the others lose as many.
+        assert wanted - len(exits) < places[one] < wanted + len(mine)
+
+
+def test_the_shares_of_usual_exits_are_exact_to_less_than_one_place() -> None:
+    exits = [MixedExit("port_read", 0x600 + n, 1, share) for n, share in enumerate((92, 7, 1))]
+    table = mix_table(tuple(exits), np.random.default_rng(1))
+    assert [table.count(one) for one in exits] == [3768, 287, 41]
+    assert table != sorted(table, key=exits.index)
+    assert table != mix_table(tuple(exits), np.random.default_rng(2))
+    assert mix_table((), np.random.default_rng(1)) == []
 
 
 def test_room_for_samples_follows_the_rate_of_a_paced_guest() -> None:

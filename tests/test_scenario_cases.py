@@ -354,8 +354,19 @@ def test_a_case_of_the_resolved_scenario_is_the_same_case() -> None:
 GOOD = expand(SWEEP)[0].to_dict()
 
 
+EXIT = {"exit": "port_read", "address": 0x608, "size": 4, "share": 1}
+
+
 def place(**changes: str) -> dict[str, str]:
     return {**GOOD["placement"], **changes}
+
+
+def mixed(mix: list[Any]) -> dict[str, Any]:
+    return {"program": "mix", "mix": mix}
+
+
+def recorded(gaps_us: list[Any]) -> dict[str, Any]:
+    return {"arrival": "recorded", "exit_rate_hz": 5.0, "gaps_us": gaps_us}
 
 
 @pytest.mark.parametrize(
@@ -385,6 +396,24 @@ def place(**changes: str) -> dict[str, str]:
         ({"arrival": "late"}, "case.arrival: expected one of periodic, poisson"),
         ({"transport": "pigeon"}, "case.transport: expected one of tgkill"),
         ({"state": "asleep"}, "case.state: expected one of guest"),
+        ({"mix": {}}, "case.mix: expected tuple[MixedExit, ...]"),
+        (mixed([{**EXIT, "more": 1}]), "case.mix[0]: expected the keys exit, address, size"),
+        (mixed([EXIT, {**EXIT, "exit": "hlt"}]), "case.mix[1].exit: expected one of port_read"),
+        (mixed([{**EXIT, "size": 8}]), "case.mix[0].size: expected 1, 2 or 4"),
+        (mixed([{**EXIT, "address": -1}]), "case.mix[0].address: expected a port from 0 to"),
+        (mixed([{**EXIT, "exit": "mmio_read"}]), "case.mix[0].address: expected an address with"),
+        (mixed([{**EXIT, "share": 0}]), "case.mix[0].share: expected a number above 0"),
+        ({"gaps_us": [1, 2]}, "case.gaps_us: expected gaps of a paced guest whose arrival is rec"),
+        (recorded([]), "case.gaps_us: expected gaps of a paced guest whose arrival is recorded"),
+        (recorded([1]), "case.gaps_us: expected 2 to 1024 ascending numbers"),
+        (recorded([1] * 1025), "case.gaps_us: expected 2 to 1024 ascending numbers"),
+        (recorded([2, 1]), "case.gaps_us: expected 2 to 1024 ascending numbers"),
+        (recorded([0, 1]), "case.gaps_us: expected numbers from 0.001 to 1e6"),
+        (recorded([1, 1e7]), "case.gaps_us: expected numbers from 0.001 to 1e6"),
+        (recorded([1, float("nan")]), "case.gaps_us: expected tuple[float, ...]"),
+        ({"vcpu_rates": [1]}, "case.vcpu_rates: expected a rate for each vCPU of a paced guest"),
+        ({"vcpu_rates": [1, 1], "exit_rate_hz": 1.0}, "case.vcpu_rates: expected a rate for each"),
+        ({"vcpu_rates": [0], "exit_rate_hz": 1.0}, "case.vcpu_rates: expected numbers from 0.001"),
         ({"vcpus": 0}, "case.vcpus: expected a number from 1 to 1024"),
         ({"vcpus": 1025}, "case.vcpus: expected a number from 1 to 1024"),
         ({"processes": 0}, "case.processes: expected a number from 1 to 100"),
@@ -458,7 +487,7 @@ def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
 
 def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() -> None:
     later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks", "iterations")
-    later = (*later, "precision_of")
+    later = (*later, "precision_of", "mix", "gaps_us", "vcpu_rates")
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}
     assert Case.from_dict(earlier) == Case.from_dict({**GOOD, "precision_of": "mean"})

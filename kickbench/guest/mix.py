@@ -24,6 +24,7 @@ EXITS: dict[str, str] = {
 SIZES = (1, 2, 4)
 MAX_EXITS = 256
 """The most exits that differ."""
+MAX_SHARE = 1e12
 MAX_ENTRIES = 4096
 """The entries of a table: a power of two."""
 
@@ -73,7 +74,7 @@ def why_not_an_exit(exit_: str, address: int, size: int) -> str | None:
         fits = 0 <= address <= LAST_PORT + 1 - size
         return None if fits else f"a port from 0 to {LAST_PORT + 1 - size:#x}"
     if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
-        return f"an address from {FIRST_ADDRESS:#x} to {LAST_ADDRESS:#x}, which has no memory"
+        return f"an address without memory, {FIRST_ADDRESS:#x} to {LAST_ADDRESS:#x}"
     if address % PAGE > PAGE - size:
         return f"an address whose {size} bytes are in one page"
     return _why_kept(address, size, (_KVMS_OWN,))

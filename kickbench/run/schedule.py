@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kickbench.guest.loader import MAX_GAPS
+from kickbench.guest.mix import MAX_ENTRIES, MixedExit
 from kickbench.methods import method_label
 from kickbench.native import placebo_name
 from kickbench.scenario.cases import Case
@@ -43,7 +45,9 @@ PACED_EXITS_OF_WARMUP = 10
 MAX_EXITS_PER_CPU_HZ = 4_000_000
 MIN_SAMPLES = 4096
 # A paced guest catches up, and Poisson arrivals come in bursts: room for so many times its rate.
+# Recorded gaps may differ more.
 PACED_ROOM = 2
+RECORDED_ROOM = 4
 # All sample buffers of a machine, and all rings of a guest. What does not fit is counted.
 MAX_BUFFERS_BYTES = 1 << 30
 
@@ -140,7 +144,8 @@ class Timing:
         blocks = 2 * len(entries(case))
         exits_hz = MAX_EXITS_PER_CPU_HZ / crowd if case.kind == "exits" else 0
         if case.exit_rate_hz is not None:
-            exits_hz = min(exits_hz, PACED_ROOM * case.exit_rate_hz)
+            room = RECORDED_ROOM if case.gaps_us else PACED_ROOM
+            exits_hz = min(exits_hz, room * case.exit_rate_hz * float(vcpu_rates(case).max()))
         capacity = min(int(blocks * block_ns / 1e9 * exits_hz), _most_entries(case.vcpus))
         return cls(min(warmup_ns, MAX_BLOCK_NS), block_ns, max(capacity, MIN_SAMPLES))
 
@@ -150,32 +155,81 @@ def _most_entries(vcpus: int) -> int:
     return MAX_BUFFERS_BYTES // 4 // vcpus
 
 
+def vcpu_rates(case: Case) -> NDArray[np.float64]:
+    """The exit rate of each vCPU, as a part of the mean of all."""
+    rates: NDArray[np.float64] = np.array(case.vcpu_rates or [1.0] * case.vcpus)
+    return rates / np.mean(rates)
+
+
+def mix_table(mix: tuple[MixedExit, ...], rng: np.random.Generator) -> list[MixedExit]:
+    """A guest's table of exits, in random order: each as often as its share says, to less than one
+    place, and at least once. No mix gives an empty table."""
+    if not mix:
+        return []
+    counts = _places(np.array([each.share for each in mix]), MAX_ENTRIES)
+    return [mix[index] for index in rng.permutation(np.repeat(np.arange(len(mix)), counts))]
+
+
+def _places(shares: NDArray[np.float64], places: int) -> NDArray[np.int64]:
+    """So many places by the largest remainders, at least one for each share."""
+    wanted = np.zeros(len(shares))
+    rare = np.zeros(len(shares), bool)
+    while True:
+        usual = shares[~rare] / shares[~rare].max()  # no sum of shares is infinite
+        wanted[~rare] = usual / usual.sum() * (places - rare.sum())
+        if (wanted[~rare] >= 1).all():
+            break
+        rare |= wanted < 1
+    wanted[rare] = 1
+    counts = np.floor(wanted).astype(np.int64)
+    largest = np.argsort(counts - wanted, kind="stable")
+    counts[largest[: places - counts.sum()]] += 1
+    return counts
+
+
+def recorded_gaps(
+    gaps: tuple[float, ...], count: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """So many gaps of the distribution of ``gaps``, in random order, one of each quantile.
+
+    Each of ``gaps`` stands for an equal part of all, and is its middle. Between these the quantiles
+    are linear. So the mean of the distribution is that of ``gaps``.
+    """
+    middles = (np.arange(len(gaps)) + 0.5) / len(gaps)
+    quantiles = (np.arange(count) + rng.random(count)) / count
+    return rng.permutation(np.interp(quantiles, middles, gaps))
+
+
 @dataclass(frozen=True)
 class Pacing:
     """What a guest needs to pace itself: see :class:`kickbench.guest.loader.Guest`."""
 
     gaps_cycles: list[int]
     first_gaps: list[int]
+    gap_scales: list[float]
     ring_entries: int
 
     @classmethod
     def of(cls, case: Case, timing: Timing, tsc_hz: float, rng: np.random.Generator) -> Pacing:
         """The gaps of the case's rate and arrival. A rate of None gives none at all.
 
-        Poisson arrivals are one table of exponential gaps, in which each vCPU begins elsewhere.
+        Poisson and recorded arrivals are one table of gaps, in which each vCPU begins elsewhere.
         """
         if case.exit_rate_hz is None:
-            return cls([], [0] * case.vcpus, 0)
+            return cls([], [0] * case.vcpus, [], 0)
         mean_cycles = tsc_hz / case.exit_rate_hz
+        gaps = np.ones(1)
         if case.arrival == "poisson":
-            gaps: Any = rng.exponential(mean_cycles, MAX_GAPS)
-            gaps *= mean_cycles / gaps.mean()
-        else:
-            gaps = np.array([mean_cycles])
-        per_block = min(case.exit_rate_hz, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
+            gaps = rng.exponential(1, MAX_GAPS)
+        elif case.arrival == "recorded":
+            gaps = recorded_gaps(case.gaps_us, MAX_GAPS, rng)
+        gaps *= mean_cycles / gaps.mean()
+        highest_hz = case.exit_rate_hz * float(vcpu_rates(case).max())
+        per_block = min(highest_hz, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
         return cls(
             gaps_cycles=[int(gap) for gap in np.clip(np.rint(gaps), 1, 2**32 - 1)],
             first_gaps=[int(first) for first in rng.integers(0, MAX_GAPS, case.vcpus)],
+            gap_scales=[float(1 / rate) for rate in vcpu_rates(case)] if case.vcpu_rates else [],
             ring_entries=1
             << min(
                 max(10, math.ceil(math.log2(4 * per_block + 1))),

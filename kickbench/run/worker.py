@@ -212,6 +212,8 @@ def _engine_bench(
             irqchip=case.irqchip,
             gaps_cycles=pacing.gaps_cycles,
             first_gaps=pacing.first_gaps,
+            gap_scales=pacing.gap_scales,
+            mix=schedule.mix_table(case.mix, rng),
             ring_entries=pacing.ring_entries,
             on_node_of=lambda index: pinned(order.vcpu_cpus[index], f"vCPU {index}"),
         ) as guest,

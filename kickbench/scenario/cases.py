@@ -12,16 +12,25 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, NoReturn, Self
 
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
+from kickbench.guest.mix import EXITS, MAX_EXITS, MAX_SHARE, SIZES, MixedExit, why_not_an_exit
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
+    ARRIVALS,
     DEFAULT_TRANSPORT,
     KINDS,
+    MAX_GAP_US,
+    MAX_GAPS,
     MAX_KICKERS,
+    MAX_VCPU_RATE,
+    MIN_GAP_US,
+    MIN_GAPS,
+    MIN_VCPU_RATE,
     OWN_PROGRAMS,
     PRECISION_OF,
     STATES,
@@ -60,6 +69,11 @@ class Case:
     time spun between the check of the flag and KVM_RUN, 0 for the natural window, and ``kicks``
     the aimed kicks wanted of each method over the case, which ``max_seconds`` may cut short.
 
+    ``mix`` are the exits of the program mix, of no other. A paced guest whose ``arrival`` is
+    "recorded" has gaps distributed as ``gaps_us``: ascending, each for an equal part of all, in
+    microseconds before they are scaled to ``exit_rate_hz``. ``vcpu_rates`` are the vCPUs' exit
+    rates against each other: ``exit_rate_hz`` is the mean of all. Empty: they are equal.
+
     Of kind "nested" the program is ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and
     ``iterations`` is how many of them a block has.
 
@@ -91,10 +105,16 @@ class Case:
     kicks: int | None = None
     iterations: int | None = None
     precision_of: str = "mean"  # what cases were judged by before they had the field
+    mix: tuple[MixedExit, ...] = ()
+    gaps_us: tuple[float, ...] = ()
+    vcpu_rates: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON-able data."""
-        return {**asdict(self), "methods": list(self.methods)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
@@ -106,21 +126,24 @@ class Case:
         have them.
         """
         defaults = {
-            field.name: field.default for field in fields(cls) if field.default is not MISSING
+            field.name: list(field.default) if field.default == () else field.default
+            for field in fields(cls)
+            if field.default is not MISSING
         }
         if isinstance(data, dict):
             data = {**defaults, **data}
-        values = _checked("case", data, {field.name: field.type for field in fields(cls)})
+        values = _checked("case", data, _types(cls))
         if not _SAFE_ID.fullmatch(values["id"]):
             raise ScenarioError("case.id: expected a safe file name; the file is damaged")
         values["placement"] = PlacementSpec(
-            **_checked(
-                "case.placement",
-                values["placement"],
-                {field.name: field.type for field in fields(PlacementSpec)},
-            )
+            **_checked("case.placement", values["placement"], _types(PlacementSpec))
         )
-        values["methods"] = tuple(values["methods"])
+        values["mix"] = [
+            MixedExit(**_checked(f"case.mix[{index}]", each, _types(MixedExit)))
+            for index, each in enumerate(values["mix"])
+        ]
+        for key in ("methods", "mix", "gaps_us", "vcpu_rates"):
+            values[key] = tuple(values[key])
         case = cls(**values)
         _check_values(case)
         return case
@@ -139,6 +162,10 @@ class Case:
         return cls.from_dict(data)
 
 
+def _types(cls: type[Any]) -> dict[str, Any]:
+    return {field.name: field.type for field in fields(cls)}
+
+
 def _is_number(value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
@@ -154,6 +181,8 @@ _CHECKS: dict[str, Any] = {
     "tuple[str, ...]": lambda value: (
         type(value) is list and all(type(item) is str for item in value)
     ),
+    "tuple[float, ...]": lambda value: type(value) is list and all(map(_is_number, value)),
+    "tuple[MixedExit, ...]": lambda value: type(value) is list,
     "PlacementSpec": lambda value: type(value) is dict,
 }
 
@@ -181,7 +210,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "kind": tuple(KINDS),
     "program": (*PROGRAMS, *OWN_PROGRAMS.values()),
     "irqchip": ("none", "split", "kernel"),
-    "arrival": ("periodic", "poisson"),
+    "arrival": tuple(ARRIVALS),
     "transport": tuple(TRANSPORTS),
     "state": tuple(STATES),
     "precision_of": tuple(PRECISION_OF),
@@ -223,6 +252,7 @@ def _check_values(case: Case) -> None:
     for kind, program in OWN_PROGRAMS.items():
         if (case.program == program) != (case.kind == kind):
             _refuse("program", f"{program} of the kind {kind}, and of no other")
+    _check_guest(case)
     if not _NAME.fullmatch(case.placement.name):
         _refuse("placement.name", "a name fit for a file")
     for key in ("creator", "vcpus", "kicker"):
@@ -233,6 +263,34 @@ def _check_values(case: Case) -> None:
         _refuse("methods", "methods and absolute paths of C files, each with a name of its own")
     if case.baseline not in case.methods:
         _refuse("baseline", "one of the methods")
+
+
+def _check_guest(case: Case) -> None:
+    """The same for what the vCPUs run, if they run a mix or a recording."""
+    if len(case.mix) > MAX_EXITS:
+        _refuse("mix", f"at most {MAX_EXITS} exits")
+    for index, each in enumerate(case.mix):
+        if each.exit not in EXITS:
+            _refuse(f"mix[{index}].exit", f"one of {', '.join(EXITS)}")
+        if each.size not in SIZES:
+            _refuse(f"mix[{index}].size", "1, 2 or 4")
+        if words := why_not_an_exit(each.exit, each.address, each.size):
+            _refuse(f"mix[{index}].address", words)
+        if not 0 < each.share <= MAX_SHARE:
+            _refuse(f"mix[{index}].share", "a number above 0 and at most 1e12")
+    gaps = case.gaps_us
+    ascending = all(one <= two for one, two in pairwise(gaps))
+    if gaps and not (MIN_GAPS <= len(gaps) <= MAX_GAPS and ascending):
+        _refuse("gaps_us", f"{MIN_GAPS} to {MAX_GAPS} ascending numbers")
+    if not all(MIN_GAP_US <= gap <= MAX_GAP_US for gap in gaps):
+        _refuse("gaps_us", f"numbers from {MIN_GAP_US} to 1e6")
+    paced = case.exit_rate_hz is not None
+    if bool(gaps) != (paced and case.arrival == "recorded"):
+        _refuse("gaps_us", "gaps of a paced guest whose arrival is recorded, and of no other")
+    if case.vcpu_rates and not (paced and len(case.vcpu_rates) == case.vcpus):
+        _refuse("vcpu_rates", "a rate for each vCPU of a paced guest")
+    if not all(MIN_VCPU_RATE <= rate <= MAX_VCPU_RATE for rate in case.vcpu_rates):
+        _refuse("vcpu_rates", f"numbers from {MIN_VCPU_RATE} to {MAX_VCPU_RATE}")
 
 
 def _refuse(key: str, expected: str) -> NoReturn:

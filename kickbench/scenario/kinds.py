@@ -30,6 +30,22 @@ PRECISION_OF: dict[str, tuple[str, ...]] = {
 }
 """The metrics that must be as precise as asked before a case of exits ends, by name."""
 
+ARRIVALS: dict[str, str] = {
+    "periodic": "all gaps are equal",
+    "poisson": "gaps have an exponential distribution",
+    "recorded": "gaps have the distribution of gaps_us",
+}
+"""The gaps between the exits of a paced guest, by name."""
+
+MIN_GAPS, MAX_GAPS = 2, 1024
+"""How many gaps may be recorded."""
+
+MIN_GAP_US, MAX_GAP_US = 0.001, 1e6
+"""The shortest and the longest of them, in microseconds."""
+
+MIN_VCPU_RATE, MAX_VCPU_RATE = 0.001, 1000
+"""The lowest and the highest rate of a vCPU against the others."""
+
 DEFAULT_TRANSPORT = "tgkill"
 
 TRANSPORTS: dict[str, str] = {

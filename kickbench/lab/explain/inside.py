@@ -181,10 +181,11 @@ def _run_job(
     timing = schedule.Timing.of(case, cpus)
     clock = Clock("tsc", 1e9, 0)
     block_ns = TURNS_NS if job.in_turns else BLOCK_NS[case.kind]
+    mix = schedule.mix_table(case.mix, schedule.generator(case, 0))
     before = _threads()
     with (
         Kvm() as kvm,
-        Guest(kvm, case.program, case.vcpus, irqchip=case.irqchip) as guest,
+        Guest(kvm, case.program, case.vcpus, irqchip=case.irqchip, mix=mix) as guest,
         Engine(
             guest,
             case.program,
