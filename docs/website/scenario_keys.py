@@ -31,16 +31,20 @@ combination of its axes.
 def page() -> str:
     """The page, in Markdown."""
     schema = model.json_schema()
-    tables = {key: _table(value) for key, value in schema["properties"].items()}
-    parts = [_INTRODUCTION, "## Top level\n"]
-    parts += _keys("", model.Scenario, {**schema, "skip": {k for k, v in tables.items() if v}})
-    for key, name in tables.items():
-        if name is None:
-            continue
-        shown = f"[[{key}]]" if key == "placement" else f"[{key}]"
-        parts.append(f"## {shown}\n\n{schema['properties'][key]['description']}\n")
-        parts += _keys(f"{key}.", getattr(model, name), schema["$defs"][name])
+    parts = [_INTRODUCTION, "## Top level\n", *_keys("", model.Scenario, schema)]
+    parts += _tables("", schema, schema["$defs"])
     return "\n".join(parts)
+
+
+def _tables(prefix: str, outer: dict[str, Any], models: dict[str, Any]) -> Iterator[str]:
+    """The sections of the tables in a table, each followed by those of its own tables."""
+    for key, found in outer["properties"].items():
+        if (name := _table(found)) is not None:
+            path = f"{prefix}{key}"
+            shown = f"[[{path}]]" if found.get("type") == "array" else f"[{path}]"
+            yield f"## {shown}\n\n{found['description']}\n"
+            yield from _keys(f"{path}.", getattr(model, name), models[name])
+            yield from _tables(f"{path}.", models[name], models)
 
 
 def _table(schema: Any) -> str | None:
@@ -56,7 +60,7 @@ def _table(schema: Any) -> str | None:
 
 def _keys(prefix: str, table: type[BaseModel], schema: dict[str, Any]) -> Iterator[str]:
     for key, found in schema["properties"].items():
-        if key in schema.get("skip", ()):
+        if _table(found) is not None:
             continue
         marks = ["axis"] if _is_axis(found) else []
         marks += ["required"] if key in schema.get("required", ()) else []

@@ -117,7 +117,8 @@ def explain(
 ) -> str:
     """The first finding as one line, and a second line with the places of the others.
 
-    ``top`` is the model that ``data`` should match. ``tables`` are its tables by their keys.
+    ``top`` is the model that ``data`` should match. ``tables`` are its tables by their keys, such
+    as "guest" and "guest.mix".
     """
     findings: dict[str, str] = {}
     for details in error.errors(include_url=False):
@@ -147,7 +148,8 @@ def _path(loc: tuple[int | str, ...], data: Any) -> str:
 
 def _say(details: ErrorDetails, top: type[BaseModel], tables: Mapping[str, type[BaseModel]]) -> str:
     loc, value = details["loc"], details["input"]
-    table = top if len(loc) < 2 else tables.get(str(loc[0]), top)
+    outer = ".".join(part for part in loc[:-1] if isinstance(part, str))
+    table = tables.get(outer, top)
     match details["type"]:
         case "expected":
             context = details["ctx"]
