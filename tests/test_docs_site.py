@@ -133,7 +133,7 @@ def test_the_scenario_reference_has_every_key_once() -> None:
     schema = model.json_schema()
     found = [heading for heading in headings(scenario_keys.page()) if not heading[0].isupper()]
     assert sorted(found) == sorted(_headings("", schema, schema["$defs"]))
-    assert {"name", "vm.vcpus", "[vm]", "[[placement]]"} <= set(found)
+    assert {"name", "vm.vcpus", "[vm]", "[[placement]]", "[[guest.mix]]"} <= set(found)
 
 
 def _headings(prefix: str, table: dict[str, Any], models: dict[str, Any]) -> Iterator[str]:

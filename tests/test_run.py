@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 from command import KICKBENCH, kickbench, kickbench_captured
 
@@ -23,6 +24,7 @@ from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import examine
 from kickbench.host.topology import Topology
+from kickbench.results.reader import RunReader
 from kickbench.run import runner
 from kickbench.run.estimate import MIN_ROUNDS
 from kickbench.run.process import WorkerProcess
@@ -132,6 +134,52 @@ def test_a_run_leaves_everything_that_the_contract_promises(
     assert not list(folder.rglob(".*tmp*"))
     assert "immediate_exit" in done.stdout
     assert "[1/2]" in done.stderr
+
+
+MIX = """
+name = "mix"
+[vm]
+vcpus = 2
+[guest]
+program = "mix"
+gaps_us = [100, 200, 1500]
+vcpu_rates = [10, 1]
+[[guest.mix]]
+exit = "port_read"
+address = 0x608
+size = 4
+share = 0.9
+[[guest.mix]]
+exit = "mmio_write"
+address = 0xfe003000
+size = 2
+share = 0.1
+[measure]
+kinds = ["exits", "kick", "pause_all"]
+processes = 1
+max_seconds = 1.5
+[kick]
+states = ["storm", "userspace"]
+"""
+
+
+@pytest.mark.kvm
+def test_a_mix_plays_its_recording_at_the_rates_of_the_vcpus(tmp_path: Path) -> None:
+    path = tmp_path / "mix.toml"
+    path.write_text(MIX)
+    done = kickbench("run", path, "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    reader = RunReader(only_run(tmp_path / "results"))
+    assert set(statuses(reader.path)) == {
+        "exits-mix-2vcpu-1666.7hz-any",
+        "kick-storm-2vcpu-1kicker-tgkill-any",
+        "kick-userspace-2vcpu-1kicker-tgkill-any",
+        "pause_all-mix-2vcpu-tgkill-any",
+    }
+    assert set(statuses(reader.path).values()) == {"ok"}
+    blocks = reader.table("exits-mix-2vcpu-1666.7hz-any", "blocks")
+    exits = [pc.sum(blocks.filter(pc.field("vcpu") == vcpu)["exits"]).as_py() for vcpu in (0, 1)]
+    assert exits[0] > exits[1] > 0
 
 
 @pytest.mark.kvm

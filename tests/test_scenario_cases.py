@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mixed_guests import GUESTS, MIXES, with_mix
 
 from kickbench.errors import EXIT_USAGE, ScenarioError
+from kickbench.guest.mix import MixedExit
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import method_label
 from kickbench.scenario.cases import Case, PlacementSpec
@@ -28,9 +30,7 @@ from kickbench.scenario.sweep import case_count, exiting_program, expand
 # A busy machine is no failure: nothing here depends on how long an example takes.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-RATES = st.just("max") | st.integers(1, 10**9).map(float) | st.floats(0.001, 1e9)
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
-PACED = sorted(program.name for program in PROGRAMS.values() if program.paced)
 
 
 def axis(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -38,17 +38,16 @@ def axis(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 
 SCENARIOS = st.builds(
-    lambda vcpus, programs, rates, names: Scenario.from_dict(
+    lambda vcpus, guest, names: Scenario.from_dict(
         {
             "name": "s",
             "vm": {"vcpus": vcpus},
-            "guest": {"program": programs, "exit_rate_hz": rates},
+            "guest": guest,
             "placement": [{"name": name} for name in names],
         }
     ),
     axis(st.integers(1, 1024)),
-    axis(st.sampled_from(PACED)),
-    axis(RATES),
+    GUESTS,
     axis(NAMES),
 )
 
@@ -60,6 +59,7 @@ def _kicking(
     names: list[str],
     kick_rates: list[float],
     transports: list[str],
+    mix: list[dict[str, Any]],
     tables: dict[str, Any],
 ) -> Scenario:
     if "exits" not in kinds:
@@ -70,7 +70,7 @@ def _kicking(
         {
             "name": "s",
             "vm": {"vcpus": vcpus},
-            "guest": {"program": programs, "kick_rate_hz": kick_rates},
+            "guest": with_mix({"program": programs, "kick_rate_hz": kick_rates}, mix),
             "placement": [{"name": name} for name in names],
             "measure": {"kinds": kinds, "transports": transports},
             **{kind: table for kind, table in tables.items() if kind in kinds},
@@ -90,6 +90,7 @@ WITH_KICKS = st.builds(
     axis(TRICKY | NAMES),
     axis(st.just(0.0) | st.floats(0.001, MAX_KICKS_HZ / 1024)),
     axis(st.sampled_from(sorted(TRANSPORTS))),
+    MIXES,
     st.fixed_dictionaries(
         {
             "kick": st.fixed_dictionaries(
@@ -263,12 +264,43 @@ def test_the_state_of_a_kick_decides_what_the_guest_runs() -> None:
         (("hlt",), "kernel", "pm_timer"),
         (("hlt", "pio_out"), "split", "pio_out"),
         (("spin", "hlt"), "none", "hlt"),
+        (("hlt", "mix"), "kernel", "mix"),
     ],
 )
 def test_a_storm_needs_a_program_that_exits(
     programs: tuple[str, ...], irqchip: str, exiting: str
 ) -> None:
     assert exiting_program(programs, irqchip) == exiting
+
+
+def test_a_mix_is_of_the_cases_that_run_it_and_a_recording_of_those_that_are_paced() -> None:
+    (exit_, other) = (EXIT, {**EXIT, "exit": "port_write", "share": 3})
+    scenario = Scenario.from_dict(
+        {
+            "name": "s",
+            "vm": {"vcpus": 2},
+            "guest": {
+                "program": ["mix", "pm_timer"],
+                "mix": [exit_, other],
+                "gaps_us": [40, 60],
+                "exit_rate_hz": ["max", 100],
+                "vcpu_rates": [3, 1],
+            },
+            "measure": {"kinds": ["exits", "kick", "pause_all"]},
+        }
+    )
+    cases = expand(scenario)
+    both = (MixedExit(**exit_), MixedExit(**other))
+    assert all(case.mix == (both if case.program == "mix" else ()) for case in cases)
+    played = {(case.program, case.exit_rate_hz) for case in cases if case.gaps_us}
+    assert played == {("mix", 100), ("pm_timer", 100)}
+    paced = [case for case in cases if case.exit_rate_hz]
+    assert all((case.gaps_us, case.vcpu_rates) == ((40, 60), (3, 1)) for case in paced)
+    assert not any(case.vcpu_rates for case in cases if case.exit_rate_hz is None)
+    assert {case.state for case in cases if case.kind == "kick" and case.program == "mix"} == {
+        "userspace",
+        "storm",
+    }
 
 
 def test_paced_exits_multiply_no_other_kind() -> None:
@@ -393,10 +425,13 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
         ({"kind": "teleport"}, "case.kind: expected one of exits, kick"),
         ({"program": "rm"}, "case.program: expected one of pm_timer"),
         ({"irqchip": "ioapic"}, "case.irqchip: expected one of none, split, kernel"),
-        ({"arrival": "late"}, "case.arrival: expected one of periodic, poisson"),
+        ({"arrival": "late"}, "case.arrival: expected one of periodic, poisson, recorded"),
         ({"transport": "pigeon"}, "case.transport: expected one of tgkill"),
         ({"state": "asleep"}, "case.state: expected one of guest"),
         ({"mix": {}}, "case.mix: expected tuple[MixedExit, ...]"),
+        ({"mix": [EXIT]}, "case.mix: expected 1 to 256 exits of the program mix, and of no other"),
+        ({"program": "mix"}, "case.mix: expected 1 to 256 exits of the program mix"),
+        (mixed([EXIT] * 257), "case.mix: expected 1 to 256 exits of the program mix"),
         (mixed([{**EXIT, "more": 1}]), "case.mix[0]: expected the keys exit, address, size"),
         (mixed([EXIT, {**EXIT, "exit": "hlt"}]), "case.mix[1].exit: expected one of port_read"),
         (mixed([{**EXIT, "size": 8}]), "case.mix[0].size: expected 1, 2 or 4"),

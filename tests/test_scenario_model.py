@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mixed_guests import GUESTS
 
 from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
@@ -83,8 +84,11 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         "vm": {"vcpus": [1], "irqchip": "kernel"},
         "guest": {
             "program": ["pm_timer"],
+            "mix": [],
+            "gaps_us": None,
             "exit_rate_hz": ["max"],
             "arrival": "periodic",
+            "vcpu_rates": None,
             "kick_rate_hz": [0.0],
             "kicked_vcpus": None,
         },
@@ -155,7 +159,7 @@ def test_a_description_is_free_text_of_several_lines() -> None:
 def test_every_name_in_the_tables_can_be_used() -> None:
     every = Scenario.from_dict(
         scenario(
-            guest={"program": list(PROGRAMS)},
+            guest={"program": list(PROGRAMS), "mix": [EXIT]},
             measure={
                 "kinds": list(KINDS),
                 "methods": list(CATALOGUE),
@@ -170,6 +174,7 @@ def test_every_name_in_the_tables_can_be_used() -> None:
 
 # --- Bad input: the file, the key, what was expected, what was found -------------------------
 
+EXIT = {"exit": "port_read", "address": 0x608, "size": 4, "share": 1}
 COUNT = "expected a whole number from 1 to 1024"
 RATE = 'expected "max" or a number of exits per second from 0.001 to 1e9'
 NAME = "expected 1 to 64 letters, digits, '_', '-' or '.' that begin with a letter or digit"
@@ -195,6 +200,10 @@ def vm(**keys: Any) -> dict[str, Any]:
 
 def guest(**keys: Any) -> dict[str, Any]:
     return scenario(guest={"program": "pm_timer", **keys})
+
+
+def mix(*exits: object) -> dict[str, Any]:
+    return guest(program="mix", mix=list(exits))
 
 
 def measure(**keys: Any) -> dict[str, Any]:
@@ -282,7 +291,134 @@ BAD = {
         vm(irqchip="kernal"),
         'vm.irqchip: expected one of none, split, kernel, found "kernal"; did you mean "kernel"?',
     ),
-    "arrival": (guest(arrival=1), "guest.arrival: expected one of periodic, poisson, found 1"),
+    "arrival": (
+        guest(arrival=1),
+        "guest.arrival: expected one of periodic, poisson, recorded, found 1",
+    ),
+    # mixes
+    "mix of another program": (
+        guest(mix=[EXIT]),
+        'guest.mix: these tables are for the program "mix"; add it to guest.program, or leave',
+    ),
+    "no mix": (
+        guest(program=["pm_timer", "mix"]),
+        'guest.mix: the program "mix" takes its exits from [[guest.mix]] tables; add at least one',
+    ),
+    "mix as table": (
+        guest(program="mix", mix=EXIT),
+        "guest.mix: expected at most 256 [[guest.mix]] tables (two brackets on each side), found",
+    ),
+    "large mix": (mix(*[EXIT] * 257), "guest.mix: expected at most 256 [[guest.mix]] tables"),
+    "exit typo": (
+        mix(EXIT, {**EXIT, "exit": "port_rad"}),
+        'mmio_read, mmio_write, found "port_rad"; did you mean "port_read"?',
+    ),
+    "exit without a share": (
+        mix({key: value for key, value in EXIT.items() if key != "share"}),
+        "guest.mix[0].share: missing, and required: How many of the exits are this one",
+    ),
+    "exit key": (
+        mix({**EXIT, "width": 4}),
+        "guest.mix[0].width: unknown key; the keys here are exit, size, address, share",
+    ),
+    "share outside a table": (
+        guest(share=1),
+        'guest.share: unknown key; did you mean "guest.mix.share"?',
+    ),
+    "share 0": (
+        mix({**EXIT, "share": 0}),
+        "guest.mix[0].share: expected a number above 0 and at most 1e12, found 0",
+    ),
+    "size 8": (mix({**EXIT, "size": 8}), "guest.mix[0].size: expected 1, 2 or 4 (bytes), found 8"),
+    "size true": (mix({**EXIT, "size": True}), "guest.mix[0].size: expected 1, 2 or 4 (bytes)"),
+    "address as text": (
+        mix({**EXIT, "address": "0x608"}),
+        'guest.mix[0].address: expected a whole number from 0 to 0xffffffff, found "0x608"',
+    ),
+    "last port": (
+        mix({**EXIT, "address": 0xFFFD}),
+        "guest.mix[0].address: expected a port from 0 to 0xfffc, found 65533",
+    ),
+    "address in memory": (
+        mix({**EXIT, "exit": "mmio_read"}),
+        "guest.mix[0].address: expected an address without memory, 0x80000000 to 0xffffffff, found",
+    ),
+    "address across pages": (
+        mix({**EXIT, "exit": "mmio_read", "address": 0xFE00_0FFE}),
+        "guest.mix[0].address: expected an address whose 4 bytes are in one page, found",
+    ),
+    "port of the PIC": (
+        mix(EXIT, {**EXIT, "address": 0x1E}),
+        'outside 0x20 to 0x21, which KVM keeps to itself with vm.irqchip = "kernel", found 0x1e',
+    ),
+    "address of the local APIC": (
+        {
+            **mix({**EXIT, "exit": "mmio_write", "address": 0xFEE0_00B0}),
+            "vm": {"vcpus": 1, "irqchip": "split"},
+        },
+        "guest.mix[0].address: expected an address outside 0xfee00000 to 0xfee00fff, which KVM",
+    ),
+    # recordings
+    "recorded without gaps": (
+        guest(arrival="recorded"),
+        'guest.arrival: "recorded" needs guest.gaps_us; add the gaps that were recorded',
+    ),
+    "gaps of another arrival": (
+        guest(arrival="poisson", gaps_us=[1, 2]),
+        'guest.arrival: expected "recorded", because guest.gaps_us is set, found "poisson"',
+    ),
+    "gaps at full speed": (
+        guest(exit_rate_hz="max", gaps_us=[1, 2]),
+        'guest.exit_rate_hz: a guest at "max" has no gaps, and guest.gaps_us is set; add a rate',
+    ),
+    "gaps without exits": (
+        {**guest(gaps_us=[1, 2]), "measure": {"kinds": "pause_all"}},
+        'guest.gaps_us is for the kind "exits"; add it to measure.kinds, or leave the key out',
+    ),
+    "gaps of spin": (
+        guest(program="spin", gaps_us=[1, 2]),
+        'guest.exit_rate_hz: expected "max", because the program spin cannot be paced',
+    ),
+    "gap alone": (
+        guest(gaps_us=5),
+        "guest.gaps_us: expected a list of 2 to 1024 numbers, found 5",
+    ),
+    "too many gaps": (
+        guest(gaps_us=[1.0] * 1025),
+        "guest.gaps_us: expected a list of 2 to 1024 numbers, found a list of 1025",
+    ),
+    "gap 0": (
+        guest(gaps_us=[0, 1]),
+        "guest.gaps_us[0]: expected a number of microseconds from 0.001 to 1e6, found 0",
+    ),
+    "gap NaN": (
+        guest(gaps_us=[1, math.nan]),
+        "guest.gaps_us[1]: expected a number of microseconds from 0.001 to 1e6, found nan",
+    ),
+    "gaps descend": (
+        guest(gaps_us=[1, 3, 2]),
+        "guest.gaps_us: gaps ascend, and number 3 is less than the one before it",
+    ),
+    "rates at full speed": (
+        guest(vcpu_rates=[1]),
+        'guest.vcpu_rates: the rates are of a paced guest, and guest.exit_rate_hz is "max"',
+    ),
+    "rate of a vCPU 0": (
+        guest(exit_rate_hz=5, vcpu_rates=[0]),
+        "guest.vcpu_rates[0]: expected a number from 0.001 to 1000, found 0",
+    ),
+    "no rates": (
+        guest(exit_rate_hz=5, vcpu_rates=[]),
+        "guest.vcpu_rates: expected a list with a number for each vCPU, found an empty list",
+    ),
+    "rates of two vCPUs": (
+        guest(exit_rate_hz=5, vcpu_rates=[1, 2]),
+        "guest.vcpu_rates: expected a rate for each vCPU, found 2 rates and a case with 1 vCPUs",
+    ),
+    "rates without exits": (
+        {**guest(exit_rate_hz=5, vcpu_rates=[1]), "measure": {"kinds": "pause_all"}},
+        'guest.vcpu_rates is for the kind "exits"; add it to measure.kinds, or leave the key out',
+    ),
     "baseline not measured": (
         measure(methods=["sigmask"], baseline="immediate_exit"),
         'measure.baseline: expected one of measure.methods (sigmask), found "immediate_exit"',
@@ -687,6 +823,9 @@ COUNTS = st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)
 def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any]) -> dict[str, Any]:
     """``scenario`` with ``kinds`` and those of the tables and keys in ``data`` that suit them."""
     measure = {**scenario.get("measure", {}), "kinds": kinds}
+    if "exits" not in kinds:
+        guest = {key: value for key, value in scenario["guest"].items() if key != "gaps_us"}
+        scenario = {**scenario, "guest": guest}
     if not set(kinds) <= {"exits", "nested", "handover"}:
         measure["transports"] = data["transports"]
     if "exits" in kinds:
@@ -709,15 +848,7 @@ PLAIN = st.fixed_dictionaries(
             {"vcpus": st.lists(st.integers(1, 1024), min_size=1, max_size=4, unique=True)},
             optional={"irqchip": st.sampled_from(["none", "split", "kernel"])},
         ),
-        "guest": st.fixed_dictionaries(
-            {"program": st.sampled_from([p.name for p in PROGRAMS.values() if p.paced])},
-            optional={
-                "exit_rate_hz": st.lists(
-                    st.just("max") | st.floats(0.001, 1e9), min_size=1, max_size=4, unique=True
-                ),
-                "arrival": st.sampled_from(["periodic", "poisson"]),
-            },
-        ),
+        "guest": GUESTS,
     },
     optional={
         "description": st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"])),

@@ -295,6 +295,7 @@ def test_the_reference_names_every_key() -> None:
         model.Scenario,
         model.Vm,
         model.Guest,
+        model.Mix,
         model.Placement,
         model.Measure,
         model.Kick,

@@ -267,8 +267,8 @@ def _check_values(case: Case) -> None:
 
 def _check_guest(case: Case) -> None:
     """The same for what the vCPUs run, if they run a mix or a recording."""
-    if len(case.mix) > MAX_EXITS:
-        _refuse("mix", f"at most {MAX_EXITS} exits")
+    if (case.program == "mix") != bool(case.mix) or len(case.mix) > MAX_EXITS:
+        _refuse("mix", f"1 to {MAX_EXITS} exits of the program mix, and of no other")
     for index, each in enumerate(case.mix):
         if each.exit not in EXITS:
             _refuse(f"mix[{index}].exit", f"one of {', '.join(EXITS)}")

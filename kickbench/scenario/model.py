@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,16 +30,32 @@ from pydantic import (
 
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
+from kickbench.guest.mix import (
+    EXITS,
+    LAST_ADDRESS,
+    MAX_EXITS,
+    MAX_SHARE,
+    SIZES,
+    why_kept,
+    why_not_an_exit,
+)
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.native import placebo_name
 from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting, explain, problem
 from kickbench.scenario.kinds import (
+    ARRIVALS,
     DEFAULT_ITERATIONS,
     DEFAULT_TRANSPORT,
     KINDS,
+    MAX_GAP_US,
+    MAX_GAPS,
     MAX_KICKERS,
     MAX_KICKS_HZ,
+    MAX_VCPU_RATE,
+    MIN_GAP_US,
+    MIN_GAPS,
+    MIN_VCPU_RATE,
     PRECISION_OF,
     STATES,
     TRANSPORTS,
@@ -102,6 +119,16 @@ KickerCount = Annotated[
 WindowNs = Annotated[
     _Zero | Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)],
     expecting("0 (the natural window) or a number of nanoseconds from 1 to 1e9"),
+]
+GapUs = Annotated[
+    float,
+    Field(strict=True, ge=MIN_GAP_US, le=MAX_GAP_US, allow_inf_nan=False),
+    expecting(f"a number of microseconds from {MIN_GAP_US} to 1e6"),
+]
+VcpuRate = Annotated[
+    float,
+    Field(strict=True, ge=MIN_VCPU_RATE, le=MAX_VCPU_RATE, allow_inf_nan=False),
+    expecting(f"a number from {MIN_VCPU_RATE} to {MAX_VCPU_RATE}"),
 ]
 ProgramName = Annotated[str, OneOf(tuple(PROGRAMS))]
 KindName = Annotated[str, OneOf(tuple(KINDS))]
@@ -195,21 +222,120 @@ class Vm(Table):
     )
 
 
+def _one_of_the_sizes(size: int) -> int:
+    if size not in SIZES:
+        raise ValueError
+    return size
+
+
+class Mix(Table):
+    """One exit of the program mix."""
+
+    exit: Annotated[str, OneOf(tuple(EXITS))] = Field(
+        description="What the guest does: port_read, port_write, mmio_read or mmio_write."
+    )
+    size: Annotated[
+        int,
+        Field(strict=True, json_schema_extra={"enum": list(SIZES)}),
+        AfterValidator(_one_of_the_sizes),
+        expecting("1, 2 or 4 (bytes)"),
+    ] = Field(description="Bytes that are read or written: 1, 2 or 4.")
+    address: Annotated[
+        int,
+        Field(strict=True, ge=0, le=LAST_ADDRESS),
+        expecting(f"a whole number from 0 to {LAST_ADDRESS:#x}"),
+    ] = Field(
+        description="The port, 0 to 0xffff, or the address, 0x80000000 to 0xffffffff. The guest "
+        "has no memory there."
+    )
+    share: Annotated[
+        float,
+        Field(strict=True, gt=0, le=MAX_SHARE, allow_inf_nan=False),
+        expecting("a number above 0 and at most 1e12"),
+    ] = Field(
+        description="How many of the exits are this one. The shares of all [[guest.mix]] tables "
+        "are scaled to a sum of 1."
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _guest_can_leave_there(cls, address: int, info: ValidationInfo) -> int:
+        if not {"exit", "size"} <= info.data.keys():  # wrong themselves
+            return address
+        if words := why_not_an_exit(info.data["exit"], address, info.data["size"]):
+            raise expected(words)
+        return address
+
+
+def _mix_list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_EXITS:
+        raise expected(f"at most {MAX_EXITS} [[guest.mix]] tables (two brackets on each side)")
+    return tuple(value)
+
+
+def _gap_list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or not MIN_GAPS <= len(value) <= MAX_GAPS:
+        raise expected(f"a list of {MIN_GAPS} to {MAX_GAPS} numbers")
+    return tuple(value)
+
+
+def _ascending(gaps: tuple[float, ...]) -> tuple[float, ...]:
+    for index, (one, two) in enumerate(pairwise(gaps)):
+        if one > two:
+            raise problem(f"gaps ascend, and number {index + 2} is less than the one before it")
+    return gaps
+
+
+def _rate_list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_VCPUS:
+        raise expected("a list with a number for each vCPU")
+    return tuple(value)
+
+
+def _default_rate(guest: Mapping[str, Any]) -> tuple[Literal["max"] | float, ...]:
+    gaps = guest["gaps_us"]
+    return ("max",) if gaps is None else (float(f"{1e6 * len(gaps) / sum(gaps):.5g}"),)
+
+
+def _default_arrival(guest: Mapping[str, Any]) -> str:
+    return "periodic" if guest["gaps_us"] is None else "recorded"
+
+
 class Guest(Table):
     """What the vCPUs run."""
 
     program: Axis[ProgramName] = Field(
         description="The guest program that every vCPU runs. A list is an axis of the sweep."
     )
-    exit_rate_hz: Axis[RateHz] = Field(
-        default=("max",),
-        description='Exits per second and vCPU: "max" (full speed) or a rate that the guest '
-        "paces itself to. A list is an axis of the sweep.",
+    mix: Annotated[tuple[Mix, ...], BeforeValidator(_mix_list)] = Field(
+        default=(),
+        validate_default=True,
+        description="The exits of the program mix, in one table each. Only with that program.",
     )
-    arrival: Annotated[str, OneOf(("periodic", "poisson"))] = Field(
-        default="periodic",
-        description="Gaps between paced exits: periodic (all equal) or poisson (exponential). "
-        'Without effect at "max".',
+    gaps_us: (
+        Annotated[tuple[GapUs, ...], BeforeValidator(_gap_list), AfterValidator(_ascending)] | None
+    ) = Field(
+        default=None,
+        description=f"Recorded gaps between exits in microseconds, {MIN_GAPS} to {MAX_GAPS} of "
+        "them, ascending. Each stands for an equal part of all gaps.",
+    )
+    exit_rate_hz: Axis[RateHz] = Field(
+        default_factory=_default_rate,
+        validate_default=True,
+        description='Exits per second and vCPU: "max" (full speed) or a rate that the guest '
+        "paces itself to. A list is an axis of the sweep. Default: the rate of gaps_us if they are "
+        'set, else "max".',
+    )
+    arrival: Annotated[str, OneOf(tuple(ARRIVALS))] = Field(
+        default_factory=_default_arrival,
+        description="Gaps between paced exits: periodic (all equal), poisson (exponential) or "
+        'recorded (distributed as gaps_us). Without effect at "max". Default: recorded if gaps_us '
+        "are set, else periodic.",
+    )
+    vcpu_rates: Annotated[tuple[VcpuRate, ...], BeforeValidator(_rate_list)] | None = Field(
+        default=None,
+        description="Exit rates of the vCPUs against each other, one for each. exit_rate_hz is "
+        "the mean of all. Default: all are equal.",
     )
     kick_rate_hz: Axis[KickRateHz] = Field(
         default=(0.0,),
@@ -221,6 +347,58 @@ class Guest(Table):
         description="Number of vCPUs in the cases with kicks of kick_rate_hz, an axis of the "
         "sweep. Default: vm.vcpus.",
     )
+
+    @field_validator("mix")
+    @classmethod
+    def _mix_is_the_programs(cls, mix: tuple[Mix, ...], info: ValidationInfo) -> tuple[Mix, ...]:
+        programs = info.data.get("program")
+        if programs is None:  # wrong itself
+            return mix
+        if "mix" in programs and not mix:
+            raise problem(
+                'the program "mix" takes its exits from [[guest.mix]] tables; add at least one'
+            )
+        if mix and "mix" not in programs:
+            raise problem(
+                'these tables are for the program "mix"; add it to guest.program, or leave the '
+                "tables out"
+            )
+        return mix
+
+    @field_validator("exit_rate_hz")
+    @classmethod
+    def _recording_is_played(
+        cls, rates: tuple[Literal["max"] | float, ...], info: ValidationInfo
+    ) -> tuple[Literal["max"] | float, ...]:
+        if info.data.get("gaps_us") is not None and set(rates) == {"max"}:
+            raise problem(
+                'a guest at "max" has no gaps, and guest.gaps_us is set; add a rate, or leave one '
+                "of the two keys out"
+            )
+        return rates
+
+    @field_validator("arrival")
+    @classmethod
+    def _recording_is_there(cls, arrival: str, info: ValidationInfo) -> str:
+        if "gaps_us" not in info.data:  # wrong itself
+            return arrival
+        if arrival == "recorded" and info.data["gaps_us"] is None:
+            raise problem('"recorded" needs guest.gaps_us; add the gaps that were recorded')
+        if arrival != "recorded" and info.data["gaps_us"] is not None:
+            raise expected('"recorded", because guest.gaps_us is set')
+        return arrival
+
+    @field_validator("vcpu_rates")
+    @classmethod
+    def _rates_are_of_a_paced_guest(
+        cls, rates: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        if rates is not None and set(info.data.get("exit_rate_hz", ())) == {"max"}:
+            raise problem(
+                'the rates are of a paced guest, and guest.exit_rate_hz is "max"; set a rate, or '
+                "leave vcpu_rates out"
+            )
+        return rates
 
     @field_validator("exit_rate_hz")
     @classmethod
@@ -491,6 +669,38 @@ class Scenario(Table):
         return self
 
     @model_validator(mode="after")
+    def _recording_is_of_exits(self) -> Self:
+        for key in ("gaps_us", "vcpu_rates"):
+            if getattr(self.guest, key) is not None and "exits" not in self.measure.kinds:
+                raise problem(
+                    f'guest.{key} is for the kind "exits"; add it to measure.kinds, or leave the '
+                    "key out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_vcpu_has_its_rate(self) -> Self:
+        rates = self.guest.vcpu_rates
+        for count in (*self.vm.vcpus, *(self.guest.kicked_vcpus or ())):
+            if rates is not None and len(rates) != count:
+                raise problem(
+                    f"guest.vcpu_rates: expected a rate for each vCPU, found {len(rates)} rates "
+                    f"and a case with {count} vCPUs"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _exits_leave_to_user_space(self) -> Self:
+        for index, one in enumerate(self.guest.mix):
+            words = why_kept(one.exit, one.address, one.size, self.vm.irqchip)
+            if words is not None:
+                raise problem(
+                    f"guest.mix[{index}].address: expected {words} with vm.irqchip = "
+                    f"{quoted(self.vm.irqchip)}, found {one.address:#x}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_thread_can_send_the_kicks(self) -> Self:
         rate, vcpus = max(self.guest.kick_rate_hz), max(self.kicked_vcpus)
         if rate * vcpus > MAX_KICKS_HZ:
@@ -550,6 +760,7 @@ def json_schema() -> dict[str, Any]:
 _TABLES: dict[str, type[BaseModel]] = {
     "vm": Vm,
     "guest": Guest,
+    "guest.mix": Mix,
     "placement": Placement,
     "measure": Measure,
     **_TABLE_OF_KIND,

@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 from kickbench.errors import ScenarioError
+from kickbench.guest.mix import MixedExit
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import Case, PlacementSpec
@@ -37,7 +38,14 @@ Axis = Callable[[Scenario], Choices]
 
 
 def _programs(scenario: Scenario) -> Choices:
-    return [{"program": program} for program in scenario.guest.program]
+    return [_run(program, scenario) for program in scenario.guest.program]
+
+
+def _run(program: str, scenario: Scenario) -> dict[str, Any]:
+    """A program, and the exits that it takes from the scenario."""
+    exits = scenario.guest.mix if program == "mix" else ()
+    mix = tuple(MixedExit(one.exit, one.address, one.size, one.share) for one in exits)
+    return {"program": program, "mix": mix}
 
 
 def _spin(_: Scenario) -> Choices:
@@ -48,7 +56,7 @@ def _states(scenario: Scenario) -> Choices:
     assert scenario.kick is not None
     exiting = exiting_program(scenario.guest.program, scenario.vm.irqchip)
     return [
-        {"state": state, "program": STATES[state].program or exiting}
+        {"state": state, **_run(STATES[state].program or exiting, scenario)}
         for state in scenario.kick.states
     ]
 
@@ -60,7 +68,7 @@ def exiting_program(programs: tuple[str, ...], irqchip: str) -> str:
     """
     for name in programs:
         exits = PROGRAMS[name].exits
-        if exits in ("pio", "mmio") or (exits == "hlt" and irqchip == "none"):
+        if exits in ("pio", "mmio", "mix") or (exits == "hlt" and irqchip == "none"):
             return name
     return "pm_timer"
 
@@ -78,9 +86,16 @@ def _placements(scenario: Scenario) -> Choices:
 
 
 def _exit_rates(scenario: Scenario) -> Choices:
+    guest = scenario.guest
     return [
-        {"exit_rate_hz": None if rate == "max" else float(rate)}
-        for rate in scenario.guest.exit_rate_hz
+        {"exit_rate_hz": None}
+        if rate == "max"
+        else {
+            "exit_rate_hz": float(rate),
+            "gaps_us": guest.gaps_us or (),
+            "vcpu_rates": guest.vcpu_rates or (),
+        }
+        for rate in guest.exit_rate_hz
     ]
 
 
