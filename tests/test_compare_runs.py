@@ -412,6 +412,9 @@ def test_another_kernel_is_what_is_compared(base: Summary) -> None:
         ("placement_spec", {"name": "local", "creator": "node:1"}),
         ("transport", "pidfd"),
         ("kick_rate_hz", 100.0),
+        ("mix", [{"exit": "port_read", "address": 0x608, "size": 4, "share": 1.0}]),
+        ("gaps_us", [1.0, 2.0]),
+        ("vcpu_rates", [1.0, 0.5]),
     ],
 )
 def test_a_case_that_means_something_else_is_not_comparable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,14 @@ def without(summary: Any, **changes: Any) -> Any:
     for case in found["cases"]:
         case.update(changes.get(case["kind"], {}))
     return found
+
+
+def test_exits_vary_as_the_gaps_that_were_recorded(run: RunData) -> None:
+    paced = {"exit_rate_hz": 1000.0, "arrival": "recorded", "gaps_us": [2.0, 4.0, 6.0]}
+    (basis,) = bases(without(run.summary, exits=paced))
+    assert basis.variation == pytest.approx(math.sqrt(8 / 3) / 4)
+    (basis,) = bases(without(run.summary, exits={**paced, "gaps_us": [1.0] * 99 + [1e5]}))
+    assert basis.variation == 1.0
 
 
 def test_what_is_missing_is_said(run: RunData) -> None:

@@ -123,6 +123,9 @@ class _Placement(Model):
     name: Line
 
 
+_Gap = Annotated[float, Field(gt=0, le=1e18)]
+
+
 class _Case(Model):
     """The fields of a case that the readers use; see kickbench.scenario.cases for all of them."""
 
@@ -133,6 +136,7 @@ class _Case(Model):
     vcpus: Annotated[int, Field(ge=1, le=2**15)]
     exit_rate_hz: Annotated[float, Field(gt=0)] | None
     arrival: Line | None = None
+    gaps_us: Annotated[list[_Gap], Field(max_length=1024)] = []
     placement: _Placement
     methods: Annotated[list[Line], Field(min_length=1, max_length=100)]
     baseline: Line

@@ -37,7 +37,7 @@ from kickbench.results.schema import (
     check_version,
     fail,
 )
-from kickbench.scenario.kinds import INJECTION
+from kickbench.scenario.kinds import INJECTION, MAX_GAPS
 
 Signed = Annotated[float, Field(ge=-1e18, le=1e18)]
 Amount = Annotated[float, Field(ge=0, le=1e18)]
@@ -506,6 +506,7 @@ class _FoundExits(_FoundCase):
     metrics = ("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit", "ns_per_kick")
     judged = 2
     methods: dict[Line, _ExitsMethod]
+    gaps_us: Annotated[list[Annotated[Amount, Field(gt=0)]], Field(max_length=MAX_GAPS)] = []
     # Runs of earlier versions lack it.
     shift: Annotated[list[_Shift], Field(max_length=1000)] = []
 

@@ -13,6 +13,7 @@ the simulation. It does not have what the model leaves out: see docs/prediction.
 from __future__ import annotations
 
 import math
+import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,9 +281,12 @@ def _line(summary: Summary) -> dict[str, Level | None] | None:
 def _variation(case: Summary, control: str) -> float:
     """The coefficient of variation of the time between two exits.
 
-    The gaps of a Poisson guest are exponential. At full speed it is that of a lognormal
-    distribution with the measured p50 and p90.
+    The gaps of a Poisson guest are exponential. Recorded ones are known. At full speed it is that
+    of a lognormal distribution with the measured p50 and p90.
     """
+    gaps: list[float] = case.get("gaps_us") or []
+    if gaps:
+        return min(1.0, statistics.pstdev(gaps) / statistics.fmean(gaps))
     if case["exit_rate_hz"]:
         return 1.0 if case.get("arrival") == "poisson" else 0.0
     times = case["methods"][control]["ns_per_exit"]
