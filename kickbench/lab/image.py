@@ -43,7 +43,7 @@ _LINKS = ("/bin", "/sbin", "/lib", "/lib64")
 # Parts of Python's library and of distributions that no run imports.
 _NOT_IMPORTED = {"test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3"}
 _NOT_READ = (".a", ".h", ".pxd", ".pyi", ".pyx")
-_NOT_IN_A_RUN = {"matplotlib", "pyelftools", "ruptures"}
+_NOT_IN_A_RUN = {"matplotlib", "pyelftools", "ruptures", "tomlkit"}
 _ELF = b"\x7fELF"
 
 
