@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kickbench.lab.explain.stacks import (
     GUEST,
+    INTERRUPTED,
     Flow,
     Instruction,
     call_paths,
@@ -133,6 +134,45 @@ def test_the_guest_is_one_function_and_its_last_instruction_is_not_complete() ->
     found = call_paths(program(*steps), name)
     assert found == [("a",), ("a", GUEST), ("a", GUEST), ("a",)]
     assert completed(found) == [True, True, False, True]
+
+
+def test_an_interrupted_guest_has_executed_its_last_instruction() -> None:
+    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": INTERRUPTED, "e": GUEST}
+    run = [("a", 0, VMRUN), ("e", 0, NOP), ("e", 1, NOP), ("a", 3, RET)]
+
+    def kept(*handlers: str) -> list[bool]:
+        steps = [step for one in handlers for step in (*run, (one, 0, RET))]
+        found = call_paths(program(*steps), lambda address: names[name(address)])
+        return [is_kept for path, is_kept in zip(found, completed(found), strict=True)
+                if path[-1] == GUEST]  # fmt: skip
+
+    assert kept("c") == [True, True]
+    assert kept("b", "c", "b") == [True, False, True, True, True, False]
+
+
+def test_an_entry_after_which_the_guest_does_nothing_is_no_interrupt_of_the_one_before() -> None:
+    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": INTERRUPTED, "e": GUEST}
+    steps = [("a", 0, VMRUN), ("e", 0, IN), ("a", 3, RET), ("b", 0, NOP)]
+    steps += [("a", 0, VMRUN), ("a", 3, RET), ("c", 0, RET)]
+    found = call_paths(program(*steps), lambda address: names[name(address)])
+    assert [path[-1] for path in found].count(GUEST) == 1
+    assert completed(found) == [True, False, True, True, True, True, True]
+
+
+def test_a_guest_may_have_a_vmrun_of_its_own() -> None:
+    steps = [("a", 0, VMRUN), ("e", 0, VMRUN), ("a", 3, NOP), ("b", 0, NOP)]
+    assert paths(*steps)[:3] == ["a", f"a{GUEST}", "a"]
+
+
+def test_what_begins_in_a_guest_learns_who_runs_it() -> None:
+    names = {"a": "run", "b": "handle", "e": GUEST}
+    steps = [("e", 0, NOP), ("e", 1, IN), ("a", 3, RET), ("b", 5, NOP)]
+    assert call_paths(program(*steps), lambda address: names[name(address)]) == [
+        ("handle", "run", GUEST),
+        ("handle", "run", GUEST),
+        ("handle", "run"),
+        ("handle",),
+    ]
 
 
 def test_the_callers_of_the_first_function_are_learned_when_it_returns() -> None:

@@ -17,6 +17,10 @@ from enum import Enum, auto
 GUEST = "[guest]"
 SWITCH = ("__switch_to_asm", "__switch_to")
 """Where one kernel stack is left for another (arch/x86/entry/entry_64.S)."""
+INTERRUPTED = "intr_interception"
+"""KVM's handler of an interrupt in the guest (arch/x86/kvm/svm/svm.c)."""
+ENTRY = "__svm_vcpu_run"
+"""The function with VMRUN (arch/x86/kvm/svm/vmenter.S)."""
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
 _NO_REX = 0x40
 
@@ -131,11 +135,11 @@ class _Walk:
 
     def _follow(self, before: Instruction, one: Instruction) -> None:
         how, frames = flow(before.code), self._frames
-        if how is Flow.GUEST:
-            frames.append(_Frame(GUEST, (before.end,)))
-        elif frames[-1].function == GUEST:
-            if one.address in frames[-1].back_to:
-                frames.pop()
+        if frames[-1].function == GUEST:  # which may have a VMRUN of its own
+            self._leave_guest(one.address)
+        elif how is Flow.GUEST:
+            if one.address != before.end:  # else it left before its first instruction
+                frames.append(_Frame(GUEST, (before.end,)))
         elif how in (Flow.RETURN, Flow.LEAVE):
             self._go_back(one.address)
         elif how is Flow.ENTER or (how is Flow.CALL and one.address != before.end):
@@ -145,6 +149,14 @@ class _Walk:
             frames.append(_Frame(self._name(one.address), (before.end, before.address)))
         else:
             self._jump(one.address)
+
+    def _leave_guest(self, address: int) -> None:
+        frames = self._frames
+        if address in frames[-1].back_to:
+            frames.pop()
+        elif len(frames) == 1 and not frames[0].back_to and self._name(address) != GUEST:
+            frames[0] = _Frame(self._name(address))
+            self._callers.append(frames[0].function)
 
     def _jump(self, address: int) -> None:
         here, top = self._name(address), self._frames[-1]
@@ -172,7 +184,8 @@ class _Walk:
 def call_paths(
     executed: Iterable[Instruction], name: Callable[[int], str]
 ) -> list[tuple[str, ...]]:
-    """The call path of each instruction, the outermost function first. ``name`` is of an address.
+    """The call path of each instruction, the outermost function first. ``name`` is of an address:
+    GUEST for those that only a guest has.
 
     The guest's instructions are one function, GUEST. An interrupt is a call from where it came.
     What one thread does after another is on its own path.
@@ -188,10 +201,22 @@ def completed(paths: list[tuple[str, ...]]) -> list[bool]:
     """Whether each was executed to its end: false for those by which a guest left.
 
     The guest's instruction that makes an exit is begun, and is intercepted. KVM does what it asks
-    for, and moves the guest behind it. So the CPU never executed it, and did not count it.
+    for, and moves the guest behind it. So the CPU never executed it, and did not count it. A guest
+    that is interrupted has executed its last instruction: then KVM's handler is INTERRUPTED.
     """
-    following = [*paths[1:], ("",)]
-    return [a[-1] != GUEST or b[-1] == GUEST for a, b in zip(paths, following, strict=True)]
+    found = [True] * len(paths)
+    interrupted = False
+    following = ""
+    for place in range(len(paths) - 1, -1, -1):
+        here = paths[place][-1]
+        if here != GUEST:
+            if following == ENTRY != here:  # an entry after which the guest executed nothing
+                interrupted = False
+            interrupted |= here == INTERRUPTED
+        elif following != GUEST:
+            found[place], interrupted = interrupted, False
+        following = here
+    return found
 
 
 def fold(paths: Iterable[tuple[str, ...]]) -> Counter[tuple[str, ...]]:
