@@ -3,6 +3,8 @@
 #include "internal.h"
 #include "random.h"
 
+#include <kickbench/mark.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,10 +189,11 @@ static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 /* Kicks all vCPUs, then waits for each, as a pause of a VM does. False when it cannot be done. */
 static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 {
-	const uint64_t begun = stamp(&e->vcpu_threads[0]);
 	uint32_t rescues = 0;
-	uint64_t sent;
+	uint64_t begun, sent;
 
+	KB_PUT_MARK(KB_MARK_PAUSE);
+	begun = stamp(&e->vcpu_threads[0]);
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		k->vcpu = &e->vcpu_threads[i];
 		send_kick(k);
@@ -204,6 +207,7 @@ static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 		if (!wait_taken(k, &lost, &rescues))
 			return false;
 	}
+	KB_PUT_MARK(KB_MARK_PAUSED);
 	note_pause(e, begun, sent, rescues);
 	return true;
 }

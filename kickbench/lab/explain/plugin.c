@@ -63,7 +63,7 @@ EXPORT int qemu_plugin_version = 1;
 EXPORT int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv);
 
 /* kickbench/mark.h */
-enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT };
+enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT, MARK_PAUSE, MARK_PAUSED };
 #define NOT_A_MARK 0
 
 /* An entry of the trace: what in the highest byte, the CPU in the next, the value in the others. An
@@ -84,9 +84,10 @@ static bool with_memory;
 static uint64_t n_code;
 /* From a mark KB_MARK_BEGIN on all CPUs are watched, since a kick ends on another one than it
  * begins on. KB_MARK_END ends that. A CPU that has begun itself is watched until it has ended too,
- * or its call is over: other vCPUs, or other kickers, may be later.
+ * or its call is over: other vCPUs, or other kickers, may be later. A pause has a kick for each
+ * vCPU, and all CPUs are watched until it is over.
  */
-static bool all_watched, watched[MAX_CPUS];
+static bool all_watched, watched[MAX_CPUS], in_pause;
 
 static void put(enum what what, unsigned int cpu, uint64_t value)
 {
@@ -134,13 +135,27 @@ static void begins(unsigned int cpu, void *number)
 static void ends(unsigned int cpu, void *number)
 {
 	executed(cpu, number);
-	all_watched = watched[cpu] = false;
+	if (!in_pause)
+		all_watched = watched[cpu] = false;
 }
 
 static void has_sent(unsigned int cpu, void *number)
 {
 	executed(cpu, number);
 	watched[cpu] = false;
+}
+
+static void pause_begins(unsigned int cpu, void *number)
+{
+	in_pause = all_watched = true;
+	executed(cpu, number);
+}
+
+static void pause_ends(unsigned int cpu, void *number)
+{
+	executed(cpu, number);
+	in_pause = all_watched = false;
+	memset(watched, 0, sizeof(watched));
 }
 
 static uint32_t mark_of(const struct insn *insn)
@@ -152,7 +167,7 @@ static uint32_t mark_of(const struct insn *insn)
 	if (qemu_plugin_insn_size(insn) != 8 || memcmp(bytes, nop, sizeof(nop)))
 		return NOT_A_MARK;
 	memcpy(&number, bytes + sizeof(nop), sizeof(number));
-	return number >= MARK_WATCH && number <= MARK_SENT ? number : NOT_A_MARK;
+	return number >= MARK_WATCH && number <= MARK_PAUSED ? number : NOT_A_MARK;
 }
 
 static execute_callback callback_of(uint32_t mark)
@@ -166,6 +181,10 @@ static execute_callback callback_of(uint32_t mark)
 		return ends;
 	case MARK_SENT:
 		return has_sent;
+	case MARK_PAUSE:
+		return pause_begins;
+	case MARK_PAUSED:
+		return pause_ends;
 	default:
 		return executed;
 	}

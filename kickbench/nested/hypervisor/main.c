@@ -5,6 +5,8 @@
  */
 #include "hypervisor.h"
 
+#include <kickbench/mark.h>
+
 #define MSR_APIC_BASE	 0x1b /* Intel SDM volume 3, chapter APIC: x2APIC mode and its MSRs */
 #define APIC_BASE_X2APIC 0xc00u
 #define MSR_X2APIC_SVR	 0x80f
@@ -186,7 +188,9 @@ static void iterate(enum kb_iteration iteration, struct kb_nested_record *record
 	if (injected)
 		vendor->inject(L2_VECTOR);
 	ask_for_interrupt(iteration);
+	KB_PUT_MARK(KB_MARK_BEGIN);
 	enter(&exit, KB_IN_L2);
+	KB_PUT_MARK(KB_MARK_END);
 	record->cycles = exit.left_at - exit.entered_at;
 	record->work = l2_work;
 	record->detail = exit.detail;
