@@ -14,7 +14,9 @@ from pathlib import Path
 
 from kickbench.errors import MeasurementError
 from kickbench.lab.bisect.repository import git
-from kickbench.lab.explain.explain import PHASES, Explained, Explanation, Folded
+from kickbench.lab.explain.events import PHASES
+from kickbench.lab.explain.explain import Explained, Explanation, Folded
+from kickbench.lab.explain.subject import EXIT, Subject
 
 MAKEFILE = """\
 tinyconfig olddefconfig:
@@ -82,5 +84,6 @@ def explained(count: str, state: str | None = None, method: str = "immediate_exi
     if state:
         phases = {name: Counter({("loop",): n}) for n, name in enumerate(PHASES)}
         phases["call"] = Counter({("loop",): int(count) // 2})
-    one = Explained(method, state, folded, 1.0, phases)
+    subject = Subject("kick", state) if state else EXIT
+    one = Explained(method, subject, folded, 1.0, phases)
     return Explanation("QEMU", f"6.12-{count.strip()}", method, [one], {})

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections import Counter
 
 from kickbench.lab.explain.case import STATE
-from kickbench.lab.explain.explain import PHASES, Explained, Explanation
+from kickbench.lab.explain.events import PHASES
+from kickbench.lab.explain.explain import Explained, Explanation
+from kickbench.lab.explain.subject import EXIT, Subject
 
 
 def explained(
@@ -14,7 +16,8 @@ def explained(
 ) -> Explained:
     folded = Counter(counts)
     phases = {name: Counter({("a",): n}) for n, name in enumerate(PHASES)} if state else {}
-    return Explained(method, state, folded, 1.0, phases)
+    subject = Subject("kick", state) if state else EXIT
+    return Explained(method, subject, folded, 1.0, phases)
 
 
 def small() -> Explanation:

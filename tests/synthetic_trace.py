@@ -9,10 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from kickbench.lab.explain.trace import AT, BEGIN, CODE, END, EXECUTED, SECTION, SENT, Trace
+from kickbench.lab.explain.trace import (
+    AT,
+    BEGIN,
+    CODE,
+    END,
+    EXECUTED,
+    PAUSE,
+    PAUSED,
+    SECTION,
+    SENT,
+    Trace,
+)
 
-RDTSCP, NOP = bytes([0x0F, 0x01, 0xF9]), b"\x90"
+RDTSCP, RDTSC, NOP = bytes([0x0F, 0x01, 0xF9]), bytes([0x0F, 0x31]), b"\x90"
 STAMP, PLAIN, KERNEL_STAMP, OTHER_MARK, HAS_SENT, VDSO_STAMP = 3, 4, 5, 6, 7, 8
+BEGIN_PAUSE, END_PAUSE, L1_STAMP, WAITING = 9, 10, 11, 12
 LOOPS = [(0x1000, 0x2000)]
 
 
@@ -31,6 +43,10 @@ INSTRUCTIONS = [
     (0x1060, mark(0x77)),
     (0x1070, mark(SENT)),
     (0x7FFD_0000_0A00, RDTSCP),
+    (0x1080, mark(PAUSE)),
+    (0x1090, mark(PAUSED)),
+    (0x10A0, RDTSC),
+    (0x10B0, NOP),
 ]
 
 

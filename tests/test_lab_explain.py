@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from kickbench.lab.build import built
 from kickbench.lab.explain import explain as explaining
 from kickbench.lab.explain import symbols, watch
 from kickbench.lab.explain.case import STATE, cases_of
-from kickbench.lab.explain.explain import PHASES, Explanation
+from kickbench.lab.explain.events import PHASES
+from kickbench.lab.explain.explain import Explanation
 from kickbench.lab.explain.page import page, tree
+from kickbench.lab.explain.subject import Subject
 from kickbench.lab.explain.words import (
     MOST,
     against,
@@ -123,12 +126,56 @@ def test_what_is_explained_of_a_scenario() -> None:
     assert cases_of(resolve("instruction_counts"), [str(own)])[0].methods == (str(own),)
 
 
+EVERYTHING = """\
+name = "everything"
+description = "All that can be explained"
+[vm]
+vcpus = [1, 2, 16]
+irqchip = "kernel"
+[guest]
+program = ["pm_timer", "spin", "hlt"]
+[measure]
+kinds = ["exits", "kick", "pause_all", "nested"]
+methods = ["immediate_exit", "sigmask", "user_exit"]
+baseline = "immediate_exit"
+[kick]
+states = ["halted", "guest", "userspace", "storm"]
+kickers = [1, 2]
+vcpus = [1]
+[nested]
+iterations = 100
+"""
+
+
+def test_a_scenario_that_is_named_is_explained_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "everything.toml"
+    path.write_text(EVERYTHING)
+    cases = cases_of(path, ["sigmask", "user_exit"], everything=True)
+    subjects = [Subject.of(case) for case in cases]
+    assert [one.id for one in subjects] == [
+        *["exit", "halted", "guest", "userspace", "storm"],
+        *["pause-pm_timer", "pause-spin", "pause-hlt", "nested"],
+    ]
+    assert [one.kickers for one in cases if one.kind == "kick"] == [1, 1, 1, 1]
+    # As many as the machines have room for.
+    assert [one.vcpus for one in cases if one.kind == "pause_all"] == [2, 2, 4]
+    assert {one.methods for one in cases[:-1]} == {("sigmask", "user_exit")}
+    # What comes at a random moment has no count.
+    assert cases[-1].methods == ("plain", "pending", "pending_no_injection")
+    assert [one.name for one in subjects[1:3]] == [
+        "a kick of a halted vCPU",
+        "a kick of a vCPU in the guest",
+    ]
+    assert subjects[6].heading == "A pause of 2 vCPUs that are in the guest"
+    assert [case.state for case in cases_of(path)] == [None, STATE]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--methods", "no_such"), "no method 'no_such'; there are: "),
         (("--methods", "gone.c"), "gone.c: no such file"),
-        (("nested_immediate_exit",), "nothing in it can be explained"),
+        (("cacheline_handover",), "nothing in it can be explained"),
         (("--machine", "intel-vmx"), "cannot be watched instruction by instruction; use amd-count"),
         (("--machine", "amd-numa"), "cannot be watched instruction by instruction; use amd-count"),
         (("--machine", "vax"), "no machine vax"),
@@ -202,6 +249,15 @@ def test_the_answer_and_its_tables() -> None:
     ]
 
 
+def test_a_count_that_few_have_is_no_count() -> None:
+    one = replace(explained("a", {("f",): 5}, "storm"), share=0.014)
+    found = Explanation("QEMU", "6.12", "a", [one], {})
+    assert list(answer(found)) == [
+        "With a, a kick of a vCPU that exits at full speed takes 5 instructions.",
+        "Few have the same count (1.4% with a). Compare the calls only.",
+    ]
+
+
 def test_a_table_of_many_functions_adds_up() -> None:
     one = explained("a", {(f"f{n}",): n for n in range(1, 60)})
     none = explained("b", {("f1",): 1})
@@ -240,6 +296,22 @@ def test_the_json_has_what_others_rely_on() -> None:
     assert one["instructions_per_exit"] == sum(one["functions"].values()) == 5
     assert one["functions"] == {"g": 3, "f": 2}
     assert one["inclusive"] == {"f": 5, "g": 3}
+
+
+def test_pauses_and_round_trips_are_beside_exits_in_the_json() -> None:
+    paths: dict[tuple[str, ...], int] = {("f",): 2, ("f", "g"): 3}
+    pause = replace(explained("a", paths), subject=Subject("pause_all", None, "hlt", 4))
+    running = replace(explained("a", paths, "guest"), machine="QEMU, 6 CPUs")
+    nested = [replace(explained(way, paths), subject=Subject("nested")) for way in ("plain", "p")]
+    found = Explanation("QEMU", "6.12", "a", [explained("a", paths), pause, running, *nested], {})
+    document = json.loads(json.dumps(found.to_dict()))
+    assert document["methods"]["a"]["instructions_per_exit"] == 5
+    assert document["kicks"]["guest"]["a"]["machine"] == "QEMU, 6 CPUs"
+    assert document["pauses"]["hlt"]["a"]["instructions_per_pause"] == 5
+    assert document["pauses"]["hlt"]["a"]["vcpus"] == 4
+    assert document["nested"]["plain"]["instructions_per_round_trip"] == 5
+    assert "With plain, a round trip of the guest hypervisor takes 5 instructions." in answer(found)
+    assert "With p it takes 5: as many." in answer(found)
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -372,6 +444,39 @@ def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
     assert "__send_signal_locked" in kicks["immediate_exit"]["functions"]
     assert "__send_signal_locked" not in kicks["user_exit"]["functions"]
     assert "kick_signal_handler [kickbench]" in kicks["immediate_exit"]["functions"]
+
+
+@pytest.mark.lab
+def test_kicks_in_all_states_pauses_and_round_trips_add_up(tmp_path: Path) -> None:
+    """On the real machines: explain itself compares each sum with the machine's clock."""
+    scenario, path = tmp_path / "everything.toml", tmp_path / "explain.json"
+    scenario.write_text(EVERYTHING.replace(', "spin", "hlt"]', ', "spin"]'))
+    command = [*KICKBENCH, "lab", "explain", str(scenario), "--methods", "immediate_exit,user_exit"]
+    command += ["--kernel", str(built()), "--json", str(path), "--no-lines"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(path.read_text())
+    assert document["kicks"].keys() == {"halted", "guest", "userspace", "storm"}
+    for state, methods in document["kicks"].items():
+        for one in methods.values():
+            count = one["instructions_per_kick"]
+            assert sum(one["functions"].values()) == sum(one["phases"].values()) == count
+            if state == "guest":
+                assert one["share"] > 0.5
+                # The guest did nothing for the kick, and one CPU's thread did not wait for another.
+                assert "[guest]" not in one["functions"]
+                assert one["phases"]["switch"] == 0
+    for one in document["pauses"]["spin"].values():
+        assert sum(one["phases"].values()) == one["instructions_per_pause"]
+        assert one["vcpus"] == 2
+    plain, pending = document["nested"]["plain"], document["nested"]["pending"]
+    for way in (plain, pending):
+        assert sum(way["functions"].values()) == way["instructions_per_round_trip"]
+        assert way["functions"]["[guest]"] > 0
+        assert way["inclusive"]["nested_svm_vmrun"] > 1000
+    # L2's call is for L1, and so is the interrupt: KVM finds out in different functions.
+    assert "nested_svm_exit_handled" in plain["functions"]
+    assert "svm_check_nested_events" in pending["functions"]
 
 
 @pytest.mark.lab

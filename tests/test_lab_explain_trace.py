@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic_trace import KERNEL_STAMP, LOOPS, OTHER_MARK, PLAIN, STAMP, VDSO_STAMP, Writer
 
 from kickbench.lab.explain.trace import BEGIN, END, READ, SECTION, Trace
-from kickbench.lab.explain.trace import usual as usual_turn
+from kickbench.lab.explain.trace import usual as usual_of
 
 
 def test_turns_begin_and_end_with_the_loops_stamps(tmp_path: Path) -> None:
@@ -22,13 +22,10 @@ def test_turns_begin_and_end_with_the_loops_stamps(tmp_path: Path) -> None:
         writer.execute(number)
     (section,) = writer.write(tmp_path / "t").sections()
     (stretch,) = section.stretches()
-    assert [turn.executed.tolist() for turn in stretch.turns()] == [
+    assert [turn.tolist() for turn in stretch.turns()] == [
         [STAMP, PLAIN, KERNEL_STAMP],
         [STAMP, PLAIN, PLAIN],
     ]
-    whole = stretch.whole()
-    assert whole.executed.size == 6
-    assert whole.stamps.tolist() == [0, 3]
 
 
 def test_a_thread_that_asks_for_the_time_ends_no_turn(tmp_path: Path) -> None:
@@ -37,7 +34,7 @@ def test_a_thread_that_asks_for_the_time_ends_no_turn(tmp_path: Path) -> None:
         writer.execute(number)
     (section,) = writer.write(tmp_path / "t").sections()
     (turn,) = section.stretches()[0].turns()
-    assert turn.executed.tolist() == [STAMP, PLAIN, VDSO_STAMP, PLAIN]
+    assert turn.tolist() == [STAMP, PLAIN, VDSO_STAMP, PLAIN]
 
 
 def test_memory_is_no_instruction(tmp_path: Path) -> None:
@@ -48,8 +45,8 @@ def test_memory_is_no_instruction(tmp_path: Path) -> None:
     for number in (PLAIN, STAMP, END):
         writer.execute(number)
     (section,) = writer.write(tmp_path / "t").sections()
-    (stretch,) = section.stretches()
-    assert stretch.whole().executed.tolist() == [STAMP, PLAIN]
+    (turn,) = section.stretches()[0].turns()
+    assert turn.tolist() == [STAMP, PLAIN]
 
 
 def test_a_stretch_that_is_begun_anew_did_not_end(tmp_path: Path) -> None:
@@ -81,8 +78,6 @@ def test_a_stretch_without_time(tmp_path: Path) -> None:
     (section,) = writer.write(tmp_path / "t").sections()
     (stretch,) = section.stretches()
     assert stretch.turns() == []
-    with pytest.raises(ValueError, match="two stamps"):
-        stretch.whole()
 
 
 @given(
@@ -110,10 +105,7 @@ def test_whatever_was_written_is_read(tmp_path_factory, sections, random) -> Non
             writer.execute(number, cpu)
     trace = writer.write(tmp_path_factory.mktemp("trace") / "t")
     found = [
-        sorted(
-            [turn.executed.tolist()[1:] for turn in stretch.turns()]
-            for stretch in section.stretches()
-        )
+        sorted([turn.tolist()[1:] for turn in stretch.turns()] for stretch in section.stretches())
         for section in trace.sections()
     ]
     assert found == [sorted(stretches) for stretches in sections]
@@ -128,25 +120,15 @@ def test_whatever_was_written_is_read(tmp_path_factory, sections, random) -> Non
         (range(2, 22), 2, 0.05),  # all are rare
     ],
 )
-def test_the_usual_turn_is_the_shortest_that_is_not_rare(
-    tmp_path: Path, lengths: Sequence[int], usual: int, share: float
+def test_the_usual_one_is_the_shortest_that_is_not_rare(
+    lengths: Sequence[int], usual: int, share: float
 ) -> None:
-    writer = Writer()
-    for number in (SECTION, BEGIN):
-        writer.execute(number)
-    for length in lengths:
-        writer.execute(STAMP)
-        for _ in range(length - 1):
-            writer.execute(PLAIN)
-    for number in (STAMP, END):
-        writer.execute(number)
-    (section,) = writer.write(tmp_path / "t").sections()
-    (stretch,) = section.stretches()
-    turn, found = usual_turn(stretch.turns())
-    assert turn.executed.size == usual
+    place, found = usual_of(lengths)
+    assert lengths[place] == usual
+    assert usual not in lengths[place + 1 :]  # what is done once was done before
     assert found == pytest.approx(share)
 
 
-def test_no_turn_is_usual_if_there_is_none() -> None:
-    with pytest.raises(ValueError, match="no turn"):
-        usual_turn([])
+def test_none_is_usual_if_there_is_none() -> None:
+    with pytest.raises(ValueError, match="nothing is whole"):
+        usual_of([])

@@ -13,11 +13,14 @@ from kickbench.cli.lab import Kernel, MachineName, TimeLimit, heed_sigterm, prep
 
 def explain(
     scenario: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="[SCENARIO]", help="A scenario's file, or a name that scenario list shows."
+            metavar="[SCENARIO]",
+            help="A scenario's file, or a name that scenario list shows. All that can be explained "
+            "of it is.",
+            show_default="exits and kicks of a halted vCPU",
         ),
-    ] = "instruction_counts",
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -76,11 +79,14 @@ def explain(
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import PAGE, page
     from kickbench.lab.explain.shared import jobs, shared
+    from kickbench.lab.explain.subject import EXIT
     from kickbench.lab.explain.symbols import system_map_of
     from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
 
-    cases = cases_of(resolve(scenario), methods.split(",") if methods else None)
+    path = resolve(scenario or "instruction_counts")
+    named = methods.split(",") if methods else None
+    cases = cases_of(path, named, everything=scenario is not None)
     chosen, bzimage = prepare(machine, kernel)
     images = [bzimage] if base is None else [bzimage, prepare(machine, base)[1]]
     for image in images:  # before the first machine has run for a while
@@ -99,7 +105,7 @@ def explain(
     if output:
         for one in found.found:
             text = "".join(f"{line}\n" for line in words.folded_lines(one.folded))
-            name = "-".join(filter(None, (one.method, one.state)))
+            name = one.method if one.subject == EXIT else f"{one.method}-{one.subject.id}"
             replace_file(output / f"{name}.folded", text.encode())
         replace_file(output / PAGE, page(found).encode())
         typer.echo(f"Page: {output / PAGE}", err=True)

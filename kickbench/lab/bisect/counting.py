@@ -36,6 +36,7 @@ from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.explain import Explained, Explanation, Folded, explain
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.shared import SharedLine
+from kickbench.lab.explain.subject import Subject
 from kickbench.lab.kbuild import STRUCTS, Tree, say
 from kickbench.lab.machines import MACHINES, Machine
 from kickbench.methods import is_protocol_file
@@ -218,7 +219,7 @@ def _to_dict(found: Explanation) -> dict[str, Any]:
         "method": found.baseline,
         "found": [
             {
-                "state": one.state,
+                "subject": asdict(one.subject),
                 "share": one.share,
                 "folded": list(one.folded.items()),
                 "phases": {name: list(folded.items()) for name, folded in one.phases.items()},
@@ -240,7 +241,7 @@ def _from_dict(kept: dict[str, Any]) -> Explanation:
     found = [
         Explained(
             method,
-            one["state"],
+            Subject(**one["subject"]),
             folded(one["folded"]),
             one["share"],
             {name: folded(items) for name, items in one["phases"].items()},

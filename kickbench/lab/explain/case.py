@@ -8,42 +8,82 @@ from dataclasses import replace
 from pathlib import Path
 
 from kickbench.errors import UsageError
+from kickbench.lab.explain.subject import Subject
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.scenario.cases import Case
 from kickbench.scenario.files import load
+from kickbench.scenario.kinds import ITERATIONS
 from kickbench.scenario.sweep import expand
 
 STATE = "halted"
-"""The state in which a vCPU is kicked. With one CPU for all threads, a thread that does not sleep
-waits for its turn when it is kicked, and that is the scheduler's time."""
+"""The state in which a vCPU is kicked, unless all are explained. With one CPU for all threads, a
+thread that does not sleep waits for its turn when it is kicked, and that is the scheduler's time.
+"""
+MOST_RUNNING = 2
+"""How many vCPUs are paused at most while they run: each has a CPU of its own, and so have the
+kicker and what ends their turns."""
+
+MOST_PAUSED = 4
+"""How many vCPUs a pause has at most."""
 
 
 def cases_of(
-    path: Path, methods: Sequence[str] | None = None, only: str | None = None
+    path: Path,
+    methods: Sequence[str] | None = None,
+    only: str | None = None,
+    *,
+    everything: bool = False,
 ) -> list[Case]:
     """The first exits with one vCPU at full speed, and the first kicks of one in STATE.
 
-    ``only`` is the id of the only case to look at.
+    With ``everything`` also the first kicks in each other state, pauses of up to MOST_PAUSED vCPUs
+    with each program, and the round trips of a guest hypervisor. ``only`` is the id of the only
+    case to look at.
 
     Of ``methods`` the first one is the baseline: ids of the catalogue, or C files. None are the
     scenario's own. Raises UsageError if the scenario has no such case, or a method does not exist.
     """
-    found: dict[str | None, Case] = {}
+    found: dict[str, Case] = {}
     for case in expand(load(path)):
-        if only not in (None, case.id):
-            continue
-        one = case.vcpus == 1 and case.exit_rate_hz is None and case.kick_rate_hz is None
-        if one and (case.kind == "exits" or (case.kind == "kick" and case.state == STATE)):
-            found.setdefault(case.state, case)
+        if only in (None, case.id) and _can_be_explained(case, everything):
+            one = _smaller(case)
+            subject = Subject.of(one)
+            if subject.id not in found or found[subject.id].vcpus < one.vcpus:
+                found[subject.id] = one
     if not found:
         raise UsageError(
             f"{path}: {f'no case {only}' if only else 'nothing in it'} can be explained\n"
-            f"lab explain needs exits of one vCPU at full speed, or kicks of a {STATE} vCPU"
+            "lab explain needs exits of one vCPU at full speed, kicks of one vCPU, pauses, or the "
+            "kind nested"
         )
     if methods is None:
         return list(found.values())
     chosen = tuple(_method(name) for name in dict.fromkeys(methods))
-    return [replace(case, methods=chosen, baseline=chosen[0]) for case in found.values()]
+    return [
+        case if case.kind == "nested" else replace(case, methods=chosen, baseline=chosen[0])
+        for case in found.values()
+    ]
+
+
+def _can_be_explained(case: Case, everything: bool) -> bool:
+    if case.exit_rate_hz is not None or case.kick_rate_hz is not None:
+        return False
+    if everything and case.kind in ("pause_all", "nested"):
+        return True
+    return case.vcpus == 1 and (
+        case.kind == "exits" or (case.kind == "kick" and (everything or case.state == STATE))
+    )
+
+
+def _smaller(case: Case) -> Case:
+    """The case, as far as it can be explained: the machines are small."""
+    if case.kind == "pause_all":
+        most = MOST_PAUSED if Subject.of(case).sleeps else MOST_RUNNING
+        return replace(case, vcpus=min(case.vcpus, most))
+    if case.kind == "nested":  # what comes at a random moment has no count
+        ways = tuple(way for way in case.methods if ITERATIONS[way].compared)
+        return replace(case, methods=ways)
+    return replace(case, kickers=1)
 
 
 def _method(name: str) -> str:

@@ -19,26 +19,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from numpy.typing import NDArray
+
 from kickbench.affinity import pinned
-from kickbench.engine.engine import Clock, Engine, library
+from kickbench.engine.engine import Clock, Engine, Plan, library
 from kickbench.engine.protocols import load
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe, supports
 from kickbench.kvm import Kvm
 from kickbench.lab.explain.memory import Kernel, read_books
 from kickbench.methods import CATALOGUE, method_label
+from kickbench.nested.guest import NestedGuest
 from kickbench.run import kinds, schedule
 from kickbench.scenario.cases import Case
+from kickbench.scenario.kinds import ITERATIONS
 
 FACTS = "facts.json"
-BLOCK_NS = {"exits": 300_000, "kick": 100_000_000}
+BLOCK_NS = {"exits": 300_000, "kick": 100_000_000, "pause_all": 60_000_000}
 """Of the machine's time, in which a nanosecond is an instruction. That is more than a hundred exits
-within a timer's period, and more than a hundred kicks."""
+within a timer's period, more than a hundred kicks, and dozens of pauses."""
+NESTED_COUNT = 100
+"""Round trips of the guest hypervisor."""
+RUNNING_NS = 40_000_000
+"""The same for kicks of a vCPU that runs: the time goes on while it does."""
 TURNS_NS = 1_500_000
 """The length of a block of exits in which CPUs take turns: each has dozens of exits."""
-TIMERS_NS = (150_000, 200_000)
-"""The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
-period for both, one turn could be all of it and the other nothing."""
 
 _SYS_PERF_EVENT_OPEN = 298
 _CPU_CLOCK = (1, 64, 0)
@@ -52,7 +57,7 @@ class Job:
     """A case, and the CPUs of its threads: one for each vCPU and for each kicker.
 
     ``creator`` is the CPU that creates the process, and ``conductor`` the one on which its other
-    threads are then. With ``in_turns`` a timer makes the vCPUs' CPUs take turns.
+    threads are then. ``timers`` has (CPU, period in ns): each ends the turn of whichever CPU runs.
     """
 
     case: Case
@@ -60,7 +65,12 @@ class Job:
     kickers: tuple[int, ...]
     creator: int = 0
     conductor: int = 0
-    in_turns: bool = False
+    timers: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether vCPUs make exits on CPUs that take turns."""
+        return self.case.kind == "exits" and bool(self.timers)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""
@@ -70,7 +80,8 @@ class Job:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         cpus = {name: tuple(data[name]) for name in ("vcpus", "kickers")}
-        return cls(**{**data, **cpus, "case": Case.from_dict(data["case"])})
+        timers = tuple((cpu, period_ns) for cpu, period_ns in data["timers"])
+        return cls(**{**data, **cpus, "timers": timers, "case": Case.from_dict(data["case"])})
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,8 @@ def run(order: Order) -> dict[str, Any]:
     """Run all blocks, each in a section of its own. Returns the facts.
 
     A job has ``sections``, each with its ``method`` and ``counts``: what the machine's clock
-    counted, for each exit or kick. A section that is not ``shown`` warmed up. A job has the
-    ``maps`` of its process, and its ``books``: see
+    counted, for each exit, kick, pause or round trip. A section that is not ``shown`` warmed up. A
+    job has the ``maps`` of its process, and its ``books``: see
     :func:`kickbench.lab.explain.memory.read_books`.
     """
     # A thread that is woken up does not interrupt the one that runs: the kicker's call is over
@@ -117,7 +128,7 @@ def run(order: Order) -> dict[str, Any]:
     library().kb_watch()  # The plugin begins to watch. The next mark is the first that it notes.
     found = []
     for number, job in enumerate(order.jobs):
-        with _in_turns(job.vcpus if job.in_turns else ()):
+        with _in_turns(job.timers):
             found.append(_created_for(job, order, number, protocols, skipped))
     return {
         "jobs": found,
@@ -153,7 +164,7 @@ def _created_for(job: Job, *arguments: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _in_turns(cpus: Sequence[int]) -> Iterator[None]:
+def _in_turns(timers: Sequence[tuple[int, int]]) -> Iterator[None]:
     """Meanwhile each of these CPUs has a timer of its own that goes off all the time.
 
     QEMU runs the CPUs in one thread, one after another, each until the next timer of the machine.
@@ -162,7 +173,7 @@ def _in_turns(cpus: Sequence[int]) -> Iterator[None]:
     (perf_swevent_hrtimer in kernel/events/core.c).
     """
     with ExitStack() as stack:
-        for cpu, period_ns in zip(cpus, TIMERS_NS, strict=False):
+        for cpu, period_ns in timers:
             attributes = struct.pack("=IIQQQQQ16x", *_CPU_CLOCK, period_ns, 0, 0, _COUNT_NOTHING)
             call = (_SYS_PERF_EVENT_OPEN, attributes, -1, cpu, -1, 0)
             event = ctypes.CDLL(None, use_errno=True).syscall(*call)
@@ -176,12 +187,30 @@ def _run_job(
     order: Order, number: int, protocols: dict[str, ctypes.CDLL], skipped: dict[str, str]
 ) -> dict[str, Any]:
     job = order.jobs[number]
+    if job.case.kind == "nested":
+        sections = _nested_sections(job, skipped)
+    else:
+        sections = _engine_sections(job, protocols, skipped)
+    slabs = Path(order.folder) / f"slabs{number}.npy"
+    return {
+        "sections": sections,
+        "maps": Path("/proc/self/maps").read_text(),
+        "books": read_books(order.kernel, slabs) if order.kernel else None,
+    }
+
+
+def _engine_sections(
+    job: Job, protocols: dict[str, ctypes.CDLL], skipped: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Run a block of each method in the engine."""
     case = job.case
     cpus = [[cpu] for cpu in job.vcpus]
     timing = schedule.Timing.of(case, cpus)
     clock = Clock("tsc", 1e9, 0)
     block_ns = TURNS_NS if job.in_turns else BLOCK_NS[case.kind]
     mix = schedule.mix_table(case.mix, schedule.generator(case, 0))
+    if case.kind == "kick" and job.timers:
+        block_ns = RUNNING_NS
     before = _threads()
     with (
         Kvm() as kvm,
@@ -211,20 +240,36 @@ def _run_job(
             library().kb_watch()
             # No warm-up within the block: its exits are not recorded, so their loop does more.
             results = engine.blocks([(method, 0)], warmup_ns=0, block_ns=block_ns, plan=plan)
-            if plan.kicking == "none":
-                one = results[0][0]
-                counts = engine.samples(0, int(one["samples_offset"]), int(one["samples_count"]))
-            else:
-                kicks = engine.kicks()
-                counts = kicks["latency"][(kicks["latency"] > 0)]
+            counted = _counted(engine, plan, results)
             shown = position >= len(warm_up)
-            sections.append({"method": method, "counts": counts.tolist(), "shown": shown})
-        slabs = Path(order.folder) / f"slabs{number}.npy"
-        return {
-            "sections": sections,
-            "maps": Path("/proc/self/maps").read_text(),
-            "books": read_books(order.kernel, slabs) if order.kernel else None,
-        }
+            sections.append({"method": method, "counts": counted, "shown": shown})
+        return sections
+
+
+def _counted(engine: Engine, plan: Plan, results: NDArray[Any]) -> Any:
+    """What the clock counted in the last block."""
+    if plan.kicking == "none":
+        one = results[0][0]
+        samples = engine.samples(0, int(one["samples_offset"]), int(one["samples_count"]))
+        return samples.tolist()
+    if plan.kicking == "pauses":
+        return engine.pauses()["last"].tolist()
+    latencies = engine.kicks()["latency"]
+    return latencies[latencies > 0].tolist()
+
+
+def _nested_sections(job: Job, skipped: dict[str, str]) -> list[dict[str, Any]]:
+    """Run an order of each way in the guest hypervisor."""
+    ways = [way for way in job.case.methods if way not in skipped]
+    sections = []
+    with Kvm() as kvm, NestedGuest(kvm, vcpu_cpus=job.vcpus) as guest:
+        for way in ways:
+            print(f"{way}: nested", file=sys.stderr, flush=True)
+            library().kb_watch()
+            records = guest.run(way, NESTED_COUNT)
+            cycles = records["cycles"][records["expected"]]
+            sections.append({"method": way, "counts": cycles.tolist(), "shown": True})
+    return sections
 
 
 def _threads() -> set[int]:
@@ -237,7 +282,7 @@ def _lacking(order: Order) -> dict[str, str]:
     methods = {method_label(method) for job in order.jobs for method in job.case.methods}
     reasons = {
         method: supports(CATALOGUE[method], found)
-        for method in sorted(methods - set(order.protocols))
+        for method in sorted(methods - set(order.protocols) - set(ITERATIONS))
     }
     return {method: reason for method, reason in reasons.items() if reason}
 

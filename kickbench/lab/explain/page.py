@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from kickbench.lab.explain import shared_words
 from kickbench.lab.explain.explain import Explained, Explanation
 from kickbench.lab.explain.stacks import GUEST
-from kickbench.lab.explain.words import Row, answer_of, difference_rows, heading
+from kickbench.lab.explain.subject import Subject
+from kickbench.lab.explain.words import Row, answer_of, difference_rows
 from kickbench.report.pages.html import render
 
 PAGE = "explain.html"
@@ -69,7 +70,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Section:
-    """An exit, or a kick in a state: its answer, the graphs, and tables.
+    """What is explained: its answer, the graphs, and tables.
 
     A method that executes the same as the baseline has no table.
     """
@@ -96,7 +97,7 @@ def tree(after: Mapping[tuple[str, ...], int], before: Mapping[tuple[str, ...], 
 
 def page(found: Explanation) -> str:
     """The page as HTML."""
-    sections = [_section(found, state, methods) for state, methods in found.by_state().items()]
+    sections = [_section(found, *one) for one in found.by_subject().items()]
     return render(
         TEMPLATE,
         scripts=[SCRIPT],
@@ -108,8 +109,8 @@ def page(found: Explanation) -> str:
     )
 
 
-def _section(found: Explanation, state: str | None, methods: Mapping[str, Explained]) -> Section:
-    baseline = methods.get(found.baseline)
+def _section(found: Explanation, subject: Subject, methods: Mapping[str, Explained]) -> Section:
+    baseline = found.baseline_of(methods)
     others = [
         one for one in methods.values() if baseline is not None and one.folded != baseline.folded
     ]
@@ -122,9 +123,9 @@ def _section(found: Explanation, state: str | None, methods: Mapping[str, Explai
         ]
         tables = [(baseline.method, one.method, difference_rows(one, baseline)) for one in others]
     return Section(
-        state or "exit",
-        heading(state),
-        list(answer_of(found, state, methods)),
+        subject.id,
+        subject.heading,
+        list(answer_of(found, subject, methods)),
         graphs,
         tables,
     )

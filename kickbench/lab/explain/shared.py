@@ -18,6 +18,7 @@ import numpy as np
 from kickbench.errors import MeasurementError
 from kickbench.lab.emulator import Limits
 from kickbench.lab.explain import lines, symbols
+from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.lines import Line, Thread
 from kickbench.lab.explain.memory import DIRECT_MAP, Kernel
@@ -35,6 +36,9 @@ MACHINE = MACHINES["amd-lines"]
 NODES = ((0, 1, 2), (3, 4, 5))
 """The machine's CPUs by their node."""
 KICKERS = (1, 2, 4)
+TIMERS_NS = (150_000, 200_000)
+"""The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
+period for both, one turn could be all of it and the other nothing."""
 VCPU, KICKER = "vCPU", "kicker"
 _SYMBOLS = ("__per_cpu_offset", "slab_caches")
 
@@ -107,12 +111,13 @@ def _node_of(cpu: int) -> int:
 
 
 def jobs(cases: Sequence[Case]) -> list[Job]:
-    """What to watch for these cases.
+    """What to watch for these cases: exits, and kicks of a vCPU that sleeps.
 
     Exits are of two vCPUs, on the creator's node and on the other one. Kicks are of one vCPU, by
     one kicker and by more: the first two are on the vCPU's node.
     """
-    return [job for case in cases for job in _jobs_of(case)]
+    chosen = (case for case in cases if case.kind == "exits" or case.state == STATE)
+    return [job for case in chosen for job in _jobs_of(case)]
 
 
 def _jobs_of(case: Case) -> Iterator[Job]:
@@ -120,7 +125,8 @@ def _jobs_of(case: Case) -> Iterator[Job]:
         two = replace(case, vcpus=2)
         for near in NODES:
             for home in NODES:
-                yield Job(two, home[:2], (), creator=near[0], conductor=near[2], in_turns=True)
+                timers = tuple(zip(home, TIMERS_NS, strict=False))
+                yield Job(two, home[:2], (), near[0], near[2], timers)
     else:
         vcpu, *others, last = (cpu for cpus in NODES for cpu in cpus)
         for count in KICKERS:

@@ -2,17 +2,20 @@
 """Reads what the plugin wrote: which instructions a CPU executed, and which memory it touched.
 
 A trace has *sections*, one for each block of a method. In a section, a CPU's instructions between
-two marks (``kickbench/mark.h``) are a *stretch*: the block's exits, or a kick until it is taken.
-The stamps of kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each
-round trip of KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many
-instructions as the clock of a machine that counts instructions says. The kernel's vDSO has an
-RDTSCP as well: any thread that asks for the time executes it, and it is no stamp.
+two marks (``kickbench/mark.h``) are a *stretch*, for example the block's exits. The stamps of
+kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each round trip of
+KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many instructions as the clock
+of a machine that counts instructions says. The kernel's vDSO has an RDTSCP as well: any thread that
+asks for the time executes it, and it is no stamp. The guest hypervisor's stamps are RDTSC.
+
+:mod:`kickbench.lab.explain.events` finds what several CPUs do together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 EXECUTED, READ, WROTE, AT = 0, 1, 2, 3
 """What an entry says. AT has the virtual address of the access before it."""
-SECTION, BEGIN, END, SENT = 0, 1, 2, 3
+SECTION, BEGIN, END, SENT, PAUSE, PAUSED = 0, 1, 2, 3, 4, 5
 """The marks, as in kickbench/mark.h."""
 
 NOT_RARE = 0.1
@@ -33,42 +36,23 @@ CODE = np.dtype([("vaddr", "<u8"), ("size", "u1"), ("bytes", "u1", 15)])
 
 _MARK = np.array([0x0F, 0x1F, 0x84, 0x00], np.uint8)
 _MARKS = 0x4B420000
-_RDTSCP = np.array([0x0F, 0x01, 0xF9], np.uint8)
+_STAMPS = (np.array([0x0F, 0x01, 0xF9], np.uint8), np.array([0x0F, 0x31], np.uint8))
 _CPU_SHIFT, _WHAT_SHIFT = 48, 56
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What one CPU executed from one stamp to another.
+class Stretch:
+    """What one CPU executed between two marks: numbers of records in :attr:`Trace.code`, in order.
 
-    ``executed`` has the numbers of the instructions' records in :attr:`Trace.code`, in their order.
-    ``stamps`` are the positions in it of the stamps.
+    ``stamps`` are the positions of the stamps in it.
     """
 
     executed: NDArray[np.int64]
     stamps: NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class Stretch:
-    """What one CPU executed between two marks. ``stamps`` are the positions of the stamps in it."""
-
-    executed: NDArray[np.int64]
-    stamps: NDArray[np.int64]
-
-    def turns(self) -> list[Turn]:
-        """From each stamp to the next."""
-        return [self._between(a, b) for a, b in pairwise(self.stamps.tolist())]
-
-    def whole(self) -> Turn:
-        """From the first stamp to the last. Raises ValueError if there are not two."""
-        if self.stamps.size < 2:
-            raise ValueError("a stretch with fewer than two stamps has no time")
-        return self._between(int(self.stamps[0]), int(self.stamps[-1]))
-
-    def _between(self, begin: int, end: int) -> Turn:
-        stamps = self.stamps[(self.stamps >= begin) & (self.stamps < end)] - begin
-        return Turn(self.executed[begin:end], stamps)
+    def turns(self) -> list[NDArray[np.int64]]:
+        """What was executed from each stamp to the next."""
+        return [self.executed[a:b] for a, b in pairwise(self.stamps.tolist())]
 
 
 @dataclass(frozen=True)
@@ -96,6 +80,27 @@ class Section:
                 found.append((end, Stretch(executed, np.flatnonzero(self.stamps[part]))))
         return [stretch for _, stretch in sorted(found, key=lambda one: one[0])]
 
+    def stamp_after(self, cpu: int, place: int) -> int | None:
+        """A CPU's first stamp after this place."""
+        own = self._stamps_of(cpu)
+        index = int(np.searchsorted(own, place, side="right"))
+        return int(own[index]) if index < own.size else None
+
+    def stamp_before(self, place: int) -> int:
+        """The last stamp before this place, of the same CPU; -1 if there is none."""
+        own = self._stamps_of(int(self.cpus[place]))
+        index = int(np.searchsorted(own, place)) - 1
+        return int(own[index]) if index >= 0 else -1
+
+    def _stamps_of(self, cpu: int) -> NDArray[np.int64]:
+        if cpu not in self._stamps_by_cpu:
+            self._stamps_by_cpu[cpu] = np.flatnonzero(self.stamps & (self.cpus == cpu))
+        return self._stamps_by_cpu[cpu]
+
+    @cached_property
+    def _stamps_by_cpu(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
     def between_marks(self, cpu: int, last: int) -> list[tuple[int, int]]:
         """The positions of a CPU's marks BEGIN, each with that of the mark ``last`` after it.
 
@@ -111,7 +116,8 @@ class Section:
 class Trace:
     """All that was written down.
 
-    ``loops`` are the (begin, end) of the code whose RDTSCP are stamps: that of kickbench's loops.
+    ``loops`` are the (begin, end) of the code whose RDTSCP and RDTSC are stamps: that of
+    kickbench's loops, and of the guest hypervisor.
     """
 
     code: NDArray[Any]
@@ -143,11 +149,14 @@ class Trace:
         raw = self.code["bytes"]
         number = raw[:, 4:8].copy().view("<u4")[:, 0].astype(np.int64) - _MARKS
         found = (self.code["size"] == 8) & (raw[:, :4] == _MARK).all(axis=1)
-        return np.where(found & (number >= SECTION) & (number <= SENT), number, -1)
+        return np.where(found & (number >= SECTION) & (number <= PAUSED), number, -1)
 
     def _stamps(self) -> NDArray[np.bool_]:
         """Whether each record of the code is a stamp of a loop."""
-        is_stamp = (self.code["bytes"][:, :3] == _RDTSCP).all(axis=1) & (self.code["size"] == 3)
+        raw, size = self.code["bytes"], self.code["size"]
+        is_stamp = np.zeros(size.size, np.bool_)
+        for code in _STAMPS:
+            is_stamp |= (size == code.size) & (raw[:, : code.size] == code).all(axis=1)
         vaddr = self.code["vaddr"]
         in_loop = np.zeros(vaddr.size, np.bool_)
         for begin, end in self.loops:
@@ -155,20 +164,20 @@ class Trace:
         return np.asarray(is_stamp & in_loop)
 
 
-def usual(turns: list[Turn]) -> tuple[Turn, float]:
-    """The shortest turn that is not rare, and the share of those that are as long.
+def usual(sizes: Sequence[int]) -> tuple[int, float]:
+    """The place of the smallest size that is not rare, and the share of those that are alike.
 
     Others are longer by a timer's interrupt, or by what the scheduler does now and then. To take
-    the shortest ones makes turns of two methods comparable. Raises ValueError if there is no turn.
+    the shortest ones makes two methods comparable. If all are rare, it is the smallest of the most
+    frequent ones. Raises ValueError if there is none.
     """
-    if not turns:
-        raise ValueError("no turn is whole")
-    lengths = np.array([turn.executed.size for turn in turns])
-    values, counts = np.unique(lengths, return_counts=True)
-    shares = counts / lengths.size
+    if not len(sizes):
+        raise ValueError("nothing is whole")
+    values, counts = np.unique(np.asarray(sizes), return_counts=True)
+    shares = counts / len(sizes)
     place = int(np.argmax(shares >= min(NOT_RARE, shares.max())))
     # The last one of them: what is done once was done before.
-    chosen = next(turn for turn in reversed(turns) if turn.executed.size == values[place])
+    chosen = int(np.flatnonzero(np.asarray(sizes) == values[place])[-1])
     return chosen, float(shares[place])
 
 

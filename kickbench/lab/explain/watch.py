@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import kickbench.lab
 from kickbench.engine.engine import LIBRARY
@@ -20,16 +23,18 @@ from kickbench.engine.protocols import build
 from kickbench.errors import EXIT_INTERRUPTED, HostError, MeasurementError, StorageError
 from kickbench.lab import emulation
 from kickbench.lab.emulator import Limits, environment, execute
-from kickbench.lab.explain import symbols
+from kickbench.lab.explain import stacks, symbols
 from kickbench.lab.explain.inside import FACTS, Job, Order
 from kickbench.lab.explain.memory import Kernel
-from kickbench.lab.explain.trace import Section, Trace
+from kickbench.lab.explain.trace import EXECUTED, Section, Trace
 from kickbench.lab.machines import Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.native import built_file
 
 PLUGIN = "qemu_plugin.so"
+_GUEST = (0, 0x100000)
+"""The addresses of guest programs. No process has any there: the linker begins at 0x400000."""
 _LEAST_FREE_BYTES = 1 << 20
 """With less room a disk counts as full."""
 
@@ -57,6 +62,26 @@ class Watched:
         for (job, section), entries in zip(told, self.trace.sections(), strict=True):
             if section["shown"]:
                 yield job, section, entries
+
+    def paths(self, executed: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """The call path of each of these instructions, which are numbers of the trace's code."""
+        return stacks.call_paths(
+            (
+                stacks.Instruction(int(one["vaddr"]), one["bytes"][: one["size"]].tobytes())
+                for one in self.trace.code[executed]
+            ),
+            self.functions.name,
+        )
+
+    def executes(self, section: Section, wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
+        """Whether each entry is an instruction of a function with such a name."""
+        executed = section.kinds == EXECUTED
+        numbers, inverse = np.unique(section.values[executed], return_inverse=True)
+        vaddrs = self.trace.code["vaddr"][numbers].tolist()
+        named = [wanted(self.functions.name(vaddr)) for vaddr in vaddrs]
+        found = np.zeros(executed.size, np.bool_)
+        found[executed] = np.array(named, np.bool_)[inverse]
+        return found
 
 
 @contextmanager
@@ -112,7 +137,9 @@ def watched(
         ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
         of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
         loops = [(begin, end) for begin, end, name in of_process if name.endswith("[kickbench]")]
-        functions = symbols.Symbols.of([*of_kernel, *of_process])
+        if any(job.case.kind == "nested" for job in jobs):
+            loops.append(_GUEST)
+        functions = symbols.Symbols.of([*of_kernel, *of_process, (*_GUEST, stacks.GUEST)])
         yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder)
 
 

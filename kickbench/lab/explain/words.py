@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kickbench.lab.explain.case import STATE
-from kickbench.lab.explain.explain import PHASES, Explained, Explanation
+from kickbench.lab.explain.events import PHASES
+from kickbench.lab.explain.explain import Explained, Explanation
 from kickbench.lab.explain.stacks import self_counts
+from kickbench.lab.explain.subject import Subject
+from kickbench.lab.explain.trace import NOT_RARE
 
 MOST = 25
 """How many functions a table names."""
 _COLUMN = 14
-_WHAT = {None: "an exit", STATE: f"a kick of a {STATE} vCPU"}
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,10 @@ class Row:
         return f"{self.after - self.before:+,}" if self.after != self.before else "0"
 
 
-def heading(state: str | None) -> str:
-    """What was counted, as a heading."""
-    return f"{_WHAT[state][0].upper()}{_WHAT[state][1:]}"
-
-
 def answer(found: Explanation) -> Iterator[str]:
     """A sentence for each method of each kind: how many instructions more than the baseline."""
-    for state, methods in found.by_state().items():
-        yield from answer_of(found, state, methods)
+    for subject, methods in found.by_subject().items():
+        yield from answer_of(found, subject, methods)
     yield from _skipped(found)
 
 
@@ -48,10 +44,10 @@ def _skipped(found: Explanation) -> Iterator[str]:
 
 
 def answer_of(
-    found: Explanation, state: str | None, methods: Mapping[str, Explained]
+    found: Explanation, subject: Subject, methods: Mapping[str, Explained]
 ) -> Iterator[str]:
     """The sentences of one kind."""
-    what, baseline = _WHAT[state], methods.get(found.baseline)
+    what, baseline = subject.name, found.baseline_of(methods)
     if baseline is not None:
         yield f"With {baseline.method}, {what} takes {baseline.instructions:,} instructions."
     for one in methods.values():
@@ -60,6 +56,10 @@ def answer_of(
         elif one is not baseline:
             more = one.instructions - baseline.instructions
             yield f"With {one.method} it takes {one.instructions:,}: {_more(more)}."
+    rare = {one.method: one.share for one in methods.values() if one.share < NOT_RARE}
+    if rare:
+        shares = ", ".join(f"{share:.1%} with {name}" for name, share in rare.items())
+        yield f"Few have the same count ({shares}). Compare the calls only."
 
 
 def _more(difference: int) -> str:
@@ -70,27 +70,27 @@ def _more(difference: int) -> str:
 
 def tables(found: Explanation) -> Iterator[str]:
     """A table for each method that is not the baseline, each with a heading."""
-    for state, methods in found.by_state().items():
-        if (baseline := methods.get(found.baseline)) is None:
+    for subject, methods in found.by_subject().items():
+        if (baseline := found.baseline_of(methods)) is None:
             continue
         for one in methods.values():
             if one is not baseline:
                 yield ""
-                yield f"{heading(state)}, {one.method}:"
+                yield f"{subject.heading}, {one.method}:"
                 yield from difference_table(one, baseline, one.method, baseline.method)
 
 
 def against(found: Explanation, base: Explanation) -> Iterator[str]:
     """What differs between two kernels, method by method: a sentence, and a table if they do."""
-    for state, methods in found.by_state().items():
-        before = base.by_state().get(state, {})
+    for subject, methods in found.by_subject().items():
+        before = base.by_subject().get(subject, {})
         for name, one in methods.items():
             if name not in before:
-                yield f"{heading(state)}, {name}: not in {base.kernel}: {base.skipped[name]}"
+                yield f"{subject.heading}, {name}: not in {base.kernel}: {base.skipped[name]}"
                 continue
             other = before[name]
             yield (
-                f"{heading(state)}, {name}: {one.instructions:,} instructions in {found.kernel}, "
+                f"{subject.heading}, {name}: {one.instructions:,} instructions in {found.kernel}, "
                 f"and {other.instructions:,} in {base.kernel}: "
                 f"{_more(one.instructions - other.instructions)}."
             )
