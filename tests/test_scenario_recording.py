@@ -40,7 +40,7 @@ def test_any_exits_are_a_mix_that_a_scenario_accepts(
         }
     )
     shares = [one.share for one in scenario.guest.mix]
-    assert sum(shares) == pytest.approx(1)
+    assert sum(shares) == pytest.approx(1, rel=1e-4)
     assert shares == sorted(shares, reverse=True)
 
 
@@ -70,8 +70,9 @@ def test_the_mean_and_the_quantiles_of_gaps_are_kept(
             "guest": {"program": "pm_timer", "gaps_us": means},
         }
     )
-    assert np.mean(means) == pytest.approx(np.average(gaps, weights=counts))
-    assert means == pytest.approx(by_sorting(gaps, counts, parts), rel=1e-6, abs=1e-6)
+    assert np.mean(means) == pytest.approx(np.average(gaps, weights=counts), rel=1e-4)
+    assert means == pytest.approx(by_sorting(gaps, counts, parts), rel=1e-4, abs=1e-6)
+    assert all(float(f"{mean:.5g}") == mean for mean in means)
 
 
 def by_sorting(gaps: Sequence[float], counts: Sequence[int], parts: int) -> list[float]:

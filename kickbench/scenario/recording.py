@@ -22,9 +22,9 @@ Exit = tuple[str, int, int]
 def mix_tables(counts: Mapping[Exit, int], irqchip: str) -> list[dict[str, Any]]:
     """The tables ``[[guest.mix]]`` of a guest that made so many exits of each kind.
 
-    The most frequent comes first. An address at which the guest program mix cannot leave with
-    ``irqchip`` becomes the nearest one at which it can. Of more than 256 kinds the rarest are left
-    out. Kinds without an exit are, too.
+    The most frequent comes first. Shares have five digits. An address at which the guest program
+    mix cannot leave with ``irqchip`` becomes the nearest one at which it can. Of more than 256
+    kinds the rarest are left out. Kinds without an exit are, too.
     """
     moved: Counter[Exit] = Counter()
     for (exit_, address, size), count in counts.items():
@@ -32,7 +32,7 @@ def mix_tables(counts: Mapping[Exit, int], irqchip: str) -> list[dict[str, Any]]
     common = [(one, count) for one, count in moved.most_common(MAX_EXITS) if count > 0]
     total = sum(count for _, count in common)
     return [
-        {"exit": exit_, "address": address, "size": size, "share": count / total}
+        {"exit": exit_, "address": address, "size": size, "share": _short(count / total)}
         for (exit_, address, size), count in common
     ]
 
@@ -42,7 +42,7 @@ def gap_means(gaps_us: Sequence[float], counts: Sequence[int], parts: int = 100)
 
     ``parts`` numbers, 2 to 1,024: each is the mean of an equal part of all gaps. So their mean is
     that of the recorded gaps, also if a few long ones decide it. ``gaps_us`` may have any order.
-    They are values, or the means of a histogram's bins.
+    They are values, or the means of a histogram's bins. The numbers have five digits.
 
     Gaps beyond what a scenario can have count as its shortest or longest. Raises ValueError if
     there is no gap.
@@ -62,4 +62,9 @@ def gap_means(gaps_us: Sequence[float], counts: Sequence[int], parts: int = 100)
     means = np.diff(np.interp(ends, reached, integral)) * parts / reached[-1]
     # Rounding must not leave the limits, nor the order.
     means = np.maximum.accumulate(np.clip(means, values[0], values[-1]))
-    return [float(mean) for mean in means]
+    return [_short(mean) for mean in means]
+
+
+def _short(value: float) -> float:
+    """Five digits: for people, and exact enough for a table of 4,096 places."""
+    return float(f"{value:.5g}")
