@@ -46,6 +46,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests against the installed package: nox -s tests -- PYTEST_ARGS."""
+    _give_ci_what_observing_needs(session)
     # The build's own tools are for the test that looks into a wheel.
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     _give_ci_a_browser(session)
@@ -56,9 +57,18 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def busy(session: nox.Session) -> None:
     """Run the tests while four busy processes run beside them: nox -s busy -- PYTEST_ARGS."""
+    _give_ci_what_observing_needs(session)
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     pytest = ["pytest", "-m", "not lab", *SIDE_BY_SIDE]
     session.run("python", "tests/busy.py", *pytest, *session.posargs)
+
+
+def _give_ci_what_observing_needs(session: nox.Session) -> None:
+    """What compiles the observer's programs, and a VMM to observe."""
+    if not shutil.which("clang") or not Path("/usr/include/bpf/bpf_core_read.h").exists():
+        _install_on_ci(session, ["clang", "libbpf-dev"])
+    if not shutil.which("qemu-system-x86_64"):
+        _install_on_ci(session, ["qemu-system-x86"])
 
 
 def _give_ci_a_browser(session: nox.Session) -> None:

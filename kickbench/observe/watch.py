@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches a process by programs in the kernel: :class:`Watch` loads them and reads what they count.
+
+``watch.bpf.c`` has the programs. clang compiled them when the package was built, and libbpf fits
+them to the running kernel. The counts are in memory that this process maps, so reading them costs
+the watched process nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kickbench.observe
+from kickbench.closing import Closing
+from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.native import built_file
+from kickbench.observe import layout
+from kickbench.observe.libbpf import Sample, TestRun, failed, library
+
+OBJECT = "watch.bpf.o"
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+
+_ALWAYS = ("left", "sent", "delivered", "waits", "waited")
+_DETAIL = ("entered",)
+_HANDLERS = ("handled",)
+"""The programs on tracepoints: those that count, those for times, and that for handlers."""
+
+_LEAST_VCPUS = 16
+_MOST_VCPUS = 4096
+
+_PROGRAM_INFO_BYTES = 232
+"""The length of struct bpf_prog_info (linux/bpf.h)."""
+_RECURSION_MISSES = 208
+"""The offset of recursion_misses in it."""
+
+Rows = NDArray[np.void]
+"""A structured array with one of the types of :mod:`kickbench.observe.layout`."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the programs could not note, by kind; all 0 in a sound observation.
+
+    ``kicks`` did not fit into their ring, ``vcpus``, ``ways`` and ``senders`` into their tables.
+    ``threads`` had no memory. ``events`` came while the same program ran on that CPU.
+    """
+
+    kicks: int
+    vcpus: int
+    ways: int
+    senders: int
+    threads: int
+    events: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(vars(self).values())
+
+
+class Watch(Closing):
+    """The programs in the kernel, loaded for the process ``pid``. A context manager.
+
+    ``vcpu_files`` are the process's file descriptors of vCPUs. They get their slots, the rows of
+    :attr:`vcpus`, when the object is made. A vCPU that comes later has its own when it first runs.
+    Nothing is counted outside :meth:`attached`.
+
+    Raises HostError if this kernel or this user cannot do it, in a line that says what is missing.
+    """
+
+    def __init__(self, pid: int, vcpu_files: Sequence[int]) -> None:
+        path = object_file()
+        _check_host()
+        self._library = library()
+        self._maps: dict[str, mmap.mmap] = {}
+        self._ring: int | None = None
+        self._object = self._library.bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise failed("read the programs of the observer")
+        try:
+            room = max(_LEAST_VCPUS, 2 * len(vcpu_files))
+            self._n_vcpus = min(_MOST_VCPUS, room)
+            self._library.bpf_map__set_max_entries(self._map("vcpus"), self._n_vcpus)
+            self._set_process(pid)
+            if self._library.bpf_object__load(self._object):
+                raise failed("load the programs of the observer")
+            self._vcpus = self._rows("vcpus", layout.VCPU, self._n_vcpus)
+            self._totals = self._rows("totals", layout.TOTALS, 1)
+            self._ways = self._rows("ways", layout.WAY_COUNT, 16384)
+            self._find_vcpus(vcpu_files)
+            self._kicks: list[bytes] = []
+            self._callback = Sample(self._take_kick)
+            descriptor = self._library.bpf_map__fd(self._map("kicks"))
+            self._ring = self._library.ring_buffer__new(descriptor, self._callback, None, None)
+            if not self._ring:
+                raise failed("map the ring of kicks")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Detach and unload everything. A second call does nothing."""
+        if self._object:
+            if self._ring:
+                self._library.ring_buffer__free(self._ring)
+            self._library.bpf_object__close(self._object)
+            self._object = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside the ``with`` block the kernel counts exits and kicks. It can be entered again."""
+        self._totals["watching"] = 1
+        with self._attached(_ALWAYS):
+            yield
+
+    @contextmanager
+    def detail(self) -> Iterator[None]:
+        """Inside this block, within :meth:`attached`, it also notes times and reasons.
+
+        That takes two to three times as long as counting.
+        """
+        with self._attached(_DETAIL):
+            self._totals["detail"] = 1
+            try:
+                yield
+            finally:
+                self._totals["detail"] = 0
+
+    @contextmanager
+    def handlers(self) -> Iterator[None]:
+        """Inside this block, within :meth:`attached`, it also looks at what handlers leave behind.
+
+        All system calls of the host take longer meanwhile.
+        """
+        with self._attached(_HANDLERS):
+            yield
+
+    @property
+    def vcpus(self) -> Rows:
+        """The counts of each vCPU so far, a copy: rows of :data:`~.layout.VCPU`, by slot."""
+        return self._vcpus[: min(int(self._totals["n_vcpus"][0]), self._n_vcpus)].copy()
+
+    @property
+    def exits(self) -> NDArray[np.uint64]:
+        """The exits of each vCPU so far, by slot."""
+        n = min(int(self._totals["n_vcpus"][0]), self._n_vcpus)
+        return np.array(self._vcpus["exits"][:n], np.uint64)
+
+    @property
+    def ways(self) -> Rows:
+        """The ways to leave so far, a copy: rows of :data:`~.layout.WAY_COUNT`."""
+        return self._ways[: min(int(self._totals["n_ways"][0]), len(self._ways))].copy()
+
+    @property
+    def totals(self) -> Rows:
+        """What is counted of the process as a whole: one row of :data:`~.layout.TOTALS`."""
+        return self._totals.copy()
+
+    def read_kvm_counts(self) -> NDArray[np.uint64]:
+        """Read what KVM counts itself. Returns the exits of each slot, those in the kernel too.
+
+        :attr:`vcpus` has the others then.
+        """
+        program = self._library.bpf_program__fd(self._program("read_counts"))
+        n = min(int(self._totals["n_vcpus"][0]), self._n_vcpus)
+        for index in range(n):
+            slot = ctypes.c_uint32(index)
+            call = TestRun(
+                sz=ctypes.sizeof(TestRun),
+                ctx_in=ctypes.cast(ctypes.byref(slot), ctypes.c_void_p),
+                ctx_size_in=ctypes.sizeof(slot),
+            )
+            if self._library.bpf_prog_test_run_opts(program, ctypes.byref(call)):
+                raise failed("read KVM's counts")
+        return np.array(self._vcpus["kvm"]["exits"][:n], np.uint64)
+
+    def take_kicks(self) -> Rows:
+        """The kicks that were answered since the last call: rows of :data:`~.layout.KICK`."""
+        self._library.ring_buffer__consume(self._ring)
+        taken, self._kicks = b"".join(self._kicks), []
+        return np.frombuffer(taken, layout.KICK)
+
+    def senders(self) -> tuple[Rows, Rows]:
+        """Who sent signals to threads of vCPUs, and how many: rows of SENDER and SENDER_COUNT."""
+        keys, values = [], []
+        descriptor = self._library.bpf_map__fd(self._map("senders"))
+        key = ctypes.create_string_buffer(layout.SENDER.itemsize)
+        value = ctypes.create_string_buffer(layout.SENDER_COUNT.itemsize)
+        before = None
+        while not self._library.bpf_map_get_next_key(descriptor, before, key):
+            if not self._library.bpf_map_lookup_elem(descriptor, key, value):
+                keys.append(key.raw)
+                values.append(value.raw)
+            before = ctypes.create_string_buffer(key.raw, len(key))
+        return (
+            np.frombuffer(b"".join(keys), layout.SENDER),
+            np.frombuffer(b"".join(values), layout.SENDER_COUNT),
+        )
+
+    def lost(self) -> Lost:
+        """What was not noted so far."""
+        totals = self._totals[0]
+        return Lost(
+            **{
+                name: int(totals[f"lost_{name}"])
+                for name in ("kicks", "vcpus", "ways", "senders", "threads")
+            },
+            events=sum(self._misses(name) for name in (*_ALWAYS, *_DETAIL, *_HANDLERS)),
+        )
+
+    # --- within ----------------------------------------------------------------------------------
+
+    def _program(self, name: str) -> Any:
+        found = self._library.bpf_object__find_program_by_name(self._object, name.encode())
+        if not found:
+            raise MeasurementError(f"the observer has no program {name}: the package is damaged")
+        return found
+
+    def _map(self, name: str) -> Any:
+        found = self._library.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise MeasurementError(f"the observer has no map {name}: the package is damaged")
+        return found
+
+    def _set_process(self, pid: int) -> None:
+        """Write the constant of the programs, which is fixed when they are loaded."""
+        size = ctypes.c_size_t()
+        constants = self._map(".rodata")
+        address = self._library.bpf_map__initial_value(constants, ctypes.byref(size))
+        ctypes.c_int32.from_address(address).value = pid
+
+    def _rows(self, name: str, kind: np.dtype[np.void], n: int) -> Rows:
+        descriptor = self._library.bpf_map__fd(self._map(name))
+        size = -(-kind.itemsize * n // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            self._maps[name] = mmap.mmap(descriptor, size)
+        except OSError as error:
+            raise HostError(f"cannot map the observer's counts: {error.strerror}") from None
+        return np.frombuffer(self._maps[name], kind, n)
+
+    def _find_vcpus(self, files: Iterable[int]) -> None:
+        descriptor = self._library.bpf_map__fd(self._map("vcpu_files"))
+        for number in files:
+            key, one = ctypes.c_uint32(number), ctypes.c_uint32(1)
+            if self._library.bpf_map_update_elem(
+                descriptor, ctypes.byref(key), ctypes.byref(one), 0
+            ):
+                raise failed("name the vCPUs to the observer")
+        for name in ("find_vcpus", "find_threads"):
+            self._iterate(name)
+
+    def _iterate(self, name: str) -> None:
+        link = self._library.bpf_program__attach_iter(self._program(name), None)
+        if not link:
+            raise failed(f"attach the observer's program {name}")
+        try:
+            descriptor = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
+            if descriptor < 0:
+                raise failed(f"run the observer's program {name}")
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                file.readall()
+        finally:
+            self._library.bpf_link__destroy(link)
+
+    @contextmanager
+    def _attached(self, names: Iterable[str]) -> Iterator[None]:
+        links: list[int] = []
+        try:
+            for name in names:
+                link = self._library.bpf_program__attach(self._program(name))
+                if not link:
+                    raise failed(f"attach the observer's program {name}")
+                links.append(link)
+            yield
+        finally:
+            for link in links:
+                self._library.bpf_link__destroy(link)
+
+    def _take_kick(self, _: object, address: int, size: int) -> int:
+        self._kicks.append(ctypes.string_at(address, size))
+        return 0
+
+    def _misses(self, name: str) -> int:
+        info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+        length = ctypes.c_uint32(len(info))
+        descriptor = self._library.bpf_program__fd(self._program(name))
+        if self._library.bpf_obj_get_info_by_fd(descriptor, info, ctypes.byref(length)):
+            return 0
+        return int.from_bytes(info.raw[_RECURSION_MISSES : _RECURSION_MISSES + 8], "little")
+
+
+def object_file() -> Path:
+    """The compiled programs. Raises UsageError if the package was built without them."""
+    try:
+        return built_file(kickbench.observe.__path__, OBJECT)
+    except UsageError:
+        raise UsageError(
+            "this kickbench was built without its observer, because clang or libbpf's headers were "
+            "missing:\ninstall both (Debian, Ubuntu: apt install clang libbpf-dev), then install "
+            "kickbench again (pip install --force-reinstall .)"
+        ) from None
+
+
+def _check_host() -> None:
+    if not _BTF.exists():
+        raise HostError(
+            "this kernel does not describe its types (no /sys/kernel/btf/vmlinux): kickbench "
+            "observe needs one that is built with CONFIG_DEBUG_INFO_BTF=y"
+        )
+    try:
+        lockdown = _LOCKDOWN.read_text()
+    except OSError:
+        return
+    if "[confidentiality]" in lockdown:
+        raise HostError(
+            "this kernel is locked down for confidentiality, so that nothing may read its memory: "
+            "boot it with lockdown=integrity to observe"
+        )
