@@ -243,6 +243,76 @@ class _Process(Model):
     placement: _Placed | None = None  # runs before it was there lack it
 
 
+class _Sender(Model):
+    name: Line
+    thread: Count
+    process: Count
+    signal: Annotated[int, Field(ge=0, le=64)]
+    code: Annotated[int, Field(ge=-(2**31), lt=2**31)]
+    system_call: Annotated[int, Field(ge=-1, lt=2**31)]
+    to_process: bool
+    sent: Count
+    pending: Count
+    failed: Count
+
+
+class _ObservedVcpu(Model):
+    id: Count
+    thread: Count
+    name: Line
+    exits: Count
+    looked_at: Count
+    eintr: Count
+    eintr_immediate: Count
+    eintr_unasked: Count
+    foreign_signals: Count
+    changed_thread: Count
+    ran_ns: Count | None
+    waited_ns: Count | None
+    halt_wait_ns: Count
+    halt_poll_ns: Count
+    halt_polls: Count
+    halt_polls_good: Count
+
+
+class _Protocol(Model):
+    id: Line
+    evidence: Annotated[list[Line], Field(max_length=100)]
+
+
+class _SiglockCost(Model):
+    """What sigmask costs per exit on the host, in ns, and the run that measured it."""
+
+    value: Annotated[float, Field(ge=-1e12, le=1e12)]
+    ci95: Annotated[
+        list[Annotated[float, Field(ge=-1e12, le=1e12)]], Field(min_length=2, max_length=2)
+    ]
+    run: SafeName
+
+
+class _Siglock(Model):
+    cost: _SiglockCost | None
+    waits: Count
+    wait_ns: Count
+    vcpu_waits: Count
+    threads: Count
+
+
+class _Observed(Model):
+    pid: Count
+    vmm: Line
+    guest: Line
+    elapsed_ns: Annotated[int, Field(gt=0, le=2**53)]
+    detail_ns: Count
+    ended: Line | None
+    protocol: _Protocol
+    siglock: _Siglock
+    senders: Annotated[list[_Sender], Field(max_length=2**14)]
+    vcpus: Annotated[list[_ObservedVcpu], Field(min_length=1, max_length=2**15)]
+    memory_nodes: Annotated[dict[Line, Count], Field(max_length=2**15)]
+    lost: Annotated[dict[Line, Count], Field(max_length=100)]
+
+
 class _CaseDocument(Model):
     case: _Case
     status: Literal["ok"]
@@ -251,6 +321,7 @@ class _CaseDocument(Model):
     stopped_by: Literal["precision", "max_seconds"] | None
     processes: Annotated[list[_Process], Field(min_length=1)]
     claims: Annotated[dict[Line, bool | None], Field(max_length=1000)] = {}
+    observed: _Observed | None = None  # of the kind observed only
 
 
 # --- checking ----------------------------------------------------------------------------------
@@ -358,6 +429,8 @@ def check_case(data: dict[str, Any], case_id: str, where: object) -> None:
     """Check a case.json. Raises ResultsError, in one line, when it cannot be used."""
     check_model(_CaseDocument, data, where)
     case = data["case"]
+    if (case["kind"] == "observed") != (data.get("observed") is not None):
+        fail(where, "is damaged: observed: only a case of this kind has it, and must")
     if case["id"] != case_id:
         fail(where, f"is damaged: it describes another case ({case['id']})")
     check_methods(case["methods"], case["baseline"], where)

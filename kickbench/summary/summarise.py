@@ -2,8 +2,8 @@
 """Writes summary.json: what a run found. Scripts, ``show`` and the report rely on its format.
 
 Each kind adds its part to a case: :mod:`kickbench.summary.exits`, :mod:`kickbench.summary.kicks`,
-:mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races`, :mod:`kickbench.summary.nested` and
-:mod:`kickbench.summary.handover`.
+:mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races`, :mod:`kickbench.summary.nested`,
+:mod:`kickbench.summary.handover` and :mod:`kickbench.summary.observed`.
 This module has the rest of a case, and what is judged over all cases. A number that does not exist
 (no exit happened, one round only) is null.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kickbench.numbers import plural
 from kickbench.results.files import replace_file
 from kickbench.results.reader import SUMMARY, CaseRecord, RunReader
 from kickbench.results.schema import SCHEMA, dump_json
@@ -24,6 +25,7 @@ from kickbench.summary.exits import read_rounds, summarise_exits
 from kickbench.summary.handover import summarise_handovers
 from kickbench.summary.kicks import describe_kicks, summarise_kicks
 from kickbench.summary.nested import describe_nested, summarise_nested
+from kickbench.summary.observed import summarise_observed
 from kickbench.summary.pauses import summarise_pauses
 from kickbench.summary.per_kick import Times, contrasts_per_kick, pair_with_quiet
 from kickbench.summary.races import summarise_races
@@ -137,6 +139,8 @@ def describe(parameters: dict[str, Any]) -> str:
     """A case in a few words, e.g. "pm_timer, 2 vCPUs, local, full speed"."""
     if parameters["kind"] == "handover":
         return f"{parameters['placement']['name']}, pairs of CPUs"
+    if parameters["kind"] == "observed":
+        return plural(parameters["vcpus"], "vCPU")
     vcpus, rate = parameters["vcpus"], parameters["exit_rate_hz"]
     words = [
         parameters.get("program"),
@@ -201,6 +205,7 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
     "race": summarise_races,
     "nested": summarise_nested,
     "handover": summarise_handovers,
+    "observed": summarise_observed,
 }
 
 

@@ -154,6 +154,18 @@ def _case(key: str, otherwise: float | None = None) -> Callable[[Row], float | N
     return value
 
 
+def _case_figure(*path: str) -> Callable[[Row], float | None]:
+    """A number of the case at a path of keys; None if it is null."""
+
+    def value(row: Row) -> float | None:
+        found: Any = row.case
+        for key in path:
+            found = found[key]
+        return None if found is None else float(found)
+
+    return value
+
+
 def _shown(
     value: Callable[[Row], float | None],
     words: Callable[[float | None], str] = significant,
@@ -720,6 +732,50 @@ _HANDOVER = Table(
     metrics=(("handover_ns", ""),),
 )
 
+_KICKS_SEEN = _case_figure("kicks", "sent")
+_PAUSES_SEEN = _case_figure("kicks", "pauses")
+_PAUSED = _case_figure("kicks", "pause_ns", "last", "p50")
+_OVERHEAD = _case_figure("overhead", "share")
+_LATENCIES_OBSERVED = tuple(
+    Column(name, "", _shown(value), value, group="kick until KVM_RUN returned [{ns}]")
+    for name in ("p50", "p90", "p99", "max")
+    for value in (_case_figure("kicks", "latency_ns", name),)
+)
+_OBSERVED = Table(
+    "A running VM",
+    "Exits per second are of all vCPUs together. A kick lasts from the signal until KVM_RUN "
+    "returned. A pause is a burst of kicks to all vCPUs, and lasts until the last one answered.",
+    keys=(Column("VMM", "", _text("vmm")), _VCPUS, Column("protocol", "", lambda row: row.method)),
+    parts=(
+        Part(
+            "What it did",
+            (
+                _count("exits/{s}", "", "exits_per_second"),
+                Column("kicks", "", _shown(_KICKS_SEEN, whole), _KICKS_SEEN),
+                *_LATENCIES_OBSERVED,
+                Column("pauses", "", _shown(_PAUSES_SEEN, whole), _PAUSES_SEEN),
+                Column("p50", "", _shown(_PAUSED), _PAUSED, group="pause [{ns}]"),
+                Column(
+                    "observing costs",
+                    "%",
+                    _shown(_OVERHEAD, scale=100.0),
+                    _OVERHEAD,
+                ),
+            ),
+        ),
+    ),
+    terminal=(
+        (
+            "{ns}",
+            (
+                _count("exits/{s}", "", "exits_per_second"),
+                Column("kicks", "", _shown(_KICKS_SEEN, whole), _KICKS_SEEN),
+                *_LATENCIES_OBSERVED,
+            ),
+        ),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     "exits": _EXITS,
     "race": _RACE,
@@ -727,6 +783,7 @@ TABLES: dict[str, Table] = {
     "pause_all": _PAUSE,
     "nested": _NESTED,
     "handover": _HANDOVER,
+    "observed": _OBSERVED,
 }
 """The table of each kind of measurement."""
 

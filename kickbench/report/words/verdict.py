@@ -5,7 +5,8 @@ Everything comes from the summary (``summary.json``). ``show`` and the HTML repo
 sentences. The sentences are plain text, and can contain foreign text, for example the name of a
 placement. The caller makes them safe for its output. The sentences of each kind are in a module of
 its own: :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks`,
-:mod:`~kickbench.report.words.nested` and :mod:`~kickbench.report.words.handover`.
+:mod:`~kickbench.report.words.nested`, :mod:`~kickbench.report.words.handover` and
+:mod:`~kickbench.report.words.observed`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from kickbench.report.words.kicks import (
 )
 from kickbench.report.words.names import Summary, emulation, finished, label, nanoseconds
 from kickbench.report.words.nested import answer_nested, broken_injections
+from kickbench.report.words.observed import answer_observed, lost_events
 from kickbench.scenario.kinds import FIGURES
 
 _EXITS_OF = re.compile(r"([0-9]{1,18}) of ([0-9]{1,18}) exits")
@@ -106,6 +108,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     alarms += broken_claims(summary, oversubscribed)
     alarms += second_modes(summary, oversubscribed)
     alarms += broken_injections(summary)
+    alarms += lost_events(summary)
     trusted, control = _control(summary, done, oversubscribed)
     if trusted is False:
         alarms.append(control)
@@ -294,6 +297,7 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "pause_all": answer_pause,
     "nested": answer_nested,
     "handover": answer_handover,
+    "observed": answer_observed,
 }
 
 MUCH_SKEW = 0.05

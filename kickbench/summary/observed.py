@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summary of the kind observed: what a running VMM did, seen from outside.
+
+Every exit is counted, but reasons and times are those of the exits that were looked at closely. So
+the counts by reason are scaled up to all exits of their vCPU. If everything was looked at, they are
+exact.
+
+A pause is a burst of one sender's kicks that reaches every vCPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.stats.contrasts import running_interval
+from kickbench.stats.location import huber
+from kickbench.stats.quantiles import histogram_quantiles
+from kickbench.summary.events import named_quantiles
+from kickbench.summary.shared import Controls, Floats, Ints, bounds, number, ratio
+
+FIGURES = ("gap_ns", "userspace_ns", "in_run_ns")
+"""The distributions, by their numbers in the table observed_times."""
+STATES = ("userspace", "running", "halted", "waiting")
+"""What a vCPU did when it was kicked, by its number in the table observed_kicks."""
+REASONS = {
+    2: "io",
+    3: "hypercall",
+    5: "halt",
+    6: "mmio",
+    7: "irq_window",
+    8: "shutdown",
+    9: "fail_entry",
+    10: "interrupted",
+    17: "internal_error",
+    24: "system_event",
+    26: "ioapic_eoi",
+    27: "hyperv",
+    28: "arm_nisv",
+    29: "rdmsr",
+    30: "wrmsr",
+    31: "dirty_ring",
+    34: "xen",
+    36: "notify",
+    39: "memory_fault",
+}
+"""KVM's exit reasons (linux/kvm.h) by number. Others have their number as their name."""
+_ERRORS = 1 << 16
+EINTR = _ERRORS + 4
+
+_LEVELS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+PAUSE_GAP_NS = 1_000_000
+"""The longest time between two kicks of a pause."""
+MOST_WAYS = 100
+"""Ways to leave in the summary; the table has all."""
+_LEAST_EXITS = 200
+"""Exits of a block without observing, below which its rate says nothing about the cost."""
+
+
+def summarise_observed(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
+    """What a case of the kind observed adds to its summary."""
+    facts: dict[str, Any] = (record.document or {})["observed"]
+    protocol: str = record.parameters["baseline"]
+    seconds = facts["elapsed_ns"] / 1e9
+    kicks = _read(reader, record, "observed_kicks")
+    exits = _exits(reader, record, facts)
+    summary = {
+        "pid": facts["pid"],
+        "vmm": facts["vmm"],
+        "guest": facts["guest"],
+        "ended": facts["ended"],
+        "looked_at_share": facts["detail_ns"] / facts["elapsed_ns"],
+        "protocol": facts["protocol"],
+        "exits": exits,
+        "times": _times(reader, record),
+        "kicks": _kicks(kicks, facts, record.parameters["vcpus"]),
+        "siglock": facts["siglock"],
+        "vcpus_seen": _vcpus(reader, record, facts, seconds),
+        "memory_nodes": facts["memory_nodes"],
+        "lost_events": sum(facts["lost"].values()),
+        "lost": facts["lost"],
+        "overhead": _overhead(reader, record, facts),
+        "methods": {protocol: _method(reader, record, exits, seconds)},
+    }
+    return summary, []
+
+
+def reason_name(reason: int) -> str:
+    """The name of an exit's reason, e.g. "io", "EINTR" or "reason 99"."""
+    if reason >= _ERRORS:
+        code = reason - _ERRORS
+        return {4: "EINTR", 11: "EAGAIN", 14: "EFAULT"}.get(code, f"errno {code}")
+    return REASONS.get(reason, f"reason {reason}")
+
+
+def _read(reader: RunReader, record: CaseRecord, name: str) -> dict[str, NDArray[Any]]:
+    table = reader.table(record.id, name)
+    return {column: table.column(column).to_numpy() for column in table.column_names}
+
+
+# --- exits -------------------------------------------------------------------------------------
+
+
+def _exits(reader: RunReader, record: CaseRecord, facts: dict[str, Any]) -> dict[str, Any]:
+    rows = _read(reader, record, "observed_ways")
+    total = sum(vcpu["exits"] for vcpu in facts["vcpus"])
+    # What a vCPU's exits stand for: all of its exits, of those that were looked at.
+    scale = np.array([ratio(vcpu["exits"], vcpu["looked_at"]) or 0.0 for vcpu in facts["vcpus"]])
+    counts = rows["exits"] * scale[rows["vcpu"]]
+    by_reason: dict[str, float] = {}
+    for reason, count in zip(rows["reason"].tolist(), counts.tolist(), strict=True):
+        name = reason_name(reason)
+        by_reason[name] = by_reason.get(name, 0.0) + count
+    ways = _merged(rows, counts)
+    return {
+        "n": total,
+        "per_second": total / (facts["elapsed_ns"] / 1e9),
+        "looked_at": sum(vcpu["looked_at"] for vcpu in facts["vcpus"]),
+        "by_reason": {
+            name: round(count) for name, count in sorted(by_reason.items(), key=lambda x: -x[1])
+        },
+        "ways": ways[:MOST_WAYS],
+        "n_ways": len(ways),
+    }
+
+
+def _merged(rows: dict[str, NDArray[Any]], counts: Floats) -> list[dict[str, Any]]:
+    """The ways over all vCPUs, the most frequent first."""
+    found: dict[tuple[int, bool, int, int], list[float]] = {}
+    keys = zip(*(rows[n].tolist() for n in ("reason", "write", "size", "address")), strict=True)
+    names = ("timed", "in_run_ns", "handled", "userspace_ns")
+    for key, count, *sums in zip(keys, counts, *(rows[name] for name in names), strict=True):
+        known = found.setdefault(key, [0.0] * 5)
+        for place, value in enumerate((count, *sums)):
+            known[place] += float(value)
+    total = float(counts.sum()) or math.inf
+    return [
+        {
+            "reason": reason_name(reason),
+            "write": write,
+            "size": size,
+            "address": address,
+            "exits": round(count),
+            "share": count / total,
+            "in_run_ns": ratio(in_run_ns, timed),
+            "userspace_ns": ratio(userspace_ns, handled),
+        }
+        for (reason, write, size, address), (count, timed, in_run_ns, handled, userspace_ns) in (
+            sorted(found.items(), key=lambda item: -item[1][0])
+        )
+    ]
+
+
+def _times(reader: RunReader, record: CaseRecord) -> dict[str, Any]:
+    """The distributions over all vCPUs, by figure."""
+    rows = _read(reader, record, "observed_times")
+    found = {}
+    for figure, name in enumerate(FIGURES):
+        chosen = rows["figure"] == figure
+        found[name] = bin_quantiles({key: column[chosen] for key, column in rows.items()})
+    return found
+
+
+def bin_quantiles(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """p50, p90, p99 and the mean of bins, each None without any; and their count."""
+    low, high, count = (rows[name].astype(np.float64) for name in ("low_ns", "high_ns", "count"))
+    total = count.sum()
+    if not total:
+        return {**dict.fromkeys(_LEVELS), "mean": None, "n": 0}
+    bins, at, group = np.unique(low, return_index=True, return_inverse=True)
+    summed = np.bincount(group, count)
+    values = histogram_quantiles(bins, high[at], summed, list(_LEVELS.values()))
+    mean = float((count * (low + high) / 2).sum() / total)
+    return {
+        **{name: number(value) for name, value in zip(_LEVELS, values, strict=True)},
+        "mean": mean,
+        "n": int(total),
+    }
+
+
+def _vcpus(
+    reader: RunReader, record: CaseRecord, facts: dict[str, Any], seconds: float
+) -> list[dict[str, Any]]:
+    turns = _read(reader, record, "observed_turns")
+    found = []
+    for index, vcpu in enumerate(facts["vcpus"]):
+        own = turns["cpu"][turns["vcpu"] == index]
+        cpus = sorted({int(cpu) for cpu in own if cpu >= 0})
+        found.append(
+            {
+                **{key: vcpu[key] for key in ("id", "thread", "name", "exits")},
+                "exits_per_second": vcpu["exits"] / seconds,
+                "cpus": cpus,
+                "ran_share": ratio(vcpu["ran_ns"] or 0, facts["elapsed_ns"]),
+                "waited_share": ratio(vcpu["waited_ns"] or 0, facts["elapsed_ns"]),
+                "halted_share": ratio(vcpu["halt_wait_ns"], facts["elapsed_ns"]),
+                "polled_share": ratio(vcpu["halt_poll_ns"], facts["elapsed_ns"]),
+            }
+        )
+    return found
+
+
+def _method(
+    reader: RunReader, record: CaseRecord, exits: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The figures that comparisons of runs use, with intervals over the seconds."""
+    turns = _read(reader, record, "observed_turns")
+    n_turns = int(turns["turn"].max()) + 1 if len(turns["turn"]) else 0
+    sums = np.bincount(turns["turn"], turns["exits"], n_turns)
+    elapsed = np.zeros(n_turns)
+    elapsed[turns["turn"]] = turns["elapsed_ns"] / 1e9
+    rates = sums / elapsed if n_turns else np.zeros(0)
+    ci95 = None
+    if len(rates) >= 2:
+        interval = running_interval([rates], location=huber)
+        ci95 = bounds(interval)
+    per_second = exits["per_second"]
+    if ci95 is not None:  # the mean over all of the time can lie outside that of the usual seconds
+        ci95 = [max(0.0, min(ci95[0], per_second)), max(ci95[1], per_second)]
+    return {
+        "n": exits["n"],
+        "seconds": seconds,
+        "exits_per_second": per_second,
+        "estimates": {"exits_per_second": {"value": per_second, "ci95": ci95}},
+    }
+
+
+# --- kicks -------------------------------------------------------------------------------------
+
+
+def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -> dict[str, Any]:
+    sent = [one for one in facts["senders"] if not one["to_process"]]
+    latency = rows["latency_ns"][rows["latency_ns"] >= 0].astype(np.float64)
+    handler = rows["handled_ns"][rows["handled_ns"] >= 0].astype(np.float64)
+    both = (rows["handled_ns"] >= 0) & (rows["latency_ns"] >= 0)
+    after = (rows["handled_ns"] - rows["latency_ns"])[both].astype(np.float64)
+    pauses = _pauses(rows, n_vcpus)
+    return {
+        "sent": sum(one["sent"] for one in sent),
+        "one_with_another": int(rows["more"].sum()),
+        "failed": sum(one["failed"] for one in sent),
+        "left": len(latency),
+        "handled": len(handler),
+        "in_userspace": int(((rows["latency_ns"] < 0) & rows["answered"]).sum()),
+        "unanswered": int((~rows["answered"]).sum()),
+        "unasked": sum(vcpu["eintr_unasked"] for vcpu in facts["vcpus"]),
+        "foreign_signals": sum(vcpu["foreign_signals"] for vcpu in facts["vcpus"]),
+        "latency_ns": named_quantiles(latency, _LEVELS, maximum=True),
+        "handler_ns": named_quantiles(handler, _LEVELS, maximum=True),
+        "return_to_handler_ns": named_quantiles(np.maximum(after, 0), _LEVELS, maximum=True),
+        "by_state": _by_state(rows),
+        "senders": facts["senders"],
+        "pauses": None if n_vcpus < 2 else len(pauses),
+        "pause_ns": {
+            name: named_quantiles(pauses[:, column], _LEVELS, maximum=True)
+            for column, name in enumerate(("first", "median", "last"))
+        },
+    }
+
+
+def _by_state(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    found = {}
+    for index, name in enumerate(STATES):
+        mine = rows["state"] == index
+        if mine.any():
+            latency = rows["latency_ns"][mine & (rows["latency_ns"] >= 0)].astype(np.float64)
+            found[name] = {
+                "n": int(mine.sum()),
+                "latency_ns": named_quantiles(latency, _LEVELS, maximum=True),
+            }
+    return found
+
+
+def _pauses(rows: dict[str, NDArray[Any]], n_vcpus: int) -> Floats:
+    """Per pause the times until the first, the median and the last vCPU answered, in ns."""
+    found = []
+    if n_vcpus > 1:
+        for burst in _bursts(rows):
+            vcpus, first = np.unique(rows["vcpu"][burst], return_index=True)
+            if len(vcpus) < n_vcpus:
+                continue
+            chosen = burst[first]
+            took = np.where(rows["latency_ns"] >= 0, rows["latency_ns"], rows["handled_ns"])[chosen]
+            at = rows["at_ns"][chosen]
+            if (took < 0).any():
+                continue
+            answered = np.sort(at + took - at.min()).astype(np.float64)
+            found.append((answered[0], answered[(len(answered) - 1) // 2], answered[-1]))
+    return np.array(found, np.float64).reshape(len(found), 3)
+
+
+def _bursts(rows: dict[str, NDArray[Any]]) -> list[Ints]:
+    """The rows of each burst: kicks of one sender with one signal, with short gaps between."""
+    order = np.lexsort((rows["at_ns"], rows["signal"], rows["sender"]))
+    if not len(order):
+        return []
+    sender, signal, at = (
+        rows[name][order].astype(np.int64) for name in ("sender", "signal", "at_ns")
+    )
+    new = (np.diff(sender) != 0) | (np.diff(signal) != 0) | (np.diff(at) > PAUSE_GAP_NS)
+    return [part for part in np.split(order, np.flatnonzero(new) + 1) if len(part) > 1]
+
+
+# --- what observing costs ----------------------------------------------------------------------
+
+
+def _overhead(reader: RunReader, record: CaseRecord, facts: dict[str, Any]) -> dict[str, Any]:
+    """How much longer an exit takes while it is observed, as a share, by paired blocks."""
+    rows = _read(reader, record, "observed_blocks")
+    n_rounds = int(rows["round"].max()) + 1 if len(rows["round"]) else 0
+    shape = (n_rounds, 3)
+    exits, elapsed = np.zeros(shape), np.ones(shape)
+    exits[rows["round"], rows["state"]] = rows["exits"]
+    elapsed[rows["round"], rows["state"]] = rows["elapsed_ns"]
+    usable = (exits > 0).all(axis=1)
+    nothing = {"share": None, "ci95": None, "rounds": int(usable.sum())}
+    if usable.sum() < 3 or np.median(exits[usable, 0]) < _LEAST_EXITS:
+        return {**nothing, "counting": None, "detail": None}
+    ns_per_exit = elapsed[usable] / exits[usable]
+    counting, detail = (ns_per_exit[:, state] / ns_per_exit[:, 0] - 1 for state in (1, 2))
+    closely = facts["detail_ns"] / facts["elapsed_ns"]
+    found = running_interval([closely * detail + (1 - closely) * counting], location=huber)
+    return {
+        "share": found.estimate,
+        "ci95": bounds(found),
+        "rounds": int(usable.sum()),
+        "counting": huber(counting)[0],
+        "detail": huber(detail)[0],
+    }
