@@ -44,6 +44,7 @@ SECTIONS = (
         (
             "docs/method.md",
             "docs/statistics.md",
+            "docs/observe.md",
             "docs/prediction.md",
             "docs/nested.md",
             "docs/glossary.md",
@@ -94,6 +95,7 @@ PURPOSES = {
     "docs/reports.md": "HTML pages, figures and tables that you can attach to a patch",
     "docs/method.md": "how each figure is measured, and what it cannot say",
     "docs/statistics.md": "how rounds become an interval and a verdict",
+    "docs/observe.md": "what a VM does that runs already, seen from outside",
     "docs/prediction.md": "what siglock costs with more vCPUs and nodes than you have",
     "docs/nested.md": "what a guest hypervisor gains from `immediate_exit`",
     "docs/glossary.md": "each word with an example",

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kickbench observe``: watches a VM that runs already, and stores what it did."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kickbench.errors import EXIT_INTERRUPTED, UsageError
+
+if TYPE_CHECKING:
+    from kickbench.observe.process import Vmm
+
+
+def observe(
+    pid: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="[PID]",
+            help="The process of the VM. Without it the VMs of this host are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="GUEST", help="The VM with this name instead of a PID."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", help="How long to observe.")
+    ] = 30.0,
+    results: Annotated[
+        Path,
+        typer.Option("--results", metavar="DIR", help="Make the folder of the results in DIR."),
+    ] = Path("results"),
+    live: Annotated[
+        bool, typer.Option("--live", help="Show what the VM does, once a second.")
+    ] = False,
+) -> None:
+    """Observe a running VM: its exits, its kicks, its protocol, and what it pays.
+
+    The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
+    """
+    from kickbench.cli.show import show
+    from kickbench.observe import observer, process, recording
+
+    observer.check_seconds(seconds)
+    if pid is not None and name is not None:
+        raise UsageError("name a PID or --name GUEST, not both")
+    if pid is None and name is None:
+        _list(list(process.running()))
+        raise typer.Exit(2)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    vmm = process.find_by_name(name) if name is not None else process.find(pid or 0)
+    folder, interrupted = recording.record(vmm, seconds, results, live=live)
+    show(folder)
+    if interrupted:
+        typer.echo("kickbench: interrupted; what was seen until then is kept", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _list(running: list[Vmm]) -> None:
+    if not running:
+        typer.echo(
+            "kickbench: no VM runs here, or none that you may look at (root sees all)", err=True
+        )
+        return
+    typer.echo("kickbench: name one of these VMs by its PID:", err=True)
+    for vmm in running:
+        typer.echo(f"  {vmm.title}, {len(vmm.vcpu_files)} vCPUs", err=True)

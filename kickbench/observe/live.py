@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows an observation while it goes on: a bar, or with ``--live`` a screen like that of top(1).
+
+Both go to standard error. Without a terminal they are plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from kickbench.numbers import plural, significant
+from kickbench.observe.observer import Observed
+from kickbench.observe.observer import Progress as OnProgress
+from kickbench.observe.process import Vmm
+from kickbench.observe.watch import Watch
+from kickbench.text import printable
+
+PLAIN_SECONDS = 10.0
+_MOST_VCPUS = 32
+"""Rows of the screen; those that leave most often are shown."""
+_MOST_WAYS = 8
+_HELP = "q: end and store what was seen    space: hold the screen"
+
+
+@contextmanager
+def bar(title: str, seconds: float) -> Iterator[OnProgress]:
+    """A bar for the whole observation. Yields the function that moves it."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(f"{title} for {seconds:g} s")
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, refresh_per_second=2, transient=True) as progress:
+        task = progress.add_task(escape(title), total=1.0)
+
+        def advance(what: str, share: float) -> None:
+            progress.update(task, completed=share, description=escape(f"{title}: {what}"))
+
+        yield advance
+
+
+def _plain(title: str) -> OnProgress:
+    said: dict[str, float] = {}
+    print(title, file=sys.stderr, flush=True)
+
+    def advance(what: str, share: float) -> None:
+        now = time.monotonic()
+        if now - said.get(what, -PLAIN_SECONDS if share else now) >= PLAIN_SECONDS:
+            print(f"  {what}, {100 * share:.0f} %", file=sys.stderr, flush=True)
+            said[what] = now
+        said.setdefault(what, now)
+
+    return advance
+
+
+class Live:
+    """The screen. A context manager: the terminal is as it was afterwards."""
+
+    def __init__(self, vmm: Vmm, seconds: float) -> None:
+        self._vmm = vmm
+        self._seconds = seconds
+        self._console = Console(stderr=True)
+        self._ended = self._held = False
+        self._before: dict[tuple[int, ...], int] = {}
+        self._kicks = 0
+        self._screen: RichLive | None = None
+        self._keys: int | None = None
+        self._mode: list[object] = []
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._screen = RichLive(console=self._console, screen=True, auto_refresh=False)
+            self._screen.__enter__()
+            if sys.stdin.isatty():
+                self._keys = sys.stdin.fileno()
+                self._mode = termios.tcgetattr(self._keys)
+                tty.setcbreak(self._keys)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._keys is not None:
+            termios.tcsetattr(self._keys, termios.TCSADRAIN, self._mode)  # type: ignore[arg-type]
+        if self._screen is not None:
+            self._screen.__exit__(kind, error, trace)
+
+    def progress(self, what: str, share: float) -> None:
+        """Say what happens before the first turn."""
+        if self._screen is not None and not share:
+            self._screen.update(Text(f"{self._vmm.title}: {what}"), refresh=True)
+
+    def keep_on(self) -> bool:
+        """Take the keys that were pressed; False after q."""
+        while self._keys is not None and select.select([self._keys], [], [], 0)[0]:
+            pressed = os.read(self._keys, 1)
+            if pressed in (b"q", b"Q", b""):
+                self._ended = True
+                return False
+            if pressed == b" ":
+                self._held = not self._held
+        return not self._ended
+
+    def turn(self, found: Observed, watch: Watch) -> None:
+        """Show the last turn."""
+        lines = self._lines(found, watch)
+        if self._screen is None:
+            print(lines[0], file=sys.stderr, flush=True)
+        elif not self._held:
+            self._screen.update(
+                Group(
+                    Text(lines[0], style="bold"),
+                    Text(_HELP, style="dim"),
+                    self._vcpus(found, watch),
+                    *(Text(line) for line in lines[1:]),
+                ),
+                refresh=True,
+            )
+
+    def _lines(self, found: Observed, watch: Watch) -> list[str]:
+        turn = found.turns[-1]
+        seconds = turn.elapsed_ns / 1e9
+        kicks = int(watch.senders()[1]["sent"].sum())
+        more, self._kicks = kicks - self._kicks, kicks
+        at = (turn.at_ns + turn.elapsed_ns) / 1e9
+        first = (
+            f"{self._vmm.title}: {at:.0f} of {self._seconds:g} s, "
+            f"{significant(sum(turn.exits) / seconds, 3)} exits/s, {plural(more, 'kick')}"
+        )
+        ways = []
+        rows = watch.ways
+        for row in rows:
+            way = row["way"]
+            key = tuple(int(way[name]) for name in ("reason", "write", "size", "address"))
+            ways.append((key, int(row["exits"])))
+        counts: dict[tuple[int, ...], int] = {}
+        for key, count in ways:
+            counts[key] = counts.get(key, 0) + count
+        recent = {key: count - self._before.get(key, 0) for key, count in counts.items()}
+        self._before = counts
+        total = sum(recent.values()) or 1
+        most = sorted(recent.items(), key=lambda item: -item[1])[:_MOST_WAYS]
+        return [printable(first), "", *(_way(key, count / total) for key, count in most if count)]
+
+    def _vcpus(self, found: Observed, watch: Watch) -> Table:
+        table = Table("vCPU", "thread", "exits/s", "EINTR", "CPU", box=None, pad_edge=False)
+        turn, rows = found.turns[-1], watch.vcpus
+        seconds = turn.elapsed_ns / 1e9
+        slots = sorted(range(len(turn.exits)), key=lambda slot: -turn.exits[slot])[:_MOST_VCPUS]
+        for slot in sorted(slots, key=lambda slot: int(rows["id"][slot])):
+            cpu = turn.cpus[slot]
+            table.add_row(
+                str(rows["id"][slot]),
+                str(rows["thread"][slot] or "-"),
+                significant(turn.exits[slot] / seconds, 3),
+                str(rows["eintr"][slot]),
+                str(cpu) if cpu >= 0 else "-",
+            )
+        return table
+
+
+def _way(key: tuple[int, ...], share: float) -> str:
+    from kickbench.report.words.observed import way_name
+    from kickbench.summary.observed import reason_name
+
+    reason, write, size, address = key
+    way = {"reason": reason_name(reason), "write": write, "size": size, "address": address}
+    return f"{100 * share:5.1f} %  {way_name(way)}"

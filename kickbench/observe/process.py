@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds processes with vCPUs, and reads what /proc says of them and of their threads.
+
+A vCPU is known by the name of its open file (``anon_inode:kvm-vcpu:N``), which
+kvm_vm_ioctl_create_vcpu() in virt/kvm/kvm_main.c gives it: no thread needs a certain name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from kickbench.errors import HostError, UsageError
+from kickbench.text import printable, quoted, shorten
+
+_VCPU = re.compile(r"anon_inode:\[?kvm-vcpu:(\d+)\]?")
+_NAMES = ("-name", "--name", "--id", "--vm-name")
+"""Options by which VMMs get the name of their guest: QEMU, crosvm, Firecracker, kvmtool."""
+_GUEST = re.compile(r"(?:^|,)guest=([^,]*)|^([^,=]*)(?:,|$)")
+_INIT_NAMESPACE = 0xEFFFFFFC
+"""The inode of the first pid namespace: PROC_PID_INIT_INO in linux/proc_ns.h."""
+
+RIGHTS = (
+    "run it as root, or with these capabilities:\n"
+    "  sudo setpriv --reuid $USER --init-groups --inh-caps +bpf,+perfmon,+sys_ptrace "
+    "--ambient-caps +bpf,+perfmon,+sys_ptrace kickbench observe ..."
+)
+
+
+@dataclass(frozen=True)
+class Vmm:
+    """A process with vCPUs: its program's name, its guest's name ("" if its command line has
+    none), and KVM's number of each vCPU by the file descriptor."""
+
+    pid: int
+    program: str
+    guest: str
+    vcpu_files: dict[int, int]
+
+    @property
+    def title(self) -> str:
+        """The process in a few words."""
+        guest = f", guest {quoted(self.guest)}" if self.guest else ""
+        return f"{self.pid} ({self.program}{guest})"
+
+
+@dataclass(frozen=True)
+class Thread:
+    """What /proc says of a thread: the CPU that it last ran on, CPU time and waiting time in ns.
+
+    ``blocked`` and ``caught`` are its signal masks: bit 0 is signal 1. ``comm`` is its name.
+    """
+
+    comm: str
+    cpu: int
+    ran_ns: int
+    waited_ns: int
+    blocked: int
+    caught: int
+
+
+def check_namespace() -> None:
+    """Raises HostError in a pid namespace of its own: the kernel's numbers are others there."""
+    if Path("/proc/self/ns/pid").stat().st_ino != _INIT_NAMESPACE:
+        raise HostError(
+            "this shell is in a pid namespace of its own, such as a container's, where processes "
+            "have other numbers than in the kernel: run kickbench observe on the host"
+        )
+
+
+def find(pid: int) -> Vmm:
+    """The process, with its vCPUs. Raises UsageError if there is none, or if it has no vCPU.
+
+    Raises HostError if its files may not be looked at.
+    """
+    folder = Path(f"/proc/{pid}")
+    if not folder.exists():
+        raise UsageError(f"there is no process {pid}: kickbench observe without a PID lists VMs")
+    try:
+        files = _vcpu_files(folder)
+    except PermissionError:
+        raise HostError(f"the files of process {pid} may not be looked at: {RIGHTS}") from None
+    except OSError:
+        raise UsageError(f"process {pid} has ended") from None
+    found = Vmm(pid, _program(folder), _guest(folder), files)
+    if not files:
+        raise UsageError(
+            f"process {found.title} has no vCPU, so it is no VMM or its VM has not begun: "
+            "kickbench observe without a PID lists VMs"
+        )
+    return found
+
+
+def find_by_name(name: str) -> Vmm:
+    """The process whose guest has this name. Raises UsageError if there is none, or several."""
+    every = list(running())
+    found = [vmm for vmm in every if vmm.guest == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(str(vmm.pid) for vmm in found)
+        raise UsageError(f"several VMs have the name {quoted(name)}: choose a PID of {several}")
+    known = ", ".join(vmm.title for vmm in every[:20]) or "no other VM that you may look at"
+    raise UsageError(f"no VM has the name {quoted(name)}; there is {known}")
+
+
+def running() -> Iterator[Vmm]:
+    """The processes with vCPUs that this user may look at, by pid."""
+    for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        folder = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):
+            if files := _vcpu_files(folder):
+                yield Vmm(pid, _program(folder), _guest(folder), files)
+
+
+def threads_of(pid: int) -> int:
+    """How many threads the process has; 0 if it has ended."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return 0
+
+
+def thread(pid: int, tid: int) -> Thread | None:
+    """A thread of the process; None if it has ended."""
+    folder = Path(f"/proc/{pid}/task/{tid}")
+    try:
+        status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+        after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+        times = (folder / "schedstat").read_text().split()
+        return Thread(
+            comm=shorten(printable(status["Name"]), 40),
+            cpu=int(after_name[36]),
+            ran_ns=int(times[0]),
+            waited_ns=int(times[1]),
+            blocked=int(status["SigBlk"], 16),
+            caught=int(status["SigCgt"], 16),
+        )
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
+def memory_nodes(pid: int) -> dict[int, int]:
+    """The pages of the process on each NUMA node (numa_maps of proc(5)); empty if unknown."""
+    pages: dict[int, int] = {}
+    try:
+        text = Path(f"/proc/{pid}/numa_maps").read_text()
+    except OSError:
+        return {}
+    for node, count in re.findall(r"\bN(\d+)=(\d+)", text):
+        pages[int(node)] = pages.get(int(node), 0) + int(count)
+    return pages
+
+
+def _vcpu_files(folder: Path) -> dict[int, int]:
+    found = {}
+    for entry in (folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if match := _VCPU.fullmatch(str(entry.readlink())):
+                found[int(entry.name)] = int(match[1])
+    return found
+
+
+def _program(folder: Path) -> str:
+    try:
+        name = (folder / "exe").readlink().name.removesuffix(" (deleted)")
+    except OSError:
+        name = (folder / "comm").read_text().strip()
+    return shorten(printable(name), 60)
+
+
+def _guest(folder: Path) -> str:
+    """The guest's name by the process's command line; "" if it has none."""
+    try:
+        words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    for option, value in pairwise(words):
+        name, equals, own = option.partition("=")
+        if name in _NAMES and (match := _GUEST.search(own if equals else value)):
+            return shorten(printable(match[1] or match[2] or ""), 60)
+    return ""

@@ -1,0 +1,472 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Observing VMs: the engine's own, whose truth is known, and QEMU, on real KVM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blocks_until import MS, until
+from hypothesis import given
+from hypothesis import strategies as st
+from own_vmm import needs_observer, qemu
+
+from kickbench.engine.engine import Clock, Engine, Kickers, Plan
+from kickbench.errors import UsageError
+from kickbench.guest.loader import Guest
+from kickbench.guest.mix import MixedExit
+from kickbench.host.topology import Topology
+from kickbench.kvm import Kvm
+from kickbench.observe import layout, observer, process, store
+from kickbench.observe.protocol import UNKNOWN, Seen, decide
+from kickbench.observe.watch import Watch
+from kickbench.results.tables import TABLES, tables_of
+
+ROOT = Path(__file__).parent.parent
+CPUS = Topology.read().affinity
+MIX = [MixedExit("port_read", 0x608, 4, 1)] * 3 + [MixedExit("mmio_write", 0xFE00_0000, 2, 1)]
+EINTR = layout.REASON_ERROR + 4
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock.choose(tsc_usable=True)
+
+
+@contextmanager
+def machine(
+    clock: Clock, program: str, *, vcpus: int = 1, rate_hz: float | None = None
+) -> Iterator[tuple[Guest, Engine]]:
+    """The engine's VM in this process."""
+    pacing: dict[str, Any] = {}
+    if rate_hz is not None:
+        gaps = [int(clock.hz / rate_hz)]
+        pacing = {"gaps_cycles": gaps, "first_gaps": [0] * vcpus, "ring_entries": 1024}
+    if program == "mix":
+        pacing["mix"] = MIX
+    seats = [[CPUS[index % len(CPUS)]] for index in range(vcpus)]
+    options: dict[str, Any] = {"n_entries": 1, "samples_capacity": 1 << 12}
+    options["kickers"] = Kickers(count=1, cpus=[CPUS[-1]])
+    with (
+        Kvm() as kvm,
+        Guest(kvm, program, vcpus, irqchip="kernel", **pacing) as guest,
+        Engine(guest, program, clock, seats, **options) as engine,
+    ):
+        yield guest, engine
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """This process, watched in all details."""
+    files = list(process.find(os.getpid()).vcpu_files)
+    with Watch(os.getpid(), files) as watch, watch.attached(), watch.detail(), watch.handlers():
+        yield watch
+
+
+def seen_of(watch: Watch) -> observer.Observed:
+    watch.read_kvm_counts()
+    found = observer.Observed(process.find(os.getpid()), process.threads_of(os.getpid()))
+    found.began_ns, found.elapsed_ns, found.detail_ns = 1, 1, 1
+    found.vcpus, found.ways, found.kicks = watch.vcpus, watch.ways, watch.take_kicks()
+    found.totals, found.lost = watch.totals, watch.lost()
+    found.senders, found.sent = watch.senders()
+    found.last = observer._threads(watch, os.getpid())
+    return found
+
+
+# --- against the engine's own truth ---------------------------------------------------------------
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_exits_are_counted_as_the_guest_counts_them(clock: Clock) -> None:
+    with machine(clock, "pm_timer", vcpus=2, rate_hz=5000) as (guest, engine), watching() as watch:
+        until(engine, lambda left: left.results["exits"].sum() > 200, [("sigmask", 0)], ms=20)
+        made = [guest.params(index).head for index in range(2)]
+        found = seen_of(watch)
+    assert found.lost.total == 0
+    assert (found.vcpus["id"] == [0, 1]).all()
+    way = found.ways["way"]
+    for slot in range(2):
+        mine = way["vcpu"] == slot
+        reads = mine & (way["reason"] == 2)
+        assert set(way["address"][reads]) == {0x608}
+        assert set(way["size"][reads]) == {4}
+        assert not way["write"][reads].any()
+        # A block can end between an exit and the guest's next instruction, which counts it.
+        assert int(found.ways["exits"][reads].sum()) - made[slot] in (0, 1)
+        assert found.ways["exits"][mine].sum() == found.vcpus["exits"][slot]
+        assert set(way["reason"][mine]) <= {2, EINTR}
+        times = found.vcpus["in_run_ns"][slot].sum()
+        assert times == found.vcpus["entries"][slot] == found.vcpus["exits"][slot]
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_mix_is_seen_in_its_shares(clock: Clock) -> None:
+    with machine(clock, "mix") as (_, engine), watching() as watch:
+        until(engine, lambda left: left.results["exits"].sum() > 1000, [("flag_signal", 0)], ms=20)
+        found = seen_of(watch)
+    counts = {
+        (int(way["reason"]), int(way["address"]), int(way["size"]), int(way["write"])): int(exits)
+        for way, exits in zip(found.ways["way"], found.ways["exits"], strict=True)
+        if way["reason"] < layout.REASON_ERROR
+    }
+    reads, writes = counts.pop((2, 0x608, 4, 0)), counts.pop((6, 0xFE00_0000, 2, 1))
+    assert not counts
+    assert reads / (reads + writes) == pytest.approx(3 / 4, abs=0.03)
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("sigmask", "sigmask"),
+        ("sigmask_same", "sigmask_same"),
+        ("flag_signal", "flag_signal"),
+        ("immediate_exit", "immediate_exit"),
+        ("immediate_exit_remote", "immediate_exit_remote"),
+        # From outside it looks like the other order of the same two steps.
+        ("immediate_exit_remote_flag_first", "immediate_exit_remote"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("program", "state", "seen_in"),
+    [("hlt", "halted", 2), ("pm_timer", "userspace", 0), ("spin", "guest", None)],
+)
+def test_kicks_are_counted_and_the_protocol_is_told(
+    clock: Clock, method: str, told: str, program: str, state: str, seen_in: int | None
+) -> None:
+    plan = Plan(loop="kick", kicking="volleys", state=state, gap_ns=MS, userspace_ns=300_000)
+    with machine(clock, program, vcpus=2) as (_, engine), watching() as watch:
+        left = until(engine, lambda left: len(left.kicks) > 15, [(method, 0)], ms=20, plan=plan)
+        found = seen_of(watch)
+    assert decide(store._seen(found))[0] == told
+    assert found.lost.total == 0
+    # The kicking thread's signals are the engine's kicks; the others end blocks.
+    sent = found.sent["sent"].tolist()
+    assert len(left.kicks) in sent
+    assert set(found.senders["signal"].tolist()) == {signal.SIGUSR1}
+    assert set(found.senders["system_call"].tolist()) == {234}  # tgkill
+    pending = int((found.vcpus["kick"]["sent_ns"] > 0).sum())
+    waiting = int(found.vcpus["kick"]["more"].sum())
+    assert len(found.kicks) + int(found.kicks["more"].sum()) + pending + waiting == sum(sent)
+    answered = found.kicks[found.kicks["left_ns"] > 0]
+    assert (answered["left_ns"] >= answered["sent_ns"]).all()
+    if seen_in is not None:
+        counts = np.bincount(found.kicks["state"], minlength=4)
+        assert counts.argmax() == seen_in
+    if told in ("sigmask",):
+        assert not found.kicks["handled_ns"].any()
+    else:
+        assert (found.kicks["handled_ns"] > 0).sum() > 0
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_vcpu_that_comes_later_is_seen_too(clock: Clock) -> None:
+    with (
+        Watch(os.getpid(), []) as watch,
+        watch.attached(),
+        watch.detail(),
+        machine(clock, "pm_timer", vcpus=3) as (_, engine),
+    ):
+        until(engine, lambda left: left.results["exits"].all(), [("flag_signal", 0)], ms=10)
+        vcpus = watch.vcpus
+    assert sorted(vcpus["id"]) == [0, 1, 2]
+    assert (vcpus["exits"] > 0).all()
+    assert len(set(vcpus["thread"].tolist())) == 3
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_two_observers_at_once_count_the_same(clock: Clock) -> None:
+    with (
+        machine(clock, "pm_timer") as (_, engine),
+        watching() as one,
+        watching() as other,
+    ):
+        until(engine, lambda left: left.results["exits"].sum() > 100, [("sigmask", 0)], ms=10)
+        assert one.exits == other.exits
+        assert one.exits > 0
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_nothing_is_counted_while_detached(clock: Clock) -> None:
+    def run(engine: Engine) -> None:
+        until(engine, lambda left: left.results["exits"].sum() > 100, [("sigmask", 0)], ms=10)
+
+    with machine(clock, "pm_timer") as (_, engine):
+        run(engine)
+        files = list(process.find(os.getpid()).vcpu_files)
+        with Watch(os.getpid(), files) as watch:
+            run(engine)
+            assert not watch.exits.any()
+            with watch.attached():
+                run(engine)
+            counted = watch.exits.sum()
+            assert counted > 0
+            run(engine)
+            assert watch.exits.sum() == counted
+            # Without details there are no reasons.
+            assert not len(watch.ways)
+
+
+# --- a run of its own -----------------------------------------------------------------------------
+
+
+def observe(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kickbench", "observe", *arguments, "--results", str(folder)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+def only_run(folder: Path) -> Path:
+    (manifest,) = folder.glob("*/*/manifest.json")
+    return manifest.parent
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
+    results = tmp_path / "results"
+    with qemu(tmp_path, vcpus=vcpus, name="tiny") as vm:
+        done = threading.Event()
+
+        def pause() -> None:
+            while not done.wait(0.2):
+                vm.command("stop")
+                vm.command("cont")
+
+        pausing = threading.Thread(target=pause)
+        pausing.start()
+        try:
+            run = observe("--name", "tiny", "--seconds", "4", folder=results)
+        finally:
+            done.set()
+            pausing.join()
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((only_run(results) / "summary.json").read_text())
+    (case,) = summary["cases"]
+    assert (case["kind"], case["status"], case["pid"]) == ("observed", "ok", vm.pid)
+    assert case["vmm"] == "qemu-system-x86_64"
+    assert case["vcpus"] == vcpus
+    assert case["lost_events"] == 0
+    assert case["protocol"]["id"] == "immediate_exit"
+    assert case["protocol"]["evidence"]
+    assert case["seconds"] == pytest.approx(4, rel=0.5)
+    assert case["exits"]["per_second"] > 0
+    assert max(case["exits"]["by_reason"], key=case["exits"]["by_reason"].get) == "io"
+    (most, *_) = case["exits"]["ways"]
+    assert (most["address"], most["size"], most["write"]) == (0x608, 4, False)
+    kicks = case["kicks"]
+    assert kicks["sent"] > 0
+    assert kicks["latency_ns"]["p50"] > 0
+    assert kicks["pauses"] is None if vcpus == 1 else kicks["pauses"] > 0
+    assert "immediate_exit" in run.stdout
+    assert "0x608" in run.stdout
+    assert re.search(r"\d exits|times a second", run.stdout)
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
+def test_ctrl_c_keeps_what_was_seen(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with qemu(tmp_path, vcpus=1, name="tiny") as vm:
+        command = [sys.executable, "-m", "kickbench", "observe", str(vm.pid), "--seconds", "60"]
+        with subprocess.Popen(
+            [*command, "--results", str(results)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running:
+            assert running.stderr is not None
+            said = [running.stderr.readline(), running.stderr.readline()]
+            assert "observing, " in said[-1], said
+            running.send_signal(signal.SIGINT)
+            out, error = running.communicate(timeout=120)
+    assert running.returncode == 130, error
+    assert "what was seen until then is kept" in error
+    assert "Traceback" not in error
+    summary = json.loads((only_run(results) / "summary.json").read_text())
+    assert summary["cases"][0]["status"] == "ok"
+    assert summary["cases"][0]["ended"] == "it was interrupted"
+    assert "times a second" in out
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
+def test_the_end_of_the_vm_ends_it(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with qemu(tmp_path, vcpus=1, name="tiny") as vm:
+        command = [sys.executable, "-m", "kickbench", "observe", str(vm.pid), "--seconds", "60"]
+        with subprocess.Popen(
+            [*command, "--results", str(results)], stderr=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stderr is not None
+            said = [running.stderr.readline(), running.stderr.readline()]
+            assert "observing, " in said[-1], said
+            vm.process.kill()
+            running.communicate(timeout=120)
+    assert running.returncode == 0
+    summary = json.loads((only_run(results) / "summary.json").read_text())
+    assert summary["cases"][0]["ended"] == "the process ended"
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_what_is_no_vm_is_refused_in_a_line(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("999999999",), "there is no process 999999999"),
+        ((str(os.getpid()),), "has no vCPU"),
+        (("--name", "nobody"), 'no VM has the name "nobody"'),
+        (("1", "--name", "both"), "not both"),
+        (("1", "--seconds", "0"), "--seconds"),
+        (("1", "--seconds", "nan"), "--seconds"),
+    ):
+        run = observe(*arguments, folder=tmp_path)
+        assert run.returncode == 2, run.stderr
+        assert words in run.stderr
+        assert len(run.stderr.splitlines()) <= 2
+        assert not list(tmp_path.iterdir())
+
+
+def test_without_a_pid_the_vms_are_listed(tmp_path: Path) -> None:
+    run = observe(folder=tmp_path)
+    assert run.returncode == 2
+    assert "VM" in run.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_without_rights_it_says_which_are_missing(tmp_path: Path) -> None:
+    code = (
+        "from kickbench.observe import process\n"
+        "try: process.find(1)\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    )
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not run.stdout:
+        pytest.skip(f"another user cannot run this Python: {run.stderr[-200:]}")
+    assert "HostError" in run.stdout
+    assert "cap" in run.stdout
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_name_of_a_guest_is_read(before: str, name: str) -> None:
+    match = process._GUEST.search(f"{before},guest={name},debug-threads=on")
+    assert match is not None
+    if "," not in before + name and "=" not in before + name and "\n" not in before + name:
+        assert match[1] == name or match[2] == before
+
+
+# --- words and layout -----------------------------------------------------------------------------
+
+COUNTS = st.integers(0, 5)
+
+
+@given(
+    st.builds(
+        Seen,
+        signal=st.integers(0, 64),
+        has_mask=st.booleans(),
+        let_through=st.integers(0, 2**64 - 1),
+        blocked=st.booleans(),
+        **dict.fromkeys(
+            (
+                *("kicks", "handled", "remote", "handlers", "set_by_handler", "eintr"),
+                "eintr_immediate",
+            ),
+            COUNTS,
+        ),
+    )
+)
+def test_every_protocol_that_is_told_has_its_evidence(seen: Seen) -> None:
+    told, evidence = decide(seen)
+    assert evidence
+    assert all(line.isprintable() for line in evidence)
+    if told != UNKNOWN:
+        assert seen.kicks or seen.has_mask
+    if told in ("immediate_exit", "flag_signal", "immediate_exit_remote"):
+        assert not seen.has_mask
+        assert seen.handled
+
+
+@given(st.integers(0, 2**45))
+def test_the_edges_of_bins_are_those_of_the_programs(ns: int) -> None:
+    log = max(ns, 1).bit_length() - 1
+    bin_ = ns
+    if log >= layout.SUB_BITS:
+        bin_ = ((log - layout.SUB_BITS) << layout.SUB_BITS) + (ns >> (log - layout.SUB_BITS))
+    bin_ = min(bin_, layout.BINS - 1)
+    edges = layout.edges_ns()
+    assert (np.diff(edges.astype(np.int64)) > 0).all()
+    assert edges[bin_] <= ns
+    if bin_ + 1 < layout.BINS:
+        assert ns < edges[bin_ + 1]
+
+
+def test_the_layout_is_that_of_the_header(tmp_path: Path) -> None:
+    asked = ["#include <linux/types.h>", "#include <stddef.h>", "#include <stdio.h>"]
+    asked += [f'#include "{ROOT / "kickbench/observe/watch.h"}"', "int main(void) {"]
+    expected = []
+    for name, kind in layout.STRUCTS.items():
+        asked.append(f'printf("%zu\\n", sizeof(struct kb_{name}));')
+        expected.append(kind.itemsize)
+        assert kind.names
+        assert kind.fields
+        for field in kind.names:
+            asked.append(f'printf("%zu\\n", offsetof(struct kb_{name}, {field}));')
+            expected.append(kind.fields[field][1])
+    for constant in ("SUB_BITS", "BINS", "REASON_ERROR"):
+        asked.append(f'printf("%d\\n", KB_{constant});')
+        expected.append(getattr(layout, constant))
+    source = tmp_path / "layout.c"
+    source.write_text("\n".join([*asked, "}"]))
+    subprocess.run(["cc", "-o", tmp_path / "layout", source], check=True)
+    said = subprocess.run([tmp_path / "layout"], check=True, capture_output=True)
+    assert [int(line) for line in said.stdout.split()] == expected
+
+
+def test_the_kind_has_its_tables() -> None:
+    assert [table.name for table in tables_of("observed")] == [
+        *("observed_ways", "observed_times", "observed_kicks", "observed_turns"),
+        "observed_blocks",
+    ]
+    assert all(TABLES[table.name].schema for table in tables_of("observed"))
+
+
+def test_the_check_of_seconds() -> None:
+    observer.check_seconds(0.5)
+    for wrong in (0, -1, 1e9, float("nan")):
+        with pytest.raises(UsageError):
+            observer.check_seconds(wrong)
+
+
+def test_no_process_is_a_clear_error() -> None:
+    with pytest.raises(UsageError, match="no process"):
+        process.find(2**31 - 1)
+    assert not process.is_alive(2**31 - 1)
+    assert process.thread(2**31 - 1, 1) is None
+    assert process.memory_nodes(2**31 - 1) == {}
