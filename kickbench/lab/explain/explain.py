@@ -29,6 +29,7 @@ from kickbench.lab.explain.watch import Watched, watched
 from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.methods import method_label
+from kickbench.results.explanation import GUEST, SEPARATOR
 from kickbench.run.kinds import kicking_threads
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import NESTED_BASELINE
@@ -75,6 +76,7 @@ class Explained:
             f"instructions_per_{self.subject.per}": self.instructions,
             "share": self.share,
             "functions": dict(stacks.self_counts(self.folded).most_common()),
+            "paths": {SEPARATOR.join(path): count for path, count in self.folded.items()},
             "inclusive": dict(stacks.inclusive_counts(self.folded).most_common()),
             **({"phases": {n: p.total() for n, p in self.phases.items()}} if self.phases else {}),
             **({"vcpus": self.subject.vcpus} if self.subject.kind == "pause_all" else {}),
@@ -234,7 +236,7 @@ class _Events:
     def __init__(self, seen: Watched, subject: Subject, method: str, entries: Section) -> None:
         self._seen, self._subject, self._method, self._entries = seen, subject, method, entries
         self._loop = seen.executes(entries, lambda name: name == _LOOPS_TIME)
-        guest = seen.executes(entries, lambda name: name == stacks.GUEST)
+        guest = seen.executes(entries, lambda name: name == GUEST)
         # An interrupt that is pending comes before the next instruction of the guest.
         self._of_guest = guest | seen.executes(entries, lambda name: name == stacks.ENTRY)
         found = (

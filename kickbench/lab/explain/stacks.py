@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-GUEST = "[guest]"
+from kickbench.results.explanation import GUEST
+
 SWITCH = ("__switch_to_asm", "__switch_to")
 """Where one kernel stack is left for another (arch/x86/entry/entry_64.S)."""
 INTERRUPTED = "intr_interception"

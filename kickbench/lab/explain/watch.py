@@ -31,6 +31,7 @@ from kickbench.lab.machines import Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.native import built_file
+from kickbench.results.explanation import GUEST
 
 PLUGIN = "qemu_plugin.so"
 _GUEST = (0, 0x100000)
@@ -139,7 +140,7 @@ def watched(
         loops = [(begin, end) for begin, end, name in of_process if name.endswith("[kickbench]")]
         if any(job.case.kind == "nested" for job in jobs):
             loops.append(_GUEST)
-        functions = symbols.Symbols.of([*of_kernel, *of_process, (*_GUEST, stacks.GUEST)])
+        functions = symbols.Symbols.of([*of_kernel, *of_process, (*_GUEST, GUEST)])
         yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder)
 
 
