@@ -24,10 +24,9 @@ from kickbench.lab.explain import symbols, watch
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.events import PHASES
 from kickbench.lab.explain.explain import Explanation
-from kickbench.lab.explain.page import page, tree
+from kickbench.lab.explain.page import page
 from kickbench.lab.explain.subject import Subject
 from kickbench.lab.explain.words import (
-    MOST,
     against,
     answer,
     difference_table,
@@ -35,6 +34,8 @@ from kickbench.lab.explain.words import (
     tables,
 )
 from kickbench.lab.machines import MACHINES
+from kickbench.report.figures.flame import tree
+from kickbench.report.words.explanation import MOST
 from kickbench.scenario.shipped import resolve
 
 PROTOCOLS = Path(__file__).parent.parent / "examples" / "protocols"

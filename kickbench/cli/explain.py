@@ -51,6 +51,15 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into",
+            metavar="RUN",
+            help="Write the page and all counts into the folder of a run. Its report shows them.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all counts there.", show_default=False),
@@ -77,10 +86,12 @@ def explain(
     from kickbench.lab.explain import shared_words, words
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
-    from kickbench.lab.explain.page import PAGE, page
+    from kickbench.lab.explain.page import page
     from kickbench.lab.explain.shared import jobs, shared
     from kickbench.lab.explain.subject import EXIT
     from kickbench.lab.explain.symbols import system_map_of
+    from kickbench.results.discover import find_run
+    from kickbench.results.explanation import FILE, PAGE
     from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
 
@@ -91,6 +102,7 @@ def explain(
     images = [bzimage] if base is None else [bzimage, prepare(machine, base)[1]]
     for image in images:  # before the first machine has run for a while
         system_map_of(image)
+    run = find_run(into) if into else None
     for place in filter(None, (output, as_json and as_json.parent)):
         make_folder(place, "choose another one")
     heed_sigterm()
@@ -99,9 +111,14 @@ def explain(
     other = others[0] if others else None
     if lines and not other:
         found = replace(found, shared=tuple(shared(bzimage, jobs(cases), limits)))
+    document = found.to_dict() | ({"against": other.to_dict()} if other else {})
+    as_text = f"{json.dumps(document, indent=2)}\n".encode()
     if as_json:
-        document = found.to_dict() | ({"against": other.to_dict()} if other else {})
-        write_output(as_json, f"{json.dumps(document, indent=2)}\n".encode())
+        write_output(as_json, as_text)
+    if run:
+        replace_file(run / PAGE, page(found).encode())
+        replace_file(run / FILE, as_text)
+        typer.echo(f"Page: {run / PAGE}", err=True)
     if output:
         for one in found.found:
             text = "".join(f"{line}\n" for line in words.folded_lines(one.folded))

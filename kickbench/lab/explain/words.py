@@ -4,31 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from kickbench.lab.explain.events import PHASES
 from kickbench.lab.explain.explain import Explained, Explanation
 from kickbench.lab.explain.stacks import self_counts
 from kickbench.lab.explain.subject import Subject
 from kickbench.lab.explain.trace import NOT_RARE
+from kickbench.report.words.explanation import Row, difference_rows, more
+from kickbench.results.explanation import SEPARATOR
 
-MOST = 25
-"""How many functions a table names."""
 _COLUMN = 14
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: what is counted, with the baseline and with the method."""
-
-    name: str
-    before: int
-    after: int
-
-    @property
-    def change(self) -> str:
-        """The difference, in words."""
-        return f"{self.after - self.before:+,}" if self.after != self.before else "0"
 
 
 def answer(found: Explanation) -> Iterator[str]:
@@ -54,18 +39,12 @@ def answer_of(
         if baseline is None:
             yield f"With {one.method}, {what} takes {one.instructions:,} instructions."
         elif one is not baseline:
-            more = one.instructions - baseline.instructions
-            yield f"With {one.method} it takes {one.instructions:,}: {_more(more)}."
+            difference = more(one.instructions - baseline.instructions)
+            yield f"With {one.method} it takes {one.instructions:,}: {difference}."
     rare = {one.method: one.share for one in methods.values() if one.share < NOT_RARE}
     if rare:
         shares = ", ".join(f"{share:.1%} with {name}" for name, share in rare.items())
         yield f"Few have the same count ({shares}). Compare the calls only."
-
-
-def _more(difference: int) -> str:
-    if not difference:
-        return "as many"
-    return f"{abs(difference):,} {'more' if difference > 0 else 'less'}"
 
 
 def tables(found: Explanation) -> Iterator[str]:
@@ -92,7 +71,7 @@ def against(found: Explanation, base: Explanation) -> Iterator[str]:
             yield (
                 f"{subject.heading}, {name}: {one.instructions:,} instructions in {found.kernel}, "
                 f"and {other.instructions:,} in {base.kernel}: "
-                f"{_more(one.instructions - other.instructions)}."
+                f"{more(one.instructions - other.instructions)}."
             )
             if self_counts(one.folded) != self_counts(other.folded):
                 yield from difference_table(one, other, found.kernel, base.kernel)
@@ -104,7 +83,7 @@ def difference_table(
     one: Explained, baseline: Explained, name: str, baseline_name: str
 ) -> Iterator[str]:
     """The rows in columns of fixed width, under these names."""
-    rows = difference_rows(one, baseline)
+    rows = rows_of(one, baseline)
     width = max(len(row.name) for row in rows)
     heads = [head.rjust(_COLUMN) for head in (baseline_name, name, "difference")]
     yield "  ".join([" " * width, *heads])
@@ -114,24 +93,9 @@ def difference_table(
         yield "  ".join([f"{row.name:<{width}}", *fitted])
 
 
-def difference_rows(one: Explained, baseline: Explained) -> list[Row]:
-    """The functions that differ, most first, as many as MOST, and lines for the others.
-
-    The phases of a kick follow.
-    """
-    own, other = self_counts(one.folded), self_counts(baseline.folded)
-    names = {**own, **other}
-    differ = sorted(
-        (name for name in names if own[name] != other[name]),
-        key=lambda name: (-abs(own[name] - other[name]), name),
-    )
-    alike = [name for name in names if own[name] == other[name]]
-    rows = [Row(name, other[name], own[name]) for name in differ[:MOST]]
-    for label, more in (("that differ less", differ[MOST:]), ("that do not differ", alike)):
-        if more:
-            before, after = (sum(counts[name] for name in more) for counts in (other, own))
-            rows.append(Row(f"({len(more)} functions {label})", before, after))
-    rows.append(Row("all", baseline.instructions, one.instructions))
+def rows_of(one: Explained, baseline: Explained) -> list[Row]:
+    """The functions that differ, and the phases of a kick."""
+    rows = difference_rows(self_counts(one.folded), self_counts(baseline.folded))
     if one.phases and baseline.phases:
         rows += [Row(f"  {n}", baseline.phases[n].total(), one.phases[n].total()) for n in PHASES]
     return rows
@@ -140,4 +104,4 @@ def difference_rows(one: Explained, baseline: Explained) -> list[Row]:
 def folded_lines(folded: Mapping[tuple[str, ...], int]) -> Iterator[str]:
     """The call paths as flamegraph.pl and speedscope read them: ``outer;inner COUNT``."""
     for path, count in sorted(folded.items()):
-        yield f"{';'.join(path)} {count}"
+        yield f"{SEPARATOR.join(path)} {count}"

@@ -44,6 +44,8 @@ _ASIDE = re.compile(r"(?s)(.*\S) (\([^()]*\))")
 
 TABLES = "page.js"
 """The script that sorts tables, switches scales, and copies text."""
+FLAMES = "flame.js"
+"""The script that zooms into flame graphs."""
 
 
 def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What counted instructions say in words: the difference to a baseline, function by function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from kickbench.results.explanation import Explanation
+
+MOST = 25
+"""How many functions a table names."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what is counted, with the baseline and with the method."""
+
+    name: str
+    before: int
+    after: int
+
+    @property
+    def change(self) -> str:
+        """The difference, in words."""
+        return f"{self.after - self.before:+,}" if self.after != self.before else "0"
+
+
+def answer(found: Explanation) -> Iterator[str]:
+    """How many instructions an exit takes with each method."""
+    baseline = found.methods[found.baseline]
+    yield f"With {found.baseline}, an exit takes {baseline.instructions:,} instructions."
+    for name, one in found.methods.items():
+        if name != found.baseline:
+            difference = more(one.instructions - baseline.instructions)
+            yield f"With {name} it takes {one.instructions:,}: {difference}."
+
+
+def more(difference: int) -> str:
+    """E.g. "138 more"."""
+    if not difference:
+        return "as many"
+    return f"{abs(difference):,} {'more' if difference > 0 else 'less'}"
+
+
+def difference_rows(own: Mapping[str, int], other: Mapping[str, int]) -> list[Row]:
+    """The functions that differ, most first, as many as MOST, and lines for the others and for all.
+
+    ``own`` and ``other`` are the instructions of each function: the method's and the baseline's.
+    """
+    names = {**own, **other}
+    counts = {name: (other.get(name, 0), own.get(name, 0)) for name in names}
+    differ = sorted(
+        (name for name, (before, after) in counts.items() if before != after),
+        key=lambda name: (-abs(counts[name][1] - counts[name][0]), name),
+    )
+    alike = [name for name, (before, after) in counts.items() if before == after]
+    rows = [Row(name, *counts[name]) for name in differ[:MOST]]
+    for label, others in (("that differ less", differ[MOST:]), ("that do not differ", alike)):
+        if others:
+            before, after = (sum(counts[name][i] for name in others) for i in (0, 1))
+            rows.append(Row(f"({len(others)} functions {label})", before, after))
+    rows.append(Row("all", sum(other.values()), sum(own.values())))
+    return rows
