@@ -850,3 +850,21 @@ def test_a_flame_graph_is_complete_without_its_script(tmp_path: Path, visit: Vis
     view = visit(path, script=False)
     assert view.locator("section").first.locator("button.call").count() == 4 + 4 + 5
     assert not view.locator("input").first.is_visible()
+
+
+def test_a_runs_report_has_its_explanation_on_a_phone(tmp_path: Path, visit: Visit) -> None:
+    run = synthetic_run.build(tmp_path / "runs", cases=[synthetic_run.case(1)], rounds=4)
+    (run / "explain.json").write_text(json.dumps(small().to_dict()))
+    (path,) = report(tmp_path / "reports", run)
+    view = visit(path, size=PHONE)
+    assert view.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    section = view.locator("section[aria-labelledby=instructions]")
+    assert "With sigmask it takes 157" in section.inner_text().replace("\xa0", " ")
+    assert section.locator("figure.flame").count() == 1
+    section.locator("input").fill("lock")
+    assert section.locator(".call.found").all_inner_texts() == ["<b>lock</b> +58"]
+    section.locator(".call.found").click()
+    whole, found = (section.locator(one).first.bounding_box() for one in ("figure", ".found"))
+    assert whole is not None
+    assert found is not None
+    assert found["width"] > 0.9 * whole["width"] - 20

@@ -48,6 +48,7 @@ def report(
     from kickbench.report.pages.comparison import write as write_comparison
     from kickbench.report.pages.run import write_report
     from kickbench.results.discover import find_run
+    from kickbench.results.explanation import load_explanation
     from kickbench.results.schema import fail, place
     from kickbench.summary.data import RunData
     from kickbench.text import printable
@@ -62,6 +63,7 @@ def report(
                 run,
                 f"has the same run id as {place(first)}, but is another folder; name one of them",
             )
+        load_explanation(data.reader.path)  # a damaged one is refused before anything is written
         if first is not run:
             same = f"kickbench: {run}: the same run as {first}, {data.reader.run_id}; it has one "
             "report"

@@ -22,7 +22,8 @@ from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES, Figure
 from kickbench.report.pages import assets, downloads, index, toml
-from kickbench.report.pages.html import TABLES, Head, Rows, file_stem, render
+from kickbench.report.pages.explanation import explanation_of
+from kickbench.report.pages.html import FLAMES, TABLES, Head, Rows, file_stem, render
 from kickbench.report.words import environment, tables, verdict
 from kickbench.report.words.names import emulation
 from kickbench.results.files import make_folder, replace_file
@@ -116,7 +117,7 @@ def write_report(data: RunData, folder: Path, *, with_assets: bool = False) -> P
     files: Sequence[str] = ()
     if with_assets:
         files = assets.write(folder / f"{path.stem}-assets", data, figures)
-    replace_file(path, page(data, figures, files).encode("utf-8", "replace"))
+    replace_file(path, page(data, figures, files, folder).encode("utf-8", "replace"))
     index.update(folder)
     return path
 
@@ -137,20 +138,24 @@ def page(
     data: RunData,
     figures: Iterable[tuple[Figure, list[Plot]]] | None = None,
     files: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> str:
     """The whole HTML document of a run.
 
     ``figures`` are the result of :func:`drawn`, if the caller has it already. ``files`` are the
-    relative addresses of files beside the page.
+    relative addresses of files beside the page. ``folder`` is where the page will be, if it is to
+    have links to the folder of the run. Raises ResultsError if the run's explanation is damaged.
     """
     summary = data.summary
     manifest = data.reader.manifest
+    explanation = explanation_of(data.reader.path, folder)
     said = verdict.verdict(summary, data.oversubscribed)
     scenario = toml.dump(manifest["scenario"])
     scenario_file = safe_name(data.reader.scenario_name, default="scenario") + ".toml"
     return render(
         "run.html.j2",
-        scripts=[TABLES],
+        scripts=[TABLES, FLAMES] if explanation else [TABLES],
+        explanation=explanation,
         entry=index.entry_of_run(data, said).meta(),
         summary=summary,
         verdict=said,

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An explanation in the folder of a run: what is read of it, and what the report shows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_run
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_explanation import small
+from test_report_page import HOSTILE, Page
+
+from kickbench.errors import ResultsError
+from kickbench.report.pages.run import page, write
+from kickbench.results.explanation import FILE, PAGE, load_explanation
+from kickbench.summary.data import RunData
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an explanation, not to be changed."""
+    run = synthetic_run.build(
+        tmp_path_factory.mktemp("runs"), cases=[synthetic_run.case(1)], rounds=4
+    )
+    (run / FILE).write_text(json.dumps(small().to_dict()))
+    (run / PAGE).write_text("<!doctype html>")
+    return run
+
+
+@pytest.fixture
+def run(explained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(explained, tmp_path / "javascript:run"))
+
+
+def change(run: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    document = json.loads((run / FILE).read_text())
+    edit(document)
+    (run / FILE).write_text(json.dumps(document))
+    return run
+
+
+def test_what_lab_explain_writes_is_read(explained: Path) -> None:
+    found = load_explanation(explained)
+    assert found is not None
+    assert (found.machine, found.kernel, found.baseline) == ("QEMU 7.2", "6.12", "immediate_exit")
+    sigmask = found.methods["sigmask"]
+    assert sigmask.instructions == sum(sigmask.functions.values()) == 157
+    assert sigmask.paths == small().found[1].folded
+    assert found.page == (explained / PAGE).resolve()
+
+
+def test_a_run_without_one_has_none(tmp_path: Path) -> None:
+    assert load_explanation(tmp_path) is None
+    html = page(RunData.load(synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)])))
+    assert 'id="instructions"' not in html
+
+
+def test_one_of_kicks_only_is_not_shown(run: Path) -> None:
+    assert load_explanation(change(run, lambda d: d["methods"].clear())) is None
+
+
+def test_the_report_has_the_table_the_graph_and_a_link(run: Path, tmp_path: Path) -> None:
+    written, _ = write(run, tmp_path / "out")
+    html = written.read_text()
+    assert "With sigmask it takes 157: 55" in html.replace("\N{NO-BREAK SPACE}", " ")
+    assert "<h3>sigmask, compared with immediate_exit</h3>" in html
+    assert html.count('<figure class="flame"') == 1
+    links = [attrs["href"] or "" for _, attrs in Page(html).tags if "href" in attrs]
+    (link,) = [one for one in links if not one.startswith(("#", "data:"))]
+    assert link == "./../javascript%3Arun/explain.html"  # and no script's address
+    assert "&lt;b&gt;lock" in html
+    assert "<b>lock" not in html
+
+
+def test_a_report_without_a_place_has_no_link(explained: Path) -> None:
+    html = page(RunData.load(explained))
+    assert "<h3>sigmask, compared with immediate_exit</h3>" in html
+    assert "explain.html" not in html
+
+
+def test_an_older_one_has_a_table_and_no_graph(run: Path) -> None:
+    def forget_paths(document: dict[str, Any]) -> None:
+        for one in document["methods"].values():
+            del one["paths"]
+
+    html = page(RunData.load(change(run, forget_paths)))
+    assert "<h3>sigmask, compared with immediate_exit</h3>" in html
+    assert '<figure class="flame"' not in html
+
+
+def test_a_baseline_that_is_missing_is_the_first_method(run: Path) -> None:
+    found = load_explanation(change(run, lambda d: d.update(baseline="gone")))
+    assert found is not None
+    assert found.baseline == "immediate_exit"
+
+
+def test_hostile_names_are_shown_as_text(run: Path) -> None:
+    def rename(document: dict[str, Any]) -> None:
+        document.update(machine=HOSTILE, kernel=HOSTILE)
+        document["methods"][HOSTILE] = document["methods"].pop("sigmask")
+
+    html = page(RunData.load(change(run, rename)))
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert "{{7*7}}" in html
+    assert html.count("<script") == 1
+
+
+def at_sigmask(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda document: document["methods"]["sigmask"].update(changes)
+
+
+WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda d: d.update(schema=2), "schema"),
+    (lambda d: d.update(schema=True), "schema"),
+    (lambda d: d.update(methods=[]), "methods"),
+    (lambda d: d.update(machine="x\n\x1b[31m"), "machine"),
+    (lambda d: d.update(kernel="k" * 1001), "kernel"),
+    (lambda d: d.update(methods={"m" * 2000: d["methods"]["sigmask"]}), "methods"),
+    (lambda d: d.update(methods={str(n): d["methods"]["sigmask"] for n in range(101)}), "methods"),
+    (at_sigmask(instructions_per_exit=156), "sigmask does not add up"),
+    (at_sigmask(instructions_per_exit="157"), "instructions_per_exit"),
+    (at_sigmask(functions={}), "functions"),
+    (at_sigmask(functions={"f": 0, "g": 157}), "functions"),
+    (at_sigmask(functions={"f": -1, "g": 158}), "functions"),
+    (at_sigmask(functions={"f": 156.5, "g": 0.5}), "functions"),
+    (at_sigmask(functions={"f": 2**80}), "functions"),
+    (at_sigmask(functions={f"f{n}": 1 for n in range(10_001)}), "functions"),
+    (at_sigmask(paths={"f;g": 156}), "sigmask does not add up"),
+    (at_sigmask(paths={"f;;g": 157}), "no call path"),
+    (at_sigmask(paths={"": 157}), "paths"),
+    (at_sigmask(paths={";".join("f" * 101): 157}), "no call path"),
+    (at_sigmask(paths={"f" * 1001: 157}), "no call path"),
+    (at_sigmask(paths={f"{n}{';f' * 90}": 1 for n in range(600)}), "refused"),
+]
+
+
+@pytest.mark.parametrize(("edit", "said"), WRONG)
+def test_what_is_wrong_is_refused_in_one_line(
+    run: Path, edit: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    with pytest.raises(ResultsError) as caught:
+        page(RunData.load(change(run, edit)))
+    message = str(caught.value)
+    assert "explain.json" in message
+    assert said in message
+    assert "\n" not in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "nan", '{"schema": NaN}', "[" * 5000, "\ud800"])
+def test_what_is_no_json_is_refused(run: Path, text: str) -> None:
+    (run / FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ResultsError, match=r"explain\.json"):
+        load_explanation(run)
+
+
+@pytest.mark.parametrize("name", [FILE, PAGE])
+def test_a_link_out_of_the_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    (run / name).rename(tmp_path / "outside")
+    (run / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ResultsError, match="leads out of the results folder"):
+        load_explanation(run)
+    (run / name).unlink()
+    (run / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(ResultsError):
+        load_explanation(run)
+
+
+def test_the_deepest_paths_that_are_read_can_be_drawn(run: Path) -> None:
+    names = [f"f{n}" for n in range(100)]
+    paths = {";".join([*names[:-1], f"{n}"]): 1 for n in range(157)}
+    html = page(RunData.load(change(run, at_sigmask(paths=paths))))
+    assert "f98" in html
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+PLACES: list[tuple[str, ...]] = [
+    *[(key,) for key in ("schema", "machine", "kernel", "baseline", "methods")],
+    *[
+        ("methods", "sigmask", *rest)
+        for rest in ((), ("functions",), ("paths",), ("functions", "kvm_run"), ("paths", "a;b"))
+    ],
+]
+
+
+@given(st.sampled_from(PLACES), JSON)
+def test_whatever_is_in_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, ...], value: object
+) -> None:
+    document: dict[str, Any] = copy.deepcopy(small().to_dict())
+    node = document
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    run = tmp_path_factory.mktemp("run")
+    (run / FILE).write_text(json.dumps(document))
+    try:
+        load_explanation(run)
+    except ResultsError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (either is right)
