@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +33,12 @@ from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.observe import layout, observer, process, store
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
+from kickbench.observe.replay import scenario_of
 from kickbench.observe.watch import Watch
 from kickbench.results.tables import TABLES, tables_of
+from kickbench.results.writer import RunWriter
+from kickbench.scenario.model import Scenario
+from kickbench.summary.summarise import write_summary
 
 ROOT = Path(__file__).parent.parent
 CPUS = Topology.read().affinity
@@ -332,6 +338,102 @@ def test_the_end_of_the_vm_ends_it(tmp_path: Path) -> None:
     assert summary["cases"][0]["ended"] == "the process ended"
 
 
+# --- a scenario of it, and its guest again --------------------------------------------------------
+
+
+def stored(found: observer.Observed, folder: Path) -> Path:
+    """The observation as a run's folder."""
+    name = "observed-own"
+    cases = [store.parameters(1, UNKNOWN)]
+    with RunWriter.create(folder, name, scenario={"name": name}, cases=cases, environment={}) as w:
+        w.write_case(store.CASE_ID, store.document(found), store.tables(found))
+        w.finish()
+        write_summary(w.path)
+        return w.path
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_scenario_has_the_exits_the_gaps_and_the_kicks(clock: Clock, tmp_path: Path) -> None:
+    plan = Plan(kicking="volleys", gap_ns=5 * MS)
+    with machine(clock, "pm_timer", vcpus=2, rate_hz=2000) as (_, engine), watching() as watch:
+        began = time.monotonic_ns()
+        until(engine, lambda left: len(left.kicks) > 20, [("sigmask", 0)], ms=50, plan=plan)
+        found = seen_of(watch)
+        found.elapsed_ns = found.detail_ns = time.monotonic_ns() - began
+        found.began_ns = began
+    run = stored(found, tmp_path)
+    (case,) = json.loads((run / "summary.json").read_text())["cases"]
+    scenario = Scenario.from_dict(tomllib.loads(scenario_of(run)))
+    assert scenario.vm.vcpus == (2,)
+    (mixed,) = scenario.guest.mix
+    assert (mixed.exit, mixed.address, mixed.size, mixed.share) == ("port_read", 0x608, 4, 1)
+    rates = [vcpu["exits_per_second"] for vcpu in case["vcpus_seen"]]
+    assert scenario.guest.exit_rate_hz == (pytest.approx(sum(rates) / 2, rel=1e-5),)
+    assert len(scenario.guest.gaps_us) == 100
+    assert list(scenario.guest.gaps_us) == sorted(scenario.guest.gaps_us)
+    assert scenario.measure.baseline == "sigmask"
+    assert {"exits", "kick"} <= set(scenario.measure.kinds)
+    assert scenario.guest.kick_rate_hz[0] in (0, None)
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_scenario_is_replayed_and_observed(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(
+        """
+        name = "small"
+        [vm]
+        vcpus = [2, 1]
+        [guest]
+        program = "mix"
+        exit_rate_hz = 500
+        kick_rate_hz = [0, 100]
+        [[guest.mix]]
+        exit = "port_read"
+        address = 0x608
+        size = 4
+        share = 3
+        [[guest.mix]]
+        exit = "mmio_write"
+        address = 0xfe003000
+        size = 2
+        share = 1
+        [measure]
+        kinds = ["exits"]
+        methods = ["sigmask", "immediate_exit"]
+        baseline = "sigmask"
+        """
+    )
+    results = tmp_path / "results"
+    run = observe("--replay", str(file), "--seconds", "3", folder=results)
+    assert run.returncode == 0, run.stderr
+    (case,) = json.loads((only_run(results) / "summary.json").read_text())["cases"]
+    assert case["guest"] == "small"
+    assert case["vcpus"] == 2
+    ways = {(way["reason"], way["address"]) for way in case["exits"]["ways"]}
+    assert {("io", 0x608), ("mmio", 0xFE00_3000)} <= ways
+    assert not [vmm for vmm in process.running() if os.getpid() in process.ancestors(vmm.pid)]
+
+
+def test_what_cannot_be_replayed_is_refused_in_a_line(tmp_path: Path) -> None:
+    race = tmp_path / "race.toml"
+    race.write_text(
+        'name = "r"\n[vm]\nvcpus = 1\n[guest]\nprogram = "pm_timer"\n'
+        '[measure]\nkinds = ["race"]\nmethods = ["sigmask"]\n'
+    )
+    for arguments, words in (
+        (("--replay", str(tmp_path / "none.toml")), "none.toml"),
+        (("--replay", str(race)), "does not measure the kind exits"),
+        (("--replay", str(race), "1"), "one of them"),
+    ):
+        run = observe(*arguments, folder=tmp_path / "results")
+        assert run.returncode == 2, run.stderr
+        assert words in run.stderr
+        assert "Traceback" not in run.stderr
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -340,7 +442,7 @@ def test_what_is_no_vm_is_refused_in_a_line(tmp_path: Path) -> None:
         (("999999999",), "there is no process 999999999"),
         ((str(os.getpid()),), "has no vCPU"),
         (("--name", "nobody"), 'no VM has the name "nobody"'),
-        (("1", "--name", "both"), "not both"),
+        (("1", "--name", "both"), "one of them"),
         (("1", "--seconds", "0"), "--seconds"),
         (("1", "--seconds", "nan"), "--seconds"),
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kickbench.errors import EXIT_INTERRUPTED, UsageError
+from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
     from kickbench.observe.process import Vmm
@@ -35,6 +35,15 @@ def observe(
         Path,
         typer.Option("--results", metavar="DIR", help="Make the folder of the results in DIR."),
     ] = Path("results"),
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="SCENARIO",
+            help="Run the guest of this scenario file, and observe it.",
+            show_default=False,
+        ),
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Show what the VM does, once a second.")
     ] = False,
@@ -45,16 +54,21 @@ def observe(
     """
     from kickbench.cli.show import show
     from kickbench.observe import observer, process, recording
+    from kickbench.observe.replay import replaying
 
     observer.check_seconds(seconds)
-    if pid is not None and name is not None:
-        raise UsageError("name a PID or --name GUEST, not both")
-    if pid is None and name is None:
+    if sum(one is not None for one in (pid, name, replay)) > 1:
+        raise UsageError("name a PID, --name GUEST or --replay SCENARIO, one of them")
+    if pid is None and name is None and replay is None:
         _list(list(process.running()))
-        raise typer.Exit(2)
+        raise typer.Exit(EXIT_USAGE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    vmm = process.find_by_name(name) if name is not None else process.find(pid or 0)
-    folder, interrupted = recording.record(vmm, seconds, results, live=live)
+    if replay is not None:
+        with replaying(replay, seconds) as vmm:
+            folder, interrupted = recording.record(vmm, seconds, results, live=live)
+    else:
+        vmm = process.find_by_name(name) if name is not None else process.find(pid or 0)
+        folder, interrupted = recording.record(vmm, seconds, results, live=live)
     show(folder)
     if interrupted:
         typer.echo("kickbench: interrupted; what was seen until then is kept", err=True)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench scenario``: check, describe and list scenario files. It runs nothing."""
+"""``kickbench scenario``: check, list and make scenario files. It runs nothing."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kickbench.errors import EXIT_USAGE, ScenarioError
 
-app = typer.Typer(help="Check, describe and list scenario files.", no_args_is_help=True)
+app = typer.Typer(help="Check, list and make scenario files.", no_args_is_help=True)
 
 
 def _cases(count: int) -> str:
@@ -75,3 +76,24 @@ def list_shipped() -> None:
     for name, scenario in scenarios.items():
         summary = printable(scenario.description.strip().partition("\n")[0])
         typer.echo(f"{name:<{width}}  {_cases(case_count(scenario)):>9}  {summary}")
+
+
+@app.command("from")
+def from_results(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[RESULTS]",
+            help="The folder of an observation, or one with runs below it. Of several runs, the "
+            "newest is taken.",
+        ),
+    ] = Path("results"),
+) -> None:
+    """Print a scenario that behaves as an observed VM did.
+
+    For example: kickbench scenario from results/observed-my_guest > my_guest.toml
+    """
+    from kickbench.observe.replay import scenario_of
+    from kickbench.results.discover import find_run
+
+    typer.echo(scenario_of(find_run(results)), nl=False)

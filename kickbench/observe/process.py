@@ -152,6 +152,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def ancestors(pid: int) -> Iterator[int]:
+    """The parent of the process, that one's parent, and so on."""
+    for _ in range(1000):
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return
+        yield pid
+
+
 def memory_nodes(pid: int) -> dict[int, int]:
     """The pages of the process on each NUMA node (numa_maps of proc(5)); empty if unknown."""
     pages: dict[int, int] = {}
