@@ -53,6 +53,8 @@ _ERRORS = 1 << 16
 EINTR = _ERRORS + 4
 
 _LEVELS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+PAUSE_ENDS = ("first", "median", "last")
+"""A pause has a time until each of these vCPUs answered."""
 PAUSE_GAP_NS = 1_000_000
 """The longest time between two kicks of a pause."""
 MOST_WAYS = 100
@@ -66,7 +68,7 @@ def summarise_observed(reader: RunReader, record: CaseRecord) -> tuple[dict[str,
     facts: dict[str, Any] = (record.document or {})["observed"]
     protocol: str = record.parameters["baseline"]
     seconds = facts["elapsed_ns"] / 1e9
-    kicks = _read(reader, record, "observed_kicks")
+    kicks = read_columns(reader, record.id, "observed_kicks")
     exits = _exits(reader, record, facts)
     summary = {
         "pid": facts["pid"],
@@ -97,8 +99,9 @@ def reason_name(reason: int) -> str:
     return REASONS.get(reason, f"reason {reason}")
 
 
-def _read(reader: RunReader, record: CaseRecord, name: str) -> dict[str, NDArray[Any]]:
-    table = reader.table(record.id, name)
+def read_columns(reader: RunReader, case_id: str, name: str) -> dict[str, NDArray[Any]]:
+    """The columns of a case's table ``name``."""
+    table = reader.table(case_id, name)
     return {column: table.column(column).to_numpy() for column in table.column_names}
 
 
@@ -106,7 +109,7 @@ def _read(reader: RunReader, record: CaseRecord, name: str) -> dict[str, NDArray
 
 
 def _exits(reader: RunReader, record: CaseRecord, facts: dict[str, Any]) -> dict[str, Any]:
-    rows = _read(reader, record, "observed_ways")
+    rows = read_columns(reader, record.id, "observed_ways")
     total = sum(vcpu["exits"] for vcpu in facts["vcpus"])
     # What a vCPU's exits stand for: all of its exits, of those that were looked at.
     scale = np.array([ratio(vcpu["exits"], vcpu["looked_at"]) or 0.0 for vcpu in facts["vcpus"]])
@@ -157,7 +160,7 @@ def _merged(rows: dict[str, NDArray[Any]], counts: Floats) -> list[dict[str, Any
 
 def _times(reader: RunReader, record: CaseRecord) -> dict[str, Any]:
     """The distributions over all vCPUs, by figure."""
-    rows = _read(reader, record, "observed_times")
+    rows = read_columns(reader, record.id, "observed_times")
     found = {}
     for figure, name in enumerate(FIGURES):
         chosen = rows["figure"] == figure
@@ -185,7 +188,7 @@ def bin_quantiles(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
 def _vcpus(
     reader: RunReader, record: CaseRecord, facts: dict[str, Any], seconds: float
 ) -> list[dict[str, Any]]:
-    turns = _read(reader, record, "observed_turns")
+    turns = read_columns(reader, record.id, "observed_turns")
     found = []
     for index, vcpu in enumerate(facts["vcpus"]):
         own = turns["cpu"][turns["vcpu"] == index]
@@ -208,7 +211,7 @@ def _method(
     reader: RunReader, record: CaseRecord, exits: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """The figures that comparisons of runs use, with intervals over the seconds."""
-    turns = _read(reader, record, "observed_turns")
+    turns = read_columns(reader, record.id, "observed_turns")
     n_turns = int(turns["turn"].max()) + 1 if len(turns["turn"]) else 0
     sums = np.bincount(turns["turn"], turns["exits"], n_turns)
     elapsed = np.zeros(n_turns)
@@ -238,7 +241,7 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
     handler = rows["handled_ns"][rows["handled_ns"] >= 0].astype(np.float64)
     both = (rows["handled_ns"] >= 0) & (rows["latency_ns"] >= 0)
     after = (rows["handled_ns"] - rows["latency_ns"])[both].astype(np.float64)
-    pauses = _pauses(rows, n_vcpus)
+    pauses = find_pauses(rows, n_vcpus)
     return {
         "sent": sum(one["sent"] for one in sent),
         "one_with_another": int(rows["more"].sum()),
@@ -254,10 +257,9 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
         "return_to_handler_ns": named_quantiles(np.maximum(after, 0), _LEVELS, maximum=True),
         "by_state": _by_state(rows),
         "senders": facts["senders"],
-        "pauses": None if n_vcpus < 2 else len(pauses),
+        "pauses": None if n_vcpus < 2 else len(pauses["last"]),
         "pause_ns": {
-            name: named_quantiles(pauses[:, column], _LEVELS, maximum=True)
-            for column, name in enumerate(("first", "median", "last"))
+            name: named_quantiles(pauses[name], _LEVELS, maximum=True) for name in PAUSE_ENDS
         },
     }
 
@@ -275,22 +277,26 @@ def _by_state(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
     return found
 
 
-def _pauses(rows: dict[str, NDArray[Any]], n_vcpus: int) -> Floats:
-    """Per pause the times until the first, the median and the last vCPU answered, in ns."""
+def find_pauses(rows: dict[str, NDArray[Any]], n_vcpus: int) -> dict[str, Floats]:
+    """The pauses among the rows of observed_kicks, which have their times in ns.
+
+    ``at`` is the first kick of each, since the observation began. From then on it took until
+    the ``first``, the ``median`` and the ``last`` vCPU answered. With one vCPU there are none.
+    """
     found = []
-    if n_vcpus > 1:
-        for burst in _bursts(rows):
-            vcpus, first = np.unique(rows["vcpu"][burst], return_index=True)
-            if len(vcpus) < n_vcpus:
-                continue
-            chosen = burst[first]
-            took = np.where(rows["latency_ns"] >= 0, rows["latency_ns"], rows["handled_ns"])[chosen]
-            at = rows["at_ns"][chosen]
-            if (took < 0).any():
-                continue
-            answered = np.sort(at + took - at.min()).astype(np.float64)
-            found.append((answered[0], answered[(len(answered) - 1) // 2], answered[-1]))
-    return np.array(found, np.float64).reshape(len(found), 3)
+    for burst in _bursts(rows) if n_vcpus > 1 else ():
+        vcpus, first = np.unique(rows["vcpu"][burst], return_index=True)
+        if len(vcpus) < n_vcpus:
+            continue
+        chosen = burst[first]
+        took = np.where(rows["latency_ns"] >= 0, rows["latency_ns"], rows["handled_ns"])[chosen]
+        at = rows["at_ns"][chosen]
+        if (took < 0).any():
+            continue
+        answered = np.sort(at + took - at.min())
+        found.append((at.min(), answered[0], answered[(len(answered) - 1) // 2], answered[-1]))
+    columns = np.array(found, np.float64).reshape(len(found), 1 + len(PAUSE_ENDS)).T
+    return dict(zip(("at", *PAUSE_ENDS), columns, strict=True))
 
 
 def _bursts(rows: dict[str, NDArray[Any]]) -> list[Ints]:
@@ -310,7 +316,7 @@ def _bursts(rows: dict[str, NDArray[Any]]) -> list[Ints]:
 
 def _overhead(reader: RunReader, record: CaseRecord, facts: dict[str, Any]) -> dict[str, Any]:
     """How much longer an exit takes while it is observed, as a share, by paired blocks."""
-    rows = _read(reader, record, "observed_blocks")
+    rows = read_columns(reader, record.id, "observed_blocks")
     n_rounds = int(rows["round"].max()) + 1 if len(rows["round"]) else 0
     shape = (n_rounds, 3)
     exits, elapsed = np.zeros(shape), np.ones(shape)

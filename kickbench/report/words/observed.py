@@ -97,6 +97,16 @@ def way_name(way: Summary) -> str:
     return f"for {way['reason']}"
 
 
+def a_second(summary: Summary) -> str:
+    """E.g. "a second", as a rate goes on."""
+    return "an emulated second" if summary["emulated"] else "a second"
+
+
+def percent(share: float) -> str:
+    """E.g. "92 %", "0.042 %"."""
+    return f"{significant(100 * share, 2).removesuffix('.0')} %"
+
+
 def signal_name(number: int) -> str:
     """E.g. "SIGUSR1", or "signal 40" for one without a name."""
     try:
@@ -120,12 +130,13 @@ def _exits(summary: Summary, case: Summary) -> str:
     if not exits["n"]:
         return f"{vm} did not leave to user space in {_time(summary, case)}."
     ways = [
-        f"{significant(100 * way['share'], 2)} % {way_name(way)}"
+        f"{percent(way['share'])} {way_name(way)}"
         for way in exits["ways"][:_MOST_WAYS]
         if way["share"] >= 0.01
     ]
     rest = f", {listed(ways)}" if ways else ""
-    return f"{vm} leaves to user space {significant(exits['per_second'], 3)} times a second{rest}."
+    rate = f"{significant(exits['per_second'], 3)} times {a_second(summary)}"
+    return f"{vm} leaves to user space {rate}{rest}."
 
 
 def _time(summary: Summary, case: Summary) -> str:
@@ -203,7 +214,7 @@ def _siglock(summary: Summary, case: Summary) -> list[str]:
             share = duration(summary, cost["value"] * rate)
             said.append(
                 f"sigmask costs {value} ns ({low} to {high}) per exit more than immediate_exit on "
-                f"this host (run {cost['run']}): {share} of each second of this VM."
+                f"this host (run {cost['run']}): {share} {a_second(summary)} of this VM."
             )
     elif case["protocol"]["id"] != "unknown":
         said.append(f"Its exits do not take siglock, which {lock['threads']} threads share.")
