@@ -22,6 +22,12 @@ from kickbench.report.figures.handover import draw_handovers
 from kickbench.report.figures.kicks import draw_kick_latency, draw_pauses
 from kickbench.report.figures.nested import draw_round_trips, draw_work
 from kickbench.report.figures.nodes import draw_nodes
+from kickbench.report.figures.observed import (
+    draw_exit_times,
+    draw_exits_over_time,
+    draw_observed_kicks,
+    draw_ways,
+)
 from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.prediction import draw_predictions
 from kickbench.report.figures.races import draw_race
@@ -186,6 +192,36 @@ FIGURES: tuple[Figure, ...] = (
         "leaves out. A coloured marker was measured, with its 95 % interval. An arrow ends an "
         "interval that reaches beyond the axis.",
         draw_predictions,
+    ),
+    Figure(
+        "observed-ways",
+        "Why the VM leaves to user space",
+        "The most frequent ways to leave, with their rates of all vCPUs together. The times are "
+        "means: how long the exit was in KVM_RUN before, and how long user space took after it.",
+        draw_ways,
+    ),
+    Figure(
+        "observed-times",
+        "How long the VM stays in and outside KVM_RUN",
+        "Distributions of the exits that were looked at closely, of all vCPUs together. Further "
+        "left is shorter.",
+        draw_exit_times,
+    ),
+    Figure(
+        "observed-over-time",
+        "Exits per second over the observation",
+        "A line is a vCPU, with a value for each turn of about a second. Many vCPUs share a line. "
+        "Strokes at the upper edge are kicks, and the longer ones pauses.",
+        draw_exits_over_time,
+    ),
+    Figure(
+        "observed-kicks",
+        "How long kicks of the VM took",
+        "From the signal until KVM_RUN returned, by what the vCPU did when it was kicked. The "
+        "dotted line is the time until the signal's handler was entered, of all kicks that have "
+        "one. A pause is counted from its first kick until the first, the median and the last vCPU "
+        "answered. Further left is shorter.",
+        draw_observed_kicks,
     ),
     Figure(
         "ecdf",

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a VM that was observed: why it leaves, its times, its rates and its kicks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from kickbench.numbers import listed, plural, significant
+from kickbench.report.figures.plots import (
+    BAND,
+    INK,
+    LINEAR,
+    LOGARITHMIC,
+    Plot,
+    draw_each,
+    draw_legend,
+    draw_strokes,
+    engineering,
+    log_ticks,
+    new_plot,
+    on_both,
+    plain,
+    round_ticks,
+    tick_time,
+    titled,
+)
+from kickbench.report.words.names import (
+    Summary,
+    duration,
+    finished,
+    microseconds,
+    seconds,
+)
+from kickbench.report.words.observed import STATES, a_second, percent, vm_name, way_name
+from kickbench.stats.quantiles import sample_quantiles
+from kickbench.summary.data import RunData
+from kickbench.summary.observed import FIGURES, PAUSE_ENDS, find_pauses, read_columns
+from kickbench.summary.observed import STATES as STATE_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    Rows = dict[str, NDArray[Any]]
+
+_COLOUR = "#0072b2"
+_LOOKS = (
+    # Four colours that eyes without one kind of cones tell apart, and dashes that repeat them.
+    ("#0072b2", "-"),
+    ("#d55e00", "--"),
+    ("#009e73", ":"),
+    ("#9e7e98", "-."),
+)
+_TIMES = {
+    "gap_ns": "from exit to exit",
+    "in_run_ns": "in KVM_RUN",
+    "userspace_ns": "in user space",
+}
+_PAUSED = {"first": "first vCPU", "median": "median vCPU", "last": "last vCPU"}
+MOST_WAYS = 8
+"""Ways to leave in a drawing; the table has more."""
+_MOST_VCPUS = len(_LOOKS) - 1
+"""vCPUs with a line of their own. The others are drawn together."""
+_MOST_POINTS = 400
+"""Points of a line, and strokes of a kind; more would not be seen."""
+
+
+# --- why it leaves -----------------------------------------------------------------------------
+
+
+def draw_ways(data: RunData) -> list[Plot]:
+    """The most frequent ways to leave: a plot per VM."""
+    cases = [
+        case
+        for case in finished(data.summary, "observed")
+        if any(way["share"] > 0 for way in case["exits"]["ways"])
+    ]
+    return draw_each(cases, lambda case: _ways_plot(data, case))
+
+
+def _ways_plot(data: RunData, case: Summary) -> Plot:
+    exits = case["exits"]
+    ways = exits["ways"][:MOST_WAYS]
+    title = titled(data, vm_name(case))
+    canvas, axes = new_plot(title, 0.9 + 0.56 * len(ways))
+    largest = max(100 * way["share"] for way in ways)
+    for y, way in enumerate(ways):
+        axes.barh(y, 100 * way["share"], height=0.3, color=_COLOUR, linewidth=0)
+        looks: dict[str, Any] = {"textcoords": "offset points", "color": INK, "va": "bottom"}
+        axes.annotate(_capital(way_name(way)), (0, y - 0.15), (3, 12.5), fontsize=9, **looks)
+        axes.annotate(_times_of(data, case, way), (0, y - 0.15), (3, 1.5), fontsize=8.5, **looks)
+    axes.set_xlim(0, 1.02 * largest)
+    axes.set_ylim(len(ways) - 0.75, -0.8)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.grid(visible=False, axis="y")
+    round_ticks(axes, "x", lambda value: f"{value:.6g}")
+    axes.set_xlabel("share of the exits [%]")
+    most = ways[0]
+    said = (
+        f"Most often it leaves {way_name(most)}: {percent(most['share'])} of the "
+        f"exits.{_mean_times(data, most)}"
+    )
+    if (missing := exits["n_ways"] - len(ways)) > 0:
+        said += f" {plural(missing, 'rarer way', 'rarer ways')} to leave " + (
+            "is not drawn." if missing == 1 else "are not drawn."
+        )
+    return Plot(title, said, canvas)
+
+
+def _capital(text: str) -> str:
+    text = plain(text, 60)
+    return text[:1].upper() + text[1:]
+
+
+def _times_of(data: RunData, case: Summary, way: Summary) -> str:
+    """E.g. "92 %, 38,000/s; KVM_RUN 2.5 µs, user space 10 µs"."""
+    rate = way["share"] * case["exits"]["per_second"]
+    unit = seconds(data.summary)
+    words = [f"{percent(way['share'])}, {significant(rate, 3)}/{unit}"]
+    times = [
+        f"{name} {duration(data.summary, way[key])}"
+        for key, name in (("in_run_ns", "KVM_RUN"), ("userspace_ns", "user space"))
+        if way[key] is not None
+    ]
+    return "; ".join([*words, *([", ".join(times)] if times else [])])
+
+
+def _mean_times(data: RunData, way: Summary) -> str:
+    if way["in_run_ns"] is None or way["userspace_ns"] is None:
+        return ""
+    inside, outside = (duration(data.summary, way[key]) for key in ("in_run_ns", "userspace_ns"))
+    return (
+        f" It then spent {inside} in KVM_RUN before and {outside} in user space after, on average."
+    )
+
+
+# --- how long ----------------------------------------------------------------------------------
+
+
+def draw_exit_times(data: RunData) -> list[Plot]:
+    """The distributions of the gap, and of the times in and outside KVM_RUN: a plot per VM."""
+    found = []
+    for case in _with_tables(data):
+        rows = read_columns(data.reader, case["id"], "observed_times")
+        if rows["count"].any():
+            found.append((case, rows))
+    return draw_each(found, lambda one: _times_plot(data, *one))
+
+
+def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
+    title = titled(data, vm_name(case))
+    canvas, axes = new_plot(title)
+    axes.set_xscale("log")
+    handles, names, drawn = [], [], []
+    for (key, name), (colour, dashes) in zip(_TIMES.items(), _LOOKS, strict=False):
+        chosen = (rows["figure"] == FIGURES.index(key)) & (rows["count"] > 0)
+        if not chosen.any():
+            continue
+        x, share = _cumulated(*(rows[name][chosen] for name in ("low_ns", "high_ns", "count")))
+        handles += axes.plot(x, 100 * share, dashes, color=colour, linewidth=1.6)
+        names.append(name)
+        drawn += [x[share >= 0.001][0], x[share <= 0.9999][-1]]
+    _share_axes(
+        axes, drawn, f"time [{microseconds(data.summary)}]", "exits that took no longer [%]"
+    )
+    draw_legend(axes, handles, names)
+    times = case["times"]
+    said = [
+        f"{duration(data.summary, times[key]['p50'])} {name}"
+        for key, name in _TIMES.items()
+        if times[key]["p50"] is not None
+    ]
+    return Plot(title, f"At p50 it took {listed(said)}." if said else "", canvas)
+
+
+def _cumulated(low: Any, high: Any, count: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The share of the times up to each edge of the bins in µs, over all vCPUs."""
+    low, at, group = np.unique(low, return_index=True, return_inverse=True)
+    counts = np.cumsum(np.bincount(group, count.astype(np.float64)))
+    # A bin's times are spread over it, so the line begins at the lower edge of the first.
+    x = np.maximum(np.append(low[:1], high[at]).astype(np.float64), 1.0) / 1e3
+    return x, np.append(0.0, counts / counts[-1])
+
+
+def _share_axes(axes: Axes, times: Sequence[float], below: str, beside: str) -> None:
+    log_ticks(axes, [max(float(time), 1e-3) for time in times], "x", tick_time)
+    axes.set_ylim(0, 101)
+    axes.set_xlabel(below)
+    axes.set_ylabel(beside)
+
+
+# --- how often, over time ----------------------------------------------------------------------
+
+
+def draw_exits_over_time(data: RunData) -> list[Plot]:
+    """Exits per second over the observation, by vCPU, with kicks and pauses: a plot per VM."""
+    found = []
+    for case in _with_tables(data):
+        turns = read_columns(data.reader, case["id"], "observed_turns")
+        if len(turns["turn"]):
+            found.append((case, turns))
+    return draw_each(found, lambda one: _over_time_plot(data, *one))
+
+
+def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
+    kicks = read_columns(data.reader, case["id"], "observed_kicks")
+    pauses = find_pauses(kicks, case["vcpus"])
+    lines = _lines(case, turns)
+    title = titled(data, vm_name(case))
+    rates = np.concatenate([rate for _, _, rate in lines])
+
+    def draw(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        handles = []
+        for (_, at, rate), (colour, dashes) in zip(lines, _LOOKS, strict=False):
+            if scale == LOGARITHMIC:
+                rate = np.maximum(rate, max(float(rates.max()) / 1e6, 0.1))
+            marker = "o" if len(at) == 1 else ""
+            handles += axes.plot(at, rate, dashes, color=colour, marker=marker, linewidth=1.6)
+        _rate_axis(axes, rates, scale)
+        axes.set_xlim(0, case["seconds"])
+        axes.set_xlabel(f"time [{seconds(data.summary)}]")
+        axes.set_ylabel(f"exits/{seconds(data.summary)}")
+        marks = _draw_marks(axes, {"kick": kicks["at_ns"], "pause": pauses["at"]})
+        draw_legend(
+            axes,
+            [*handles, *(handle for handle, _ in marks)],
+            [*(name for name, _, _ in lines), *(name for _, name in marks)],
+        )
+        return canvas
+
+    total = np.sum([rate for _, _, rate in lines], axis=0) if len(lines) > 1 else lines[0][2]
+    low, high = (significant(end, 3) for end in (total.min(), total.max()))
+    said = f"All vCPUs together left {low} times {a_second(data.summary)}"
+    said += "." if low == high else f" in the quietest turn, and {high} in the busiest one."
+    return on_both(title, said, draw, LINEAR, LOGARITHMIC)
+
+
+def _lines(case: Summary, turns: Rows) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """Name, times in s and exits per second of the busiest vCPUs, and of all others together."""
+    n_vcpus = max(case["vcpus"], int(turns["vcpu"].max()) + 1)
+    numbers, turn = np.unique(turns["turn"], return_inverse=True)
+    counts = np.zeros((n_vcpus, len(numbers)))
+    np.add.at(counts, (turns["vcpu"], turn), turns["exits"])
+    begin, elapsed = np.zeros(len(numbers)), np.ones(len(numbers))
+    begin[turn], elapsed[turn] = turns["at_ns"] / 1e9, np.maximum(turns["elapsed_ns"], 1) / 1e9
+    rates, middle = counts / elapsed, begin + elapsed / 2
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    alone = order if n_vcpus <= len(_LOOKS) else order[:_MOST_VCPUS]
+    found = [(f"vCPU {index}", middle, rates[index]) for index in sorted(alone.tolist())]
+    if len(others := order[len(alone) :]):
+        found.append((f"the other {len(others)} vCPUs", middle, rates[others].sum(axis=0)))
+    return found
+
+
+def _rate_axis(axes: Axes, rates: NDArray[Any], scale: str) -> None:
+    most = max(float(rates.max()), 1.0)
+    if scale == LOGARITHMIC:
+        axes.set_yscale("log")
+        least = rates[rates > 0].min(initial=most)
+        log_ticks(axes, [max(float(least), most / 1e6), 1.5 * most], "y", engineering)
+    else:
+        axes.set_ylim(0, 1.08 * most)
+        round_ticks(axes, "y", engineering)
+
+
+def _draw_marks(axes: Axes, times_ns: dict[str, NDArray[Any]]) -> list[tuple[Line2D, str]]:
+    """Strokes at the upper edge, where kicks and pauses were; returns the legend's entries."""
+    entries = []
+    for (name, times), (length, colour) in zip(
+        times_ns.items(), ((0.03, BAND), (0.07, INK)), strict=True
+    ):
+        if not len(times):
+            continue
+        # Strokes that would be one are drawn once.
+        width = axes.get_xlim()[1] / _MOST_POINTS
+        at = np.unique(np.floor(times / 1e9 / width)) * width + width / 2
+        draw_strokes(
+            axes,
+            (at, np.full(len(at), 1.0)),
+            (at, np.full(len(at), 1 - length)),
+            colour,
+            transform=axes.get_xaxis_transform(),
+            linewidth=1,
+            capstyle="butt",
+        )
+        handle = Line2D(
+            [], [], color=colour, marker="|", linestyle="none", markersize=3 + 80 * length
+        )
+        entries.append((handle, plural(len(times), name)))
+    return entries
+
+
+# --- kicks -------------------------------------------------------------------------------------
+
+
+def draw_observed_kicks(data: RunData) -> list[Plot]:
+    """How long kicks took by what the vCPU did, and how long pauses: two plots per VM."""
+    drawn = []
+    for case in _with_tables(data):
+        rows = read_columns(data.reader, case["id"], "observed_kicks")
+        latencies = _latencies(rows)
+        pauses = find_pauses(rows, case["vcpus"])
+        if latencies:
+            drawn.append((_kicks_finding, case, latencies, "kick latency", "kicks"))
+        if len(pauses["last"]):
+            # Of two vCPUs, the median one is the first.
+            ends = {
+                _PAUSED[name]: pauses[name]
+                for name in PAUSE_ENDS
+                if name != "median" or case["vcpus"] > 2
+            }
+            drawn.append((_pauses_finding, case, ends, "pauses", "pauses"))
+    return draw_each(drawn, lambda one: _events_plot(data, *one))
+
+
+def _latencies(rows: Rows) -> dict[str, NDArray[Any]]:
+    """Latencies in ns by what the vCPU did, and until the handler was entered."""
+    left, handled = rows["latency_ns"], rows["handled_ns"]
+    found = {
+        words: left[(rows["state"] == STATE_NAMES.index(state)) & (left >= 0)]
+        for state, words in STATES.items()
+    }
+    found["until the handler ran"] = handled[handled >= 0]
+    return {name: times for name, times in found.items() if len(times)}
+
+
+def _events_plot(
+    data: RunData, finding: Any, case: Summary, times: dict[str, NDArray[Any]], what: str, unit: str
+) -> Plot:
+    title = titled(data, f"{what}, {vm_name(case)}")
+    canvas, axes = new_plot(title)
+    axes.set_xscale("log")
+    looks = iter(_LOOKS)
+    handles, drawn = [], []
+    for name, values in times.items():
+        colour, dashes = (INK, (0, (1, 1))) if name.startswith("until") else next(looks)
+        x, share = _steps(values)
+        handles += axes.plot(
+            x, 100 * share, linestyle=dashes, color=colour, linewidth=1.6, drawstyle="steps-post"
+        )
+        drawn += [x[0], x[-1]]
+    below = (
+        f"time since the {'first ' if unit == 'pauses' else ''}kick [{microseconds(data.summary)}]"
+    )
+    _share_axes(axes, drawn, below, f"{unit} that took no longer [%]")
+    draw_legend(axes, handles, [f"{name} ({len(values):,})" for name, values in times.items()])
+    return Plot(title, finding(data, times), canvas)
+
+
+def _steps(values_ns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The share of the times up to each of them in µs, thinned to what can be seen."""
+    x = np.maximum(np.sort(values_ns.astype(np.float64)) / 1e3, 1e-3)
+    share = np.arange(1, len(x) + 1) / len(x)
+    if len(x) > _MOST_POINTS:
+        share = np.linspace(0, 1, _MOST_POINTS + 1)[1:]
+        x = sample_quantiles(x, share)
+    return np.append(x[:1], x), np.append(0.0, share)
+
+
+def _kicks_finding(data: RunData, times: dict[str, NDArray[Any]]) -> str:
+    medians = [f"{_median(data, values)} {name}" for name, values in times.items()]
+    return f"At p50 a kick took {listed(medians)}."
+
+
+def _pauses_finding(data: RunData, times: dict[str, NDArray[Any]]) -> str:
+    medians = [f"the {name} had answered after {_median(data, ns)}" for name, ns in times.items()]
+    return f"At p50 {listed(medians)}."
+
+
+def _median(data: RunData, values_ns: NDArray[Any]) -> str:
+    return duration(data.summary, float(np.median(values_ns)))
+
+
+def _with_tables(data: RunData) -> Iterable[Summary]:
+    """The cases whose tables are there."""
+    cases = finished(data.summary, "observed")
+    return [case for case in cases if case["id"] not in data.without_tables]
