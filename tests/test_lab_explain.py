@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -445,6 +447,36 @@ def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
     assert "__send_signal_locked" in kicks["immediate_exit"]["functions"]
     assert "__send_signal_locked" not in kicks["user_exit"]["functions"]
     assert "kick_signal_handler [kickbench]" in kicks["immediate_exit"]["functions"]
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("moment", ["starting amd-count", "sigmask: exits", "sigmask: kick"])
+def test_a_ctrl_c_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+    """As the terminal sends it: to all processes of the command."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    command = [*KICKBENCH, "lab", "explain", "--methods", "immediate_exit,sigmask", "-o", str(out)]
+    command += ["--kernel", str(built()), "--json", str(out / "explain.json"), "--no-lines"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(work)},
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.strip() == moment:
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert said[-1] == "kickbench: interrupted\n"
+    assert not [line for line in said if "Traceback" in line]
+    assert not list(work.iterdir())
+    assert not list(out.iterdir())
+    with pytest.raises(ProcessLookupError):  # no machine is left
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.lab
