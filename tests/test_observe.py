@@ -453,6 +453,25 @@ def test_what_is_no_vm_is_refused_in_a_line(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.kvm
+@needs_observer
+def test_a_place_that_cannot_be_written_to_is_refused_before_observing(clock: Clock) -> None:
+    with machine(clock, "pm_timer"):
+        run = observe(str(os.getpid()), folder=Path("/proc/self"))
+    assert run.returncode == 2, run.stderr
+    assert "choose another --results" in run.stderr
+    assert "observing" not in run.stderr
+
+
+def test_observing_imports_nothing_that_needs_much_memory() -> None:
+    code = (
+        "import sys\nfrom kickbench.observe import observer, process, recording\n"
+        "print({'pandas', 'pyarrow', 'pydantic', 'scipy', 'matplotlib'} & {*sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 def test_without_a_pid_the_vms_are_listed(tmp_path: Path) -> None:
     run = observe(folder=tmp_path)
     assert run.returncode == 2

@@ -52,9 +52,7 @@ def observe(
 
     The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
     """
-    from kickbench.cli.show import show
     from kickbench.observe import observer, process, recording
-    from kickbench.observe.replay import replaying
 
     observer.check_seconds(seconds)
     if sum(one is not None for one in (pid, name, replay)) > 1:
@@ -64,11 +62,16 @@ def observe(
         raise typer.Exit(EXIT_USAGE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if replay is not None:
+        from kickbench.observe.replay import replaying
+
         with replaying(replay, seconds) as vmm:
             folder, interrupted = recording.record(vmm, seconds, results, live=live)
     else:
         vmm = process.find_by_name(name) if name is not None else process.find(pid or 0)
         folder, interrupted = recording.record(vmm, seconds, results, live=live)
+
+    from kickbench.cli.show import show  # imported now for the reason that recording.py has
+
     show(folder)
     if interrupted:
         typer.echo("kickbench: interrupted; what was seen until then is kept", err=True)
