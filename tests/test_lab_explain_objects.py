@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from kickbench.lab import structs
 from kickbench.lab.explain import symbols
-from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, nodes, vmalloced
+from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, Memory, nodes, slabs, vmalloced
 from kickbench.lab.explain.objects import Objects, physical
 from kickbench.lab.structs import Struct, Structs
 
@@ -108,6 +109,29 @@ def test_what_is_known_of_a_kernel_travels() -> None:
     assert Kernel.from_dict(kernel.to_dict()) == kernel
 
 
+def test_memory_is_read_by_its_virtual_address(tmp_path: Path) -> None:
+    """As /proc/kcore has it: an ELF file with a segment for each range. Elsewhere are zeros."""
+    header = struct.pack("<32xQ14xHH4x", 64, 56, 2)
+    segments = [(4, 0, 200, 0, 0, 5), (1, 0, 176, 0x1000, 0, 4)]  # the first one is no memory
+    table = b"".join(struct.pack("<IIQQQQ16x", *one) for one in segments)
+    path = tmp_path / "kcore"
+    path.write_bytes(header.ljust(64, b"\0") + table + b"abcd")
+    assert Memory(path).read(0xFFE, 8) == b"\0\0abcd\0\0"
+    assert Memory(path).number(0x1000) == int.from_bytes(b"abcd", "little")
+    assert Memory(path).text(0x1001) == "bcd"
+
+
+def test_which_slab_a_page_is_of() -> None:
+    """Pages 1 and 2 are one slab. The second one has the address of the first one, and one more."""
+    page = Struct(64, ((0, "flags"), (8, "compound_head")))
+    known = Structs({"page": page, "slab": Struct(64, ((0, "flags"), (24, "slab_cache")))})
+    words = np.zeros((4, 8), "<u8")
+    words[1, 3], words[3, 3] = 0xFFFF888000001100, 0xFFFF888000001000
+    words[2, 1] = 0xFFFFEA0000000000 + 64 + 1
+    found = slabs(words.tobytes(), known, [0xFFFF888000001000, 0xFFFF888000001100])
+    assert found.tolist() == [[-1, 0], [1, 1], [1, 1], [0, 3]]
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 SIGHAND = Struct(2112, ((0, "siglock"), (4, "count"), (32, "action")))
@@ -118,7 +142,7 @@ OBJECTS = Objects(
             (0xFFFFC90000000000, 0xFFFFC90000005000, "kernel_clone"),
             (0xFFFFC90000010000, 0xFFFFC90000020000, "kvm_dev_ioctl"),
         ],
-        "caches": [("sighand_cache", 2112), ("kmalloc-64", 64)],
+        "caches": [(0, "sighand_cache", 2112), (0, "kmalloc-64", 64)],
         "per_cpu": [DIRECT_MAP + 0x8000, DIRECT_MAP + 0x20000],
     },
     # Pages 2 and 3 are one slab of sighand_cache, page 4 one of kmalloc-64.

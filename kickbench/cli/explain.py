@@ -82,6 +82,7 @@ def explain(
     import json
     from dataclasses import replace
 
+    from kickbench.lab.beside import beside
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.lab.explain import shared_words, words
     from kickbench.lab.explain.case import cases_of
@@ -107,10 +108,12 @@ def explain(
         make_folder(place, "choose another one")
     heed_sigterm()
     limits = Limits(total=time_limit or LIMIT_SECONDS)
-    found, *others = [count(chosen, image, cases, limits) for image in images]
+    wanted = jobs(cases) if lines and base is None else []
+    # Two machines take a CPU each.
+    with beside(lambda: shared(bzimage, wanted, limits) if wanted else []) as lines_found:
+        found, *others = [count(chosen, image, cases, limits) for image in images]
+        found = replace(found, shared=tuple(lines_found()))
     other = others[0] if others else None
-    if lines and not other:
-        found = replace(found, shared=tuple(shared(bzimage, jobs(cases), limits)))
     document = found.to_dict() | ({"against": other.to_dict()} if other else {})
     as_text = f"{json.dumps(document, indent=2)}\n".encode()
     if as_json:

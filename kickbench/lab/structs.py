@@ -12,10 +12,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from elftools.dwarf.die import DIE
-from elftools.elf.elffile import ELFFile
+if TYPE_CHECKING:
+    from elftools.dwarf.die import DIE
+    from elftools.elf.elffile import ELFFile
 
 SOURCES = ("kernel/fork", "mm/slab_common", "virt/kvm/kvm_main")
 """The kernel's files that know the structures, without suffix."""
@@ -54,6 +55,8 @@ class Structs:
     @classmethod
     def of(cls, objects: Iterable[Path]) -> Self:
         """Those of WANTED that object files with debug information have."""
+        from elftools.elf.elffile import ELFFile  # not for who only looks at structures
+
         found: dict[str, Struct] = {}
         for path in objects:
             with path.open("rb") as file:

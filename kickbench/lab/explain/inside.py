@@ -14,7 +14,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from kickbench.errors import EXIT_INTERRUPTED
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe, supports
 from kickbench.kvm import Kvm
-from kickbench.lab.explain.memory import Kernel, read_books
+from kickbench.lab.explain.memory import Books, Kernel
 from kickbench.methods import CATALOGUE, method_label
 from kickbench.nested.guest import NestedGuest
 from kickbench.run import kinds, schedule
@@ -44,8 +44,8 @@ NESTED_COUNT = 100
 """Round trips of the guest hypervisor."""
 RUNNING_NS = 40_000_000
 """The same for kicks of a vCPU that runs: the time goes on while it does."""
-TURNS_NS = 1_500_000
-"""The length of a block of exits in which CPUs take turns: each has dozens of exits."""
+TURNS_NS = 12_000_000
+"""The length of a block of exits in which CPUs take turns: each has hundreds of exits."""
 
 _SYS_PERF_EVENT_OPEN = 298
 _CPU_CLOCK = (1, 64, 0)
@@ -120,18 +120,19 @@ def run(order: Order) -> dict[str, Any]:
     A job has ``sections``, each with its ``method`` and ``counts``: what the machine's clock
     counted, for each exit, kick, pause or round trip. A section that is not ``shown`` warmed up. A
     job has the ``maps`` of its process, and its ``books``: see
-    :func:`kickbench.lab.explain.memory.read_books`.
+    :class:`kickbench.lab.explain.memory.Books`.
     """
     # A thread that is woken up does not interrupt the one that runs: the kicker's call is over
     # before the vCPU's thread is delivered the kick (wakeup_preempt in kernel/sched/fair.c).
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     skipped = _lacking(order)
     protocols = {name: load(Path(path), name) for name, path in order.protocols.items()}
+    books = Books(order.kernel) if order.kernel else None
     library().kb_watch()  # The plugin begins to watch. The next mark is the first that it notes.
     found = []
     for number, job in enumerate(order.jobs):
         with _in_turns(job.timers):
-            found.append(_created_for(job, order, number, protocols, skipped))
+            found.append(_created_for(job, order, number, protocols, skipped, books))
     return {
         "jobs": found,
         "skipped": skipped,
@@ -187,24 +188,32 @@ def _in_turns(timers: Sequence[tuple[int, int]]) -> Iterator[None]:
 
 
 def _run_job(
-    order: Order, number: int, protocols: dict[str, ctypes.CDLL], skipped: dict[str, str]
+    order: Order,
+    number: int,
+    protocols: dict[str, ctypes.CDLL],
+    skipped: dict[str, str],
+    books: Books | None,
 ) -> dict[str, Any]:
     job = order.jobs[number]
+
+    def memory() -> dict[str, Any]:
+        """What is said of the process's memory, as long as it has its VM."""
+        return {
+            "maps": Path("/proc/self/maps").read_text(),
+            "books": books.now(Path(order.folder) / f"pages{number}") if books else None,
+        }
+
     if job.case.kind == "nested":
-        sections = _nested_sections(job, skipped)
-    else:
-        sections = _engine_sections(job, protocols, skipped)
-    slabs = Path(order.folder) / f"slabs{number}.npy"
-    return {
-        "sections": sections,
-        "maps": Path("/proc/self/maps").read_text(),
-        "books": read_books(order.kernel, slabs) if order.kernel else None,
-    }
+        return _run_nested(job, skipped, memory)
+    return _run_engine(job, protocols, skipped, memory)
 
 
-def _engine_sections(
-    job: Job, protocols: dict[str, ctypes.CDLL], skipped: dict[str, str]
-) -> list[dict[str, Any]]:
+def _run_engine(
+    job: Job,
+    protocols: dict[str, ctypes.CDLL],
+    skipped: dict[str, str],
+    memory: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
     """Run a block of each method in the engine."""
     case = job.case
     cpus = [[cpu] for cpu in job.vcpus]
@@ -239,14 +248,14 @@ def _engine_sections(
         warm_up = methods[:1] if job.in_turns else []
         sections = []
         for position, method in enumerate([*warm_up, *methods]):
-            print(f"{method}: {case.kind}", file=sys.stderr, flush=True)
+            print(f"{os.uname().nodename}: {method}, {case.kind}", file=sys.stderr, flush=True)
             library().kb_watch()
             # No warm-up within the block: its exits are not recorded, so their loop does more.
             results = engine.blocks([(method, 0)], warmup_ns=0, block_ns=block_ns, plan=plan)
             counted = _counted(engine, plan, results)
             shown = position >= len(warm_up)
             sections.append({"method": method, "counts": counted, "shown": shown})
-        return sections
+        return {"sections": sections, **memory()}
 
 
 def _counted(engine: Engine, plan: Plan, results: NDArray[Any]) -> Any:
@@ -261,18 +270,20 @@ def _counted(engine: Engine, plan: Plan, results: NDArray[Any]) -> Any:
     return latencies[latencies > 0].tolist()
 
 
-def _nested_sections(job: Job, skipped: dict[str, str]) -> list[dict[str, Any]]:
+def _run_nested(
+    job: Job, skipped: dict[str, str], memory: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Run an order of each way in the guest hypervisor."""
     ways = [way for way in job.case.methods if way not in skipped]
     sections = []
     with Kvm() as kvm, NestedGuest(kvm, vcpu_cpus=job.vcpus) as guest:
         for way in ways:
-            print(f"{way}: nested", file=sys.stderr, flush=True)
+            print(f"{os.uname().nodename}: {way}, nested", file=sys.stderr, flush=True)
             library().kb_watch()
             records = guest.run(way, NESTED_COUNT)
             cycles = records["cycles"][records["expected"]]
             sections.append({"method": way, "counts": cycles.tolist(), "shown": True})
-    return sections
+        return {"sections": sections, **memory()}
 
 
 def _threads() -> set[int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose memory is whose: what the driver in the machine reads of the kernel's own books.
+"""Whose memory is whose, from the kernel's own books, which the driver in the machine reads.
 
 It reads the kernel's memory as /proc/kcore has it, an ELF file (fs/proc/kcore.c), and what the
 kernel says in /proc/zoneinfo and /proc/vmallocinfo. Source: struct slab and struct kmem_cache in
@@ -9,13 +9,13 @@ mm/slab.h; virtual addresses in Documentation/arch/x86/x86_64/mm.rst.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
 from kickbench.lab.structs import Structs
@@ -45,26 +45,33 @@ class Kernel:
         return cls(data["symbols"], Structs.from_json(data["structs"]))
 
 
-class _Memory:
-    """The kernel's memory by virtual address."""
+class Memory:
+    """The kernel's memory by virtual address: the segments of an ELF file for 64 bits (elf.h)."""
 
     def __init__(self, path: Path = Path("/proc/kcore")) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._path = path
+        with path.open("rb", buffering=0) as file:
+            header = file.read(64)
+            (table,) = struct.unpack_from("<Q", header, 32)
+            size, count = struct.unpack_from("<HH", header, 54)
+            file.seek(table)
+            headers = file.read(size * count)
+        found = [struct.unpack_from("<IIQQQQ", headers, size * i) for i in range(count)]
         self._parts = [
-            (int(part["p_vaddr"]), int(part["p_filesz"]), int(part["p_offset"]))
-            for part in ELFFile(self._file).iter_segments("PT_LOAD")
+            (vaddr, length, offset) for kind, _, offset, vaddr, _, length in found if kind == 1
         ]
 
     def read(self, address: int, size: int) -> bytes:
         """So many bytes. Where the kernel has no memory they are 0."""
         found = bytearray(size)
-        for begin, length, offset in self._parts:
-            low, high = max(address, begin), min(address + size, begin + length)
-            if low < high:
-                self._file.seek(offset + low - begin)
-                into = memoryview(found)[low - address : high - address]
-                while into and (count := self._file.readinto(into)):
-                    into = into[count:]
+        with self._path.open("rb", buffering=0) as file:
+            for begin, length, offset in self._parts:
+                low, high = max(address, begin), min(address + size, begin + length)
+                if low < high:
+                    file.seek(offset + low - begin)
+                    into = memoryview(found)[low - address : high - address]
+                    while into and (count := file.readinto(into)):
+                        into = into[count:]
         return bytes(found)
 
     def number(self, address: int) -> int:
@@ -94,35 +101,40 @@ def vmalloced(vmallocinfo: str) -> list[tuple[int, int, str]]:
     return [(int(a, 16), int(b, 16), name) for a, b, name in _VMALLOCED.findall(vmallocinfo)]
 
 
-def read_books(kernel: Kernel, slabs: Path) -> dict[str, Any]:
+class Books:
     """What the machine's kernel knows about its memory.
 
-    The file ``slabs`` takes an array (pages, 2): the number of the page's cache, or -1, and the
-    first page of its slab.
+    The driver makes them before it is watched, which makes it slow. Then it only copies.
     """
-    spans = nodes(Path("/proc/zoneinfo").read_text())
-    books: dict[str, Any] = {
-        "nodes": spans,
-        "vmalloced": vmalloced(Path("/proc/vmallocinfo").read_text()),
-        "caches": [],
-        "per_cpu": [],
-        "slabs": slabs.name,
-    }
-    if not kernel.structs.by_name:
-        return books
-    memory = _Memory()
-    n_cpus = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
-    books["per_cpu"] = [
-        memory.number(kernel.symbols["__per_cpu_offset"] + 8 * cpu) for cpu in range(n_cpus)
-    ]
-    caches = _caches(memory, kernel)
-    pages = max(end for _, _, end in spans) // PAGE_BYTES
-    np.save(slabs, _slabs(memory, kernel.structs, pages, [at for at, *_ in caches]))
-    books["caches"] = [(name, size) for _, name, size in caches]
-    return books
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel, self._memory = kernel, Memory()
+        self._known: dict[str, Any] = {
+            "nodes": nodes(Path("/proc/zoneinfo").read_text()),
+            "caches": [],
+            "per_cpu": [],
+        }
+        if kernel.structs.by_name:
+            n_cpus = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
+            offsets = kernel.symbols["__per_cpu_offset"]
+            self._known["per_cpu"] = [self._memory.number(offsets + 8 * n) for n in range(n_cpus)]
+            self._known["caches"] = _caches(self._memory, kernel)
+
+    def now(self, pages: Path) -> dict[str, Any]:
+        """The books at this moment, as JSON-able data.
+
+        ``nodes`` has their spans, and ``caches`` the address, name and size of an object of each
+        slab cache. The file ``pages`` takes the kernel's structures of all pages: see
+        :func:`slabs`.
+        """
+        if page := self._kernel.structs.by_name.get("page"):
+            n_pages = max(end for _, _, end in self._known["nodes"]) // PAGE_BYTES
+            pages.write_bytes(self._memory.read(_VMEMMAP, n_pages * page.size))
+        said = Path("/proc/vmallocinfo").read_text()
+        return {**self._known, "vmallocinfo": said, "pages": pages.name}
 
 
-def _caches(memory: _Memory, kernel: Kernel) -> list[tuple[int, str, int]]:
+def _caches(memory: Memory, kernel: Kernel) -> list[tuple[int, str, int]]:
     """(address, name, size of an object) of each slab cache."""
     cache = kernel.structs.by_name["kmem_cache"]
     head = kernel.symbols["slab_caches"]
@@ -136,16 +148,19 @@ def _caches(memory: _Memory, kernel: Kernel) -> list[tuple[int, str, int]]:
     return found
 
 
-def _slabs(memory: _Memory, structs: Structs, pages: int, caches: list[int]) -> NDArray[np.int32]:
+def slabs(pages: bytes, structs: Structs, caches: list[int]) -> NDArray[np.int32]:
+    """An array (pages, 2): the number of the page's cache, or -1, and the first page of its slab.
+
+    ``pages`` are what :meth:`Books.now` wrote, and ``caches`` the caches' addresses.
+    """
     page = structs.by_name["page"]
-    raw = memory.read(_VMEMMAP, pages * page.size)
-    words = np.frombuffer(raw, "<u8").reshape(pages, page.size // 8)
-    first = np.arange(pages)
+    words = np.frombuffer(pages, "<u8").reshape(-1, page.size // 8)
+    first = np.arange(len(words))
     # A page behind the first one of several has the first one's address, and one more.
     inner = words[:, page.offset("compound_head") // 8]
     later = inner & np.uint64(1) == 1
     first[later] = (inner[later] - np.uint64(1 + _VMEMMAP)) // np.uint64(page.size)
-    owner = words[first.clip(0, pages - 1), structs.by_name["slab"].offset("slab_cache") // 8]
+    owner = words[first.clip(0, len(words) - 1), structs.by_name["slab"].offset("slab_cache") // 8]
     order = np.argsort(caches)
     known = np.array(caches, np.uint64)[order]
     place = np.searchsorted(known, owner).clip(0, known.size - 1)

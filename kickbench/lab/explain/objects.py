@@ -45,8 +45,8 @@ class Objects:
     """The memory of one process and its kernel.
 
     ``books`` and ``maps`` are what the driver said (:mod:`kickbench.lab.explain.inside`), ``slabs``
-    the array of which :func:`kickbench.lab.explain.memory.read_books` speaks. ``data`` are the
-    kernel's variables by address.
+    the array that :func:`kickbench.lab.explain.memory.slabs` makes. ``data`` are the kernel's
+    variables by address.
     """
 
     books: dict[str, Any]
@@ -73,7 +73,7 @@ class Objects:
         page = (address - DIRECT_MAP) // PAGE_BYTES
         if self.slabs is None or page >= len(self.slabs) or self.slabs[page][0] < 0:
             return None
-        cache, size = self.books["caches"][self.slabs[page][0]]
+        _, cache, size = self.books["caches"][self.slabs[page][0]]
         begin = DIRECT_MAP + int(self.slabs[page][1]) * PAGE_BYTES
         return self._field(_OF_CACHE.get(cache, cache), (address - begin) % size)
 

@@ -21,7 +21,7 @@ from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.lines import Line, Thread
-from kickbench.lab.explain.memory import DIRECT_MAP, Kernel
+from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, slabs, vmalloced
 from kickbench.lab.explain.objects import Objects, physical
 from kickbench.lab.explain.trace import AT, Section
 from kickbench.lab.explain.watch import Watched, watched
@@ -36,7 +36,7 @@ MACHINE = MACHINES["amd-lines"]
 NODES = ((0, 1, 2), (3, 4, 5))
 """The machine's CPUs by their node."""
 KICKERS = (1, 2, 4)
-TIMERS_NS = (150_000, 200_000)
+TIMERS_NS = (1_200_000, 1_600_000)
 """The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
 period for both, one turn could be all of it and the other nothing."""
 VCPU, KICKER = "vCPU", "kicker"
@@ -186,11 +186,11 @@ def _shared(
     data: symbols.Symbols,
 ) -> Shared:
     facts = seen.facts["jobs"][seen.jobs.index(job)]
-    books = facts["books"]
-    slabs = seen.folder / books["slabs"]
-    objects = Objects(
-        books, np.load(slabs) if slabs.exists() else None, facts["maps"], structs, data
-    )
+    books = {**facts["books"], "vmalloced": vmalloced(facts["books"]["vmallocinfo"])}
+    pages = seen.folder / books["pages"]
+    addresses = [address for address, *_ in books["caches"]]
+    found = slabs(pages.read_bytes(), structs, addresses) if pages.exists() else None
+    objects = Objects(books, found, facts["maps"], structs, data)
     moved = _moved(entries)
     ours = threads(job)
     check_turns(entries, ours, method)
@@ -237,4 +237,9 @@ def _moved(entries: Section) -> set[int]:
     at = np.flatnonzero(entries.kinds == AT)
     vaddr = entries.values[at] - (DIRECT_MAP & ((1 << 48) - 1))
     direct = (vaddr >= 0) & (vaddr < 1 << 40)
-    return set(np.unique(entries.values[at - 1][direct] - vaddr[direct]).tolist())
+    left = entries.values[at - 1][direct] - vaddr[direct]
+    found = set()
+    while left.size:  # once for each node
+        found.add(int(left[0]))
+        left = left[left != left[0]]
+    return found

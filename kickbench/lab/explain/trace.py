@@ -132,17 +132,21 @@ class Trace:
 
     def sections(self) -> Iterator[Section]:
         """The sections, in their order."""
-        what = (self.entries >> np.uint64(_WHAT_SHIFT)).astype(np.uint8)
-        cpus = (self.entries >> np.uint64(_CPU_SHIFT)).astype(np.uint8)
-        values = (self.entries & np.uint64((1 << _CPU_SHIFT) - 1)).astype(np.int64)
+        marks, stamps = self._marks(), self._stamps()
+        # An entry EXECUTED without its CPU is the number of the record.
+        without_cpu = self.entries & ~np.uint64(0xFF << _CPU_SHIFT)
+        parting = np.flatnonzero(marks == SECTION).astype(np.uint64)
+        begins = np.flatnonzero(np.isin(without_cpu, parting)).tolist()
+        del without_cpu
         # An entry of memory is no code: it stands for none.
-        code = np.where(what == EXECUTED, values, self.code.size)
-        marks = np.append(self._marks(), -1)[code]
-        stamps = np.append(self._stamps(), False)[code]
-        begins = np.flatnonzero(marks == SECTION).tolist()
-        for begin, end in zip(begins, [*begins[1:], len(marks)], strict=True):
-            part = slice(begin + 1, end)
-            yield Section(cpus[part], values[part], what[part], marks[part], stamps[part])
+        marks, stamps = np.append(marks, -1), np.append(stamps, False)
+        for begin, end in zip(begins, [*begins[1:], self.entries.size], strict=True):
+            part = self.entries[begin + 1 : end]
+            what = (part >> np.uint64(_WHAT_SHIFT)).astype(np.uint8)
+            cpus = (part >> np.uint64(_CPU_SHIFT)).astype(np.uint8)
+            values = (part & np.uint64((1 << _CPU_SHIFT) - 1)).astype(np.int64)
+            code = np.where(what == EXECUTED, values, self.code.size)
+            yield Section(cpus, values, what, marks[code], stamps[code])
 
     def _marks(self) -> NDArray[np.int64]:
         """The number of the mark that each record of the code is, or -1."""
