@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,13 +33,24 @@ struct page page; struct sighand_struct sighand; struct task_struct *task; struc
 """
 
 
+def structs_of(path: Path) -> Structs:
+    """The structures of an object file's BTF."""
+    with path.open("rb") as file:
+        return Structs.of_btf(ELFFile(file).get_section_by_name(".BTF").data())
+
+
+def test_what_is_no_btf_is_refused() -> None:
+    with pytest.raises(ValueError, match="no BTF"):
+        Structs.of_btf(b"\x7fELF" + bytes(60))
+
+
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
-@pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5"])
+@pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5", "-gbtf"])
 def test_structures_are_read_from_debug_information(tmp_path: Path, version: str) -> None:
     (tmp_path / "a.c").write_text(SOURCE)
     command = ["gcc", version, "-c", "a.c", "-o", "a.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    found = Structs.of([tmp_path / "a.o"])
+    found = structs_of(tmp_path / "a.o") if version == "-gbtf" else Structs.of([tmp_path / "a.o"])
     assert set(found.by_name) == {"page", "sighand_struct"}
     page = found.by_name["page"]
     assert page.size == 24

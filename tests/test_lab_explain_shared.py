@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from synthetic_explanation import small
 
+from kickbench.lab.explain import shared as sharing
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.inside import Job, Order
 from kickbench.lab.explain.page import page
@@ -19,6 +25,7 @@ from kickbench.lab.explain.shared import (
     threads,
 )
 from kickbench.lab.explain.shared_words import matrices, tables, text
+from kickbench.lab.structs import Struct, Structs
 from kickbench.scenario.shipped import resolve
 
 CASES = cases_of(resolve("instruction_counts"), ["immediate_exit", "sigmask"])
@@ -49,6 +56,29 @@ def found() -> tuple[Shared, ...]:
                 Shared(job, method, [line, flag]) for method in ("immediate_exit", "sigmask")
             ]
     return tuple(shared)
+
+
+@pytest.mark.parametrize(("known", "lines"), [({}, 1), ({"page": Struct(64, ())}, 0)])
+def test_a_kernel_whose_structures_nobody_knows_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    known: dict[str, Struct],
+    lines: int,
+) -> None:
+    """The machine says which structures it knows: those from outside, or from its BTF."""
+    (tmp_path / "System.map").write_text("ffffffff81000000 T _text\n")
+    facts = {"structs": Structs(known).to_json()}
+
+    @contextmanager
+    def watched(*_: object, **__: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(facts=facts, sections=lambda: iter(()))
+
+    monkeypatch.setattr(sharing, "watched", watched)
+    assert sharing.shared(tmp_path / "bzImage", JOBS) == []
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("bzImage: no structs.json is beside it, and it has no BTF" in line for line in said)
 
 
 def test_exits_in_four_placements_and_kicks_by_more_and_more_kickers() -> None:

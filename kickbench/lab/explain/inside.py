@@ -120,7 +120,7 @@ def run(order: Order) -> dict[str, Any]:
     A job has ``sections``, each with its ``method`` and ``counts``: what the machine's clock
     counted, for each exit, kick, pause or round trip. A section that is not ``shown`` warmed up. A
     job has the ``maps`` of its process, and its ``books``: see
-    :class:`kickbench.lab.explain.memory.Books`.
+    :class:`kickbench.lab.explain.memory.Books`. ``structs`` are those that they were read with.
     """
     # A thread that is woken up does not interrupt the one that runs: the kicker's call is over
     # before the vCPU's thread is delivered the kick (wakeup_preempt in kernel/sched/fair.c).
@@ -136,6 +136,7 @@ def run(order: Order) -> dict[str, Any]:
     return {
         "jobs": found,
         "skipped": skipped,
+        "structs": books and books.structs.to_json(),
         "maps": Path("/proc/self/maps").read_text(),
         "release": os.uname().release,
     }

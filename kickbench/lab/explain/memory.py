@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from kickbench.lab.structs import Structs
 
+SYMBOLS = ("__per_cpu_offset", "slab_caches")
+"""The kernel's symbols that are needed."""
 PAGE_BYTES = 4096
 DIRECT_MAP = 0xFFFF_8880_0000_0000
 """Where all of the physical memory is mapped, without KASLR."""
@@ -107,18 +109,22 @@ class Books:
     The driver makes them before it is watched, which makes it slow. Then it only copies.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel, self._memory = kernel, Memory()
+    def __init__(self, kernel: Kernel, btf: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
+        self._memory = Memory()
+        self.structs = kernel.structs
+        """Those that are known from outside, or else those of the kernel's BTF, if it has any."""
+        if not self.structs.by_name and btf.exists():
+            self.structs = Structs.of_btf(btf.read_bytes())
         self._known: dict[str, Any] = {
             "nodes": nodes(Path("/proc/zoneinfo").read_text()),
             "caches": [],
             "per_cpu": [],
         }
-        if kernel.structs.by_name:
+        if self.structs.by_name:
             n_cpus = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
-            offsets = kernel.symbols["__per_cpu_offset"]
+            offsets, head = (kernel.symbols[name] for name in SYMBOLS)
             self._known["per_cpu"] = [self._memory.number(offsets + 8 * n) for n in range(n_cpus)]
-            self._known["caches"] = _caches(self._memory, kernel)
+            self._known["caches"] = _caches(self._memory, self.structs, head)
 
     def now(self, pages: Path) -> dict[str, Any]:
         """The books at this moment, as JSON-able data.
@@ -127,17 +133,16 @@ class Books:
         slab cache. The file ``pages`` takes the kernel's structures of all pages: see
         :func:`slabs`.
         """
-        if page := self._kernel.structs.by_name.get("page"):
+        if page := self.structs.by_name.get("page"):
             n_pages = max(end for _, _, end in self._known["nodes"]) // PAGE_BYTES
             pages.write_bytes(self._memory.read(_VMEMMAP, n_pages * page.size))
         said = Path("/proc/vmallocinfo").read_text()
         return {**self._known, "vmallocinfo": said, "pages": pages.name}
 
 
-def _caches(memory: Memory, kernel: Kernel) -> list[tuple[int, str, int]]:
-    """(address, name, size of an object) of each slab cache."""
-    cache = kernel.structs.by_name["kmem_cache"]
-    head = kernel.symbols["slab_caches"]
+def _caches(memory: Memory, structs: Structs, head: int) -> list[tuple[int, str, int]]:
+    """(address, name, size of an object) of each slab cache in the list that begins at ``head``."""
+    cache = structs.by_name["kmem_cache"]
     found, at = [], memory.number(head)
     while at != head:
         address = at - cache.offset("list")

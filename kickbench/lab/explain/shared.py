@@ -7,6 +7,7 @@ What is counted is that it would move: who touches it, and who writes to it.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.lines import Line, Thread
-from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, slabs, vmalloced
+from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, slabs, vmalloced
 from kickbench.lab.explain.objects import Objects, physical
 from kickbench.lab.explain.trace import AT, Section
 from kickbench.lab.explain.watch import Watched, watched
@@ -40,7 +41,6 @@ TIMERS_NS = (1_200_000, 1_600_000)
 """The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
 period for both, one turn could be all of it and the other nothing."""
 VCPU, KICKER = "vCPU", "kicker"
-_SYMBOLS = ("__per_cpu_offset", "slab_caches")
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,21 @@ def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) ->
     system_map = symbols.system_map_of(kernel)
     place = kernel.with_name(STRUCTS)
     known = Kernel(
-        symbols.values(system_map, _SYMBOLS),
+        symbols.values(system_map, SYMBOLS),
         Structs.from_json(place.read_text()) if place.is_file() else Structs({}),
     )
     data = symbols.Symbols.of(symbols.variables(system_map))
     with watched(MACHINE, emulator, kernel, wanted, limits, memory_of=known) as seen:
+        structs = Structs.from_json(seen.facts["structs"])
+        if not structs.by_name:
+            print(
+                f"{kernel}: no {STRUCTS} is beside it, and it has no BTF (CONFIG_DEBUG_INFO_BTF): "
+                "what it allocates has no names",
+                file=sys.stderr,
+                flush=True,
+            )
         return [
-            _shared(seen, job, section["method"], entries, known.structs, data)
+            _shared(seen, job, section["method"], entries, structs, data)
             for job, section, entries in seen.sections()
         ]
 
