@@ -57,6 +57,7 @@ def observe(
     observer.check_seconds(seconds)
     if sum(one is not None for one in (pid, name, replay)) > 1:
         raise UsageError("name a PID, --name GUEST or --replay SCENARIO, one of them")
+    process.check_namespace()
     if pid is None and name is None and replay is None:
         _list(list(process.running()))
         raise typer.Exit(EXIT_USAGE)

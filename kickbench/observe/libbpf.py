@@ -15,6 +15,7 @@ import os
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from kickbench.errors import HostError
+from kickbench.observe.process import RIGHTS
 from kickbench.text import printable, shorten
 
 _LIBRARY = "libbpf.so.1"
@@ -119,5 +120,5 @@ def failed(what: str) -> HostError:
     last = shorten(printable(" ".join(said[-1].split())), 300) if said else ""
     said.clear()
     if number in (errno.EPERM, errno.EACCES):
-        return HostError(f"the kernel does not let this process {what}: {reason}")
+        return HostError(f"the kernel does not let this process {what}: {RIGHTS}")
     return HostError(f"cannot {what}: {reason}" + (f" ({last})" if last else ""))

@@ -111,7 +111,6 @@ def observe(
     is raised. Raises HostError if this host or user cannot
     observe, and MeasurementError if the process ended before anything was seen.
     """
-    process.check_namespace()
     found = Observed(vmm, process.threads_of(vmm.pid))
     files = list(vmm.vcpu_files)
     try:

@@ -24,11 +24,14 @@ _GUEST = re.compile(r"(?:^|,)guest=([^,]*)|^([^,=]*)(?:,|$)")
 _INIT_NAMESPACE = 0xEFFFFFFC
 """The inode of the first pid namespace: PROC_PID_INIT_INO in linux/proc_ns.h."""
 
+_CAPABILITIES = "+bpf,+perfmon,+sys_ptrace,+dac_read_search"
 RIGHTS = (
-    "run it as root, or with these capabilities:\n"
-    "  sudo setpriv --reuid $USER --init-groups --inh-caps +bpf,+perfmon,+sys_ptrace "
-    "--ambient-caps +bpf,+perfmon,+sys_ptrace kickbench observe ..."
+    "run it as root, or with four capabilities:\n"
+    f"  sudo setpriv --reuid $USER --init-groups --inh-caps {_CAPABILITIES} "
+    f"--ambient-caps {_CAPABILITIES} kickbench observe ..."
 )
+"""What to do without the rights: setpriv(1), capabilities(7). The last of them is for the files of
+another user's process."""
 
 
 @dataclass(frozen=True)
