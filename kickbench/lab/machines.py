@@ -8,7 +8,7 @@ Nothing is started here: see :mod:`kickbench.lab.emulator`. Another emulator is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kickbench.errors import UsageError
 from kickbench.lab.bochs import Bochs
@@ -32,6 +32,22 @@ class Machine:
     def description(self) -> str:
         """The words that mark its results."""
         return self.emulator.description()
+
+
+def _in_turn(name: str, shift: int) -> Qemu:
+    """Six CPUs that take turns, on two nodes. An instruction takes 2^``shift`` ns."""
+    return Qemu(
+        name,
+        (
+            *("-accel", "tcg,thread=single", "-icount", f"shift={shift},sleep=on"),
+            *("-cpu", "max", "-smp", "6", "-m", "1G"),
+            *("-object", "memory-backend-ram,id=memory0,size=512M"),
+            *("-object", "memory-backend-ram,id=memory1,size=512M"),
+            *("-numa", "node,nodeid=0,cpus=0-2,memdev=memory0"),
+            *("-numa", "node,nodeid=1,cpus=3-5,memdev=memory1"),
+            *("-numa", "dist,src=0,dst=1,val=21"),
+        ),
+    )
 
 
 MACHINES: dict[str, Machine] = {
@@ -70,20 +86,9 @@ MACHINES: dict[str, Machine] = {
         Machine(
             "amd-lines",
             "two NUMA nodes and CPUs that take turns: which cache lines they share",
-            Qemu(
-                "SVM, 6 CPUs in turn, 2 nodes",
-                # An instruction takes 8 ns here. With 1 ns, the 100 ms for which the kernel watches
-                # its local APIC's timer (calibrate_APIC_clock) take more than half of the boot.
-                (
-                    *("-accel", "tcg,thread=single", "-icount", "shift=3,sleep=on"),
-                    *("-cpu", "max", "-smp", "6", "-m", "1G"),
-                    *("-object", "memory-backend-ram,id=memory0,size=512M"),
-                    *("-object", "memory-backend-ram,id=memory1,size=512M"),
-                    *("-numa", "node,nodeid=0,cpus=0-2,memdev=memory0"),
-                    *("-numa", "node,nodeid=1,cpus=3-5,memdev=memory1"),
-                    *("-numa", "dist,src=0,dst=1,val=21"),
-                ),
-            ),
+            # An instruction takes 8 ns here. With 1 ns, the 100 ms for which the kernel watches its
+            # local APIC's timer (calibrate_APIC_clock) take more than half of the boot.
+            _in_turn("SVM, 6 CPUs in turn, 2 nodes", shift=3),
         ),
         Machine(
             "intel-vmx",
@@ -95,6 +100,12 @@ MACHINES: dict[str, Machine] = {
     )
 }
 """The machines by name."""
+
+COUNTING_LINES = replace(
+    MACHINES["amd-lines"],
+    emulator=_in_turn("SVM, 6 CPUs in turn, 2 nodes, a nanosecond is an instruction", shift=0),
+)
+"""amd-lines with a clock that counts the instructions of all its CPUs. It boots more slowly."""
 
 
 def find(name: str) -> Machine:

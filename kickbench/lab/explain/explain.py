@@ -26,7 +26,7 @@ from kickbench.lab.explain.shared import Shared
 from kickbench.lab.explain.subject import EXIT, Subject
 from kickbench.lab.explain.trace import EXECUTED, Section, usual
 from kickbench.lab.explain.watch import Watched, watched
-from kickbench.lab.machines import MACHINES, Machine
+from kickbench.lab.machines import COUNTING_LINES, MACHINES, Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.methods import method_label
 from kickbench.results.explanation import GUEST, SEPARATOR
@@ -35,7 +35,7 @@ from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import NESTED_BASELINE
 
 SCHEMA = 1
-RUNNING = MACHINES["amd-lines"]
+RUNNING = COUNTING_LINES
 """The machine for vCPUs that run while they are kicked. Its CPUs take turns."""
 _RUNNING_VCPUS, _RUNNING_KICKER, _RUNNING_TIMERS = (1, 3), 5, (0, 2, 4)
 """Its CPUs. Before each of the others comes one with a timer, which ends the other's turn: a timer
