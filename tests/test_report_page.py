@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_observed
 import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +108,12 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     cases.append(synthetic_run.case(1, rate=5000.0, methods=controlled))
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
     return RunData.load(run)
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    """A VM that was observed. Such a run has nothing else, and what is not in the run above."""
+    return RunData.load(synthetic_observed.build(tmp_path_factory.mktemp("observed")))
 
 
 def emulated(folder: Path) -> RunData:
@@ -392,10 +399,12 @@ def test_a_run_of_one_vcpu_has_no_scaling_figure(tmp_path: Path) -> None:
 # --- figures -----------------------------------------------------------------------------------
 
 
-def test_every_figure_has_its_own_name_and_says_what_it_shows(every: RunData) -> None:
+def test_every_figure_has_its_own_name_and_says_what_it_shows(
+    every: RunData, observed: RunData
+) -> None:
     assert len({figure.name for figure in FIGURES}) == len(FIGURES)
     for figure in FIGURES:
-        plots = figure.draw(every)
+        plots = [*figure.draw(every), *figure.draw(observed)]
         assert plots
         for plot in plots:
             assert re.search(r"\d", plot.finding)
@@ -404,9 +413,9 @@ def test_every_figure_has_its_own_name_and_says_what_it_shows(every: RunData) ->
             assert tags[0][1]["aria-labelledby"] == "plot-title plot-desc"
 
 
-def test_every_axis_has_a_unit(every: RunData) -> None:
+def test_every_axis_has_a_unit(every: RunData, observed: RunData) -> None:
     for figure in FIGURES:
-        for plot in figure.draw(every):
+        for plot in (*figure.draw(every), *figure.draw(observed)):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
                 assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|window|way", label)

@@ -55,6 +55,7 @@ from kickbench.report.words.names import (
     Summary,
     conditions,
     nanoseconds,
+    second_name,
     seconds,
     series_of,
 )
@@ -249,7 +250,7 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
         _vcpu_scale(axes, cases, scale)
         x = np.array([case["vcpus"] for case in cases])
         _draw_rates(axes, data, cases, (x, x * perfect), scale, per_vcpu=False)
-        axes.set_ylabel(f"exits per {_second(data)}")
+        axes.set_ylabel(f"exits per {second_name(data.summary)}")
         return canvas
 
     return on_both(title, " ".join(findings), draw, LOGARITHMIC, LINEAR)
@@ -278,7 +279,7 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
         _vcpu_scale(axes, cases, LOGARITHMIC)
         x = np.array([case["vcpus"] for case in cases])
         _draw_rates(axes, data, cases, (x, np.full(len(x), perfect)), scale, per_vcpu=True)
-        axes.set_ylabel(f"exits per {_second(data)} and vCPU")
+        axes.set_ylabel(f"exits per {second_name(data.summary)} and vCPU")
         return canvas
 
     return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
@@ -286,10 +287,6 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
 
 def _methods(cases: Iterable[Summary]) -> list[str]:
     return list(dict.fromkeys(method for case in cases for method in _rates(case)))
-
-
-def _second(data: RunData) -> str:
-    return f"{'emulated ' if data.summary['emulated'] else ''}second"
 
 
 def _vcpu_scale(axes: Axes, cases: Sequence[Summary], scale: str) -> None:

@@ -35,6 +35,7 @@ from kickbench.report.words.names import (
     duration,
     finished,
     microseconds,
+    second_name,
     seconds,
 )
 from kickbench.report.words.observed import STATES, a_second, percent, vm_name, way_name
@@ -101,6 +102,7 @@ def _ways_plot(data: RunData, case: Summary) -> Plot:
     axes.grid(visible=False, axis="y")
     round_ticks(axes, "x", lambda value: f"{value:.6g}")
     axes.set_xlabel("share of the exits [%]")
+    axes.set_ylabel("way to leave")
     most = ways[0]
     said = (
         f"Most often it leaves {way_name(most)}: {percent(most['share'])} of the "
@@ -135,9 +137,7 @@ def _mean_times(data: RunData, way: Summary) -> str:
     if way["in_run_ns"] is None or way["userspace_ns"] is None:
         return ""
     inside, outside = (duration(data.summary, way[key]) for key in ("in_run_ns", "userspace_ns"))
-    return (
-        f" It then spent {inside} in KVM_RUN before and {outside} in user space after, on average."
-    )
+    return f" On average {inside} in KVM_RUN came before and {outside} in user space after it."
 
 
 # --- how long ----------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
         _rate_axis(axes, rates, scale)
         axes.set_xlim(0, case["seconds"])
         axes.set_xlabel(f"time [{seconds(data.summary)}]")
-        axes.set_ylabel(f"exits/{seconds(data.summary)}")
+        axes.set_ylabel(f"exits per {second_name(data.summary)}")
         marks = _draw_marks(axes, {"kick": kicks["at_ns"], "pause": pauses["at"]})
         draw_legend(
             axes,
@@ -370,8 +370,8 @@ def _kicks_finding(data: RunData, times: dict[str, NDArray[Any]]) -> str:
 
 
 def _pauses_finding(data: RunData, times: dict[str, NDArray[Any]]) -> str:
-    medians = [f"the {name} had answered after {_median(data, ns)}" for name, ns in times.items()]
-    return f"At p50 {listed(medians)}."
+    medians = [f"{_median(data, ns)} until the {name} had answered" for name, ns in times.items()]
+    return f"At p50 a pause took {listed(medians)}."
 
 
 def _median(data: RunData, values_ns: NDArray[Any]) -> str:

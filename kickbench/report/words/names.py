@@ -94,6 +94,11 @@ def seconds(summary: Summary) -> str:
     return "emulated s" if summary["emulated"] else "s"
 
 
+def second_name(summary: Summary) -> str:
+    """The word "second" of a rate; "emulated second" if the run was emulated."""
+    return "emulated second" if summary["emulated"] else "second"
+
+
 def duration(summary: Summary, ns: float) -> str:
     """A time in the unit that suits it, e.g. "50 µs". For sentences, not for columns."""
     scale, unit = next(((s, u) for s, u in _SCALES if abs(ns) / s < 999.5), _SCALES[-1])

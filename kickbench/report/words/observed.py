@@ -10,7 +10,7 @@ import signal as signals
 from collections.abc import Collection
 
 from kickbench.numbers import listed, measured, plural, significant, whole
-from kickbench.report.words.names import Summary, duration, finished
+from kickbench.report.words.names import Summary, duration, finished, nanoseconds, second_name
 
 PORTS = {
     0x20: "the interrupt controller",
@@ -44,7 +44,10 @@ STATES = {
 
 _CODES = {-6: "tgkill(2)", 0: "kill(2)", -1: "sigqueue(3)", -2: "a POSIX timer", 128: "the kernel"}
 _MOST_WAYS = 3
-MUCH_OVERHEAD = 0.03
+_MUCH_WAITING = 0.05
+"""A vCPU that waits for a CPU for this share of the time is told."""
+_CANNOT_TELL = 0.2
+"""If the interval of what observing costs is wider, the VM's own rate varied too much."""
 
 
 def answer_observed(summary: Summary, _: Collection[str]) -> list[str]:
@@ -53,12 +56,12 @@ def answer_observed(summary: Summary, _: Collection[str]) -> list[str]:
     for case in finished(summary, "observed"):
         said += [
             _exits(summary, case),
-            *_kicks(summary, case),
-            *_pauses(summary, case),
-            *_oddities(case),
-            *_protocol(case),
             *_siglock(summary, case),
+            *_pauses(summary, case),
+            *_kicks(summary, case),
+            *_oddities(case),
             *_waiting(case),
+            _evidence(case),
             *_observing(summary, case),
         ]
     return said
@@ -99,7 +102,7 @@ def way_name(way: Summary) -> str:
 
 def a_second(summary: Summary) -> str:
     """E.g. "a second", as a rate goes on."""
-    return "an emulated second" if summary["emulated"] else "a second"
+    return f"{'an' if summary['emulated'] else 'a'} {second_name(summary)}"
 
 
 def percent(share: float) -> str:
@@ -115,40 +118,73 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def code_name(code: int) -> str:
+    """How a signal was sent, by its si_code, e.g. "tgkill(2)"."""
+    return _CODES.get(code, f"si_code {code}")
+
+
 def sender_name(sender: Summary) -> str:
-    """Who sends a signal and how, e.g. "SIGUSR1 by CPU 0/KVM with tgkill(2)"."""
-    how = _CODES.get(sender["code"], f"si_code {sender['code']}")
+    """Who sends a signal and how, e.g. "SIGUSR1 by the tgkill(2) of CPU 0/KVM"."""
+    how = code_name(sender["code"])
     name = signal_name(sender["signal"])
     if not sender["thread"]:
         return f"{name} by {how}"
-    return f"{name} by {sender['name'] or 'a thread'} with {how}"
+    return f"{name} by the {how} of {sender['name'] or 'a thread'}"
 
 
 def _exits(summary: Summary, case: Summary) -> str:
     exits = case["exits"]
-    vm = f"{vm_name(case)}, {plural(case['vcpus'], 'vCPU')},"
     if not exits["n"]:
-        return f"{vm} did not leave to user space in {_time(summary, case)}."
+        return "This VM did not leave to user space."
     ways = [
         f"{percent(way['share'])} {way_name(way)}"
         for way in exits["ways"][:_MOST_WAYS]
         if way["share"] >= 0.01
     ]
-    rest = f", {listed(ways)}" if ways else ""
     rate = f"{significant(exits['per_second'], 3)} times {a_second(summary)}"
-    return f"{vm} leaves to user space {rate}{rest}."
+    return f"This VM leaves to user space {rate}{', ' if ways else ''}{listed(ways)}."
 
 
-def _time(summary: Summary, case: Summary) -> str:
-    return duration(summary, case["seconds"] * 1e9)
+def _siglock(summary: Summary, case: Summary) -> list[str]:
+    """The protocol, and what siglock costs the VM with it."""
+    lock, protocol = case["siglock"], case["protocol"]["id"]
+    said = []
+    if protocol == "unknown":
+        said.append("Its kick protocol is not known.")
+    elif protocol != "sigmask":
+        said.append(f"It uses {protocol}, so siglock costs its exits nothing.")
+    elif (cost := lock["cost"]) is None:
+        said.append(
+            "It uses sigmask, so each exit takes siglock. What that costs is not measured on this "
+            "host yet: kickbench run smp_windows_like --quick does it."
+        )
+    else:
+        value, low, high = measured(cost["value"], cost["ci95"])
+        share = duration(summary, cost["value"] * case["exits"]["per_second"])
+        said.append(
+            f"It uses sigmask, so each exit takes siglock: {share} {a_second(summary)} in all."
+        )
+        said.append(
+            f"On this host sigmask costs {value} {nanoseconds(summary)} ({low} to {high}) per exit "
+            f"more than immediate_exit (run {cost['run']})."
+        )
+    if lock["waits"]:
+        said.append(
+            f"{'Its' if protocol == 'sigmask' else 'Elsewhere its'} "
+            f"{plural(lock['threads'], 'thread')} waited for siglock "
+            f"{plural(lock['waits'], 'time')}, {duration(summary, lock['wait_ns'])} in all."
+        )
+    return said
 
 
-def _protocol(case: Summary) -> list[str]:
-    protocol = case["protocol"]
-    evidence = "; ".join(protocol["evidence"])
-    if protocol["id"] == "unknown":
-        return [f"Its kick protocol is not known: {evidence}."]
-    return [f"It uses {protocol['id']}: {evidence}."]
+def _pauses(summary: Summary, case: Summary) -> list[str]:
+    pauses = case["kicks"]["pauses"]
+    if not pauses:
+        return []
+    last = case["kicks"]["pause_ns"]["last"]
+    longest = duration(summary, last["max"])
+    usual = f"{duration(summary, last['p50'])} at p50 and at most " if pauses > 1 else ""
+    return [f"Pausing it took {usual}{longest} ({plural(pauses, 'pause')})."]
 
 
 def _kicks(summary: Summary, case: Summary) -> list[str]:
@@ -156,12 +192,16 @@ def _kicks(summary: Summary, case: Summary) -> list[str]:
     if not kicks["sent"]:
         return ["No kick was sent to its vCPUs."]
     who = next((sender_name(one) for one in kicks["senders"] if not one["to_process"]), "")
-    said = [f"Its vCPUs were kicked {plural(kicks['sent'], 'time')}, most by {who}."]
+    said = [
+        f"Its vCPUs were kicked {plural(kicks['sent'], 'time')}, most often with {who}."
+        if who
+        else f"Its vCPUs were kicked {plural(kicks['sent'], 'time')}."
+    ]
     latency = kicks["latency_ns"]
     if latency["p50"] is not None:
         said.append(
-            f"From the kick until KVM_RUN returned it took {duration(summary, latency['p50'])} at "
-            f"p50, {duration(summary, latency['p99'])} at p99 and at most "
+            f"KVM_RUN returned {duration(summary, latency['p50'])} after the kick at p50, "
+            f"{duration(summary, latency['p99'])} at p99 and at most "
             f"{duration(summary, latency['max'])} ({plural(kicks['left'], 'kick')})."
         )
     states = [
@@ -172,15 +212,6 @@ def _kicks(summary: Summary, case: Summary) -> list[str]:
     if len(states) > 1:
         said.append(f"At p50 it took {listed(states)}.")
     return said
-
-
-def _pauses(summary: Summary, case: Summary) -> list[str]:
-    pauses = case["kicks"]["pauses"]
-    if not pauses:
-        return []
-    last = case["kicks"]["pause_ns"]["last"]
-    times = dict.fromkeys(duration(summary, last[name]) for name in ("p50", "max"))
-    return [f"All vCPUs were paused {plural(pauses, 'time')}, in {' to '.join(times)}."]
 
 
 def _oddities(case: Summary) -> list[str]:
@@ -198,57 +229,31 @@ def _oddities(case: Summary) -> list[str]:
     return said
 
 
-def _siglock(summary: Summary, case: Summary) -> list[str]:
-    lock = case["siglock"]
-    said = []
-    if case["protocol"]["id"] == "sigmask":
-        cost = lock["cost"]
-        rate = case["exits"]["per_second"]
-        if cost is None:
-            said.append(
-                "Each exit takes siglock. What that costs on this host is not measured: kickbench "
-                "run smp_windows_like --quick does it."
-            )
-        else:
-            value, low, high = measured(cost["value"], cost["ci95"])
-            share = duration(summary, cost["value"] * rate)
-            said.append(
-                f"sigmask costs {value} ns ({low} to {high}) per exit more than immediate_exit on "
-                f"this host (run {cost['run']}): {share} {a_second(summary)} of this VM."
-            )
-    elif case["protocol"]["id"] != "unknown":
-        said.append(f"Its exits do not take siglock, which {lock['threads']} threads share.")
-    if lock["waits"]:
-        said.append(
-            f"Threads waited for siglock {plural(lock['waits'], 'time')}, "
-            f"{duration(summary, lock['wait_ns'])} in all."
-        )
-    return said
-
-
 def _waiting(case: Summary) -> list[str]:
-    said = []
-    waited = [v for v in case["vcpus_seen"] if (v["waited_share"] or 0) > 0.05]
-    if waited:
-        most = max(waited, key=lambda vcpu: float(vcpu["waited_share"]))
-        said.append(
-            f"{plural(len(waited), 'vCPU')} waited for a CPU, vCPU {most['id']} for "
-            f"{100 * most['waited_share']:.0f} % of the time."
-        )
-    return said
+    waited = [v for v in case["vcpus_seen"] if (v["waited_share"] or 0) > _MUCH_WAITING]
+    if not waited:
+        return []
+    most = max(waited, key=lambda vcpu: float(vcpu["waited_share"]))
+    others = f", and {plural(len(waited) - 1, 'other')} for less" if len(waited) > 1 else ""
+    share = f"{100 * most['waited_share']:.0f} %"
+    return [f"vCPU {most['id']} waited for a CPU for {share} of the time{others}."]
+
+
+def _evidence(case: Summary) -> str:
+    return f"What tells the protocol: {'; '.join(case['protocol']['evidence']) or 'nothing'}."
 
 
 def _observing(summary: Summary, case: Summary) -> list[str]:
+    seen = f"{vm_name(case)} was observed for {duration(summary, case['seconds'] * 1e9)}"
+    said = [f"{seen}." if not case["ended"] else f"{seen}, because {case['ended']}."]
+    if case["looked_at_share"] <= 0.9:
+        said.append(
+            f"Times and reasons are those of {percent(case['looked_at_share'])} of this time."
+        )
     over = case["overhead"]
-    looked = case["looked_at_share"]
-    part = (
-        ""
-        if looked > 0.9
-        else f" Times and reasons are those of {significant(100 * looked, 2)} % of the time."
-    )
-    ended = f" It ended early, because {case['ended']}." if case["ended"] else ""
-    seen = f"It was observed for {_time(summary, case)}."
     if over["share"] is None:
-        return [f"{seen} What that cost cannot be measured: it leaves too rarely.{part}{ended}"]
+        return [*said, "It leaves too rarely to tell what observing cost it."]
     value, low, high = measured(100 * over["share"], [100 * end for end in over["ci95"]])
-    return [f"{seen} That made its exits {value} % ({low} to {high} %) longer.{part}{ended}"]
+    if over["ci95"][1] - over["ci95"][0] > _CANNOT_TELL:
+        return [*said, f"Its rate varies too much to tell what observing cost ({low} to {high} %)."]
+    return [*said, f"Observing made its exits {value} % ({low} to {high} %) longer."]
