@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_observed
+from typer.testing import CliRunner
 
+from kickbench.cli import app
 from kickbench.report.figures.observed import MOST_WAYS
 from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES
+from kickbench.report.pages.assets import is_asset
+from kickbench.report.pages.downloads import csv_of_listing
+from kickbench.report.pages.run import page
+from kickbench.report.words.tables import TABLES
+from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
 from kickbench.summary.observed import find_pauses, read_columns
 
@@ -133,3 +142,91 @@ def test_hostile_names_are_text_in_every_drawing(tmp_path: Path) -> None:
     for plots in figures(data).values():
         for plot in plots:
             assert "<script" not in inline(plot, "x")
+
+
+# --- words and tables -----------------------------------------------------------------------------
+
+
+def test_the_answer_comes_first_and_has_an_idea_a_sentence(observed: RunData) -> None:
+    said = verdict(observed.summary)
+    assert said.alarms == ()
+    assert re.fullmatch(
+        r"This VM leaves to user space 80,000 times a second, 92 % to read port 0x608 \(the ACPI "
+        r"PM timer\) and 8 % to write address 0xfe003000 \(MMIO\)\.",
+        said.answer,
+    )
+    assert said.more[0] == "It uses immediate_exit, so siglock costs its exits nothing."
+    assert re.fullmatch(
+        r"Pausing it took \S+ µs at p50 and at most \S+ ms \(20 pauses\)\.", said.more[1]
+    )
+    assert "with SIGUSR1 by the tgkill(2) of qemu-system-x86." in said.more[2]
+    assert "qemu-system-x86_64 (pid 4711, guest tiny) was observed for 10 s." in said.more
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"protocol": "unknown"}, "Its kick protocol is not known."),
+        ({"protocol": "sigmask"}, "not measured on this host yet"),
+        (
+            {
+                "protocol": "sigmask",
+                "siglock": {
+                    "cost": {"value": 31.0, "ci95": [29.0, 33.0], "run": "20260301T120000Z-a"},
+                    "waits": 0,
+                    "wait_ns": 0,
+                    "vcpu_waits": 0,
+                    "threads": 4,
+                },
+            },
+            "so each exit takes siglock: 1.24 ms a second in all.",
+        ),
+        ({"pauses": 0}, "No kick was sent to its vCPUs."),
+        ({"rate": 0, "pauses": 0}, "This VM did not leave to user space."),
+        ({"ended": "the process ended"}, "was observed for 10 s, because the process ended."),
+        ({"detail_ns": 500_000_000}, "Times and reasons are those of 5 % of this time."),
+        ({"rate": 10}, "It leaves too rarely to tell what observing cost it."),
+        ({"lost": 3}, "3 events of qemu-system-x86_64"),
+    ],
+)
+def test_what_is_special_is_said(tmp_path: Path, facts: dict[str, Any], words: str) -> None:
+    data = RunData.load(synthetic_observed.build(tmp_path, **facts))
+    said = verdict(data.summary)
+    assert any(words in line for line in said.lines), said.lines
+
+
+def test_the_page_lists_ways_vcpus_and_senders(observed: RunData) -> None:
+    shown = page(observed)
+    text = re.sub(r"<[^>]+>", "\n", shown)
+    for title in ("Why it leaves to user space", "Its vCPUs", "Who sent signals to it"):
+        assert text.count(title) >= 2  # the table, and its download
+    for cell in ("CPU 3/KVM", "tgkill(2)", "to write address 0xfe003000"):
+        assert cell in text
+    assert "Guest program" not in shown
+    assert "A row is one method" not in shown
+    assert "kickbench observe 4711 --seconds 10" in shown
+    assert "kickbench run" not in shown
+
+
+def test_downloads_have_the_numbers_of_the_listings(observed: RunData) -> None:
+    table = TABLES["observed"]
+    files = {one.name: csv_of_listing(observed, "observed", one) for one in table.listings}
+    rows = {name: list(csv.DictReader(io.StringIO(text.decode()))) for name, text in files.items()}
+    (case,) = observed.finished
+    assert [row["exits"] for row in rows["ways"]] == [
+        str(w["exits"]) for w in case["exits"]["ways"]
+    ]
+    assert [row["cpus"] for row in rows["vcpus"]] == ["0", "1", "2", "3"]
+    assert rows["senders"][0]["sent"] == "80"
+    assert {row["run_id"] for some in rows.values() for row in some} == {observed.reader.run_id}
+    for one in table.listings:
+        assert is_asset(f"observed-{one.name}.csv")
+
+
+def test_show_lists_at_most_ten_ways(tmp_path: Path) -> None:
+    ways = [(2, False, 4, 0x1000 + i, 1 / 13) for i in range(13)]
+    run = synthetic_observed.build(tmp_path, ways=ways)
+    shown = CliRunner().invoke(app, ["show", str(run)])
+    assert shown.exit_code == 0
+    assert len(re.findall(r"^  to read port", shown.stdout, re.MULTILINE)) == 10
+    assert "3 rows more: see kickbench report" in shown.stdout

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from kickbench.report.words.names import Summary
-    from kickbench.report.words.tables import Table
+    from kickbench.report.words.tables import Column, Table
     from kickbench.summary.data import RunData
+
+
+MOST_LISTED = 10
+"""Rows of a case's listing; the report has all."""
 
 
 def show(
@@ -94,6 +98,7 @@ def _cases(data: RunData, said: Collection[str]) -> Iterator[Line]:
 
 def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
     """The cases of a kind: each with its tables, its differences and its controls."""
+    from kickbench.numbers import plural
     from kickbench.report.words.differences import CONTROLS, contrasts, hidden, parts, why_hidden
     from kickbench.report.words.names import crowded, finished, label, nanoseconds
     from kickbench.report.words.tables import TABLES, control, difference
@@ -112,6 +117,9 @@ def _cases_of(data: RunData, kind: str) -> Iterator[Line]:
                 numbers = (f"{cell:>{width}}" for cell, width in cells)
                 text = "  ".join((f"  {row[0]:<{first}}", *numbers))
                 yield text, DIM if row is rows[0] else "", ""
+        for listing in table.listings:
+            if listing.terminal and (more := len(listing.items(case)) - MOST_LISTED) > 0:
+                yield f"  {plural(more, 'row')} more: see kickbench report", DIM, ""
         for metric, at in table.metrics:
             for method, contrast in contrasts(case, metric).items():
                 how = f"{method} - {contrast['baseline']}{at}"
@@ -141,7 +149,19 @@ def _tables(case: Summary, table: Table, summary: Summary) -> list[list[tuple[st
             row = Row(case, method)
             rows.append((method, *(column.cell(row) for column in columns)))
         found.append(rows)
+    for listing in table.listings:
+        if listing.terminal:
+            heads = tuple(_head(column, summary) for column in listing.terminal)
+            shown = listing.rows_of([case])[:MOST_LISTED]
+            found.append([heads, *(tuple(c.cell(row) for c in listing.terminal) for row in shown)])
     return found
+
+
+def _head(column: Column, summary: Summary) -> str:
+    from kickbench.report.words.tables import words
+
+    name, unit = words(column.name, summary), words(column.unit, summary)
+    return f"{name} [{unit}]" if unit else name
 
 
 def _widths(tables: list[list[list[tuple[str, ...]]]]) -> list[list[int]]:

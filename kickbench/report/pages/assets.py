@@ -15,14 +15,18 @@ from kickbench.errors import MeasurementError, UsageError
 from kickbench.report.figures.plots import LINEAR, LOGARITHMIC, Plot
 from kickbench.report.figures.svg import png, standalone
 from kickbench.report.figures.table import FIGURES, Figure
-from kickbench.report.pages.downloads import csv_of
+from kickbench.report.pages.downloads import csv_of, csv_of_listing
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import kinds_of
 from kickbench.results.files import cannot_write, replace_file
 from kickbench.results.schema import place
 from kickbench.summary.data import RunData
 
-_TABLE = re.compile(rf"({'|'.join(map(re.escape, TABLES))})\.csv")
+_TABLES = [
+    *TABLES,
+    *(f"{kind}-{one.name}" for kind, table in TABLES.items() for one in table.listings),
+]
+_TABLE = re.compile(rf"({'|'.join(map(re.escape, _TABLES))})\.csv")
 _FIGURE = re.compile(
     rf"({'|'.join(re.escape(figure.name) for figure in FIGURES)})"
     rf"(-[0-9]+)?(-({LOGARITHMIC}|{LINEAR}))?\.(svg|png)",
@@ -62,6 +66,9 @@ def _files(
 ) -> Iterator[tuple[str, bytes]]:
     for kind in kinds_of(data.summary):
         yield f"{kind}.csv", csv_of(data, kind)
+        for listing in TABLES[kind].listings:
+            if content := csv_of_listing(data, kind, listing):
+                yield f"{kind}-{listing.name}.csv", content
     for figure, plots in figures:
         for number, plot in enumerate(plots, 1):
             name = figure.name if len(plots) == 1 else f"{figure.name}-{number}"

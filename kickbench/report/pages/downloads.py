@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kickbench.methods import CATALOGUE
 from kickbench.report.words.differences import CONTROLS, controls
-from kickbench.report.words.tables import Row, rows_of
+from kickbench.report.words.tables import Listing, Row, rows_of
 from kickbench.summary.data import RunData
 from kickbench.text import printable
 
@@ -41,7 +41,19 @@ def csv_of(data: RunData, kind: str) -> bytes:
 
     A column without any value is left out.
     """
-    rows = [dict(_columns(data, row)) for row in rows_of(data.finished) if row.case["kind"] == kind]
+    return _csv(
+        [dict(_columns(data, row)) for row in rows_of(data.finished) if row.case["kind"] == kind]
+    )
+
+
+def csv_of_listing(data: RunData, kind: str, listing: Listing) -> bytes:
+    """A listing of a kind as CSV in the same form: a row for each item. It is empty without any."""
+    cases = [case for case in data.finished if case["kind"] == kind]
+    rows = [dict(_columns_of_item(data, row)) for row in listing.rows_of(cases)]
+    return _csv(rows) if rows else b""
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     names = dict.fromkeys(name for row in rows for name in row if row[name] is not None)
     lines = [map(defused, names), *([_cell(row.get(name)) for name in names] for row in rows)]
     text = "".join(",".join(map(_quoted, cells)) + "\r\n" for cells in lines)
@@ -55,11 +67,22 @@ def data_link(content: bytes, media_type: str) -> str | None:
     return f"data:{media_type};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
-    summary, case = data.summary, row.case
+def _columns_of_run(data: RunData) -> Iterator[tuple[str, Any]]:
+    summary = data.summary
     yield "run_id", summary["run_id"]
     yield "emulated", "yes" if summary["emulated"] else "no"
     yield "emulated_by", summary["emulated_by"] if summary["emulated"] else None
+
+
+def _columns_of_item(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
+    yield from _columns_of_run(data)
+    yield "case_id", row.case["id"]
+    yield from _flat("", row.item)
+
+
+def _columns(data: RunData, row: Row) -> Iterator[tuple[str, Any]]:
+    case = row.case
+    yield from _columns_of_run(data)
     for key, value in case.items():
         if key not in _UNSAID:
             yield from _flat("case_id" if key == "id" else key, value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,7 @@ def page(
         facts=environment.groups(data.reader.environment),
         warnings=environment.warnings(data.reader.environment),
         command=shlex.join(manifest["command"]),
+        observed=all(case["kind"] == "observed" for case in summary["cases"]),
         again=shlex.join(["kickbench", "run", scenario_file, *_options(manifest["command"])]),
         protocols=_protocols(manifest["environment"]),
         description=manifest["scenario"].get("description"),
@@ -209,17 +210,30 @@ def _kinds(data: RunData) -> Iterator[KindOnPage]:
         cases = [case for case in data.finished if case["kind"] == kind]
         rows = tables.rows_of(cases)
         table = tables.TABLES[kind]
+        programs = {str(case["program"]) for case in cases if case["program"]} - {NO_GUEST}
         yield KindOnPage(
             kind=kind,
             title=table.title,
             said=verdict.details(summary, kind, data.oversubscribed),
             guide=table.guide,
-            programs=listed(sorted({str(case["program"]) for case in cases} - {NO_GUEST})),
+            programs=listed(sorted(programs)),
             oversubscribed=any(case["id"] in data.oversubscribed for case in cases),
             tables=[
-                _table(data, f"{kind}-{number}", part, [*table.keys, *part.columns], rows)
+                _table(data, f"{kind}-{number}", part.title, [*table.keys, *part.columns], rows)
                 for number, part in enumerate(table.parts)
                 if tables.columns_of(part.columns, rows)
+            ]
+            + [
+                # The keys tell which case a row is of, and are not needed if there is one.
+                _table(
+                    data,
+                    f"{kind}-{listing.name}",
+                    listing.title,
+                    [*(replace(key, always=False) for key in table.keys), *listing.columns],
+                    items,
+                )
+                for listing in table.listings
+                if (items := listing.rows_of(cases))
             ],
         )
 
@@ -227,7 +241,7 @@ def _kinds(data: RunData) -> Iterator[KindOnPage]:
 def _table(
     data: RunData,
     name: str,
-    part: tables.Part,
+    title: str,
     columns: Sequence[tables.Column],
     rows: Sequence[tables.Row],
 ) -> TableOnPage:
@@ -253,7 +267,7 @@ def _table(
         )
         for i, row in enumerate(rows)
     ]
-    return TableOnPage(name, part.title, heads, cells)
+    return TableOnPage(name, title, heads, cells)
 
 
 def _cell(data: RunData, column: tables.Column, row: tables.Row) -> tuple[str, str | None, str]:
@@ -295,6 +309,11 @@ def _downloads(data: RunData) -> Iterator[Download]:
         name = f"{Path(file_name(data)).stem}-{kind}.csv"
         content = downloads.csv_of(data, kind)
         yield _download(name, tables.TABLES[kind].title, content, "text/csv")
+        for listing in tables.TABLES[kind].listings:
+            name = f"{Path(file_name(data)).stem}-{kind}-{listing.name}.csv"
+            content = downloads.csv_of_listing(data, kind, listing)
+            if content:
+                yield _download(name, listing.title, content, "text/csv")
 
 
 def _download(name: str, what: str, content: bytes, media_type: str) -> Download:

@@ -2,7 +2,8 @@
 """The tables of cases: for each kind a list of columns, each with the words of its cells.
 
 The HTML report shows all columns of :data:`TABLES`. ``kickbench show`` shows the narrower selection
-beside them. A row is one method of one finished case. Nothing is computed here. The same numbers
+beside them. A row is one method of one finished case; in a listing, it is one of the many things
+that a case has, such as a vCPU. Nothing is computed here. The same numbers
 without rounding, for programs, are in :mod:`kickbench.report.pages.downloads`.
 """
 
@@ -11,10 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from kickbench.cpu_list import format_cpu_list
 from kickbench.numbers import NOTHING, level, measured, signed, significant, whole
 from kickbench.report.words.differences import (
     CONTROLS,
@@ -35,6 +37,7 @@ from kickbench.report.words.names import (
     seconds,
     vendor_name,
 )
+from kickbench.report.words.observed import code_name, signal_name, way_name
 from kickbench.report.words.shift import percentile, shift_points
 from kickbench.scenario.kinds import FIGURES
 
@@ -43,10 +46,11 @@ Summary = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One method of one finished case."""
+    """One method of one finished case; in a listing, one ``item`` of the case's list."""
 
     case: Summary
     method: str
+    item: Summary = field(default_factory=dict)
 
     @property
     def figures(self) -> Summary:
@@ -83,12 +87,31 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """A table with a row for each item of a list that a case has.
+
+    ``name`` is for files, and ``items`` finds the list. ``terminal`` has the columns that fit on a
+    terminal, the first of them text; without any, the listing is on pages only.
+    """
+
+    name: str
+    title: str
+    items: Callable[[Summary], Sequence[Summary]]
+    columns: tuple[Column, ...]
+    terminal: tuple[Column, ...] = ()
+
+    def rows_of(self, cases: Iterable[Summary]) -> list[Row]:
+        """The rows of finished cases, in the order of their lists."""
+        return [Row(case, case["baseline"], item) for case in cases for item in self.items(case)]
+
+
+@dataclass(frozen=True)
 class Table:
     """The tables of a kind: their title, how to read them, and their columns.
 
     ``keys`` are the columns that identify a row, in each of the ``parts``. ``terminal`` has what
     fits on a terminal: tables by the head of their first column, which has the methods. ``metrics``
-    are the contrasts below them, each with the words that distinguish it.
+    are the contrasts below them, each with the words that distinguish it. ``listings`` follow.
     """
 
     title: str
@@ -97,6 +120,7 @@ class Table:
     parts: tuple[Part, ...]
     terminal: tuple[tuple[str, tuple[Column, ...]], ...]
     metrics: tuple[tuple[str, str], ...] = ()
+    listings: tuple[Listing, ...] = ()
 
 
 # --- cells -------------------------------------------------------------------------------------
@@ -741,10 +765,93 @@ _LATENCIES_OBSERVED = tuple(
     for name in ("p50", "p90", "p99", "max")
     for value in (_case_figure("kicks", "latency_ns", name),)
 )
+
+
+def _item(key: str) -> Callable[[Row], float | None]:
+    """A number of the item; None if it is null."""
+    return lambda row: None if row.item[key] is None else float(row.item[key])
+
+
+def _of_item(
+    name: str,
+    key: str,
+    unit: str = "",
+    words: Callable[[float | None], str] = significant,
+    scale: float = 1.0,
+    **more: Any,
+) -> Column:
+    return Column(name, unit, _shown(_item(key), words, scale), _item(key), **more)
+
+
+def _ways(case: Summary) -> Sequence[Summary]:
+    rate = case["exits"]["per_second"]
+    return [{**way, "per_second": way["share"] * rate} for way in case["exits"]["ways"]]
+
+
+def _vcpus_seen(case: Summary) -> Sequence[Summary]:
+    return [{**one, "cpus": format_cpu_list(one["cpus"])} for one in case["vcpus_seen"]]
+
+
+_SHARE = _of_item("share", "share", "%", partial(significant, digits=3), 100)
+_PER_SECOND = _of_item("exits/{s}", "per_second", words=whole)
+_MEANS = (
+    _of_item("in KVM_RUN", "in_run_ns", "{ns}", whole, group="mean time"),
+    _of_item("user space", "userspace_ns", "{ns}", whole, group="mean time"),
+)
+_WAY = Column("way to leave", "", lambda row: way_name(row.item))
+_WAYS = Listing(
+    "ways",
+    "Why it leaves to user space",
+    _ways,
+    (_WAY, _SHARE, _PER_SECOND, _of_item("exits", "exits", words=whole), *_MEANS),
+    terminal=(_WAY, _SHARE, _PER_SECOND, *_MEANS),
+)
+_VCPUS_SEEN = Listing(
+    "vcpus",
+    "Its vCPUs",
+    _vcpus_seen,
+    (
+        _of_item("vCPU", "id", words=whole),
+        Column("thread", "", lambda row: str(row.item["name"] or NOTHING)),
+        _of_item("exits/{s}", "exits_per_second", words=whole),
+        *(
+            _of_item(
+                name,
+                f"{key}_share",
+                words=partial(significant, digits=3),
+                scale=100,
+                group="time [%]",
+            )
+            for name, key in {
+                "running": "ran",
+                "waiting for a CPU": "waited",
+                "halted": "halted",
+                "polling": "polled",
+            }.items()
+        ),
+        Column("CPUs", "", lambda row: row.item["cpus"] or NOTHING),
+    ),
+)
+_SENDERS = Listing(
+    "senders",
+    "Who sent signals to it",
+    lambda case: case["kicks"]["senders"],
+    (
+        Column("thread", "", lambda row: str(row.item["name"] or NOTHING)),
+        Column("number", "", lambda row: str(row.item["thread"]), _item("thread")),
+        Column("signal", "", lambda row: signal_name(row.item["signal"])),
+        Column("sent by", "", lambda row: code_name(row.item["code"])),
+        Column("to", "", lambda row: "the process" if row.item["to_process"] else "a vCPU"),
+        _of_item("sent", "sent", words=whole, group="signals"),
+        _of_item("already pending", "pending", words=whole, group="signals"),
+        _of_item("failed", "failed", words=whole, group="signals"),
+    ),
+)
 _OBSERVED = Table(
     "A running VM",
     "Exits per second are of all vCPUs together. A kick lasts from the signal until KVM_RUN "
-    "returned. A pause is a burst of kicks to all vCPUs, and lasts until the last one answered.",
+    "returned. A pause is a burst of kicks to all vCPUs, and lasts until the last one answered. "
+    "The time in KVM_RUN is that before the exit, and the time in user space that after it.",
     keys=(Column("VMM", "", _text("vmm")), _VCPUS, Column("protocol", "", lambda row: row.method)),
     parts=(
         Part(
@@ -774,6 +881,7 @@ _OBSERVED = Table(
             ),
         ),
     ),
+    listings=(_WAYS, _VCPUS_SEEN, _SENDERS),
 )
 
 TABLES: dict[str, Table] = {
