@@ -15,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_kicks_are_counted_and_the_protocol_is_told(
     with machine(clock, program, vcpus=2) as (_, engine), watching() as watch:
         left = until(engine, lambda left: len(left.kicks) > 15, [(method, 0)], ms=20, plan=plan)
         found = seen_of(watch)
-    assert decide(store._seen(found))[0] == told
+    assert decide(store._seen(found))[0] == told, store._seen(found)
     assert found.lost.total == 0
     # The kicking thread's signals are the engine's kicks; the others end blocks.
     sent = found.sent["sent"].tolist()
@@ -284,8 +285,11 @@ def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
     assert (most["address"], most["size"], most["write"]) == (0x608, 4, False)
     kicks = case["kicks"]
     assert kicks["sent"] > 0
-    assert kicks["latency_ns"]["p50"] > 0
-    assert kicks["pauses"] is None if vcpus == 1 else kicks["pauses"] > 0
+    # On a busy host each kick can find the vCPU on its way to the next KVM_RUN.
+    assert (kicks["latency_ns"]["p50"] is not None) is (kicks["left"] > 0)
+    assert kicks["left"] + kicks["in_userspace"] + kicks["unanswered"] > 0
+    assert (kicks["pauses"] > 0) is (vcpus > 1)
+    assert case["load"]["others_share"] >= 0
     assert "immediate_exit" in run.stdout
     assert "0x608" in run.stdout
     assert re.search(r"\d exits|times a second", run.stdout)
@@ -520,6 +524,10 @@ def test_any_name_of_a_guest_is_read(before: str, name: str) -> None:
 # --- words and layout -----------------------------------------------------------------------------
 
 COUNTS = st.integers(0, 5)
+COUNTED = (
+    *("kicks", "handled", "in_run", "set_before", "set_before_in_run", "handlers"),
+    *("set_by_handler", "eintr", "eintr_immediate"),
+)
 
 
 @given(
@@ -529,13 +537,7 @@ COUNTS = st.integers(0, 5)
         has_mask=st.booleans(),
         let_through=st.integers(0, 2**64 - 1),
         blocked=st.booleans(),
-        **dict.fromkeys(
-            (
-                *("kicks", "handled", "remote", "handlers", "set_by_handler", "eintr"),
-                "eintr_immediate",
-            ),
-            COUNTS,
-        ),
+        **dict.fromkeys(COUNTED, COUNTS),
     )
 )
 def test_every_protocol_that_is_told_has_its_evidence(seen: Seen) -> None:
@@ -547,6 +549,29 @@ def test_every_protocol_that_is_told_has_its_evidence(seen: Seen) -> None:
     if told in ("immediate_exit", "flag_signal", "immediate_exit_remote"):
         assert not seen.has_mask
         assert seen.handled
+
+
+def test_a_flag_that_an_earlier_kick_left_set_is_not_the_senders() -> None:
+    """QEMU kicks a vCPU again and again until it has paused."""
+    qemu = Seen(
+        signal=10,
+        has_mask=False,
+        let_through=0,
+        blocked=False,
+        kicks=20,
+        handled=20,
+        in_run=4,
+        set_before=16,
+        set_before_in_run=0,
+        handlers=20,
+        set_by_handler=20,
+        eintr=4,
+        eintr_immediate=0,
+    )
+    assert decide(qemu)[0] == "immediate_exit"
+    assert decide(replace(qemu, in_run=0))[0] == "immediate_exit"
+    assert decide(replace(qemu, set_before_in_run=4))[0] == "immediate_exit_remote"
+    assert decide(replace(qemu, in_run=0, set_before=20))[0] == "immediate_exit_remote"
 
 
 @given(st.integers(0, 2**45))

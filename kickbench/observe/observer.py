@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.errors import MeasurementError, UsageError
+from kickbench.host.load import Load
+from kickbench.host.load import Watch as LoadWatch
 from kickbench.observe import layout, process
 from kickbench.observe.process import Thread, Vmm
 from kickbench.observe.watch import Lost, Rows, Watch
@@ -67,7 +69,8 @@ class Observed:
     """What was seen of a VMM. The rows are those of :mod:`kickbench.observe.layout`.
 
     ``detail_ns`` of ``elapsed_ns`` were looked at closely. ``threads`` has the vCPUs' threads at
-    the end and at the beginning, by slot. ``ended``: why it ended before its time, or None.
+    the end and at the beginning, by slot. ``load`` is what else ran on the host: the VMM's time
+    counts as our own. ``ended``: why it ended before its time, or None.
     """
 
     vmm: Vmm
@@ -80,6 +83,7 @@ class Observed:
     first: dict[int, Thread] = field(default_factory=dict)
     last: dict[int, Thread] = field(default_factory=dict)
     memory_nodes: dict[int, int] = field(default_factory=dict)
+    load: Load | None = None
     ended: str | None = None
     vcpus_before: Rows = field(default_factory=lambda: np.zeros(0, layout.VCPU))
     vcpus: Rows = field(default_factory=lambda: np.zeros(0, layout.VCPU))
@@ -158,6 +162,7 @@ def _watch(
     found.vcpus_before = watch.vcpus
     found.first = _threads(watch, found.vmm.pid)
     kicks: list[Rows] = []
+    load = LoadWatch(process.online_cpus(), helpers=[found.vmm.pid])
     with ExitStack() as stack:
         stack.enter_context(watch.attached())
         found.began_ns = time.monotonic_ns()
@@ -169,6 +174,7 @@ def _watch(
     kicks.append(watch.take_kicks())
     if process.is_alive(found.vmm.pid):  # else the memory of its vCPUs is somebody else's
         watch.read_kvm_counts()
+        found.load = load.read()
     found.vcpus, found.ways, found.totals = watch.vcpus, watch.ways, watch.totals
     found.senders, found.sent = watch.senders()
     found.kicks = np.concatenate(kicks)

@@ -8,12 +8,14 @@ kvm_vm_ioctl_create_vcpu() in virt/kvm/kvm_main.c gives it: no thread needs a ce
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import HostError, UsageError
 from kickbench.text import printable, quoted, shorten
 
@@ -145,6 +147,14 @@ def thread(pid: int, tid: int) -> Thread | None:
         )
     except (OSError, KeyError, ValueError, IndexError):
         return None
+
+
+def online_cpus() -> tuple[int, ...]:
+    """The CPUs of the host that are online."""
+    try:
+        return parse_cpu_list(Path("/sys/devices/system/cpu/online").read_text().strip())
+    except (OSError, ValueError):
+        return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def is_alive(pid: int) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kickbench.numbers import plural
 
 UNKNOWN = "unknown"
+_ALL = 0.9
 _FEW = 3
 """Ends of handlers that must have been seen before the absence of immediate_exit means anything."""
 
@@ -19,7 +20,8 @@ class Seen:
 
     ``has_mask``: KVM_SET_SIGNAL_MASK is in force. ``let_through``: signals that the threads block
     and that this mask does not (bit 0 is signal 1). ``blocked``: the threads block ``signal``.
-    Of ``kicks``, ``handled`` ran a handler, and ``remote`` had immediate_exit set by their sender.
+    Of ``kicks``, ``handled`` ran a handler, and ``in_run`` met the vCPU in KVM_RUN. Before so many
+    of each, ``set_before`` and ``set_before_in_run``, immediate_exit was set already.
     ``handlers`` is how many ends of handlers were looked at, and ``set_by_handler`` in how many of
     them immediate_exit was set. ``eintr_immediate``: returns with EINTR while it was set.
     """
@@ -30,7 +32,9 @@ class Seen:
     blocked: bool
     kicks: int
     handled: int
-    remote: int
+    in_run: int
+    set_before: int
+    set_before_in_run: int
     handlers: int
     set_by_handler: int
     eintr: int
@@ -47,7 +51,7 @@ def decide(seen: Seen) -> tuple[str, list[str]]:
         return UNKNOWN, evidence
     if seen.has_mask:
         return "sigmask_same", evidence
-    if seen.remote > seen.kicks / 2:
+    if _is_set_by_sender(seen):
         return "immediate_exit_remote", evidence
     if seen.set_by_handler:
         return "immediate_exit", evidence
@@ -56,6 +60,14 @@ def decide(seen: Seen) -> tuple[str, list[str]]:
     if seen.eintr_immediate:
         return "immediate_exit", evidence
     return UNKNOWN, evidence
+
+
+def _is_set_by_sender(seen: Seen) -> bool:
+    """Whether the sender sets immediate_exit. KVM_RUN does not begin while it is set, so of a vCPU
+    in KVM_RUN nobody else can have set it. In user space an earlier kick may have left it set."""
+    if seen.in_run:
+        return seen.set_before_in_run > seen.in_run / 2
+    return seen.set_before >= _ALL * seen.kicks
 
 
 def signal_name(number: int) -> str:
@@ -85,8 +97,11 @@ def _evidence(seen: Seen) -> list[str]:
             f"immediate_exit was set at the end of {seen.set_by_handler:,} of "
             f"{plural(seen.handlers, 'handler')}"
         )
-    if seen.remote:
-        said.append(f"the sender had set immediate_exit for {seen.remote:,} of the kicks")
+    if seen.set_before_in_run:
+        said.append(
+            f"immediate_exit was set before {seen.set_before_in_run:,} of "
+            f"{plural(seen.in_run, 'kick')} in KVM_RUN"
+        )
     if seen.eintr:
         said.append(
             f"KVM_RUN returned EINTR {seen.eintr:,} times, {seen.eintr_immediate:,} of them with "

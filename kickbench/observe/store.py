@@ -56,6 +56,7 @@ def document(found: Observed, cost: dict[str, Any] | None = None) -> dict[str, A
                 "warnings": [],
                 "rounds": len(found.turns),
                 "oversubscribed": False,
+                "load": None if found.load is None else vars(found.load),
             }
         ],
         "observed": {
@@ -237,6 +238,7 @@ def _seen(found: Observed) -> Seen:
         signals, counts = np.unique(kicks["signal"], return_counts=True)
         number = int(signals[np.argmax(counts)])
     kicks = kicks[kicks["signal"] == number]
+    in_run, set_before = kicks["state"] > 0, kicks["set_by_sender"] > 0
     threads = list(found.last.values()) or list(found.first.values())
     masked = vcpus[vcpus["has_mask"] > 0]
     blocked = 0
@@ -250,7 +252,9 @@ def _seen(found: Observed) -> Seen:
         blocked=bool(number and blocked >> (number - 1) & 1),
         kicks=len(kicks),
         handled=int((kicks["handled_ns"] > 0).sum()),
-        remote=int((kicks["set_by_sender"] > 0).sum()),
+        in_run=int(in_run.sum()),
+        set_before=int(set_before.sum()),
+        set_before_in_run=int((in_run & set_before).sum()),
         handlers=int(totals["handlers"]),
         set_by_handler=int(totals["handlers_set"]),
         eintr=int(vcpus["eintr"].sum()),

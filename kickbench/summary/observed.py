@@ -5,7 +5,8 @@ Every exit is counted, but reasons and times are those of the exits that were lo
 the counts by reason are scaled up to all exits of their vCPU. If everything was looked at, they are
 exact.
 
-A pause is a burst of one sender's kicks that reaches every vCPU.
+A pause is a burst of one sender's kicks that reaches every vCPU. With one vCPU it cannot be told
+from another kick, and none is counted.
 """
 
 from __future__ import annotations
