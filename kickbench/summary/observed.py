@@ -21,7 +21,7 @@ from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.stats.contrasts import running_interval
 from kickbench.stats.location import huber
 from kickbench.stats.quantiles import histogram_quantiles
-from kickbench.summary.events import named_quantiles
+from kickbench.summary.events import named_intervals, named_quantiles
 from kickbench.summary.shared import Controls, Floats, Ints, bounds, number, ratio
 
 FIGURES = ("gap_ns", "userspace_ns", "in_run_ns")
@@ -53,6 +53,7 @@ REASONS = {
 _ERRORS = 1 << 16
 EINTR = _ERRORS + 4
 
+_COMPARED = {"p50": 0.5, "p99": 0.99}
 _LEVELS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 PAUSE_ENDS = ("first", "median", "last")
 """A pause has a time until each of these vCPUs answered."""
@@ -87,7 +88,7 @@ def summarise_observed(reader: RunReader, record: CaseRecord) -> tuple[dict[str,
         "lost_events": sum(facts["lost"].values()),
         "lost": facts["lost"],
         "overhead": _overhead(reader, record, facts),
-        "methods": {protocol: _method(reader, record, exits, seconds)},
+        "methods": {protocol: _method(reader, record, exits, kicks, seconds)},
     }
     return summary, []
 
@@ -209,7 +210,11 @@ def _vcpus(
 
 
 def _method(
-    reader: RunReader, record: CaseRecord, exits: dict[str, Any], seconds: float
+    reader: RunReader,
+    record: CaseRecord,
+    exits: dict[str, Any],
+    kicks: dict[str, NDArray[Any]],
+    seconds: float,
 ) -> dict[str, Any]:
     """The figures that comparisons of runs use, with intervals over the seconds."""
     turns = read_columns(reader, record.id, "observed_turns")
@@ -230,7 +235,26 @@ def _method(
         "seconds": seconds,
         "exits_per_second": per_second,
         "estimates": {"exits_per_second": {"value": per_second, "ci95": ci95}},
+        **_times_of_kicks(kicks, record.parameters["vcpus"]),
     }
+
+
+def _times_of_kicks(kicks: dict[str, NDArray[Any]], n_vcpus: int) -> dict[str, Any]:
+    """The latencies and the pauses, with the intervals of the quantiles that are compared."""
+    left = kicks["latency_ns"] >= 0
+    pauses = find_pauses(kicks, n_vcpus)
+    found: dict[str, Any] = {}
+    for name, at_ns, took_ns in (
+        ("latency", kicks["at_ns"][left], kicks["latency_ns"][left]),
+        ("last", pauses["at"], pauses["last"]),
+    ):
+        times = took_ns.astype(np.float64)
+        # A second is the round of the kicks that were sent in it.
+        found_in, row = np.unique(at_ns // 1_000_000_000, return_inverse=True)
+        rounds = np.zeros(len(found_in), np.int64)
+        found[f"{name}_ns"] = named_quantiles(times, _LEVELS, maximum=True)
+        found[f"{name}_ci95"] = named_intervals(times, row, rounds, _COMPARED)
+    return found
 
 
 # --- kicks -------------------------------------------------------------------------------------
