@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import synthetic_observed
 import synthetic_run
 from command import kickbench
 from hypothesis import Phase, given, settings
@@ -65,6 +66,15 @@ def stripped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("manifest.json", "summary.json"):
         shutil.copy(whole / name, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folders(stripped: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same of a run of scenarios, and of a VM that was observed."""
+    run = synthetic_observed.build(tmp_path_factory.mktemp("observed"), vcpus=3, lost=1)
+    write_summary(run)
+    shutil.rmtree(run / "cases")
+    return {"stripped": stripped, "observed": run}
 
 
 def refused(code: int, fragment: str, *arguments: object, **options: Any) -> None:
@@ -123,6 +133,51 @@ def test_tables_deleted_one_by_one_are_as_good_as_a_missing_folder(run: Path) ->
     for table in run.rglob("*.parquet"):
         table.unlink()
     assert len(RunData.load(run).without_tables) == len(CASES)
+
+
+def test_an_observed_vm_is_shown_without_its_tables(tmp_path: Path) -> None:
+    run = synthetic_observed.build(tmp_path, vcpus=3)
+    write_summary(run)
+    with_tables = RunData.load(run)
+    shutil.rmtree(run / "cases")
+    without = RunData.load(run)
+    assert json.loads(dump_json(without.summary)) == json.loads(dump_json(with_tables.summary))
+    drawn = {figure.name for figure in FIGURES if figure.draw(without)}
+    assert drawn == {"observed-ways"}
+    assert "Its vCPUs" in page(without)
+
+
+OBSERVED_LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "more ways than a summary has": (
+        lambda c: c["exits"]["ways"].extend(200 * c["exits"]["ways"]),
+        "ways",
+    ),
+    "a share of 200 %": (lambda c: c["exits"]["ways"][0].update(share=2.0), "share"),
+    "a name of two lines": (lambda c: c.update(vmm="a\nb"), "vmm"),
+    "another protocol": (lambda c: c["protocol"].update(id="sigmask"), "protocol"),
+    "pauses without times": (lambda c: c["kicks"].update(pauses=0), "pause_ns"),
+    "events lost by no kind": (lambda c: c.update(lost_events=7), "lost_events"),
+    "an unknown state": (lambda c: c["kicks"]["by_state"].update(asleep={}), "by_state"),
+    "a CPU that no host has": (lambda c: c["vcpus_seen"][0].update(cpus=[2**40]), "cpus"),
+    "a negative rate": (lambda c: c["exits"].update(per_second=-1.0), "per_second"),
+    "a cost outside its interval": (lambda c: c["overhead"].update(share=9.0), "ci95"),
+    "a latency outside its interval": (
+        lambda c: c["methods"]["immediate_exit"]["latency_ci95"].update(p50=[0.0, 1.0]),
+        "latency_ci95",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", OBSERVED_LIES)
+def test_a_tampered_observation_is_refused(tmp_path: Path, lie: str) -> None:
+    run = synthetic_observed.build(tmp_path)
+    write_summary(run)
+    shutil.rmtree(run / "cases")
+    change, fragment = OBSERVED_LIES[lie]
+    edit(run / "summary.json", lambda summary: change(summary["cases"][0]))
+    with pytest.raises(ResultsError, match=fragment) as refusal:
+        RunData.load(run)
+    assert "is damaged" in str(refusal.value)
 
 
 def test_where_a_case_has_its_tables_they_win(run: Path) -> None:
@@ -357,10 +412,14 @@ def mutate(data: st.DataObject, summary: Any) -> None:
 
 
 @settings(max_examples=300, deadline=None, phases=UNSHRUNK)
-@given(data=st.data())
+@given(data=st.data(), of=st.sampled_from(["stripped", "observed"]))
 def test_whatever_a_summary_says_it_is_shown_or_refused(
-    stripped: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    of: str,
 ) -> None:
+    stripped = folders[of]
     folder = tmp_path_factory.mktemp("mutant")
     shutil.copy(stripped / "manifest.json", folder)
     summary = json.loads((stripped / "summary.json").read_bytes())
@@ -376,11 +435,15 @@ def test_whatever_a_summary_says_it_is_shown_or_refused(
 
 
 @settings(max_examples=25, deadline=None, phases=UNSHRUNK)
-@given(data=st.data())
+@given(data=st.data(), of=st.sampled_from(["stripped", "observed"]))
 def test_whatever_is_accepted_makes_a_page(
-    stripped: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    of: str,
 ) -> None:
     """Every number is replaced by an odd one, where the document is still accepted with it."""
+    stripped = folders[of]
     folder = tmp_path_factory.mktemp("mutant")
     shutil.copy(stripped / "manifest.json", folder)
     accepted = json.loads((stripped / "summary.json").read_bytes())

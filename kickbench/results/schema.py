@@ -243,7 +243,7 @@ class _Process(Model):
     placement: _Placed | None = None  # runs before it was there lack it
 
 
-class _Sender(Model):
+class Sender(Model):
     name: Line
     thread: Count
     process: Count
@@ -275,7 +275,7 @@ class _ObservedVcpu(Model):
     halt_polls_good: Count
 
 
-class _Protocol(Model):
+class ObservedProtocol(Model):
     id: Line
     evidence: Annotated[list[Line], Field(max_length=100)]
 
@@ -290,7 +290,7 @@ class _SiglockCost(Model):
     run: SafeName
 
 
-class _Siglock(Model):
+class Siglock(Model):
     cost: _SiglockCost | None
     waits: Count
     wait_ns: Count
@@ -305,9 +305,9 @@ class _Observed(Model):
     elapsed_ns: Annotated[int, Field(gt=0, le=2**53)]
     detail_ns: Count
     ended: Line | None
-    protocol: _Protocol
-    siglock: _Siglock
-    senders: Annotated[list[_Sender], Field(max_length=2**14)]
+    protocol: ObservedProtocol
+    siglock: Siglock
+    senders: Annotated[list[Sender], Field(max_length=2**14)]
     vcpus: Annotated[list[_ObservedVcpu], Field(min_length=1, max_length=2**15)]
     memory_nodes: Annotated[dict[Line, Count], Field(max_length=2**15)]
     lost: Annotated[dict[Line, Count], Field(max_length=100)]

@@ -32,12 +32,16 @@ from kickbench.results.schema import (
     Clock,
     Count,
     Line,
+    ObservedProtocol,
+    Sender,
+    Siglock,
     check_methods,
     check_model,
     check_version,
     fail,
 )
 from kickbench.scenario.kinds import INJECTION, MAX_GAPS
+from kickbench.summary.observed import MOST_WAYS
 
 Signed = Annotated[float, Field(ge=-1e18, le=1e18)]
 Amount = Annotated[float, Field(ge=0, le=1e18)]
@@ -600,6 +604,167 @@ class _FoundHandovers(_FoundCase):
     handover: _HandoverCase
 
 
+class _ObservedMethod(_Method):
+    n: Count
+    seconds: Amount
+    exits_per_second: Amount
+    latency_ns: _PauseTimes
+    latency_ci95: _SendIntervals
+    last_ns: _PauseTimes
+    last_ci95: _SendIntervals
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.latency_ci95.check(self.latency_ns, "latency_ci95")
+        self.last_ci95.check(self.last_ns, "last_ci95")
+        return self
+
+    def faults(self) -> _Faults:
+        return _Faults({}, self.n, None)
+
+
+class _Way(_Found):
+    reason: Line
+    write: bool
+    size: Count
+    address: Count
+    exits: Count
+    share: Share
+    in_run_ns: Amount | None
+    userspace_ns: Amount | None
+
+
+class _ObservedExits(_Found):
+    n: Count
+    per_second: Amount
+    looked_at: Count
+    by_reason: Annotated[dict[Line, Count], Field(max_length=10_000)]
+    ways: Annotated[list[_Way], Field(max_length=MOST_WAYS)]
+    n_ways: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.n_ways < len(self.ways):
+            raise ValueError("n_ways is less than there are")
+        return self
+
+
+class _BinTimes(_Found):
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    mean: Amount | None
+    n: Count
+
+
+class _ObservedTimes(_Found):
+    gap_ns: _BinTimes
+    userspace_ns: _BinTimes
+    in_run_ns: _BinTimes
+
+
+class _KicksInState(_Found):
+    n: Count
+    latency_ns: _PauseTimes
+
+
+class _ObservedPauses(_Found):
+    first: _PauseTimes
+    median: _PauseTimes
+    last: _PauseTimes
+
+
+class _FoundSender(Sender):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _ObservedKicks(_Found):
+    sent: Count
+    one_with_another: Count
+    failed: Count
+    left: Count
+    handled: Count
+    in_userspace: Count
+    unanswered: Count
+    unasked: Count
+    foreign_signals: Count
+    latency_ns: _PauseTimes
+    handler_ns: _PauseTimes
+    return_to_handler_ns: _PauseTimes
+    by_state: dict[Literal["userspace", "running", "halted", "waiting"], _KicksInState]
+    senders: Annotated[list[_FoundSender], Field(max_length=2**14)]
+    pauses: Count | None
+    pause_ns: _ObservedPauses
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.pauses) is (self.pause_ns.last.p50 is None):
+            raise ValueError("pause_ns must be there if there are pauses, and only then")
+        return self
+
+
+class _FoundSiglock(Siglock):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _FoundProtocol(ObservedProtocol):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _SeenVcpu(_Found):
+    id: Count
+    thread: Count
+    name: Line
+    exits: Count
+    exits_per_second: Amount
+    cpus: Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
+    ran_share: Amount | None
+    waited_share: Amount | None
+    halted_share: Amount | None
+    polled_share: Amount | None
+
+
+class _Overhead(_Found):
+    share: Signed | None
+    ci95: Interval | None
+    counting: Signed | None
+    detail: Signed | None
+    rounds: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_within(self.share, self.ci95, "ci95")
+        return self
+
+
+class _FoundObserved(_FoundCase):
+    metrics = ()
+    methods: dict[Line, _ObservedMethod]
+    pid: Count
+    vmm: Line
+    guest: Line
+    ended: Line | None
+    looked_at_share: Share
+    protocol: _FoundProtocol
+    exits: _ObservedExits
+    times: _ObservedTimes
+    kicks: _ObservedKicks
+    siglock: _FoundSiglock
+    vcpus_seen: Annotated[list[_SeenVcpu], Field(max_length=2**15)]
+    memory_nodes: Annotated[dict[Line, Count], Field(max_length=2**15)]
+    lost: Annotated[dict[Line, Count], Field(max_length=100)]
+    lost_events: Count
+    overhead: _Overhead
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lost_events != sum(self.lost.values()):
+            raise ValueError("lost_events is not the sum of lost")
+        if set(self.methods) != {self.protocol.id}:
+            raise ValueError("the protocol is not the method")
+        return self
+
+
 _FOUND: dict[str, type[_FoundCase]] = {
     "exits": _FoundExits,
     "kick": _FoundKicks,
@@ -607,6 +772,7 @@ _FOUND: dict[str, type[_FoundCase]] = {
     "race": _FoundRaces,
     "nested": _FoundNested,
     "handover": _FoundHandovers,
+    "observed": _FoundObserved,
 }
 
 

@@ -251,7 +251,7 @@ def _observing(summary: Summary, case: Summary) -> list[str]:
             f"Times and reasons are those of {percent(case['looked_at_share'])} of this time."
         )
     over = case["overhead"]
-    if over["share"] is None:
+    if over["share"] is None or over["ci95"] is None:
         return [*said, "It leaves too rarely to tell what observing cost it."]
     value, low, high = measured(100 * over["share"], [100 * end for end in over["ci95"]])
     if over["ci95"][1] - over["ci95"][0] > _CANNOT_TELL:
