@@ -251,7 +251,7 @@ def only_run(folder: Path) -> Path:
 @pytest.mark.kvm
 @needs_observer
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
-@pytest.mark.parametrize("vcpus", [1, 2])
+@pytest.mark.parametrize("vcpus", [1, 2, 8])
 def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
     results = tmp_path / "results"
     with qemu(tmp_path, vcpus=vcpus, name="tiny") as vm:

@@ -282,7 +282,7 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
         "return_to_handler_ns": named_quantiles(np.maximum(after, 0), _LEVELS, maximum=True),
         "by_state": _by_state(rows),
         "senders": facts["senders"],
-        "pauses": None if n_vcpus < 2 else len(pauses["last"]),
+        "pauses": len(pauses["last"]),
         "pause_ns": {
             name: named_quantiles(pauses[name], _LEVELS, maximum=True) for name in PAUSE_ENDS
         },
