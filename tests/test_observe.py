@@ -14,7 +14,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from own_vmm import needs_observer, qemu
 
 from kickbench.engine.engine import Clock, Engine, Kickers, Plan
-from kickbench.errors import UsageError
+from kickbench.errors import MeasurementError, UsageError
 from kickbench.guest.loader import Guest
 from kickbench.guest.mix import MixedExit
 from kickbench.host.topology import Topology
@@ -254,7 +254,8 @@ def only_run(folder: Path) -> Path:
 @pytest.mark.parametrize("vcpus", [1, 2, 8])
 def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
     results = tmp_path / "results"
-    with qemu(tmp_path, vcpus=vcpus, name="tiny") as vm:
+    name = f"tiny{os.getpid()}"
+    with qemu(tmp_path, vcpus=vcpus, name=name) as vm:
         done = threading.Event()
 
         def pause() -> None:
@@ -265,7 +266,7 @@ def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
         pausing = threading.Thread(target=pause)
         pausing.start()
         try:
-            run = observe("--name", "tiny", "--seconds", "4", folder=results)
+            run = observe("--name", name, "--seconds", "4", folder=results)
         finally:
             done.set()
             pausing.join()
@@ -320,6 +321,60 @@ def test_ctrl_c_keeps_what_was_seen(tmp_path: Path) -> None:
     assert summary["cases"][0]["status"] == "ok"
     assert summary["cases"][0]["ended"] == "it was interrupted"
     assert "times a second" in out
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.parametrize("phase", ["cost", "observing"])
+def test_ctrl_c_again_and_again_ends_it_as_one_does(
+    clock: Clock, tmp_path: Path, phase: str
+) -> None:
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "kickbench", "observe", str(os.getpid()), "--seconds", "60"]
+    with (
+        machine(clock, "pm_timer"),
+        subprocess.Popen(
+            [*command, "--results", str(results)], stderr=subprocess.PIPE, text=True
+        ) as running,
+    ):
+        assert running.stderr is not None
+        said = [running.stderr.readline() for _ in range(1 if phase == "cost" else 2)]
+        for _ in range(5):  # all before it has ended: a block takes longer
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        error = running.communicate(timeout=120)[1]
+    assert running.returncode == 130, (said, error)
+    assert "ignored" not in error
+    assert "rror" not in error
+    if phase == "cost":
+        assert not results.exists()
+    else:
+        summary = json.loads((only_run(results) / "summary.json").read_text())
+        assert summary["cases"][0]["ended"] == "it was interrupted"
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.parametrize("again", [False, True])
+def test_a_vm_that_is_closed_during_the_blocks_of_the_cost_is_no_vm(
+    clock: Clock, again: bool
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(machine(clock, "pm_timer", vcpus=2))
+        vmm = process.find(os.getpid())
+        ended = False
+
+        def progress(*_: object) -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                stack.close()
+                if again:  # other files have the numbers of the vCPUs' files then
+                    for _ in range(40):
+                        stack.enter_context(Path("/dev/null").open())
+
+        with pytest.raises(MeasurementError, match="closed its VM"):
+            observer.observe(vmm, 0.5, progress=progress)
 
 
 @pytest.mark.kvm

@@ -42,6 +42,7 @@ _COST_SHARE = 0.1
 _LEAST_ROUNDS, _MOST_ROUNDS = 8, 25
 _ENOUGH_HANDLERS = 100
 INTERRUPTED = "it was interrupted"
+ENDED_EARLY = "it was ended early"
 
 
 @dataclass(frozen=True)
@@ -110,26 +111,32 @@ def observe(
 ) -> Observed:
     """Observe the VMM for ``seconds``; at most a tenth of that before measures what it costs.
 
-    A KeyboardInterrupt, or ``keep_on`` that returns False, ends it early, and what was seen until
-    then is returned. So does the end of the process. If nothing was seen yet, the KeyboardInterrupt
-    is raised. Raises HostError if this host or user cannot
-    observe, and MeasurementError if the process ended before anything was seen.
+    ``keep_on`` that returns False ends it early, and what was seen until then is returned. So does
+    the end of the process. ``keep_on`` is called often. If it ends the observation before anything
+    was seen, KeyboardInterrupt is raised. Raises HostError if this host or user cannot observe, and
+    MeasurementError if the VM ended before anything was seen.
     """
     found = Observed(vmm, process.threads_of(vmm.pid))
-    files = list(vmm.vcpu_files)
-    try:
-        with Watch(vmm.pid, files) as watch:
-            _measure_cost(watch, found, seconds, progress)
-        with Watch(vmm.pid, files) as watch:
-            _watch(watch, found, seconds, progress, on_turn, keep_on)
-    except KeyboardInterrupt:
-        if not found.elapsed_ns:
-            raise
-        found.ended = INTERRUPTED
+    with Watch(vmm.pid, list(vmm.vcpu_files)) as watch:
+        _measure_cost(watch, found, seconds, progress, keep_on)
+    with Watch(vmm.pid, list(vmm.vcpu_files)) as watch:
+        _check_open(vmm)  # only now, as Watch has taken the files for vCPUs
+        _watch(watch, found, seconds, progress, on_turn, keep_on)
     return found
 
 
-def _measure_cost(watch: Watch, found: Observed, seconds: float, progress: Progress) -> None:
+def _check_open(vmm: Vmm) -> None:
+    if not process.is_open(vmm):
+        raise MeasurementError(f"process {vmm.title} has ended, or closed its VM")
+
+
+def _measure_cost(
+    watch: Watch,
+    found: Observed,
+    seconds: float,
+    progress: Progress,
+    keep_on: Callable[[], bool],
+) -> None:
     rounds = round(_COST_SHARE * seconds / (3 * BLOCK_SECONDS))
     rounds = min(_MOST_ROUNDS, max(_LEAST_ROUNDS, rounds))
     order = random.Random(1)  # noqa: S311 - the order only has to be mixed
@@ -146,8 +153,9 @@ def _measure_cost(watch: Watch, found: Observed, seconds: float, progress: Progr
                 after, ended = watch.read_kvm_counts(), time.monotonic_ns()
             exits = int(after.sum()) - int(before.sum())
             found.blocks.append(Block(number, state, max(0, exits), ended - began))
-        if not process.is_alive(found.vmm.pid):
-            raise MeasurementError(f"process {found.vmm.title} has ended")
+            if not keep_on():
+                raise KeyboardInterrupt
+        _check_open(found.vmm)  # else the memory of its vCPUs is somebody else's
 
 
 def _watch(
@@ -166,14 +174,10 @@ def _watch(
     with ExitStack() as stack:
         stack.enter_context(watch.attached())
         found.began_ns = time.monotonic_ns()
-        try:
-            _take_turns(watch, found, seconds, kicks, progress, on_turn, keep_on)
-        except KeyboardInterrupt:
-            found.ended = INTERRUPTED
+        _take_turns(watch, found, seconds, kicks, progress, on_turn, keep_on)
         found.elapsed_ns = time.monotonic_ns() - found.began_ns
     kicks.append(watch.take_kicks())
-    if process.is_alive(found.vmm.pid):  # else the memory of its vCPUs is somebody else's
-        watch.read_kvm_counts()
+    if process.is_alive(found.vmm.pid):
         found.load = load.read()
     found.vcpus, found.ways, found.totals = watch.vcpus, watch.ways, watch.totals
     found.senders, found.sent = watch.senders()
@@ -209,6 +213,8 @@ def _take_turns(
         _sleep_until(turn_ends, watch, kicks, keep_on)
         now, exits_now = time.monotonic_ns(), watch.exits
         threads = _threads(watch, found.vmm.pid)
+        if process.is_open(found.vmm):  # else the memory of its vCPUs is somebody else's
+            watch.read_kvm_counts()
         found.turns.append(
             Turn(
                 began - found.began_ns,
@@ -225,7 +231,7 @@ def _take_turns(
             found.ended = "the process ended"
             return
         if not keep_on():
-            found.ended = "it was ended early"
+            found.ended = ENDED_EARLY
             return
 
 
@@ -238,7 +244,8 @@ def _rate_hz(found: Observed) -> float:
 def _sleep_until(ends: int, watch: Watch, kicks: list[Rows], keep_on: Callable[[], bool]) -> None:
     while (left := ends - time.monotonic_ns()) > 0 and keep_on():
         time.sleep(min(STEP_SECONDS, left / 1e9))
-        kicks.append(watch.take_kicks())
+        if len(taken := watch.take_kicks()):  # empty arrays of a whole day take 200 MB
+            kicks.append(taken)
 
 
 def _more(before: NDArray[np.uint64], after: NDArray[np.uint64]) -> list[int]:

@@ -165,6 +165,18 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def is_open(vmm: Vmm) -> bool:
+    """Whether the process still has each vCPU among its files; False if it has ended."""
+    for number, vcpu in vmm.vcpu_files.items():
+        try:
+            match = _VCPU.fullmatch(str(Path(f"/proc/{vmm.pid}/fd/{number}").readlink()))
+        except OSError:
+            return False
+        if not match or int(match[1]) != vcpu:
+            return False
+    return True
+
+
 def ancestors(pid: int) -> Iterator[int]:
     """The parent of the process, that one's parent, and so on."""
     for _ in range(1000):

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kickbench.errors import UsageError
 from kickbench.observe.live import Live, bar
-from kickbench.observe.observer import INTERRUPTED, Observed, observe
+from kickbench.observe.observer import ENDED_EARLY, INTERRUPTED, Observed, observe
 from kickbench.observe.process import Vmm
 from kickbench.text import printable
 
@@ -26,18 +28,41 @@ def record(vmm: Vmm, seconds: float, results: Path, *, live: bool) -> tuple[Path
     and the errors of :func:`observe`.
     """
     _check_place(results)
-    if live:
-        with Live(vmm, seconds) as screen:
-            found = observe(
-                vmm, seconds, progress=screen.progress, on_turn=screen.turn, keep_on=screen.keep_on
-            )
-    else:
-        with bar(f"observing {vmm.title}", seconds) as progress:
-            found = observe(vmm, seconds, progress=progress)
-    # The rest takes a moment, and must be done: another Ctrl-C has no effect.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    return _stored(found, seconds, results), found.ended == INTERRUPTED
+    with _noting_interrupts() as interrupts:
+        if live:
+            with Live(vmm, seconds) as screen:
+                found = observe(
+                    vmm,
+                    seconds,
+                    progress=screen.progress,
+                    on_turn=screen.turn,
+                    keep_on=lambda: not interrupts and screen.keep_on(),
+                )
+        else:
+            with bar(f"observing {vmm.title}", seconds) as progress:
+                found = observe(vmm, seconds, progress=progress, keep_on=lambda: not interrupts)
+        if found.ended == ENDED_EARLY and interrupts:
+            found.ended = INTERRUPTED
+        # The rest takes a moment, and must be done.
+        return _stored(found, seconds, results), found.ended == INTERRUPTED
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM only add their numbers to a list, which is yielded, and raise nothing.
+
+    An exception would be lost if it came in a callback of libbpf.
+    """
+    numbers: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: numbers.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield numbers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_place(results: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ class Watch(Closing):
             self._n_vcpus = min(_MOST_VCPUS, room)
             self._library.bpf_map__set_max_entries(self._map("vcpus"), self._n_vcpus)
             self._set_process(pid)
-            if self._library.bpf_object__load(self._object):
-                raise failed("load the programs of the observer")
+            with _without_signals():
+                if self._library.bpf_object__load(self._object):
+                    raise failed("load the programs of the observer")
             self._vcpus = self._rows("vcpus", layout.VCPU, self._n_vcpus)
             self._totals = self._rows("totals", layout.TOTALS, 1)
             self._ways = self._rows("ways", layout.WAY_COUNT, 16384)
@@ -298,6 +300,16 @@ class Watch(Closing):
         if self._library.bpf_obj_get_info_by_fd(descriptor, info, ctypes.byref(length)):
             return 0
         return int.from_bytes(info.raw[_RECURSION_MISSES : _RECURSION_MISSES + 8], "little")
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Signals to this thread wait meanwhile: the verifier gives up when there is one (EAGAIN)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def object_file() -> Path:
