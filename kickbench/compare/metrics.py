@@ -20,11 +20,15 @@ Summary = Mapping[str, Any]
 Unit = Literal["ns", "1/s", "share", "instructions"]
 Better = Literal["lower", "higher"]
 
-__all__ = ["METRICS", "Estimate", "Metric", "Point", "control_ok", "points"]
+__all__ = ["METRICS", "OBSERVED", "Estimate", "Metric", "Point", "control_ok", "points"]
 
 STEADY = 0.95
 """A count is judged if this share of the samples has it. Another run of the same kernel then has it
 too. If two paths are about as frequent, either may be ahead."""
+
+OBSERVED = "observed"
+"""The kind of a VM that was observed. Its method is the protocol that was found to be in use, so
+two observations of a VM can have different ones, and other values of the same figures."""
 
 LARGEST = 1e200
 """Squares of larger numbers overflow. No figure of a run is that large."""
@@ -76,10 +80,12 @@ def _estimated(
     return Metric(name, title, (kind,), unit, better, value, ci95, set_by_rate=set_by_rate)
 
 
-def _quantile(name: str, title: str, kind: str, figure: str, level: str, since: int = 1) -> Metric:
+def _quantile(
+    name: str, title: str, kinds: tuple[str, ...], figure: str, level: str, since: int = 1
+) -> Metric:
     """A quantile of events that are timed one by one."""
     value, ci95 = (f"{figure}_ns", level), (f"{figure}_ci95", level)
-    return Metric(name, title, (kind,), value=value, ci95=ci95, min_effect=0.1, since=since)
+    return Metric(name, title, kinds, value=value, ci95=ci95, min_effect=0.1, since=since)
 
 
 def _counted(name: str, title: str, kind: str, count: str, since: int = 1) -> Metric:
@@ -101,9 +107,17 @@ METRICS: dict[str, Metric] = {
         _estimated("ns_per_exit", "time per exit", "exits"),
         _estimated("cpu_ns_per_exit", "CPU time per exit", "exits", set_by_rate=True),
         _estimated("exits_per_second", "exits per second", "exits", "1/s", "higher", True),
-        _quantile("latency_p50_ns", "kick latency p50", "kick", "latency", "p50", since=2),
-        _quantile("latency_p99_ns", "kick latency p99", "kick", "latency", "p99", since=2),
-        _quantile("pause_last_ns", "pause all p50", "pause_all", "last", "p50", since=2),
+        Metric(
+            "vm_exits_per_second",
+            "exits per second of the VM",
+            (OBSERVED,),
+            "1/s",
+            value=("estimates", "exits_per_second", "value"),
+            ci95=("estimates", "exits_per_second", "ci95"),
+        ),
+        _quantile("latency_p50_ns", "kick latency p50", ("kick", OBSERVED), "latency", "p50", 2),
+        _quantile("latency_p99_ns", "kick latency p99", ("kick", OBSERVED), "latency", "p99", 2),
+        _quantile("pause_last_ns", "pause all p50", ("pause_all", OBSERVED), "last", "p50", 2),
         _counted("instructions_per_exit", "instructions per exit", "exits", "exit"),
         _counted("instructions_per_kick", "instructions per kick", "kick", "kick", since=2),
         _counted("instructions_per_send", "instructions to send a kick", "kick", "send"),
@@ -117,7 +131,7 @@ METRICS: dict[str, Metric] = {
             ("nested",),
             value=("estimates", "round_trip_p50_ns", "value"),
         ),
-        _quantile("event_latency_p50_ns", "event latency p50", "nested", "latency", "p50"),
+        _quantile("event_latency_p50_ns", "event latency p50", ("nested",), "latency", "p50"),
         _share("late", "events late for L1", ("nested",), "late", ("judged",)),
         _share("injections_lost", "injections lost", ("nested",), "lost", ("injected",)),
         _estimated("handover_ns", "hand-over of a cache line", "handover"),
@@ -153,7 +167,8 @@ class Point:
     @property
     def key(self) -> tuple[str, str, str | None, str]:
         """The key by which the points of two runs are the same figure."""
-        return self.case, self.method, self.baseline, self.metric
+        method = "" if self.kind == OBSERVED else self.method
+        return self.case, method, self.baseline, self.metric
 
 
 def control_ok(case: Summary) -> bool | None:

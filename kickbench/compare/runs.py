@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kickbench.compare.identity import NONE, UNKNOWN, Change, changes
-from kickbench.compare.metrics import METRICS, Point, control_ok, points
+from kickbench.compare.metrics import METRICS, OBSERVED, Point, control_ok, points
 from kickbench.errors import ResultsError
 from kickbench.results.schema import one_line
 from kickbench.stats.contrasts import family_confidence
@@ -57,6 +57,9 @@ PARAMETERS = (
     "window_ns",
 )
 """The keys of a case that must be equal for its figures to be comparable. So must its clock."""
+
+OTHER_WAYS = 0.1
+"""Two observed VMs leave for different reasons if this share of their exits differs."""
 
 Verdict = Literal["worse", "better", "maybe worse", "maybe better", "same", "not comparable"]
 Side = Literal["base", "other"]
@@ -128,7 +131,9 @@ class Unmatched:
 class Doubt:
     """Something that weakens the comparison: what, in which run, and in which of its cases."""
 
-    what: Literal["schema", "partial", "control", "oversubscribed", "waited", "one process"]
+    what: Literal[
+        "schema", "partial", "control", "oversubscribed", "waited", "one process", "one observation"
+    ]
     side: Side
     cases: tuple[str, ...]
 
@@ -201,7 +206,8 @@ def compare(
     own. ``names`` are the names of the two. Raises ResultsError, in one line, for runs of different
     scenarios, a run without a finished case, and runs without a figure in common.
     """
-    if base["scenario"] != other["scenario"]:
+    names_matter = not (is_observed(base) and is_observed(other))
+    if names_matter and base["scenario"] != other["scenario"]:
         raise ResultsError(
             one_line(
                 f"the runs are of different scenarios, {base['scenario']} and "
@@ -279,6 +285,11 @@ def compare(
             *_waits(pairs),
         ),
     )
+
+
+def is_observed(summary: Summary) -> bool:
+    """Whether a run observed a VM. Its name is that of the VM, and not of a scenario."""
+    return bool(summary["cases"]) and all(case.get("kind") == OBSERVED for case in summary["cases"])
 
 
 # --- one figure --------------------------------------------------------------------------------
@@ -367,7 +378,28 @@ def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
         said = key in one and key in two and (key != "arrival" or one["exit_rate_hz"] is not None)
         if said and one[key] != two[key]:
             found.append(key)
+    if one["kind"] == two["kind"] == OBSERVED:
+        found += _differ_as_vms(one, two)
     return tuple(found)
+
+
+def _differ_as_vms(one: Summary, two: Summary) -> Iterator[str]:
+    """In what two observed VMs differ so much that one is not slower than the other."""
+    if one["protocol"]["id"] != two["protocol"]["id"]:
+        yield "protocol"
+    shares = [_shares(case["exits"]["ways"]) for case in (one, two)]
+    apart = [
+        abs(shares[0].get(key, 0.0) - shares[1].get(key, 0.0)) for key in {**shares[0], **shares[1]}
+    ]
+    if sum(apart) / 2 > OTHER_WAYS:
+        yield "ways"
+
+
+def _shares(ways: Sequence[Summary]) -> dict[tuple[Any, ...], float]:
+    return {tuple(way[key] for key in _WAY): float(way["share"]) for way in ways}
+
+
+_WAY = ("reason", "write", "size", "address")
 
 
 def _changed_metrics(base: Summary, other: Summary) -> set[str]:
@@ -421,6 +453,8 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
     for has, lacks, _ in sides:
         for case_id in finished[has]:
             if case_id in finished[lacks]:
+                if finished[has][case_id]["kind"] == OBSERVED:
+                    continue  # another protocol is a finding
                 here, there = finished[has][case_id]["methods"], finished[lacks][case_id]["methods"]
                 for method in here:
                     if method not in there:
@@ -430,7 +464,9 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
         others = {point.key for point in found[lacks]}
         for point in found[has]:
             case = finished[lacks].get(point.case)
-            if case is None or point.key in others or point.method not in case["methods"]:
+            if case is None or point.key in others:
+                continue
+            if point.kind != OBSERVED and point.method not in case["methods"]:
                 continue
             if "exit_rate_hz" in _differs_in(base, other, point.case):
                 continue  # only one is at full speed, so the other has no figure of its rate
@@ -458,7 +494,10 @@ def _doubts(side: Side, summary: Summary, compared: Collection[str]) -> Iterator
         yield Doubt("control", side, ids(wrong))
     if crowded := [case for case in cases if case.get("oversubscribed")]:
         yield Doubt("oversubscribed", side, ids(crowded))
-    single = [case for case in cases if case["kind"] != "race" and case.get("processes") == 1]
+    if once := [case for case in cases if case["kind"] == OBSERVED]:
+        yield Doubt("one observation", side, ids(once))
+    counted = ("race", OBSERVED)
+    single = [case for case in cases if case["kind"] not in counted and case.get("processes") == 1]
     if single:
         yield Doubt("one process", side, ids(single))
 

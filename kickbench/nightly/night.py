@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 import kickbench
 from kickbench.compare.identity import fingerprint, fingerprint_facts
 from kickbench.compare.metrics import METRICS, control_ok, points
+from kickbench.compare.runs import is_observed
+from kickbench.errors import ResultsError
 from kickbench.nightly.trends import Key
 from kickbench.results.schema import fail, one_line
 
@@ -99,7 +101,17 @@ class Night:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> Night:
-        """The night that a run's manifest and summary describe."""
+        """The night that a run's manifest and summary describe.
+
+        Raises ResultsError, in one line, for an observation of a VM.
+        """
+        if is_observed(summary):
+            raise ResultsError(
+                one_line(
+                    f"{manifest['run_id']}: is an observation of a VM, and a history keeps nights "
+                    "of a scenario; use kickbench compare for two observations"
+                )
+            )
         environment = manifest["environment"]
         document = {
             "schema": SCHEMA,

@@ -9,7 +9,8 @@ seconds. By kind:
 - pause_all: "<case id>/<method>/pause", the median time until the last vCPU acknowledged;
 - race: none, because lost kicks have no time;
 - nested: "<case id>/<iteration>/round_trip", the median of its round trips in the round, if they
-  are compared.
+  are compared;
+- observed: none, because nothing was measured in rounds.
 
 pyperf compares such values unpaired, so it resolves far less than the contrasts in summary.json.
 The file is for pyperf's tools and for archives. Format: pyperf's documentation, "pyperf JSON" and

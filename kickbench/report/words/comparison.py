@@ -19,6 +19,7 @@ from kickbench.compare.metrics import METRICS, Point
 from kickbench.compare.runs import Comparison, Doubt, Judged, Loss, Unmatched, Verdict
 from kickbench.numbers import level, listed, measured, plural, signed, significant, whole
 from kickbench.report.words.names import emulation, label, nanoseconds, seconds
+from kickbench.report.words.observed import compare_vms
 from kickbench.report.words.tables import TABLES
 from kickbench.report.words.verdict import ANSWERS, STATUS_WORDS
 from kickbench.results.schema import dig
@@ -52,6 +53,12 @@ _WORDS: dict[str, dict[Verdict, str]] = {
         "maybe worse": "maybe more lost",
         "maybe better": "maybe fewer lost",
     },
+    "exits": {
+        "worse": "more exits",
+        "better": "fewer exits",
+        "maybe worse": "maybe more exits",
+        "maybe better": "maybe fewer exits",
+    },
     "faults": {
         "worse": "more often",
         "better": "less often",
@@ -83,6 +90,8 @@ _PARAMETERS = {
     "kick_rate_hz": "kick rate",
     "window_ns": "window",
     "schema": "what the figure means",
+    "protocol": "kick protocol",
+    "ways": "reasons to leave",
 }
 
 _NAMED_CHANGES = 3
@@ -111,6 +120,8 @@ _DOUBTS = {
     "most called maybe slower or maybe faster.",
     "one process": "{run} has a single process in {cases} (--quick does that), which does not show "
     "how processes differ. Levels there are at most called maybe slower or maybe faster.",
+    "one observation": "{run} is one observation, which does not show how much the VM varies. So "
+    "its figures are at most called maybe slower or maybe faster.",
 }
 
 
@@ -308,8 +319,12 @@ def word(judged: Judged) -> str:
     if judged.alarm:
         return _WORDS["share"]["worse"]
     unit = METRICS[judged.base.metric].unit
-    faults = judged.base.kind == "nested"
-    words = _WORDS["time" if unit != "share" else "faults" if faults else "share"]
+    if judged.base.metric == "vm_exits_per_second":
+        words = _WORDS["exits"]
+    elif unit != "share":
+        words = _WORDS["time"]
+    else:
+        words = _WORDS["faults" if judged.base.kind == "nested" else "share"]
     return words.get(judged.verdict, SAME if judged.verdict == "same" else judged.verdict)
 
 
@@ -341,7 +356,7 @@ def _row(comparison: Comparison, judged: Judged) -> Row:
         reason = f": {_reason(comparison, judged)}"
     return Row(
         case=_case_label(comparison, judged.base.case),
-        method=_method(judged.base),
+        method=listed(list(dict.fromkeys(map(_method, (judged.base, judged.other))))),
         metric=_metric(comparison, judged.base.metric),
         base=base,
         other=other,
@@ -381,6 +396,7 @@ def headline(comparison: Comparison) -> tuple[Sentence, ...]:
     said.append(_answer(comparison))
     said += [Sentence(_loss(comparison, loss), "bad") for loss in comparison.losses]
     said += _largest(comparison)
+    said += [Sentence(text, "none") for text in compare_vms(comparison)]
     if blind := _blind(comparison):
         said.append(Sentence(blind, "none"))
     said.append(Sentence(_environment(comparison.changes), "none"))

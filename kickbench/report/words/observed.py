@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal as signals
 from collections.abc import Collection
 
+from kickbench.compare.runs import Comparison
 from kickbench.numbers import listed, measured, plural, significant, whole
 from kickbench.report.words.names import Summary, duration, finished, nanoseconds, second_name
 
@@ -65,6 +66,36 @@ def answer_observed(summary: Summary, _: Collection[str]) -> list[str]:
             *_observing(summary, case),
         ]
     return said
+
+
+def compare_vms(comparison: Comparison) -> list[str]:
+    """What sets two observed VMs apart, apart from the figures that are judged."""
+    said = []
+    ends = comparison.base, comparison.other
+    cases = [finished(summary, "observed") for summary in ends]
+    for one in cases[0]:
+        two = next((case for case in cases[1] if case["id"] == one["id"]), None)
+        if two is None:
+            continue
+        both = (one, two)
+        for facts, words in (
+            ([case["protocol"]["id"] for case in both], "{0} uses {1}"),
+            ([plural(case["vcpus"], "vCPU") for case in both], "{0} has {1}"),
+            ([_most_ways(case) for case in both], "{0} leaves {1}"),
+        ):
+            if facts[0] != facts[1]:
+                parts = [words.format(*p) for p in zip(comparison.names, facts, strict=True)]
+                said.append(f"{' and '.join(parts)}.")
+    return said
+
+
+def _most_ways(case: Summary) -> str:
+    ways = [f"{percent(w['share'])} {way_name(w)}" for w in _frequent(case)]
+    return listed(ways) or "for no reason that was noted"
+
+
+def _frequent(case: Summary) -> list[Summary]:
+    return [way for way in case["exits"]["ways"][:_MOST_WAYS] if way["share"] >= 0.01]
 
 
 def lost_events(summary: Summary) -> list[str]:
@@ -136,11 +167,7 @@ def _exits(summary: Summary, case: Summary) -> str:
     exits = case["exits"]
     if not exits["n"]:
         return "This VM did not leave to user space."
-    ways = [
-        f"{percent(way['share'])} {way_name(way)}"
-        for way in exits["ways"][:_MOST_WAYS]
-        if way["share"] >= 0.01
-    ]
+    ways = [f"{percent(way['share'])} {way_name(way)}" for way in _frequent(case)]
     rate = f"{significant(exits['per_second'], 3)} times {a_second(summary)}"
     return f"This VM leaves to user space {rate}{', ' if ways else ''}{listed(ways)}."
 
