@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kickbench.stats.quiet import QUIET_LEVELS, quiet
+from kickbench.stats.quiet import FLOOR_LEVEL, QUIET_LEVELS, floor, quiet
 
 COSTS = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
 
@@ -53,3 +53,33 @@ def test_what_happens_to_the_slower_half_does_not_reach_it(costs: list[int], del
     late = ordered.copy()
     late[late.size // 2 :] += delay
     assert quiet(levels(late)) == quiet(levels(ordered))
+
+
+# --- the floor of a run ---------------------------------------------------------------------------
+
+
+def test_the_floor_is_a_low_quantile_of_the_lowest_process() -> None:
+    rounds = np.concatenate([np.arange(11.0) + 20, np.arange(11.0) + 10, [np.nan]])
+    assert floor(rounds, [0] * 11 + [1] * 12) == 11.0
+
+
+def test_without_rounds_there_is_no_floor() -> None:
+    assert np.isnan(floor([], []))
+    assert np.isnan(floor([np.nan, np.nan], [0, 1]))
+
+
+@given(COSTS, COSTS, st.integers(0, 2**32))
+def test_what_disturbs_a_process_does_not_move_the_floor(
+    costs: list[int], others: list[int], more: int
+) -> None:
+    calm = np.quantile(costs, FLOOR_LEVEL)
+    disturbed = np.maximum(others, max(costs)) + more
+    process = [0] * len(costs) + [1] * len(others)
+    assert floor([*costs, *disturbed], process) == calm
+
+
+@given(COSTS, st.floats(0.5, 2))
+def test_the_floor_moves_with_the_rounds(costs: list[int], factor: float) -> None:
+    process = np.arange(len(costs)) % 3
+    found = floor(factor * np.array(costs), process)
+    assert found == pytest.approx(factor * floor(costs, process), rel=1e-9)

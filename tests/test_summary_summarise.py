@@ -77,6 +77,15 @@ def test_a_quiet_exit_is_a_low_quantile_of_each_block(tmp_path):
     assert contrast(case)["diff"] == pytest.approx(0)
 
 
+def test_the_floor_is_that_of_the_process_that_was_disturbed_least(tmp_path):
+    rows = list(quiet_rows(40, 120))
+    slower = [(*row[:5], {name: 2 * ns for name, ns in row[5].items()}) for row in rows]
+    case = case_of(write_run(tmp_path, [blocks_of(slower), blocks_of(rows)], hz=(2e9,)))
+    times = case["methods"]["immediate_exit"]["ns_per_exit"]
+    assert times["floor"] == pytest.approx(250)
+    assert times["quiet"] > 300
+
+
 def test_vcpus_that_exited_count_alike_in_a_quiet_exit(tmp_path):
     names = dict.fromkeys(QUANTILES, np.nan)
     rows = []
@@ -119,7 +128,8 @@ def test_a_run_without_quantiles_has_no_quiet_exit(tmp_path):
         blocks[name] = np.nan
     case = case_of(write_run(tmp_path, [blocks]))
     assert {one["metric"] for one in case["contrasts"]} == {"ns_per_exit", "cpu_ns_per_exit"}
-    assert case["methods"]["sigmask"]["ns_per_exit"]["quiet"] is None
+    times = case["methods"]["sigmask"]["ns_per_exit"]
+    assert (times["quiet"], times["floor"]) == (None, None)
     assert case["control"]["metric"] == "ns_per_exit"
     assert "mean" not in case["control"]
     assert case["shift"] == []
@@ -425,7 +435,9 @@ def test_the_summary_keeps_its_contract(sweep):
         assert {"diff", "ci95", "ok", "ci_family"} <= case["control"].keys()
         for method in case["methods"].values():
             assert {"exits_per_second", "ns_per_exit", "n", "cpu_ns_per_exit"} <= method.keys()
-            assert method["ns_per_exit"].keys() == {"quiet", "p50", "p90", "p99", "max", "mean"}
+            assert method["ns_per_exit"].keys() == {
+                *("quiet", "floor", "p50", "p90", "p99", "max", "mean")
+            }
         for item in case["contrasts"]:
             assert {"method", "baseline", "metric", "diff", "ci95", "rounds"} <= item.keys()
     skipped = summary["cases"][-1]

@@ -20,7 +20,7 @@ from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import QUANTILES
 from kickbench.scenario.kinds import FIGURES, precise_metrics
 from kickbench.stats.contrasts import Interval
-from kickbench.stats.quiet import QUIET_LEVELS, quiet
+from kickbench.stats.quiet import QUIET_LEVELS, floor, quiet
 from kickbench.summary.events import claims_of, merge_control
 from kickbench.summary.kicks import count_kicks
 from kickbench.summary.shared import (
@@ -148,9 +148,12 @@ def summarise_exits(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         }
         for index, method in enumerate(methods)
     }
-    for figures in statistics.values():
+    for index, method in enumerate(methods):
+        figures = statistics[method]
         level = figures["estimates"].get("quiet_ns_per_exit")
         figures["ns_per_exit"]["quiet"] = None if level is None else level["value"]
+        lowest = floor(rounds.quiet_ns_per_exit[:, index], rounds.process)
+        figures["ns_per_exit"]["floor"] = number(lowest)
     pairs = [(method, methods[baseline]) for method in methods if method != methods[baseline]]
     contrasts = _contrasts(rounds, methods, pairs, metrics)
     levels = statistics[methods[baseline]]["ns_per_exit"]

@@ -153,8 +153,9 @@ class _ExitTimes(_Found):
     p99: Amount | None
     max: Amount | None
     mean: Amount | None
-    # Runs of earlier versions lack it.
+    # Runs of earlier versions lack them.
     quiet: Amount | None = None
+    floor: Amount | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
