@@ -43,6 +43,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "ci95_high": 2010.0,
         "processes": 5,
         "reference": None,
+        "floor": None,
         **changes,
     }
 

@@ -124,6 +124,14 @@ def test_waiting_is_a_part_of_the_cpu_time(summary: dict[str, Any]) -> None:
     assert {point.waiting for point in of(changed, kind="kick")} == {None}
 
 
+def test_the_level_of_a_quiet_exit_has_its_floor(summary: dict[str, Any]) -> None:
+    changed = copy.deepcopy(summary)
+    changed["cases"][0]["methods"]["sigmask"]["ns_per_exit"]["floor"] = 1234.5
+    levels = of(changed, kind="exits", method="sigmask", baseline=None)
+    floors = {point.metric: point.floor for point in levels if point.floor is not None}
+    assert floors == {"quiet_ns_per_exit": 1234.5}
+
+
 def test_at_a_set_rate_what_is_the_rate_is_no_figure(summary: dict[str, Any]) -> None:
     changed = copy.deepcopy(summary)
     assert {point.metric for point in of(changed, kind="exits")} > {"ns_per_exit"}

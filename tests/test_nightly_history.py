@@ -306,7 +306,7 @@ def _truncate(path: Path) -> None:
 
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
+    data[len(data) // 2] ^= 0xFF
     path.write_bytes(bytes(data))
 
 
@@ -377,6 +377,7 @@ FAULTS = {
     "a year that no run is of": _metadata(created_utc="9999-12-31T23:59:59Z"),
     "the year of a clock that was never set": _metadata(created_utc="0001-01-01T00:00:00Z"),
     "too large to be a figure": _column("reference", 1e308),
+    "a floor that is no number": _column("floor", float("inf")),
     "an environment that is none": _metadata(environment=[1]),
 }
 
@@ -500,6 +501,21 @@ def trend_of(history: History, key: Key = KEY) -> Any:
     _, found = trends(history.nights(*only(history)), history.events())
     (trend,) = [trend for trend in found if trend.key == key]
     return trend
+
+
+def test_a_trend_has_the_floors_of_the_nights_that_have_one(tmp_path: Path) -> None:
+    """Nights of earlier versions have no such column."""
+    history = History(tmp_path)
+    for number in range(3):
+        rows = [{**row, "floor": 1900.0 + number} for row in synthetic_night.rows_of(number)[:1]]
+        history.append(night(number, rows=rows))
+    old = night(1)
+    rewrite(file_of(history, old), floor=None)
+    history = History(tmp_path)
+    trend = trend_of(history)
+    np.testing.assert_array_equal(trend.floor, [1900.0, np.nan, 1902.0])
+    assert trend.value.tolist() == [synthetic_night.value_of(night(n), KEY) for n in range(3)]
+    assert history.problems == []
 
 
 def test_a_trend_has_the_values_of_every_night(tmp_path: Path) -> None:

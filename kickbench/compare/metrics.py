@@ -43,9 +43,10 @@ class Metric:
     ``fault``, the name of a fault in the case's findings, and ``of``, the keys whose sum is the
     number of times that it could have happened. An exact count has ``count``, the name of what was
     counted. ``set_by_rate`` says that in a case with an exit rate the figure is that rate, and
-    shows nothing of the method. ``min_effect`` is the part of a level by which two runs of one
-    kernel may well differ; docs/compare.md has the measurements. ``since`` is the first schema of
-    runs with the present meaning of the metric.
+    shows nothing of the method. ``floor`` is the path of what the figure is where nothing disturbs
+    it, if it has one. ``min_effect`` is the part of a level by which two runs of one kernel may
+    well differ; docs/compare.md has the measurements. ``since`` is the first schema of runs with
+    the present meaning of the metric.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Metric:
     of: tuple[str, ...] = ()
     count: str | None = None
     set_by_rate: bool = False
+    floor: tuple[str, ...] = ()
     min_effect: float = 0.05
     since: int = 1
 
@@ -74,10 +76,13 @@ def _estimated(
     unit: Unit = "ns",
     better: Better = "lower",
     set_by_rate: bool = False,
+    floor: tuple[str, ...] = (),
 ) -> Metric:
     """A level that is estimated from the rounds."""
     value, ci95 = ("estimates", name, "value"), ("estimates", name, "ci95")
-    return Metric(name, title, (kind,), unit, better, value, ci95, set_by_rate=set_by_rate)
+    return Metric(
+        name, title, (kind,), unit, better, value, ci95, set_by_rate=set_by_rate, floor=floor
+    )
 
 
 def _quantile(
@@ -103,7 +108,9 @@ def _share(
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        _estimated("quiet_ns_per_exit", "time per quiet exit", "exits"),
+        _estimated(
+            "quiet_ns_per_exit", "time per quiet exit", "exits", floor=("ns_per_exit", "floor")
+        ),
         _estimated("ns_per_exit", "time per exit", "exits"),
         _estimated("cpu_ns_per_exit", "CPU time per exit", "exits", set_by_rate=True),
         _estimated("exits_per_second", "exits per second", "exits", "1/s", "higher", True),
@@ -149,7 +156,7 @@ class Point:
     share; None if it is not known. A proportion is ``count`` of ``of``, and ``race_free`` is the
     claim of its method; all three are None for other figures. ``waiting`` is the time for which the
     vCPU threads were ready but had to wait for a CPU, as a part of their CPU time; None if it is
-    not known.
+    not known. ``floor`` is that of a level, where the metric has one and the summary knows it.
     """
 
     case: str
@@ -163,6 +170,7 @@ class Point:
     count: int | None = None
     of: int | None = None
     waiting: float | None = None
+    floor: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str | None, str]:
@@ -218,9 +226,16 @@ def _levels(case: Summary) -> Iterator[Point]:
                     else _exact(dig(figures, "counts", metric.count))
                 )
                 if estimate is not None:
-                    waiting = _waiting(figures)
                     yield Point(
-                        case_id, kind, method, None, metric.name, estimate, None, waiting=waiting
+                        case_id,
+                        kind,
+                        method,
+                        None,
+                        metric.name,
+                        estimate,
+                        None,
+                        waiting=_waiting(figures),
+                        floor=_number(dig(figures, *metric.floor)) if metric.floor else None,
                     )
                 continue
             count, of = _faults(case, method, figures, metric)

@@ -85,8 +85,9 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
         return
     codes, names = key_codes(rows)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    value, low, high, reference = (
-        rows.column(name).to_numpy() for name in ("value", "ci95_low", "ci95_high", "reference")
+    value, low, high, reference, floor = (
+        rows.column(name).to_numpy()
+        for name in ("value", "ci95_low", "ci95_high", "reference", "floor")
     )
     processes = rows.column("processes").to_numpy().astype(np.int64)
     better = rows.column("better")
@@ -109,6 +110,7 @@ def _by_key(nights: Sequence[Night]) -> Iterator[tuple[Key, Trend]]:
                 reference=None if np.isnan(reference[at]).all() else reference[at],
                 usable=np.ones(len(at), dtype=bool),
                 accepted_from=0,
+                floor=None if np.isnan(floor[at]).all() else floor[at],
             ),
         )
 

@@ -63,8 +63,12 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         pa.float64(),
         "the baseline's level, of which a paired difference is a share; null when there is none",
     ),
+    ("floor", pa.float64(), "the floor of a quiet exit; null when there is none"),
 )
 """One row per figure of a night: name, type, meaning."""
+
+LATER_COLUMNS = ("floor",)
+"""Those that older nights lack. Their rows have null instead."""
 
 KEY_COLUMNS = ("case", "method", "baseline", "metric")
 """The columns of a :class:`~kickbench.nightly.trends.Key`."""
@@ -153,6 +157,7 @@ class Night:
                 "ci95_high": point.estimate.high,
                 "processes": point.estimate.processes,
                 "reference": point.reference,
+                "floor": point.floor,
             }
             for point in points(summary)
         ]

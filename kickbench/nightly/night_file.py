@@ -21,6 +21,7 @@ from kickbench.compare.metrics import LARGEST
 from kickbench.nightly.night import (
     COLUMNS,
     FIGURE_COLUMNS,
+    LATER_COLUMNS,
     MAX_ROWS,
     TEXT_COLUMNS,
     Night,
@@ -142,7 +143,12 @@ def parse_night(data: bytes, where: object) -> Night:
         size = sum(metadata.row_group(number).total_byte_size for number in groups)
         if not (0 <= metadata.num_rows <= MAX_ROWS and 0 <= size <= MAX_BYTES):
             fail(where, f"is too large ({metadata.num_rows} rows, {size} bytes); refused")
-        table = file.read(columns=FIGURE_COLUMNS, use_threads=False).select(FIGURE_COLUMNS)
+        there = [name for name in FIGURE_COLUMNS if name in file.schema_arrow.names]
+        table = file.read(columns=there, use_threads=False)
+        for name, kind, _ in COLUMNS:
+            if name in LATER_COLUMNS and name not in there:
+                table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        table = table.select(FIGURE_COLUMNS)
         table.validate(full=True)
         if fault := _find_fault(table):
             fail(where, f"is damaged: {fault}")
@@ -156,6 +162,8 @@ def parse_night(data: bytes, where: object) -> Night:
 def _check_columns(file: pq.ParquetFile, where: object) -> None:
     found = file.schema_arrow
     for name, kind, _ in COLUMNS:
+        if name in LATER_COLUMNS and name not in found.names:
+            continue
         if found.names.count(name) != 1:
             fail(where, f"is damaged: it has no column {name}")
         has = found.field(name).type
@@ -175,7 +183,7 @@ def _find_fault(table: pa.Table) -> str | None:
         if name == "better" and not {*texts} <= {"lower", "higher"}:
             return "column better is neither lower nor higher"
     numbers = {}
-    for name in ("value", "ci95_low", "ci95_high", "reference"):
+    for name in ("value", "ci95_low", "ci95_high", "reference", "floor"):
         column = table.column(name)
         numbers[name] = column.to_numpy()
         if name == "value" and column.null_count:

@@ -76,6 +76,7 @@ class Trend:
     accepted_from: int  # index of the first night of the present normal
     load: NDArray[np.float64] | None = None  # share of CPU time that others took; NaN: not known
     biased: NDArray[np.bool_] | None = None  # the case's A/A control differed from its baseline
+    floor: NDArray[np.float64] | None = None  # of a quiet exit; NaN: not known
 
     def disturbed(self, night: int) -> NDArray[np.bool_]:
         """The nights that are not evidence if there are quiet ones, as seen from ``night``.
