@@ -32,6 +32,7 @@ LONG = 7
 RECENT = 10
 """Nights that show whether the scatter itself has changed."""
 
+_ALL_AGREE = 3  # nights of a window, at most, that must all have risen
 _NORMAL_SCALE = 0.785  # what fit() gives for a normal row of standard deviation 1
 _FAR = 1e6  # scales; a night further off has no more influence
 _FIT_DF = 3.0  # of the estimator: an outlier has next to no weight, whatever the tails are
@@ -97,37 +98,19 @@ def successive_scale(values: Floats) -> Floats:
 def order(windows: Floats) -> Floats:
     """How far k nights rose together, in their unit, so that one night alone is never enough.
 
-    One night: itself. Two: the lower. Three: their mean, with the highest counted as the second
-    highest. More: their median. For a fall, negate the windows.
+    Up to three nights: the lowest, for what disturbs a night hardly ever disturbs each of them.
+    More: their median. For a fall, negate the windows.
     """
     k = windows.shape[-1]
-    if k == 1:
-        return windows[..., 0]
-    ranked = np.sort(windows, -1)
-    if k == 2:
-        return ranked[..., 0]
-    if k == 3:
-        return (ranked[..., 0] + 2 * ranked[..., 1]) / 3
-    return ranked[..., (k - 1) // 2]
+    result: Floats = np.sort(windows, -1)[..., 0 if k <= _ALL_AGREE else (k - 1) // 2]
+    return result
 
 
 @cache
 def _known_tail(k: int, df: float) -> Floats:
     """log P(order of k nights > x) on the grid, for the known level 0 and the known scale 1."""
     q = stdtr(df, -_X)
-    if k == 1:
-        p = q
-    elif k == 2:
-        p = q**2
-    elif k == 3:
-        # Over s, the upper tail of the middle one b: b > x and the lowest between 3x - 2b and b.
-        nodes, weights = np.polynomial.legendre.leggauss(64)
-        s = q[:, None] * (nodes + 1) / 2
-        b = -stdtrit(df, np.maximum(s, 1e-280))
-        inner = stdtr(df, b) - stdtr(df, 3 * _X[:, None] - 2 * b)
-        p = (6 * s * inner * weights / 2).sum(-1) * q
-    else:
-        p = bdtrc((k - 1) // 2, k, q)
+    p = q**k if k <= _ALL_AGREE else bdtrc((k - 1) // 2, k, q)
     result: Floats = np.log(np.clip(p, 1e-290, 1.0))
     return result
 
