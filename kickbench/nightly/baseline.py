@@ -273,6 +273,8 @@ def _why_no_witness(trend: Trend, night: int) -> str:
     load = np.nan if trend.load is None else float(trend.load[trend.night == night][0])
     if load > QUIET:
         return f"the host was busy (others used {100 * load:.0f} % of its CPUs)"
+    if trend.odd is not None and trend.odd[trend.night == night].any():
+        return "the cases of the night disagree far more than they usually do"
     return "the A/A control found that the baseline differs from itself"
 
 

@@ -83,6 +83,14 @@ def row_median(values: Floats) -> Floats:
     return result
 
 
+def row_rank(values: Floats, share: float) -> Floats:
+    """By row the value that so large a share of its known ones does not exceed; NaN without any."""
+    ranked = np.sort(values, axis=1)  # NaN last
+    place = np.ceil(share * np.isfinite(values).sum(1)).astype(np.intp) - 1
+    result: Floats = ranked[np.arange(len(values)), np.maximum(place, 0)]
+    return result
+
+
 def successive_scale(values: Floats) -> Floats:
     """The scale of each row, from the differences of neighbours: a step in the row does not count.
 

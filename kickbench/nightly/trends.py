@@ -77,18 +77,22 @@ class Trend:
     load: NDArray[np.float64] | None = None  # share of CPU time that others took; NaN: not known
     biased: NDArray[np.bool_] | None = None  # the case's A/A control differed from its baseline
     floor: NDArray[np.float64] | None = None  # of a quiet exit; NaN: not known
+    odd: NDArray[np.bool_] | None = None  # the cases disagreed far more than they usually do
 
     def disturbed(self, night: int) -> NDArray[np.bool_]:
         """The nights that are not evidence if there are quiet ones, as seen from ``night``.
 
-        Others took more CPU time than they usually do, or the A/A control showed a difference.
+        Others took more CPU time than they usually do, or the A/A control showed a difference, or
+        the cases disagreed.
         """
         found = np.zeros(len(self.night), np.bool_)
         if self.load is not None:
             before = self.load[(self.night <= night) & np.isfinite(self.load)]
             usual = float(np.median(before[-USUAL_NIGHTS:])) if len(before) else 0.0
             found = self.load > min(max(QUIET, ABOUT_USUAL * usual), BUSY)  # not where unknown
-        return found if self.biased is None else found | self.biased
+        for other in (self.biased, self.odd):
+            found = found if other is None else found | other
+        return found
 
     def never_quiet(self, night: int) -> bool:
         """Whether the host was quiet on none of the last QUIET_WITHIN nights up to this one."""
