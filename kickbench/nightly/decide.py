@@ -18,17 +18,21 @@ Arrays in, words and numbers out: no file, no clock, no configuration file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.nightly import noise
 from kickbench.nightly.baseline import Metric
+from kickbench.nightly.common import groups
+from kickbench.nightly.envelope import Change, change
 from kickbench.nightly.evidence import WEIGHTS, Evidence, Rows, adjust, combine, weigh
 from kickbench.nightly.judgement import Decision, Judgement, Verdict
 from kickbench.nightly.noise import LONG, Floats
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Nights, Trend
+from kickbench.numbers import significant
 
 SUSPECT_RATE = 0.05
 """False discovery rate of suspects: single nights that raise no alarm, and can be run again."""
@@ -42,10 +46,50 @@ def decide(
     pinned = nights.run_id.index(settings.pinned) if settings.pinned in nights.run_id else None
     # A value may be of any size. An overflow makes it infinitely far off, or NaN.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        metrics = [Metric(trend, tonight, pinned, settings) for trend in trends]
+        shared = groups(trends, tonight)
+        used = list(trends)
+        for group in shared:
+            for place, relative in zip(group.members, group.relative, strict=True):
+                used[place] = relative
+        metrics = [Metric(trend, tonight, pinned, settings) for trend in used]
         judged = [m for m in metrics if m.verdict is None]
         decided, tail_df = _decide(judged, settings) if judged else ({}, np.nan)
-    return Decision(tuple(decided.get(id(m)) or m.settled() for m in metrics), tuple(lost), tail_df)
+        found = [decided.get(id(m)) or m.settled() for m in metrics]
+        for group in shared:
+            if changed := change(Metric(group.common, tonight, pinned, settings)):
+                for place in group.members:
+                    found[place] = _with_common(found[place], metrics[place], changed)
+    return Decision(tuple(found), tuple(lost), tail_df)
+
+
+def _with_common(found: Judgement, metric: Metric, all_cases: Change) -> Judgement:
+    """The judgement of a case that shows nothing of its own, while all cases changed."""
+    if found.verdict != "no change":
+        return found
+    slower = all_cases.relative > 0
+    of = metric.unit * metric.sign
+    low, high = sorted((all_cases.low * of, all_cases.high * of))
+    return replace(
+        found,
+        verdict="regression" if slower else "improvement",
+        reason=(
+            f"all cases are {'slower' if slower else 'faster'} by "
+            f"{significant(100 * abs(all_cases.relative), 2)} %: the kernel, the host or its speed "
+            "changed"
+        ),
+        effect=all_cases.relative * of,
+        relative=all_cases.relative * metric.sign,
+        low=low,
+        high=high,
+        p=all_cases.p,
+        q=all_cases.p,
+        since=all_cases.since,
+        nights=all_cases.nights,
+        baseline_nights=all_cases.baseline_nights,
+        drift=all_cases.drift,
+        suspect=False,
+        common=True,
+    )
 
 
 def _decide(metrics: list[Metric], settings: Settings) -> tuple[dict[int, Judgement], float]:

@@ -44,6 +44,7 @@ class Judgement:
     drift: bool = False  # against the first nights of the present normal, not the latest
     suspect: bool = False
     open: bool = False  # the night before raised an alarm, and tonight is not evidence
+    common: bool = False  # the change is that of all cases together
 
 
 @dataclass(frozen=True)

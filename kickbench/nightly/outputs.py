@@ -130,6 +130,8 @@ def sentence(part: Part, judgement: Judgement) -> str:
         f"({_interval(judgement)}), {_levels(judgement)}, {_since(part, judgement)}; "
         f"{_sure(judgement.q)}"
     )
+    if judgement.common:
+        words += f"; {judgement.reason}"
     if changes:
         words += f"; changed with it: {_listed_changes(changes)}"
     elif last is not None:
@@ -340,6 +342,8 @@ def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
     elif last is not None:
         since += ", when no known fact of the host changed"
     yield f"{_text(part.scenario)} {_text(since)}."
+    for why in dict.fromkeys(j.reason for some in groups for j in some if j.common):
+        yield f"{why[0].upper()}{why[1:]}."
     sure = _sure(max(judgement.q for some in groups for judgement in some))
     yield f"{sure[0].upper()}{sure[1:]}."
 
@@ -624,6 +628,7 @@ def _metric(part: Part, judgement: Judgement, row: Mapping[str, Any] | None) -> 
         "reason": judgement.reason,
         "suspect": judgement.suspect,
         "drift": judgement.drift,
+        "common": judgement.common,
         "open": judgement.open,
         "baseline_level": _number(judgement.baseline),
         "baseline_nights": judgement.baseline_nights,
