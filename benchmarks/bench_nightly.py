@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.nightly import changes, decide, evidence, noise
+from kickbench.nightly import changes, common, decide, envelope, evidence, noise
+from kickbench.nightly.baseline import Metric
 from kickbench.nightly.evidence import Rows
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import Key, Nights, Trend
@@ -82,13 +83,16 @@ def read_pools(names: list[str], seed: int) -> list[Pool]:
     return pools
 
 
-def resample(rounds: Floats, random: np.random.Generator, location: Location = trimmed) -> Floats:
+def resample(
+    rounds: Floats, random: np.random.Generator, locations: tuple[Location, ...] = (trimmed,) * 3
+) -> Floats:
     """(RESAMPLES, rows): the location of each row of (rows, rounds), its rounds drawn in blocks."""
     n = rounds.shape[1]
     length = min(BLOCK, n)
     starts = random.integers(0, n - length + 1, (RESAMPLES, -(-n // length)))
     chosen = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :n]
-    return np.array([[location(row[c])[0] for row in rounds] for c in chosen])
+    pairs = list(zip(locations, rounds, strict=True))
+    return np.array([[location(row[c])[0] for location, row in pairs] for c in chosen])
 
 
 @dataclass(frozen=True)
@@ -158,63 +162,122 @@ def _deviation(random: np.random.Generator, host: Host, shape: tuple[int, int]) 
 
 
 WINDOWS = (*SETTINGS.windows, noise.LONG)
+LATEST = SETTINGS.baseline_nights + 4 * noise.LONG  # nights that a decision looks at
 
 
-def judge(history: History, first: int, last: int, windows: tuple[int, ...] = WINDOWS) -> Floats:
+def judge(
+    history: History,
+    first: int,
+    last: int,
+    windows: tuple[int, ...] = WINDOWS,
+    among: History | None = None,
+) -> Floats:
     """p (nights, metrics) of a regression on each of the nights, as `decide` has it without alarms.
 
-    The nights before ``first`` are history. ``windows`` (1,) is the test that makes suspects.
+    The nights before ``first`` are history. ``windows`` (1,) is the test that makes suspects. The
+    p is 0 where all cases changed, and NaN where the night is no evidence. ``among`` is the history
+    of the other cases of each, which shows what the nights have in common: each case is judged as
+    if it alone were of ``history``.
     """
-    n, metrics = SETTINGS.baseline_nights, history.value.shape[1]
-    anchor = np.arange(n)
-    anchor_fit = noise.fit(history.value[:n].T)
     found = []
     for begin in range(first, last, 100):
-        nights = np.arange(begin, min(begin + 100, last))[:, None]
+        nights = range(begin, min(begin + 100, last))
+        sights = [_sight(history, among or history, night, windows) for night in nights]
         minimal = np.tile(SETTINGS.default_min_effect * history.unit, len(nights))
-        base = nights - SETTINGS.window - np.arange(n)
-        recent = _cells(history.value, nights + np.arange(1 - noise.RECENT, 1))
-        latest: Rows | None = None
-        df = np.empty(0)
+        metrics = len(history.unit)
+        cells = {name: np.concatenate([s.cells[name] for s in sights]) for name in sights[0].cells}
+        same = np.ones(len(minimal), np.bool_)
+        fits = {name: noise.fit(cells[name]) for name in ("base", "anchor")}
         p = {}
+        df = np.empty(0)
         for k in windows:
-            used = base if k != noise.LONG else np.broadcast_to(anchor, base.shape)
-            window = nights + np.arange(1 - k, 1)
-            values = (
-                _cells(history.value, used) if latest is None or k == noise.LONG else latest.level
-            )
+            base = "anchor" if k == noise.LONG else "base"
             rows = Rows(
-                level=values,
-                scatter=values,
-                errors=_cells(history.error, used),
-                window=_cells(history.value, window),
-                window_errors=_cells(history.error, window),
-                recent=recent,
-                same=np.ones(len(minimal), np.bool_),
+                level=cells[base],
+                scatter=cells[base],
+                errors=cells[f"{base} errors"],
+                window=cells["window"][:, -k:],
+                window_errors=cells["window errors"][:, -k:],
+                recent=cells["recent"],
+                same=same,
             )
-            # The same fits as decide() has, but each once.
-            if k == noise.LONG:
-                rows.__dict__["fitted"] = tuple(np.tile(part, len(nights)) for part in anchor_fit)
-            elif latest is None:
-                latest = rows
-                residuals = rows.residuals().reshape(len(nights), metrics, n)
+            rows.__dict__["fitted"] = fits[base]  # the same as decide() has, but once
+            if not len(df):
+                residuals = rows.residuals().reshape(len(nights), metrics, -1)
                 df = noise.tails(residuals).repeat(metrics)
-            else:
-                rows.__dict__["fitted"] = latest.fitted
             p[k] = evidence.weigh(rows, minimal, df, len(nights)).p_worse
         combined = evidence.combine(p).reshape(len(nights), metrics)
+        for row, sight in zip(combined, sights, strict=True):
+            row[sight.changed] = 0
+            row[sight.odd] = np.nan
         found.append(combined)
     return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What a night's decision sees: a row for each metric, and whose group changed or is odd."""
+
+    cells: dict[str, Floats]
+    changed: NDArray[np.bool_]
+    odd: NDArray[np.bool_]
+
+
+def _sight(history: History, among: History, night: int, windows: tuple[int, ...]) -> _Sight:
+    """Levels are relative to what all cases have in common, each kind of metric by itself."""
+    n, metrics = SETTINGS.baseline_nights, len(history.unit)
+    kind = np.arange(metrics) % 4
+    width = {"base": n, "anchor": n, "window": noise.LONG, "recent": noise.RECENT}
+    cells = {
+        f"{name}{more}": np.full((metrics, of), np.nan)
+        for name, of in width.items()
+        for more in ("", " errors")
+    }
+    changed, odd = np.zeros((2, metrics), np.bool_)
+    # What lies between the first nights and the latest is not looked at.
+    seen = np.r_[: max(0, min(n, night + 1 - LATEST)), max(0, night + 1 - LATEST) : night + 1]
+    for which in range(4):
+        own = np.flatnonzero(kind == which)
+        value = history.value[seen][:, own]
+        error = history.error[seen][:, own]
+        if which != ONE_METHOD[0]:
+            with np.errstate(invalid="ignore"):
+                logs = np.log(among.value[seen][:, own])
+            shared = common.share(logs, np.ones(len(value), np.bool_))
+            value = value * np.exp(-shared.factor)[:, None]
+            error = np.maximum(error, value * shared.spread[:, None] * shared.scale)
+            odd[own] = shared.odd[-1]
+            if windows != (1,):
+                changed[own] = _all_changed(shared.factor)
+            value, error = value[~shared.odd], error[~shared.odd]
+        end = len(value) - SETTINGS.window
+        places = {
+            "base": slice(max(0, end - n), end),
+            "anchor": slice(0, n),
+            "window": slice(-noise.LONG, None),
+            "recent": slice(-noise.RECENT, None),
+        }
+        for name, nights in places.items():
+            for more, values in (("", value), (" errors", error)):
+                some = values[nights].T
+                cells[name + more][own[:, None], np.arange(-some.shape[1], 0)] = some
+    return _Sight(cells, changed, odd)
+
+
+def _all_changed(factor: Floats) -> bool:
+    """Whether the common factor of all cases is slower on the last night."""
+    nights, none = np.arange(len(factor)), np.full(len(factor), np.nan)
+    trend = Trend(
+        Key("", "sigmask", None, "ns_per_exit"),
+        *("lower", nights, np.exp(factor), none, none, 0 * nights, None, nights >= 0, 0),
+    )
+    found = envelope.change(Metric(trend, len(factor) - 1, None, SETTINGS))
+    return found is not None and found.relative > 0
 
 
 def alarms(p: Floats, rate: float = SETTINGS.false_discovery_rate) -> NDArray[np.bool_]:
     """(nights, metrics) that raise an alarm."""
     return np.array([evidence.adjust(night) for night in p]) <= rate
-
-
-def _cells(values: Floats, nights: NDArray[np.int64]) -> Floats:
-    """(nights x metrics, window) of the values of the nights' windows."""
-    return values[nights].transpose(0, 2, 1).reshape(-1, nights.shape[1])
 
 
 # --- nights with other load --------------------------------------------------------------------
@@ -276,7 +339,9 @@ def with_load(history: History, effect: Floats, random: np.random.Generator) -> 
     )
 
 
-def judge_with_load(history: History, load: Floats, first: int) -> Floats:
+def judge_with_load(
+    history: History, load: Floats, first: int, among: History | None = None
+) -> Floats:
     """As :func:`judge` from ``first`` on, by the nights that each is compared with; NaN: by none.
 
     Nights with fewer of their like before them than fill a baseline are not judged.
@@ -300,16 +365,20 @@ def judge_with_load(history: History, load: Floats, first: int) -> Floats:
         last = witnesses[-1]
         same = [t for t in witnesses if (likes[t] == likes[last][: t + 1]).all()]
         witnesses = [t for t in witnesses if t not in same]
-        kept = replace(
-            history,
-            value=history.value[: last + 1][likes[last]],
-            error=history.error[: last + 1][likes[last]],
+        kept, others = (
+            replace(
+                some,
+                value=some.value[: last + 1][likes[last]],
+                error=some.error[: last + 1][likes[last]],
+            )
+            for some in (history, among or history)
         )
         # Nights of the same like follow each other in what is kept.
         places = [int(likes[tonight].sum()) - 1 for tonight in same]
         chosen = [t for t, place in zip(same, places, strict=True) if place >= need]
         if chosen:
-            p[np.array(chosen) - first] = judge(kept, places[-1] + 1 - len(chosen), places[-1] + 1)
+            begin = places[-1] + 1 - len(chosen)
+            p[np.array(chosen) - first] = judge(kept, begin, places[-1] + 1, among=others)
     return p
 
 
@@ -431,6 +500,7 @@ def power(
             p, p_alone = changed(), changed((1,), 1)
             suspect = alarms(p_alone, decide.SUSPECT_RATE)[0]
             every[i] += zip(_delays(alarms(p))[looked], suspect[looked], strict=True)
+            p, p_alone = changed(among=history), changed((1,), 1, among=history)
             for metric in np.flatnonzero(looked):
                 found = alarms(_mix(undisturbed, p, metric))
                 suspect = alarms(_mix(alone, p_alone, metric), decide.SUSPECT_RATE)[0]
@@ -447,7 +517,7 @@ def drift(host: Host, per_night: float, seed: int, nights: int = 120) -> tuple[f
     for _ in range(2):
         history = make_history(host, start + nights, random)
         undisturbed = judge(history, start, start + nights)
-        p = _with_change(history, start, per_night * np.arange(1, nights + 1))()
+        p = _with_change(history, start, per_night * np.arange(1, nights + 1))(among=history)
         found += [
             _delays(alarms(_mix(undisturbed, p, metric)))[metric]
             for metric in range(1, len(history.unit), 4)
@@ -464,8 +534,12 @@ def _with_change(
     value[start : start + len(change)] += change[:, None] * chosen * history.unit
     changed = replace(history, value=value)
 
-    def judged(windows: tuple[int, ...] = WINDOWS, nights: int = len(change)) -> Floats:
-        return judge(changed, start, start + nights, windows)
+    def judged(
+        windows: tuple[int, ...] = WINDOWS,
+        nights: int = len(change),
+        among: History | None = None,
+    ) -> Floats:
+        return judge(changed, start, start + nights, windows, among)
 
     return judged
 
