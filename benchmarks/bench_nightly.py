@@ -7,7 +7,7 @@ and the interval that `kickbench run` would give it. On top come a deviation bet
 chosen size, with heavy tails, half of it common to all cases; and what is injected. 50 cases of 4
 metrics are 200 metrics, judged by the functions that `kickbench nightly` judges with.
 
-    python benchmarks/bench_nightly.py            # all tables, 90 s of CPU time
+    python benchmarks/bench_nightly.py            # all tables
     python benchmarks/bench_nightly.py --quick    # a fifth of the nights
 """
 
