@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_observed
+from command import kickbench
 from typer.testing import CliRunner
 
 from kickbench.cli import app
@@ -21,9 +22,10 @@ from kickbench.report.figures.svg import inline
 from kickbench.report.figures.table import FIGURES
 from kickbench.report.pages.assets import is_asset
 from kickbench.report.pages.downloads import csv_of_listing
+from kickbench.report.pages.index import badges_of
 from kickbench.report.pages.run import page
 from kickbench.report.words.tables import TABLES
-from kickbench.report.words.verdict import verdict
+from kickbench.report.words.verdict import notes, verdict
 from kickbench.summary.data import RunData
 from kickbench.summary.observed import find_pauses, read_columns
 
@@ -135,6 +137,14 @@ def test_an_emulated_vm_is_said_to_be_emulated(tmp_path: Path) -> None:
             assert not re.search(r"(?<!emulated )\b(ns|µs|second)\b", inline(plot, "x")), name
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_drawing_keeps_its_size_when_drawn_again(tmp_path: Path) -> None:
+    data = RunData.load(synthetic_observed.build(tmp_path, emulated=True))
+    for plots in figures(data).values():
+        for plot in plots:
+            assert len({inline(plot, "x") for _ in range(3)}) == 1
+
+
 def test_hostile_names_are_text_in_every_drawing(tmp_path: Path) -> None:
     hostile = "_$\\frac{$ <script>alert(1)</script> " + "x" * 900
     facts: dict[str, Any] = {"vmm": hostile}
@@ -230,3 +240,21 @@ def test_show_lists_at_most_ten_ways(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert len(re.findall(r"^  to read port", shown.stdout, re.MULTILINE)) == 10
     assert "3 rows more: see kickbench report" in shown.stdout
+
+
+def test_a_vm_that_did_nothing_is_no_mistake_of_the_run(tmp_path: Path) -> None:
+    data = RunData.load(synthetic_observed.build(tmp_path, rate=0, pauses=0))
+    assert notes(data.summary) == []
+
+
+def test_the_index_marks_lost_events(tmp_path: Path) -> None:
+    for lost, marks in ((0, []), (1, [("bad", "Events lost")])):
+        data = RunData.load(synthetic_observed.build(tmp_path, lost=lost))
+        assert badges_of(data, verdict(data.summary)) == marks
+
+
+def test_an_observation_is_not_continued(tmp_path: Path) -> None:
+    run = synthetic_observed.build(tmp_path)
+    done = kickbench("run", "--resume", run)
+    assert done.returncode == 2
+    assert "is an observation of a VM, which cannot be continued" in done.stderr

@@ -158,10 +158,15 @@ def resume(
 ) -> Outcome:
     """Finish an interrupted run: run its pending cases, and its failed cases once more.
 
-    Raises UsageError when the folder is in use, when the run began on another host, or when it
-    names C files and ``trust_protocols`` is not set; else as :func:`run`.
+    Raises UsageError when the folder is in use or observed a VM, when the run began on another
+    host, or when it names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
     with RunWriter.resume(folder) as writer, turn.taken(_note(folder), wait=wait, say=say):
+        if any(entry["case"]["kind"] == "observed" for entry in writer.manifest["cases"]):
+            raise UsageError(
+                f"{folder}: is an observation of a VM, which cannot be continued; "
+                "observe the VM again"
+            )
         cases = [Case.from_dict(entry["case"]) for entry in writer.manifest["cases"]]
         topology, capabilities = _look_at_host(cases)
         _check_same_host(writer.manifest["environment"], environment.collect(topology=topology))

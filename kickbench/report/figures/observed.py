@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,9 @@ MOST_WAYS = 8
 """Ways to leave in a drawing; the table has more."""
 _MOST_VCPUS = len(_LOOKS) - 1
 """vCPUs with a line of their own. The others are drawn together."""
+_BAR_INCHES, _LINE_INCHES = 0.17, 0.15
+_LONGEST_LINE = 54
+"""Characters of a line beside a bar."""
 _MOST_POINTS = 400
 """Points of a line, and strokes of a kind; more would not be seen."""
 
@@ -89,15 +93,21 @@ def _ways_plot(data: RunData, case: Summary) -> Plot:
     exits = case["exits"]
     ways = exits["ways"][:MOST_WAYS]
     title = titled(data, vm_name(case))
-    canvas, axes = new_plot(title, 0.9 + 0.56 * len(ways))
+    texts = [textwrap.wrap(_times_of(data, case, way), _LONGEST_LINE) for way in ways]
+    lines = max(map(len, texts))
+    row_inches = _BAR_INCHES + _LINE_INCHES * (1 + lines) + 0.1
+    bar = _BAR_INCHES / row_inches
+    canvas, axes = new_plot(title, 0.9 + row_inches * len(ways))
     largest = max(100 * way["share"] for way in ways)
-    for y, way in enumerate(ways):
-        axes.barh(y, 100 * way["share"], height=0.3, color=_COLOUR, linewidth=0)
+    for y, (way, text) in enumerate(zip(ways, texts, strict=True)):
+        axes.barh(y, 100 * way["share"], height=bar, color=_COLOUR, linewidth=0)
         looks: dict[str, Any] = {"textcoords": "offset points", "color": INK, "va": "bottom"}
-        axes.annotate(_capital(way_name(way)), (0, y - 0.15), (3, 12.5), fontsize=9, **looks)
-        axes.annotate(_times_of(data, case, way), (0, y - 0.15), (3, 1.5), fontsize=8.5, **looks)
+        up = 1.5 + 72 * _LINE_INCHES * len(text)
+        for words, size, above in ((_capital(way_name(way)), 9, up), ("\n".join(text), 8.5, 1.5)):
+            drawn = axes.annotate(words, (0, y - bar / 2), (3, above), fontsize=size, **looks)
+            drawn.set_in_layout(False)  # or the axes would shrink to make room for a long line
     axes.set_xlim(0, 1.02 * largest)
-    axes.set_ylim(len(ways) - 0.75, -0.8)
+    axes.set_ylim(len(ways) - 1 + bar, bar / 2 - 1)
     axes.yaxis.set_major_locator(NullLocator())
     axes.grid(visible=False, axis="y")
     round_ticks(axes, "x", lambda value: f"{value:.6g}")

@@ -101,12 +101,14 @@ def entry_of_comparison(runs: Sequence[RunData], answer: str, badges: Sequence[B
 
 
 def badges_of(data: RunData, said: Verdict) -> list[Badge]:
-    """The marks of a run: emulated, partial, and whether to trust it."""
+    """The marks of a run: emulated, partial, events lost, and whether to trust it."""
     marks: list[Badge] = []
     if by := emulation(data.summary):
         marks.append(("doubt", by))
     if not data.summary["complete"]:
         marks.append(("doubt", "Partial"))
+    if any(case["kind"] == "observed" and case["lost_events"] for case in data.finished):
+        marks.append(("bad", "Events lost"))
     if said.trusted is not None:
         good = ("good", "A/A control good")
         marks.append(good if said.trusted else ("bad", "Not to be trusted: A/A control failed"))

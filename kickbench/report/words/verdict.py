@@ -443,10 +443,14 @@ _FIGURES = {FIGURES["quiet"]: "quiet exit", FIGURES["mean"]: "mean"}
 
 
 def _never_measured(done: Sequence[Summary]) -> list[tuple[Summary, str]]:
-    """The methods that had no exit, kick or pause in a case, not even a lost one."""
+    """The methods that had no exit, kick or pause in a case, not even a lost one.
+
+    A VM that was observed may do none of it.
+    """
     return [
         (case, method)
         for case in done
+        if case["kind"] != "observed"
         for method, figures in case["methods"].items()
         if not any(figures.get(key) for key in ("n", "sent", "rescued"))
     ]
