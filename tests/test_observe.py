@@ -163,6 +163,7 @@ def test_kicks_are_counted_and_the_protocol_is_told(
         found = seen_of(watch)
     assert decide(store._seen(found))[0] == told, store._seen(found)
     assert found.lost.total == 0
+    assert not found.vcpus["eintr_unasked"].any()
     # The kicking thread's signals are the engine's kicks; the others end blocks.
     sent = found.sent["sent"].tolist()
     assert len(left.kicks) in sent
@@ -180,6 +181,59 @@ def test_kicks_are_counted_and_the_protocol_is_told(
         assert not found.kicks["handled_ns"].any()
     else:
         assert (found.kicks["handled_ns"] > 0).sum() > 0
+
+
+@pytest.mark.kvm
+@needs_observer
+@pytest.mark.parametrize("method", ["sigmask", "immediate_exit"])
+def test_kicks_are_answered_while_exits_are_only_counted(clock: Clock, method: str) -> None:
+    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=MS)
+    with machine(clock, "pm_timer") as (_, engine):
+        files = list(process.find(os.getpid()).vcpu_files)
+        with Watch(os.getpid(), files) as watch, watch.attached():
+            with watch.detail():  # finds the threads
+                until(engine, lambda left: left.results["exits"].sum() > 100, [(method, 0)], ms=10)
+            watch.take_kicks()
+            left = until(engine, lambda left: len(left.kicks) > 15, [(method, 0)], ms=20, plan=plan)
+            kicks = watch.take_kicks()
+    assert len(kicks) > len(left.kicks) / 2
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_vms_that_a_thread_makes_again_are_told_apart() -> None:
+    n_vms, n_exits = 5, 50
+    with Watch(os.getpid(), []) as watch, watch.attached(), watch.detail():
+        for _ in range(n_vms):
+            with Kvm() as kvm, Guest(kvm, "pm_timer", 2) as guest:
+                for _ in range(n_exits):
+                    for vcpu, times in zip(guest.vcpus, (1, 2), strict=True):
+                        for _ in range(times):
+                            vcpu.run_once()
+        vcpus, ways = watch.vcpus, watch.ways
+    for number, times in ((0, 1), (1, 2)):
+        assert vcpus["exits"][vcpus["id"] == number].sum() == n_vms * n_exits * times
+    # The page of an earlier vCPU is not read again.
+    assert set(ways["way"]["address"].tolist()) == {0x608}
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_stop_of_the_process_is_no_eintr_that_nobody_asked_for(clock: Clock) -> None:
+    def disturb() -> None:
+        pid = os.getpid()
+        code = f"import os, time\npid = {pid}\n"
+        code += f"for _ in range(5):\n time.sleep(.05)\n os.kill(pid, {signal.SIGSTOP})\n"
+        code += f" time.sleep(.05)\n os.kill(pid, {signal.SIGCONT})\n"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    with machine(clock, "spin") as (_, engine), watching() as watch:
+        stopping = threading.Thread(target=disturb)
+        stopping.start()
+        until(engine, lambda _: not stopping.is_alive(), [("flag_signal", 0)], ms=50)
+        vcpus = watch.vcpus
+    assert vcpus["eintr"].sum() > 0
+    assert not vcpus["eintr_unasked"].any()
 
 
 @pytest.mark.kvm

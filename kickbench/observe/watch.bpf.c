@@ -30,6 +30,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define KVM_RUN_REASON	  32 /* offset of the union in struct kvm_run (linux/kvm.h) */
 #define KVM_RUN_IMMEDIATE 1  /* offset of immediate_exit */
 #define SI_TIMER	  -2
+#define JOBCTL_PENDING	  (1UL << 17 | 1UL << 19) /* to stop, to trap (linux/sched/jobctl.h) */
 #define SIGNAL_PENDING	  2 /* TRACE_SIGNAL_ALREADY_PENDING (trace/events/signal.h) */
 #define UNKNOWN		  0xffffffff
 
@@ -57,8 +58,20 @@ struct upid {
 struct pid {
 	struct upid numbers[1];
 };
+typedef struct {
+	unsigned long sig[1];
+} sigset_t;
+struct sigpending {
+	sigset_t signal;
+};
+struct signal_struct {
+	struct sigpending shared_pending;
+};
 struct task_struct {
 	int pid, tgid;
+	unsigned long jobctl;
+	struct signal_struct *signal;
+	struct sigpending pending;
 	unsigned int __state;
 	int on_cpu;
 	struct hlist_head preempt_notifiers;
@@ -189,8 +202,9 @@ struct thread {
 	__u64 entered_ns; /* 0: unknown */
 	__u64 left_ns;	  /* 0: unknown */
 	__u32 way;	  /* index of the last exit's way, + 1; 0: none */
-	__u32 signals;	  /* sent to it since KVM_RUN last returned */
-	__u64 waits_ns;	  /* since when it waits for siglock; 0: it does not */
+	__u32 pad;
+	__u64 early_ns; /* when KVM_RUN returned for a signal that `sent` did not see yet */
+	__u64 waits_ns; /* since when it waits for siglock; 0: it does not */
 };
 
 struct {
@@ -262,18 +276,20 @@ static __always_inline __u32 slot_of(struct kb_totals *total, struct kvm_vcpu *k
 {
 	__u64 key = (__u64)kvm_vcpu;
 	__u32 *known = bpf_map_lookup_elem(&slots, &key), slot;
-	struct kb_vcpu *vcpu;
+	__u32 id = BPF_CORE_READ(kvm_vcpu, vcpu_id);
+	struct kb_vcpu *vcpu = known ? bpf_map_lookup_elem(&vcpus, known) : NULL;
 
-	if (known)
+	/* One that was closed may have had the address, with the same number or another. */
+	if (known && (!vcpu || vcpu->id == id))
 		return *known;
 	slot = __sync_fetch_and_add(&total->n_vcpus, 1);
 	vcpu = bpf_map_lookup_elem(&vcpus, &slot);
-	if (!vcpu || bpf_map_update_elem(&slots, &key, &slot, BPF_NOEXIST)) {
+	if (!vcpu || bpf_map_update_elem(&slots, &key, &slot, BPF_ANY)) {
 		__sync_fetch_and_add(&total->lost_vcpus, 1);
 		return UNKNOWN;
 	}
 	vcpu->kvm_vcpu = key;
-	vcpu->id = BPF_CORE_READ(kvm_vcpu, vcpu_id);
+	vcpu->id = id;
 	return slot;
 }
 
@@ -461,7 +477,6 @@ int BPF_PROG(sent, int signal, struct kernel_siginfo *info, struct task_struct *
 	note_sender(total, from, signal, code, group, result);
 	if (group || (result && result != SIGNAL_PENDING))
 		return 0;
-	thread->signals++;
 	if (!__sync_bool_compare_and_swap(&vcpu->kick.sent_ns, 0, now)) {
 		__sync_fetch_and_add(&vcpu->kick.more, 1);
 		return 0;
@@ -472,6 +487,14 @@ int BPF_PROG(sent, int signal, struct kernel_siginfo *info, struct task_struct *
 	vcpu->kick.code = code;
 	vcpu->kick.set_by_sender = is_immediate(thread);
 	vcpu->kick.state = state_of(task, thread);
+	/* The kernel wakes the thread first, and reports the signal then. */
+	if (thread->early_ns) {
+		vcpu->kick.reason = KB_REASON_ERROR + EINTR;
+		vcpu->kick.set_at_exit = vcpu->kick.set_by_sender;
+		vcpu->kick.state = KB_STATE_RUNNING;
+		vcpu->kick.left_ns = now; /* so it took 0 ns */
+		thread->early_ns = 0;
+	}
 	return 0;
 }
 
@@ -533,12 +556,17 @@ static __always_inline void find_vcpu(struct kb_totals *total, struct task_struc
 	__u64 link = (__u64)task->preempt_notifiers.first;
 	struct kvm_vcpu *kvm_vcpu;
 	struct kb_vcpu *vcpu;
+	__u64 run;
 	__u32 slot;
 
 	kvm_vcpu =
 	    (struct kvm_vcpu *)(link - bpf_core_field_offset(struct kvm_vcpu, preempt_notifier) -
 				bpf_core_field_offset(struct preempt_notifier, link));
-	if (!link || (__u64)kvm_vcpu == thread->kvm_vcpu)
+	if (!link)
+		return;
+	/* A vCPU that was closed leaves its address to another one, with a page of its own. */
+	run = (__u64)BPF_CORE_READ(kvm_vcpu, run);
+	if ((__u64)kvm_vcpu == thread->kvm_vcpu && run == thread->run)
 		return;
 	slot = slot_of(total, kvm_vcpu);
 	runs(thread, kvm_vcpu, slot);
@@ -650,12 +678,16 @@ static __always_inline __u32 index_of(struct kb_totals *total, struct kb_way *wa
 	return index + 1;
 }
 
-static __always_inline void note_interrupted(struct thread *thread, struct kb_vcpu *vcpu)
+static __always_inline void note_interrupted(struct task_struct *task, struct thread *thread,
+					     struct kb_vcpu *vcpu, __u64 now)
 {
 	vcpu->eintr++;
 	if (is_immediate(thread))
 		vcpu->eintr_immediate++;
-	else if (!thread->signals && !vcpu->kick.sent_ns)
+	else if (!vcpu->kick.sent_ns && task->pending.signal.sig[0])
+		thread->early_ns = now;
+	else if (!vcpu->kick.sent_ns && !task->signal->shared_pending.signal.sig[0] &&
+		 !(task->jobctl & JOBCTL_PENDING))
 		vcpu->eintr_unasked++;
 }
 
@@ -681,15 +713,17 @@ int BPF_PROG(left, __u32 reason, int error)
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
+	if (vcpu->kick.sent_ns && vcpu->kick.left_ns)
+		answer(total, vcpu); /* the signal was eaten without a handler, and KVM_RUN again */
+	thread->early_ns = 0;
 	if (error == -EINTR)
-		note_interrupted(thread, vcpu);
+		note_interrupted(task, thread, vcpu, now);
 	/* A kick that comes at this very moment finds the vCPU on its way out already. */
 	if (vcpu->kick.sent_ns && vcpu->kick.sent_ns <= now && !vcpu->kick.left_ns) {
 		vcpu->kick.left_ns = now;
 		vcpu->kick.reason = error < 0 ? KB_REASON_ERROR - error : reason;
 		vcpu->kick.set_at_exit = is_immediate(thread);
 	}
-	thread->signals = 0;
 	if (!total->detail) {
 		thread->left_ns = thread->entered_ns = 0;
 		thread->way = 0;

@@ -91,7 +91,7 @@ struct kb_vcpu {
 	__u32 thread;	/* the last that ran it */
 	__u64 exits;
 	__u64 entries, looked_at;   /* KVM_RUNs that began, and exits, while looking at details */
-	__u64 eintr, eintr_unasked; /* without a signal seen, and without immediate_exit */
+	__u64 eintr, eintr_unasked; /* no signal, stop or immediate_exit was there */
 	__u64 eintr_immediate;	    /* of eintr: kvm_run->immediate_exit was 1 */
 	__u64 foreign_signals;	    /* delivered to its thread, and not sent to it alone */
 	__u64 mask;		    /* that of KVM_SET_SIGNAL_MASK: signals blocked in KVM_RUN */
