@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -15,7 +16,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -82,6 +83,7 @@ class Live:
         self._screen: RichLive | None = None
         self._keys: int | None = None
         self._mode: list[object] = []
+        self._on_cont: Any = signal.SIG_DFL
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -90,7 +92,9 @@ class Live:
             if sys.stdin.isatty():
                 self._keys = sys.stdin.fileno()
                 self._mode = termios.tcgetattr(self._keys)
-                tty.setcbreak(self._keys)
+                self._take_keys()
+                # A shell gives the terminal its own mode while this process is stopped.
+                self._on_cont = signal.signal(signal.SIGCONT, self._take_keys)
         return self
 
     def __exit__(
@@ -100,9 +104,15 @@ class Live:
         trace: TracebackType | None,
     ) -> None:
         if self._keys is not None:
+            signal.signal(signal.SIGCONT, self._on_cont)
             termios.tcsetattr(self._keys, termios.TCSADRAIN, self._mode)  # type: ignore[arg-type]
         if self._screen is not None:
             self._screen.__exit__(kind, error, trace)
+
+    def _take_keys(self, *_: object) -> None:
+        """Have each key at once, without Enter."""
+        if self._keys is not None:
+            tty.setcbreak(self._keys)
 
     def progress(self, what: str, share: float) -> None:
         """Say what happens before the first turn."""
