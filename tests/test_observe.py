@@ -734,6 +734,21 @@ def test_the_check_of_seconds() -> None:
             observer.check_seconds(wrong)
 
 
+@pytest.mark.parametrize("name", ["b" * 70, "\x1b[31mred", "plain"])
+def test_a_vm_is_found_by_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["qemu", "-name", f"guest={name}"]
+    command = [sys.executable, "-c", "print(flush=True); input()", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # now it has its command line
+        guest = process._guest(Path(f"/proc/{running.pid}"))
+        running.communicate()
+    vmm = process.Vmm(1, "qemu", guest, {5: 0})
+    monkeypatch.setattr(process, "running", lambda: iter([vmm]))
+    assert process.find_by_name(name) is vmm
+
+
 def test_no_process_is_a_clear_error() -> None:
     with pytest.raises(UsageError, match="no process"):
         process.find(2**31 - 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from kickbench.numbers import plural
 
 if TYPE_CHECKING:
     from kickbench.observe.process import Vmm
@@ -87,4 +88,4 @@ def _list(running: list[Vmm]) -> None:
         return
     typer.echo("kickbench: name one of these VMs by its PID:", err=True)
     for vmm in running:
-        typer.echo(f"  {vmm.title}, {len(vmm.vcpu_files)} vCPUs", err=True)
+        typer.echo(f"  {vmm.title}, {plural(len(vmm.vcpu_files), 'vCPU')}", err=True)

@@ -103,7 +103,8 @@ def find(pid: int) -> Vmm:
 def find_by_name(name: str) -> Vmm:
     """The process whose guest has this name. Raises UsageError if there is none, or several."""
     every = list(running())
-    found = [vmm for vmm in every if vmm.guest == name]
+    known_as = _printable_name(name)
+    found = [vmm for vmm in every if vmm.guest == known_as]
     if len(found) == 1:
         return found[0]
     if found:
@@ -225,5 +226,9 @@ def _guest(folder: Path) -> str:
     for option, value in pairwise(words):
         name, equals, own = option.partition("=")
         if name in _NAMES and (match := _GUEST.search(own if equals else value)):
-            return shorten(printable(match[1] or match[2] or ""), 60)
+            return _printable_name(match[1] or match[2] or "")
     return ""
+
+
+def _printable_name(name: str) -> str:
+    return shorten(printable(name), 60)
