@@ -36,9 +36,12 @@ from kickbench.observe import layout, observer, process, store
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
 from kickbench.observe.replay import scenario_of
 from kickbench.observe.watch import Watch
+from kickbench.report.pages.run import drawn, page
+from kickbench.results.schema import dump_json
 from kickbench.results.tables import TABLES, tables_of
 from kickbench.results.writer import RunWriter
 from kickbench.scenario.model import Scenario
+from kickbench.summary.data import RunData
 from kickbench.summary.summarise import write_summary
 
 ROOT = Path(__file__).parent.parent
@@ -297,6 +300,19 @@ def observe(*arguments: str, folder: Path, **options: Any) -> subprocess.Complet
     )
 
 
+def assert_reported(run: Path) -> None:
+    """The run has a page with all figures of its kind, and its summary says as much alone."""
+    whole = RunData.load(run)
+    names = {figure.name for figure, _ in drawn(whole)}
+    assert names == {f"observed-{name}" for name in ("ways", "times", "over-time", "kicks")}
+    assert "Who sent signals to it" in page(whole)
+    shutil.rmtree(run / "cases")
+    alone = RunData.load(run)
+    assert alone.without_tables
+    assert json.loads(dump_json(alone.summary)) == json.loads(dump_json(whole.summary))
+    assert "Who sent signals to it" in page(alone)
+
+
 def only_run(folder: Path) -> Path:
     (manifest,) = folder.glob("*/*/manifest.json")
     return manifest.parent
@@ -348,6 +364,7 @@ def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
     assert "immediate_exit" in run.stdout
     assert "0x608" in run.stdout
     assert re.search(r"\d exits|times a second", run.stdout)
+    assert_reported(only_run(results))
 
 
 @pytest.mark.kvm

@@ -78,20 +78,19 @@ def _stored(found: Observed, seconds: float, results: Path) -> Path:
     from kickbench.host import environment
     from kickbench.observe import store
     from kickbench.observe.cost import siglock_cost
-    from kickbench.observe.protocol import UNKNOWN
     from kickbench.results.writer import RunWriter
     from kickbench.summary.summarise import write_summary
 
     name = f"observed-{found.vmm.guest or found.vmm.program}"
+    document = store.document(found, siglock_cost(results))
     with RunWriter.create(
         results,
         name,
         scenario={"name": name, "observed": {"pid": found.vmm.pid, "seconds": seconds}},
-        cases=[store.parameters(len(found.vcpus), UNKNOWN)],
+        cases=[document["case"]],
         environment=environment.collect(),
         command=["kickbench", *sys.argv[1:]],
     ) as writer:
-        document = store.document(found, siglock_cost(results))
         writer.write_case(store.CASE_ID, document, store.tables(found))
         writer.finish()
         write_summary(writer.path)
