@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the README's pictures, docs/images/report-*.png, from a run: python docs/picture.py RUN
+"""Make the pictures of the documentation, docs/images/NAME-*.png, from a run.
+
+    python docs/picture.py RUN                                          # report-*, of the README
+    python docs/picture.py RUN --name observed --figure observed-kicks  # of docs/observe.md
 
 It writes the run's report, opens it in the system's Chromium, once in light and once in dark, and
-keeps the first row of figures with their heading.
+keeps a row of figures with their heading: by default the first.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ WIDTH, MARGIN = 1100, 12
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
+    parser.add_argument("--name", default="report", help="the begin of the files' names")
+    parser.add_argument("--figure", default="", help="the name of a figure")
     arguments = parser.parse_args()
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
@@ -38,14 +43,14 @@ def main() -> None:
                 color_scheme="light" if scheme == "light" else "dark",
             )
             page.goto(page_file.as_uri())
-            row = page.locator("figure").first.locator("xpath=..")
-            heading = row.locator("xpath=preceding::h3[1]")
-            top, figure = heading.bounding_box(), page.locator("figure").first.bounding_box()
+            heading = page.locator(f"h3[id^=figure-{arguments.figure}]").first
+            drawing = heading.locator("xpath=..").locator("figure").first
+            top, figure = heading.bounding_box(), drawing.bounding_box()
             assert top is not None
             assert figure is not None
             end = figure["y"] + figure["height"] + MARGIN
             page.screenshot(
-                path=IMAGES / f"report-{scheme}.png",
+                path=IMAGES / f"{arguments.name}-{scheme}.png",
                 full_page=True,
                 clip={
                     "x": 0,
