@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+import synthetic_observed
 import synthetic_run
 from made_once import made_once
 from synthetic_explanation import small
@@ -208,12 +209,16 @@ def write_reports(made: Path) -> Reports:
         ),
     ]
     *_, pages["comparison"] = report(folder / "two", *two)
+    watched = synthetic_observed.build(
+        results / "7", vcpus=64, guest="a guest <b>of 64</b>", lost=1
+    )
+    pages["observed"] = report(folder / "observed", watched)[0]
     pages["index"] = folder / "index.html"
     return Reports(folder, pages, {name: write_summary(run) for name, run in runs.items()})
 
 
 RUNS = ("every kind", "emulated", "partial", "hostile")
-PAGES = (*RUNS, "comparison", "index")
+PAGES = (*RUNS, "comparison", "observed", "index")
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Rows = dict[str, NDArray[Any]]
+    _Line = tuple[str, NDArray[Any], NDArray[Any]]
+    """A name, times in s, and exits per second."""
 
 _COLOUR = "#0072b2"
 _LOOKS = (
@@ -68,7 +70,7 @@ _PAUSED = {"first": "first vCPU", "median": "median vCPU", "last": "last vCPU"}
 MOST_WAYS = 8
 """Ways to leave in a drawing; the table has more."""
 _MOST_VCPUS = len(_LOOKS) - 1
-"""vCPUs with a line of their own. The others are drawn together."""
+"""vCPUs with a line of their own if there are more. The others have a line of their mean."""
 _BAR_INCHES, _LINE_INCHES = 0.17, 0.15
 _LONGEST_LINE = 54
 """Characters of a line beside a bar."""
@@ -175,7 +177,7 @@ def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
         x, share = _cumulated(*(rows[name][chosen] for name in ("low_ns", "high_ns", "count")))
         handles += axes.plot(x, 100 * share, dashes, color=colour, linewidth=1.6)
         names.append(name)
-        drawn += [x[share >= 0.001][0], x[share <= 0.9999][-1]]
+        drawn += [x[share <= 0.001][-1], x[share >= 0.9999][0]]
     _share_axes(
         axes, drawn, f"time [{microseconds(data.summary)}]", "exits that took no longer [%]"
     )
@@ -221,7 +223,7 @@ def draw_exits_over_time(data: RunData) -> list[Plot]:
 def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
     kicks = read_columns(data.reader, case["id"], "observed_kicks")
     pauses = find_pauses(kicks, case["vcpus"])
-    lines = _lines(case, turns)
+    lines, total = _lines(case, turns)
     title = titled(data, vm_name(case))
     rates = np.concatenate([rate for _, _, rate in lines])
 
@@ -245,15 +247,14 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
         )
         return canvas
 
-    total = np.sum([rate for _, _, rate in lines], axis=0) if len(lines) > 1 else lines[0][2]
     low, high = (significant(end, 3) for end in (total.min(), total.max()))
     said = f"All vCPUs together left {low} times {a_second(data.summary)}"
     said += "." if low == high else f" in the quietest turn, and {high} in the busiest one."
     return on_both(title, said, draw, LINEAR, LOGARITHMIC)
 
 
-def _lines(case: Summary, turns: Rows) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
-    """Name, times in s and exits per second of the busiest vCPUs, and of all others together."""
+def _lines(case: Summary, turns: Rows) -> tuple[list[_Line], NDArray[Any]]:
+    """The lines of the busiest vCPUs and of the mean of the others, and the rate of them all."""
     n_vcpus = max(case["vcpus"], int(turns["vcpu"].max()) + 1)
     numbers, turn = np.unique(turns["turn"], return_inverse=True)
     counts = np.zeros((n_vcpus, len(numbers)))
@@ -265,8 +266,8 @@ def _lines(case: Summary, turns: Rows) -> list[tuple[str, NDArray[Any], NDArray[
     alone = order if n_vcpus <= len(_LOOKS) else order[:_MOST_VCPUS]
     found = [(f"vCPU {index}", middle, rates[index]) for index in sorted(alone.tolist())]
     if len(others := order[len(alone) :]):
-        found.append((f"the other {len(others)} vCPUs", middle, rates[others].sum(axis=0)))
-    return found
+        found.append((f"mean of the other {len(others)}", middle, rates[others].mean(axis=0)))
+    return found, rates.sum(axis=0)
 
 
 def _rate_axis(axes: Axes, rates: NDArray[Any], scale: str) -> None:
@@ -385,7 +386,7 @@ def _pauses_finding(data: RunData, times: dict[str, NDArray[Any]]) -> str:
 
 
 def _median(data: RunData, values_ns: NDArray[Any]) -> str:
-    return duration(data.summary, float(np.median(values_ns)))
+    return duration(data.summary, float(sample_quantiles(values_ns, [0.5])[0]))
 
 
 def _with_tables(data: RunData) -> Iterable[Summary]:

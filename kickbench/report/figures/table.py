@@ -210,8 +210,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "observed-over-time",
         "Exits per second over the observation",
-        "A line is a vCPU, with a value for each turn of about a second. Many vCPUs share a line. "
-        "Strokes at the upper edge are kicks, and the longer ones pauses.",
+        "A line is a vCPU, with a value for each turn of about a second. With more than four "
+        "vCPUs, the busiest three have a line, and the mean of the others has one. Strokes at the "
+        "upper edge are kicks, and the longer ones pauses.",
         draw_exits_over_time,
     ),
     Figure(
