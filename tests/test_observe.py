@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -32,7 +33,7 @@ from kickbench.guest.loader import Guest
 from kickbench.guest.mix import MixedExit
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.observe import layout, observer, process, store
+from kickbench.observe import layout, observer, process, recording, store
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
 from kickbench.observe.replay import scenario_of
 from kickbench.observe.watch import Watch
@@ -591,6 +592,42 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_observing(clock: Cl
     assert run.returncode == 2, run.stderr
     assert "choose another --results" in run.stderr
     assert "observing" not in run.stderr
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_on_a_full_disk_it_is_stored_elsewhere(
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results, spare = tmp_path / "results", tmp_path / "spare"
+    results.mkdir()
+    spare.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", results], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    try:
+        with machine(clock, "pm_timer") as (_, engine), watching() as watch:
+            until(engine, lambda left: left.results["exits"].sum() > 9, [("sigmask", 0)], ms=10)
+            found = seen_of(watch)
+        monkeypatch.setattr(recording, "observe", lambda *_, **__: found)
+        folder, _ = recording.record(found.vmm, 1.0, results, live=False)
+        assert folder.is_relative_to(spare)
+        assert json.loads((folder / "summary.json").read_text())["cases"][0]["status"] == "ok"
+        said = capsys.readouterr().err
+        assert "the disk is full; what was seen is in" in said
+        assert "--resume" not in said
+        assert not list(results.glob("*/*/*"))
+        monkeypatch.setattr(tempfile, "tempdir", str(results))
+        with pytest.raises(MeasurementError, match="what was seen is lost"):
+            recording.record(found.vmm, 1.0, results, live=False)
+    finally:
+        subprocess.run(["umount", results], check=True)
 
 
 def test_observing_imports_nothing_that_needs_much_memory() -> None:

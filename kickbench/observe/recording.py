@@ -8,13 +8,15 @@ and its import would disturb the VM.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kickbench.errors import UsageError
+from kickbench.errors import MeasurementError, UsageError
 from kickbench.observe.live import Live, bar
 from kickbench.observe.observer import ENDED_EARLY, INTERRUPTED, Observed, observe
 from kickbench.observe.process import Vmm
@@ -44,7 +46,7 @@ def record(vmm: Vmm, seconds: float, results: Path, *, live: bool) -> tuple[Path
         if found.ended == ENDED_EARLY and interrupts:
             found.ended = INTERRUPTED
         # The rest takes a moment, and must be done.
-        return _stored(found, seconds, results), found.ended == INTERRUPTED
+        return _stored_anywhere(found, seconds, results), found.ended == INTERRUPTED
 
 
 @contextmanager
@@ -74,6 +76,29 @@ def _check_place(results: Path) -> None:
         raise UsageError(f"{printable(str(there))}: cannot be written to; choose another --results")
 
 
+def _stored_anywhere(found: Observed, seconds: float, results: Path) -> Path:
+    """Store it below ``results``, or in the folder for temporary files if there is no room.
+
+    A VM cannot be asked to do the same again.
+    """
+    try:
+        return _stored(found, seconds, results)
+    except (MeasurementError, UsageError) as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="kickbench-observed-"))
+        try:
+            folder = _stored(found, seconds, elsewhere)
+        except (MeasurementError, UsageError):
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            why = str(error).partition(";")[0]
+            raise MeasurementError(
+                f"{why}, nor to {elsewhere.parent}, so what was seen is lost: make room, then "
+                "observe again"
+            ) from None
+        why = str(error).partition(";")[0]
+        print(f"kickbench: {why}; what was seen is in {folder}", file=sys.stderr)
+        return folder
+
+
 def _stored(found: Observed, seconds: float, results: Path) -> Path:
     from kickbench.host import environment
     from kickbench.observe import store
@@ -91,7 +116,11 @@ def _stored(found: Observed, seconds: float, results: Path) -> Path:
         environment=environment.collect(),
         command=["kickbench", *sys.argv[1:]],
     ) as writer:
-        writer.write_case(store.CASE_ID, document, store.tables(found))
-        writer.finish()
-        write_summary(writer.path)
+        try:
+            writer.write_case(store.CASE_ID, document, store.tables(found))
+            writer.finish()
+            write_summary(writer.path)
+        except MeasurementError:
+            shutil.rmtree(writer.path, ignore_errors=True)
+            raise
         return writer.path
