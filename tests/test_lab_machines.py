@@ -351,6 +351,12 @@ def test_what_is_written_inside_is_gone_but_in_the_results(tmp_path: Path) -> No
 
 
 @pytest.mark.lab
+def test_what_runs_in_a_shell_knows_that_it_is_emulated() -> None:
+    done = lab("shell", "--", "sh", "-c", f"echo ${VARIABLE}")
+    assert json.loads(done.stdout)["by"] == MACHINES["amd-numa"].description()
+
+
+@pytest.mark.lab
 def test_a_kernel_that_panics_shows_its_last_words() -> None:
     done = lab("shell", "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
     assert done.returncode == EXIT_MEASUREMENT

@@ -259,14 +259,23 @@ def shell(
 
     from kickbench.lab.emulation import Order
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits, environment, execute
+    from kickbench.lab.run import resume_words
+    from kickbench.run.emulated import Mark
 
     if not command and not sys.stdin.isatty():
         raise UsageError("a shell needs a terminal, and there is none; name a command after --")
     chosen, bzimage = prepare(machine, kernel)
     columns, rows = shutil.get_terminal_size()
+    # What kickbench finds inside is found in an emulated host.
+    mark = Mark(
+        chosen.description(),
+        ["kickbench", *sys.argv[1:]],
+        resume_words(chosen, kernel),
+        chosen.count_step,
+    )
     order = Order(
         command or [os.environ.get("SHELL", "/bin/sh")],
-        environment({"KICKBENCH_MACHINE": chosen.id}),
+        environment({"KICKBENCH_MACHINE": chosen.id, **mark.to_environment()}),
         Path.cwd(),
         # The user's own programs and their input, for a machine that does not see this host.
         # (Path.is_file() would raise for a script's text, which is no name.)
