@@ -39,12 +39,13 @@ def build(
     lost: int = 0,
     seed: int = 1,
     emulated: bool = False,
+    tables: Mapping[str, Mapping[str, Any]] = {},
     **facts: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
 
-    Each vCPU leaves ``rate`` times a second. Each pause kicks every vCPU once. ``facts`` replace
-    single facts of the document.
+    Each vCPU leaves ``rate`` times a second. Each pause kicks every vCPU once. ``tables`` replace
+    the columns of whole tables, and ``facts`` single facts of the document.
     """
     rng = np.random.default_rng(seed)
     case = parameters(vcpus, protocol)
@@ -54,6 +55,7 @@ def build(
         "observed_kicks": _kicks(rng, vcpus, seconds, pauses, latency_ns),
         "observed_turns": _turns(rng, vcpus, seconds, rate),
         "observed_blocks": _blocks(rng, rate * vcpus, overhead),
+        **tables,
     }
     document = {
         "case": case,
@@ -85,8 +87,8 @@ def build(
         host="testhost",
         now=synthetic_run.NOW,
     ) as writer:
-        tables = {table.name: _table(table.name, columns) for table in tables_of("observed")}
-        writer.write_case(case["id"], document, tables)
+        stored = {table.name: _table(table.name, columns) for table in tables_of("observed")}
+        writer.write_case(case["id"], document, stored)
         writer.finish()
     return writer.path
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,6 +34,7 @@ from kickbench.report.figures.table import FIGURES
 from kickbench.report.pages.run import page
 from kickbench.report.words.verdict import notes
 from kickbench.results.schema import dump_json
+from kickbench.results.tables import Table, tables_of
 from kickbench.summary.data import RunData
 from kickbench.summary.summarise import write_summary
 
@@ -459,6 +461,44 @@ def test_whatever_is_accepted_makes_a_page(
         accepted = changed
     if found is not None:
         assert "</html>" in page(found)
+
+
+def strange_columns(table: Table, rng: np.random.Generator, strange: float) -> dict[str, Any]:
+    """Numbers that the table's types allow, of which this share is far from usual."""
+    n = int(rng.integers(0, 20))
+    found: dict[str, Any] = {}
+    for column in table.columns:
+        if column.name == "vcpu" or pa.types.is_boolean(column.type):
+            found[column.name] = rng.integers(0, 2, n).astype(bool).astype(int)
+        else:
+            most = min(2 ** (column.type.bit_width - 1) - 1, 2**53)
+            usual, odd = rng.integers(0, 4, n), rng.integers(column.minimum, most, n)
+            found[column.name] = np.where(rng.random(n) < strange, odd, usual)
+    for small, large in table.at_most:
+        found[large] = np.maximum(found[small], found[large])
+    return found
+
+
+@settings(max_examples=40, deadline=None, phases=UNSHRUNK)
+@given(
+    seed=st.integers(0, 2**32),
+    table=st.sampled_from(tables_of("observed")),
+    strange=st.sampled_from([0.0, 0.1, 0.5]),
+)
+def test_whatever_the_tables_of_an_observation_say_there_is_a_page(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, table: Table, strange: float
+) -> None:
+    columns = strange_columns(table, np.random.default_rng(seed), strange)
+    folder = tmp_path_factory.mktemp("strange")
+    run = synthetic_observed.build(folder, tables={table.name: columns})
+    assert "</html>" in page(RunData.load(run))
+
+
+def test_an_observation_has_the_vcpus_of_its_case(tmp_path: Path) -> None:
+    run = synthetic_observed.build(tmp_path)
+    (document,) = run.glob("cases/*/case.json")
+    edit(document, lambda case: case["observed"]["vcpus"].pop())
+    refused(EXIT_USAGE, "not as many as the case has", "show", run)
 
 
 # --- half-written ------------------------------------------------------------------------------

@@ -431,6 +431,8 @@ def check_case(data: dict[str, Any], case_id: str, where: object) -> None:
     case = data["case"]
     if (case["kind"] == "observed") != (data.get("observed") is not None):
         fail(where, "is damaged: observed: only a case of this kind has it, and must")
+    if case["kind"] == "observed" and len(data["observed"]["vcpus"]) != case["vcpus"]:
+        fail(where, "is damaged: observed.vcpus: not as many as the case has")
     if case["id"] != case_id:
         fail(where, f"is damaged: it describes another case ({case['id']})")
     check_methods(case["methods"], case["baseline"], where)

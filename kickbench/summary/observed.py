@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.results.tables import LARGEST
 from kickbench.stats.contrasts import running_interval
 from kickbench.stats.location import huber
 from kickbench.stats.quantiles import histogram_quantiles
@@ -61,6 +62,8 @@ PAUSE_GAP_NS = 1_000_000
 """The longest time between two kicks of a pause."""
 MOST_WAYS = 100
 """Ways to leave in the summary; the table has all."""
+_BLOCKS = 3
+"""States of a block: nothing was observed, counted, times too."""
 _LEAST_EXITS = 200
 """Exits of a block without observing, below which its rate says nothing about the cost."""
 
@@ -172,19 +175,29 @@ def _times(reader: RunReader, record: CaseRecord) -> dict[str, Any]:
 
 def bin_quantiles(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """p50, p90, p99 and the mean of bins, each None without any; and their count."""
-    low, high, count = (rows[name].astype(np.float64) for name in ("low_ns", "high_ns", "count"))
+    low, high, count = merged_bins(rows)
     total = count.sum()
     if not total:
         return {**dict.fromkeys(_LEVELS), "mean": None, "n": 0}
-    bins, at, group = np.unique(low, return_index=True, return_inverse=True)
-    summed = np.bincount(group, count)
-    values = histogram_quantiles(bins, high[at], summed, list(_LEVELS.values()))
+    values = histogram_quantiles(low, high, count, list(_LEVELS.values()))
     mean = float((count * (low + high) / 2).sum() / total)
     return {
         **{name: number(value) for name, value in zip(_LEVELS, values, strict=True)},
         "mean": mean,
         "n": int(total),
     }
+
+
+def merged_bins(rows: dict[str, NDArray[Any]]) -> tuple[Floats, Floats, Floats]:
+    """The lower and upper edges in ns of the bins of all vCPUs, and their counts, in order.
+
+    Bins that overlap, as only a stranger's do, end where the next one begins.
+    """
+    low, at, group = np.unique(rows["low_ns"], return_index=True, return_inverse=True)
+    high = np.minimum(rows["high_ns"][at], np.append(low[1:], LARGEST))
+    count = np.bincount(group, rows["count"], len(low))
+    used = (count > 0) & (high > low)
+    return low[used].astype(np.float64), high[used].astype(np.float64), count[used]
 
 
 def _vcpus(
@@ -218,11 +231,10 @@ def _method(
 ) -> dict[str, Any]:
     """The figures that comparisons of runs use, with intervals over the seconds."""
     turns = read_columns(reader, record.id, "observed_turns")
-    n_turns = int(turns["turn"].max()) + 1 if len(turns["turn"]) else 0
-    sums = np.bincount(turns["turn"], turns["exits"], n_turns)
-    elapsed = np.zeros(n_turns)
-    elapsed[turns["turn"]] = turns["elapsed_ns"] / 1e9
-    rates = sums / elapsed if n_turns else np.zeros(0)
+    numbers, turn = np.unique(turns["turn"], return_inverse=True)
+    elapsed = np.ones(len(numbers))
+    elapsed[turn] = np.maximum(turns["elapsed_ns"], 1) / 1e9
+    rates = np.bincount(turn, turns["exits"], len(numbers)) / elapsed
     ci95 = None
     if len(rates) >= 2:
         interval = running_interval([rates], location=huber)
@@ -342,12 +354,12 @@ def _bursts(rows: dict[str, NDArray[Any]]) -> list[Ints]:
 def _overhead(reader: RunReader, record: CaseRecord, facts: dict[str, Any]) -> dict[str, Any]:
     """How much longer an exit takes while it is observed, as a share, by paired blocks."""
     rows = read_columns(reader, record.id, "observed_blocks")
-    n_rounds = int(rows["round"].max()) + 1 if len(rows["round"]) else 0
-    shape = (n_rounds, 3)
-    exits, elapsed = np.zeros(shape), np.ones(shape)
-    exits[rows["round"], rows["state"]] = rows["exits"]
-    elapsed[rows["round"], rows["state"]] = rows["elapsed_ns"]
-    usable = (exits > 0).all(axis=1)
+    known = rows["state"] < _BLOCKS
+    rounds, at = np.unique(rows["round"][known], return_inverse=True)
+    exits, elapsed = (np.zeros((len(rounds), _BLOCKS)) for _ in range(2))
+    exits[at, rows["state"][known]] = rows["exits"][known]
+    elapsed[at, rows["state"][known]] = rows["elapsed_ns"][known]
+    usable = ((exits > 0) & (elapsed > 0)).all(axis=1)
     nothing = {"share": None, "ci95": None, "rounds": int(usable.sum())}
     if usable.sum() < 3 or np.median(exits[usable, 0]) < _LEAST_EXITS:
         return {**nothing, "counting": None, "detail": None}

@@ -42,7 +42,7 @@ from kickbench.report.words.names import (
 from kickbench.report.words.observed import STATES, a_second, percent, vm_name, way_name
 from kickbench.stats.quantiles import sample_quantiles
 from kickbench.summary.data import RunData
-from kickbench.summary.observed import FIGURES, PAUSE_ENDS, find_pauses, read_columns
+from kickbench.summary.observed import FIGURES, PAUSE_ENDS, find_pauses, merged_bins, read_columns
 from kickbench.summary.observed import STATES as STATE_NAMES
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def draw_exit_times(data: RunData) -> list[Plot]:
     found = []
     for case in _with_tables(data):
         rows = read_columns(data.reader, case["id"], "observed_times")
-        if rows["count"].any():
+        if any(case["times"][figure]["n"] for figure in FIGURES):
             found.append((case, rows))
     return draw_each(found, lambda one: _times_plot(data, *one))
 
@@ -171,10 +171,13 @@ def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
     axes.set_xscale("log")
     handles, names, drawn = [], [], []
     for (key, name), (colour, dashes) in zip(_TIMES.items(), _LOOKS, strict=False):
-        chosen = (rows["figure"] == FIGURES.index(key)) & (rows["count"] > 0)
-        if not chosen.any():
+        chosen = rows["figure"] == FIGURES.index(key)
+        low, high, count = merged_bins({name: column[chosen] for name, column in rows.items()})
+        if not len(low):
             continue
-        x, share = _cumulated(*(rows[name][chosen] for name in ("low_ns", "high_ns", "count")))
+        # A bin's times are spread over it, so the line begins at the lower edge of the first.
+        x = np.maximum(np.append(low[:1], high), 1.0) / 1e3
+        share = np.append(0.0, np.cumsum(count) / count.sum())
         handles += axes.plot(x, 100 * share, dashes, color=colour, linewidth=1.6)
         names.append(name)
         drawn += [x[share <= 0.001][-1], x[share >= 0.9999][0]]
@@ -189,15 +192,6 @@ def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
         if times[key]["p50"] is not None
     ]
     return Plot(title, f"At p50 it took {listed(said)}." if said else "", canvas)
-
-
-def _cumulated(low: Any, high: Any, count: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The share of the times up to each edge of the bins in µs, over all vCPUs."""
-    low, at, group = np.unique(low, return_index=True, return_inverse=True)
-    counts = np.cumsum(np.bincount(group, count.astype(np.float64)))
-    # A bin's times are spread over it, so the line begins at the lower edge of the first.
-    x = np.maximum(np.append(low[:1], high[at]).astype(np.float64), 1.0) / 1e3
-    return x, np.append(0.0, counts / counts[-1])
 
 
 def _share_axes(axes: Axes, times: Sequence[float], below: str, beside: str) -> None:
@@ -236,7 +230,7 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
             marker = "o" if len(at) == 1 else ""
             handles += axes.plot(at, rate, dashes, color=colour, marker=marker, linewidth=1.6)
         _rate_axis(axes, rates, scale)
-        axes.set_xlim(0, case["seconds"])
+        axes.set_xlim(0, max(case["seconds"], 1e-3))
         axes.set_xlabel(f"time [{seconds(data.summary)}]")
         axes.set_ylabel(f"exits per {second_name(data.summary)}")
         marks = _draw_marks(axes, {"kick": kicks["at_ns"], "pause": pauses["at"]})
@@ -255,15 +249,16 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
 
 def _lines(case: Summary, turns: Rows) -> tuple[list[_Line], NDArray[Any]]:
     """The lines of the busiest vCPUs and of the mean of the others, and the rate of them all."""
-    n_vcpus = max(case["vcpus"], int(turns["vcpu"].max()) + 1)
-    numbers, turn = np.unique(turns["turn"], return_inverse=True)
-    counts = np.zeros((n_vcpus, len(numbers)))
-    np.add.at(counts, (turns["vcpu"], turn), turns["exits"])
-    begin, elapsed = np.zeros(len(numbers)), np.ones(len(numbers))
-    begin[turn], elapsed[turn] = turns["at_ns"] / 1e9, np.maximum(turns["elapsed_ns"], 1) / 1e9
+    numbers, first, turn = np.unique(turns["turn"], return_index=True, return_inverse=True)
+    n_points = min(len(numbers), _MOST_POINTS)
+    point_of = np.arange(len(numbers)) * n_points // len(numbers)
+    counts = np.zeros((case["vcpus"], n_points))
+    np.add.at(counts, (turns["vcpu"], point_of[turn]), turns["exits"])
+    elapsed = np.bincount(point_of, np.maximum(turns["elapsed_ns"][first], 1) / 1e9)
+    begin = turns["at_ns"][first][np.searchsorted(point_of, np.arange(n_points))] / 1e9
     rates, middle = counts / elapsed, begin + elapsed / 2
     order = np.argsort(-counts.sum(axis=1), kind="stable")
-    alone = order if n_vcpus <= len(_LOOKS) else order[:_MOST_VCPUS]
+    alone = order if len(order) <= len(_LOOKS) else order[:_MOST_VCPUS]
     found = [(f"vCPU {index}", middle, rates[index]) for index in sorted(alone.tolist())]
     if len(others := order[len(alone) :]):
         found.append((f"mean of the other {len(others)}", middle, rates[others].mean(axis=0)))
@@ -290,8 +285,9 @@ def _draw_marks(axes: Axes, times_ns: dict[str, NDArray[Any]]) -> list[tuple[Lin
         if not len(times):
             continue
         # Strokes that would be one are drawn once.
-        width = axes.get_xlim()[1] / _MOST_POINTS
-        at = np.unique(np.floor(times / 1e9 / width)) * width + width / 2
+        end = axes.get_xlim()[1]
+        width = end / _MOST_POINTS
+        at = np.unique(np.floor(times[times < end * 1e9] / 1e9 / width)) * width + width / 2
         draw_strokes(
             axes,
             (at, np.full(len(at), 1.0)),
