@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kickbench.report.pages.comparison import compare_all, page
 from kickbench.report.words.comparison import caveats, headline, left_out, tables
 from kickbench.summary.data import RunData
 from kickbench.summary.pyperf import write_pyperf
+from kickbench.summary.summarise import write_summary
 
 SLOW = {0: -1, 1: 24_000, 2: 90_000, 3: 1_800_000}
 OTHER_WAYS = [(2, False, 4, 0x608, 0.5), (2, True, 1, 0x3F8, 0.5)]
@@ -106,6 +108,17 @@ def test_vms_of_two_names_are_compared(tmp_path: Path) -> None:
     done = kickbench("compare", base, other)
     assert done.returncode == 0, done.stderr
     assert "exits per second of the VM" in done.stdout
+
+
+def test_a_mailed_observation_is_compared_like_the_whole(tmp_path: Path) -> None:
+    base = synthetic_observed.build(tmp_path / "base")
+    other = synthetic_observed.build(tmp_path / "other", seed=2)
+    whole = compare(*(RunData.load(run).summary for run in (base, other)))
+    write_summary(other)
+    shutil.rmtree(other / "cases")
+    mailed = compare(*(RunData.load(run).summary for run in (base, other)))
+    assert tables(mailed) == tables(whole)
+    assert headline(mailed) == headline(whole)
 
 
 def test_a_figure_that_only_one_has_is_left_out(tmp_path: Path) -> None:
