@@ -469,9 +469,12 @@ int BPF_PROG(sent, int signal, struct kernel_siginfo *info, struct task_struct *
 	if (!vcpu)
 		return 0;
 	now = bpf_ktime_get_ns();
-	/* SEND_SIG_NOINFO and SEND_SIG_PRIV are 0 and 1 (linux/sched/signal.h). */
+	/*
+	 * SEND_SIG_NOINFO and SEND_SIG_PRIV are 0 and 1 (linux/sched/signal.h). That is why newer
+	 * verifiers take info for a number, and do not let it be followed.
+	 */
 	if ((unsigned long)info > 1)
-		code = info->si_code;
+		code = BPF_CORE_READ(info, si_code);
 	else if ((unsigned long)info == 1)
 		code = 128; /* SI_KERNEL */
 	note_sender(total, from, signal, code, group, result);
