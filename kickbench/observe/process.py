@@ -70,7 +70,11 @@ class Thread:
 
 def check_namespace() -> None:
     """Raises HostError in a pid namespace of its own: the kernel's numbers are others there."""
-    if Path("/proc/self/ns/pid").stat().st_ino != _INIT_NAMESPACE:
+    try:
+        own = Path("/proc/self/ns/pid").stat().st_ino
+    except FileNotFoundError:  # A kernel without CONFIG_PID_NS has one such namespace.
+        return
+    if own != _INIT_NAMESPACE:
         raise HostError(
             "this shell is in a pid namespace of its own, such as a container's, where processes "
             "have other numbers than in the kernel: run kickbench observe on the host"
