@@ -134,7 +134,7 @@ def test_a_source_that_is_none_is_refused(lab: Path) -> None:
         builder.inputs(lab / "nowhere")
     with pytest.raises(UsageError, match="not the source of a Linux kernel"):
         builder.inputs(lab / "kernel")
-    with pytest.raises(UsageError, match="there are: lab, debug, no-immediate-exit"):
+    with pytest.raises(UsageError, match="there are: lab, debug, no-immediate-exit, observe"):
         builder.inputs(source(lab), "speedy")
 
 
@@ -156,6 +156,20 @@ def test_missing_tools_are_named_with_their_packages(
     monkeypatch.setattr(tools, "TOOLS", [*tools.TOOLS, absent])
     with pytest.raises(HostError, match=r"flexx \(.*\): not found\ninstall it: .* flex$"):
         builder.build(source(lab))
+
+
+def test_only_the_kernel_to_observe_in_needs_pahole(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "kernel/observe.config").write_text("CONFIG_BTF=y\n")
+    absent = tools.Tool("paholee", "dwarves", "the types", ("observe",))
+    monkeypatch.setattr(tools, "TOOLS", [*tools.TOOLS, absent])
+    tree = source(lab)
+    builder.build(tree)
+    with pytest.raises(
+        HostError, match=r"paholee \(the types\): not found\ninstall it: .* dwarves$"
+    ):
+        builder.build(tree, "observe")
 
 
 # --- building -----------------------------------------------------------------------------------

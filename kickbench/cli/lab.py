@@ -109,7 +109,9 @@ def build(
     config: Annotated[
         str,
         typer.Option(
-            "--config", metavar="NAME", help="The configuration: lab, debug or no-immediate-exit."
+            "--config",
+            metavar="NAME",
+            help="The configuration: lab, debug, no-immediate-exit or observe.",
         ),
     ] = "lab",
     no_patches: Annotated[

@@ -69,6 +69,7 @@ CONFIGS: dict[str, Config] = {
     "no-immediate-exit": Config(
         "KVM does not leave a nested guest at once", removals=("no-immediate-exit.patch",)
     ),
+    "observe": Config("BTF and BPF, for kickbench observe", ("lab.config", "observe.config")),
 }
 """The kernels that can be built, by name."""
 
@@ -201,6 +202,7 @@ def build(
     # A tree of the user's needs neither Debian's source nor the tools that unpack a tarball.
     own_tree = ("tar", "xz") if wanted.source.is_dir() else ()
     tools.require("build", but=(str(tools.DEBIAN_SOURCE), *own_tree))
+    tools.require(config)
     try:
         with only_one(cache(), "another kickbench lab build") as lock:
             if not image.is_file():  # built by the one that we waited for

@@ -27,7 +27,7 @@ _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 class Tool:
     """A tool. ``name`` is a program on the PATH, or the absolute path of another file.
 
-    ``users`` are what needs it: "build", "bisect", or machines.
+    ``users`` are what needs it: "build", "bisect", configurations of the kernel, or machines.
     """
 
     name: str
@@ -61,6 +61,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("tar", "tar", "unpacks the kernel's source"),
     Tool("xz", "xz-utils", "unpacks the kernel's source"),
     Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool", _BUILD),
+    Tool("pahole", "dwarves", "the kernel's description of its types", ("observe",)),
     Tool(str(DEBIAN_SOURCE), "linux-source-6.12", "the kernel's source, unless --source names one"),
     Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
     Tool("bochs", "bochs", "emulates an Intel host with VMX", _VMX),
