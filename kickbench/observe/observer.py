@@ -37,9 +37,10 @@ TURN_SECONDS = 1.0
 
 OFF, COUNTING, DETAIL = range(3)
 """What the programs do in a block."""
-BLOCK_SECONDS = 0.04
+BLOCK_SECONDS = 0.02
 _COST_SHARE = 0.1
-_LEAST_ROUNDS, _MOST_ROUNDS = 8, 25
+_LEAST_ROUNDS, _MOST_ROUNDS = 16, 50
+"""Of fewer rounds the interval is far too wide at times, because it must guess how they depend."""
 _ENOUGH_HANDLERS = 100
 INTERRUPTED = "it was interrupted"
 ENDED_EARLY = "it was ended early"
@@ -109,7 +110,7 @@ def observe(
     on_turn: OnTurn = lambda *_: None,
     keep_on: Callable[[], bool] = lambda: True,
 ) -> Observed:
-    """Observe the VMM for ``seconds``; at most a tenth of that before measures what it costs.
+    """Observe the VMM for ``seconds``, after a second to some seconds of measuring what that costs.
 
     ``keep_on`` that returns False ends it early, and what was seen until then is returned. So does
     the end of the process. ``keep_on`` is called often. If it ends the observation before anything
