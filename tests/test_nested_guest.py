@@ -23,6 +23,7 @@ import pytest
 
 from kickbench.arch import x86_64
 from kickbench.engine.engine import library
+from kickbench.engine.protocols import include_folder
 from kickbench.errors import MeasurementError
 from kickbench.host.capabilities import probe
 from kickbench.kvm import Kvm
@@ -102,7 +103,7 @@ def test_a_latency_is_of_the_interrupts_exit_and_never_below_zero(tmp_path: Path
         for kind, sent, left in LATENCIES
     ]
     # Nothing of L1 is called that is not here.
-    flags = ("-w", "-no-pie", "-Wl,--unresolved-symbols=ignore-all")
+    flags = ("-w", "-no-pie", "-Wl,--unresolved-symbols=ignore-all", f"-I{include_folder()}")
     assert compiled(tmp_path, calls, '"wrapped.h"', flags=flags) == list(LATENCIES.values())
 
 

@@ -46,6 +46,8 @@ from kickbench.summary.data import RunData
 from kickbench.summary.summarise import write_summary
 
 ROOT = Path(__file__).parent.parent
+# -P: what is tested is the installed package, and not the checkout that is beside the tests.
+KICKBENCH = (sys.executable, "-P", "-m", "kickbench")
 CPUS = Topology.read().affinity
 MIX = [MixedExit("port_read", 0x608, 4, 1)] * 3 + [MixedExit("mmio_write", 0xFE00_0000, 2, 1)]
 EINTR = layout.REASON_ERROR + 4
@@ -295,7 +297,16 @@ def test_nothing_is_counted_while_detached(clock: Clock) -> None:
 
 
 def observe(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kickbench", "observe", *arguments, "--results", str(folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "kickbench",
+        "observe",
+        *arguments,
+        "--results",
+        str(folder),
+    ]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300, **options
     )
@@ -374,7 +385,16 @@ def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
 def test_ctrl_c_keeps_what_was_seen(tmp_path: Path) -> None:
     results = tmp_path / "results"
     with qemu(tmp_path, vcpus=1, name="tiny") as vm:
-        command = [sys.executable, "-m", "kickbench", "observe", str(vm.pid), "--seconds", "60"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "kickbench",
+            "observe",
+            str(vm.pid),
+            "--seconds",
+            "60",
+        ]
         with subprocess.Popen(
             [*command, "--results", str(results)],
             stdout=subprocess.PIPE,
@@ -402,7 +422,16 @@ def test_ctrl_c_again_and_again_ends_it_as_one_does(
     clock: Clock, tmp_path: Path, phase: str
 ) -> None:
     results = tmp_path / "results"
-    command = [sys.executable, "-m", "kickbench", "observe", str(os.getpid()), "--seconds", "60"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "kickbench",
+        "observe",
+        str(os.getpid()),
+        "--seconds",
+        "60",
+    ]
     with (
         machine(clock, "pm_timer"),
         subprocess.Popen(
@@ -455,7 +484,16 @@ def test_a_vm_that_is_closed_during_the_blocks_of_the_cost_is_no_vm(
 def test_the_end_of_the_vm_ends_it(tmp_path: Path) -> None:
     results = tmp_path / "results"
     with qemu(tmp_path, vcpus=1, name="tiny") as vm:
-        command = [sys.executable, "-m", "kickbench", "observe", str(vm.pid), "--seconds", "60"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "kickbench",
+            "observe",
+            str(vm.pid),
+            "--seconds",
+            "60",
+        ]
         with subprocess.Popen(
             [*command, "--results", str(results)], stderr=subprocess.PIPE, text=True
         ) as running:
@@ -657,7 +695,7 @@ def test_without_rights_it_says_how_to_get_them(
 ) -> None:
     with machine(clock, "pm_timer"):
         # Root without the capability in its bounding set cannot have it.
-        command = ["setpriv", f"--bounding-set=-{without}", sys.executable, "-m", "kickbench"]
+        command = ["setpriv", f"--bounding-set=-{without}", *KICKBENCH]
         arguments = ["observe", str(os.getpid()), "--results", str(tmp_path / "results")]
         run = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 3, run.stderr
@@ -668,7 +706,16 @@ def test_without_rights_it_says_how_to_get_them(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the namespace")
 def test_in_a_pid_namespace_it_says_where_to_run(tmp_path: Path) -> None:
-    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "kickbench"]
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        sys.executable,
+        "-P",
+        "-m",
+        "kickbench",
+    ]
     run = subprocess.run(
         [*command, "observe", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
     )

@@ -22,7 +22,7 @@ from kickbench.errors import MeasurementError, ResultsError
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import TABLES, from_worker
 from kickbench.results.writer import RunWriter
-from kickbench.scenario.kinds import MAX_KICKERS
+from kickbench.scenario.kinds import KINDS, MAX_KICKERS
 from kickbench.stats.contrasts import paired_contrast, running_interval
 from kickbench.summary.events import (
     CHUNK_KICKS,
@@ -983,7 +983,7 @@ def test_truncated_tables(run, name):
 
 def test_every_table_is_of_a_kind():
     kinds = {kind for table in TABLES.values() for kind in table.kinds}
-    assert kinds == {"exits", "kick", "pause_all", "race", "nested", "handover"}
+    assert kinds == {*KINDS, "observed"}
 
 
 def test_every_kick_is_read(run):

@@ -213,7 +213,7 @@ def replaying(scenario: Path, seconds: float) -> Iterator[Vmm]:
     with tempfile.TemporaryDirectory(prefix="kickbench-") as folder:
         file = Path(folder) / "replay.toml"
         file.write_text(scenario_text(model))
-        command = [sys.executable, "-m", "kickbench", "run", str(file), "--results", folder]
+        command = [sys.executable, "-P", "-m", "kickbench", "run", str(file), "--results", folder]
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as running:
