@@ -29,8 +29,9 @@ from kickbench.errors import (
 from kickbench.lab import image, machines, tools
 from kickbench.lab import run as lab_run
 from kickbench.lab.bochs import Bochs
-from kickbench.lab.emulation import Order, child
+from kickbench.lab.emulation import Order
 from kickbench.lab.machines import MACHINES, Machine
+from kickbench.lab.processes import child
 from kickbench.lab.qemu import Channels, Qemu
 from kickbench.run.emulated import VARIABLE, Mark
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk, image
-from kickbench.lab.emulation import Order, Running, child, printable
+from kickbench.lab.emulation import Order, Running, printable
+from kickbench.lab.processes import child
 from kickbench.lab.tools import BIOS, VGA_BIOS, program
 
 # Instructions in a second of the machine's time. Bochs executes a fourth of them in a real second.

@@ -7,23 +7,13 @@ An emulator is a class with the methods of :class:`Emulator`: see :mod:`kickbenc
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import json
-import os
-import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from kickbench.errors import HostError
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -94,49 +84,6 @@ class Emulator(Protocol):
         self, machine: str, kernel: Path, order: Order
     ) -> AbstractContextManager[Running, bool | None]:
         """Start the machine. When the context is left, it is gone, with all its processes."""
-
-
-@contextlib.contextmanager
-def child(
-    command: Sequence[str], *, terminal: bool = False, grace: float = 0, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process. It ends with its children when the context is left, or when we are killed.
-
-    With ``terminal`` it takes over our terminal, so it stays in our process group, because only the
-    foreground's group may use a terminal. Without, it has a group of its own, and we pass Ctrl-C
-    on. ``grace`` is how many seconds it has to tidy up after SIGTERM. Raises HostError if the
-    program cannot be started.
-    """
-    try:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            command,
-            process_group=-1 if terminal else 0,
-            preexec_fn=functools.partial(die_with, os.getpid()),
-            **options,
-        )
-    except OSError as error:
-        raise HostError(f"{command[0]} does not run: {error.strerror}") from error
-    try:
-        yield process
-    finally:
-        try:
-            if grace:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(grace)
-        finally:
-            if not terminal:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()
-
-
-def die_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """Have the kernel send us a signal when the parent ends (prctl(2), PR_SET_PDEATHSIG)."""
-    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,8 @@ from pathlib import Path, PurePath
 import kickbench
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk
-from kickbench.lab.emulation import child, printable
+from kickbench.lab.emulation import printable
+from kickbench.lab.processes import child
 from kickbench.lab.tools import GRUB, program
 from kickbench.scenario import shipped
 

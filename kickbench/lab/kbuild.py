@@ -22,7 +22,8 @@ from pathlib import Path
 from kickbench.errors import MeasurementError
 from kickbench.lab import structs
 from kickbench.lab.cache import cache
-from kickbench.lab.emulation import die_with, printable
+from kickbench.lab.emulation import printable
+from kickbench.lab.processes import become, held_interrupts
 from kickbench.run.progress import duration
 
 IMAGE = "arch/x86/boot/bzImage"
@@ -113,18 +114,22 @@ def run(
     fails.
     """
     last: deque[str] = deque(maxlen=_LINES_SHOWN)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**_clean_environment(), **_REPRODUCIBLE},
-        pass_fds=[lock],
-        process_group=0,
-        preexec_fn=functools.partial(die_with, os.getpid(), signal.SIGTERM),
-    ) as process:
+    with (
+        held_interrupts() as release,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**_clean_environment(), **_REPRODUCIBLE},
+            pass_fds=[lock],
+            process_group=0,
+            preexec_fn=functools.partial(become, os.getpid(), signal.SIGTERM, release),
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
+            release()
             for line in process.stdout:
                 if not _CHATTER.match(line):
                     last.append(printable(line.decode(errors="replace").rstrip()))

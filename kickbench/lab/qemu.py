@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, UsageError
-from kickbench.lab.emulation import Order, Running, child
+from kickbench.lab.emulation import Order, Running
+from kickbench.lab.processes import child
 
 INIT = Path(__file__).parent / "guest" / "init.sh"
 # The kernel's command line is at most 2048 bytes long (COMMAND_LINE_SIZE), and has no other quotes.
