@@ -41,9 +41,12 @@ def machine(folder: Path, what: str) -> Machine:
     return Machine("stubbed", "", Qemu("", (), str(stub)))
 
 
-def run(folder: Path, what: str, limits: Limits | None = None, *argv: str) -> int:
+def run(
+    folder: Path, what: str, limits: Limits | None = None, *argv: str, tidies_up: bool = True
+) -> int:
     order = Order(argv or ["true"], {}, folder, [folder])
-    return execute(machine(folder, what), folder / "bzImage", order, limits)
+    stubbed = machine(folder, what)
+    return execute(stubbed, folder / "bzImage", order, limits, tidies_up=tidies_up)
 
 
 def failure(folder: Path, what: str, limits: Limits | None = None) -> str:
@@ -178,7 +181,7 @@ import test_lab_emulator as t
 from pathlib import Path
 {before}
 try:
-    print("status", t.run(Path({folder!r}), {what!r}), flush=True)
+    print("status", t.run(Path({folder!r}), {what!r}, tidies_up={tidies_up}), flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
@@ -190,10 +193,16 @@ said = port['control'].readline().decode().strip()
 """
 
 
-def parent(folder: Path, what: str, before: str = "") -> subprocess.Popen[str]:
+def parent(
+    folder: Path, what: str, before: str = "", tidies_up: bool = True
+) -> subprocess.Popen[str]:
     """A process that does ``before`` and runs the stub, when the stub is up."""
     text = PARENT.format(
-        tests=str(Path(__file__).parent), folder=str(folder), what=what, before=before
+        tests=str(Path(__file__).parent),
+        folder=str(folder),
+        what=what,
+        before=before,
+        tidies_up=tidies_up,
     )
     process = subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -218,6 +227,13 @@ def test_a_second_ctrl_c_ends_the_machine(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     while not (tmp_path / "told").exists():
         time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=600)[0] == "interrupted\n"
+    assert ends(int((tmp_path / "pids").read_text()))
+
+
+def test_a_ctrl_c_ends_a_machine_whose_command_has_nothing_to_tidy_up(tmp_path: Path) -> None:
+    process = parent(tmp_path, ANSWER_TO_SIGNALS.format(then=""), tidies_up=False)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=600)[0] == "interrupted\n"
     assert ends(int((tmp_path / "pids").read_text()))

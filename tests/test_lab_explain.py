@@ -21,8 +21,7 @@ from synthetic_explanation import explained, small
 from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_USAGE, HostError, UsageError
 from kickbench.lab import tools
 from kickbench.lab.build import built
-from kickbench.lab.explain import explain as explaining
-from kickbench.lab.explain import symbols, watch
+from kickbench.lab.explain import symbols
 from kickbench.lab.explain.case import STATE, cases_of
 from kickbench.lab.explain.events import PHASES
 from kickbench.lab.explain.explain import Explanation
@@ -35,7 +34,6 @@ from kickbench.lab.explain.words import (
     folded_lines,
     tables,
 )
-from kickbench.lab.machines import MACHINES
 from kickbench.report.figures.flame import tree
 from kickbench.report.words.explanation import MOST
 from kickbench.scenario.shipped import resolve
@@ -394,18 +392,6 @@ def test_a_qemu_that_does_not_take_the_plugin_is_named(
     assert "-plugin: invalid option" in done.stderr
 
 
-def test_an_interrupted_machine_is_no_failed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C goes to the command in the machine, which then ends as a shell says: with 130."""
-    (tmp_path / "System.map").write_text(MAP)
-    monkeypatch.setattr(watch, "_check_plugin", lambda *_: None)
-    monkeypatch.setattr(watch, "execute", lambda *_: EXIT_INTERRUPTED)
-    cases = cases_of(resolve("instruction_counts"))
-    with pytest.raises(KeyboardInterrupt):
-        explaining.explain(MACHINES["amd-count"], tmp_path / "bzImage", cases)
-
-
 @pytest.mark.lab
 def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
     """On the real machine, twice: the sums are the clock's, and the same in both."""
@@ -450,7 +436,10 @@ def test_an_exit_is_explained_to_the_instruction(tmp_path: Path) -> None:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("moment", ["amd-count: sigmask, exits", "amd-count: sigmask, kick"])
+@pytest.mark.parametrize(
+    "moment",
+    ["starting amd-count", "amd-count: sigmask, exits", "amd-count: sigmask, kick"],
+)
 def test_a_ctrl_c_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
     """As the terminal sends it: to all processes of the command."""
     work, out = tmp_path / "work", tmp_path / "out"

@@ -42,24 +42,32 @@ class Limits:
     total: float = LIMIT_SECONDS
 
 
-def execute(machine: Machine, kernel: Path, order: Order, limits: Limits | None = None) -> int:
+def execute(
+    machine: Machine,
+    kernel: Path,
+    order: Order,
+    limits: Limits | None = None,
+    *,
+    tidies_up: bool = True,
+) -> int:
     """Run the command. Returns its exit status, as a shell gives it.
 
-    Ctrl-C is passed on, and a second one ends the machine. Raises MeasurementError, with the last
-    lines of the console, if the machine ends by itself, hangs or takes too long.
+    Ctrl-C is passed on, and a second one ends the machine. If the command has nothing to tidy up,
+    the first one does. Raises MeasurementError, with the last lines of the console, if the machine
+    ends by itself, hangs or takes too long.
     """
     with machine.emulator.start(machine.id, kernel, order) as running:
-        return _Session(machine.id, running, limits or Limits()).run()
+        return _Session(machine.id, running, limits or Limits(), tidies_up).run()
 
 
 class _Session:
-    def __init__(self, machine: str, running: Running, limits: Limits) -> None:
+    def __init__(self, machine: str, running: Running, limits: Limits, tidies_up: bool) -> None:
         self._machine, self._running, self._limits = machine, running, limits
         self._console: deque[str] = deque(maxlen=CONSOLE_LINES)
         self._tails = {"console": b"", "control": b"", "log": b""}
         self._status: int | None = None
         self._alive = False
-        self._interrupted = False
+        self._interrupted = not tidies_up
 
     def run(self) -> int:
         begun = heard = time.monotonic()

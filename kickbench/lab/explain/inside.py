@@ -11,7 +11,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 from kickbench.affinity import pinned
 from kickbench.engine.engine import Clock, Engine, Plan, library
 from kickbench.engine.protocols import load
-from kickbench.errors import EXIT_INTERRUPTED
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe, supports
 from kickbench.kvm import Kvm
@@ -152,7 +150,6 @@ def _created_for(job: Job, *arguments: Any) -> dict[str, Any]:
     ours, theirs = context.Pipe(duplex=False)
 
     def work() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a word
         os.sched_setaffinity(0, [job.conductor])
         theirs.send(_run_job(*arguments))
 
@@ -305,10 +302,7 @@ def _lacking(order: Order) -> dict[str, str]:
 def main() -> None:
     """Run the order that is the only argument."""
     order = Order.from_json(sys.argv[1])
-    try:
-        (Path(order.folder) / FACTS).write_text(json.dumps(run(order)))
-    except KeyboardInterrupt:  # the command outside says so
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    (Path(order.folder) / FACTS).write_text(json.dumps(run(order)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
-from kickbench.errors import EXIT_INTERRUPTED, HostError, MeasurementError, StorageError
+from kickbench.errors import HostError, MeasurementError, StorageError
 from kickbench.lab import emulation
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.explain import stacks, symbols
@@ -123,13 +123,14 @@ def watched(
         )
         print(f"starting {machine.id}", file=sys.stderr, flush=True)
         try:
-            status = execute(replace(machine, emulator=watching), kernel, command, limits)
+            where = replace(machine, emulator=watching)
+            # Nothing of an interrupted command is kept. A Python that is just being loaded would
+            # show a traceback.
+            status = execute(where, kernel, command, limits, tidies_up=False)
         except MeasurementError:
             if shutil.disk_usage(folder).free < _LEAST_FREE_BYTES:
                 raise StorageError(_no_room(machine, folder)) from None
             raise
-        if status == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt
         if status:
             raise MeasurementError(f"the methods could not be run in {machine.id}: see above")
         if not Path(f"{trace}.whole").is_file():
