@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``kickbench`` command's first steps: Ctrl-C ends it tidily even while it is being loaded."""
+"""The ``kickbench`` command's first and last steps.
+
+Ctrl-C ends it tidily even while it is being loaded, and while Python ends.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from kickbench.errors import EXIT_INTERRUPTED
@@ -12,7 +16,13 @@ def main() -> None:
     """Load the command line and run it."""
     try:
         from kickbench.cli import main as run
-    except KeyboardInterrupt:
+
+        run()
+    except KeyboardInterrupt:  # or a second one, while the first one is reported
         print("kickbench: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    run()
+    finally:
+        # Python would show a traceback of what comes while it ends.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)

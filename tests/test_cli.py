@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -373,6 +374,51 @@ def test_output_that_cannot_be_written_is_4_in_one_line() -> None:
             [*KICKBENCH, "nonsense"], stderr=full, timeout=600, check=False, env=ENVIRONMENT
         )
         assert done.returncode == 2
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------
+
+WRITES_AND_IS_INTERRUPTED = """
+import signal, sys
+from kickbench.cli import _tolerant_streams
+
+def interrupt(frame, event, function):
+    ours = "kickbench" in frame.f_code.co_filename
+    if event == "c_return" and function.__name__ == {function!r} and ours:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+
+with _tolerant_streams():
+    sys.setprofile(interrupt)
+    try:
+        sys.stdout.write("a line\\n")
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("function", ["write", "flush"])
+def test_a_ctrl_c_while_a_line_is_written_does_not_write_it_again(function: str) -> None:
+    text = WRITES_AND_IS_INTERRUPTED.format(function=function)
+    done = run([sys.executable, "-P", "-c", text])
+    assert (done.stdout, done.stderr) == ("a line\ninterrupted\n", "")
+
+
+ENDS_AND_IS_INTERRUPTED = """
+import atexit, signal, sys
+from kickbench import entry
+atexit.register(signal.raise_signal, signal.SIGINT)
+sys.argv = ["kickbench", "scenario", "list"]
+entry.main()
+"""
+
+
+def test_a_ctrl_c_while_python_ends_is_no_traceback() -> None:
+    done = run([sys.executable, "-P", "-c", ENDS_AND_IS_INTERRUPTED])
+    assert done.stderr == ""
+    assert "quick" in done.stdout
+    assert done.returncode == -signal.SIGINT
 
 
 # --- imports -----------------------------------------------------------------------------------

@@ -137,28 +137,42 @@ def _run() -> None:
         )
 
 
-class _Output(io.FileIO):
+class _Output(io.BufferedWriter):
     """A standard stream whose reader may leave (``kickbench show | head``).
 
     Output that nobody reads is dropped. The command goes on, and its exit code is the usual one.
     For example, a regression still gives exit code 1. This holds for the errors in ``forgiven``.
     Another error, such as a full disk, is raised once.
+
+    What was written has left the buffer before Python runs again. So a Ctrl-C then does not have
+    it written twice.
     """
 
     def __init__(self, descriptor: int, forgiven: type[OSError]) -> None:
-        super().__init__(descriptor, "wb", closefd=False)
+        super().__init__(io.FileIO(descriptor, "wb", closefd=False))
         self._forgiven = forgiven
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            if not isinstance(error, self._forgiven):
-                raise OSError(error.errno, error.strerror, "standard output") from None
+            self._drop(error)
             return super().write(data)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+            super().flush()
+
+    def _drop(self, error: OSError) -> None:
+        """Let nobody have the output from now on, or raise the error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if not isinstance(error, self._forgiven):
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 @contextmanager
@@ -172,7 +186,7 @@ def _tolerant_streams() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 (open until the end)
         elif isinstance(stream, io.TextIOWrapper):
             tolerant = io.TextIOWrapper(
-                io.BufferedWriter(_Output(stream.fileno(), forgiven)),
+                _Output(stream.fileno(), forgiven),
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=stream.line_buffering,
