@@ -49,3 +49,7 @@ class MeasurementError(KickbenchError):
 
 class StorageError(MeasurementError):
     """Results cannot be stored any more: the whole run ends, not just one case (exit code 4)."""
+
+
+class ConnectionBrokenError(MeasurementError):
+    """The connection to another machine broke. What was measured there is kept (exit code 4)."""

@@ -25,7 +25,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import examine
 from kickbench.host.topology import Topology
 from kickbench.results.reader import RunReader
-from kickbench.run import runner
+from kickbench.run import machine, runner
 from kickbench.run.estimate import MIN_ROUNDS
 from kickbench.run.process import WorkerProcess
 from kickbench.run.progress import PlainProgress
@@ -363,7 +363,7 @@ def test_without_kvm_a_run_is_refused_before_it_leaves_anything(
     scenario: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist: modprobe kvm_intel")
-    monkeypatch.setattr(runner, "probe", lambda: missing)
+    monkeypatch.setattr(machine, "probe", lambda: missing)
     with pytest.raises(HostError, match="does not exist"):
         runner.run(load(scenario()), tmp_path / "results", PlainProgress())
     assert not (tmp_path / "results").exists()

@@ -21,7 +21,7 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.results.reader import RunReader
 from kickbench.run import handover as run_handover
-from kickbench.run import runner, schedule
+from kickbench.run import machine, runner, schedule
 from kickbench.run.handover import (
     BOUTS,
     HANDOVERS,
@@ -116,7 +116,7 @@ def test_all_cpus_of_the_placement_are_seats(where: str) -> None:
 def test_a_host_without_kvm_runs_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "probe", lambda: NO_KVM)
+    monkeypatch.setattr(machine, "probe", lambda: NO_KVM)
     exits = Scenario.from_dict({"name": "x", "vm": {"vcpus": 1}, "guest": {"program": "spin"}})
     with pytest.raises(HostError, match="/dev/kvm is missing"):
         runner.run(exits, tmp_path, PlainProgress())
@@ -255,7 +255,7 @@ def test_of_more_cpus_the_same_sample_is_measured_in_each_process(
 def test_a_run_without_kvm_has_a_time_for_each_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "probe", lambda: NO_KVM)
+    monkeypatch.setattr(machine, "probe", lambda: NO_KVM)
     where = f"cpu:{CPUS[0]},{CPUS[1]}"
     some_rounds = scenario(where, precision=1.0, max_seconds=120)
     outcome = runner.run(some_rounds, tmp_path, PlainProgress())

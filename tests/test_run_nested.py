@@ -23,8 +23,8 @@ from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.nested import guest as nested_guest
 from kickbench.results.reader import RunReader
+from kickbench.run import foreman, machine, runner, schedule, worker
 from kickbench.run import nested as run_nested
-from kickbench.run import runner, schedule, worker
 from kickbench.run.nested import FIRST_ORDER, NESTED, NestedBench, NestedRecorder
 from kickbench.run.plan import plan
 from kickbench.run.progress import PlainProgress
@@ -322,9 +322,8 @@ def test_only_expected_exits_have_a_round_trip() -> None:
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_look_at_host", lambda _: (TOPOLOGY, ABLE))
-    monkeypatch.setattr(runner, "_diagnose", list)
-    monkeypatch.setattr(runner, "WorkerProcess", InProcess)
+    monkeypatch.setattr(machine.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, ABLE))
+    monkeypatch.setattr(foreman, "WorkerProcess", InProcess)
 
 
 @pytest.mark.usefixtures("able")
@@ -373,6 +372,6 @@ def test_a_host_that_can_run_nothing_of_it_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unable = replace(ABLE, nested=WHY_NOT)
-    monkeypatch.setattr(runner, "_look_at_host", lambda _: (TOPOLOGY, unable))
+    monkeypatch.setattr(machine.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, unable))
     with pytest.raises(HostError, match="KVM_CAP_NESTED_STATE"):
         runner.run(scenario(), tmp_path, PlainProgress())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the cases of a scenario one after another and stores their results.
 
-It plans, starts a fresh worker process for each (case, process), follows the running estimate,
-decides when to stop, and writes each finished case at once. An :class:`Observer` shows the
-progress. :mod:`kickbench.summary.summarise` evaluates the numbers.
+It plans, has a machine measure the cases, follows the running estimate, decides when to stop, and
+writes each finished case at once. An :class:`Observer` shows the progress.
+:mod:`kickbench.summary.summarise` evaluates the numbers.
 """
 
 from __future__ import annotations
@@ -11,39 +11,37 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from kickbench.engine.protocols import build, placebo_of
 from kickbench.errors import (
+    ConnectionBrokenError,
     HostError,
     KickbenchError,
-    MeasurementError,
     StorageError,
     UsageError,
 )
-from kickbench.host import doctor, environment, turn
-from kickbench.host.capabilities import Capabilities, probe
+from kickbench.host import doctor
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.native import placebo_name
 from kickbench.results import tables
 from kickbench.results.writer import RunWriter
-from kickbench.run import kinds, placement, schedule
+from kickbench.run import kinds, schedule
 from kickbench.run.emulated import Mark
 from kickbench.run.estimate import Estimate
+from kickbench.run.foreman import Job
+from kickbench.run.machine import Facts, Machine, ThisHost
 from kickbench.run.plan import Planned, Seats, plan, quicken
-from kickbench.run.process import SILENCE_SECONDS, WorkerProcess
-from kickbench.run.worker import Order
+from kickbench.run.process import SILENCE_SECONDS
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import WITHOUT_KVM
 from kickbench.scenario.model import Scenario
@@ -99,17 +97,20 @@ def run(
     strict: bool = False,
     wait: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    machine: Machine | None = None,
 ) -> Outcome:
     """Run a scenario into a new folder below ``results_dir``.
 
     ``quick``: about ten seconds of measuring in all. ``strict``: a case that this host cannot run
     is an error, and is not skipped. ``wait``: when another kickbench measures on this host, wait
-    for its end, and call ``say`` with a line that names it. Raises HostError when nothing can be
-    run here, MeasurementError when results cannot be stored, RunInterruptedError on SIGINT.
+    for its end, and call ``say`` with a line that names it. ``machine`` measures; None: this host.
+    Raises HostError when nothing can be run here, MeasurementError when results cannot be stored,
+    RunInterruptedError on SIGINT.
     """
+    machine = machine or ThisHost()
     cases = expand(scenario)
-    topology, capabilities = _look_at_host(cases)
-    planned = plan(cases, topology, capabilities)
+    facts = _look_at(machine, cases)
+    planned = plan(cases, facts.topology, facts.capabilities)
     skipped = {item.case.id: item.skip for item in planned if item.skip is not None}
     if len(skipped) == len(planned):
         reasons = "; ".join(sorted(set(skipped.values())))
@@ -121,31 +122,33 @@ def run(
             f"the first is {case_id}: {reason}\nleave out --strict to skip them"
         )
     if quick:
-        planned = quicken(planned, topology)
+        planned = quicken(planned, facts.topology)
     sources = _protocol_files(planned)
     mark = Mark.of_this_process()
     with (
         _built(sources) as protocols,
-        turn.taken(_note(results_dir / scenario.name), wait=wait, say=say) as other,
-        RunWriter.create(
+        machine.turn(_note(results_dir / scenario.name), None, wait=wait, say=say) as other,
+    ):
+        survey = machine.survey()
+        with RunWriter.create(
             results_dir,
             scenario.name,
             scenario=scenario.to_dict(),
             cases=[item.case.to_dict() for item in planned],
             environment={
-                **environment.collect(topology=topology),
-                "doctor": [*_diagnose(), *_finding_of(other)],
+                **survey.environment,
+                "doctor": [*_worth_knowing(survey.findings), *_finding_of(other)],
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
             command=mark.command if mark else ["kickbench", *sys.argv[1:]],
             emulated=mark is not None,
             emulated_by=mark.by if mark else None,
             count_step=mark.count_step if mark else 0,
-        ) as writer,
-    ):
-        for case_id, reason in skipped.items():
-            writer.mark(case_id, "skipped", reason)
-        return _run_pending(writer, planned, topology, observer, protocols)
+            host=survey.environment.get("hostname"),
+        ) as writer:
+            for case_id, reason in skipped.items():
+                writer.mark(case_id, "skipped", reason)
+            return _Run(machine, writer, planned, facts.topology, observer, protocols).finish()
 
 
 def resume(
@@ -155,33 +158,41 @@ def resume(
     trust_protocols: bool = False,
     wait: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    machine: Machine | None = None,
 ) -> Outcome:
     """Finish an interrupted run: run its pending cases, and its failed cases once more.
+
+    What the machine has measured meanwhile is collected first.
 
     Raises UsageError when the folder is in use or observed a VM, when the run began on another
     host, or when it names C files and ``trust_protocols`` is not set; else as :func:`run`.
     """
-    with RunWriter.resume(folder) as writer, turn.taken(_note(folder), wait=wait, say=say):
+    machine = machine or ThisHost()
+    with RunWriter.resume(folder) as writer:
         if any(entry["case"]["kind"] == "observed" for entry in writer.manifest["cases"]):
             raise UsageError(
                 f"{folder}: is an observation of a VM, which cannot be continued; "
                 "observe the VM again"
             )
         cases = [Case.from_dict(entry["case"]) for entry in writer.manifest["cases"]]
-        topology, capabilities = _look_at_host(cases)
-        _check_same_host(writer.manifest["environment"], environment.collect(topology=topology))
+        facts = _look_at(machine, cases)
+        _check_same_host(writer.manifest["environment"], machine.survey().environment)
         for entry in writer.manifest["cases"]:
             if entry["status"] == "failed":
                 writer.mark(entry["id"], "pending")
         pending = set(writer.pending)
-        planned = plan([case for case in cases if case.id in pending], topology, capabilities)
+        todo = [case for case in cases if case.id in pending]
+        planned = plan(todo, facts.topology, facts.capabilities)
         for item in planned:
             if item.skip is not None:
                 writer.mark(item.case.id, "skipped", item.skip)
         sources = _protocol_files(planned)
         _check_trusted(sources, folder, writer.manifest["environment"], trust_protocols)
-        with _built(sources) as protocols:
-            return _run_pending(writer, planned, topology, observer, protocols)
+        with (
+            _built(sources) as protocols,
+            machine.turn(_note(folder), writer.run_id, wait=wait, say=say),
+        ):
+            return _Run(machine, writer, planned, facts.topology, observer, protocols).finish()
 
 
 def _protocol_files(planned: Sequence[Planned]) -> list[Path]:
@@ -239,24 +250,23 @@ def _check_trusted(
             )
 
 
-def _look_at_host(cases: Sequence[Case]) -> tuple[Topology, Capabilities]:
+def _look_at(machine: Machine, cases: Sequence[Case]) -> Facts:
     """Raises HostError if KVM is not usable, and all cases need it."""
-    capabilities = probe()
-    if not capabilities.usable and not any(case.kind in WITHOUT_KVM for case in cases):
-        raise HostError(capabilities.reason or "KVM is not usable; see kickbench doctor")
-    return Topology.read(), capabilities
+    facts = machine.look()
+    if not facts.capabilities.usable and not any(case.kind in WITHOUT_KVM for case in cases):
+        raise HostError(facts.capabilities.reason or "KVM is not usable; see kickbench doctor")
+    return facts
 
 
-def _diagnose() -> list[dict[str, str | None]]:
-    """The doctor's findings that are not ok, for the reader of the figures. It takes a third of a
-    second, before anything is measured."""
+def _worth_knowing(findings: Sequence[doctor.Finding]) -> list[dict[str, str | None]]:
+    """The doctor's findings that are not ok, for the reader of the figures."""
     return [
         {
             key: None if value is None else shorten(value, _LONGEST_FINDING)
             for key, value in vars(finding).items()
             if key != "why"
         }
-        for finding in doctor.examine()
+        for finding in findings
         if finding.status != "ok"
     ]
 
@@ -292,44 +302,128 @@ def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
-def _run_pending(
-    writer: RunWriter,
-    planned: Sequence[Planned],
-    topology: Topology,
-    observer: Observer,
-    protocols: dict[str, Path],
-) -> Outcome:
-    pending = set(writer.pending)
-    todo = [item for item in planned if item.case.id in pending]
-    failed: dict[str, str] = {}
-    observer.planned(writer.path, planned, [item.case for item in todo])
-    try:
+@dataclass
+class _Run:
+    """The cases of a run that are left to do, on their machine."""
+
+    machine: Machine
+    writer: RunWriter
+    planned: Sequence[Planned]
+    topology: Topology
+    observer: Observer
+    protocols: dict[str, Path]  # libraries of the user's own, by the path of their source
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def finish(self) -> Outcome:
+        """Measure them and store each."""
+        pending = set(self.writer.pending)
+        todo = [item for item in self.planned if item.case.id in pending]
+        self.observer.planned(self.writer.path, self.planned, [item.case for item in todo])
+        try:
+            if todo:
+                self._measure(todo)
+            self.writer.finish()
+        except KeyboardInterrupt:
+            # The rest takes a moment, and must be done: a second Ctrl-C has no effect.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            raise RunInterruptedError(self._conclude()) from None
+        except ConnectionBrokenError as error:
+            outcome = self._conclude()
+            raise ConnectionBrokenError(
+                f"{error}\nthe run goes on there within its limits; collect it with\n"
+                f"{outcome.resume}"
+            ) from error
+        return self._conclude()
+
+    def _measure(self, todo: Sequence[Planned]) -> None:
+        libraries = {
+            method: [
+                (name, self.machine.bring(path))
+                for name, path in _copies(method_label(method), self.protocols[method])
+            ]
+            for method in {method for item in todo for method in item.case.methods}
+            if method in self.protocols
+        }
+        current: dict[str, _CaseInProgress] = {}
+        jobs: list[Job] = []
         for item in todo:
-            observer.case_begins(item.case)
             try:
-                measured = _CaseRun(item, topology, writer.path, observer, protocols).run()
-            except StorageError as error:
-                raise StorageError(
-                    f"{error}; the finished cases are kept: make room or repair the disk, then "
-                    f"continue with\n{_resume_command(writer, protocols)}"
-                ) from error
+                current[item.case.id] = one = _CaseInProgress(item, self.topology)
+                jobs.append(one.job(libraries))
             except Exception as error:  # whatever failed, the other cases are measured
-                if isinstance(error, OSError) and not isinstance(error, KickbenchError):
-                    raise  # The results folder failed, and the other cases need it as well.
-                reason = _why_failed(error)
-                failed[item.case.id] = reason
-                writer.mark(item.case.id, "failed", reason)
-                observer.case_ends(item.case, "failed", reason)
-            else:
-                writer.write_case(item.case.id, measured.document, measured.tables)
-                observer.case_ends(item.case, "ok", None)
-        writer.finish()
-    except KeyboardInterrupt:
-        # The rest takes a moment, and must be done: a second Ctrl-C has no effect.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise RunInterruptedError(_conclude(writer, failed, protocols)) from None
-    return _conclude(writer, failed, protocols)
+                self.observer.case_begins(item.case)
+                self._fail(item.case, _why_failed(error))
+        with closing(self.machine.work(self.writer.run_id, jobs, self.writer.path)) as messages:
+            for message in messages:
+                # A machine may tell again of a case that was collected earlier.
+                if found := current.get(message["case"]):
+                    self._take(found, message)
+                    if message["event"] in ("end", "failed"):
+                        del current[message["case"]]
+
+    def _take(self, one: _CaseInProgress, message: dict[str, Any]) -> None:
+        case = one.case
+        match message["event"]:
+            case "begin":
+                self.observer.case_begins(case)
+            case "rounds":
+                estimate = one.take_rounds(message)
+                spent_seconds = message["spent_seconds"]
+                self.observer.case_advances(case, spent_seconds, one.estimate.rounds, estimate)
+                if one.may_stop():
+                    self.machine.stop(case.id, message["process"])
+            case "process" if case.id not in self.failed:
+                self._try(case, lambda: one.take_process(message, self.machine))
+            case "end" if case.id not in self.failed:
+                self._try(case, lambda: self._store(one, message["seconds"]))
+            case "failed" if message["storage"]:
+                raise self._storage_failed(message["reason"])
+            case "failed" if case.id not in self.failed:
+                self._fail(case, message["reason"])
+
+    def _try(self, case: Case, action: Callable[[], None]) -> None:
+        """Whatever fails, the other cases are measured."""
+        try:
+            action()
+        except ConnectionBrokenError:
+            raise
+        except StorageError as error:
+            raise self._storage_failed(str(error)) from error
+        except Exception as error:
+            if isinstance(error, OSError):
+                raise  # The results folder failed, and the other cases need it as well.
+            self._fail(case, _why_failed(error))
+            self.machine.skip(case.id)
+
+    def _store(self, one: _CaseInProgress, seconds: float) -> None:
+        self.writer.write_case(one.case.id, one.document(seconds), one.tables())
+        self.observer.case_ends(one.case, "ok", None)
+
+    def _fail(self, case: Case, reason: str) -> None:
+        self.failed[case.id] = reason
+        self.writer.mark(case.id, "failed", reason)
+        self.observer.case_ends(case, "failed", reason)
+
+    def _storage_failed(self, reason: str) -> StorageError:
+        return StorageError(
+            f"{reason}; the finished cases are kept: make room or repair the disk, then "
+            f"continue with\n{self._resume_command()}"
+        )
+
+    def _conclude(self) -> Outcome:
+        write_summary(self.writer.path)
+        write_pyperf(self.writer.path)
+        finished = sum(entry["status"] == "ok" for entry in self.writer.manifest["cases"])
+        return Outcome(self.writer.path, finished, self.failed, self._resume_command())
+
+    def _resume_command(self) -> str:
+        mark = Mark.of_this_process()
+        words = shlex.split(mark.resume) if mark else ["kickbench", "run", "--resume"]
+        words += [str(self.writer.path)]
+        words += ["--host", self.machine.host] if self.machine.host else []
+        words += ["--trust-protocols"] if self.protocols else []
+        return shlex.join(words)
 
 
 def _why_failed(error: Exception) -> str:
@@ -343,164 +437,112 @@ def _why_failed(error: Exception) -> str:
     )
 
 
-def _resume_command(writer: RunWriter, protocols: dict[str, Path]) -> str:
-    mark = Mark.of_this_process()
-    resume = mark.resume if mark else "kickbench run --resume"
-    trust = " --trust-protocols" if protocols else ""
-    return f"{resume} {shlex.quote(str(writer.path))}{trust}"
+class _CaseInProgress:
+    """One case: what its processes have left so far, and the estimate over all of them."""
 
+    def __init__(self, planned: Planned, topology: Topology) -> None:
+        self.case = planned.case
+        self.participants = schedule.entries(self.case)
+        self._seats = Seats.of(self.case, topology)
+        self._planned = planned
+        self.estimate = Estimate(self.case, crowded=bool(self._crowding()))
+        self._counts: dict[int, list[dict[str, int]]] = {}  # by process, then by entry
+        self._stopping = -1
+        self._processes: list[dict[str, Any]] = []
+        names = [table.name for table in tables.tables_of_case(self.case.to_dict())]
+        self._parts: dict[str, list[Any]] = {name: [] for name in names}
 
-def _conclude(writer: RunWriter, failed: dict[str, str], protocols: dict[str, Path]) -> Outcome:
-    write_summary(writer.path)
-    write_pyperf(writer.path)
-    finished = sum(entry["status"] == "ok" for entry in writer.manifest["cases"])
-    return Outcome(writer.path, finished, failed, _resume_command(writer, protocols))
+    def job(self, libraries: Mapping[str, Sequence[tuple[str, str]]]) -> Job:
+        """The case for a foreman. ``libraries`` are the protocols in each C file, by its path."""
+        timing = schedule.Timing.of(self.case, self._seats.vcpus)
+        # The worker sends nothing before its first round is over.
+        round_ns = 2 * len(self.participants) * (timing.warmup_ns + timing.block_ns)
+        creator = self._seats.creator
+        return Job(
+            case=self.case,
+            vcpu_cpus=self._seats.vcpus,
+            kicker_cpus=self._seats.kicker,
+            creator=None if creator is None else list(creator),
+            protocols={
+                name: path
+                for method in self.case.methods
+                for name, path in libraries.get(method, ())
+            },
+            silence_seconds=SILENCE_SECONDS + round_ns / 1e9,
+        )
 
+    def take_rounds(self, message: Mapping[str, Any]) -> str:
+        """Take the rounds that a worker reports. Returns the estimate in words."""
+        if message["process"] not in self._counts:
+            self.estimate.begin_process()
+        self._counts[message["process"]] = message["counts"]
+        self.estimate.take(message["ns"])
+        return self.estimate.in_words(
+            [
+                {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
+                for entry in zip(*self._counts.values(), strict=True)
+            ]
+        )
 
-@dataclass
-class _Measured:
-    document: dict[str, Any]
-    tables: dict[str, Any]
+    def may_stop(self) -> bool:
+        """Whether the current process is to be stopped: it is said once."""
+        process = max(self._counts)
+        if self._stopping == process or not self.estimate.is_precise_enough():
+            return False
+        self._stopping = process
+        return True
 
+    def take_process(self, message: Mapping[str, Any], machine: Machine) -> None:
+        """Take what a process found. Raises MeasurementError if it is damaged."""
+        index, report = message["process"], message["report"]
+        with machine.arrays(self.case.id, index) as folder:
+            for name, parts in self._parts.items():
+                array = tables.load_worker_array(folder / f"{name}.npy")
+                entries = [vars(entry) for entry in self.participants]
+                parts.append(tables.from_worker(name, array, entries=entries, process=index))
+        self._processes.append(
+            {
+                "index": index,
+                "clock": report["clock"],
+                "warnings": [
+                    *self._planned.notes,
+                    *self._crowding(),
+                    *self._seats.notes(kinds.kicking_threads(self.case)),
+                    *report["warnings"],
+                ],
+                "rounds": report["rounds"],
+                "stopped_by": report["stopped_by"],
+                "oversubscribed": bool(self._crowding()),
+                "load": report["load"],
+                **report["facts"],
+                "placement": {
+                    "creator": report["creator"],
+                    **report["facts"].get("placement", {}),
+                },
+            }
+        )
 
-@dataclass
-class _CaseRun:
-    """One case: its processes one after another, and the estimate over all of them."""
-
-    planned: Planned
-    topology: Topology
-    folder: Path
-    observer: Observer
-    protocols: dict[str, Path]  # libraries of the user's own, by the path of their source
-    counts: list[list[dict[str, int]]] = field(default_factory=list)  # per process, by entry
-    spent_seconds: float = 0.0
-
-    def run(self) -> _Measured:
-        case = self.case
-        self.seats = Seats.of(case, self.topology)
-        self.participants = schedule.entries(case)
-        self.estimate = Estimate(case, crowded=bool(self._crowding()))
-        begun = time.monotonic()
-        processes: list[dict[str, Any]] = []
-        names = [table.name for table in tables.tables_of_case(case.to_dict())]
-        parts: dict[str, list[Any]] = {name: [] for name in names}
-        for index in range(case.processes):
-            work = Path(tempfile.mkdtemp(prefix=".work.tmp-", dir=self.folder))
-            try:
-                processes.append(self._run_process(index, work))
-                for name in names:
-                    array = tables.load_worker_array(work / f"{name}.npy")
-                    parts[name].append(
-                        tables.from_worker(
-                            name,
-                            array,
-                            entries=[vars(entry) for entry in self.participants],
-                            process=index,
-                        )
-                    )
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        document = {
-            "case": case.to_dict(),
-            "seconds": time.monotonic() - begun,
-            "stopped_by": (
-                "precision"
-                if all(process["stopped_by"] == "precision" for process in processes)
-                else "max_seconds"
-            ),
-            "processes": processes,
+    def document(self, seconds: float) -> dict[str, Any]:
+        """case.json of the case, which took so long."""
+        precise = all(process["stopped_by"] == "precision" for process in self._processes)
+        return {
+            "case": self.case.to_dict(),
+            "seconds": seconds,
+            "stopped_by": "precision" if precise else "max_seconds",
+            "processes": self._processes,
             "claims": {
                 method_label(method): (CATALOGUE[method].race_free if method in CATALOGUE else None)
-                for method in case.methods
+                for method in self.case.methods
             },
         }
-        return _Measured(document, {name: tables.combine(part) for name, part in parts.items()})
 
-    @property
-    def case(self) -> Case:
-        return self.planned.case
-
-    def _run_process(self, index: int, work: Path) -> dict[str, Any]:
-        case = self.case
-        left = case.processes - index
-        order = Order(
-            case=case,
-            process=index,
-            vcpu_cpus=self.seats.vcpus,
-            kicker_cpus=self.seats.kicker,
-            max_seconds=max(0.0, case.max_seconds - self.spent_seconds) / left,
-            folder=work,
-            runner_pid=os.getpid(),
-            protocols={
-                name: str(path)
-                for method in case.methods
-                if method in self.protocols
-                for name, path in _copies(method_label(method), self.protocols[method])
-            },
-        )
-        self.estimate.begin_process()
-        done: dict[str, Any] = {}
-        clock: dict[str, Any] = {}
-        counts: list[dict[str, int]] = []
-        first_round = None
-        stopping = False
-        with WorkerProcess(order.to_json(), self.seats.creator) as worker:
-            creator = placement.creator(self.seats.creator, worker.created_on)
-            for message in worker.messages(SILENCE_SECONDS + self._round_seconds()):
-                if message["event"] == "ready":
-                    clock = message["clock"]
-                    first_round = time.monotonic()
-                elif message["event"] == "rounds":
-                    self.estimate.take(message["ns"])
-                    now = time.monotonic()
-                    spent = self.spent_seconds + now - (first_round or now)
-                    counts = message["counts"]
-                    words = self.estimate.in_words(self._all_counts(counts))
-                    self.observer.case_advances(case, spent, self.estimate.rounds, words)
-                    if not stopping and self.estimate.is_precise_enough():
-                        worker.ask_to_stop()
-                        stopping = True
-                else:
-                    done = message
-        if not done:
-            raise MeasurementError(
-                "the worker process ended without a result, as if a protocol had called exit()"
-            )
-        self.counts.append(counts)
-        self.spent_seconds += time.monotonic() - (first_round or time.monotonic())
-        return {
-            "index": index,
-            "clock": clock,
-            "warnings": [
-                *self.planned.notes,
-                *self._crowding(),
-                *self.seats.notes(kinds.kicking_threads(case)),
-                *done["warnings"],
-            ],
-            "rounds": done["rounds"],
-            "stopped_by": done["stopped_by"],
-            "oversubscribed": bool(self._crowding()),
-            "load": done["load"],
-            **done["facts"],
-            "placement": {"creator": creator, **done["facts"].get("placement", {})},
-        }
-
-    def _round_seconds(self) -> float:
-        """How long a round takes. The worker sends nothing before its first round is over."""
-        timing = schedule.Timing.of(self.case, self.seats.vcpus)
-        blocks = 2 * len(self.participants)
-        return blocks * (timing.warmup_ns + timing.block_ns) / 1e9
-
-    def _all_counts(self, current: Sequence[dict[str, int]]) -> list[dict[str, int]]:
-        """The counts of all processes together, by entry. ``current`` are the current process's."""
-        return [
-            {name: sum(one.get(name, 0) for one in entry) for name in entry[-1]}
-            for entry in zip(*self.counts, current, strict=True)
-        ]
+    def tables(self) -> dict[str, Any]:
+        """The tables of the case."""
+        return {name: tables.combine(parts) for name, parts in self._parts.items()}
 
     def _crowding(self) -> list[str]:
-        cpus = {cpu for some in self.seats.vcpus for cpu in some}
-        if len(self.seats.vcpus) <= len(cpus):
+        cpus = {cpu for some in self._seats.vcpus for cpu in some}
+        if len(self._seats.vcpus) <= len(cpus):
             return []
-        crowd = f"{len(self.seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
+        crowd = f"{len(self._seats.vcpus)} vCPUs share {len(cpus)} CPU{'s' * (len(cpus) > 1)}"
         return [f"{crowd}: time per exit includes waiting for a CPU"]

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine to measure on, as the runner sees it, and the machine that the runner itself is on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kickbench.host import doctor, environment, turn
+from kickbench.host.capabilities import Capabilities, probe
+from kickbench.host.topology import Topology
+from kickbench.run.foreman import Foreman, Job, arrays_of
+
+WORK = ".work.tmp-"
+"""How the names of temporary folders in a run's folder begin. :mod:`kickbench.results.writer`
+removes those that a killed run left behind."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan of a run needs to know about its machine."""
+
+    topology: Topology
+    capabilities: Capabilities
+
+    @classmethod
+    def of_this_host(cls) -> Facts:
+        """Look at this host."""
+        return cls(Topology.read(), probe())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON."""
+        return {
+            "topology": {
+                **vars(self.topology),
+                "nodes": list(self.topology.nodes.items()),
+                "siblings": list(self.topology.siblings.items()),
+            },
+            "capabilities": vars(self.capabilities),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Facts:
+        """The inverse of :meth:`to_dict`. Raises LookupError, TypeError or ValueError if the data
+        is something else."""
+        cpus = data["topology"]
+        return cls(
+            Topology(
+                **{name: _numbers(cpus[name]) for name in _CPU_LISTS},
+                nodes={int(node): _numbers(some) for node, some in cpus["nodes"]},
+                siblings={int(cpu): _numbers(some) for cpu, some in cpus["siblings"]},
+            ),
+            Capabilities(**data["capabilities"]),
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is stored with a run about its machine: the facts of :mod:`kickbench.host.environment`,
+    and what the doctor found."""
+
+    environment: dict[str, Any]
+    findings: list[doctor.Finding]
+
+    @classmethod
+    def of_this_host(cls) -> Survey:
+        """Look at this host. It takes a third of a second."""
+        return cls(environment.collect(), doctor.examine())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The survey as JSON."""
+        return {
+            "environment": self.environment,
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Survey:
+        """The inverse of :meth:`to_dict`. Raises LookupError, TypeError or ValueError if the data
+        is something else."""
+        findings = [doctor.Finding(**finding) for finding in data["findings"]]
+        return cls(dict(data["environment"]), findings)
+
+
+_CPU_LISTS = ("online", "isolated", "affinity", "allowed")
+
+
+def _numbers(values: Iterable[object]) -> tuple[int, ...]:
+    return tuple(int(str(value)) for value in values)
+
+
+class Machine(Protocol):
+    """Measures cases. The methods are called in the order in which they are here."""
+
+    @property
+    def host(self) -> str | None:
+        """What the user calls the machine in ``--host``; None: the runner is on it."""
+
+    def look(self) -> Facts:
+        """Find out what the machine is and can do."""
+
+    def survey(self) -> Survey:
+        """Find out what a reader of the figures must know about the machine."""
+
+    def turn(
+        self, note: str, run_id: str | None, *, wait: bool, say: Callable[[str], None]
+    ) -> AbstractContextManager[str | None]:
+        """As :func:`kickbench.host.turn.taken`. ``run_id`` is that of a run that is resumed."""
+
+    def bring(self, library: Path) -> str:
+        """Make a protocol's library available there. Returns its path on the machine."""
+
+    def work(
+        self, run_id: str, jobs: Sequence[Job], folder: Path
+    ) -> Generator[dict[str, Any], None, None]:
+        """Measure, and yield what the foreman says (:mod:`kickbench.run.foreman`).
+
+        Temporary files go below ``folder``. When the caller closes the generator, the machine
+        measures no longer.
+        """
+
+    def arrays(self, case_id: str, process: int) -> AbstractContextManager[Path]:
+        """The folder with the arrays of a process that is done. They are there only once."""
+
+    def stop(self, case_id: str, process: int) -> None:
+        """As :meth:`Foreman.stop`."""
+
+    def skip(self, case_id: str) -> None:
+        """As :meth:`Foreman.skip`."""
+
+
+class ThisHost:
+    """The machine that this process runs on."""
+
+    host = None
+
+    def __init__(self) -> None:
+        self._foreman = Foreman([], Path())
+        self._folder = Path()
+
+    def look(self) -> Facts:
+        return Facts.of_this_host()
+
+    def survey(self) -> Survey:
+        return Survey.of_this_host()
+
+    def turn(
+        self,
+        note: str,
+        run_id: str | None,  # noqa: ARG002 (this host keeps no runs)
+        *,
+        wait: bool,
+        say: Callable[[str], None],
+    ) -> AbstractContextManager[str | None]:
+        return turn.taken(note, wait=wait, say=say)
+
+    def bring(self, library: Path) -> str:
+        return str(library)
+
+    def work(
+        self,
+        run_id: str,  # noqa: ARG002
+        jobs: Sequence[Job],
+        folder: Path,
+    ) -> Generator[dict[str, Any], None, None]:
+        with tempfile.TemporaryDirectory(
+            prefix=WORK, dir=folder, ignore_cleanup_errors=True
+        ) as work:
+            self._folder = Path(work)
+            self._foreman = Foreman(jobs, self._folder)
+            yield from self._foreman.work()
+
+    @contextlib.contextmanager
+    def arrays(self, case_id: str, process: int) -> Iterator[Path]:
+        folder = arrays_of(self._folder, case_id, process)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self, case_id: str, process: int) -> None:
+        self._foreman.stop(case_id, process)
+
+    def skip(self, case_id: str) -> None:
+        self._foreman.skip(case_id)
