@@ -53,3 +53,7 @@ class StorageError(MeasurementError):
 
 class ConnectionBrokenError(MeasurementError):
     """The connection to another machine broke. What was measured there is kept (exit code 4)."""
+
+
+class MachineFailedError(MeasurementError):
+    """Another machine does not go on with a run, or sends what cannot be (exit code 4)."""

@@ -19,9 +19,10 @@ the ``process``:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,18 @@ class Foreman:
 
     def stop(self, case_id: str, process: int) -> None:
         """Have a process end after its current round, if it still runs."""
-        if self._current is not None and self._current[:2] == (case_id, process):
-            self._current[2].ask_to_stop()
+        self._ask_to_stop(lambda *current: current == (case_id, process))
 
     def skip(self, case_id: str) -> None:
         """Begin no further process of a case."""
         self._skipped.add(case_id)
-        if self._current is not None and self._current[0] == case_id:
-            self._current[2].ask_to_stop()
+        self._ask_to_stop(lambda case, _: case == case_id)
+
+    def _ask_to_stop(self, which: Callable[[str, int], bool]) -> None:
+        current = self._current  # another thread may ask, and this one may end it meanwhile
+        if current is not None and which(*current[:2]):
+            with contextlib.suppress(ValueError):  # its pipe is closed
+                current[2].ask_to_stop()
 
     def work(self) -> Iterator[dict[str, Any]]:
         """Measure. Yields what happens, as it happens."""

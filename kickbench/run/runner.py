@@ -26,6 +26,7 @@ from kickbench.errors import (
     ConnectionBrokenError,
     HostError,
     KickbenchError,
+    MachineFailedError,
     StorageError,
     UsageError,
 )
@@ -334,6 +335,11 @@ class _Run:
                 f"{error}\nthe run goes on there within its limits; collect it with\n"
                 f"{outcome.resume}"
             ) from error
+        except MachineFailedError as error:
+            outcome = self._conclude()
+            raise MachineFailedError(
+                f"{error}\nthe finished cases are kept; continue with\n{outcome.resume}"
+            ) from error
         return self._conclude()
 
     def _measure(self, todo: Sequence[Planned]) -> None:
@@ -345,22 +351,25 @@ class _Run:
             for method in {method for item in todo for method in item.case.methods}
             if method in self.protocols
         }
+        by_id = {item.case.id: item for item in todo}
         current: dict[str, _CaseInProgress] = {}
         jobs: list[Job] = []
         for item in todo:
             try:
-                current[item.case.id] = one = _CaseInProgress(item, self.topology)
-                jobs.append(one.job(libraries))
+                jobs.append(_CaseInProgress(item, self.topology).job(libraries))
             except Exception as error:  # whatever failed, the other cases are measured
                 self.observer.case_begins(item.case)
                 self._fail(item.case, _why_failed(error))
         with closing(self.machine.work(self.writer.run_id, jobs, self.writer.path)) as messages:
             for message in messages:
                 # A machine may tell again of a case that was collected earlier.
-                if found := current.get(message["case"]):
-                    self._take(found, message)
+                case_id = message["case"]
+                if message["event"] == "begin" and case_id in by_id:
+                    current[case_id] = _CaseInProgress(by_id[case_id], self.topology)
+                if case_id in current:
+                    self._take(current[case_id], message)
                     if message["event"] in ("end", "failed"):
-                        del current[message["case"]]
+                        del current[case_id], by_id[case_id]
 
     def _take(self, one: _CaseInProgress, message: dict[str, Any]) -> None:
         case = one.case
@@ -386,7 +395,7 @@ class _Run:
         """Whatever fails, the other cases are measured."""
         try:
             action()
-        except ConnectionBrokenError:
+        except (ConnectionBrokenError, MachineFailedError):
             raise
         except StorageError as error:
             raise self._storage_failed(str(error)) from error

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers the other end of a connection: what this machine is, and the runs on it.
+
+Requests are JSON objects, one a line, each with an ``op``. So are the answers, each with an
+``event``. :class:`_Server` has a method for each request. From ``begin`` or ``attach`` on, the
+lines of the run's journal come as they are written, and ``gone`` when its supervisor has ended.
+``alive`` comes when nothing else did for a while. The server ends with the connection, and a run
+does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kickbench.agent.runs import Run, remove_old
+from kickbench.run.foreman import arrays_of
+from kickbench.run.machine import Facts, Survey
+
+ALIVE_SECONDS = 5.0
+_JOURNAL_SECONDS = 0.2
+_CHUNK = 1 << 20
+
+
+class _Server:
+    def __init__(self, folder: Path) -> None:
+        self._runs = folder / "runs"
+        self._runs.mkdir(exist_ok=True)
+        remove_old(self._runs)
+        self._input = b""
+        self._run: Run | None = None
+        self._has_jobs = False
+        self._offset = 0
+        self._gone = False
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def facts(self) -> None:
+        """What the plan of a run needs."""
+        self._say("facts", **Facts.of_this_host().to_dict())
+
+    def survey(self) -> None:
+        """What the environment is, and the doctor's findings."""
+        self._say("survey", **Survey.of_this_host().to_dict())
+
+    def begin(self, note: str, *, wait: bool) -> None:
+        """Start a supervisor, which waits for its turn and then for jobs."""
+        run = Run.new(self._runs)
+        order = json.dumps({"note": note, "wait": wait})
+        with (run.folder / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "kickbench.agent.supervisor", str(run.folder), order],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        while not run.is_alive() and process.poll() is None:
+            time.sleep(0.01)
+        self._follow(run)
+
+    def attach(self, run: str) -> None:
+        """Tell all that a run has said, and what it will say. ``found`` says whether it is here."""
+        wanted = Run.named(self._runs, run)
+        found = wanted.jobs.is_file()
+        self._say("attached", found=found)
+        if found:
+            self._follow(wanted)
+            self._has_jobs = True
+
+    def bring(self, name: str, size: int) -> None:
+        """Take a file of ``size`` bytes, which follow, under its name."""
+        assert self._run is not None
+        path = self._run.brought / Path(name).name
+        with path.open("wb") as file:
+            while size:
+                data = self._input[:size] or os.read(0, min(size, _CHUNK))
+                if not data:
+                    sys.exit(1)
+                self._input = self._input[len(data) :]
+                file.write(data)
+                size -= len(data)
+        self._say("brought")
+
+    def jobs(self, run: str, jobs: list[dict[str, Any]]) -> None:
+        """Have the supervisor measure jobs, as the run with this id."""
+        assert self._run is not None
+        self._run = self._run.rename(run)
+        self._run.jobs.write_text(json.dumps(jobs))
+        self._run.tell("jobs", str(self._run.folder))
+        self._has_jobs = True
+
+    def tell(self, *words: Any) -> None:
+        """Send the supervisor a command."""
+        if self._run is not None:
+            self._run.tell(*words)
+
+    def fetch(self, case: str, process: int) -> None:
+        """Send the arrays of a process: their names and sizes, and then their bytes."""
+        assert self._run is not None
+        folder = arrays_of(self._run.work, case, process)
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        self._say("files", files=[[path.name, path.stat().st_size] for path in paths])
+        for path in paths:
+            with path.open("rb") as file:
+                while data := file.read(_CHUNK):
+                    _write(data)
+
+    def drop(self, case: str, process: int) -> None:
+        """Remove the arrays of a process, which are outside."""
+        assert self._run is not None
+        shutil.rmtree(arrays_of(self._run.work, case, process), ignore_errors=True)
+
+    def forget(self) -> None:
+        """End the run, and remove all of it."""
+        if self._run is not None:
+            self._end()
+        self._say("forgotten")
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer until the connection ends."""
+        said = time.monotonic()
+        while True:
+            wait = _JOURNAL_SECONDS if self._run is not None and not self._gone else ALIVE_SECONDS
+            if select.select([0], [], [], wait)[0]:
+                data = os.read(0, _CHUNK)
+                if not data:
+                    break
+                self._input += data
+                while b"\n" in self._input:
+                    line, _, self._input = self._input.partition(b"\n")
+                    self._answer(json.loads(line))
+                    said = time.monotonic()
+            if self._tell_news():
+                said = time.monotonic()
+            elif time.monotonic() - said >= ALIVE_SECONDS:
+                said = time.monotonic()
+                self._say("alive")
+        if self._run is not None and not self._has_jobs:
+            self._end()
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        words = request.pop("words", [])
+        try:
+            getattr(self, request.pop("op"))(*words, **request)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            self._say("error", reason=f"{where}{error.strerror or error}")
+
+    def _follow(self, run: Run) -> None:
+        self._run, self._offset, self._gone = run, 0, False
+
+    def _tell_news(self) -> bool:
+        """Pass on what is new in the journal. Returns whether there was anything."""
+        if self._run is None or self._gone:
+            return False
+        alive = self._run.is_alive()  # asked before the journal is read for the last time
+        try:
+            with self._run.journal.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            data = b""
+        data = data[: data.rfind(b"\n") + 1]
+        self._offset += len(data)
+        if data:
+            _write(data)
+        if not alive:
+            self._gone = True
+            self._say("gone", last=_last_line(self._run.folder / "stderr"))
+        return bool(data)
+
+    def _end(self) -> None:
+        assert self._run is not None
+        while self._run.is_alive():
+            self._run.tell("cancel")
+            time.sleep(0.05)
+        self._run.remove()
+        self._run = None
+
+    def _say(self, event: str, **what: Any) -> None:
+        _write(json.dumps({"event": event, **what}).encode() + b"\n")
+
+
+def _write(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def _last_line(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[-4000:].strip().rpartition("\n")[2]
+    except OSError:
+        return ""
+
+
+def serve(folder: str) -> None:
+    """Answer requests on standard input until it ends. ``folder`` is the agent's."""
+    try:
+        _Server(Path(folder)).serve()
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(1)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures a run on this machine, and needs nobody who listens.
+
+``python -m kickbench.agent.supervisor FOLDER ORDER`` waits for its turn and for its jobs, and
+writes what its foreman says into the journal (:mod:`kickbench.agent.runs`). First come ``say`` with
+a ``text`` for the user, and ``turn`` with the ``other`` run that measures here, and at the end
+``finished``. The commands are ``jobs FOLDER``, ``stop CASE PROCESS``, ``skip CASE`` and ``cancel``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kickbench.agent.runs import Run
+from kickbench.host import turn
+from kickbench.run.foreman import Foreman, Job
+
+# The jobs follow the turn at once, unless the connection broke in that moment.
+JOBS_SECONDS = 60.0
+
+
+class _Commands:
+    """Takes the commands of a run, in a thread of its own."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._folders: queue.Queue[Path] = queue.Queue()
+        self._foreman: Foreman | None = None
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def jobs(self) -> Run | None:
+        """The run with its name and its jobs; None if they do not come."""
+        try:
+            return Run(self._folders.get(timeout=JOBS_SECONDS))
+        except queue.Empty:
+            return None
+
+    def steer(self, foreman: Foreman) -> None:
+        """Pass on what is meant for the foreman."""
+        self._foreman = foreman
+
+    def _listen(self) -> None:
+        for name, *words in self._run.commands():
+            if name == "jobs":
+                self._folders.put(Path(words[0]))
+            elif name == "cancel":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self._foreman is not None and name in ("stop", "skip"):
+                getattr(self._foreman, name)(*words)
+
+
+def supervise(run: Run, note: str, *, wait: bool) -> None:
+    """Measure the jobs that come."""
+    journal = os.open(run.journal, os.O_WRONLY | os.O_APPEND)
+    lock = run.lock()
+
+    def write(message: dict[str, Any]) -> None:
+        os.write(journal, json.dumps(message).encode() + b"\n")
+
+    say: Callable[[str], None] = lambda text: write({"event": "say", "text": text})  # noqa: E731
+    commands = _Commands(run)
+    try:
+        with turn.taken(note, wait=wait, say=say) as other:
+            write({"event": "turn", "other": other})
+            named = commands.jobs()
+            if named is None:
+                run.remove()
+                return
+            jobs = [_job(job, named) for job in json.loads(named.jobs.read_text())]
+            foreman = Foreman(jobs, named.work)
+            commands.steer(foreman)
+            for message in foreman.work():
+                write(message)
+            write({"event": "finished"})
+    finally:
+        os.close(lock)
+        os.close(journal)
+
+
+def _job(data: dict[str, Any], run: Run) -> Job:
+    """The job, with the paths that the libraries have here."""
+    protocols = {
+        name: str(run.brought / Path(file).name) for name, file in data["protocols"].items()
+    }
+    return Job.from_dict({**data, "protocols": protocols})
+
+
+def main() -> None:
+    """Run as a command."""
+    folder, order = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervise(Run(Path(folder)), **json.loads(order))
+    except KeyboardInterrupt:  # cancelled: whoever did it removes the folder
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
