@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine that is reached by ssh, as the runner sees machines (:mod:`kickbench.run.machine`)."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kickbench.closing import Closing
+from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
+from kickbench.remote.link import Link
+from kickbench.remote.messages import MAX_ARRAYS_BYTES
+from kickbench.run.foreman import Job
+from kickbench.run.machine import WORK, Facts, Survey
+from kickbench.text import printable
+
+_T = TypeVar("_T")
+
+
+class Box(Closing):
+    """The machine at the other end of a connection. A context manager.
+
+    Raises HostError if it cannot be reached, or cannot run the agent.
+    """
+
+    def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
+        self.host = host
+        try:
+            self._link = Link(host, command)
+        except ConnectionBrokenError as error:  # before there was one
+            raise HostError(str(error)) from None
+        self._found = False
+        self._begin: Callable[[], str | None]
+        self._why = ""
+        self._folder = Path()
+
+    def look(self) -> Facts:
+        """As :meth:`Machine.look`."""
+        self._link.send("facts")
+        return self._checked(Facts.from_dict, self._link.answer("facts"))
+
+    def survey(self) -> Survey:
+        """As :meth:`Machine.survey`."""
+        self._link.send("survey")
+        return self._checked(Survey.from_dict, self._link.answer("survey"))
+
+    @contextlib.contextmanager
+    def turn(
+        self, note: str, run_id: str | None, *, wait: bool, say: Callable[[str], None]
+    ) -> Iterator[str | None]:
+        """As :meth:`Machine.turn`. A run that is there already has its turn."""
+        self._begin = partial(self._begin_run, note, wait, say)
+        if run_id is not None:
+            self._link.send("attach", run=run_id)
+            self._found = self._link.answer("attached")["found"]
+        yield None if self._found else self._begin()
+
+    def _begin_run(self, note: str, wait: bool, say: Callable[[str], None]) -> str | None:
+        self._link.send("begin", note=note, wait=wait)
+        while True:
+            message = self._link.answer("say", "turn", "gone")
+            if message["event"] == "say":
+                say(f"{self.host}: {printable(message['text'])}")
+            elif message["event"] == "turn":
+                other = message["other"]
+                return None if other is None else printable(other)
+            else:
+                last = printable(message["last"])
+                raise MachineFailedError(f"{self.host}: the run did not begin there: {last}")
+
+    def bring(self, library: Path) -> str:
+        """As :meth:`Machine.bring`."""
+        self._link.send_file(library)
+        return library.name
+
+    def work(
+        self, run_id: str, jobs: Sequence[Job], folder: Path
+    ) -> Generator[dict[str, Any], None, None]:
+        """As :meth:`Machine.work`."""
+        self._folder = folder
+        left = {job.case.id: job.to_dict() for job in jobs}
+        try:
+            if self._found:
+                yield from self._told(left)
+                if left:  # it ended there before they were done
+                    self._begin()
+            if left:
+                self._link.send("jobs", run=run_id, jobs=list(left.values()))
+                yield from self._told(left)
+            if left:
+                raise MachineFailedError(f"{self.host}: the run was ended there{self._why}")
+        except ConnectionBrokenError:
+            raise
+        except BaseException:  # the caller is interrupted, or has closed this generator
+            self._forget()
+            raise
+        self._forget()
+
+    def _told(self, left: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the run says until its supervisor has ended. Takes what is done out of ``left``."""
+        for message in self._link.events():
+            if message["event"] == "gone":
+                self._why = f": {printable(message['last'])}" if message["last"] else ""
+                return
+            if message.get("storage"):
+                left.clear()  # no further case begins
+            if message["event"] in ("end", "failed"):
+                left.pop(message["case"], None)
+            if "case" in message:
+                yield message
+
+    def _forget(self) -> None:
+        with contextlib.suppress(ConnectionBrokenError):
+            self._link.send("forget")
+            self._link.answer("forgotten")
+
+    @contextlib.contextmanager
+    def arrays(self, case_id: str, process: int) -> Iterator[Path]:
+        """As :meth:`Machine.arrays`. They are fetched."""
+        self._link.send("fetch", case=case_id, process=process)
+        files = self._link.answer("files")["files"]
+        if sum(size for _, size in files) > MAX_ARRAYS_BYTES:
+            raise MachineFailedError(f"{self.host} sends more than {MAX_ARRAYS_BYTES >> 30} GiB")
+        folder = Path(tempfile.mkdtemp(prefix=WORK, dir=self._folder))
+        try:
+            for name, size in files:
+                self._link.receive_file(folder / name, size)
+            yield folder
+            self._link.send("drop", case=case_id, process=process)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self, case_id: str, process: int) -> None:
+        """As :meth:`Machine.stop`."""
+        self._link.send("tell", "stop", case_id, process)
+
+    def skip(self, case_id: str) -> None:
+        """As :meth:`Machine.skip`."""
+        self._link.send("tell", "skip", case_id)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._link.close()
+
+    def _checked(self, make: Callable[[dict[str, Any]], _T], message: dict[str, Any]) -> _T:
+        del message["event"]
+        try:
+            return make(message)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise HostError(f"{self.host}: the agent there sent what is no message") from None
