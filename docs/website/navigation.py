@@ -27,7 +27,13 @@ SECTIONS = (
         "measure",
         "Measure",
         "You want to know what an exit or a kick costs on a host.",
-        ("docs/first_run.md", "docs/scenarios.md", "docs/doctor.md", "docs/lab.md"),
+        (
+            "docs/first_run.md",
+            "docs/scenarios.md",
+            "docs/doctor.md",
+            "docs/remote.md",
+            "docs/lab.md",
+        ),
         ("reference/command_line.md", "reference/scenario_keys.md"),
     ),
     Section(
@@ -90,6 +96,7 @@ PURPOSES = {
     "docs/first_run.md": "what each part of the output means",
     "docs/scenarios.md": "how you describe your guest, and what to measure",
     "docs/doctor.md": "what disturbs a measurement on a host, and what you do about it",
+    "docs/remote.md": "measuring on a test box by ssh",
     "docs/lab.md": "emulated hosts, for what your host does not have",
     "docs/compare.md": "what counts as slower, between two runs",
     "docs/reports.md": "HTML pages, figures and tables that you can attach to a patch",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench.cli.run import Host, machine_of
 from kickbench.errors import EXIT_HOST
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    host: Host = None,
 ) -> None:
     """Show what forbids or disturbs a measurement on this host.
 
@@ -25,33 +27,35 @@ def doctor(
     import dataclasses
     import json
 
-    from kickbench.host.doctor import can_run, examine
+    from kickbench.host.doctor import can_run
 
-    findings = examine()
+    with machine_of(host) as machine:
+        findings = machine.survey().findings
     runs = can_run(findings)
     if as_json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         typer.echo(json.dumps({"can_run": runs, "findings": rows}, indent=2))
     else:
-        _print(findings, answer(findings))
+        _print(findings, answer(findings, host))
     if not runs:
         raise typer.Exit(EXIT_HOST)
 
 
-def answer(findings: list[Finding]) -> str:
-    """The outcome in a sentence."""
+def answer(findings: list[Finding], host: str | None = None) -> str:
+    """The outcome in a sentence. ``host`` is another machine's name."""
+    who = host or "This host"
     failed = [finding.title for finding in findings if finding.status == "fail"]
     warned = sum(1 for finding in findings if finding.status == "warn")
     if failed:
-        return f"This host cannot run kickbench: see {', '.join(failed)}."
+        return f"{who} cannot run kickbench: see {', '.join(failed)}."
     if warned:
         things = (
             "1 thing limits or disturbs it"
             if warned == 1
             else (f"{warned} things limit or disturb it")
         )
-        return f"This host can run kickbench, but {things}."
-    return "This host can run kickbench, and nothing disturbs it."
+        return f"{who} can run kickbench, but {things}."
+    return f"{who} can run kickbench, and nothing disturbs it."
 
 
 def _print(findings: list[Finding], headline: str) -> None:

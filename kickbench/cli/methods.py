@@ -10,9 +10,12 @@ from typing import Annotated
 
 import typer
 
+from kickbench.cli.run import Host, machine_of
+
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    host: Host = None,
 ) -> None:
     """List the kick protocols and signal transports.
 
@@ -21,11 +24,12 @@ def methods(
     import dataclasses
     import json
 
-    from kickbench.host.capabilities import REQUIREMENTS, probe, supports, supports_transport
+    from kickbench.host.capabilities import REQUIREMENTS, supports, supports_transport
     from kickbench.methods import CATALOGUE
     from kickbench.scenario.kinds import TRANSPORTS
 
-    capabilities = probe()
+    with machine_of(host) as machine:
+        capabilities = machine.look().capabilities
     reasons = {method.id: supports(method, capabilities) for method in CATALOGUE.values()}
     transports = {name: supports_transport(name, capabilities) for name in TRANSPORTS}
     if as_json:
@@ -43,7 +47,9 @@ def methods(
         return
 
     supported = sum(1 for reason in reasons.values() if reason is None)
-    typer.secho(f"This host supports {supported} of {len(CATALOGUE)} kick protocols.", bold=True)
+    typer.secho(
+        f"{host or 'This host'} supports {supported} of {len(CATALOGUE)} kick protocols.", bold=True
+    )
     if not capabilities.usable:
         typer.echo(capabilities.reason)
     for method in CATALOGUE.values():

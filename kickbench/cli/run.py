@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
+
+if TYPE_CHECKING:
+    from kickbench.run.machine import Machine
 
 ScenarioName = Annotated[
     str | None,
@@ -26,6 +30,21 @@ Resume = Annotated[
     Path | None,
     typer.Option(
         "--resume", metavar="DIR", help="Finish the interrupted run in DIR.", show_default=False
+    ),
+]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="USER@BOX",
+        help="Measure on this machine, by ssh. Give it again for more machines, at once.",
+        show_default=False,
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="USER@BOX", help="Look at this machine, by ssh.", show_default=False
     ),
 ]
 TrustProtocols = Annotated[
@@ -49,6 +68,7 @@ def run(
         bool,
         typer.Option("--wait", help="Wait while another kickbench measures on this host."),
     ] = False,
+    hosts: Hosts = None,
     trust_protocols: TrustProtocols = False,
 ) -> None:
     """Measure a scenario on real KVM and store the results.
@@ -61,6 +81,7 @@ def run(
             "leave out the scenario, --quick and --strict"
         )
 
+    from kickbench.cli.several import run_on
     from kickbench.cli.show import show
     from kickbench.run import runner
     from kickbench.run.progress import observer
@@ -73,21 +94,41 @@ def run(
     def say(text: str) -> None:
         typer.echo(f"kickbench: {text}", err=True)
 
+    if resume is None and scenario is None:
+        raise UsageError(
+            "no scenario is named; name one to run (kickbench scenario list shows some)"
+        )
+    model = None if scenario is None else load(resolve(scenario))
+    if hosts and len(hosts) > 1:
+        if resume is not None or scenario is None:
+            raise UsageError("--resume finishes a run on the one --host that it began on")
+        options = {"--quick": quick, "--strict": strict, "--wait": wait}
+        chosen = [name for name, is_set in options.items() if is_set]
+        arguments = [scenario, "--results", str(results), *chosen]
+        raise typer.Exit(run_on(list(dict.fromkeys(hosts)), arguments))
     watching, display = observer()
     try:
-        with display:
+        with machine_of(hosts[0] if hosts else None) as machine, display:
             if resume is not None:
                 outcome = runner.resume(
-                    resume, watching, trust_protocols=trust_protocols, wait=wait, say=say
-                )
-            elif scenario is not None:
-                model = load(resolve(scenario))
-                outcome = runner.run(
-                    model, results, watching, quick=quick, strict=strict, wait=wait, say=say
+                    resume,
+                    watching,
+                    trust_protocols=trust_protocols,
+                    wait=wait,
+                    say=say,
+                    machine=machine,
                 )
             else:
-                raise UsageError(
-                    "no scenario is named; name one to run (kickbench scenario list shows some)"
+                assert model is not None
+                outcome = runner.run(
+                    model,
+                    results,
+                    watching,
+                    quick=quick,
+                    strict=strict,
+                    wait=wait,
+                    say=say,
+                    machine=machine,
                 )
     except runner.RunInterruptedError as interrupted:
         outcome = interrupted.outcome
@@ -106,3 +147,11 @@ def run(
             f"{cases} failed, {case_id}: {reason}\nwhen that is fixed, continue with: "
             f"{outcome.resume}"
         )
+
+
+def machine_of(host: str | None) -> AbstractContextManager[Machine]:
+    """The machine to measure on: what ``--host`` names, or this one."""
+    from kickbench.remote.box import Box
+    from kickbench.run.machine import ThisHost
+
+    return nullcontext(ThisHost()) if host is None else Box(host)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real OpenSSH server on loopback, with a host key and a configuration of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """The server. ``ssh`` is the command that reaches it, for KICKBENCH_SSH, as ``host``."""
+
+    process: subprocess.Popen[bytes]
+    ssh: str
+    host: str
+    cache: Path
+
+    @property
+    def runs(self) -> list[Path]:
+        """The runs that are on the machine."""
+        return list((self.cache / "kickbench/agent/runs").glob("*"))
+
+    def supervisors(self) -> list[int]:
+        """The processes that measure runs there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().decode().split("\0")
+                if "kickbench.agent.supervisor" in words and str(self.cache) in "".join(words):
+                    found.append(int(folder.name))
+        return found
+
+    def cut(self) -> None:
+        """End all connections that there are, as a broken network does. The server stays."""
+        for child in children(self.process.pid):
+            for grandchild in children(child):
+                os.kill(grandchild, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, and that are not reaped."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Sshd]:
+    """Run the server with its files in ``folder``. The agents' cache is there as well."""
+    assert SSHD is not None
+    for name in ("host", "user"):
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(key, check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    port = _free_port()
+    cache = folder / "cache"
+    (folder / "sshd_config").write_text(
+        f"""
+ListenAddress 127.0.0.1:{port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized
+StrictModes no
+UsePAM no
+PidFile none
+PermitRootLogin yes
+SetEnv XDG_CACHE_HOME={cache} KICKBENCH_LOCK={os.environ["KICKBENCH_LOCK"]}
+"""
+    )
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    (folder / "ssh_config").write_text(
+        f"""
+Host box
+HostName 127.0.0.1
+Port {port}
+User {getpass.getuser()}
+IdentityFile {folder}/user
+IdentitiesOnly yes
+UserKnownHostsFile {folder}/known
+StrictHostKeyChecking yes
+"""
+    )
+    command = [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        ssh = shlex.join(["ssh", "-F", str(folder / "ssh_config")])
+        yield Sshd(process, ssh, "box", cache)
+    finally:
+        process.terminate()
+        process.wait()
