@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from kickbench.cli import app
 from kickbench.cli.doctor import answer
-from kickbench.host import capabilities, doctor
+from kickbench.host import doctor
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.doctor import CHECKS, Finding, Host, can_run, examine
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE
 from kickbench.report.words.verdict import notes
+from kickbench.run import machine
 from kickbench.scenario.kinds import TRANSPORTS
 
 CPU = "sys/devices/system/cpu"
@@ -477,7 +478,7 @@ def test_doctor_on_this_host() -> None:
 
 
 def test_methods_without_kvm_lists_all_and_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "probe", lambda: NO_KVM)
+    monkeypatch.setattr(machine, "probe", lambda: NO_KVM)
     result = CliRunner().invoke(app, ["methods"])
     assert result.exit_code == 0
     assert result.stdout.startswith("This host supports 0 of ")
@@ -486,7 +487,7 @@ def test_methods_without_kvm_lists_all_and_says_why_not(monkeypatch: pytest.Monk
 
 
 def test_methods_on_a_kernel_without_immediate_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "probe", lambda: replace(KVM, immediate_exit=False))
+    monkeypatch.setattr(machine, "probe", lambda: replace(KVM, immediate_exit=False))
     result = CliRunner().invoke(app, ["methods", "--json"])
     assert result.exit_code == 0
     rows = {row["id"]: row for row in json.loads(result.stdout)["methods"]}
@@ -502,7 +503,7 @@ def test_methods_on_a_kernel_without_immediate_exit(monkeypatch: pytest.MonkeyPa
 def test_methods_says_which_transports_the_kernel_has(
     there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capabilities, "probe", lambda: replace(KVM, pidfd_thread=there))
+    monkeypatch.setattr(machine, "probe", lambda: replace(KVM, pidfd_thread=there))
     result = CliRunner().invoke(app, ["methods", "--json"])
     rows = {row["id"]: row for row in json.loads(result.stdout)["transports"]}
     assert list(rows) == list(TRANSPORTS)
@@ -513,7 +514,7 @@ def test_methods_says_which_transports_the_kernel_has(
 
 
 def test_methods_prints_every_column_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "probe", lambda: KVM)
+    monkeypatch.setattr(machine, "probe", lambda: KVM)
     lines = [
         line.strip()
         for line in CliRunner().invoke(app, ["methods"]).stdout.splitlines()

@@ -322,7 +322,7 @@ def test_only_expected_exits_have_a_round_trip() -> None:
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, ABLE))
+    monkeypatch.setattr(runner.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, ABLE))
     monkeypatch.setattr(foreman, "WorkerProcess", InProcess)
 
 
@@ -372,6 +372,6 @@ def test_a_host_that_can_run_nothing_of_it_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unable = replace(ABLE, nested=WHY_NOT)
-    monkeypatch.setattr(machine.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, unable))
+    monkeypatch.setattr(runner.ThisHost, "look", lambda _: machine.Facts(TOPOLOGY, unable))
     with pytest.raises(HostError, match="KVM_CAP_NESTED_STATE"):
         runner.run(scenario(), tmp_path, PlainProgress())

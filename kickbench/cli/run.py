@@ -151,7 +151,10 @@ def run(
 
 def machine_of(host: str | None) -> AbstractContextManager[Machine]:
     """The machine to measure on: what ``--host`` names, or this one."""
-    from kickbench.remote.box import Box
-    from kickbench.run.machine import ThisHost
+    if host is None:
+        from kickbench.run.this_host import ThisHost
 
-    return nullcontext(ThisHost()) if host is None else Box(host)
+        return nullcontext(ThisHost())
+    from kickbench.remote.box import Box
+
+    return Box(host)

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine to measure on, as the runner sees it, and the machine that the runner itself is on."""
+"""A machine to measure on, as the runner sees it.
+
+:mod:`kickbench.run.this_host` is the one that the runner itself is on, and
+:mod:`kickbench.remote.box` the one at the other end of an ssh connection.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kickbench.host import doctor, environment, turn
+from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
-from kickbench.run.foreman import Foreman, Job, arrays_of
+
+if TYPE_CHECKING:
+    from kickbench.run.foreman import Job  # it is slow to import, and not always needed
 
 WORK = ".work.tmp-"
 """How the names of temporary folders in a run's folder begin. :mod:`kickbench.results.writer`
@@ -133,59 +136,3 @@ class Machine(Protocol):
 
     def skip(self, case_id: str) -> None:
         """As :meth:`Foreman.skip`."""
-
-
-class ThisHost:
-    """The machine that this process runs on."""
-
-    host = None
-
-    def __init__(self) -> None:
-        self._foreman = Foreman([], Path())
-        self._folder = Path()
-
-    def look(self) -> Facts:
-        return Facts.of_this_host()
-
-    def survey(self) -> Survey:
-        return Survey.of_this_host()
-
-    def turn(
-        self,
-        note: str,
-        run_id: str | None,  # noqa: ARG002 (this host keeps no runs)
-        *,
-        wait: bool,
-        say: Callable[[str], None],
-    ) -> AbstractContextManager[str | None]:
-        return turn.taken(note, wait=wait, say=say)
-
-    def bring(self, library: Path) -> str:
-        return str(library)
-
-    def work(
-        self,
-        run_id: str,  # noqa: ARG002
-        jobs: Sequence[Job],
-        folder: Path,
-    ) -> Generator[dict[str, Any], None, None]:
-        with tempfile.TemporaryDirectory(
-            prefix=WORK, dir=folder, ignore_cleanup_errors=True
-        ) as work:
-            self._folder = Path(work)
-            self._foreman = Foreman(jobs, self._folder)
-            yield from self._foreman.work()
-
-    @contextlib.contextmanager
-    def arrays(self, case_id: str, process: int) -> Iterator[Path]:
-        folder = arrays_of(self._folder, case_id, process)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def stop(self, case_id: str, process: int) -> None:
-        self._foreman.stop(case_id, process)
-
-    def skip(self, case_id: str) -> None:
-        self._foreman.skip(case_id)

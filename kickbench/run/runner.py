@@ -40,9 +40,10 @@ from kickbench.run import kinds, schedule
 from kickbench.run.emulated import Mark
 from kickbench.run.estimate import Estimate
 from kickbench.run.foreman import Job
-from kickbench.run.machine import Facts, Machine, ThisHost
+from kickbench.run.machine import Facts, Machine
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS
+from kickbench.run.this_host import ThisHost
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import WITHOUT_KVM
 from kickbench.scenario.model import Scenario

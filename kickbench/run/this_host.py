@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that the runner itself is on (:mod:`kickbench.run.machine`)."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kickbench.host import turn
+from kickbench.run.machine import WORK, Facts, Survey
+
+if TYPE_CHECKING:
+    from kickbench.run.foreman import Foreman, Job  # it is slow to import, and not always needed
+
+
+class ThisHost:
+    """The machine that this process runs on."""
+
+    host = None
+
+    def __init__(self) -> None:
+        self._foreman: Foreman
+        self._folder = Path()
+
+    def look(self) -> Facts:
+        return Facts.of_this_host()
+
+    def survey(self) -> Survey:
+        return Survey.of_this_host()
+
+    def turn(
+        self,
+        note: str,
+        run_id: str | None,  # noqa: ARG002 (this host keeps no runs)
+        *,
+        wait: bool,
+        say: Callable[[str], None],
+    ) -> AbstractContextManager[str | None]:
+        return turn.taken(note, wait=wait, say=say)
+
+    def bring(self, library: Path) -> str:
+        return str(library)
+
+    def work(
+        self,
+        run_id: str,  # noqa: ARG002
+        jobs: Sequence[Job],
+        folder: Path,
+    ) -> Generator[dict[str, Any], None, None]:
+        from kickbench.run.foreman import Foreman
+
+        with tempfile.TemporaryDirectory(
+            prefix=WORK, dir=folder, ignore_cleanup_errors=True
+        ) as work:
+            self._folder = Path(work)
+            self._foreman = Foreman(jobs, self._folder)
+            yield from self._foreman.work()
+
+    @contextlib.contextmanager
+    def arrays(self, case_id: str, process: int) -> Iterator[Path]:
+        from kickbench.run.foreman import arrays_of
+
+        folder = arrays_of(self._folder, case_id, process)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self, case_id: str, process: int) -> None:
+        self._foreman.stop(case_id, process)
+
+    def skip(self, case_id: str) -> None:
+        self._foreman.skip(case_id)
