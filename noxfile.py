@@ -51,7 +51,7 @@ def tests(session: nox.Session) -> None:
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     _give_ci_a_browser(session)
     if not Path("/usr/sbin/sshd").exists():
-        _install_on_ci(session, ["openssh-client", "openssh-server"])
+        _install_on_ci(session, ["openssh-client", "openssh-server", "fish", "csh", "busybox"])
     # Those in emulated machines have a session of their own.
     session.run("pytest", "-m", "not lab", *SIDE_BY_SIDE, *session.posargs)
 

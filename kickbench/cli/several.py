@@ -66,6 +66,8 @@ def run_on(hosts: Sequence[str], arguments: Sequence[str]) -> int:
                 process.send_signal(signal.SIGINT)
     for thread in threads:
         thread.join()
+    for process in processes:
+        process.communicate()  # closes the pipes, whose ends were read
     for host, said in zip(hosts, found, strict=True):
         if said:
             typer.secho(f"\n{host}\n", bold=True)

@@ -104,11 +104,7 @@ class Link(Closing):
         mark = token.encode()
         until = None  # a password may be asked for
         while mark not in self._buffer or b"\n" not in self._buffer.partition(mark)[2]:
-            if _NO_PYTHON in self._buffer:
-                raise HostError(
-                    f"{self.host} has no Python 3: install it there (Debian, Ubuntu: "
-                    "apt install python3; Fedora: dnf install python3; Alpine: apk add python3)"
-                )
+            self._check_python()
             if len(self._buffer) > MAX_BANNER_BYTES:
                 raise HostError(
                     f"{self.host}: the login shell there prints without an end: repair its "
@@ -137,6 +133,13 @@ class Link(Closing):
         if error:
             raise HostError(f"{self.host}: the agent cannot be unpacked: {detail}; make room there")
         return {"have": hello.get("have") is True, "machine": machine}
+
+    def _check_python(self) -> None:
+        if _NO_PYTHON in self._buffer:
+            raise HostError(
+                f"{self.host} has no Python 3: install it there (Debian, Ubuntu: "
+                "apt install python3; Fedora: dnf install python3; Alpine: apk add python3)"
+            )
 
     # --- asking and listening -------------------------------------------------------------------
 
@@ -230,8 +233,7 @@ class Link(Closing):
         """What the other end said before it went may explain it."""
         until = time.monotonic() + SILENCE_SECONDS
         while True:
-            if _NO_PYTHON in self._buffer:
-                self._hello("")
+            self._check_python()
             self._receive(until)
 
     def _ended(self) -> None:

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines as they are found: other login shells, no Python, no room, a stranger's data.
+
+The command that reaches them is a shell here, in namespaces of its own where that is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import kickbench_captured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError, UsageError
+from kickbench.host.capabilities import Capabilities
+from kickbench.host.topology import Topology
+from kickbench.remote import link, messages
+from kickbench.remote.box import Box
+from kickbench.remote.package import ROOMS, agent
+from kickbench.run.machine import Facts, Survey
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="it mounts file systems: root only")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the agent goes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/kickbench/agent"
+
+
+def script(folder: Path, text: str) -> list[str]:
+    """The command of a machine whose shell is this script; its $1 is what ssh is to run."""
+    path = folder / "shell"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return [str(path)]
+
+
+# --- the agent ----------------------------------------------------------------------------------
+
+
+def test_the_agent_is_small_and_always_the_same() -> None:
+    name, data = agent()
+    assert len(data) < 5_000_000
+    agent.cache_clear()
+    assert agent() == (name, data)
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        names = archive.namelist()
+    assert {"kickbench/engine/kickbench_engine.so", "kickbench/nested/hypervisor.bin"} <= {*names}
+    assert {name.split("/")[1] for name in names if name.count("/") > 1} == {*ROOMS}
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "fish", "csh", "zsh", "busybox"])
+def test_any_login_shell_will_do(home: Path, shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    command = [shell, *(["sh"] if shell == "busybox" else []), "-c"]
+    with Box("box", command) as box:
+        assert box.look() == Facts.of_this_host()
+    (folder,) = home.glob("agent-*")
+    before = folder.stat().st_mtime_ns
+    with Box("box", command) as box:  # it is there, and not sent again
+        assert {finding.id for finding in box.survey().findings}
+    assert folder.stat().st_mtime_ns == before
+
+
+def test_a_shell_may_print_a_banner(home: Path, tmp_path: Path) -> None:
+    banner = "echo 'Welcome!'; echo kickbench- ; printf 'no newline at the end'; "
+    with Box("box", script(tmp_path, f'{banner} exec sh -c "$1"')) as box:
+        assert box.look() == Facts.of_this_host()
+    assert home.is_dir()
+
+
+def test_a_shell_that_prints_for_ever_is_left(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="prints without an end"):
+        Box("box", script(tmp_path, "yes | head -c 9000000; sleep 60"))
+
+
+def test_a_box_without_python_says_what_to_install(tmp_path: Path) -> None:
+    for name in ("sh", "env"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    with pytest.raises(HostError, match=r"box has no Python 3: install it there .*apt install"):
+        Box("box", script(tmp_path, f'export PATH={tmp_path}; exec sh -c "$1"'))
+
+
+def test_an_old_python_is_told_by_its_version(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    older = "import sys; sys.version_info = (3, 8, 2, 'final', 0); exec(sys.argv.pop(1))"
+    old.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\n'
+        f'exec {sys.executable} -u -c "{older}" "$2"\n'
+    )
+    old.chmod(0o755)
+    with pytest.raises(HostError, match=r"box has Python 3\.8\.2, and the agent needs 3\.9"):
+        Box("box", script(tmp_path, f'export PATH={tmp_path}:$PATH; exec sh -c "$1"'))
+
+
+@pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a\nb"])
+def test_what_is_no_host_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is no host"):
+        link.ssh(name)
+
+
+def test_the_command_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert link.ssh("me@box") == ["ssh", "-T", "--", "me@box"]
+    monkeypatch.setenv("KICKBENCH_SSH", "ssh -p 2222 -F 'my config'")
+    assert link.ssh("box") == ["ssh", "-p", "2222", "-F", "my config", "-T", "--", "box"]
+
+
+def test_a_host_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("ssh"):
+        pytest.skip("no ssh here")
+    monkeypatch.setenv("KICKBENCH_SSH", "ssh -o BatchMode=yes -p 1")
+    done = kickbench_captured("run", "quick", "--host", "127.0.0.1")
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert "the connection to 127.0.0.1 ended: ssh: connect to host 127.0.0.1 port 1" in line
+
+
+# --- restricted machines ------------------------------------------------------------------------
+
+
+def mounted(tmp_path: Path, *steps: str) -> list[str]:
+    """The command of a machine with mounts of its own."""
+    inside = " && ".join(["cd /", "mount --make-rprivate /", *steps, 'exec sh -c "$0"'])
+    return script(tmp_path, f'exec unshare -m sh -c {shlex.quote(inside)} "$1"')
+
+
+HIDDEN = "mount -t tmpfs -o ro none"
+
+
+@root_only
+@pytest.mark.usefixtures("home")
+def test_a_read_only_root_needs_one_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    steps = ["mount --bind / /", "mount -o remount,ro,bind /", "mount -t tmpfs none /dev/shm"]
+    steps += [f"{HIDDEN} {place}" for place in ("/run", "/tmp", "/var/tmp")]
+    monkeypatch.setenv("HOME", "/root/none/at/all")
+    monkeypatch.chdir("/")
+    with Box("box", mounted(tmp_path, *steps)) as box:
+        assert box.look() == Facts.of_this_host()
+
+
+@root_only
+def test_no_folder_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/tmp/kickbench-none/cache")
+    steps = [f"{HIDDEN} {place}" for place in ("/run", "/var/tmp", "/dev/shm")]
+    steps += ["mount -t tmpfs -o noexec none /tmp"]
+    with pytest.raises(HostError, match=r"no folder for the agent: .*/tmp/\S+ is mounted noexec"):
+        Box("box", mounted(tmp_path, *steps))
+
+
+@root_only
+@pytest.mark.kvm
+def test_a_full_disk_there_is_an_error_with_its_place(home: Path, tmp_path: Path) -> None:
+    cache = home.parents[1]
+    cache.mkdir()
+    command = mounted(tmp_path, f"mount -t tmpfs -o size=100k none {cache}")
+    with pytest.raises(HostError, match=r"cannot be unpacked: .*No space left.*make room"):
+        Box("box", command)
+
+
+NO_KVM = ("mount -t tmpfs none /dev", "mknod -m 666 /dev/null c 1 3")
+
+
+@root_only
+@pytest.mark.usefixtures("home")
+def test_a_box_without_kvm_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ssh", lambda _: mounted(tmp_path, *NO_KVM))
+    done = kickbench_captured("run", "quick", "--quick", "--host", "box", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "/dev/kvm does not exist" in done.stderr
+    done = kickbench_captured("doctor", "--host", "box")
+    assert done.returncode == 3
+    assert "box cannot run kickbench: see KVM" in done.stdout
+
+
+@pytest.mark.usefixtures("home")
+def test_doctor_and_methods_look_at_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ssh", lambda _: ["sh", "-c"])
+    here = json.loads(kickbench_captured("methods", "--json").stdout)
+    assert json.loads(kickbench_captured("methods", "--json", "--host", "box").stdout) == here
+    found = json.loads(kickbench_captured("doctor", "--json", "--host", "box").stdout)
+    assert [finding["id"] for finding in found["findings"]] == [
+        finding["id"]
+        for finding in json.loads(kickbench_captured("doctor", "--json").stdout)["findings"]
+    ]
+
+
+@pytest.mark.kvm
+@pytest.mark.usefixtures("home")
+def test_several_boxes_measure_at_once_and_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KICKBENCH_SSH", " ".join(script(tmp_path, 'exec sh -c "$4"')))
+    (tmp_path / "tiny.toml").write_text(
+        'name = "tiny"\n[vm]\nvcpus = 1\n[guest]\nprogram = "pm_timer"\n[measure]\n'
+        'methods = ["sigmask", "immediate_exit"]\nprocesses = 1\nmax_seconds = 0.5\n'
+    )
+    hosts = ["--host", "one", "--host", "two"]
+    done = kickbench_captured("run", tmp_path / "tiny.toml", *hosts, "--results", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "r").glob("tiny/*/summary.json"))) == 2
+    for host in ("one", "two"):
+        assert f"{host}: [1/1]" in done.stderr
+    assert "against" in done.stdout
+
+
+# --- a stranger's data --------------------------------------------------------------------------
+
+AGENT = """
+import json, sys
+def line(): return json.loads(sys.stdin.readline())
+sys.stdin.readline()
+order = line()
+def hello(**what): print("\\n" + order["token"] + json.dumps(what), flush=True)
+"""
+
+
+def stranger(folder: Path, program: str) -> list[str]:
+    path = folder / "stranger.py"
+    path.write_text(AGENT + program)
+    return script(folder, f"exec {sys.executable} {path}")
+
+
+READY = f"""
+hello(have=True, machine="{os.uname().machine}"); line(); hello(ready=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "what"),
+    [
+        ("print(order['token'] + '[]', flush=True)", "is no message"),
+        ("hello(have=True, machine='riscv64\\x1b[2J')", r"box is riscv64\\x1b"),
+        (READY + "print('{}', flush=True); line()", "sent what is no message"),
+        (READY + 'line(); print(\'{"event": "facts"}\', flush=True); line()', "no message"),
+        (READY + "line(); print(json.dumps({'event': 'facts', 'topology': {}}))", "no message"),
+        (READY + "line(); print('x' * 1000, flush=True); line()", "no message"),
+        (READY + 'line(); print(\'{"event": "error", "reason": "\\x1b[2J"}\')', "box"),
+        (READY + "sys.exit(3)", "ended"),
+        ("sys.exit('something \\x1b[2J else')", r"ended: something \\x1b\[2J else"),
+    ],
+)
+def test_what_a_stranger_sends_is_one_line_of_error(
+    tmp_path: Path, program: str, what: str
+) -> None:
+    with (
+        pytest.raises((HostError, MachineFailedError, ConnectionBrokenError), match=what) as told,
+        Box("box", stranger(tmp_path, program)) as box,
+    ):
+        box.look()
+    assert "\x1b" not in str(told.value)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
+def test_any_line_is_a_message_or_a_value_error(line: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert "event" in messages.parse(line)
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "rounds": {"case": "a", "process": 0, "spent_seconds": 1.5, "ns": [[{"x": 1.0}]], "counts": []},
+    "files": {"files": [["blocks.npy", 12]]},
+    "end": {"case": "a", "seconds": 1.0},
+}
+
+
+@given(
+    st.sampled_from(sorted(GOOD)),
+    st.data(),
+    st.none() | st.text() | st.floats() | st.lists(st.text(), min_size=1) | st.just(-1),
+)
+def test_a_key_of_another_kind_is_refused(event: str, data: st.DataObject, value: object) -> None:
+    good = {"event": event, **GOOD[event]}
+    assert messages.parse(json.dumps(good).encode())["event"] == event
+    key = data.draw(st.sampled_from(sorted(GOOD[event])))
+    bad = {**good, key: value}
+    try:
+        messages.parse(json.dumps(bad).encode())
+    except ValueError:
+        return
+    assert (isinstance(value, str) and key == "case") or isinstance(value, float)
+
+
+@pytest.mark.parametrize("name", ["../x.npy", "/etc/passwd", "a.py", "A.npy", "x/y.npy"])
+def test_files_have_names_of_tables_only(name: str) -> None:
+    with pytest.raises(ValueError, match="files"):
+        messages.parse(json.dumps({"event": "files", "files": [[name, 1]]}).encode())
+
+
+cpus = st.lists(st.integers(0, 4096), unique=True, max_size=8).map(lambda some: tuple(sorted(some)))
+
+
+@given(
+    st.builds(
+        Topology,
+        online=cpus,
+        nodes=st.dictionaries(st.integers(0, 9), cpus),
+        siblings=st.dictionaries(st.integers(0, 99), cpus),
+        isolated=cpus,
+        affinity=cpus,
+        allowed=cpus,
+    ),
+    st.builds(Capabilities),
+)
+def test_facts_survive_the_way(topology: Topology, capabilities: Capabilities) -> None:
+    facts = Facts(topology, capabilities)
+    assert Facts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+
+
+def test_a_survey_survives_the_way() -> None:
+    survey = Survey.of_this_host()
+    assert Survey.from_dict(json.loads(json.dumps(survey.to_dict()))) == survey
