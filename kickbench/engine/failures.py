@@ -135,13 +135,12 @@ def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
         return f"{who}: {what} failed: {_error(failure.error)}{hint}"
     reason = abi.exit_reason_name(failure.exit_reason)
     detail = ""
-    match failure.exit_reason:
-        case abi.KVM_EXIT_SHUTDOWN:
-            detail = " (triple fault)"
-        case abi.KVM_EXIT_INTERNAL_ERROR:
-            detail = f" ({abi.INTERNAL_ERRORS.get(failure.suberror, failure.suberror)})"
-        case abi.KVM_EXIT_FAIL_ENTRY:
-            detail = f" (hardware reason {failure.detail:#x})"
+    if failure.exit_reason == abi.KVM_EXIT_SHUTDOWN:
+        detail = " (triple fault)"
+    elif failure.exit_reason == abi.KVM_EXIT_INTERNAL_ERROR:
+        detail = f" ({abi.INTERNAL_ERRORS.get(failure.suberror, failure.suberror)})"
+    elif failure.exit_reason == abi.KVM_EXIT_FAIL_ENTRY:
+        detail = f" (hardware reason {failure.detail:#x})"
     return f"{who}: the guest left KVM_RUN with {reason}{detail}, which its program never does"
 
 
@@ -205,5 +204,5 @@ def _is_in_user_space(task: Path) -> bool:
 
     before = ticks()
     time.sleep(_SOME_TICKS_S)
-    user, system, guest = (now - then for now, then in zip(ticks(), before, strict=True))
+    user, system, guest = (now - then for now, then in zip(ticks(), before))
     return user - guest > system

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Optional
 
 from kickbench import arch
 from kickbench.host.files import cpu_flags, read_text
@@ -23,7 +24,7 @@ MAX_RATE_OFF = 1e-3
 """What KVM's rate of the counter and the measured one may differ by. Two right ones agreed to 1
 part in 10 million (a VM of 2 CPUs). 1 ms between the readings of two clocks is 5 % of a rate."""
 
-WarpCycles = Callable[[int, int], int | None]
+WarpCycles = Callable[[int, int], Optional[int]]
 """How far the counters of two CPUs were seen to disagree, in cycles; None: they can't be tried."""
 
 

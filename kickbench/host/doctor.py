@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
 from kickbench import arch
 from kickbench.cpu_list import format_cpu_list
@@ -99,7 +99,7 @@ class Host:
         return cls(Path(root), probe(kvm_path), Topology.read(root), before, after)
 
 
-Outcome = tuple[Status, str, str | None]
+Outcome = tuple[Status, str, Optional[str]]
 """Status, detail, advice."""
 
 

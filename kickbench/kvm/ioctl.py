@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from typing import Union
 
 from kickbench.errors import MeasurementError
 from kickbench.kvm import abi
@@ -18,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)  # a CDLL call releases the GIL
 _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _libc.ioctl.restype = ctypes.c_int
 
-Argument = int | ctypes.Structure | ctypes.Array[ctypes.c_char] | ctypes.c_uint64 | None
+Argument = Union[int, ctypes.Structure, ctypes.Array[ctypes.c_char], ctypes.c_uint64, None]
 
 
 class KvmError(MeasurementError, OSError):

@@ -245,15 +245,13 @@ def _how_to_be_let_in(path: str) -> str:
 def _why_not_opened(path: str, error: OSError, load_command: str) -> KvmUnavailableError:
     in_container = f"in a container, pass the device in (--device {path})"
     load = f"load KVM ({load_command}; virtualization must be on in the firmware)"
-    match error.errno:
-        case errno.ENOENT:
-            return KvmUnavailableError(f"{path} does not exist", f"{load};\n{in_container}")
-        case errno.ENODEV | errno.ENXIO:
-            return KvmUnavailableError(f"{path} is there but no driver is behind it", load)
-        case errno.EACCES:
-            what = f"no permission to open {path}"
-            return KvmUnavailableError(what, f"{_how_to_be_let_in(path)};\n{in_container}")
-        case errno.EPERM:
-            return KvmUnavailableError(f"this sandbox may not open {path}", in_container)
-        case _:
-            return KvmUnavailableError(f"cannot open {path}", f"{error.strerror}")
+    if error.errno == errno.ENOENT:
+        return KvmUnavailableError(f"{path} does not exist", f"{load};\n{in_container}")
+    if error.errno in (errno.ENODEV, errno.ENXIO):
+        return KvmUnavailableError(f"{path} is there but no driver is behind it", load)
+    if error.errno == errno.EACCES:
+        what = f"no permission to open {path}"
+        return KvmUnavailableError(what, f"{_how_to_be_let_in(path)};\n{in_container}")
+    if error.errno == errno.EPERM:
+        return KvmUnavailableError(f"this sandbox may not open {path}", in_container)
+    return KvmUnavailableError(f"cannot open {path}", f"{error.strerror}")

@@ -94,6 +94,9 @@ _EFER_LONG_MODE = 1 << 8 | 1 << 10  # LME, LMA
 _CR0 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1  # PG, WP, NE, ET, PE
 _CR4_PAE = 1 << 5
 
+_MAP_POPULATE = 0x8000
+"""include/uapi/asm-generic/mman-common.h. The module mmap has it from Python 3.10 on."""
+
 Vendor = Literal["vmx", "svm"]
 _VENDORS: dict[int, Vendor] = {1: "svm", 2: "vmx"}
 
@@ -213,7 +216,7 @@ class NestedGuest(Closing):
     # --- the machine ----------------------------------------------------------------------------
 
     def _allocate(self, size: int) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_POPULATE
         memory = mmap.mmap(-1, size, flags=flags)
         view = (ctypes.c_char * size).from_buffer(memory)
         self._size = size
@@ -367,14 +370,13 @@ def _describe_exit(run: abi.kvm_run) -> str:
     """Why KVM_RUN returned when L1 had not ended its order."""
     reason = int(run.exit_reason)
     detail = ""
-    match reason:
-        case abi.KVM_EXIT_SHUTDOWN:
-            detail = " (triple fault)"
-        case abi.KVM_EXIT_INTERNAL_ERROR:
-            suberror = run.internal.suberror
-            detail = f" ({abi.INTERNAL_ERRORS.get(suberror, suberror)})"
-        case abi.KVM_EXIT_FAIL_ENTRY:
-            detail = f" (hardware reason {run.fail_entry.hardware_entry_failure_reason:#x})"
+    if reason == abi.KVM_EXIT_SHUTDOWN:
+        detail = " (triple fault)"
+    elif reason == abi.KVM_EXIT_INTERNAL_ERROR:
+        suberror = run.internal.suberror
+        detail = f" ({abi.INTERNAL_ERRORS.get(suberror, suberror)})"
+    elif reason == abi.KVM_EXIT_FAIL_ENTRY:
+        detail = f" (hardware reason {run.fail_entry.hardware_entry_failure_reason:#x})"
     return f"L1, the guest hypervisor, left with {abi.exit_reason_name(reason)}{detail}"
 
 
@@ -400,24 +402,20 @@ def _describe(shared: Shared) -> str:
         if is_vmx
         else f"EXITCODE {reason:#x}, EXITINFO1 {detail:#x}"
     )
-    match shared.status:
-        case 1:
-            return "L1 has neither VMX nor SVM: load kvm_intel or kvm_amd with nested=1"
-        case 2:
-            return f"L1 got exception {reason} at {detail:#x} (error code {more:#x})"
-        case 3:
-            step = _VMX_STEPS.get(detail, "a VMX instruction")
-            field = f" of field {more:#x}" if detail == 4 else ""
-            known = _VMX_ERRORS.get(reason)
-            return f"{step}{field} failed: VM-instruction error {reason}" + (
-                f", {known}" if known else ""
-            )
-        case 4 if is_vmx:
-            return f"L2 could not be entered: invalid guest state ({exit_})"
-        case 4:
-            return "L2 could not be entered: VMEXIT_INVALID, the VMCB is not consistent"
-        case 5:
-            return f"L2 ended with a triple fault ({exit_})"
-        case 6:
-            return f"L2 could not be brought to its end ({exit_})"
-    return f"L1 ended with status {shared.status}"
+    if shared.status == 3:
+        step = _VMX_STEPS.get(detail, "a VMX instruction")
+        field = f" of field {more:#x}" if detail == 4 else ""
+        known = _VMX_ERRORS.get(reason)
+        return f"{step}{field} failed: VM-instruction error {reason}" + (
+            f", {known}" if known else ""
+        )
+    not_entered = (
+        f"invalid guest state ({exit_})" if is_vmx else "VMEXIT_INVALID, the VMCB is not consistent"
+    )
+    return {
+        1: "L1 has neither VMX nor SVM: load kvm_intel or kvm_amd with nested=1",
+        2: f"L1 got exception {reason} at {detail:#x} (error code {more:#x})",
+        4: f"L2 could not be entered: {not_entered}",
+        5: f"L2 ended with a triple fault ({exit_})",
+        6: f"L2 could not be brought to its end ({exit_})",
+    }.get(shared.status, f"L1 ended with status {shared.status}")

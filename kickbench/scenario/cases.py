@@ -12,8 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
-from itertools import pairwise
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import ScenarioError
@@ -36,6 +35,9 @@ from kickbench.scenario.kinds import (
     STATES,
     TRANSPORTS,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
@@ -279,7 +281,7 @@ def _check_guest(case: Case) -> None:
         if not 0 < each.share <= MAX_SHARE:
             _refuse(f"mix[{index}].share", "a number above 0 and at most 1e12")
     gaps = case.gaps_us
-    ascending = all(one <= two for one, two in pairwise(gaps))
+    ascending = all(one <= two for one, two in zip(gaps, gaps[1:]))
     if gaps and not (MIN_GAPS <= len(gaps) <= MAX_GAPS and ascending):
         _refuse("gaps_us", f"{MIN_GAPS} to {MAX_GAPS} ascending numbers")
     if not all(MIN_GAP_US <= gap <= MAX_GAP_US for gap in gaps):
