@@ -36,9 +36,9 @@ from bench_nightly import (
 
 from kickbench.nightly import noise
 from kickbench.nightly.trends import QUIET
+from kickbench.stats.floor import FLOOR_LEVEL
 from kickbench.stats.location import huber, trimmed
 from kickbench.stats.proportions import clopper_pearson
-from kickbench.stats.quiet import FLOOR_LEVEL
 
 DATA = Path(__file__).parent / "data" / "nights.npz"
 CONSECUTIVE = 8  # nights that are drawn together

@@ -211,7 +211,7 @@ def of_levels(*levels: float) -> Estimator:
 
 def quiet_exit(exits: Floats, step: int) -> Floats:
     """What kickbench takes."""
-    return quiet(tied_quantiles(exits, QUIET_LEVELS, step))
+    return quiet(tied_quantiles(exits, QUIET_LEVELS, step).T)
 
 
 ESTIMATORS: dict[str, Estimator] = {

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kickbench.stats.quiet import FLOOR_LEVEL, QUIET_LEVELS, floor, quiet
+from kickbench.stats.floor import FLOOR_LEVEL, floor
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 COSTS = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
 
@@ -19,19 +20,28 @@ def levels(costs: list[int] | NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_a_block_has_one_quiet_exit() -> None:
-    blocks = np.array([[[10, 11, 12, 13, 14]], [[20, 20, 20, 20, 25]]], dtype=np.float32)
-    assert quiet(blocks).tolist() == [[12.0], [21.0]]
+    assert quiet([10, 11, 12, 13, 14]) == 12.0
+    blocks = np.array([[10, 20], [11, 20], [12, 20], [13, 20], [14, 25]], dtype=np.float64)
+    assert quiet(blocks).tolist() == [12.0, 21.0]
 
 
 def test_a_block_without_exits_has_no_quiet_exit() -> None:
-    blocks = np.array([[10.0] * 5, [np.nan] * 5])
+    blocks = np.array([[10.0, np.nan]] * 5)
     np.testing.assert_array_equal(quiet(blocks), [10.0, np.nan])
+    assert np.isnan(quiet([10.0] * 4 + [np.nan]))
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (5, 4), (0,), (2, 17)])
+@pytest.mark.parametrize("shape", [(4,), (4, 5), (0,), (17, 2)])
 def test_other_levels_than_its_own_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="QUIET_LEVELS"):
         quiet(np.zeros(shape))
+
+
+@given(st.lists(st.lists(st.floats(0, 1e9), min_size=5, max_size=5), min_size=1, max_size=9))
+def test_it_is_the_same_mean_for_one_block_and_for_many(blocks: list[list[float]]) -> None:
+    wanted = np.mean(blocks, axis=-1)
+    assert quiet(np.array(blocks).T).tolist() == wanted.tolist()
+    assert [quiet(one) for one in blocks] == wanted.tolist()
 
 
 @given(COSTS)

@@ -192,5 +192,5 @@ class HandoverBench:
         row["siblings"] = pair.siblings
         row["handovers"] = HANDOVERS * BOUTS
         row["elapsed_cycles"] = cycles.sum()
-        row["quiet_cycles"] = quiet(np.quantile(cycles, QUIET_LEVELS)) / HANDOVERS
+        row["quiet_cycles"] = quiet([*np.quantile(cycles, QUIET_LEVELS)]) / HANDOVERS
         return row

@@ -262,8 +262,8 @@ class ExitRecorder(BaseRecorder):
     def round_cycles(self, entry: int) -> dict[str, float]:
         mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
         cycles, exits = (int(mine[name].sum()) for name in self._time)
-        levels = np.stack([mine[name] for name in _quiet_names()], axis=-1)
-        of_vcpus = quiet(levels[np.isfinite(levels).all(axis=-1)])
+        of_vcpus = quiet([mine[name].astype(np.float64) for name in _quiet_names()])
+        of_vcpus = of_vcpus[np.isfinite(of_vcpus)]
         if not exits or not len(of_vcpus):
             return {}
         return {FIGURES["quiet"]: float(of_vcpus.mean()), FIGURES["mean"]: cycles / exits}

@@ -20,7 +20,8 @@ from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import QUANTILES
 from kickbench.scenario.kinds import FIGURES, precise_metrics
 from kickbench.stats.contrasts import Interval
-from kickbench.stats.quiet import QUIET_LEVELS, floor, quiet
+from kickbench.stats.floor import floor
+from kickbench.stats.quiet import QUIET_LEVELS, quiet
 from kickbench.summary.events import claims_of, merge_control
 from kickbench.summary.kicks import count_kicks
 from kickbench.summary.shared import (
@@ -256,7 +257,7 @@ def _rounds(blocks: _Blocks, methods: list[str]) -> Rounds:
         np.add.at(seconds, (row[place], blocks.entry[place]), longest_ns[timed] / 1e9)
         exits_per_second = np.where((all_exits > 0) & (seconds > 0), all_exits / seconds, np.nan)
     _, quantiles_ns = _quantiles_ns(blocks, width)
-    quiet_ns = quiet(np.stack([quantiles_ns[level] for level in QUIET_LEVELS], axis=-1))
+    quiet_ns = quiet([quantiles_ns[level] for level in QUIET_LEVELS])
     return Rounds(process, ns_per_exit, quiet_ns, cpu_ns_per_exit, exits_per_second, exits)
 
 
