@@ -235,11 +235,71 @@ def test_of_several_scenarios_each_has_its_row_and_the_worst_counts() -> None:
     assert [cell[0].strip() for cell in cells[2:]] == ["nightly", "new", "gone"]
 
 
+# --- several hosts -----------------------------------------------------------------------------
+
+
+def on(host: str, nights: Sequence[Night], **changes: Any) -> Part:
+    return part_of(nights, host=host, several=True, **changes)
+
+
+def test_of_several_hosts_each_sentence_names_its_own() -> None:
+    slow = on("root@amd", stepped(), remarks=["the clock went back"])
+    result = result_of(on("this host", calm()), slow)
+    assert f"% in {CASE} on root@amd since 2026-01-19 (2 nights), and 1 more." in headline(result)
+    told = shown(result)
+    assert "nightly on root@amd since 2026-01-19 (2 nights), with kernel: 6.12.3" in told
+    assert "- root@amd: the clock went back" in told
+    cells = [line.split("|")[1:-1] for line in markdown(result).splitlines() if "|" in line]
+    assert [[text.strip() for text in row[:2]] for row in (cells[0], *cells[2:])] == [
+        ["host", "scenario"],
+        ["this host", "nightly"],
+        ["root@amd", "nightly"],
+    ]
+    (suite, other) = suites(junit(result))
+    assert (suite.get("name"), other.get("name")) == ("nightly on this host", "nightly on root@amd")
+    message = str(next(other.iter("failure")).get("message"))
+    assert f"in {CASE} on root@amd got slower" in message
+    documents = plain_json.loads(json(result))["scenarios"]
+    assert [document["host"] for document in documents] == ["this host", "root@amd"]
+
+
+def test_a_good_night_counts_the_hosts_and_the_page_of_each_names_it() -> None:
+    result = result_of(*(on(host, calm(), report=Path("x.html")) for host in ("a", "b")))
+    assert headline(result) == (
+        "No regression in 6 metrics of 1 scenario on 2 hosts (17 nights of baseline)."
+    )
+    assert "- `x.html` on a - `x.html` on b" in shown(result)
+
+
+@pytest.mark.parametrize(
+    ("nights", "said"),
+    [
+        (calm(2), "No decision yet on a: 2 of the 9 nights that a decision takes."),
+        ([night(0, lost=[LOST])], "Kicks were lost on a that must not be lost: 3 of 1,000,000"),
+        (
+            [*calm(20), night(20, cases=[{"id": CASE, "status": "failed", "reason": "it broke"}])],
+            "1 case failed on a.",
+        ),
+    ],
+)
+def test_whatever_the_answer_is_it_names_the_host(nights: Sequence[Night], said: str) -> None:
+    assert said in headline(result_of(on("a", nights), Part("nightly", "b", several=True)))
+
+
+def test_what_was_not_measured_is_listed_by_host() -> None:
+    gone = [("a", "one"), ("a", "two"), ("b", "one")]
+    parts = [Part(name, host, several=True, errors=[("no KVM", 3)]) for host, name in gone]
+    result = result_of(on("c", calm()), *parts)
+    assert headline(result).endswith("Not measured: one and two on a; one on b.")
+    assert "- one and two on a; one on b were not measured: no KVM" in shown(result)
+
+
 # --- safe and readable -------------------------------------------------------------------------
 
 
-def nasty_result() -> Result:
+def nasty_result(*, several: bool = False) -> Result:
     """Everything that can be text is hostile."""
+    host = {"host": NASTY, "several": several}
     line = "".join(c for c in NASTY if c.isprintable())  # as histories insist on
 
     def rows(number: int, step: float) -> list[dict[str, Any]]:
@@ -255,8 +315,8 @@ def nasty_result() -> Result:
     nights += [of_kernel(n, NASTY, 1.05) for n in (18, 19)]
     lost = {**LOST, "case": NASTY, "method": NASTY}
     return result_of(
-        part_of(nights, remarks=[NASTY], report=Path(line), scenario=NASTY),
-        part_of([night(0, lost=[lost])], errors=[(NASTY, 4)]),
+        part_of(nights, remarks=[NASTY], report=Path(line), scenario=NASTY, **host),
+        part_of([night(0, lost=[lost])], errors=[(NASTY, 4)], **host),
         problems=(NASTY,),
         interrupted=NASTY,
     )
@@ -282,11 +342,12 @@ def check_markdown(text: str) -> None:
     assert len({*per_row}) <= 1
     if text.count("|") and tables:
         cells = sum(token.type in ("td_open", "th_open") for token in tokens(text))
-        assert cells == 6 * (len(per_row) - 1)
+        assert cells == (per_row[0] + 1) * (len(per_row) - 1)
 
 
-def test_hostile_text_is_text_in_markdown() -> None:
-    text = markdown(nasty_result())
+@pytest.mark.parametrize("several", [False, True])
+def test_hostile_text_is_text_in_markdown(several: bool) -> None:
+    text = markdown(nasty_result(several=several))
     check_markdown(text)
     assert "got slower" in text
 
@@ -383,8 +444,9 @@ def test_junit_has_a_case_per_metric_and_says_what_is_wrong_in_the_failure() -> 
     )
 
 
-def test_junit_is_well_formed_whatever_the_names_contain() -> None:
-    check_junit(junit(nasty_result()))
+@pytest.mark.parametrize("several", [False, True])
+def test_junit_is_well_formed_whatever_the_names_contain(several: bool) -> None:
+    check_junit(junit(nasty_result(several=several)))
 
 
 def test_a_scenario_that_was_not_begun_is_skipped_in_junit() -> None:

@@ -33,6 +33,9 @@ from kickbench.scenario.model import Scenario
 from kickbench.scenario.shipped import shipped
 from kickbench.text import did_you_mean, quoted
 
+THIS_HOST = "this host"
+"""Stands for the machine that the job runs on. ssh knows no host with a space in its name."""
+
 MAX_NIGHTS = 10_000
 _USUAL = Settings()
 _OF_DIFFERENCE = " difference"

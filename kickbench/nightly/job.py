@@ -38,7 +38,7 @@ from kickbench.errors import (
 )
 from kickbench.nightly import page
 from kickbench.nightly.collect import trends
-from kickbench.nightly.config import Config
+from kickbench.nightly.config import THIS_HOST, Config
 from kickbench.nightly.decide import decide
 from kickbench.nightly.history import History
 from kickbench.nightly.judgement import Decision, Judgement
@@ -65,14 +65,17 @@ WORST_FIRST = (EXIT_REGRESSION, EXIT_MEASUREMENT, EXIT_HOST, EXIT_USAGE)
 
 @dataclass
 class Part:
-    """The night of one scenario, as far as it came.
+    """The night of one scenario on one host, as far as it came.
 
-    ``measured_on`` has the indices of the nights that measured a metric, and ``accepted_from`` the
-    index of the first night of its present normal. ``errors`` has a line for each thing that went
-    wrong, with its exit code.
+    ``host`` is what the job's file calls the host. ``several`` is whether the job measures on other
+    hosts too, so that sentences have to name this one. ``measured_on`` has the indices of the
+    nights that measured a metric, and ``accepted_from`` the index of the first night of its present
+    normal. ``errors`` has a line for each thing that went wrong, with its exit code.
     """
 
     scenario: str
+    host: str = THIS_HOST
+    several: bool = False
     run: Path | None = None
     night: Night | None = None
     nights: Nights = field(default_factory=lambda: Nights((), (), ()))
@@ -84,6 +87,11 @@ class Part:
     report: Path | None = None
     trend: Path | None = None
     errors: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The scenario, and its host if the job has several: "exits_1vcpu on root@amd"."""
+        return f"{self.scenario} on {self.host}" if self.several else self.scenario
 
     def cases(self, status: str) -> list[dict[str, Any]]:
         """The night's cases with this status ("ok", "skipped" or "failed")."""

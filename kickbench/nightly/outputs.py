@@ -58,7 +58,11 @@ def _headline(result: Result) -> Iterator[str]:
     nights = [part for part in result.parts if part.night is not None]
     if lost:
         more = f"; and {len(lost) - 1} more like it" if len(lost) > 1 else ""
-        yield f"Kicks were lost that must not be lost: {lost_kicks(lost[0][1])}{more}."
+        first_part, first_lost = lost[0]
+        yield (
+            f"Kicks were lost{_on([first_part])} that must not be lost: "
+            f"{lost_kicks(first_lost)}{more}."
+        )
     if worse:
         part, first = max(
             ((part, some) for part in result.parts for some in _together(part)),
@@ -67,31 +71,57 @@ def _headline(result: Result) -> Iterator[str]:
         more = f", and {len(worse) - len(first)} more" if len(worse) > len(first) else ""
         yield (
             f"{plural(len(worse), 'metric')} got {_word(worse)}: {_what(first[0].key)} by "
-            f"{_range(first, signed=False)} in {_where(first)} {_since(part, first[0])}{more}."
+            f"{_range(first, signed=False)} in {_where(first)}{_on([part])} "
+            f"{_since(part, first[0])}{more}."
         )
     elif judged:
         yield (
             f"{'No other regression' if lost else 'No regression'} in {plural(judged, 'metric')} "
-            f"of {plural(sum(bool(p.judged) for p in nights), 'scenario')} ({_baseline(nights)})."
+            f"of {_counted([part for part in nights if part.judged])} ({_baseline(nights)})."
         )
-    elif any(part.disturbed for part in nights):
-        why = _why_no_witness(nights)
-        yield f"{why[0].upper()}{why[1:]}: the night is not evidence."
+    elif disturbed := [part for part in nights if part.disturbed]:
+        why = _why_no_witness(disturbed)
+        yield f"{why[0].upper()}{why[1:]}: the night is not evidence{_on(disturbed)}."
     elif nights:
         longest = max(nights, key=lambda part: len(part.nights))
         if len(longest.nights) <= 1:
             yield "The first night: there is nothing yet to compare it with."
         else:
-            yield f"No decision yet: {_why_undecided(longest, result.fewest_nights)}."
+            why = _why_undecided(longest, result.fewest_nights)
+            yield f"No decision yet{_on([longest])}: {why}."
     else:
         yield "Nothing was measured."
-    if failed := sum(len(part.cases("failed")) for part in nights):
-        yield f"{plural(failed, 'case')} failed."
-    missing = [part.scenario for part in result.parts if part.night is None]
+    if failed := [part for part in nights if part.cases("failed")]:
+        count = sum(len(part.cases("failed")) for part in failed)
+        yield f"{plural(count, 'case')} failed{_on(failed)}."
+    missing = [part for part in result.parts if part.night is None]
     if missing and nights:
-        yield f"Not measured: {listed(missing)}."
+        yield f"Not measured: {_names(missing)}."
     if result.interrupted is not None:
         yield "The job was interrupted."
+
+
+def _on(parts: Iterable[Part]) -> str:
+    """E.g. " on root@amd and root@intel"; nothing if the job has only one host."""
+    hosts = dict.fromkeys(part.host for part in parts if part.several)
+    return f" on {listed([*hosts])}" if hosts else ""
+
+
+def _names(parts: Iterable[Part]) -> str:
+    """E.g. "quick and race"; of several hosts "quick and race on root@amd; race on root@intel"."""
+    of_host: dict[str, list[Part]] = {}
+    for part in parts:
+        of_host.setdefault(part.host, []).append(part)
+    return "; ".join(
+        listed([part.scenario for part in some]) + _on(some) for some in of_host.values()
+    )
+
+
+def _counted(parts: list[Part]) -> str:
+    """E.g. "2 scenarios", or "2 scenarios on 3 hosts" if the job has several."""
+    scenarios = plural(len({part.scenario for part in parts}), "scenario")
+    hosts = len({part.host for part in parts if part.several})
+    return f"{scenarios} on {plural(hosts, 'host')}" if hosts else scenarios
 
 
 def _why_no_witness(parts: Iterable[Part]) -> str:
@@ -126,7 +156,8 @@ def sentence(part: Part, judgement: Judgement) -> str:
     last, changes = part.changed_with(judgement)
     word = "better" if judgement.verdict == "improvement" else _word([judgement])
     words = (
-        f"{_what(judgement.key)} in {judgement.key.case} got {word}: {_amount(judgement)} "
+        f"{_what(judgement.key)} in {judgement.key.case}{_on([part])} got {word}: "
+        f"{_amount(judgement)} "
         f"({_interval(judgement)}), {_levels(judgement)}, {_since(part, judgement)}; "
         f"{_sure(judgement.q)}"
     )
@@ -309,10 +340,10 @@ def markdown(result: Result) -> str:
         blocks.append("\n".join(notes))
     if any(part.night is not None for part in result.parts):
         blocks.append(_overview(result))
-    if written := [path for part in result.parts for path in (part.report, part.trend) if path]:
-        blocks.append(
-            "\n".join(["Reports and trends:", "", *(f"- {_code(_shown(p))}" for p in written)])
-        )
+    written = [(part, path) for part in result.parts for path in (part.report, part.trend) if path]
+    if written:
+        lines = [f"- {_code(_shown(path))} {_text(_on([part]))}".rstrip() for part, path in written]
+        blocks.append("\n".join(["Reports and trends:", "", *lines]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -341,7 +372,7 @@ def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
         since += f", with {_listed_changes(changes)}"
     elif last is not None:
         since += ", when no known fact of the host changed"
-    yield f"{_text(part.scenario)} {_text(since)}."
+    yield f"{_text(part.name)} {_text(since)}."
     for why in dict.fromkeys(j.reason for some in groups for j in some if j.common):
         yield f"{why[0].upper()}{why[1:]}."
     sure = _sure(max(judgement.q for some in groups for judgement in some))
@@ -364,42 +395,56 @@ def _group(some: list[Judgement]) -> str:
 def _notes(result: Result) -> Iterator[str]:
     """What else there is to know, one line of Markdown each."""
     for part in result.parts:
-        yield from _shortened([f"{_text(lost_kicks(lost))}" for lost in part.lost], _MOST_LINES)
-        yield from _shortened(
-            [
-                f"{_code(case['id'])} failed: {_text(case['reason'] or 'no reason is known')}"
-                for case in part.cases("failed")
-            ],
-            _MOST_LINES,
-        )
+        yield from _by_host(part, _failures(part))
     # Scenarios that have the same error share a line, such as an error of the host.
-    alike: dict[tuple[bool, str], list[str]] = {}
+    alike: dict[tuple[bool, str], list[Part]] = {}
     for part in result.parts:
         for error, _ in part.errors:
-            alike.setdefault((part.run is None, error), []).append(part.scenario)
-    for (unmeasured, error), scenarios in alike.items():
-        were = "was" if len(scenarios) == 1 else "were"
+            alike.setdefault((part.run is None, error), []).append(part)
+    for (unmeasured, error), parts in alike.items():
+        were = "was" if len(parts) == 1 else "were"
         what = f"{were} not measured" if unmeasured else f"{were} measured, but"
-        yield f"{_text(listed(scenarios))} {what}: {_text(error)}"
+        yield f"{_text(_names(parts))} {what}: {_text(error)}"
     if result.interrupted is not None:
         yield _text(f"The job was interrupted: {result.interrupted}")
     for part in result.parts:
-        yield from (_text(remark) for remark in part.remarks)
-        if gone := part.decision.of("not measured"):
-            names = {j.key.case for j in gone}
-            yield (
-                f"{plural(len(gone), 'metric')} of {plural(len(names), 'case')} of "
-                f"{_text(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value "
-                "tonight"
-            )
-        yield from (_text(line) for line in _of_load(part))
-        if suspects := _ranked(part.decision.suspects):
-            busy = any(judgement.verdict == "no witness" for judgement in suspects)
-            why = "nights of a busy host raise" if busy else "a single night raises"
-            yield f"Far off tonight, but {why} no alarm: {_some(suspects)}"
-        if better := _ranked(part.decision.of("improvement")):
-            yield f"Better than before: {_some(better)}, {_text(_since(part, better[0]))}"
+        yield from _by_host(part, _findings(part))
     yield from (_text(line) for line in _shortened(list(result.problems), _MOST_LINES))
+
+
+def _by_host(part: Part, lines: Iterable[str]) -> Iterator[str]:
+    """The lines, each with its host before it if the job has several."""
+    yield from (f"{_text(part.host)}: {line}" if part.several else line for line in lines)
+
+
+def _failures(part: Part) -> Iterator[str]:
+    """The kicks that were lost, and the cases that failed."""
+    yield from _shortened([_text(lost_kicks(lost)) for lost in part.lost], _MOST_LINES)
+    yield from _shortened(
+        [
+            f"{_code(case['id'])} failed: {_text(case['reason'] or 'no reason is known')}"
+            for case in part.cases("failed")
+        ],
+        _MOST_LINES,
+    )
+
+
+def _findings(part: Part) -> Iterator[str]:
+    """What is odd about the night of a scenario, and what is no alarm."""
+    yield from (_text(remark) for remark in part.remarks)
+    if gone := part.decision.of("not measured"):
+        names = {j.key.case for j in gone}
+        yield (
+            f"{plural(len(gone), 'metric')} of {plural(len(names), 'case')} of "
+            f"{_text(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value tonight"
+        )
+    yield from (_text(line) for line in _of_load(part))
+    if suspects := _ranked(part.decision.suspects):
+        busy = any(judgement.verdict == "no witness" for judgement in suspects)
+        why = "nights of a busy host raise" if busy else "a single night raises"
+        yield f"Far off tonight, but {why} no alarm: {_some(suspects)}"
+    if better := _ranked(part.decision.of("improvement")):
+        yield f"Better than before: {_some(better)}, {_text(_since(part, better[0]))}"
 
 
 def _of_load(part: Part) -> Iterator[str]:
@@ -421,11 +466,15 @@ def _some(judgements: list[Judgement]) -> str:
 
 
 def _overview(result: Result) -> str:
-    """A row per scenario."""
-    heads = ("scenario", "cases", "metrics", "worse", "better", "baseline")
-    rows = [heads, *(_row(part) for part in result.parts)]
+    """A row per scenario, and per host if the job has several."""
+    heads: tuple[str, ...] = ("scenario", "cases", "metrics", "worse", "better", "baseline")
+    right: tuple[bool, ...] = (False, False, True, True, True, False)
+    rows = [_row(part) for part in result.parts]
+    if any(part.several for part in result.parts):
+        heads, right = ("host", *heads), (False, *right)
+        rows = [(_text(p.host), *row) for p, row in zip(result.parts, rows, strict=True)]
+    rows = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (False, False, True, True, True, False)
     rule = [
         "-" * (width - 1) + ":" if to_right else "-" * width
         for width, to_right in zip(widths, right, strict=True)
@@ -516,7 +565,7 @@ def junit(result: Result) -> str:
 
 
 def _suite(suite: ElementTree.Element, part: Part) -> None:
-    name = printable(part.scenario)
+    name = printable(part.name)
     when = "" if part.night is None else part.night.created_utc.rstrip("Z")
     suite.attrib |= {"name": name, "timestamp": when} if when else {"name": name}
     for error, code in part.errors:
@@ -594,6 +643,7 @@ def _scenario(part: Part) -> dict[str, Any]:
     rows = {} if night is None else dict(zip(night.keys(), night.table.to_pylist(), strict=True))
     return {
         "scenario": part.scenario,
+        "host": part.host,
         "exit_code": part.exit_code,
         "run_id": None if night is None else night.run_id,
         "night_utc": None if night is None else night.created_utc,
