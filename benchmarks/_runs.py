@@ -19,6 +19,7 @@ import numpy as np
 from kickbench.results.tables import combine, from_worker
 from kickbench.results.writer import RunWriter
 from kickbench.run import runner
+from kickbench.run.machine import Machine
 from kickbench.run.progress import PlainProgress
 from kickbench.scenario.model import Scenario
 
@@ -81,8 +82,13 @@ def _samples(case: dict[str, Any], process: int, rounds: int, number: int) -> An
     return samples
 
 
-def run_once(folder: Path, **measure: Any) -> tuple[dict[str, Any], float]:
-    """The summary of one run of one case (1 vCPU, pm_timer), and how long all of it took, in s."""
+def run_once(
+    folder: Path, machine: Machine | None = None, **measure: Any
+) -> tuple[dict[str, Any], float]:
+    """The summary of one run of one case (1 vCPU, pm_timer), and how long all of it took, in s.
+
+    ``machine`` measures; None: this host.
+    """
     scenario = Scenario.from_dict(
         {
             "name": "benchmark",
@@ -94,7 +100,7 @@ def run_once(folder: Path, **measure: Any) -> tuple[dict[str, Any], float]:
     )
     begun = time.monotonic()
     with contextlib.redirect_stderr(io.StringIO()):
-        outcome = runner.run(scenario, folder, PlainProgress())
+        outcome = runner.run(scenario, folder, PlainProgress(), machine=machine)
     seconds = time.monotonic() - begun
     if outcome.failed:
         raise SystemExit(f"a run failed: {outcome.failed}")

@@ -48,6 +48,11 @@ def script(folder: Path, text: str) -> list[str]:
     return [str(path)]
 
 
+def look(command: list[str]) -> Facts:
+    with Box("box", command) as box:
+        return box.look()
+
+
 # --- the agent ----------------------------------------------------------------------------------
 
 
@@ -85,14 +90,14 @@ def test_a_shell_may_print_a_banner(home: Path, tmp_path: Path) -> None:
 
 def test_a_shell_that_prints_for_ever_is_left(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="prints without an end"):
-        Box("box", script(tmp_path, "yes | head -c 9000000; sleep 60"))
+        look(script(tmp_path, "yes | head -c 9000000; sleep 60"))
 
 
 def test_a_box_without_python_says_what_to_install(tmp_path: Path) -> None:
     for name in ("sh", "env"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     with pytest.raises(HostError, match=r"box has no Python 3: install it there .*apt install"):
-        Box("box", script(tmp_path, f'export PATH={tmp_path}; exec sh -c "$1"'))
+        look(script(tmp_path, f'export PATH={tmp_path}; exec sh -c "$1"'))
 
 
 def test_an_old_python_is_told_by_its_version(tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_an_old_python_is_told_by_its_version(tmp_path: Path) -> None:
     )
     old.chmod(0o755)
     with pytest.raises(HostError, match=r"box has Python 3\.8\.2, and the agent needs 3\.9"):
-        Box("box", script(tmp_path, f'export PATH={tmp_path}:$PATH; exec sh -c "$1"'))
+        look(script(tmp_path, f'export PATH={tmp_path}:$PATH; exec sh -c "$1"'))
 
 
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a\nb"])
@@ -161,7 +166,7 @@ def test_no_folder_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     steps = [f"{HIDDEN} {place}" for place in ("/run", "/var/tmp", "/dev/shm")]
     steps += ["mount -t tmpfs -o noexec none /tmp"]
     with pytest.raises(HostError, match=r"no folder for the agent: .*/tmp/\S+ is mounted noexec"):
-        Box("box", mounted(tmp_path, *steps))
+        look(mounted(tmp_path, *steps))
 
 
 @root_only
@@ -171,7 +176,7 @@ def test_a_full_disk_there_is_an_error_with_its_place(home: Path, tmp_path: Path
     cache.mkdir()
     command = mounted(tmp_path, f"mount -t tmpfs -o size=100k none {cache}")
     with pytest.raises(HostError, match=r"cannot be unpacked: .*No space left.*make room"):
-        Box("box", command)
+        look(command)
 
 
 NO_KVM = ("mount -t tmpfs none /dev", "mknod -m 666 /dev/null c 1 3")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
 
 if TYPE_CHECKING:
     from kickbench.run.machine import Machine
+    from kickbench.run.runner import Outcome
 
 ScenarioName = Annotated[
     str | None,
@@ -81,36 +82,75 @@ def run(
             "leave out the scenario, --quick and --strict"
         )
 
-    from kickbench.cli.several import run_on
+    if resume is None and scenario is None:
+        raise UsageError(
+            "no scenario is named; name one to run (kickbench scenario list shows some)"
+        )
+    # A service manager ends the run. As after Ctrl-C, finished cases are kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hosts and len(hosts) > 1:
+        if scenario is None:
+            raise UsageError("--resume finishes a run on the one --host that it began on")
+        options = {"--quick": quick, "--strict": strict, "--wait": wait}
+        chosen = [name for name, is_set in options.items() if is_set]
+        _run_on_several(hosts, [scenario, "--results", str(results), *chosen])
+    with machine_of(hosts[0] if hosts else None) as machine:
+        outcome = _measure(
+            machine,
+            scenario,
+            results,
+            resume,
+            quick=quick,
+            strict=strict,
+            wait=wait,
+            trust_protocols=trust_protocols,
+        )
     from kickbench.cli.show import show
+
+    show(outcome.folder)
+    if outcome.failed:
+        case_id, reason = next(iter(outcome.failed.items()))
+        cases = "a case" if len(outcome.failed) == 1 else f"{len(outcome.failed)} cases"
+        raise MeasurementError(
+            f"{cases} failed, {case_id}: {reason}\nwhen that is fixed, continue with: "
+            f"{outcome.resume}"
+        )
+
+
+def _run_on_several(hosts: list[str], arguments: list[str]) -> NoReturn:
+    from kickbench.cli.several import run_on
+    from kickbench.scenario.files import load
+    from kickbench.scenario.shipped import resolve
+
+    load(resolve(arguments[0]))  # what is wrong with it is said once
+    raise typer.Exit(run_on(list(dict.fromkeys(hosts)), arguments))
+
+
+def _measure(
+    machine: Machine,
+    scenario: str | None,
+    results: Path,
+    resume: Path | None,
+    *,
+    quick: bool,
+    strict: bool,
+    wait: bool,
+    trust_protocols: bool,
+) -> Outcome:
+    """Run or resume. Meanwhile a connection to another machine is being made."""
     from kickbench.run import runner
     from kickbench.run.progress import observer
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
-    # A service manager ends the run. As after Ctrl-C, finished cases are kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
     def say(text: str) -> None:
         typer.echo(f"kickbench: {text}", err=True)
 
-    if resume is None and scenario is None:
-        raise UsageError(
-            "no scenario is named; name one to run (kickbench scenario list shows some)"
-        )
-    model = None if scenario is None else load(resolve(scenario))
-    if hosts and len(hosts) > 1:
-        if resume is not None or scenario is None:
-            raise UsageError("--resume finishes a run on the one --host that it began on")
-        options = {"--quick": quick, "--strict": strict, "--wait": wait}
-        chosen = [name for name, is_set in options.items() if is_set]
-        arguments = [scenario, "--results", str(results), *chosen]
-        raise typer.Exit(run_on(list(dict.fromkeys(hosts)), arguments))
     watching, display = observer()
     try:
-        with machine_of(hosts[0] if hosts else None) as machine, display:
+        with display:
             if resume is not None:
-                outcome = runner.resume(
+                return runner.resume(
                     resume,
                     watching,
                     trust_protocols=trust_protocols,
@@ -118,18 +158,17 @@ def run(
                     say=say,
                     machine=machine,
                 )
-            else:
-                assert model is not None
-                outcome = runner.run(
-                    model,
-                    results,
-                    watching,
-                    quick=quick,
-                    strict=strict,
-                    wait=wait,
-                    say=say,
-                    machine=machine,
-                )
+            assert scenario is not None
+            return runner.run(
+                load(resolve(scenario)),
+                results,
+                watching,
+                quick=quick,
+                strict=strict,
+                wait=wait,
+                say=say,
+                machine=machine,
+            )
     except runner.RunInterruptedError as interrupted:
         outcome = interrupted.outcome
         cases = "case is" if outcome.finished == 1 else "cases are"
@@ -139,14 +178,6 @@ def run(
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    show(outcome.folder)
-    if outcome.failed:
-        case_id, reason = next(iter(outcome.failed.items()))
-        cases = "a case" if len(outcome.failed) == 1 else f"{len(outcome.failed)} cases"
-        raise MeasurementError(
-            f"{cases} failed, {case_id}: {reason}\nwhen that is fixed, continue with: "
-            f"{outcome.resume}"
-        )
 
 
 def machine_of(host: str | None) -> AbstractContextManager[Machine]:

@@ -25,15 +25,12 @@ _T = TypeVar("_T")
 class Box(Closing):
     """The machine at the other end of a connection. A context manager.
 
-    Raises HostError if it cannot be reached, or cannot run the agent.
+    Its first method raises HostError if it cannot be reached, or cannot run the agent.
     """
 
     def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
         self.host = host
-        try:
-            self._link = Link(host, command)
-        except ConnectionBrokenError as error:  # before there was one
-            raise HostError(str(error)) from None
+        self._link = Link(host, command)
         self._found = False
         self._begin: Callable[[], str | None]
         self._why = ""

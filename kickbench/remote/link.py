@@ -52,8 +52,8 @@ def ssh(host: str) -> list[str]:
 
 class Link(Closing):
     """A connection to ``host`` through ``command``, which gets the shell line to run as its last
-    argument. A context manager. Raises HostError if the agent cannot run there,
-    ConnectionBrokenError when the connection breaks."""
+    argument. A context manager. Raises HostError if the host cannot be reached or cannot run the
+    agent, ConnectionBrokenError when the connection breaks."""
 
     def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
         self.host = host
@@ -73,13 +73,22 @@ class Link(Closing):
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._buffer = b""
         self._waiting: deque[dict[str, Any]] = deque()
-        try:
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
+        self._begun = False
 
     # --- the beginning --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Wait until the agent answers. Nothing happens if it does already.
+
+        Until then the connection is made while the caller does something else.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        try:
+            self._begin()
+        except ConnectionBrokenError as error:  # before there was one
+            raise HostError(str(error)) from None
 
     def _begin(self) -> None:
         name, data = agent()
@@ -145,6 +154,7 @@ class Link(Closing):
 
     def send(self, op: str, *words: Any, **what: Any) -> None:
         """Send a request."""
+        self.begin()
         self._write(json.dumps({"op": op, "words": words, **what}).encode() + b"\n")
 
     def send_file(self, path: Path) -> None:
