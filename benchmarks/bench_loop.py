@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def build(folder: str) -> ctypes.CDLL:
 def main() -> None:
     clock = Clock.choose(tsc_usable=True)
     cpu = Topology.read().affinity[-1]
-    rng = np.random.default_rng(1)
+    rng = Random(1)
     logs: list[float] = []
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -81,7 +81,7 @@ def ns_per_exit(watch: Watch, state: str) -> float:
 
 def compare(watch: Watch) -> None:
     """Print how much longer exits are with the programs than without."""
-    order = random.Random(1)  # noqa: S311 - the order only has to be mixed
+    order = random.Random(1)
     rounds = [
         {state: ns_per_exit(watch, state) for state in order.sample(STATES, len(STATES))}
         for _ in range(ROUNDS)

@@ -85,7 +85,7 @@ _DOES_NOT_BOOT = Edit(
 
 def plan(commits: int, seed: int, metric: str) -> dict[int, tuple[str, Edit]]:
     """The commits that are not harmless, by their number from 1 on: subjects and edits."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     found: dict[int, tuple[str, Edit]] = {}
     if commits >= 16:
         # git bisect looks here first, and there if it is to skip that.
@@ -131,7 +131,7 @@ def make_series(folder: Path, commits: int, seed: int, metric: str) -> None:
         _git(folder, 0, "commit", "-q", "-m", "Linux")
         _git(folder, 0, "tag", "base")
     _git(folder, 0, "checkout", "-q", "-f", "-B", metric, "base")
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     special = plan(commits, seed, metric)
     for number in range(1, commits + 1):
         if number in special:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ctypes import c_uint32
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_turn_of_a_drawn_table_has_each_exit_as_often_as_its_share_says(
 ) -> None:
     shares = dict(zip(ALL, (500, 200, 200, 100, 50, 20, 10, 5, 5, 3, 2, 1), strict=True))
     mix = tuple(replace(each, share=share) for each, share in shares.items())
-    table = mix_table(mix, np.random.default_rng(1))
+    table = mix_table(mix, Random(1))
     pacing: dict[str, Any] = {}
     if gaps:
         pacing = {"gaps_cycles": gaps, "first_gaps": [0, 0], "ring_entries": 64}
@@ -105,7 +106,7 @@ def test_a_turn_of_a_drawn_table_has_each_exit_as_often_as_its_share_says(
 
 @pytest.mark.kvm
 def test_a_guest_takes_its_recorded_gaps_in_turn() -> None:
-    gaps = [int(gap) for gap in recorded_gaps((1e3, 2e3, 9e5), 64, np.random.default_rng(1))]
+    gaps = [int(gap) for gap in recorded_gaps((1e3, 2e3, 9e5), 64, Random(1))]
     pacing: dict[str, Any] = {"gaps_cycles": gaps, "first_gaps": [5], "ring_entries": 64}
     with Kvm() as kvm, Guest(kvm, "mix", 1, mix=TABLE, **pacing) as guest:
         params = guest.params(0)

@@ -15,6 +15,7 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,7 +114,7 @@ class NoMachine(NestedGuest):
     def __init__(self, sender_cpus: list[int]) -> None:
         self._sender_cpus = sender_cpus
         self._shared = Shared()
-        self._random = np.random.default_rng(1)
+        self._random = Random(1)
         self._vcpu = SimpleNamespace()  # type: ignore[assignment]
         self._vm = SimpleNamespace(fd=-1)  # type: ignore[assignment]
 

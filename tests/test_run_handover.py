@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import fake_host
@@ -161,7 +162,7 @@ def test_a_sample_is_fair_to_nodes_and_siblings(cpus: int, nodes: int, seed: int
         for a, b in combinations(range(cpus), 2)
     ]
     most = 100
-    found = sample(every, most, np.random.default_rng(seed))
+    found = sample(every, most, Random(seed))
     assert len(found) == min(most, len(every))
     assert len(set(found)) == len(found)
     assert set(found) <= set(every)
@@ -197,7 +198,7 @@ def made_bench(monkeypatch: pytest.MonkeyPatch, cpus: int) -> tuple[HandoverBenc
     monkeypatch.setattr(Topology, "read", lambda: topology(cpus))
     case = case_of(scenario())
     bench = HandoverBench(
-        case, range(cpus), schedule.entries(case), Clock("tsc", 1e9, 20), np.random.default_rng(1)
+        case, range(cpus), schedule.entries(case), Clock("tsc", 1e9, 20), Random(1)
     )
     return bench, asked
 

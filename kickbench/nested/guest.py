@@ -28,6 +28,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import c_int32, c_uint32, c_uint64
+from random import Random
 from typing import Any, Literal
 
 import numpy as np
@@ -164,7 +165,7 @@ class NestedGuest(Closing):
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._vcpu_cpus, self._sender_cpus = vcpu_cpus, sender_cpus
-        self._random = np.random.default_rng(seed)
+        self._random = Random(seed)
         self._broken = BROKEN[broken] if broken else 0
         self._stall_seconds = stall_seconds
         self._stack = ExitStack()
@@ -317,7 +318,7 @@ class NestedGuest(Closing):
         sender = Sender(
             shared=ctypes.addressof(self._shared),
             tsc_offset=offset or 0,
-            seed=int(self._random.integers(1, 2**63)),
+            seed=self._random.randrange(1, 2**63),
             max_delay_ns=MAX_DELAY_NS,
             vm_fd=self._vm.fd,
             knows_tsc=offset is not None,

@@ -140,7 +140,7 @@ def _measure_cost(
 ) -> None:
     rounds = round(_COST_SHARE * seconds / (3 * BLOCK_SECONDS))
     rounds = min(_MOST_ROUNDS, max(_LEAST_ROUNDS, rounds))
-    order = random.Random(1)  # noqa: S311 - the order only has to be mixed
+    order = random.Random(1)
     for number in range(rounds):
         progress("measuring what observing costs", 0.0)
         for state in order.sample(range(3), 3):

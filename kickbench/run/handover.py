@@ -10,9 +10,9 @@ the bouts that nothing disturbed give its quiet hand-over, as a block's quiet ex
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from kickbench.engine.engine import Clock
 from kickbench.engine.handover import exchange
 from kickbench.host.topology import Topology, distances, place
 from kickbench.run.kinds import PLACE, BaseRecorder, joined, medians
-from kickbench.run.schedule import Entry
+from kickbench.run.schedule import Entry, generator
 from kickbench.scenario.cases import Case
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
@@ -96,16 +96,15 @@ def alone(cpus: Sequence[int], root: str = "/") -> list[Pair]:
     return found
 
 
-def sample(pairs: Sequence[Pair], at_most: int, rng: np.random.Generator) -> list[Pair]:
+def sample(pairs: Sequence[Pair], at_most: int, rng: Random) -> list[Pair]:
     """At most so many of the pairs, in their order.
 
     Each two nodes give as many as the others, and so do the siblings, as long as they have more.
     """
     if len(pairs) <= at_most:
         return list(pairs)
-    shuffled = [pairs[int(index)] for index in rng.permutation(len(pairs))]
     groups: dict[tuple[Any, ...], list[Pair]] = {}
-    for pair in shuffled:
+    for pair in rng.sample(pairs, len(pairs)):
         groups.setdefault((*sorted(pair.nodes), pair.siblings), []).append(pair)
     by_turns = itertools.chain.from_iterable(itertools.zip_longest(*groups.values()))
     chosen = itertools.islice((pair for pair in by_turns if pair is not None), at_most)
@@ -149,13 +148,12 @@ class HandoverBench:
         cpus: Sequence[int],
         participants: Sequence[Entry],
         clock: Clock,
-        rng: np.random.Generator,
+        rng: Random,
     ) -> None:
         topology = Topology.read()
         # All processes of a case measure the same pairs.
-        chooser = np.random.default_rng([case.seed, zlib.crc32(case.id.encode())])
         every = every_pair(cpus, topology)
-        pairs = sample(every, MAX_PAIRS, chooser)
+        pairs = sample(every, MAX_PAIRS, generator(case))
         self.sampled = f"{len(pairs)} of {len(every)} pairs" if len(pairs) < len(every) else ""
         seats = {"handover": pairs, "alone": alone(sorted(cpus))}
         self._seats = [seats[entry.method] for entry in participants]
@@ -176,7 +174,7 @@ class HandoverBench:
                 order = [pair.turned for pair in reversed(orders[entry])]
             else:
                 seats = self._seats[entry]
-                order = [seats[int(index)] for index in self._rng.permutation(len(seats))]
+                order = self._rng.sample(seats, len(seats))
             orders[entry] = order
             for pair in order:
                 rows.append(self._block(pair, number, len(rows), entry))

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who runs when: the participants of a round, their order, and how long a block is.
 
-Pure computation on a case; standard library and numpy only (the worker imports it).
+Pure computation on a case; standard library only (the worker imports it).
 """
 
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kickbench.guest.loader import MAX_GAPS
+from kickbench.guest.loader import MAX_CYCLES, MAX_GAPS
 from kickbench.guest.mix import MAX_ENTRIES, MixedExit
 from kickbench.methods import method_label
 from kickbench.native import placebo_name
@@ -95,18 +93,21 @@ def is_compared(case: Case, entry: Entry) -> bool:
     return case.kind != "race"
 
 
-def generator(case: Case, process: int) -> np.random.Generator:
-    """The random stream of one process of one case; the same for the same scenario and seed."""
-    return np.random.default_rng([case.seed, zlib.crc32(case.id.encode()), process])
+def generator(case: Case, *which: int) -> Random:
+    """A random stream of a case; the same for the same scenario and seed.
+
+    ``which`` is the process whose stream it is; none for that of all its processes.
+    """
+    return Random("/".join(map(str, (case.seed, case.id, *which))))
 
 
-def round_order(n_entries: int, rng: np.random.Generator) -> list[int]:
+def round_order(n_entries: int, rng: Random) -> list[int]:
     """The entries in random order, then in the reverse of it.
 
     Each entry's two positions have the same mean, so a drift that is linear over the round adds
     the same to all of them (ABBA, for any number of entries).
     """
-    order = [int(entry) for entry in rng.permutation(n_entries)]
+    order = rng.sample(range(n_entries), n_entries)
     return order + order[::-1]
 
 
@@ -145,7 +146,7 @@ class Timing:
         exits_hz = MAX_EXITS_PER_CPU_HZ / crowd if case.kind == "exits" else 0
         if case.exit_rate_hz is not None:
             room = RECORDED_ROOM if case.gaps_us else PACED_ROOM
-            exits_hz = min(exits_hz, room * case.exit_rate_hz * float(vcpu_rates(case).max()))
+            exits_hz = min(exits_hz, room * case.exit_rate_hz * max(vcpu_rates(case)))
         capacity = min(int(blocks * block_ns / 1e9 * exits_hz), _most_entries(case.vcpus))
         return cls(min(warmup_ns, MAX_BLOCK_NS), block_ns, max(capacity, MIN_SAMPLES))
 
@@ -155,49 +156,65 @@ def _most_entries(vcpus: int) -> int:
     return MAX_BUFFERS_BYTES // 4 // vcpus
 
 
-def vcpu_rates(case: Case) -> NDArray[np.float64]:
+def vcpu_rates(case: Case) -> list[float]:
     """The exit rate of each vCPU, as a part of the mean of all."""
-    rates: NDArray[np.float64] = np.array(case.vcpu_rates or [1.0] * case.vcpus)
-    return rates / np.mean(rates)
+    rates = case.vcpu_rates or (1.0,) * case.vcpus
+    mean = math.fsum(rates) / len(rates)
+    return [rate / mean for rate in rates]
 
 
-def mix_table(mix: tuple[MixedExit, ...], rng: np.random.Generator) -> list[MixedExit]:
+def mix_table(mix: Sequence[MixedExit], rng: Random) -> list[MixedExit]:
     """A guest's table of exits, in random order: each as often as its share says, to less than one
     place, and at least once. No mix gives an empty table."""
     if not mix:
         return []
-    counts = _places(np.array([each.share for each in mix]), MAX_ENTRIES)
-    return [mix[index] for index in rng.permutation(np.repeat(np.arange(len(mix)), counts))]
+    counts = places([each.share for each in mix], MAX_ENTRIES)
+    table = [each for each, count in zip(mix, counts) for _ in range(count)]
+    rng.shuffle(table)
+    return table
 
 
-def _places(shares: NDArray[np.float64], places: int) -> NDArray[np.int64]:
-    """So many places by the largest remainders, at least one for each share."""
-    wanted = np.zeros(len(shares))
-    rare = np.zeros(len(shares), bool)
+def places(shares: Sequence[float], count: int) -> list[int]:
+    """How many of ``count`` places each share has, by the largest remainders: at least one."""
+    usual = list(range(len(shares)))  # those that have a place or more by themselves
     while True:
-        usual = shares[~rare] / shares[~rare].max()  # no sum of shares is infinite
-        wanted[~rare] = usual / usual.sum() * (places - rare.sum())
-        if (wanted[~rare] >= 1).all():
+        wanted = [1.0] * len(shares)
+        largest = max(shares[index] for index in usual)  # no sum of shares is infinite
+        total = math.fsum(shares[index] / largest for index in usual)
+        rest = count - (len(shares) - len(usual))
+        for index in usual:
+            wanted[index] = shares[index] / largest / total * rest
+        enough = [index for index in usual if wanted[index] >= 1]
+        if len(enough) == len(usual):
             break
-        rare |= wanted < 1
-    wanted[rare] = 1
-    counts = np.floor(wanted).astype(np.int64)
-    largest = np.argsort(counts - wanted, kind="stable")
-    counts[largest[: places - counts.sum()]] += 1
+        usual = enough
+    counts = [math.floor(one) for one in wanted]
+    by_remainder = sorted(range(len(shares)), key=lambda index: counts[index] - wanted[index])
+    for index in by_remainder[: count - sum(counts)]:
+        counts[index] += 1
     return counts
 
 
-def recorded_gaps(
-    gaps: tuple[float, ...], count: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def recorded_gaps(gaps: Sequence[float], count: int, rng: Random) -> list[float]:
     """So many gaps of the distribution of ``gaps``, in random order, one of each quantile.
 
     Each of ``gaps`` stands for an equal part of all, and is its middle. Between these the quantiles
     are linear. So the mean of the distribution is that of ``gaps``.
     """
-    middles = (np.arange(len(gaps)) + 0.5) / len(gaps)
-    quantiles = (np.arange(count) + rng.random(count)) / count
-    return rng.permutation(np.interp(quantiles, middles, gaps))
+    drawn = [
+        interpolated(gaps, (index + rng.random()) / count * len(gaps) - 0.5)
+        for index in range(count)
+    ]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def interpolated(values: Sequence[float], place: float) -> float:
+    """The value at a place between two indices, on a line between them; beyond the ends, theirs."""
+    place = min(max(place, 0.0), len(values) - 1.0)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (values[above] - values[below]) * (place - below)
 
 
 @dataclass(frozen=True)
@@ -210,7 +227,7 @@ class Pacing:
     ring_entries: int
 
     @classmethod
-    def of(cls, case: Case, timing: Timing, tsc_hz: float, rng: np.random.Generator) -> Pacing:
+    def of(cls, case: Case, timing: Timing, tsc_hz: float, rng: Random) -> Pacing:
         """The gaps of the case's rate and arrival. A rate of None gives none at all.
 
         Poisson and recorded arrivals are one table of gaps, in which each vCPU begins elsewhere.
@@ -218,18 +235,18 @@ class Pacing:
         if case.exit_rate_hz is None:
             return cls([], [0] * case.vcpus, [], 0)
         mean_cycles = tsc_hz / case.exit_rate_hz
-        gaps = np.ones(1)
+        gaps = [1.0]
         if case.arrival == "poisson":
-            gaps = rng.exponential(1, MAX_GAPS)
+            gaps = [rng.expovariate(1.0) for _ in range(MAX_GAPS)]
         elif case.arrival == "recorded":
             gaps = recorded_gaps(case.gaps_us, MAX_GAPS, rng)
-        gaps *= mean_cycles / gaps.mean()
-        highest_hz = case.exit_rate_hz * float(vcpu_rates(case).max())
+        scale = mean_cycles / (math.fsum(gaps) / len(gaps))
+        highest_hz = case.exit_rate_hz * max(vcpu_rates(case))
         per_block = min(highest_hz, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
         return cls(
-            gaps_cycles=[int(gap) for gap in np.clip(np.rint(gaps), 1, 2**32 - 1)],
-            first_gaps=[int(first) for first in rng.integers(0, MAX_GAPS, case.vcpus)],
-            gap_scales=[float(1 / rate) for rate in vcpu_rates(case)] if case.vcpu_rates else [],
+            gaps_cycles=[min(max(round(gap * scale), 1), MAX_CYCLES) for gap in gaps],
+            first_gaps=[rng.randrange(MAX_GAPS) for _ in range(case.vcpus)],
+            gap_scales=[1 / rate for rate in vcpu_rates(case)] if case.vcpu_rates else [],
             ring_entries=1
             << min(
                 max(10, math.ceil(math.log2(4 * per_block + 1))),

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import Any, Self
 
 import numpy as np
@@ -193,7 +194,7 @@ def _no_way_back() -> Iterator[None]:
 def _engine_bench(
     order: Order,
     participants: list[schedule.Entry],
-    rng: np.random.Generator,
+    rng: Random,
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     case = order.case
@@ -257,14 +258,14 @@ def _engine_bench(
 def _nested_bench(
     order: Order,
     participants: list[schedule.Entry],
-    rng: np.random.Generator,
+    rng: Random,
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     (vcpu_cpus,) = order.vcpu_cpus
     if distrust := counter_distrust(vcpu_cpus, order.kicker_cpus):
         warnings.append(f"L1 has only its TSC as a clock, and cannot rely on it: {distrust}")
     clock = Clock.choose(tsc_usable=True)
-    seed = int(rng.integers(1, 2**31))
+    seed = rng.randrange(1, 2**31)
     with (
         Kvm() as kvm,
         NestedGuest(kvm, vcpu_cpus=vcpu_cpus, sender_cpus=order.kicker_cpus, seed=seed) as guest,
@@ -276,7 +277,7 @@ def _nested_bench(
 def _handover_bench(
     order: Order,
     participants: list[schedule.Entry],
-    rng: np.random.Generator,
+    rng: Random,
     warnings: list[str],
 ) -> Iterator[kinds.Bench]:
     cpus = sorted(set(chain(*order.vcpu_cpus)))
@@ -303,7 +304,7 @@ class _EngineBench:
         participants: list[schedule.Entry],
         timing: schedule.Timing,
         clock: Clock,
-        rng: np.random.Generator,
+        rng: Random,
         places: Whereabouts,
     ) -> None:
         self._engine, self._participants = engine, participants
@@ -324,7 +325,7 @@ class _EngineBench:
     def round(self, number: int, turns: list[int], _after_block: Callable[[], None], /) -> None:
         plan = replace(
             self._plan,
-            seed=int(self._rng.integers(1, 2**31)),
+            seed=self._rng.randrange(1, 2**31),
             lost_after_ns=self._lost_after_ns,
         )
         results = self._engine.blocks(
@@ -344,9 +345,7 @@ class _EngineBench:
 class _Rounds:
     """Runs rounds until the time is over, the runner asks to stop, or all entries are settled."""
 
-    def __init__(
-        self, order: Order, bench: kinds.Bench, n_entries: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, order: Order, bench: kinds.Bench, n_entries: int, rng: Random) -> None:
         self._order, self._bench, self._rng = order, bench, rng
         self._entries = range(n_entries)
         self._unreported: list[list[dict[str, float]]] = []
