@@ -59,10 +59,10 @@ def main() -> None:
         while time.monotonic() < until:
             order = round_order(2, rng)
             schedule = [(methods[entry], entry) for entry in order]
-            results = engine.blocks(schedule, warmup_ns=300_000, block_ns=4_000_000)[:, 0]
+            results = engine.blocks(schedule, warmup_ns=300_000, block_ns=4_000_000)
+            exits, cycles = (np.array(results[name]) for name in ("exits", "elapsed_cycles"))
             rates = [
-                results["exits"][np.array(order) == entry].sum()
-                / results["elapsed_cycles"][np.array(order) == entry].sum()
+                exits[np.array(order) == entry].sum() / cycles[np.array(order) == entry].sum()
                 for entry in range(2)
             ]
             logs.append(float(np.log(rates[1] / rates[0])))

@@ -34,11 +34,11 @@ def main() -> None:
             begun = time.perf_counter()
             results = engine.blocks(
                 [("immediate_exit", 0)] * BLOCKS, warmup_ns=300_000, block_ns=4_000_000
-            )[:, 0]
+            )
             blocks_seconds = time.perf_counter() - begun
             samples = [
-                engine.samples(0, int(one["samples_offset"]), int(one["samples_count"]))
-                for one in results
+                engine.samples(0, *where)
+                for where in zip(results["samples_offset"], results["samples_count"], strict=True)
             ]
             begun = time.perf_counter()
             for some in samples:

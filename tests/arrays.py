@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kickbench.engine.engine import Engine, structure
 from kickbench.records import Records, RecordType
 
 
@@ -20,3 +21,8 @@ def as_array(*parts: Records) -> Any:
     """A copy of the records of one part or more, one below the other."""
     data = b"".join(part.data for part in parts)
     return np.frombuffer(data, dtype_of(parts[0].type)).copy()
+
+
+def kicks_of(engine: Engine) -> Any:
+    """The kicks of all kickers in the last call, one kicker's below another's."""
+    return as_array(Records(structure("kick_record"), b""), *engine.kicks())

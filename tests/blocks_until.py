@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from arrays import as_array, kicks_of
 
 from kickbench.engine.engine import Engine, Plan
 
@@ -46,10 +47,10 @@ def until(
     parts: list[tuple[Any, Any, Any]] = []
     while True:
         calls = len(parts) + 1
-        results = engine.blocks(
-            schedule, warmup_ns=MS, block_ns=ms * MS, plan=replace(plan, seed=calls)
-        )
-        kicks, pauses = engine.kicks().copy(), engine.pauses().copy()
+        results = as_array(
+            engine.blocks(schedule, warmup_ns=MS, block_ns=ms * MS, plan=replace(plan, seed=calls))
+        ).reshape(len(schedule), -1)
+        kicks, pauses = kicks_of(engine), as_array(engine.pauses())
         for records in (kicks, pauses):
             records["block"] += len(parts) * len(schedule)
         parts.append((results, kicks, pauses))

@@ -26,9 +26,7 @@ with Kvm() as kvm, NestedGuest(kvm) as guest:
         "vendor": guest.vendor,
         "nested_paging": guest.nested_paging,
         "iterations": {
-            name: {
-                column: guest_records[column].tolist() for column in guest_records.dtype.names or ()
-            }
+            name: {column: guest_records[column].tolist() for column in guest_records.type.fields}
             for name in ITERATIONS
             for guest_records in (guest.run(name, COUNT),)
         },

@@ -17,27 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arrays import dtype_of
 from numpy.typing import NDArray
 
 from kickbench.results.tables import QUANTILES, combine, from_worker, tables_of_case
 from kickbench.results.writer import RunWriter
-from kickbench.run.handover import BOUTS, HANDOVERS, HANDOVERS_DTYPE
-from kickbench.run.kinds import (
-    HISTOGRAMS,
-    KICK_BLOCKS,
-    KICKS,
-    PAUSES,
-    RACES,
-    SAMPLES,
-    blocks_with,
-)
-from kickbench.run.nested import NESTED
+from kickbench.run import handover, kinds, nested
+from kickbench.run.handover import BOUTS, HANDOVERS
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 BASE_NS = 2000.0
 HZ = 2.5e9
 
-BLOCKS = blocks_with(QUANTILES)
+BLOCKS = dtype_of(kinds.blocks_with(QUANTILES))
+HISTOGRAMS, SAMPLES = dtype_of(kinds.HISTOGRAMS), dtype_of(kinds.SAMPLES)
+KICKS, KICK_BLOCKS = dtype_of(kinds.KICKS), dtype_of(kinds.KICK_BLOCKS)
+PAUSES, RACES = dtype_of(kinds.PAUSES), dtype_of(kinds.RACES)
+NESTED, HANDOVER_ROWS = dtype_of(nested.NESTED), dtype_of(handover.HANDOVER_ROWS)
 DTYPES: dict[str, np.dtype[Any]] = {
     "blocks": BLOCKS,
     "exit_histograms": HISTOGRAMS,
@@ -47,7 +43,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "pauses": PAUSES,
     "races": RACES,
     "nested": NESTED,
-    "handovers": HANDOVERS_DTYPE,
+    "handovers": HANDOVER_ROWS,
 }
 """What a worker's arrays have, by table."""
 
@@ -584,7 +580,7 @@ def handover_arrays(
         for place, entry in enumerate(turns):
             for a, b in seats[entries[entry]["method"]]:
                 first, second = (a, b) if place < len(entries) else (b, a)
-                row = np.zeros(1, HANDOVERS_DTYPE)
+                row = np.zeros(1, HANDOVER_ROWS)
                 row["round"], row["position"], row["entry"] = number, len(rows) - before, entry
                 row["first_cpu"], row["second_cpu"] = first, second
                 at = [cpu * nodes // cpus for cpu in (first, second)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 
 from kickbench.engine.engine import Clock
@@ -23,12 +22,12 @@ two_cpus = pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
 def test_each_bout_has_a_length(clock: Clock) -> None:
     for first, second in (CPUS[:2], CPUS[1::-1]):
         cycles = exchange(first, second, clock, handovers=32, bouts=50)
-        assert cycles.shape == (50,)
-        assert (cycles > 0).all()
+        assert len(cycles) == 50
+        assert min(cycles) > 0
 
 
 def test_one_cpu_takes_both_turns_alone() -> None:
-    assert (exchange(CPUS[0], CPUS[0], TSC, handovers=2, bouts=100) > 0).all()
+    assert min(exchange(CPUS[0], CPUS[0], TSC, handovers=2, bouts=100)) > 0
 
 
 @two_cpus
@@ -36,7 +35,7 @@ def test_a_line_that_travels_takes_longer_than_one_that_stays() -> None:
     """Preemption makes bouts longer, and never shorter."""
     alone = exchange(CPUS[0], CPUS[0], TSC, handovers=256, bouts=100)
     handed = exchange(*CPUS[:2], TSC, handovers=256, bouts=100)
-    assert handed.min() > 2 * alone.min()
+    assert min(handed) > 2 * min(alone)
 
 
 def test_the_calling_thread_is_where_it_was() -> None:
@@ -60,4 +59,4 @@ def test_a_bout_is_an_even_number_of_hand_overs(handovers: int, bouts: int) -> N
 
 
 def test_no_bout_is_left_untimed() -> None:
-    assert np.count_nonzero(exchange(CPUS[0], CPUS[0], TSC, handovers=2, bouts=1000)) == 1000
+    assert 0 not in exchange(CPUS[0], CPUS[0], TSC, handovers=2, bouts=1000)

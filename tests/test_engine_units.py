@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kickbench.engine.engine import quantile_levels, quantiles
+from kickbench.engine.engine import quantile_levels
+from kickbench.engine.engine import quantiles as quantiles_of
 from kickbench.results.tables import QUANTILES
 
 UNITS = Path(__file__).resolve().parent / "units"
@@ -243,6 +244,10 @@ def reference(times: list[int], step: float) -> NDArray[np.float64]:
 
     exact = [round(level * 1000 * len(times)) / (1000 * len(times)) for level in LEVELS]
     return np.array([(inverse(at, "left") + inverse(at, "right")) / 2 for at in exact])
+
+
+def quantiles(times: NDArray[np.uint32], step: float) -> NDArray[np.float64]:
+    return np.array(quantiles_of(times.copy().data, step))
 
 
 def test_the_tables_have_the_engine_s_levels() -> None:

@@ -71,8 +71,11 @@ C_NAMES = {
 
 
 def test_the_record_and_the_page_of_orders_are_those_of_the_guest(tmp_path: Path) -> None:
-    fields = {f"offsetof(struct kb_nested_record, {n})": RECORD.fields[n][1] for n in RECORD.names}  # type: ignore[index,union-attr]
-    fields["sizeof(struct kb_nested_record)"] = RECORD.itemsize
+    fields = {
+        f"offsetof(struct kb_nested_record, {name})": field.offset
+        for name, field in RECORD.fields.items()
+    }
+    fields["sizeof(struct kb_nested_record)"] = RECORD.size
     for name, *_ in Shared._fields_:
         if name not in ("reserved", "reserved2"):
             fields[f"offsetof(struct kb_nested, {name})"] = getattr(Shared, name).offset
@@ -254,8 +257,8 @@ def test_without_vmx_and_svm_l1_says_so_and_with_them_it_runs() -> None:
         return
     with Kvm() as kvm, NestedGuest(kvm) as guest:
         records = guest.run("pending", 100)
-    assert records["expected"].all()
-    assert (records["delivered"] == 1).all()
+    assert all(records["expected"])
+    assert set(records["delivered"]) == {1}
 
 
 # mov al, 0; mov dx, PORT; out

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import as_array, kicks_of
 from blocks_until import MS, until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,7 +134,7 @@ def test_a_window_opens_when_all_vcpus_run(tmp_path: Path, folder: Path) -> None
             protocols={"counted": library_of},
         ) as engine,
     ):
-        (result,) = engine.blocks([("counted", 0)], warmup_ns=0, block_ns=2000 * MS)
+        result = as_array(engine.blocks([("counted", 0)], warmup_ns=0, block_ns=2000 * MS))
     assert ctypes.c_uint.in_dll(library_of, "running").value == 16
     assert ctypes.c_uint.in_dll(library_of, "too_early").value == 0
     assert (result["exits"] > 0).all()
@@ -162,10 +163,9 @@ def test_a_guest_that_stands_still_is_measured_to_the_windows_end(
         ) as engine,
     ):
         plan = Plan(kicking="volleys", gap_ns=20 * MS)
-        (result,) = engine.blocks(
-            [(UNCLEARED.stem, 0)], warmup_ns=MS, block_ns=1000 * MS, plan=plan
-        )[0]
-        assert len(engine.kicks()) > 0
+        schedule = [(UNCLEARED.stem, 0)]
+        (result,) = as_array(engine.blocks(schedule, warmup_ns=MS, block_ns=1000 * MS, plan=plan))
+        assert len(kicks_of(engine)) > 0
     assert result["elapsed_cycles"] + result["skew_cycles"] >= clock.hz * 0.999
     assert result["spurious_exits"] > 100
     assert result["timed_cycles"] < result["elapsed_cycles"] / 2

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
@@ -40,7 +41,7 @@ def largest(table: str) -> dict[str, int]:
     def of_field(name: str) -> int:
         if name == "entry":
             return len(ENTRIES) - 1
-        if dtype[name] == np.bool_:
+        if schema.field(name).type == pa.bool_():
             return 1
         if dtype[name] == np.float32:
             return 2**24  # whole numbers that a float32 holds

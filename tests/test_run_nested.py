@@ -16,12 +16,14 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from arrays import as_array, dtype_of
 
 from kickbench.engine.engine import Clock
 from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.nested import guest as nested_guest
+from kickbench.records import Records
 from kickbench.results.reader import RunReader
 from kickbench.run import foreman, machine, runner, schedule, worker
 from kickbench.run import nested as run_nested
@@ -73,11 +75,11 @@ class StubGuest:
         assert not self.closed
         return "svm"
 
-    def run(self, iteration: str, count: int) -> np.ndarray:
+    def run(self, iteration: str, count: int) -> Records:
         self.runs.append((iteration, count))
         if failing and len(self.runs) == 4:
             raise MeasurementError(failing[0])
-        rows = np.zeros(count, nested_guest.RECORD)
+        rows = np.zeros(count, dtype_of(nested_guest.RECORD))
         rows["cycles"] = 1000 + 100 * (iteration != "plain")
         rows["exit_reason"] = 0x60
         rows["expected"] = 1
@@ -88,7 +90,7 @@ class StubGuest:
         if iteration == "pending":
             rows["injected"] = rows["delivered"] = 1
         rows["detail"] = 2**64 - 1
-        return rows
+        return Records(nested_guest.RECORD, rows.tobytes())
 
     def __enter__(self) -> Self:
         return self
@@ -163,9 +165,8 @@ def test_the_ways_are_the_guests() -> None:
 
 
 def test_every_field_of_the_guests_records_is_kept() -> None:
-    assert nested_guest.RECORD.names is not None
-    assert NESTED.names is not None
-    assert {name.removesuffix("_cycles") for name in NESTED.names} >= set(nested_guest.RECORD.names)
+    kept = {name.removesuffix("_cycles") for name in NESTED.fields}
+    assert kept >= set(nested_guest.RECORD.fields)
 
 
 # --- plan --------------------------------------------------------------------------------------
@@ -256,11 +257,11 @@ class SlowGuest(StubGuest):
         self._each = seconds_each
         self.now = 0.0
 
-    def run(self, iteration: str, count: int) -> np.ndarray:
+    def run(self, iteration: str, count: int) -> Records:
         self.now += (nested_guest.WARMUP + count) * self._each
-        rows = super().run(iteration, count)
+        rows = as_array(super().run(iteration, count))
         rows["work"] = np.arange(count) + sum(n for _, n in self.runs[:-1])
-        return rows
+        return Records(nested_guest.RECORD, rows.tobytes())
 
 
 def one_block(
@@ -272,7 +273,7 @@ def one_block(
     monkeypatch.setattr(run_nested, "monotonic", lambda: guest.now)
     bench = NestedBench(case, guest, schedule.entries(case), Clock("tsc", 1e9, 20))  # type: ignore[arg-type]
     bench.round(0, [0, 0], lambda: alive.append(guest.now))
-    return guest, bench.recorder.arrays()["nested"], alive
+    return guest, as_array(*bench.recorder.arrays()["nested"].parts), alive
 
 
 @pytest.mark.parametrize("seconds_each", [20e-6, 4e-3, 0.3, 1.0])
@@ -306,12 +307,12 @@ def test_blocks_of_a_slow_guest_end_at_their_share_of_the_time(
 def test_only_expected_exits_have_a_round_trip() -> None:
     case = case_of(scenario())
     recorder = NestedRecorder(case, schedule.entries(case))
-    rows = np.zeros(4, nested_guest.RECORD)
+    rows = Records.of(nested_guest.RECORD, 4)
     rows["cycles"], rows["expected"] = [100, 200, 900, 9000], [1, 1, 1, 0]
     recorder.add(0, 0, 0, rows)
     assert recorder.round_cycles(0) == {"round_trip_p50_ns": 200}
     assert recorder.round_cycles(1) == {}
-    rows["expected"] = 0
+    rows["expected"] = [0] * 4
     recorder.add(1, 0, 0, rows)
     assert recorder.round_cycles(0) == {}
     assert len(recorder.arrays()["nested"]) == 8

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from kickbench.errors import ResultsError
 from kickbench.results.reader import RunReader
-from kickbench.run.handover import HANDOVERS_DTYPE
 from kickbench.summary.data import RunData
 from kickbench.summary.handover import GROUPS, read_handovers
 from kickbench.summary.pyperf import write_pyperf
@@ -37,7 +36,7 @@ def build(folder: Path, **arguments: Any) -> RunReader:
 
 
 def rows_of(*records: dict[str, Any]) -> np.ndarray:
-    rows = np.zeros(len(records), HANDOVERS_DTYPE)
+    rows = np.zeros(len(records), synthetic_run.HANDOVER_ROWS)
     rows["handovers"], rows["distance"] = 1000, 10
     for row, record in zip(rows, records, strict=True):
         for name, value in record.items():

@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ctypes face of the C engine (``src/engine.h``): loads it, feeds it, and turns what it leaves
-in memory into numpy arrays. No Python runs while a block is measured, and the GIL is not held.
+in memory into records. No Python runs while a block is measured, and the GIL is not held. The
+worker imports it: standard library only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import signal
+from array import array
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    c_char,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, NoReturn, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import kickbench.engine
 from kickbench.affinity import check_cpus
@@ -26,6 +35,10 @@ from kickbench.guest.loader import Guest, Params
 from kickbench.guest.programs import PROGRAMS, ExitKind
 from kickbench.kvm import abi
 from kickbench.native import built_file
+from kickbench.records import Field, Records, RecordType
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
@@ -81,9 +94,8 @@ class Plan:
     window_ns: int = 0
     lost_after_ns: int = 1_000_000_000
 
-    def _record(self) -> NDArray[Any]:
-        return _record(
-            "plan",
+    def _record(self) -> bytes:
+        return structure("plan").pack(
             loop=_LOOPS[self.loop],
             kicking=_KICKING[self.kicking],
             state=_STATES[self.state],
@@ -123,7 +135,7 @@ def library() -> ctypes.CDLL:
         "kb_engine_kicks": (c_void_p, [c_void_p, c_uint32, POINTER(c_uint64)]),
         "kb_engine_pauses": (c_void_p, [c_void_p, POINTER(c_uint64)]),
         "kb_engine_failure": (POINTER(Failure), [c_void_p]),
-        "kb_engine_samples": (POINTER(c_uint32), [c_void_p, c_uint32]),
+        "kb_engine_samples": (c_void_p, [c_void_p, c_uint32]),
         "kb_engine_histogram": (None, [c_void_p, c_uint32, c_void_p]),
         "kb_engine_memory_locked": (ctypes.c_int, [c_void_p]),
         "kb_engine_address": (c_void_p, [c_void_p, c_uint32, c_uint32]),
@@ -156,13 +168,17 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-@dataclass(frozen=True)
-class Field:
-    """Where a field of a C structure lies in it, in bytes, and what numpy calls its type."""
-
-    offset: int
-    size: int
-    format: str
+_CODES = {
+    ("i", 2): "h",
+    ("i", 4): "i",
+    ("i", 8): "q",
+    ("u", 1): "B",
+    ("u", 4): "I",
+    ("u", 8): "Q",
+    ("f", 4): "f",
+    ("f", 8): "d",
+}
+"""The codes of the module struct, by kind and bytes of a number: see ``layout.c``."""
 
 
 def layout(lib: ctypes.CDLL) -> dict[str, dict[str, Field]]:
@@ -172,36 +188,16 @@ def layout(lib: ctypes.CDLL) -> dict[str, dict[str, Field]]:
     found: dict[str, dict[str, Field]] = {}
     for field in first[: count.value]:
         kind = field.kind.decode().replace("p", "u")  # a pointer is an address
-        numbers = field.size // field.unit
         fields = found.setdefault(field.structure.decode(), {})
-        fields[field.name.decode()] = Field(
-            field.offset,
-            field.size,
-            f"{numbers if numbers > 1 else ''}{kind}{field.unit}",
-        )
+        code = _CODES[kind, field.unit]
+        fields[field.name.decode()] = Field(field.offset, code, field.size // field.unit)
     return found
 
 
 @cache
-def structure(name: str) -> np.dtype[Any]:
+def structure(name: str) -> RecordType:
     """``struct kb_<name>`` of engine.h, which documents its fields; a pointer is an address."""
-    fields = layout(library())[name]
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [field.format for field in fields.values()],
-            "offsets": [field.offset for field in fields.values()],
-            "itemsize": library().kb_sizeof(name.encode()),
-        }
-    )
-
-
-def _record(name: str, **fields: Any) -> NDArray[Any]:
-    """One structure, shape (1,), with these fields; the others are 0."""
-    record = np.zeros(1, structure(name))
-    for field, value in fields.items():
-        record[field] = value
-    return record
+    return RecordType(layout(library())[name], library().kb_sizeof(name.encode()))
 
 
 def misfits(lib: ctypes.CDLL, structures: Mapping[str, type[ctypes.Structure]]) -> list[str]:
@@ -261,45 +257,42 @@ def nodes_of(addresses: Sequence[int]) -> list[int | None]:
     None for a page that is not there, or whose node the kernel does not report. None for all pages
     when move_pages(2) is not permitted here or not built in.
     """
-    wanted = np.array(addresses, np.uint64)
-    nodes = np.full(len(wanted), -1, np.int32)
-    if library().kb_nodes_of(wanted.ctypes.data, len(wanted), nodes.ctypes.data):
-        return [None] * len(wanted)
-    return [int(node) if node >= 0 else None for node in nodes]
+    nodes = (c_int32 * len(addresses))()
+    wanted = (c_uint64 * len(addresses))(*addresses)
+    if library().kb_nodes_of(wanted, len(addresses), nodes):
+        return [None] * len(addresses)
+    return [node if node >= 0 else None for node in nodes]
 
 
-def histogram_edges() -> NDArray[np.uint64]:
-    """Edges of the histogram's bins, shape (bins + 1,), in cycles: [edge i, edge i + 1)."""
-    bins = 1 << 16
-    edges = np.zeros(bins, np.uint64)
-    library().kb_histogram_edges(edges.ctypes.data)
-    end = int(np.argmax(edges)) + 1
-    return edges[:end]
+def histogram_edges() -> list[int]:
+    """Edges of the histogram's bins, one more than bins, in cycles: [edge i, edge i + 1)."""
+    edges = (c_uint64 * (1 << 16))()
+    library().kb_histogram_edges(edges)
+    found = list(edges)
+    return found[: found.index(max(found)) + 1]
 
 
 def _n_quantiles() -> int:
-    return int(structure("block_result")["quantiles"].shape[0])
+    return structure("block_result").fields["quantiles"].count
 
 
 @cache
 def quantile_levels() -> dict[str, float]:
     """The columns of a block's quantiles in the table ``blocks``, with their levels, in the order
     of the engine: "p2_5_cycles" at 0.025."""
-    per_mille = np.zeros(_n_quantiles(), np.uint32)
-    library().kb_quantile_levels(per_mille.ctypes.data)
-    return {f"p{one / 10:g}_cycles".replace(".", "_"): int(one) / 1000 for one in per_mille}
+    per_mille = (c_uint32 * _n_quantiles())()
+    library().kb_quantile_levels(per_mille)
+    return {f"p{one / 10:g}_cycles".replace(".", "_"): one / 1000 for one in per_mille}
 
 
-def quantiles(cycles: NDArray[np.uint32], step_cycles: float) -> NDArray[np.float32]:
-    """The quantiles of these times at the engine's levels, in cycles, with ties spread over the
-    clock's step; see ``kb_quantiles``. NaN if there are no times."""
-    values = np.ascontiguousarray(cycles, np.uint32)
-    scratch = np.empty(2 * len(values), np.uint32)
-    found = np.empty(_n_quantiles(), np.float32)
-    library().kb_quantiles(
-        values.ctypes.data, len(values), step_cycles, scratch.ctypes.data, found.ctypes.data
-    )
-    return found
+def quantiles(cycles: memoryview[int], step_cycles: float) -> list[float]:
+    """The quantiles of these times (uint32) at the engine's levels, in cycles, with ties spread
+    over the clock's step; see ``kb_quantiles``. NaN if there are no times."""
+    count = len(cycles)
+    values = (c_uint32 * count).from_buffer_copy(cycles)
+    scratch, found = (c_uint32 * (2 * count))(), (c_float * _n_quantiles())()
+    library().kb_quantiles(values, count, step_cycles, scratch, found)
+    return list(found)
 
 
 class StuckVcpuError(MeasurementError):
@@ -338,25 +331,22 @@ class Engine(Closing):
         self._n_vcpus = guest.n_vcpus
         self._n_cpus = len({cpu for some in vcpu_cpus for cpu in some})
         self._n_bins = len(histogram_edges()) - 1
-        cpus = [np.array(some, np.int32) for some in vcpu_cpus]  # the records have addresses only
-        kicker_cpus = np.array(kickers.cpus if kickers else (), np.int32)
-        vcpus = np.concatenate(
-            [
-                _record(
-                    "vcpu_config",
-                    fd=vcpu.fd,
-                    n_cpus=len(cpus[index]),
-                    cpus=cpus[index].ctypes.data,
-                    run=vcpu.run_address,
-                    params=guest.params_address(index),
-                    ring=guest.ring_address(index) or 0,
-                )
-                for index, vcpu in enumerate(guest.vcpus)
-            ]
+        cpus = [_ints(some) for some in vcpu_cpus]  # the records have addresses only
+        kicker_cpus = _ints(kickers.cpus if kickers else ())
+        vcpus = b"".join(
+            structure("vcpu_config").pack(
+                fd=vcpu.fd,
+                n_cpus=len(cpus[index]),
+                cpus=ctypes.addressof(cpus[index]),
+                run=vcpu.run_address,
+                params=guest.params_address(index),
+                ring=guest.ring_address(index) or 0,
+            )
+            for index, vcpu in enumerate(guest.vcpus)
         )
+        vcpus_there = ctypes.create_string_buffer(vcpus, len(vcpus))
         expected_exit, other_exit = _EXPECTED_EXITS[PROGRAMS[program].exits]
-        config = _record(
-            "config",
+        config = structure("config").pack(
             n_vcpus=guest.n_vcpus,
             n_entries=n_entries,
             signal=KICK_SIGNAL,
@@ -365,17 +355,11 @@ class Engine(Closing):
             clock_is_tsc=clock.is_tsc,
             samples_capacity=samples_capacity,
             clock_hz=clock.hz,
-            vcpus=vcpus.ctypes.data,
+            vcpus=ctypes.addressof(vcpus_there),
+            **_of_kickers(kickers, ctypes.addressof(kicker_cpus)),
         )
-        if kickers:
-            config["n_kickers"] = kickers.count
-            config["n_kicker_cpus"] = len(kicker_cpus)
-            config["kicker_cpus"] = kicker_cpus.ctypes.data
-            config["transport"] = TRANSPORTS[kickers.transport]
-            config["kicks_capacity"] = kickers.kicks_capacity
-            config["pauses_capacity"] = kickers.pauses_capacity
         failure = Failure()
-        self._engine = self._lib.kb_engine_create(config.ctypes.data, ctypes.byref(failure))
+        self._engine = self._lib.kb_engine_create(config, ctypes.byref(failure))
         if not self._engine:
             self._raise(failure)
 
@@ -391,38 +375,37 @@ class Engine(Closing):
         warmup_ns: int,
         block_ns: int,
         plan: Plan = Plan(),
-    ) -> NDArray[Any]:
+    ) -> Records:
         """Run one block after another: (protocol id, entry) each, all vCPUs together.
 
-        Returns ``block_result`` records of shape (blocks, vCPUs). Raises MeasurementError when a
-        guest left KVM_RUN with an exit that its program never makes, StuckVcpuError when a vCPU
-        could not be kicked.
+        Returns ``block_result`` records: those of the first block's vCPUs, then those of the
+        second's. Raises MeasurementError when a guest left KVM_RUN with an exit that its program
+        never makes, StuckVcpuError when a vCPU could not be kicked.
         """
-        blocks = np.zeros(len(schedule), structure("block"))
-        blocks["protocol"] = [self._protocol(method) for method, _ in schedule]
-        blocks["entry"] = [entry for _, entry in schedule]
-        results = np.zeros((len(schedule), self._n_vcpus), structure("block_result"))
-        record = plan._record()
+        block = structure("block")
+        results = bytearray(len(schedule) * self._n_vcpus * structure("block_result").size)
         status = self._lib.kb_engine_blocks(
             self._engine,
-            blocks.ctypes.data,
+            b"".join(block.pack(protocol=self._protocol(m), entry=entry) for m, entry in schedule),
             len(schedule),
             warmup_ns,
             block_ns,
-            record.ctypes.data,
-            results.ctypes.data,
+            plan._record(),
+            (c_char * len(results)).from_buffer(results),
         )
         if status:
             self._raise(self._lib.kb_engine_failure(self._engine).contents)
-        return results
+        return Records(structure("block_result"), results)
 
-    def samples(self, vcpu: int, offset: int, count: int) -> NDArray[np.uint32]:
+    def samples(self, vcpu: int, offset: int, count: int) -> memoryview[int]:
         """A copy of ``count`` samples of the last call of :meth:`blocks`, in cycles."""
-        first = self._lib.kb_engine_samples(self._engine, vcpu)
-        if not count:
-            return np.empty(0, np.uint32)
-        whole = np.ctypeslib.as_array(first, shape=(offset + count,))
-        return whole[offset:].copy()
+        samples = array("I")
+        if count:
+            first = self._lib.kb_engine_samples(self._engine, vcpu)
+            samples.frombytes(
+                ctypes.string_at(first + samples.itemsize * offset, samples.itemsize * count)
+            )
+        return memoryview(samples)
 
     def address(self, part: str, vcpu: int) -> int:
         """The address of one of PARTS of a vCPU."""
@@ -435,26 +418,28 @@ class Engine(Closing):
             for kicker in range(self._n_kickers)
         ]
 
-    def kicks(self) -> NDArray[Any]:
-        """All kicks of the last call of :meth:`blocks`: ``kick_record``, by kicker."""
-        parts = []
+    def kicks(self) -> list[Records]:
+        """The kicks of each kicker in the last call of :meth:`blocks`, in the order of their
+        blocks: ``kick_record``."""
+        found = []
         for kicker in range(self._n_kickers):
             count = c_uint64()
             first = self._lib.kb_engine_kicks(self._engine, kicker, ctypes.byref(count))
-            parts.append(_records(first, count.value, structure("kick_record")))
-        return np.concatenate(parts) if parts else np.empty(0, structure("kick_record"))
+            found.append(_records(first, count.value, structure("kick_record")))
+        return found
 
-    def pauses(self) -> NDArray[Any]:
-        """All pauses of the last call of :meth:`blocks`: ``pause`` records."""
+    def pauses(self) -> Records:
+        """All pauses of the last call of :meth:`blocks`, in the order of their blocks: ``pause``
+        records."""
         count = c_uint64()
         first = self._lib.kb_engine_pauses(self._engine, ctypes.byref(count))
         return _records(first, count.value, structure("pause"))
 
-    def histogram(self, entry: int) -> NDArray[np.uint64]:
-        """Counts of all timed exits of the entry so far, shape (bins,): see histogram_edges."""
-        counts = np.zeros(self._n_bins, np.uint64)
-        self._lib.kb_engine_histogram(self._engine, entry, counts.ctypes.data)
-        return counts
+    def histogram(self, entry: int) -> list[int]:
+        """Counts of all timed exits of the entry so far, of each bin: see histogram_edges."""
+        counts = (c_uint64 * self._n_bins)()
+        self._lib.kb_engine_histogram(self._engine, entry, counts)
+        return list(counts)
 
     def close(self) -> None:
         """Stop the threads and free their buffers. Raises StuckVcpuError when one does not stop."""
@@ -474,7 +459,24 @@ class Engine(Closing):
         return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
 
 
-def _records(address: int | None, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if not address or not count:
-        return np.empty(0, dtype)
-    return np.frombuffer(ctypes.string_at(address, count * dtype.itemsize), dtype)
+def _ints(numbers: Sequence[int]) -> ctypes.Array[c_int32]:
+    return (c_int32 * len(numbers))(*numbers)
+
+
+def _of_kickers(kickers: Kickers | None, cpus_address: int) -> dict[str, int]:
+    """The fields of ``struct kb_config`` for the kicking threads."""
+    if not kickers:
+        return {}
+    return {
+        "n_kickers": kickers.count,
+        "n_kicker_cpus": len(kickers.cpus),
+        "kicker_cpus": cpus_address,
+        "transport": TRANSPORTS[kickers.transport],
+        "kicks_capacity": kickers.kicks_capacity,
+        "pauses_capacity": kickers.pauses_capacity,
+    }
+
+
+def _records(address: int | None, count: int, type_: RecordType) -> Records:
+    """A copy of so many records."""
+    return Records(type_, ctypes.string_at(address, count * type_.size) if address else b"")

@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ctypes face of ``src/handover.c``: a cache line is handed from one CPU to another and back.
 
-No Python runs meanwhile, and the GIL is not held. Needs no KVM.
+No Python runs meanwhile, and the GIL is not held. Needs no KVM. Standard library only.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-
-import numpy as np
-from numpy.typing import NDArray
+from ctypes import c_uint64
 
 from kickbench.engine.engine import Clock, library
 from kickbench.errors import MeasurementError
 
 
-def exchange(
-    first: int, second: int, clock: Clock, *, handovers: int, bouts: int
-) -> NDArray[np.uint64]:
-    """The length of each bout, in cycles of ``clock`` (shape: bouts).
+def exchange(first: int, second: int, clock: Clock, *, handovers: int, bouts: int) -> list[int]:
+    """The length of each bout, in cycles of ``clock``.
 
     A bout is ``handovers`` hand-overs, an even number: CPU ``first`` takes the line as often as CPU
     ``second`` does. The line's memory is on the node of ``first``. If both are one CPU, a single
@@ -29,11 +25,11 @@ def exchange(
     """
     if handovers < 2 or handovers % 2 or bouts < 1:
         raise ValueError(f"expected bouts of an even number of hand-overs: {bouts} of {handovers}")
-    cycles = np.zeros(bouts, np.uint64)
-    error = library().kb_handover(first, second, clock.is_tsc, handovers, bouts, cycles.ctypes.data)
+    cycles = (c_uint64 * bouts)()
+    error = library().kb_handover(first, second, clock.is_tsc, handovers, bouts, cycles)
     if error:
         raise MeasurementError(_why(first, second, error))
-    return cycles
+    return list(cycles)
 
 
 def _why(first: int, second: int, error: int) -> str:

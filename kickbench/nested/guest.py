@@ -14,8 +14,8 @@ L2 begin, and notes how L2 left:
 L2 leaves before the first instruction of its handler, so L1 lets it go on to its end after each
 iteration: only that shows whether the event was delivered, and how often.
 
-Nothing is compared or stored here. Standard library, numpy and the engine's library only, because
-the worker imports it.
+Nothing is compared or stored here. Standard library and the engine's library only, because the
+worker imports it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import c_int32, c_uint32, c_uint64
 from random import Random
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 import kickbench.nested
 from kickbench.affinity import pinned
@@ -43,21 +40,21 @@ from kickbench.errors import MeasurementError
 from kickbench.guest.loader import PAGE
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
+from kickbench.records import Records, RecordType
 
 ITERATIONS = ("plain", "pending", "pending_no_injection", "asynchronous")
 
-RECORD = np.dtype(
+RECORD = RecordType.of(
     [
-        ("cycles", "u8"),
-        ("work", "u8"),
-        ("detail", "u8"),
-        ("latency", "u8"),
-        ("exit_reason", "u4"),
-        ("delivered", "u4"),
-        ("expected", "?"),
-        ("injected", "?"),
-    ],
-    align=True,
+        ("cycles", "Q"),
+        ("work", "Q"),
+        ("detail", "Q"),
+        ("latency", "Q"),
+        ("exit_reason", "I"),
+        ("delivered", "I"),
+        ("expected", "B"),
+        ("injected", "B"),
+    ]
 )
 """One iteration, ``struct kb_nested_record``. ``cycles`` of L1's TSC from just before the entry to
 just after the exit; ``work``, L2's loop count when it left; ``exit_reason``, the basic reason of
@@ -171,7 +168,7 @@ class NestedGuest(Closing):
         self._stack = ExitStack()
         try:
             with pinned(vcpu_cpus, "the vCPU"):
-                self._allocate(RECORDS + MAX_COUNT * RECORD.itemsize)
+                self._allocate(RECORDS + MAX_COUNT * RECORD.size)
                 self._load()
                 self._vm: Vm = self._stack.enter_context(kvm.create_vm())
                 self._vcpu = self._create_vcpu(kvm)
@@ -190,12 +187,12 @@ class NestedGuest(Closing):
         """Whether L1 gives L2 nested page tables (NPT, EPT)."""
         return bool(self._shared.nested_paging)
 
-    def run(self, iteration: str, count: int) -> NDArray[Any]:
-        """Run ``count`` iterations in L1, after WARMUP of them: RECORD, shape (count,).
+    def run(self, iteration: str, count: int) -> Records:
+        """Run ``count`` iterations in L1, after WARMUP of them: RECORDs.
 
         Raises MeasurementError with what went wrong in L1, L2 or KVM_RUN.
         """
-        parts = [np.empty(0, RECORD)]
+        parts = [Records(RECORD, b"")]
         while count > 0:
             now = min(count, MAX_COUNT)
             self._shared.iteration = ITERATIONS.index(iteration)
@@ -205,10 +202,10 @@ class NestedGuest(Closing):
             self._shared.broken = self._broken
             with self._sending(iteration == "asynchronous"):
                 self._order()
-            written = ctypes.string_at(self._address + RECORDS, now * RECORD.itemsize)
-            parts.append(np.frombuffer(written, RECORD))
+            written = ctypes.string_at(self._address + RECORDS, now * RECORD.size)
+            parts.append(Records(RECORD, written))
             count -= now
-        return np.concatenate(parts)
+        return Records.joined(parts)
 
     def close(self) -> None:
         """Close the machine, then free its memory."""

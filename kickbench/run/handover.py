@@ -3,8 +3,8 @@
 
 It has no machine and needs no KVM. A block is one pair, or one CPU alone, and is many short bouts:
 the bouts that nothing disturbed give its quiet hand-over, as a block's quiet exit is made
-(:mod:`kickbench.stats.quiet`). Standard library and numpy only.
-:mod:`kickbench.summary.handover` evaluates the figures.
+(:mod:`kickbench.stats.quiet`). Standard library only. :mod:`kickbench.summary.handover` evaluates
+the figures.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import fmean
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kickbench.engine.engine import Clock
 from kickbench.engine.handover import exchange
 from kickbench.host.topology import Topology, distances, place
-from kickbench.run.kinds import PLACE, BaseRecorder, joined, medians
-from kickbench.run.schedule import Entry, generator
+from kickbench.records import Collected, Records, RecordType
+from kickbench.run.kinds import PLACE, BaseRecorder, medians
+from kickbench.run.schedule import Entry, generator, interpolated
 from kickbench.scenario.cases import Case
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
@@ -40,14 +39,14 @@ second thread."""
 UNKNOWN = -1
 
 _FACTS = ("first_cpu", "second_cpu", "first_node", "second_node", "distance")
-HANDOVERS_DTYPE = np.dtype(
+HANDOVER_ROWS = RecordType.of(
     [
         *PLACE,
-        *((name, "i4") for name in _FACTS),
-        ("siblings", "?"),
-        ("handovers", "i8"),
-        ("elapsed_cycles", "i8"),
-        ("quiet_cycles", "f4"),
+        ("siblings", "B"),
+        *((name, "i") for name in _FACTS),
+        ("quiet_cycles", "f"),
+        ("handovers", "q"),
+        ("elapsed_cycles", "q"),
     ]
 )
 
@@ -74,7 +73,7 @@ def every_pair(cpus: Sequence[int], topology: Topology, root: str = "/") -> list
     """All pairs of different CPUs, each once."""
     node = {cpu: found if (found := place(cpu, root)[0]) is not None else UNKNOWN for cpu in cpus}
     nodes = sorted(topology.nodes)
-    away = {one: dict(zip(nodes, distances(one, root), strict=False)) for one in nodes}
+    away = {one: dict(zip(nodes, distances(one, root))) for one in nodes}
     return [
         Pair(
             (one, other),
@@ -115,24 +114,25 @@ class HandoverRecorder(BaseRecorder):
     """Every block. It compares the median pair's quiet hand-over."""
 
     def __init__(self) -> None:
-        self._rounds: list[NDArray[Any]] = []
+        self._rounds = Collected(HANDOVER_ROWS)
 
-    def add(self, rows: NDArray[Any]) -> None:
+    def add(self, rows: Records) -> None:
         """Take the rows of a round."""
-        self._rounds.append(rows)
+        self._rounds.parts.append(rows)
 
     def round_cycles(self, entry: int) -> dict[str, float]:
         """The median over the pairs, each with the mean of its two blocks."""
-        last = self._rounds[-1]
-        mine = last[last["entry"] == entry]
-        pairs = np.sort(np.stack([mine["first_cpu"], mine["second_cpu"]], axis=1), axis=1)
-        _, pair, count = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
-        means = np.bincount(pair.reshape(-1), mine["quiet_cycles"]) / count
-        return medians("handover_ns", means)
+        last = self._rounds.parts[-1]
+        pairs: dict[tuple[int, int], list[float]] = {}
+        columns = (last[name] for name in ("entry", "first_cpu", "second_cpu", "quiet_cycles"))
+        for of, first, second, cycles in zip(*columns):
+            if of == entry:
+                pairs.setdefault((min(first, second), max(first, second)), []).append(cycles)
+        return medians("handover_ns", map(fmean, pairs.values()))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Collected]:
         """The only table."""
-        return {"handovers": joined(self._rounds, HANDOVERS_DTYPE)}
+        return {"handovers": self._rounds}
 
 
 class HandoverBench:
@@ -167,7 +167,7 @@ class HandoverBench:
 
     def round(self, number: int, turns: list[int], alive: Callable[[], None]) -> None:
         """Run a block of each seat of ``turns``, in this order. Raises MeasurementError."""
-        rows: list[NDArray[Any]] = []
+        rows: list[Records] = []
         orders: dict[int, list[Pair]] = {}
         for entry in turns:
             if entry in orders:
@@ -179,16 +179,20 @@ class HandoverBench:
             for pair in order:
                 rows.append(self._block(pair, number, len(rows), entry))
                 alive()
-        self.recorder.add(np.concatenate(rows))
+        self.recorder.add(Records.joined(rows))
 
-    def _block(self, pair: Pair, number: int, position: int, entry: int) -> NDArray[Any]:
-        cycles = exchange(*pair.cpus, self.clock, handovers=HANDOVERS, bouts=BOUTS)
-        row = np.zeros(1, HANDOVERS_DTYPE)
-        row["round"], row["position"], row["entry"] = number, position, entry
-        for name, value in zip(_FACTS, (*pair.cpus, *pair.nodes, pair.distance), strict=True):
-            row[name] = value
-        row["siblings"] = pair.siblings
-        row["handovers"] = HANDOVERS * BOUTS
-        row["elapsed_cycles"] = cycles.sum()
-        row["quiet_cycles"] = quiet([*np.quantile(cycles, QUIET_LEVELS)]) / HANDOVERS
-        return row
+    def _block(self, pair: Pair, number: int, position: int, entry: int) -> Records:
+        cycles = sorted(exchange(*pair.cpus, self.clock, handovers=HANDOVERS, bouts=BOUTS))
+        levels = [interpolated(cycles, level * (len(cycles) - 1)) for level in QUIET_LEVELS]
+        return Records.of(
+            HANDOVER_ROWS,
+            1,
+            round=number,
+            position=position,
+            entry=entry,
+            siblings=pair.siblings,
+            handovers=HANDOVERS * BOUTS,
+            elapsed_cycles=sum(cycles),
+            quiet_cycles=quiet(levels) / HANDOVERS,
+            **dict(zip(_FACTS, (*pair.cpus, *pair.nodes, pair.distance))),
+        )

@@ -4,20 +4,21 @@
 The kinds nested and handover have rounds of their own: see :mod:`kickbench.run.nested` and
 :mod:`kickbench.run.handover`.
 
-The arrays have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
-index into the schedule's participants) in place of the method. Standard library and numpy only.
+The records have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
+index into the schedule's participants) in place of the method. Standard library only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, compress
+from math import isfinite
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kickbench.engine.engine import (
     LANDED,
@@ -31,6 +32,7 @@ from kickbench.engine.engine import (
     histogram_edges,
     quantile_levels,
 )
+from kickbench.records import Collected, Records, RecordType
 from kickbench.run.schedule import Timing
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ
@@ -62,38 +64,55 @@ ENOUGH_LOST = 200
 @dataclass(frozen=True)
 class Round:
     """One round. The engine still has its samples, kicks and pauses.
-    ``order[position]`` is the entry of each block, ``results`` are its BLOCK_RESULT records
-    (blocks, vCPUs), ``lost_after_cycles`` is the round's time-out for kicks.
+    ``order[position]`` is the entry of each block, ``results`` are what :meth:`Engine.blocks`
+    returned, ``lost_after_cycles`` is the round's time-out for kicks.
     """
 
     number: int
     engine: Engine
     order: list[int]
-    results: NDArray[Any]
+    results: Records
     lost_after_cycles: int
 
-    def rows(self, dtype: np.dtype[Any], position: NDArray[Any]) -> NDArray[Any]:
-        """Empty rows for the blocks at these positions."""
-        rows = np.zeros(len(position), dtype)
-        rows["round"] = self.number
-        rows["position"] = position
-        rows["entry"] = np.array(self.order)[position]
-        return rows
+    @property
+    def n_vcpus(self) -> int:
+        """The vCPUs, each of which has a record for each block."""
+        return len(self.results) // len(self.order)
 
-    def block_rows(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def rows(self, type_: RecordType, position: int, count: int) -> Records:
+        """So many empty rows for the block at this position."""
+        place = {"round": self.number, "position": position, "entry": self.order[position]}
+        return Records.of(type_, count, **place)
+
+    def block_rows(self, type_: RecordType) -> Records:
         """A row for every block, with what all vCPUs did in it."""
-        rows = self.rows(dtype, np.arange(len(self.order)))
-        rows["spurious"] = self.results["spurious_exits"].sum(axis=1)
-        rows["elapsed_cycles"] = self.results["elapsed_cycles"].max(axis=1)
+        rows = Records.of(type_, len(self.order), round=self.number)
+        rows["position"], rows["entry"] = range(len(self.order)), self.order
+        rows["spurious"] = map(sum, self._by_block("spurious_exits"))
+        rows["elapsed_cycles"] = map(max, self._by_block("elapsed_cycles"))
         return rows
 
-    def per_block(self, blocks: NDArray[Any]) -> NDArray[Any]:
-        """How often each block occurs in ``blocks``."""
-        return np.bincount(blocks, minlength=len(self.order))
+    def _by_block(self, name: str) -> Iterator[memoryview[int]]:
+        column = self.results[name]
+        for begin in range(0, len(column), self.n_vcpus):
+            yield column[begin : begin + self.n_vcpus]
+
+    def kicks(self) -> Iterator[tuple[int, Records]]:
+        """The kicks of each kicker in each block, with the block's position."""
+        return chain.from_iterable(map(by_block, self.engine.kicks()))
+
+
+def by_block(records: Records) -> Iterator[tuple[int, Records]]:
+    """The records of each block, with its position. They are in the order of their blocks."""
+    blocks, begin = records["block"], 0
+    while begin < len(blocks):
+        end = bisect_right(blocks, blocks[begin], begin)
+        yield blocks[begin], records.part(begin, end)
+        begin = end
 
 
 class Recorder(Protocol):
-    """Collects the rounds of one kind, and returns them as arrays at the end."""
+    """Collects the rounds of one kind, and has them as arrays at the end."""
 
     def round_cycles(self, entry: int) -> dict[str, float]:
         """The figures that the kind compares, of one entry in the last round: cycles by the
@@ -106,7 +125,7 @@ class Recorder(Protocol):
     def is_settled(self, entry: int) -> bool:
         """Whether the entry needs no more rounds."""
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Collected]:
         """All rounds, by table."""
 
 
@@ -116,8 +135,8 @@ class EngineRecorder(Recorder, Protocol):
     def add(self, taken: Round) -> None:
         """Take a round."""
 
-    def latencies_cycles(self) -> NDArray[Any]:
-        """Latencies of the last round's kicks that were not lost."""
+    def latencies_cycles(self) -> Sequence[int]:
+        """Latencies of the last round's kicks that were not lost. The engine still has them."""
 
 
 class Bench(Protocol):
@@ -152,62 +171,58 @@ class BaseRecorder:
     def counts(self, entry: int) -> dict[str, int]:
         return {}
 
-    def latencies_cycles(self) -> NDArray[Any]:
-        return np.empty(0)
+    def latencies_cycles(self) -> Sequence[int]:
+        return ()
 
     def is_settled(self, entry: int) -> bool:
         return False
 
 
-def medians(metric: str, cycles: NDArray[Any]) -> dict[str, float]:
+def medians(metric: str, cycles: Iterable[float]) -> dict[str, float]:
     """``round_cycles`` of a recorder that compares medians."""
-    return {metric: float(np.median(cycles))} if len(cycles) else {}
+    found = list(cycles)
+    return {metric: float(median(found))} if found else {}
 
 
-def joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The rows of all parts, one below the other. There may be no parts."""
-    return np.concatenate(parts) if parts else np.empty(0, dtype)
-
-
-PLACE = [("round", "i4"), ("position", "i2"), ("entry", "u1")]
+PLACE = [("round", "i"), ("position", "h"), ("entry", "B")]
 """The fields that name the block of a row."""
 
 # --- exits --------------------------------------------------------------------------------------
 
-_KEPT = (
-    "exits",
-    "elapsed_cycles",
-    "skew_cycles",
-    "stalled_cycles",
-    "timed_exits",
-    "timed_cycles",
-    "max_cycles",
-    "cpu_ns",
-    "run_delay_ns",
-    "voluntary_switches",
-    "involuntary_switches",
-    "migrations",
-    "steal_ns",
-    "rescues",
-    "kicked",
-    "spurious_exits",
-    "unsampled",
-    "cpu",
-)
-SAMPLES = np.dtype([("round", "i4"), ("entry", "u1"), ("vcpu", "i2"), ("cycles", "u4")])
-HISTOGRAMS = np.dtype(
-    [("entry", "u1"), ("low_cycles", "u4"), ("high_cycles", "u8"), ("count", "i8")]
+# The engine's fields, with its codes: so they are copied as they are.
+_KEPT = [
+    ("exits", "q"),
+    ("elapsed_cycles", "q"),
+    ("skew_cycles", "q"),
+    ("stalled_cycles", "q"),
+    ("timed_exits", "q"),
+    ("timed_cycles", "q"),
+    ("max_cycles", "q"),
+    ("cpu_ns", "q"),
+    ("run_delay_ns", "q"),
+    ("steal_ns", "q"),
+    ("spurious_exits", "q"),
+    ("unsampled", "q"),
+    ("voluntary_switches", "i"),
+    ("involuntary_switches", "i"),
+    ("migrations", "i"),
+    ("rescues", "i"),
+    ("kicked", "i"),
+    ("cpu", "i"),
+]
+SAMPLES = RecordType.of([("round", "i"), ("vcpu", "h"), ("entry", "B"), ("cycles", "I")])
+HISTOGRAMS = RecordType.of(
+    [("entry", "B"), ("low_cycles", "I"), ("high_cycles", "Q"), ("count", "Q")]
 )
 
 
-def blocks_with(quantiles: Iterable[str]) -> np.dtype[Any]:
+def blocks_with(quantiles: Iterable[str]) -> RecordType:
     """The rows of the table ``blocks`` with quantiles of these names."""
-    kept = [(name, "i8") for name in _KEPT]
-    return np.dtype([*PLACE, ("vcpu", "i2"), *kept, *((name, "f4") for name in quantiles)])
+    return RecordType.of([*PLACE, ("vcpu", "h"), *_KEPT, *((name, "f") for name in quantiles)])
 
 
 @cache
-def blocks_dtype() -> np.dtype[Any]:
+def blocks_type() -> RecordType:
     """The rows of the table ``blocks``; the engine says which quantiles they have."""
     return blocks_with(quantile_levels())
 
@@ -227,8 +242,8 @@ class ExitRecorder(BaseRecorder):
     """
 
     def __init__(self, case: Case, n_entries: int) -> None:
-        self._blocks: list[NDArray[Any]] = []
-        self._samples: dict[int, NDArray[Any]] = {}
+        self._blocks = Collected(blocks_type())
+        self._samples: dict[int, list[Records]] = {}
         self._kept = 0
         self._budget = case.sample_budget // case.processes
         self._stride = 1
@@ -240,14 +255,16 @@ class ExitRecorder(BaseRecorder):
         self._kicks = KickRecorder() if case.kick_rate_hz is not None else None
 
     def add(self, taken: Round) -> None:
-        n_blocks, n_vcpus = taken.results.shape
-        rows = taken.rows(blocks_dtype(), np.repeat(np.arange(n_blocks), n_vcpus))
-        rows["vcpu"] = np.tile(np.arange(n_vcpus), n_blocks)
-        for name in _KEPT:
-            rows[name] = taken.results[name].ravel()
+        positions, vcpus = range(len(taken.order)), range(taken.n_vcpus)
+        rows = Records.of(blocks_type(), len(taken.results), round=taken.number)
+        rows["position"] = [position for position in positions for _ in vcpus]
+        rows["entry"] = [entry for entry in taken.order for _ in vcpus]
+        rows["vcpu"] = [vcpu for _ in positions for vcpu in vcpus]
+        for name, _ in _KEPT:
+            rows[name] = taken.results[name]
         for index, name in enumerate(quantile_levels()):
-            rows[name] = taken.results["quantiles"][..., index].ravel()
-        self._blocks.append(rows)
+            rows[name] = taken.results.column("quantiles", index)
+        self._blocks.parts.append(rows)
         self._engine = taken.engine
         if taken.number % self._stride == 0:
             self._keep_samples(taken)
@@ -256,71 +273,66 @@ class ExitRecorder(BaseRecorder):
 
     def unsampled(self) -> tuple[int, int]:
         """The exits so far that did not fit the sample buffers, and all exits."""
-        left = sum(int(rows["unsampled"].sum()) for rows in self._blocks)
-        return left, sum(int(rows["exits"].sum()) for rows in self._blocks)
+        return self._blocks.sum("unsampled"), self._blocks.sum("exits")
 
     def round_cycles(self, entry: int) -> dict[str, float]:
-        mine = self._blocks[-1][self._blocks[-1]["entry"] == entry]
-        cycles, exits = (int(mine[name].sum()) for name in self._time)
-        of_vcpus = quiet([mine[name].astype(np.float64) for name in _quiet_names()])
-        of_vcpus = of_vcpus[np.isfinite(of_vcpus)]
-        if not exits or not len(of_vcpus):
+        last = self._blocks.parts[-1]
+        mine = [one == entry for one in last["entry"]]
+        cycles, exits = (sum(compress(last[name], mine)) for name in self._time)
+        levels = zip(*(compress(last[name], mine) for name in _quiet_names()))
+        of_vcpus = [quiet(some) for some in levels if all(map(isfinite, some))]
+        if not exits or not of_vcpus:
             return {}
-        return {FIGURES["quiet"]: float(of_vcpus.mean()), FIGURES["mean"]: cycles / exits}
+        return {FIGURES["quiet"]: fmean(of_vcpus), FIGURES["mean"]: cycles / exits}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Collected]:
         kicks = self._kicks.arrays() if self._kicks is not None else {}
         return {
-            "blocks": joined(self._blocks, blocks_dtype()),
-            "exit_samples": joined(list(self._samples.values()), SAMPLES),
+            "blocks": self._blocks,
+            "exit_samples": Collected(SAMPLES, [*chain(*self._samples.values())]),
             "exit_histograms": self._histograms(),
             **{name: array for name, array in kicks.items() if name == "kick_blocks"},
         }
 
     def shortfalls(self, case: Case, block_ns: int) -> list[str]:
         """A sentence for each wanted rate that was not reached."""
-        rows = joined(self._blocks, blocks_dtype())
-        seconds = len(rows) * block_ns / 1e9  # of all vCPUs
+        seconds = len(self._blocks) * block_ns / 1e9  # of all vCPUs
         found = []
         if case.exit_rate_hz is not None:
-            exits = int(rows["exits"].sum())
+            exits = self._blocks.sum("exits")
             found.append(_shortfall("exits/s of each vCPU", case.exit_rate_hz, exits, seconds))
         if self._kicks is not None and case.kick_rate_hz is not None:
-            sent = int(self._kicks.arrays()["kick_blocks"]["sent"].sum())
+            sent = self._kicks.arrays()["kick_blocks"].sum("sent")
             asked_hz = case.kick_rate_hz * case.vcpus
             found.append(_shortfall("kicks/s", asked_hz, sent, seconds / case.vcpus))
         return [words for words in found if words is not None]
 
     def _keep_samples(self, taken: Round) -> None:
-        parts = []
-        for position, entry in enumerate(taken.order):
-            for vcpu, result in enumerate(taken.results[position]):
-                cycles = taken.engine.samples(
-                    vcpu, int(result["samples_offset"]), int(result["samples_count"])
-                )
-                part = np.empty(len(cycles), SAMPLES)
-                part["round"], part["entry"], part["vcpu"] = taken.number, entry, vcpu
-                part["cycles"] = cycles
-                parts.append(part)
-        self._samples[taken.number] = np.concatenate(parts)
-        self._kept += len(self._samples[taken.number])
+        parts = self._samples.setdefault(taken.number, [])
+        offsets, counts = taken.results["samples_offset"], taken.results["samples_count"]
+        for index, (offset, count) in enumerate(zip(offsets, counts)):
+            position, vcpu = divmod(index, taken.n_vcpus)
+            place = {"round": taken.number, "entry": taken.order[position], "vcpu": vcpu}
+            part = Records.of(SAMPLES, count, **place)
+            part["cycles"] = taken.engine.samples(vcpu, offset, count)
+            parts.append(part)
+        self._kept += sum(counts)
         while self._kept > self._budget and len(self._samples) > 1:
             self._stride *= 2
             for other in [n for n in self._samples if n % self._stride]:
-                self._kept -= len(self._samples.pop(other))
+                self._kept -= sum(map(len, self._samples.pop(other)))
 
-    def _histograms(self) -> NDArray[Any]:
+    def _histograms(self) -> Collected:
         edges = histogram_edges()
-        parts = []
+        rows = Collected(HISTOGRAMS)
         for entry in range(self._n_entries):
             counts = self._engine.histogram(entry)
-            hit = np.flatnonzero(counts)
-            part = np.empty(len(hit), HISTOGRAMS)
-            part["entry"] = entry
-            part["low_cycles"], part["high_cycles"] = edges[hit], edges[hit + 1]
-            part["count"] = counts[hit]
-            parts.append(part)
-        return np.concatenate(parts)
+            part = Records.of(HISTOGRAMS, len(counts) - counts.count(0), entry=entry)
+            part["low_cycles"] = compress(edges, counts)
+            part["high_cycles"] = compress(edges[1:], counts)
+            part["count"] = filter(None, counts)
+            rows.parts.append(part)
+        return rows
 
 
 def _shortfall(what: str, asked_hz: float, made: int, seconds: float) -> str | None:
@@ -336,107 +348,140 @@ def _shortfall(what: str, asked_hz: float, made: int, seconds: float) -> str | N
 
 # --- kicks --------------------------------------------------------------------------------------
 
-KICKS = np.dtype(
+_KICK_FIELDS = {
+    "vcpu": "vcpu",
+    "kicker": "kicker",
+    "volley": "volley",
+    "cpu": "cpu",
+    "at_cycles": "at",
+    "send_cycles": "send",
+    "delivery_cycles": "delivery",
+    "returned_cycles": "returned",
+    "latency_cycles": "latency",
+    "resumed_cycles": "resumed",
+    "signals": "signals",
+}
+"""The engine's field of a column. It has the same code, so it is copied as it is."""
+KICKS = RecordType.of(
     [
         *PLACE,
-        ("vcpu", "i2"),
-        ("kicker", "i2"),
-        ("volley", "i4"),
-        ("cpu", "i4"),
-        ("met", "?"),
-        ("lost", "?"),
-        ("at_cycles", "i8"),
-        ("send_cycles", "u4"),
-        ("delivery_cycles", "u4"),
-        ("returned_cycles", "i8"),
-        ("latency_cycles", "u4"),
-        ("resumed_cycles", "u4"),
-        ("signals", "u4"),
+        ("kicker", "B"),
+        ("vcpu", "h"),
+        ("met", "B"),
+        ("lost", "B"),
+        ("volley", "I"),
+        ("at_cycles", "q"),
+        ("cpu", "i"),
+        ("send_cycles", "I"),
+        ("delivery_cycles", "I"),
+        ("returned_cycles", "I"),
+        ("latency_cycles", "I"),
+        ("resumed_cycles", "I"),
+        ("signals", "I"),
     ]
 )
-KICK_BLOCKS = np.dtype(
-    [*PLACE, *((name, "i8") for name in ("sent", "met", "lost", "spurious", "elapsed_cycles"))]
+KICK_BLOCKS = RecordType.of(
+    [*PLACE, *((name, "q") for name in ("sent", "met", "lost", "spurious", "elapsed_cycles"))]
 )
+
+
+def _table(flag: int) -> bytes:
+    """By the flags of a kick: whether it has this one. For :meth:`bytes.translate`."""
+    return bytes(flags & flag != 0 for flags in range(256))
+
+
+_MET, _LOST, _LANDED = _table(MET), _table(LOST), _table(LANDED)
+_FOUND = bytes(not lost for lost in _LOST)
+_COMPARED = bytes(met and found for met, found in zip(_MET, _FOUND))
 
 
 class KickRecorder(BaseRecorder):
     """Every kick, and the counts of every block."""
 
     def __init__(self) -> None:
-        self._kicks: list[NDArray[Any]] = []
-        self._blocks: list[NDArray[Any]] = []
+        self._kicks, self._blocks = Collected(KICKS), Collected(KICK_BLOCKS)
+        self._last: list[tuple[int, Records]] = []
 
     def add(self, taken: Round) -> None:
-        kicks = taken.engine.kicks()
-        met, lost = (kicks["flags"] & MET) != 0, (kicks["flags"] & LOST) != 0
-        rows = taken.rows(KICKS, kicks["block"].astype(np.int64))
-        for name in ("vcpu", "kicker", "volley", "cpu", "signals"):
-            rows[name] = kicks[name]
-        rows["met"], rows["lost"] = met, lost
-        for name in ("at", "send", "delivery", "returned", "latency", "resumed"):
-            rows[f"{name}_cycles"] = kicks[name]
-        self._kicks.append(rows)
         blocks = taken.block_rows(KICK_BLOCKS)
-        blocks["sent"] = taken.per_block(kicks["block"])
-        blocks["met"] = taken.per_block(kicks["block"][met])
-        blocks["lost"] = taken.per_block(kicks["block"][lost])
-        self._blocks.append(blocks)
+        n_sent, n_met, n_lost = (blocks[name] for name in ("sent", "met", "lost"))
+        self._last = []
+        for position, kicks in taken.kicks():
+            flags = kicks["flags"].tobytes()
+            met, lost = flags.translate(_MET), flags.translate(_LOST)
+            rows = taken.rows(KICKS, position, len(kicks))
+            for name, of_engine in _KICK_FIELDS.items():
+                rows[name] = kicks[of_engine]
+            rows["met"], rows["lost"] = met, lost
+            n_sent[position] += len(kicks)
+            n_met[position] += met.count(1)
+            n_lost[position] += lost.count(1)
+            self._kicks.parts.append(rows)
+            self._last.append((taken.order[position], kicks))
+        self._blocks.parts.append(blocks)
 
     def round_cycles(self, entry: int) -> dict[str, float]:
-        last = self._kicks[-1]
-        mine = last[(last["entry"] == entry) & last["met"] & ~last["lost"]]
-        return medians("latency_p50_ns", mine["latency_cycles"])
+        mine = [kicks for of, kicks in self._last if of == entry]
+        found = (_latencies(kicks, _COMPARED) for kicks in mine)
+        return medians("latency_p50_ns", chain.from_iterable(found))
 
-    def latencies_cycles(self) -> NDArray[Any]:
-        last = self._kicks[-1]
-        return np.asarray(last["latency_cycles"][~last["lost"] & (last["latency_cycles"] > 0)])
+    def latencies_cycles(self) -> Sequence[int]:
+        found = (_latencies(kicks, _FOUND) for _, kicks in self._last)
+        return [*filter(None, chain.from_iterable(found))]
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {
-            "kicks": joined(self._kicks, KICKS),
-            "kick_blocks": joined(self._blocks, KICK_BLOCKS),
-        }
+    def arrays(self) -> dict[str, Collected]:
+        return {"kicks": self._kicks, "kick_blocks": self._blocks}
+
+
+def _latencies(kicks: Records, which: bytes) -> Iterator[int]:
+    """The latencies of the kicks that are true in a table of flags; 0 of one that was not timed."""
+    return compress(kicks["latency"].tolist(), kicks["flags"].tobytes().translate(which))
 
 
 # --- pause_all ----------------------------------------------------------------------------------
 
 _PAUSE_TIMES = ("at", "send", "first", "median", "last")
-PAUSES = np.dtype([*PLACE, *((f"{name}_cycles", "i8") for name in _PAUSE_TIMES), ("rescues", "i8")])
+PAUSES = RecordType.of(
+    [*PLACE, *((f"{name}_cycles", "q") for name in _PAUSE_TIMES), ("rescues", "I")]
+)
 
 
 class PauseRecorder(BaseRecorder):
     """Every pause of all vCPUs."""
 
     def __init__(self) -> None:
-        self._pauses: list[NDArray[Any]] = []
+        self._pauses = Collected(PAUSES)
+        self._last: list[tuple[int, Records]] = []
 
     def add(self, taken: Round) -> None:
-        pauses = taken.engine.pauses()
-        rows = taken.rows(PAUSES, pauses["block"].astype(np.int64))
-        for name in _PAUSE_TIMES:
-            rows[f"{name}_cycles"] = pauses[name]
-        rows["rescues"] = pauses["rescues"]
-        self._pauses.append(rows)
+        self._last = []
+        for position, pauses in by_block(taken.engine.pauses()):
+            rows = taken.rows(PAUSES, position, len(pauses))
+            for name in _PAUSE_TIMES:
+                rows[f"{name}_cycles"] = pauses[name]
+            rows["rescues"] = pauses["rescues"]
+            self._last.append((taken.order[position], rows))
+        self._pauses.parts += [rows for _, rows in self._last]
 
     def round_cycles(self, entry: int) -> dict[str, float]:
-        mine = self._pauses[-1][self._pauses[-1]["entry"] == entry]
-        return medians("pause_last_ns", mine["last_cycles"])
+        mine = [rows["last_cycles"] for of, rows in self._last if of == entry]
+        return medians("pause_last_ns", chain.from_iterable(mine))
 
-    def latencies_cycles(self) -> NDArray[Any]:
-        return np.asarray(self._pauses[-1]["last_cycles"])
+    def latencies_cycles(self) -> Sequence[int]:
+        return [*chain.from_iterable(rows["last_cycles"] for _, rows in self._last)]
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"pauses": joined(self._pauses, PAUSES)}
+    def arrays(self) -> dict[str, Collected]:
+        return {"pauses": self._pauses}
 
 
 # --- race ---------------------------------------------------------------------------------------
 
 _COUNTS = ("sent", "landed", "lost")
-RACES = np.dtype(
+RACES = RecordType.of(
     [
         *PLACE,
-        *((name, "i8") for name in (*_COUNTS, "resent", "spurious", "rescues")),
-        *((f"{name}_cycles", "i8") for name in ("timeout", "elapsed", "latency_max")),
+        *((name, "q") for name in (*_COUNTS, "resent", "spurious", "rescues")),
+        *((f"{name}_cycles", "q") for name in ("timeout", "elapsed", "latency_max")),
     ]
 )
 
@@ -445,41 +490,42 @@ class RaceRecorder(BaseRecorder):
     """The counts of every block, until enough kicks of each method have landed, or were lost."""
 
     def __init__(self, case: Case, n_entries: int) -> None:
-        self._races: list[NDArray[Any]] = []
+        self._races = Collected(RACES)
         self._wanted = -(-(case.kicks or 0) // case.processes)
         self._counts = [dict.fromkeys(_COUNTS, 0) for _ in range(n_entries)]
-        self._latencies = np.empty(0)
 
     def add(self, taken: Round) -> None:
-        kicks = taken.engine.kicks()
-        block = kicks["block"]
-        lost = (kicks["flags"] & LOST) != 0
         rows = taken.block_rows(RACES)
-        rows["sent"] = taken.per_block(block)
-        rows["landed"] = taken.per_block(block[(kicks["flags"] & LANDED) != 0])
-        rows["resent"] = taken.per_block(block[kicks["signals"] > 1])
-        rows["lost"] = taken.per_block(block[lost])
-        rows["timeout_cycles"] = taken.lost_after_cycles
-        rows["rescues"] = np.bincount(block, kicks["rescues"], minlength=len(taken.order))
-        np.maximum.at(rows["latency_max_cycles"], block[~lost], kicks["latency"][~lost])
-        self._races.append(rows)
-        self._latencies = kicks["latency"][~lost & (kicks["latency"] > 0)]
-        for row in rows:
-            for name in _COUNTS:
-                self._counts[row["entry"]][name] += int(row[name])
+        rows["timeout_cycles"] = [taken.lost_after_cycles] * len(rows)
+        columns = {name: rows[name] for name in rows.type.fields}
+        for position, kicks in taken.kicks():
+            flags = kicks["flags"].tobytes()
+            columns["sent"][position] += len(kicks)
+            columns["landed"][position] += flags.translate(_LANDED).count(1)
+            columns["lost"][position] += flags.translate(_LOST).count(1)
+            columns["resent"][position] += sum(signals > 1 for signals in kicks["signals"])
+            columns["rescues"][position] += sum(kicks["rescues"])
+            longest = columns["latency_max_cycles"]
+            longest[position] = max(chain([longest[position]], _latencies(kicks, _FOUND)))
+        self._races.parts.append(rows)
+        self._last = taken
+        for name in _COUNTS:
+            for entry, count in zip(taken.order, columns[name]):
+                self._counts[entry][name] += count
 
     def counts(self, entry: int) -> dict[str, int]:
         return self._counts[entry]
 
-    def latencies_cycles(self) -> NDArray[Any]:
-        return self._latencies
+    def latencies_cycles(self) -> Sequence[int]:
+        found = (_latencies(kicks, _FOUND) for _, kicks in self._last.kicks())
+        return [*filter(None, chain.from_iterable(found))]
 
     def is_settled(self, entry: int) -> bool:
         counts = self._counts[entry]
         return counts["landed"] >= self._wanted or counts["lost"] >= ENOUGH_LOST
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"races": joined(self._races, RACES)}
+    def arrays(self) -> dict[str, Collected]:
+        return {"races": self._races}
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -582,13 +628,13 @@ def kickers(case: Case, cpus: Sequence[int], timing: Timing, n_blocks: int) -> K
     )
 
 
-def lost_after_ns(latencies_cycles: NDArray[Any], clock: Clock) -> int:
+def lost_after_ns(latencies_cycles: Sequence[int], clock: Clock) -> int:
     """The time-out after which a kick may be lost: 100 times the median of the latencies seen.
 
     The time-out is bounded, and it is not the only sign: the guest must be seen to run on as well.
     A kick whose vCPU's thread waits for a CPU is only late, and the kicker waits for it.
     """
-    if not len(latencies_cycles):
+    if not latencies_cycles:
         return FIRST_LOST_AFTER_NS
-    median_ns = float(np.median(latencies_cycles)) / clock.hz * 1e9
-    return int(np.clip(LOST_AFTER_MEDIANS * median_ns, MIN_LOST_AFTER_NS, MAX_LOST_AFTER_NS))
+    wanted_ns = LOST_AFTER_MEDIANS * median(latencies_cycles) / clock.hz * 1e9
+    return int(min(max(wanted_ns, MIN_LOST_AFTER_NS), MAX_LOST_AFTER_NS))

@@ -3,22 +3,20 @@
 
 A block is a number of iterations of one way. The guest runs and times them
 (:mod:`kickbench.nested.guest`), in orders of about a second. The worker gives a sign of life
-between two orders. Standard library and numpy only. :mod:`kickbench.summary.nested` evaluates the
-figures.
+between two orders. Standard library only. :mod:`kickbench.summary.nested` evaluates the figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, compress
 from time import monotonic
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kickbench.engine.engine import Clock
 from kickbench.nested.guest import WARMUP, NestedGuest
-from kickbench.run.kinds import PLACE, BaseRecorder, joined, medians
+from kickbench.records import Collected, Records, RecordType
+from kickbench.run.kinds import PLACE, BaseRecorder, medians
 from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
@@ -30,18 +28,26 @@ ORDER_SECONDS = 1.0
 FIRST_ORDER = 16
 """Iterations of a way's first order, before it is known how long they take."""
 
-# By column of the table: the guest's field.
+# By column of the table: the guest's field. It has the same code, so it is copied as it is.
 _COUNTS = {
     "cycles": "cycles",
-    "exit_reason": "exit_reason",
-    "delivered": "delivered",
     "work": "work",
     "detail": "detail",
     "latency_cycles": "latency",
+    "exit_reason": "exit_reason",
+    "delivered": "delivered",
 }
 _FLAGS = ("expected", "injected")
+_TRUE = bytes(value != 0 for value in range(256))
 
-NESTED = np.dtype([*PLACE, *((name, "?") for name in _FLAGS), *((name, "i8") for name in _COUNTS)])
+NESTED = RecordType.of(
+    [
+        *PLACE,
+        *((name, "B") for name in _FLAGS),
+        *((name, "Q") for name in ("cycles", "work", "detail", "latency_cycles")),
+        *((name, "I") for name in ("exit_reason", "delivered")),
+    ]
+)
 
 
 class NestedRecorder(BaseRecorder):
@@ -49,33 +55,38 @@ class NestedRecorder(BaseRecorder):
 
     def __init__(self, case: Case, participants: Sequence[Entry]) -> None:
         self._compared = [is_compared(case, entry) for entry in participants]
-        self._rows: list[NDArray[Any]] = []
+        self._rows = Collected(NESTED)
         self._round = -1
-        self._last: list[NDArray[Any]] = []
+        self._last: list[tuple[int, Records]] = []
 
-    def add(self, number: int, position: int, entry: int, records: NDArray[Any]) -> None:
+    def add(self, number: int, position: int, entry: int, records: Records) -> None:
         """Take a block: the guest's RECORDs."""
-        rows = np.zeros(len(records), NESTED)
-        rows["round"], rows["position"], rows["entry"] = number, position, entry
+        rows = Records.of(NESTED, len(records), round=number, position=position, entry=entry)
         for name in _FLAGS:
-            rows[name] = records[name] != 0
+            rows[name] = records[name].tobytes().translate(_TRUE)
         for name, field in _COUNTS.items():
-            rows[name] = np.minimum(records[field].astype(np.uint64), _LARGEST)
-        self._rows.append(rows)
+            counts = records[field]
+            if max(counts, default=0) <= _LARGEST:
+                rows[name] = counts
+            else:
+                rows[name] = [min(count, _LARGEST) for count in counts]
+        self._rows.parts.append(rows)
         if number != self._round:
             self._round, self._last = number, []
-        self._last.append(rows)
+        self._last.append((entry, rows))
 
     def round_cycles(self, entry: int) -> dict[str, float]:
         """The median round trip."""
         if not self._compared[entry]:
             return {}
-        mine = [rows["cycles"][rows["expected"] & (rows["entry"] == entry)] for rows in self._last]
-        return medians("round_trip_p50_ns", np.concatenate(mine) if mine else np.empty(0))
+        mine = [
+            compress(rows["cycles"], rows["expected"]) for of, rows in self._last if of == entry
+        ]
+        return medians("round_trip_p50_ns", chain.from_iterable(mine))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Collected]:
         """The only table."""
-        return {"nested": joined(self._rows, NESTED)}
+        return {"nested": self._rows}
 
 
 class NestedBench:
@@ -111,20 +122,18 @@ class NestedBench:
             self.recorder.add(number, position, entry, records)
             alive()
 
-    def _block(
-        self, way: str, count: int, seconds: float, alive: Callable[[], None]
-    ) -> NDArray[Any]:
+    def _block(self, way: str, count: int, seconds: float, alive: Callable[[], None]) -> Records:
         """The records of ``count`` iterations, or of fewer when ``seconds`` are over."""
-        parts: list[NDArray[Any]] = []
+        parts: list[Records] = []
         begin = monotonic()
         while count > 0 and not (parts and monotonic() - begin >= seconds):
             if parts:
                 alive()
             parts.append(self._order(way, count))
             count -= len(parts[-1])
-        return np.concatenate(parts)
+        return Records.joined(parts)
 
-    def _order(self, way: str, at_most: int) -> NDArray[Any]:
+    def _order(self, way: str, at_most: int) -> Records:
         count = min(at_most, self._order_of.get(way, FIRST_ORDER))
         begin = monotonic()
         records = self._guest.run(way, count)

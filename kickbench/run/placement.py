@@ -3,7 +3,7 @@
 
 A placement is a request. This module asks the kernel for the result: the nodes of pages, by
 move_pages(2), and the CPU of each thread at the end of each block. The worker imports it: standard
-library and numpy only.
+library only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kickbench.cpu_list import format_cpu_list, parse_cpu_list
 from kickbench.engine.engine import PARTS, Engine, nodes_of
 from kickbench.guest.loader import PAGE, Guest
 from kickbench.host.topology import missing_cpus, nodes_with_memory, place
+from kickbench.records import Records
 
 LOOKS = 16
 """How many pages of a buffer are checked, spread over it."""
@@ -30,7 +28,6 @@ MEMORY = {
     "samples": "sample buffer",
 }
 """The parts of a vCPU's memory that are checked, each with its name in a sentence."""
-_CPUS = 1 << 16
 
 
 def creator(cpus: Sequence[int] | None, seen: Iterable[int]) -> dict[str, Any]:
@@ -64,26 +61,23 @@ class Whereabouts:
         self._samples_bytes = samples_bytes
         # Asked while all CPUs are online: an offline CPU has no node.
         self._node = {cpu: place(cpu)[0] for cpus in [*vcpu_cpus, kicker_cpus] for cpu in cpus}
-        self._seen: set[int] = set()  # vCPU * _CPUS + CPU
+        self._seen: list[set[int]] = [set() for _ in vcpu_cpus]  # -1: not known
         self._kickers_seen: list[set[int]] = [set() for _ in engine.kicker_cpus()]
 
-    def look(self, results: NDArray[Any]) -> None:
-        """Note the CPUs of a round, from BLOCK_RESULT records of shape (blocks, vCPUs)."""
-        cpus = results["cpu"].astype(np.int64)
-        seen = np.arange(cpus.shape[1]) * _CPUS + cpus
-        self._seen.update(np.unique(seen[cpus >= 0]).tolist())
-        for seen_by, cpu in zip(self._kickers_seen, self._engine.kicker_cpus(), strict=True):
+    def look(self, results: Records) -> None:
+        """Note the CPUs of a round, from what :meth:`Engine.blocks` returned."""
+        cpus = results["cpu"]
+        for vcpu, seen_by in enumerate(self._seen):
+            seen_by.update(cpus[vcpu :: len(self._seen)])
+        for seen_by, cpu in zip(self._kickers_seen, self._engine.kicker_cpus()):
             seen_by.add(cpu)
 
     def facts(self) -> dict[str, Any]:
         """What case.json has of a process's vCPUs and kickers: see docs/results.md."""
-        ran_on: list[set[int]] = [set() for _ in self._vcpu_cpus]
-        for seen in self._seen:
-            ran_on[seen // _CPUS].add(seen % _CPUS)
         facts = {
             "vcpus": [
-                self._thread(cpus, ran) | memory
-                for cpus, ran, memory in zip(self._vcpu_cpus, ran_on, self._memory(), strict=True)
+                self._thread(cpus, seen - {-1}) | memory
+                for cpus, seen, memory in zip(self._vcpu_cpus, self._seen, self._memory())
             ],
             "kickers": [self._thread(self._kicker_cpus, ran) for ran in self._kickers_seen],
         }
@@ -185,7 +179,8 @@ def _no_node_is_known(vcpus: Sequence[Mapping[str, Any]]) -> bool:
 def _spread(address: int, size: int) -> list[int]:
     """Addresses in up to LOOKS pages of a buffer, its first and its last among them."""
     first, last = address // PAGE, (address + max(size, 1) - 1) // PAGE
-    return [int(page) * PAGE for page in np.unique(np.linspace(first, last, LOOKS, dtype=np.int64))]
+    pages = {first + (last - first) * look // (LOOKS - 1) for look in range(LOOKS)}
+    return [page * PAGE for page in sorted(pages)]
 
 
 def _vcpus(indices: Sequence[int]) -> str:

@@ -4,8 +4,7 @@
 ``python -m kickbench.run.worker`` reads one JSON order on its standard input, writes one JSON
 object a line on its standard output (see ``Order`` and ``_say``), and leaves plain arrays in the
 order's folder. A later line ``stop`` on its standard input, or the end of that input, ends it after
-the current round. It imports the standard library and numpy only, and ends with the runner that
-started it.
+the current round. It imports the standard library only, and ends with the runner that started it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from kickbench import arch
 from kickbench.affinity import pinned
@@ -47,6 +43,9 @@ from kickbench.run.handover import HandoverBench
 from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks
 from kickbench.scenario.cases import Case
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The time between two messages to the runner: each costs a wake-up on a CPU that is measured.
 REPORT_SECONDS = 0.5
@@ -112,14 +111,6 @@ def _die_with_runner(runner_pid: int) -> None:
         sys.exit(EXIT_MEASUREMENT)
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    """As np.save, which reports a full disk without its errno."""
-    with path.open("wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(array.view(np.uint8).data)
-
-
 def _asked_to_stop() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
@@ -149,8 +140,8 @@ def measure(order: Order) -> None:
         watch = Watch(near(seats), helpers=[order.runner_pid])
         stopped_by = rounds.run()
         load = vars(watch.read())
-        for name, array in bench.recorder.arrays().items():
-            _save(order.folder / f"{name}.npy", array)
+        for name, rows in bench.recorder.arrays().items():
+            rows.save(order.folder / f"{name}.npy")
         facts = bench.facts  # while the machine is still there
     _say(
         "done",

@@ -16,10 +16,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
-
-from numpy.typing import NDArray
 
 from kickbench.affinity import pinned
 from kickbench.engine.engine import Clock, Engine, Plan, library
@@ -30,6 +29,7 @@ from kickbench.kvm import Kvm
 from kickbench.lab.explain.memory import Books, Kernel
 from kickbench.methods import CATALOGUE, method_label
 from kickbench.nested.guest import NestedGuest
+from kickbench.records import Records
 from kickbench.run import kinds, schedule
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import ITERATIONS
@@ -256,16 +256,14 @@ def _run_engine(
         return {"sections": sections, **memory()}
 
 
-def _counted(engine: Engine, plan: Plan, results: NDArray[Any]) -> Any:
+def _counted(engine: Engine, plan: Plan, results: Records) -> list[int]:
     """What the clock counted in the last block."""
     if plan.kicking == "none":
-        one = results[0][0]
-        samples = engine.samples(0, int(one["samples_offset"]), int(one["samples_count"]))
-        return samples.tolist()
+        where = results["samples_offset"][0], results["samples_count"][0]
+        return engine.samples(0, *where).tolist()
     if plan.kicking == "pauses":
         return engine.pauses()["last"].tolist()
-    latencies = engine.kicks()["latency"]
-    return latencies[latencies > 0].tolist()
+    return [latency for kicks in engine.kicks() for latency in kicks["latency"] if latency]
 
 
 def _run_nested(
@@ -279,8 +277,8 @@ def _run_nested(
             print(f"{os.uname().nodename}: {way}, nested", file=sys.stderr, flush=True)
             library().kb_watch()
             records = guest.run(way, NESTED_COUNT)
-            cycles = records["cycles"][records["expected"]]
-            sections.append({"method": way, "counts": cycles.tolist(), "shown": True})
+            counts = [*compress(records["cycles"], records["expected"])]
+            sections.append({"method": way, "counts": counts, "shown": True})
         return {"sections": sections, **memory()}
 
 
