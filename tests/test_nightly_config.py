@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
-from kickbench.nightly.config import Baseline, Config, Decision, _File, load
+from kickbench.nightly.config import THIS_HOST, Baseline, Config, Decision, _File, load
 from kickbench.nightly.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,7 @@ def test_what_is_not_said_has_the_defaults_of_deciding(tmp_path: Path) -> None:
     assert [scenario.name for scenario in config.scenarios] == ["quick"]
     assert config.settings == Settings()
     assert config.pinned == ()
+    assert config.hosts == (THIS_HOST,)
     for name in ("history", "results", "reports"):
         assert getattr(config, name) == tmp_path / name
 
@@ -51,6 +52,7 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
             tmp_path,
             """
             scenarios = ["quick", "sub/own.toml"]
+            hosts = ["this host", "root@box"]
             history = "/somewhere/else"
             results = "../results"
             reports = "pages"
@@ -72,12 +74,13 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
     assert config.history == Path("/somewhere/else")
     assert config.results == tmp_path / "../results"
     assert config.pinned == ("20260301T020000Z-vm-00000000",)
-    # Two scenarios share what may be false.
+    assert config.hosts == ("this host", "root@box")
+    # Two scenarios on two hosts share what may be false.
     assert config.settings == Settings(
         baseline_nights=30,
         min_nights=10,
         window=2,
-        false_discovery_rate=0.005,
+        false_discovery_rate=0.0025,
         min_effect={"ns_per_exit": 0.005, "ns_per_exit difference": 0.003},
         default_min_effect=0.02,
     )
@@ -94,6 +97,12 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
         ('scenarios = ["quick", "quick"]', "listed twice"),
         ('scenarios = "quick"\nhistory = ""', "history: expected a path"),
         ('scenarios = "quick"\nhistory = 3', "history: expected a path, found 3"),
+        ('scenarios = "quick"\nhosts = []', "hosts: expected a value or a list of values"),
+        ('scenarios = "quick"\nhosts = ""', "hosts: expected a host for ssh (user@box or box)"),
+        ('scenarios = "quick"\nhosts = ["a", "-oProxyCommand=x"]', "hosts[1]: expected a host for"),
+        ('scenarios = "quick"\nhosts = "This host"', 'or "this host", found "This host"'),
+        ('scenarios = "quick"\nhosts = ["a", 1]', "hosts[1]: expected a host for ssh"),
+        ('scenarios = "quick"\nhosts = ["a", "a"]', 'hosts: "a" is listed twice'),
         ('scenarios = "quick"\nwindow = 2', 'window: unknown key; did you mean "decision.window"?'),
         ('scenarios = "quick"\n[baselin]\n', 'baselin: unknown key; did you mean "baseline"?'),
         ('scenarios = "quick"\n[baseline]\nnights = 4', "baseline.nights: expected a whole number"),
@@ -198,7 +207,7 @@ def _toml(value: object) -> str:
 
 
 _KEYS = {
-    "": ["scenarios", "history", "results", "reports", "nonsense"],
+    "": ["scenarios", "hosts", "history", "results", "reports", "nonsense"],
     "baseline": ["nights", "min_nights", "pinned"],
     "decision": ["false_discovery_rate", "window"],
     "min_effect": ["default", *METRICS],
@@ -252,4 +261,4 @@ def test_the_documentation_has_every_key_with_its_default() -> None:
     assert rows["scenarios"] == "required"
     for name, default in defaults.items():
         said = rows[name].strip("`")
-        assert said == ("[]" if default == () else str(default)), name
+        assert said == {(): "[]", (THIS_HOST,): THIS_HOST}.get(default, str(default)), name

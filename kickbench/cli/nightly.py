@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,7 @@ def nightly(
     wanted = {name: file for name, file in files.items() if file is not None}
     job_config = load(config)
     _check(wanted, job_config)
-    result = job.run(job_config, _measure)
+    result = job.run(job_config, partial(_measure, several=len(job_config.hosts) > 1))
     typer.echo(OUTPUTS["markdown"](result), nl=False)
     codes = {result.exit_code} | _write_all(result, wanted, OUTPUTS)
     code = result.exit_code if result.interrupted is not None else job.worst(codes)
@@ -67,17 +68,24 @@ def nightly(
         raise typer.Exit(code)
 
 
-def _measure(scenario: Scenario, results: Path) -> Outcome:
-    """Run a scenario as ``kickbench run`` does, with its display."""
+def _measure(scenario: Scenario, results: Path, host: str, *, several: bool) -> Outcome:
+    """Run a scenario as ``kickbench run`` does, with its display.
+
+    With ``several`` hosts, a line before it says which one it is.
+    """
+    from kickbench.cli.run import machine_of
+    from kickbench.nightly.config import THIS_HOST
     from kickbench.run import runner
     from kickbench.run.progress import observer
 
     def say(text: str) -> None:
         typer.echo(f"kickbench: {text}", err=True)
 
+    if several:
+        say(f"{scenario.name} on {host}")
     watching, display = observer()
-    with display:
-        return runner.run(scenario, results, watching, wait=True, say=say)
+    with machine_of(None if host == THIS_HOST else host) as machine, display:
+        return runner.run(scenario, results, watching, wait=True, say=say, machine=machine)
 
 
 def _check(outputs: dict[str, Path], config: Config) -> None:

@@ -26,6 +26,7 @@ from pydantic import (
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.nightly.settings import Settings
+from kickbench.run.machine import is_host
 from kickbench.scenario.files import load as load_scenario
 from kickbench.scenario.files import read_toml
 from kickbench.scenario.findings import Axis, Table, expected, expecting, explain, problem
@@ -51,6 +52,20 @@ _ScenarioText = Annotated[
     str,
     Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
     expecting("the name of a shipped scenario, or the path of a scenario file"),
+]
+
+
+def _host(text: str) -> str:
+    if text != THIS_HOST and not is_host(text):
+        raise ValueError
+    return text
+
+
+_HostText = Annotated[
+    str,
+    Field(strict=True, max_length=255),
+    AfterValidator(_host),
+    expecting(f'a host for ssh (user@box or box), or "{THIS_HOST}"'),
 ]
 _RunId = Annotated[
     str,
@@ -124,6 +139,9 @@ class _File(Table):
     scenarios: Axis[_ScenarioText] = Field(
         description="What to measure each night: names of shipped scenarios, or paths"
     )
+    hosts: Axis[_HostText] = Field(
+        default=(THIS_HOST,), description="Where to measure it: as --host of kickbench run has it"
+    )
     history: _PathText = "history"
     results: _PathText = "results"
     reports: _PathText = "reports"
@@ -139,8 +157,9 @@ _TABLES: dict[str, type[BaseModel]] = {"baseline": Baseline, "decision": Decisio
 
 @dataclass(frozen=True)
 class Config:
-    """A nightly job: its scenarios, its folders, and how to decide.
+    """A nightly job: its scenarios, its hosts, its folders, and how to decide.
 
+    ``hosts`` are as ``--host`` of ``kickbench run`` has them, or THIS_HOST.
     ``pinned`` has ids of runs, each the baseline of its own scenario and host. ``files`` are those
     that were read: the job's file (``path``), and those of the scenarios.
     """
@@ -148,6 +167,7 @@ class Config:
     path: Path
     files: tuple[Path, ...]
     scenarios: tuple[Scenario, ...]
+    hosts: tuple[str, ...]
     history: Path
     results: Path
     reports: Path
@@ -171,13 +191,15 @@ def load(path: str | os.PathLike[str]) -> Config:
         path=Path(path),
         files=(Path(path), *(scenario_file for _, scenario_file in scenarios.values())),
         scenarios=tuple(scenario for scenario, _ in scenarios.values()),
+        hosts=file.hosts,
         **folders,
         settings=Settings(
             baseline_nights=file.baseline.nights,
             min_nights=file.baseline.min_nights,
             window=file.decision.window,
-            # The rate is for the whole night, so the scenarios share it.
-            false_discovery_rate=file.decision.false_discovery_rate / len(file.scenarios),
+            # The rate is for the whole night, so the scenarios share it, each on each host.
+            false_discovery_rate=file.decision.false_discovery_rate
+            / (len(file.scenarios) * len(file.hosts)),
             min_effect=effects,
             default_min_effect=file.min_effect.get(_DEFAULT, _USUAL.default_min_effect),
         ),

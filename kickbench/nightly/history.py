@@ -256,11 +256,15 @@ class History:
             return f"accepts {event.run_id} of {when} before it was measured"
         return None
 
-    def moved_from(self, night: Night) -> tuple[Night, list[Change]] | None:
+    def moved_from(
+        self, night: Night, *, same_name: bool = False
+    ) -> tuple[Night, list[Change]] | None:
         """The newest night of the same scenario on another host, and in what the hosts differ.
 
-        None if the night's own host has earlier nights, or if no other host has any.
+        None if the night's own host has earlier nights, or if no other host has any. With
+        ``same_name``, only hosts count that have the name of the night's own.
         """
+        name = night.environment.get("hostname")
         others = []
         for partition in self.partitions():
             if partition.scenario != night.scenario:
@@ -268,7 +272,9 @@ class History:
             if partition.fingerprint == night.fingerprint:
                 if any(name != night.run_id + _SUFFIX for name in partition.runs):
                     return None
-            elif (newest := self.newest(partition)) is not None:
+            elif (newest := self.newest(partition)) is not None and (
+                not same_name or newest.environment.get("hostname") == name
+            ):
                 others.append(newest)
         if not others:
             return None

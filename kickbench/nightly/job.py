@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nightly job: measures every scenario, adds it to the history, judges it, writes its pages.
 
-What a scenario measured is kept before it is judged, and judged before anything is drawn. So no
-night is lost if something goes wrong later, or ends the job. If one scenario fails, the others are
-still measured. :mod:`kickbench.nightly.outputs` has the words for the result.
+Hosts are measured one after another. What a scenario measured is kept before it is judged, and
+judged before anything is drawn. So no night is lost if something goes wrong later, or ends the job.
+If one scenario or one host fails, the others are still measured. :mod:`kickbench.nightly.outputs`
+has the words for the result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,8 +55,9 @@ from kickbench.run.runner import Outcome, RunInterruptedError
 from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData
 
-Measure = Callable[[Scenario, Path], Outcome]
-"""Runs a scenario into a new folder inside the folder of results, as runner.run does."""
+Measure = Callable[[Scenario, Path, str], Outcome]
+"""Runs a scenario into a new folder inside the folder of results, as runner.run does, on a host of
+the job's file."""
 
 Pins = Mapping[tuple[str, str], str]
 """The run that is the baseline, by host fingerprint and scenario."""
@@ -151,7 +153,7 @@ _DECIDED = ("regression", "improvement", "no change")
 
 @dataclass(frozen=True)
 class Result:
-    """All scenarios of a night.
+    """All scenarios of a night, on all hosts.
 
     ``fewest_nights`` is how many nights a decision takes, with tonight. ``problems`` has a line for
     each file that the history left out. ``interrupted`` says where the job was when it was
@@ -165,7 +167,7 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """130 if the job was interrupted, else the worst of all scenarios."""
+        """130 if the job was interrupted, else the worst of all parts."""
         if self.interrupted is not None:
             return EXIT_INTERRUPTED
         return worst({part.exit_code for part in self.parts})
@@ -186,39 +188,47 @@ def run(config: Config, measure: Measure) -> Result:
     for folder in (config.history, config.results, config.reports):
         make_folder(folder, "name another folder in the job's file")
     pins = _find_pins(config, history)
-    parts = [Part(scenario.name) for scenario in config.scenarios]
+    work = [
+        (Part(scenario.name, host, several=len(config.hosts) > 1), scenario)
+        for host in config.hosts
+        for scenario in config.scenarios
+    ]
+    parts = [part for part, _ in work]
+    given_up: dict[str, tuple[str, int]] = {}  # why, by host
     interrupted = None
     with _alone(config.history):
-        for part, scenario in zip(parts, config.scenarios, strict=True):
+        for part, scenario in work:
+            if part.host in given_up:
+                part.errors.append(given_up[part.host])
+                continue
             try:
-                _one_night(part, scenario, config, history, pins, measure)
+                part.run = measure(scenario, config.results, part.host).folder
+                _one_night(part, parts, config, history, pins)
             except RunInterruptedError as stop:
-                interrupted = f"{part.scenario} was being measured, and has no night in the history"
+                interrupted = f"{part.name} was being measured, and has no night in the history"
                 part.run = stop.outcome.folder
                 break
-            except Exception as error:  # the other scenarios are still to be measured
+            except Exception as error:  # the others are still to be measured
                 code = error.exit_code if isinstance(error, KickbenchError) else EXIT_MEASUREMENT
                 part.errors.append((_in_a_line(error), code))
-                if isinstance(error, StorageError):
-                    break  # nothing that is measured now could be kept
+                if isinstance(error, (StorageError, _SameHostError)):
+                    given_up[part.host] = part.errors[-1]  # what it measures could not be kept
             except KeyboardInterrupt:
-                interrupted = f"{part.scenario} was not finished"
+                interrupted = f"{part.name} was not finished"
                 break
+    _remark_on_foreign_pins(parts, pins)
     fewest_nights = config.settings.min_nights + config.settings.windows[0]
     return Result(tuple(parts), fewest_nights, tuple(history.problems), interrupted)
 
 
 def _one_night(
-    part: Part,
-    scenario: Scenario,
-    config: Config,
-    history: History,
-    pins: Pins,
-    measure: Measure,
+    part: Part, parts: Sequence[Part], config: Config, history: History, pins: Pins
 ) -> None:
-    part.run = measure(scenario, config.results).folder
+    """Keep what the run of a part found, judge it, and write its pages."""
+    assert part.run is not None
     data = RunData.load(part.run)
     night = Night.of(data.reader.manifest, data.summary)
+    _check_only_one(part.host, night.fingerprint, parts)
     history.append(night)
     part.night = night
     _judge(part, night, history, config.settings, pins)
@@ -231,6 +241,21 @@ def _one_night(
     with _on_the_way(part):
         nights = history.nights(night.fingerprint, night.scenario)
         part.trend = page.write(nights, history.events(), config.reports)
+
+
+class _SameHostError(UsageError):
+    """Two names in the job's file are one host to the history."""
+
+
+def _check_only_one(host: str, fingerprint: str, parts: Sequence[Part]) -> None:
+    """Refuse a second host of one fingerprint. Two measurements of one night would be two nights
+    then, and confirm each other."""
+    for other in parts:
+        if other.host != host and other.night and other.night.fingerprint == fingerprint:
+            raise _SameHostError(
+                f"{host} has the fingerprint of {other.host} ({fingerprint}), so their nights "
+                "would mix; take it out of hosts, or give it a job with a history of its own"
+            )
 
 
 @contextmanager
@@ -263,7 +288,11 @@ _PACKAGE = Path(kickbench.__file__).parent
 _ADVICE = tuple(
     (re.compile(advice, re.DOTALL), fitting)
     for advice, fitting in (
-        ("the finished cases are kept: .*", "the next night starts anew"),
+        (r"(; |\n)the finished cases are kept[:;] .*", "; the next night starts anew"),
+        (
+            r"\nthe run goes on there within its limits; collect it with\n(.*)",
+            r"; the run goes on there, but is not a night; collect it with \1",
+        ),
         ("choose another --results", "choose another folder of results in the job's file"),
         ("choose another (folder with )?-o", "choose another folder of reports in the job's file"),
     )
@@ -273,7 +302,7 @@ _ADVICE = tuple(
 
 def _judge(part: Part, night: Night, history: History, settings: Settings, pins: Pins) -> None:
     every = history.nights(night.fingerprint, night.scenario)
-    part.remarks += _what_is_odd(every, night, history, pins)
+    part.remarks += _what_is_odd(part, every, night, history)
     # If the clock went back, the history has nights of later dates. They are not before tonight.
     nights = [other for other in every if other.order <= night.order]
     part.nights, found = trends(nights, history.events())
@@ -295,21 +324,27 @@ _NEVER_QUIET = (
 )
 
 
-def _what_is_odd(every: list[Night], night: Night, history: History, pins: Pins) -> Iterator[str]:
+def _what_is_odd(part: Part, every: list[Night], night: Night, history: History) -> Iterator[str]:
     yield from remarks(every, night)
-    moved = history.moved_from(night)
+    # The job's other hosts have nights too, and this one is no successor of theirs.
+    moved = history.moved_from(night, same_name=part.several)
     if moved is not None:
         last, told = moved
         by = "; ".join(f"{c.title}: {c.before} → {c.after}" for c in told) or "see the history"
         yield (
-            f"this host is not the host of {last.run_id} ({by}), so a new baseline begins, and "
-            "nothing is compared with the old one"
+            f"the host is not that of {last.run_id} ({by}), so a new baseline begins, and nothing "
+            "is compared with the old one"
         )
-    own = (night.fingerprint, night.scenario)
-    elsewhere = [run for key, run in pins.items() if key[1] == night.scenario and own not in pins]
-    if elsewhere:
-        was = "was" if len(elsewhere) == 1 else "were"
-        yield f"{listed(elsewhere)} {was} measured on another host; pin a run of this host"
+
+
+def _remark_on_foreign_pins(parts: Sequence[Part], pins: Pins) -> None:
+    """Remark on pinned runs that no host of the job has measured."""
+    tonight = {(part.night.fingerprint, part.scenario) for part in parts if part.night is not None}
+    for part in parts:
+        pinned = {key: run for key, run in pins.items() if key[1] == part.scenario}
+        if part.night is not None and pinned and not tonight & pinned.keys():
+            runs, was = listed([*pinned.values()]), "was" if len(pinned) == 1 else "were"
+            part.remarks.append(f"{runs} {was} measured on another host; pin a run of this one")
 
 
 # --- before anything is measured ---------------------------------------------------------------

@@ -25,6 +25,7 @@ from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedErro
 from kickbench.native import built_file
 from kickbench.remote import messages
 from kickbench.remote.package import agent
+from kickbench.run.machine import is_host
 from kickbench.text import printable, shorten
 
 SILENCE_SECONDS = 30.0
@@ -45,7 +46,7 @@ _NO_PYTHON = b"kickbench-no-python"
 
 def ssh(host: str) -> list[str]:
     """The command that reaches a host. Raises UsageError for what is no host's name."""
-    if not host or host.startswith("-") or not host.isprintable():
+    if not is_host(host):
         raise UsageError(f"--host: {shorten(printable(host))!r} is no host; write user@box or box")
     return [*shlex.split(os.environ.get(VARIABLE) or "ssh"), "-T", "--", host]
 

@@ -25,6 +25,11 @@ WORK = ".work.tmp-"
 removes those that a killed run left behind."""
 
 
+def is_host(text: str) -> bool:
+    """Whether ssh may be asked to reach this. ssh takes what begins with "-" for an option."""
+    return bool(text) and text.isprintable() and " " not in text and not text.startswith("-")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the plan of a run needs to know about its machine."""
