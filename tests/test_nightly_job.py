@@ -29,6 +29,7 @@ from command import KICKBENCH, kickbench, kickbench_captured, kickbench_here
 from made_once import made_once
 
 from kickbench.errors import (
+    ConnectionBrokenError,
     HostError,
     MeasurementError,
     StorageError,
@@ -553,6 +554,165 @@ def test_ctrl_c_keeps_the_scenarios_that_are_finished(tmp_path: Path) -> None:
         (partition,) = History(config.history).partitions()
         assert partition.scenario == "one"
         shutil.rmtree(config.history)
+
+
+# --- several hosts -----------------------------------------------------------------------------
+
+HERE = {"cpu": "A CPU", "hostname": "vm"}
+BOX = {"cpu": "Another CPU", "hostname": "box"}
+
+
+def on_hosts(**hosts: job.Measure) -> job.Measure:
+    """Measures on each host of HOSTS with its own."""
+
+    def measure(scenario: Scenario, results: Path, host: str) -> Outcome:
+        name = {THIS_HOST: "here", "root@box": "box"}[host]
+        return hosts[name](scenario, results, host)
+
+    return measure
+
+
+def on_both(folder: Path, *names: str, more: str = "") -> Config:
+    return job_of(folder, *names, more=f'hosts = ["this host", "root@box"]\n{more}')
+
+
+def never(scenario: Scenario, results: Path, host: str) -> Outcome:
+    raise AssertionError((scenario.name, host))
+
+
+@unrendered
+def test_each_host_has_nights_of_its_own(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one", "two")
+    calls: list[tuple[str, str]] = []
+
+    def measure(scenario: Scenario, results: Path, host: str) -> Outcome:
+        calls.append((host, scenario.name))
+        how = HERE if host == THIS_HOST else BOX
+        return measuring(0, **how)(scenario, results, host)
+
+    result = job.run(config, measure)
+    assert result.exit_code == 0
+    assert calls == [(h, s) for h in ("this host", "root@box") for s in ("one", "two")]
+    partitions = History(config.history).partitions()
+    assert len({partition.fingerprint for partition in partitions}) == 2
+    assert len(partitions) == 4
+    assert all(len(partition.runs) == 1 for partition in partitions)
+    assert "the host is not that of" not in words(markdown(result))
+    assert [part.name for part in result.parts][1:3] == ["two on this host", "one on root@box"]
+
+
+@unrendered
+def test_a_regression_of_one_host_is_told_of_that_host(seasoned: Config, tmp_path: Path) -> None:
+    config = on_both(tmp_path, "synthetic")
+    live_through(History(config.history), config.results, PAST, **BOX)
+    for day in (PAST, PAST + 1):
+        box = measuring(day, **BOX, **slower(0.05))
+        result = job.run(config, on_hosts(here=measuring(day), box=box))
+    assert result.exit_code == 1
+    assert " on root@box since 2026-03-13 (2 nights)" in headline(result)
+    here, there = result.parts
+    assert here.exit_code == 0
+    assert len(here.judged) == len(there.judged) == 11
+    assert here.regressions == []
+
+
+@unrendered
+@pytest.mark.parametrize("first", [True, False])
+def test_a_host_that_cannot_be_reached_costs_only_its_own_nights(
+    tmp_path: Path, first: bool
+) -> None:
+    config = on_both(tmp_path, "one", "two")
+    gone, works = raising(HostError("the connection to root@box ended: no route")), measuring(0)
+    result = job.run(config, on_hosts(here=works, box=gone))
+    if first:
+        result = job.run(config, on_hosts(here=gone, box=measuring(0, **BOX)))
+    assert result.exit_code == 3
+    host = "this host" if first else "root@box"
+    assert headline(result).endswith(f"Not measured: one and two on {host}.")
+    assert f"one and two on {host} were not measured: the connection" in words(markdown(result))
+    assert sum(part.night is not None for part in result.parts) == 2
+
+
+@unrendered
+def test_a_run_that_goes_on_without_a_connection_is_no_night_and_can_be_collected(
+    tmp_path: Path,
+) -> None:
+    config = on_both(tmp_path, "one")
+    broken = ConnectionBrokenError(
+        "the connection to root@box ended\nthe run goes on there within its limits; collect it "
+        "with\nkickbench run --resume results/one/x --host root@box"
+    )
+    result = job.run(config, on_hosts(here=measuring(0), box=raising(broken)))
+    assert result.exit_code == 4
+    assert (
+        "one on root@box was not measured: the connection to root@box ended; the run goes on "
+        "there, but is not a night; collect it with kickbench run --resume results/one/x --host "
+        "root@box"
+    ) in words(markdown(result))
+    assert len(History(config.history).partitions()) == 1
+
+
+@unrendered
+def test_two_names_of_one_host_do_not_make_two_nights(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one", "two")
+    twin = measuring(1)  # one run, and no second
+    result = job.run(config, on_hosts(here=measuring(0), box=raising(AssertionError(), twin)))
+    assert result.exit_code == 2
+    assert [len(partition.runs) for partition in History(config.history).partitions()] == [1, 1]
+    *_, refused, not_tried = result.parts
+    assert refused.errors == not_tried.errors
+    assert not_tried.run is None
+    told = words(markdown(result))
+    assert "one on root@box was measured, but: root@box has the fingerprint of this host" in told
+    assert "two on root@box was not measured: root@box has the fingerprint of this host" in told
+
+
+@unrendered
+def test_a_host_whose_disk_is_full_does_not_end_the_job(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one", "two")
+    full = raising(StorageError("the disk is full"))
+    result = job.run(config, on_hosts(here=full, box=measuring(0, **BOX)))
+    assert result.exit_code == 4
+    assert [part.night is not None for part in result.parts] == [False, False, True, True]
+    assert result.parts[0].errors == result.parts[1].errors
+
+
+@unrendered
+def test_ctrl_c_ends_the_job_on_all_hosts(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one", "two")
+    half = Outcome(tmp_path / "results" / "one" / "x", 0, {}, "")
+    for stop in (RunInterruptedError(half), KeyboardInterrupt()):
+        result = job.run(config, on_hosts(here=raising(stop), box=never))
+        assert result.exit_code == 130
+        assert "The job was interrupted: one on this host was" in words(markdown(result))
+
+
+@unrendered
+def test_a_host_that_became_another_is_told_by_its_name(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one")
+    job.run(config, on_hosts(here=measuring(0), box=measuring(0, **BOX)))
+    newer = measuring(1, cpu="A newer CPU", hostname="box")
+    told = words(markdown(job.run(config, on_hosts(here=measuring(1), box=newer))))
+    assert told.count("so a new baseline begins") == 1
+    assert "- root@box: the host is not that of" in told
+    assert "CPU: Another CPU → A newer CPU" in told
+
+
+@unrendered
+def test_a_pinned_run_is_foreign_only_if_no_host_has_measured_it(tmp_path: Path) -> None:
+    config = on_both(tmp_path, "one")
+    both = on_hosts(here=measuring(0), box=measuring(0, **BOX))
+    run = job.run(config, both).parts[1].night.run_id  # type: ignore[union-attr]
+    pinned = on_both(tmp_path, "one", more=f'[baseline]\npinned = "{run}"\n')
+    result = job.run(pinned, on_hosts(here=measuring(1), box=measuring(1, **BOX)))
+    assert [part.pinned for part in result.parts] == [None, run]
+    assert "measured on another host" not in words(markdown(result))
+    gone = raising(HostError("no route"))
+    result = job.run(pinned, on_hosts(here=measuring(2), box=gone))
+    assert f"this host: {run} was measured on another host" in words(markdown(result))
+
+
+# --- one job at a time, and the order of exit codes ---------------------------------------------
 
 
 @unrendered
