@@ -72,12 +72,15 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
 
 
 class Started:
-    """A run on the box whose second case measures: its worker there is stopped."""
+    """A run on the box whose second case measures: its worker there is stopped.
 
-    def __init__(self, box: sshd.Sshd, path: Path, results: Path) -> None:
+    ``command`` starts the run, in a folder of ``results``.
+    """
+
+    def __init__(self, box: sshd.Sshd, results: Path, *command: str | Path) -> None:
         self.box = box
         self.process = subprocess.Popen(
-            [*KICKBENCH, "run", path, "--host", box.host, "--results", results],
+            [*KICKBENCH, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,16 +94,43 @@ class Started:
 
     def end(self) -> tuple[int, str]:
         """Its exit code, and what it said."""
-        _, errors = self.process.communicate(timeout=300)
+        self.said, errors = self.process.communicate(timeout=300)
         return self.process.returncode, errors
 
 
 @pytest.fixture
-def started(box: sshd.Sshd, tmp_path: Path) -> Iterator[Started]:
-    run = Started(box, scenario(tmp_path, 1, 4.0), tmp_path / "results")
-    yield run
-    run.process.kill()
-    run.process.communicate()
+def start(box: sshd.Sshd, tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Starts a command that measures the scenario below tmp_path / "results"."""
+    begun = []
+
+    def begin(*command: str | Path) -> Started:
+        begun.append(Started(box, tmp_path / "results", *command))
+        return begun[-1]
+
+    scenario(tmp_path, 1, 4.0)
+    yield begin
+    for run in begun:
+        run.process.kill()
+        run.process.communicate()
+
+
+@pytest.fixture
+def started(start: Callable[..., Started], tmp_path: Path) -> Started:
+    results = tmp_path / "results"
+    return start("run", tmp_path / "tiny.toml", "--host", "box", "--results", results)
+
+
+@pytest.fixture
+def nightly(box: sshd.Sshd, tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the file of a nightly job with these hosts."""
+
+    def write(hosts: str) -> Path:
+        path = tmp_path / "nightly.toml"
+        path.write_text(f'scenarios = "tiny.toml"\nhosts = {hosts}\n')
+        return path
+
+    assert box.host == "box"
+    return write
 
 
 def test_a_run_there_is_as_one_here(box: sshd.Sshd, tmp_path: Path) -> None:
@@ -213,3 +243,68 @@ def test_a_run_there_waits_for_its_turn(started: Started, tmp_path: Path) -> Non
     assert second.wait(300) == 0
     second.stderr.close()
     assert started.box.runs == []
+
+
+def test_the_nightly_job_measures_there_and_takes_no_host_for_two(
+    nightly: Callable[[str], Path], box: sshd.Sshd, tmp_path: Path
+) -> None:
+    scenario(tmp_path)
+    first = kickbench_captured("nightly", nightly('["box"]'), "--json", tmp_path / "first.json")
+    assert first.returncode == 0, first.stderr
+    (night,) = json.loads((tmp_path / "first.json").read_text())["scenarios"]
+    assert night["host"] == "box"
+    assert (tmp_path / f"history/fingerprint={night['fingerprint']}").is_dir()
+    assert box.runs == []
+    # The box is this machine, so the two have one fingerprint.
+    both = nightly('["this host", "box"]')
+    second = kickbench_captured("nightly", both, "--json", tmp_path / "second.json")
+    assert second.returncode == 2, second.stderr
+    assert "kickbench: tiny on box" in second.stderr
+    here, there = json.loads((tmp_path / "second.json").read_text())["scenarios"]
+    assert (here["host"], here["fingerprint"]) == ("this host", night["fingerprint"])
+    assert (here["nights"], there["run_id"]) == (2, None)
+    assert "box has the fingerprint of this host" in " ".join(there["errors"])
+    assert len(list(tmp_path.glob("history/*/*/*.parquet"))) == 2
+
+
+def test_a_host_that_is_down_does_not_end_the_nightly_job(
+    nightly: Callable[[str], Path], tmp_path: Path
+) -> None:
+    scenario(tmp_path)
+    done = kickbench_captured("nightly", nightly('["nobody@no-such-host.invalid", "box"]'))
+    assert done.returncode == 3, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Not measured: tiny on nobody@no-such-host.invalid." in said
+    assert "was not measured: the connection to nobody@no-such-host.invalid ended" in said
+    assert len(list(tmp_path.glob("history/*/*/*.parquet"))) == 1
+
+
+def test_a_night_whose_connection_breaks_is_no_night_and_is_collected(
+    nightly: Callable[[str], Path], start: Callable[..., Started], tmp_path: Path
+) -> None:
+    night = start("nightly", nightly('["box"]'))
+    night.box.cut()
+    code, errors = night.end()
+    assert code == 4, errors
+    said = " ".join(night.said.split())
+    assert "the run goes on there, but is not a night; collect it with" in said
+    assert f"kickbench run --resume {night.folder} --host box" in said
+    assert not list(tmp_path.glob("history/fingerprint=*"))
+    os.kill(night.worker, signal.SIGCONT)
+    resumed = kickbench_captured("run", "--resume", night.folder, "--host", "box")
+    assert resumed.returncode == 0, resumed.stderr
+    assert statuses(night.folder) == ["ok", "ok"]
+    assert night.box.runs == []
+
+
+def test_an_interrupted_nightly_job_leaves_nothing_there(
+    nightly: Callable[[str], Path], start: Callable[..., Started], tmp_path: Path
+) -> None:
+    night = start("nightly", nightly('["box", "this host"]'))
+    night.process.send_signal(signal.SIGTERM)
+    code, errors = night.end()
+    assert code == 130, errors
+    assert "The job was interrupted: tiny on box was being measured" in " ".join(night.said.split())
+    assert night.box.runs == []
+    assert night.box.supervisors() == []
+    assert not list(tmp_path.glob("history/fingerprint=*"))
