@@ -128,6 +128,13 @@ def test_lost_kicks_are_an_alarm(fault: dict[str, Any], words: str) -> None:
     assert f"{words} in race-1 with sigmask, which claims to be free of races" in text
 
 
+@pytest.mark.parametrize(("name", "shown"), [("amd <1>", "amd &lt;1&gt; ("), (None, "<dd>")])
+def test_the_host_has_its_name_beside_its_fingerprint(name: str | None, shown: str) -> None:
+    one = night(0)
+    one = Night({**one.document, "environment": {**one.environment, "hostname": name}}, one.table)
+    assert f"{shown}{one.fingerprint}" in page([one], [])
+
+
 def test_a_changed_scenario_is_said() -> None:
     nights = [night(0), night(1), night(2, scenario_digest="feed")]
     assert "the scenario was changed" in text_of(page(nights, []))

@@ -43,6 +43,7 @@ from kickbench.report.figures.plots import (
 )
 from kickbench.report.figures.svg import inline
 from kickbench.report.pages.html import TABLES, Head, Rows, file_stem, render, when
+from kickbench.report.words.environment import fact
 from kickbench.report.words.names import emulation
 from kickbench.results.files import make_folder, replace_file
 
@@ -283,7 +284,9 @@ def _badges(
 
 
 def _origin(nights: Sequence[Night]) -> Iterator[tuple[str, str]]:
-    yield "Host", nights[-1].fingerprint
+    newest = nights[-1]
+    name = fact(newest.environment, "hostname")
+    yield "Host", f"{name} ({newest.fingerprint})" if name else newest.fingerprint
     yield "From", when(nights[0].created_utc)
     yield "To", when(nights[-1].created_utc)
 
