@@ -26,7 +26,7 @@ from kickbench.lab.tools import DEBIAN_SOURCE
 SUBJECTS = {
     "exit": "KVM: settle before KVM_RUN",
     "send": "signal: settle before a signal is sent",
-    "kick": "KVM: settle before a halted vCPU sleeps",
+    "kick": "KVM: settle when a halted vCPU wakes up",
     "shared_lines": "KVM: count the calls of KVM_RUN",
 }
 """The subject of the commit that changes each metric."""
@@ -68,7 +68,7 @@ CHANGES = {
     "exit": _before(_MAIN, _ENTERS, f"\t{_SETTLE}"),
     "send": _before("kernel/signal.c", "\treturn do_send_specific(tgid, pid, sig, &info);\n}\n"
                     "\n/**\n *  sys_tgkill", _SETTLE),
-    "kick": _before(_MAIN, "\tkvm_arch_vcpu_blocking(vcpu);\n\tprepare_to_rcuwait", _SETTLE),
+    "kick": _before(_MAIN, "\tfinish_rcuwait(wait);\n\tkvm_arch_vcpu_unblocking", _SETTLE),
     "shared_lines": _before(
         _MAIN, _ENTERS,
         "\t\tstatic atomic_t calls ____cacheline_aligned;\n\n\t\tatomic_inc(&calls);\n",
