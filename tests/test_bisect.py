@@ -30,6 +30,7 @@ from kickbench.lab import tools
 from kickbench.lab.bisect import counting, search, words
 from kickbench.lab.bisect.counting import case_of
 from kickbench.lab.bisect.repository import Commit, Repository, git
+from kickbench.lab.emulator import Limits
 from kickbench.lab.explain import shared
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.explain import Explanation
@@ -165,6 +166,24 @@ def test_the_objects_are_reused_and_no_commit_is_built_twice(
     assert bisect(lab / "linux", shas[0], "main").returncode == 0
     # The two ends, and two of the five between. A new folder of objects would begin anew.
     assert [len(compiled) for compiled in seen] == [1, 2, 3, 4]
+
+
+def test_a_commit_has_half_an_hour_unless_the_user_says_so(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shas = make_history(lab / "linux", [100, 110])
+    seen = []
+
+    def watch(
+        machine: object, kernel: Path, cases: Sequence[object], limits: Limits
+    ) -> Explanation:
+        seen.append(limits.total)
+        return explain(machine, kernel, cases, limits)
+
+    monkeypatch.setattr(counting, "explain", watch)
+    assert bisect(lab / "linux", shas[0], "main").returncode == 0
+    assert bisect(lab / "linux", shas[0], "main", "--time-limit", 60).returncode == 0
+    assert seen == [1800, 1800, 60, 60]
 
 
 def test_the_smallest_step_that_counts(lab: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kickbench.cli.lab import Jobs, TimeLimit, heed_sigterm
+from kickbench.cli.lab import Jobs, heed_sigterm
 from kickbench.errors import MeasurementError
 
 
@@ -53,7 +53,15 @@ def bisect(
         bool, typer.Option("--all", help="Count every commit, and find every change.")
     ] = False,
     jobs: Jobs = None,
-    time_limit: TimeLimit = None,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            min=1,
+            help="Skip a commit whose machine takes longer.",
+        ),
+    ] = 1800,
 ) -> None:
     """Find the commit that changed what an exit or a kick costs in instructions.
 
@@ -67,7 +75,7 @@ def bisect(
     from kickbench.lab import tools
     from kickbench.lab.bisect import counting, search, words
     from kickbench.lab.bisect.repository import Repository
-    from kickbench.lab.emulator import LIMIT_SECONDS, Limits
+    from kickbench.lab.emulator import Limits
     from kickbench.lab.kbuild import say
     from kickbench.scenario.shipped import resolve
 
@@ -79,7 +87,7 @@ def bisect(
     first, last = repository.commit(good), repository.commit(bad)
     repository.check_range(first, last)
     heed_sigterm()
-    limits = Limits(total=time_limit or LIMIT_SECONDS)
+    limits = Limits(total=time_limit)
     with counting.place(repository, first) as place:
         say(f"working in {place.folder}: if this is interrupted, the same command goes on")
         lab = counting.Lab(what, chosen, place.worktree, place.objects, jobs, limits)
