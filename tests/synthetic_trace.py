@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from kickbench.lab.explain.trace import (
-    AT,
     BEGIN,
     CODE,
     END,
@@ -25,6 +24,8 @@ from kickbench.lab.explain.trace import (
 RDTSCP, RDTSC, NOP = bytes([0x0F, 0x01, 0xF9]), bytes([0x0F, 0x31]), b"\x90"
 STAMP, PLAIN, KERNEL_STAMP, OTHER_MARK, HAS_SENT, VDSO_STAMP = 3, 4, 5, 6, 7, 8
 BEGIN_PAUSE, END_PAUSE, L1_STAMP, WAITING = 9, 10, 11, 12
+SLOTS = 4
+"""Fewer than the plugin has, so that pages share one."""
 LOOPS = [(0x1000, 0x2000)]
 
 
@@ -55,13 +56,32 @@ class Writer:
     """Writes what the plugin writes."""
 
     entries: list[int] = field(default_factory=list)
+    cpu: int | None = None
+    pages: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def execute(self, number: int, cpu: int = 0) -> None:
-        self.entries.append(EXECUTED << 56 | cpu << 48 | number)
+        if number == SECTION:
+            self.cpu = None
+            self.pages.clear()
+        else:
+            self._on(cpu)
+        self.entries.append(EXECUTED << 28 | number)
 
     def touch(self, what: int, place: int, vaddr: int, cpu: int = 0) -> None:
-        self.entries.append(what << 56 | cpu << 48 | place)
-        self.entries.append(AT << 56 | cpu << 48 | vaddr & (1 << 48) - 1)
+        virtual = (vaddr & (1 << 48) - 1) >> 12
+        slot, page = virtual % SLOTS, (virtual, place >> 12)
+        if self.pages.get(slot) != page:
+            self.pages[slot] = page
+            bits = page[0] << 36 | page[1]
+            more = [5 << 28 | bits >> shift & 0xFFFFFF for shift in (48, 24, 0)]
+            self.entries += [4 << 28 | slot, *more]
+        self._on(cpu)
+        self.entries.append(what << 28 | slot << 12 | vaddr & 0xFFF)
+
+    def _on(self, cpu: int) -> None:
+        if self.cpu != cpu:
+            self.entries.append(3 << 28 | cpu)
+            self.cpu = cpu
 
     def write(self, path: Path) -> Trace:
         code = np.zeros(len(INSTRUCTIONS), CODE)
@@ -69,5 +89,5 @@ class Writer:
             record["vaddr"], record["size"] = vaddr, len(raw)
             record["bytes"][: len(raw)] = np.frombuffer(raw, np.uint8)
         code.tofile(f"{path}.code")
-        np.array(self.entries, "<u8").tofile(f"{path}.trace")
+        np.array(self.entries, "<u4").tofile(f"{path}.trace")
         return Trace.read(path, LOOPS)

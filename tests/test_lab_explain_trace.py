@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_trace import KERNEL_STAMP, LOOPS, OTHER_MARK, PLAIN, STAMP, VDSO_STAMP, Writer
 
-from kickbench.lab.explain.trace import BEGIN, END, READ, SECTION, Trace
+from kickbench.lab.explain.trace import AT, BEGIN, END, EXECUTED, READ, SECTION, WROTE, Trace
 from kickbench.lab.explain.trace import usual as usual_of
 
 
@@ -47,6 +47,39 @@ def test_memory_is_no_instruction(tmp_path: Path) -> None:
     (section,) = writer.write(tmp_path / "t").sections()
     (turn,) = section.stretches()[0].turns()
     assert turn.tolist() == [STAMP, PLAIN]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([READ, WROTE]),
+            st.integers(0, (1 << 36) - 1),
+            st.sampled_from([0x7F, 0x80, 0x84, (1 << 36) - 1]),
+            st.integers(0, 4095),
+            st.integers(0, 3),
+        )
+    )
+)
+def test_accesses_are_read_as_they_were_made(
+    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[int, int, int, int, int]]
+) -> None:
+    """Each between two instructions, in pages that may share a slot, in two sections alike."""
+    writer = Writer()
+    wanted = []
+    for kind, place, virtual, offset, cpu in made:
+        wanted += [
+            (EXECUTED, cpu, PLAIN),
+            (kind, cpu, place << 12 | offset),
+            (AT, cpu, virtual << 12 | offset),
+        ]
+    for _ in range(2):
+        writer.execute(SECTION)
+        for kind, place, virtual, offset, cpu in made:
+            writer.execute(PLAIN, cpu)
+            writer.touch(kind, place << 12 | offset, virtual << 12 | offset, cpu)
+    for section in writer.write(tmp_path_factory.mktemp("trace") / "t").sections():
+        columns = (section.kinds, section.cpus, section.values)
+        assert list(zip(*(column.tolist() for column in columns), strict=True)) == wanted
 
 
 def test_a_stretch_that_is_begun_anew_did_not_end(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
  * A plugin for QEMU's TCG: it writes down every instruction that a CPU executes between two marks
  * (kickbench/mark.h), and with memory=on every access to memory, in their order.
  *
- * Arguments: out=FILE, memory=on|off. FILE.trace has 64 bits for each entry, FILE.code a record for
+ * Arguments: out=FILE, memory=on|off. FILE.trace has 32 bits for each entry, FILE.code a record for
  * each translated instruction. kickbench/lab/explain/trace.py reads both. FILE.whole is there if
  * all was written. With check=on it only says that this QEMU can load it.
  *
@@ -57,7 +57,6 @@ uint64_t qemu_plugin_hwaddr_phys_addr(const struct hwaddr *address);
 
 #define EXPORT	 __attribute__((visibility("default")))
 #define MAX_CPUS 64
-#define VALUE	 ((1ull << 48) - 1)
 
 EXPORT int qemu_plugin_version = 1;
 EXPORT int qemu_plugin_install(plugin_id id, const struct info *info, int argc, char **argv);
@@ -66,10 +65,24 @@ EXPORT int qemu_plugin_install(plugin_id id, const struct info *info, int argc, 
 enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT, MARK_PAUSE, MARK_PAUSED };
 #define NOT_A_MARK 0
 
-/* An entry of the trace: what in the highest byte, the CPU in the next, the value in the others. An
- * access has two: READ or WROTE with the place in QEMU's memory, and AT with the virtual address.
+/* An entry of the trace: what in the highest 4 bits, the value in the others. An access has the
+ * slot of its page and the offset in it. PAGE has a slot, and three entries MORE behind it have 24
+ * bits each: the number of the virtual page and that of the page in QEMU's memory, 36 bits each.
+ * CPU has the CPU of all entries behind it. A section begins without a CPU and without pages.
+ *
+ * The entries are small because to write them takes more time than to make them.
  */
-enum what { EXECUTED, READ, WROTE, AT };
+enum what { EXECUTED, READ, WROTE, CPU, PAGE, MORE };
+#define WHAT_SHIFT 28
+#define PAGE_SHIFT 12
+#define PAGE_BITS  36
+#define MORE_BITS  24
+#define N_SLOTS	   (1u << (WHAT_SHIFT - PAGE_SHIFT))
+#define NO_CPU	   UINT32_MAX
+
+struct page {
+	uint64_t virtual, place;
+};
 
 /* A record of the code: an instruction, as it was translated. Its number is its place in FILE. */
 struct code {
@@ -90,8 +103,12 @@ static uint64_t n_code;
 static bool all_watched, watched[MAX_CPUS], in_pause;
 
 /* Entries that are not in the file yet: a call of stdio for each would take half of the time. */
-static uint64_t entries[1 << 16];
+static uint32_t entries[1 << 16];
 static size_t n_entries;
+/* What the entries since the section's begin have said. No page at virtual address 0 is at place 0.
+ */
+static struct page pages[N_SLOTS];
+static uint32_t last_cpu = NO_CPU;
 
 static void write_entries(void)
 {
@@ -102,22 +119,51 @@ static void write_entries(void)
 	n_entries = 0;
 }
 
-static void put(enum what what, unsigned int cpu, uint64_t value)
+static void put(enum what what, uint64_t value)
 {
-	entries[n_entries++] = (uint64_t)what << 56 | (uint64_t)cpu << 48 | value;
+	entries[n_entries++] = (uint32_t)what << WHAT_SHIFT | (uint32_t)value;
 	if (n_entries == sizeof(entries) / sizeof(entries[0]))
 		write_entries();
+}
+
+static void put_of(unsigned int cpu, enum what what, uint64_t value)
+{
+	if (cpu != last_cpu) {
+		put(CPU, cpu);
+		last_cpu = cpu;
+	}
+	put(what, value);
 }
 
 static void executed(unsigned int cpu, void *number)
 {
 	if (all_watched || watched[cpu])
-		put(EXECUTED, cpu, (uint64_t)number);
+		put_of(cpu, EXECUTED, (uint64_t)number);
+}
+
+/* The slot of a page: that of its virtual address. */
+static uint32_t slot_of(uint64_t virtual, uint64_t place)
+{
+	const uint32_t slot = (uint32_t)(virtual ^ virtual >> 16) % N_SLOTS;
+	const uint64_t more = (1 << MORE_BITS) - 1;
+	struct page *page = &pages[slot];
+
+	if (page->virtual != virtual || page->place != place) {
+		*page = (struct page){virtual, place};
+		put(PAGE, slot);
+		put(MORE, virtual >> (PAGE_BITS - MORE_BITS));
+		put(MORE, (virtual << (2 * MORE_BITS - PAGE_BITS) | place >> MORE_BITS) & more);
+		put(MORE, place & more);
+	}
+	return slot;
 }
 
 static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *number)
 {
+	const uint64_t pages_mask = (1ull << PAGE_BITS) - 1, offset_mask = (1 << PAGE_SHIFT) - 1;
 	const struct hwaddr *address;
+	uint64_t place;
+	uint32_t slot;
 
 	(void)number;
 	if (!all_watched && !watched[cpu])
@@ -125,15 +171,19 @@ static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *numbe
 	address = qemu_plugin_get_hwaddr(info, vaddr);
 	if (!address || qemu_plugin_hwaddr_is_io(address))
 		return;
-	put(qemu_plugin_mem_is_store(info) ? WROTE : READ, cpu,
-	    qemu_plugin_hwaddr_phys_addr(address) & VALUE);
-	put(AT, cpu, vaddr & VALUE);
+	place = qemu_plugin_hwaddr_phys_addr(address);
+	slot = slot_of(vaddr >> PAGE_SHIFT & pages_mask, place >> PAGE_SHIFT & pages_mask);
+	put_of(cpu, qemu_plugin_mem_is_store(info) ? WROTE : READ,
+	       slot << PAGE_SHIFT | (vaddr & offset_mask));
 }
 
 /* Who runs the machine's methods executes the first mark between any two of them. */
 static void parted(unsigned int cpu, void *number)
 {
-	put(EXECUTED, cpu, (uint64_t)number);
+	(void)cpu;
+	memset(pages, 0, sizeof(pages));
+	last_cpu = NO_CPU;
+	put(EXECUTED, (uint64_t)number);
 }
 
 static void begins(unsigned int cpu, void *number)

@@ -37,7 +37,9 @@ CODE = np.dtype([("vaddr", "<u8"), ("size", "u1"), ("bytes", "u1", 15)])
 _MARK = np.array([0x0F, 0x1F, 0x84, 0x00], np.uint8)
 _MARKS = 0x4B420000
 _STAMPS = (np.array([0x0F, 0x01, 0xF9], np.uint8), np.array([0x0F, 0x31], np.uint8))
-_CPU_SHIFT, _WHAT_SHIFT = 48, 56
+# The entries of FILE.trace, as in plugin.c. AT is none of them.
+_CPU, _PAGE, _MORE = 3, 4, 5
+_WHAT_SHIFT, _PAGE_SHIFT, _PAGE_BITS, _MORE_BITS = 28, 12, 36, 24
 
 
 @dataclass(frozen=True)
@@ -121,32 +123,27 @@ class Trace:
     """
 
     code: NDArray[Any]
-    entries: NDArray[np.uint64]
+    entries: NDArray[np.uint32]
     loops: Sequence[tuple[int, int]]
 
     @classmethod
     def read(cls, path: Path, loops: Sequence[tuple[int, int]]) -> Trace:
         """Read ``path``.code and ``path``.trace. Half a record at the end is left out."""
         code, trace = Path(f"{path}.code"), Path(f"{path}.trace")
-        return cls(_read(code, CODE), _read(trace, np.dtype("<u8")), loops)
+        return cls(_read(code, CODE), _read(trace, np.dtype("<u4")), loops)
 
     def sections(self) -> Iterator[Section]:
         """The sections, in their order."""
         marks, stamps = self._marks(), self._stamps()
-        # An entry EXECUTED without its CPU is the number of the record.
-        without_cpu = self.entries & ~np.uint64(0xFF << _CPU_SHIFT)
-        parting = np.flatnonzero(marks == SECTION).astype(np.uint64)
-        begins = np.flatnonzero(np.isin(without_cpu, parting)).tolist()
-        del without_cpu
+        # An entry EXECUTED is the number of the record.
+        parting = np.flatnonzero(marks == SECTION).astype(np.uint32)
+        begins = np.flatnonzero(np.isin(self.entries, parting)).tolist()
         # An entry of memory is no code: it stands for none.
         marks, stamps = np.append(marks, -1), np.append(stamps, False)
         for begin, end in zip(begins, [*begins[1:], self.entries.size], strict=True):
-            part = self.entries[begin + 1 : end]
-            what = (part >> np.uint64(_WHAT_SHIFT)).astype(np.uint8)
-            cpus = (part >> np.uint64(_CPU_SHIFT)).astype(np.uint8)
-            values = (part & np.uint64((1 << _CPU_SHIFT) - 1)).astype(np.int64)
-            code = np.where(what == EXECUTED, values, self.code.size)
-            yield Section(cpus, values, what, marks[code], stamps[code])
+            cpus, values, kinds = _unpacked(self.entries[begin + 1 : end])
+            code = np.where(kinds == EXECUTED, values, self.code.size)
+            yield Section(cpus, values, kinds, marks[code], stamps[code])
 
     def _marks(self) -> NDArray[np.int64]:
         """The number of the mark that each record of the code is, or -1."""
@@ -166,6 +163,51 @@ class Trace:
         for begin, end in self.loops:
             in_loop |= (vaddr >= begin) & (vaddr < end)
         return np.asarray(is_stamp & in_loop)
+
+
+def _unpacked(
+    entries: NDArray[np.uint32],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
+    """The CPUs, values and kinds of a section's entries, in which an access has an AT of its own.
+
+    PAGE and MORE at the end that are not whole are left out.
+    """
+    what = (entries >> np.uint32(_WHAT_SHIFT)).astype(np.uint8)
+    said = (entries & np.uint32((1 << _WHAT_SHIFT) - 1)).astype(np.int64)
+    kept = np.flatnonzero(what <= WROTE)
+    told = np.flatnonzero(what == _CPU)
+    cpu = said[told].astype(np.uint8)[np.searchsorted(told, kept) - 1] if kept.size else kept
+    kinds, values = what[kept], said[kept]
+    # Where each kept entry comes when an AT is behind each access.
+    accesses = kinds != EXECUTED
+    place = np.arange(kept.size) + np.cumsum(accesses) - accesses
+    at = place[accesses] + 1
+    virtual, in_memory = _pages(what, said, kept[accesses])
+    offset = values[accesses] & (1 << _PAGE_SHIFT) - 1
+    values[accesses] = in_memory << _PAGE_SHIFT | offset
+    size = kept.size + at.size
+    all_cpus, all_kinds = np.empty(size, np.uint8), np.full(size, AT, np.uint8)
+    all_values = np.empty(size, np.int64)
+    all_cpus[place], all_values[place], all_kinds[place] = cpu, values, kinds
+    all_cpus[at], all_values[at] = cpu[accesses], virtual << _PAGE_SHIFT | offset
+    return all_cpus, all_values, all_kinds
+
+
+def _pages(
+    what: NDArray[np.uint8], said: NDArray[np.int64], accesses: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of the pages of these accesses, virtual and in QEMU's memory."""
+    pages = np.flatnonzero(what[:-3] == _PAGE)
+    high, middle, low = (said[pages + n] for n in (1, 2, 3))
+    split = _PAGE_BITS - _MORE_BITS
+    virtual = high << split | middle >> split
+    in_memory = (middle & (1 << split) - 1) << _MORE_BITS | low
+    # The last PAGE of the slot before the access: both are in order within a slot.
+    order = np.argsort(said[pages], kind="stable")
+    keys = said[pages][order] << 40 | pages[order]
+    slots = said[accesses] >> _PAGE_SHIFT
+    found = order[np.searchsorted(keys, slots << 40 | accesses) - 1]
+    return virtual[found], in_memory[found]
 
 
 def usual(sizes: Sequence[int]) -> tuple[int, float]:
