@@ -14,7 +14,6 @@ import os
 import re
 import select
 import subprocess
-import tempfile
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import disk, image
 from kickbench.lab.emulation import Order, Running, printable
 from kickbench.lab.processes import child
+from kickbench.lab.scratch import scratch
 from kickbench.lab.tools import BIOS, VGA_BIOS, program
 
 # Instructions in a second of the machine's time. Bochs executes a fourth of them in a real second.
@@ -92,7 +92,7 @@ class Bochs:
             )
         inside = replace(order, environment={**order.environment, **_ENVIRONMENT})
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kickbench-lab-")))
+            folder = stack.enter_context(scratch())
             ours, theirs = _channels(stack)
             # The configuration is first, because it may refuse the folder, and the rest takes time.
             text = self.configuration(folder, theirs, os.ttyname(theirs["control"]))

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from kickbench.lab.explain.memory import Kernel
 from kickbench.lab.explain.trace import EXECUTED, Section, Trace
 from kickbench.lab.machines import Machine
 from kickbench.lab.qemu import Qemu
+from kickbench.lab.scratch import scratch
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.native import built_file
 from kickbench.results.explanation import GUEST
@@ -103,8 +103,7 @@ def watched(
     plugin = built_file(kickbench.lab.__path__, PLUGIN)
     _check_plugin(emulator, plugin)
     of_kernel = symbols.of_kernel(symbols.system_map_of(kernel))
-    with tempfile.TemporaryDirectory(prefix="kickbench-explain-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         order = Order(list(jobs), _build_protocols(jobs, folder), str(folder), memory_of)
         trace = folder / "plugin"
         words = f"{plugin},out={trace}{',memory=on' if memory_of else ''}"
