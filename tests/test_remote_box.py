@@ -154,7 +154,7 @@ def test_a_read_only_root_needs_one_folder_only(
     monkeypatch.delenv("XDG_CACHE_HOME")
     steps = ["mount --bind / /", "mount -o remount,ro,bind /", "mount -t tmpfs none /dev/shm"]
     steps += [f"{HIDDEN} {place}" for place in ("/run", "/tmp", "/var/tmp")]
-    monkeypatch.setenv("HOME", "/root/none/at/all")
+    monkeypatch.setenv("HOME", "/none/at/all")
     monkeypatch.chdir("/")
     with Box("box", mounted(tmp_path, *steps)) as box:
         assert box.look() == Facts.of_this_host()
