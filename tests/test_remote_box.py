@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import zipfile
+from collections.abc import Generator, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,13 @@ from kickbench.host.topology import Topology
 from kickbench.remote import link, messages
 from kickbench.remote.box import Box
 from kickbench.remote.package import ROOMS, agent
+from kickbench.run import runner
+from kickbench.run.foreman import Job
 from kickbench.run.machine import Facts, Survey
+from kickbench.run.progress import observer
+from kickbench.run.this_host import ThisHost
+from kickbench.scenario.files import load
+from kickbench.scenario.shipped import resolve
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="it mounts file systems: root only")
 
@@ -336,3 +343,38 @@ def test_facts_survive_the_way(topology: Topology, capabilities: Capabilities) -
 def test_a_survey_survives_the_way() -> None:
     survey = Survey.of_this_host()
     assert Survey.from_dict(json.loads(json.dumps(survey.to_dict()))) == survey
+
+
+# --- the way takes time -------------------------------------------------------------------------
+
+
+class FarAway(ThisHost):
+    """A machine whose arrays arrive damaged, and that has measured on when it is told so."""
+
+    def work(
+        self, run_id: str, jobs: Sequence[Job], folder: Path
+    ) -> Generator[dict[str, Any], None, None]:
+        rounds: dict[str, Any] = {}
+        for message in super().work(run_id, jobs, folder):
+            yield message
+            if message["event"] == "rounds":
+                rounds = message
+            if message["event"] == "process":
+                yield rounds
+
+    @contextlib.contextmanager
+    def arrays(self, case_id: str, process: int) -> Iterator[Path]:
+        with super().arrays(case_id, process) as folder:
+            (folder / "blocks.npy").write_bytes(b"")
+            yield folder
+
+
+@pytest.mark.kvm
+def test_rounds_of_a_case_that_has_failed_here_are_passed_over(tmp_path: Path) -> None:
+    watching, display = observer()
+    with display:
+        outcome = runner.run(
+            load(resolve("quick")), tmp_path, watching, quick=True, machine=FarAway()
+        )
+    assert outcome.finished == 0
+    assert all("cannot read the worker's result" in why for why in outcome.failed.values())

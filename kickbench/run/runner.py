@@ -377,7 +377,7 @@ class _Run:
         match message["event"]:
             case "begin":
                 self.observer.case_begins(case)
-            case "rounds":
+            case "rounds" if case.id not in self.failed:
                 estimate = one.take_rounds(message)
                 spent_seconds = message["spent_seconds"]
                 self.observer.case_advances(case, spent_seconds, one.estimate.rounds, estimate)
