@@ -192,6 +192,25 @@ def test_a_broken_connection_costs_nothing(started: Started) -> None:
     assert "[1/1]" in resumed.stderr
 
 
+def test_a_connection_that_breaks_in_a_later_process_costs_nothing(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    scenario(tmp_path, 2, 4.0)
+    run = start("run", tmp_path / "tiny.toml", "--host", "box", "--results", tmp_path / "results")
+    os.kill(run.worker, signal.SIGCONT)
+    (journal,) = (folder / "journal" for folder in run.box.runs)
+    wait_for(lambda: journal.read_text().count('"event": "process"') == 3)
+    worker = wait_for(lambda: next(iter({*sshd.children(run.supervisor)} - {run.worker}), None))
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(1)  # the arrays of the case's first process are fetched
+    run.box.cut()
+    assert run.end()[0] == 4
+    os.kill(worker, signal.SIGCONT)
+    resumed = kickbench_captured("run", "--resume", run.folder, "--host", "box")
+    assert resumed.returncode == 0, resumed.stderr
+    assert statuses(run.folder) == ["ok", "ok"]
+
+
 def test_a_killed_kickbench_leaves_the_run_to_be_collected(started: Started) -> None:
     started.process.kill()
     started.end()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kickbench.agent.runs import Run, remove_old
-from kickbench.run.foreman import arrays_of
+from kickbench.run.foreman import arrays_of, arrays_of_case
 from kickbench.run.machine import Facts, Survey
 
 ALIVE_SECONDS = 5.0
@@ -113,10 +113,11 @@ class _Server:
                 while data := file.read(_CHUNK):
                     _write(data)
 
-    def drop(self, case: str, process: int) -> None:
-        """Remove the arrays of a process, which are outside."""
+    def drop(self, case: str) -> None:
+        """Remove the arrays of a case, which is stored outside."""
         assert self._run is not None
-        shutil.rmtree(arrays_of(self._run.work, case, process), ignore_errors=True)
+        for folder in arrays_of_case(self._run.work, case):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self) -> None:
         """End the run, and remove all of it."""

@@ -110,6 +110,9 @@ class Box(Closing):
                 left.pop(message["case"], None)
             if "case" in message:
                 yield message
+            if message["event"] == "end":
+                # Not earlier: who resumes a run needs the arrays of all processes of a case.
+                self._link.send("drop", case=message["case"])
 
     def _forget(self) -> None:
         with contextlib.suppress(ConnectionBrokenError):
@@ -128,7 +131,6 @@ class Box(Closing):
             for name, size in files:
                 self._link.receive_file(folder / name, size)
             yield folder
-            self._link.send("drop", case=case_id, process=process)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -64,6 +64,11 @@ def arrays_of(folder: Path, case_id: str, process: int) -> Path:
     return folder / f"{case_id}.{process}"
 
 
+def arrays_of_case(folder: Path, case_id: str) -> list[Path]:
+    """The folders of all processes of a case that there are."""
+    return [path for path in folder.iterdir() if path.name.rpartition(".")[0] == case_id]
+
+
 class Foreman:
     """Measures ``jobs`` in their order, below ``folder``."""
 

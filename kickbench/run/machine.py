@@ -134,7 +134,10 @@ class Machine(Protocol):
         """
 
     def arrays(self, case_id: str, process: int) -> AbstractContextManager[Path]:
-        """The folder with the arrays of a process that is done. They are there only once."""
+        """The folder with the arrays of a process that is done.
+
+        They are there only once, but a run on another machine that is resumed tells of them again.
+        """
 
     def stop(self, case_id: str, process: int) -> None:
         """As :meth:`Foreman.stop`."""
