@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -28,6 +29,8 @@ processes = {processes}
 max_seconds = {seconds}
 precision = 1e-6
 """
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 pytestmark = pytest.mark.kvm
 
@@ -232,6 +235,28 @@ def test_a_box_that_went_down_loses_only_the_case_that_ran(started: Started) -> 
     assert resumed.returncode == 0, resumed.stderr
     assert statuses(started.folder) == ["ok", "ok"]
     assert started.box.runs == []
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_run_with_protocols_of_its_own_is_resumed_there(
+    start: Callable[..., Started], tmp_path: Path, goes_on: bool
+) -> None:
+    source = shutil.copy(EXAMPLES / "protocols/cloud_hypervisor_7427_fixed.c", tmp_path)
+    tiny = tmp_path / "tiny.toml"
+    tiny.write_text(tiny.read_text().replace('"sigmask"', f'"{source}"'))
+    run = start("run", tiny, "--host", "box", "--results", tmp_path / "results")
+    run.box.cut()
+    assert run.end()[0] == 4
+    if goes_on:
+        os.kill(run.worker, signal.SIGCONT)
+    else:
+        os.kill(run.supervisor, signal.SIGKILL)
+        wait_for(lambda: run.box.supervisors() == [])
+    trusted = ("--host", "box", "--trust-protocols")
+    resumed = kickbench_captured("run", "--resume", run.folder, *trusted)
+    assert resumed.returncode == 0, resumed.stderr
+    assert statuses(run.folder) == ["ok", "ok"]
+    assert run.box.runs == []
 
 
 def test_a_supervisor_that_is_killed_is_told(started: Started) -> None:

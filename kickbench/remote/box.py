@@ -35,6 +35,7 @@ class Box(Closing):
         self._begin: Callable[[], str | None]
         self._why = ""
         self._folder = Path()
+        self._libraries: list[Path] = []
 
     def look(self) -> Facts:
         """As :meth:`Machine.look`."""
@@ -72,7 +73,7 @@ class Box(Closing):
 
     def bring(self, library: Path) -> str:
         """As :meth:`Machine.bring`."""
-        self._link.send_file(library)
+        self._libraries.append(library)  # it is sent with the jobs
         return library.name
 
     def work(
@@ -87,6 +88,8 @@ class Box(Closing):
                 if left:  # it ended there before they were done
                     self._begin()
             if left:
+                for library in self._libraries:
+                    self._link.send_file(library)
                 self._link.send("jobs", run=run_id, jobs=list(left.values()))
                 yield from self._told(left)
             if left:
