@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
@@ -378,3 +379,26 @@ def test_rounds_of_a_case_that_has_failed_here_are_passed_over(tmp_path: Path) -
         )
     assert outcome.finished == 0
     assert all("cannot read the worker's result" in why for why in outcome.failed.values())
+
+
+@pytest.mark.kvm
+def test_a_run_is_forgotten_there_when_its_arrays_are_interrupted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive_file = link.Link.receive_file
+
+    def interrupted(self: link.Link, path: Path, size: int) -> None:
+        receive_file(self, path, size // 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(link.Link, "receive_file", interrupted)
+    watching, _ = observer()
+    scenario = load(resolve("quick"))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Box("box", ["sh", "-c"]) as box, pytest.raises(runner.RunInterruptedError):
+            runner.run(scenario, tmp_path / "results", watching, quick=True, machine=box)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert list(home.glob("runs/*")) == []

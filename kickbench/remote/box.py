@@ -120,7 +120,7 @@ class Box(Closing):
     def _forget(self) -> None:
         with contextlib.suppress(ConnectionBrokenError):
             self._link.send("forget")
-            self._link.answer("forgotten")
+            self._link.pass_over("forgotten")
 
     @contextlib.contextmanager
     def arrays(self, case_id: str, process: int) -> Iterator[Path]:

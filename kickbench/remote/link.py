@@ -193,6 +193,15 @@ class Link(Closing):
                 file.write(part)
                 size -= len(part)
 
+    def pass_over(self, event: str) -> None:
+        """Wait for an event, whatever comes before it: the rest of a file, or of a line."""
+        mark = json.dumps({"event": event}).encode() + b"\n"
+        self._waiting.clear()
+        while mark not in self._buffer:
+            self._buffer = self._buffer[-len(mark) :]
+            self._receive(time.monotonic() + SILENCE_SECONDS)
+        self._buffer = self._buffer.partition(mark)[2]
+
     def close(self) -> None:
         """End the connection. A run that has its jobs goes on there."""
         for stream in (self._process.stdin, self._process.stdout):
