@@ -128,8 +128,31 @@ def test_what_is_no_host_is_refused(name: str) -> None:
 
 def test_the_command_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
     assert link.ssh("me@box") == ["ssh", "-T", "--", "me@box"]
+    monkeypatch.setenv("KICKBENCH_SSH", " ")
+    assert link.ssh("me@box") == ["ssh", "-T", "--", "me@box"]
     monkeypatch.setenv("KICKBENCH_SSH", "ssh -p 2222 -F 'my config'")
     assert link.ssh("box") == ["ssh", "-p", "2222", "-F", "my config", "-T", "--", "box"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "why"),
+    [
+        ("ssh 'x", 2, "KICKBENCH_SSH: no closing quotation"),
+        ("no-such-ssh", 3, "no-such-ssh cannot be run: No such file or directory; install ssh"),
+    ],
+)
+def test_a_command_that_is_none_is_said(
+    monkeypatch: pytest.MonkeyPatch, command: str, code: int, why: str
+) -> None:
+    monkeypatch.setenv("KICKBENCH_SSH", command)
+    done = kickbench_captured("doctor", "--host", "box")
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert why in done.stderr
+
+
+def test_a_banner_may_be_in_any_encoding(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"the connection to box ended: .*caf.; no entry"):
+        look(script(tmp_path, r"printf 'caf\351\nno entry\n' >&2; exit 255"))
 
 
 def test_a_host_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,14 @@ _NO_PYTHON = b"kickbench-no-python"
 
 
 def ssh(host: str) -> list[str]:
-    """The command that reaches a host. Raises UsageError for what is no host's name."""
+    """The command that reaches a host. Raises UsageError for what is no host's name or command."""
     if not is_host(host):
         raise UsageError(f"--host: {shorten(printable(host))!r} is no host; write user@box or box")
-    return [*shlex.split(os.environ.get(VARIABLE) or "ssh"), "-T", "--", host]
+    try:
+        command = shlex.split(os.environ.get(VARIABLE, "")) or ["ssh"]
+    except ValueError as error:
+        raise UsageError(f"{VARIABLE}: {str(error).lower()}; write it as for a shell") from None
+    return [*command, "-T", "--", host]
 
 
 class Link(Closing):
@@ -58,17 +62,21 @@ class Link(Closing):
 
     def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
         self.host = host
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
+        words = [*(command or ssh(host)), _START]
+        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in close)
         before = signal.getsignal(signal.SIGINT)
         # Ctrl-C on the terminal is for us, and ssh leaves a signal alone that it finds ignored. It
         # keeps the terminal, so that it can ask for a password.
-        with _ignored(before):
-            self._process = subprocess.Popen(
-                [*(command or ssh(host)), _START],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-            )
+        try:
+            with _ignored(before):
+                self._process = subprocess.Popen(
+                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+                )
+        except OSError as error:
+            self._stderr.close()
+            raise HostError(
+                f"{words[0]} cannot be run: {error.strerror}; install ssh, or set {VARIABLE}"
+            ) from None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
