@@ -9,10 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
+import termios
+import time
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
 from io import BytesIO
@@ -20,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import kickbench_captured
+from command import KICKBENCH, kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,6 +168,52 @@ def test_a_host_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPat
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert "the connection to 127.0.0.1 ended: ssh: connect to host 127.0.0.1 port 1" in line
+
+
+# --- a terminal ---------------------------------------------------------------------------------
+
+
+def on_a_terminal(*command: str) -> tuple[int, bytes, bool]:
+    """The exit code of a kickbench whose user presses Ctrl-C when it is asked for a password, what
+    is on the terminal, and whether that echoes at the end."""
+    terminal, slave = pty.openpty()
+    words = ["setsid", "--ctty", *KICKBENCH, *command]
+    process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave)
+    shown = b""
+    while process.poll() is None:
+        if select.select([terminal], [], [], 0.05)[0]:
+            shown += os.read(terminal, 4096)
+            if shown.endswith(b"password: "):
+                time.sleep(0.5)  # something else may be shown meanwhile
+                shown += b"|"
+                os.write(terminal, b"\x03")
+    echoes = bool(termios.tcgetattr(slave)[3] & termios.ECHO)
+    while select.select([terminal], [], [], 0)[0]:
+        shown += os.read(terminal, 4096)
+    os.close(slave)
+    os.close(terminal)
+    return process.returncode, shown, echoes
+
+
+def test_ssh_may_ask_for_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = script(
+        tmp_path,
+        "trap 'stty echo </dev/tty; exit 1' TERM; stty -echo </dev/tty\n"
+        "printf 'password: ' >/dev/tty; while :; do sleep 0.1; done",
+    )
+    monkeypatch.setenv("KICKBENCH_SSH", " ".join(asking))
+    code, shown, echoes = on_a_terminal("run", "quick", "--host", "box")
+    assert code == 130
+    assert shown.startswith(b"password: |")  # and nothing has overwritten it
+    assert echoes
+
+
+def test_ssh_cannot_ask_for_one_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = script(tmp_path, "if : </dev/tty; then echo asks; else echo no; fi >&2; exit 255")
+    monkeypatch.setenv("KICKBENCH_SSH", " ".join(asking))
+    code, shown, _ = on_a_terminal("run", "quick", "--host", "one", "--host", "two")
+    assert code == 3
+    assert b"asks" not in shown
 
 
 # --- restricted machines ------------------------------------------------------------------------

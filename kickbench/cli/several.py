@@ -31,7 +31,9 @@ def run_on(hosts: Sequence[str], arguments: Sequence[str]) -> int:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            process_group=0,  # a Ctrl-C is for us to pass on, once
+            # A Ctrl-C is for us to pass on, once. And ssh finds no terminal to ask on: several
+            # would ask at once, and each would be stopped for it (SIGTTOU).
+            start_new_session=True,
         )
         for host in hosts
     ]

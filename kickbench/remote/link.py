@@ -82,7 +82,7 @@ class Link(Closing):
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._buffer = b""
         self._waiting: deque[dict[str, Any]] = deque()
-        self._begun = False
+        self._begun = self._connected = False
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -98,6 +98,7 @@ class Link(Closing):
             self._begin()
         except ConnectionBrokenError as error:  # before there was one
             raise HostError(str(error)) from None
+        self._connected = True
 
     def _begin(self) -> None:
         name, data = agent()
@@ -216,6 +217,9 @@ class Link(Closing):
             assert stream is not None
             with contextlib.suppress(OSError):
                 stream.close()
+        if not self._connected:
+            # It may be asking for a password, and reads on. It gives the terminal its echo back.
+            self._process.terminate()
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:

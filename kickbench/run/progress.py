@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -112,6 +112,7 @@ class LiveProgress:
 
     def planned(self, folder: Path, cases: Sequence[Planned], todo: Sequence[Case]) -> None:
         self._times = _Times(todo)
+        self._progress.start()  # not earlier: it would overwrite what ssh asks
         self._progress.console.print(escape(_begin(folder, cases, todo, self._times.left)))
         self._bar = self._progress.add_task("", total=self._times.total, left="")
         self._count = len(todo)
@@ -157,4 +158,6 @@ def observer() -> tuple[Observer, AbstractContextManager[object]]:
         refresh_per_second=REFRESH_HZ,
         transient=True,
     )
-    return LiveProgress(progress), progress
+    shown = ExitStack()
+    shown.callback(progress.stop)
+    return LiveProgress(progress), shown
