@@ -242,6 +242,15 @@ def test_a_read_only_root_needs_one_folder_only(
         assert box.look() == Facts.of_this_host()
 
 
+def test_a_cache_that_cannot_be_made_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Box("box", ["sh", "-c"]) as box:
+        assert box.look() == Facts.of_this_host()
+
+
 @root_only
 def test_no_folder_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/tmp/kickbench-none/cache")

@@ -23,6 +23,7 @@ OLDEST = (3, 9)
 def _problem_of(folder: Path) -> Optional[str]:
     """Why the agent cannot be in the folder; None if it can. The folder is made if need be."""
     try:
+        folder.parent.parent.mkdir(0o700, exist_ok=True)
         for path in (folder.parent, folder):
             path.mkdir(0o700, exist_ok=True)
             found = path.lstat()
@@ -42,8 +43,7 @@ def _places() -> Iterator[Path]:
     """Where the agent may be, the best first. Neither it nor its parent may be another user's."""
     user = os.geteuid()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if cache.is_absolute() and cache.parent.is_dir():
-        cache.mkdir(0o700, exist_ok=True)
+    if cache.is_absolute() and os.path.isdir(str(cache.parent)):
         yield cache / "kickbench" / "agent"
     for parent in (f"/run/user/{user}", "/run", "/var/tmp", "/tmp", "/dev/shm"):
         if os.path.isdir(parent):
@@ -53,14 +53,11 @@ def _places() -> Iterator[Path]:
 def _choose() -> Tuple[Optional[Path], str]:
     """The folder of the agent, or None and why there is none."""
     problems = []
-    try:
-        for folder in _places():
-            problem = _problem_of(folder)
-            if problem is None:
-                return folder, ""
-            problems.append(problem)
-    except OSError as error:
-        problems.append(str(error))
+    for folder in _places():
+        problem = _problem_of(folder)
+        if problem is None:
+            return folder, ""
+        problems.append(problem)
     return None, "; ".join(problems)
 
 
