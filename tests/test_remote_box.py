@@ -29,7 +29,13 @@ from command import KICKBENCH, kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError, UsageError
+from kickbench.errors import (
+    ConnectionBrokenError,
+    HostError,
+    KickbenchError,
+    MachineFailedError,
+    UsageError,
+)
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.remote import link, messages
@@ -268,6 +274,24 @@ def test_a_full_disk_there_is_an_error_with_its_place(home: Path, tmp_path: Path
     command = mounted(tmp_path, f"mount -t tmpfs -o size=100k none {cache}")
     with pytest.raises(HostError, match=r"cannot be unpacked: .*No space left.*make room"):
         look(command)
+
+
+@root_only
+@pytest.mark.kvm
+def test_a_disk_there_that_fills_up_is_named(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = home.parents[1]
+    cache.mkdir()
+    fills_up = f"while ! grep -qs rounds {home}/runs/2*/journal; do sleep 0.1; done"
+    fills_up += f"; cat /dev/zero >{cache}/zeros"
+    steps = [f"mount -t tmpfs -o size=20m none {cache}", f"{{ ({fills_up}) >&- 2>&- & }}"]
+    watching, _ = observer()
+    with (
+        Box("box", mounted(tmp_path, *steps)) as box,
+        pytest.raises(KickbenchError, match=f"{home}/runs/.*[Nn]o space left"),
+    ):
+        runner.run(load(resolve("quick")), tmp_path / "results", watching, machine=box)
 
 
 NO_KVM = ("mount -t tmpfs none /dev", "mknod -m 666 /dev/null c 1 3")

@@ -177,7 +177,7 @@ class _Server:
             _write(data)
         if not alive:
             self._gone = True
-            self._say("gone", last=_last_line(self._run.folder / "stderr"))
+            self._say("gone", last=_last_words(self._run.folder))
         return bool(data)
 
     def _end(self) -> None:
@@ -198,9 +198,12 @@ def _write(data: bytes) -> None:
         view = view[os.write(1, view) :]
 
 
-def _last_line(path: Path) -> str:
+def _last_words(folder: Path) -> str:
+    """Why the supervisor of a run has ended. It cannot write that to a full disk."""
     try:
-        return path.read_text(errors="replace")[-4000:].strip().rpartition("\n")[2]
+        if os.statvfs(folder).f_bavail == 0:
+            return f"{folder}: no space left on device; make room there"
+        return (folder / "stderr").read_text(errors="replace")[-4000:].strip().rpartition("\n")[2]
     except OSError:
         return ""
 
