@@ -33,7 +33,7 @@ from kickbench.lab.emulation import Order
 from kickbench.lab.machines import MACHINES, Machine
 from kickbench.lab.processes import child
 from kickbench.lab.qemu import Channels, Qemu
-from kickbench.run.emulated import VARIABLE, Mark
+from kickbench.run.emulated import VARIABLE, Mark, origin
 
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
@@ -130,6 +130,19 @@ def test_every_machine_has_its_tools_in_the_doctors_table() -> None:
 def test_an_unknown_machine_lists_what_there_is() -> None:
     with pytest.raises(UsageError, match=f"no machine amd; there are: {', '.join(MACHINES)}"):
         machines.find("amd")
+
+
+def test_what_is_recorded_under_a_mark_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert origin()["emulated"] is False
+    mark = Mark("QEMU", ["kickbench", "lab", "shell"], "kickbench lab run", 16)
+    monkeypatch.setenv(VARIABLE, mark.to_environment()[VARIABLE])
+    assert origin() == {
+        "command": ["kickbench", "lab", "shell"],
+        "emulated": True,
+        "emulated_by": "QEMU",
+        "count_step": 16,
+    }
 
 
 def test_a_mark_travels_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

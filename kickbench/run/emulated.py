@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 VARIABLE = "KICKBENCH_LAB"
 
@@ -35,3 +36,14 @@ class Mark:
         """The mark that the lab set, or None outside the lab."""
         text = os.environ.get(VARIABLE)
         return cls(**json.loads(text)) if text else None
+
+
+def origin() -> dict[str, Any]:
+    """The keys of a manifest that say which command made the run, and in which machine."""
+    mark = Mark.of_this_process()
+    return {
+        "command": mark.command if mark else ["kickbench", *sys.argv[1:]],
+        "emulated": mark is not None,
+        "emulated_by": mark.by if mark else None,
+        "count_step": mark.count_step if mark else 0,
+    }

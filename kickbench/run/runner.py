@@ -12,7 +12,6 @@ import hashlib
 import os
 import shlex
 import signal
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from kickbench.native import placebo_name
 from kickbench.results import tables
 from kickbench.results.writer import RunWriter
 from kickbench.run import kinds, schedule
-from kickbench.run.emulated import Mark
+from kickbench.run.emulated import Mark, origin
 from kickbench.run.estimate import Estimate
 from kickbench.run.foreman import Job
 from kickbench.run.machine import Facts, Machine
@@ -126,7 +125,6 @@ def run(
     if quick:
         planned = quicken(planned, facts.topology)
     sources = _protocol_files(planned)
-    mark = Mark.of_this_process()
     with (
         _built(sources) as protocols,
         machine.turn(_note(results_dir / scenario.name), None, wait=wait, say=say) as other,
@@ -142,10 +140,7 @@ def run(
                 "doctor": [*_worth_knowing(survey.findings), *_finding_of(other)],
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
-            command=mark.command if mark else ["kickbench", *sys.argv[1:]],
-            emulated=mark is not None,
-            emulated_by=mark.by if mark else None,
-            count_step=mark.count_step if mark else 0,
+            **origin(),
             host=survey.environment.get("hostname"),
         ) as writer:
             for case_id, reason in skipped.items():
