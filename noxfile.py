@@ -91,14 +91,15 @@ def _install_on_ci(session: nox.Session, packages: list[str]) -> None:
 
 @nox.session
 def lab(session: nox.Session) -> None:
-    """Build the lab's kernel, then run the tests in its machines: nox -s lab -- PYTEST_ARGS."""
+    """Build the lab's kernels, then run the tests in its machines: nox -s lab -- PYTEST_ARGS."""
+    _give_ci_what_observing_needs(session)
     session.install(".[test]")
     # 3: something is missing, as it says. The tests are then skipped, or must not be.
     doctor = ["kickbench", "lab", "doctor", "--json"]
     found = json.loads(str(session.run(*doctor, silent=True, success_codes=[0, 3])))
     if lacking := {tool["package"] for tool in found["tools"] if tool["found"] is None}:
         _install_on_ci(session, sorted(lacking))
-    for config in ("lab", "no-immediate-exit"):
+    for config in ("lab", "no-immediate-exit", "observe"):
         session.run("kickbench", "lab", "build", "--config", config, success_codes=[0, 3])
     session.run("pytest", "-m", "lab", *TWO_MACHINES, *session.posargs)
 

@@ -1,37 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs to observe, and whether this host and user can observe any."""
+"""VMs to observe: QEMU with KVM."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
-
-from kickbench.errors import KickbenchError
-from kickbench.observe.watch import Watch
-
-
-def why_not_observe() -> str | None:
-    """Why this host, user or build cannot observe; None if they can."""
-    try:
-        with Watch(os.getpid(), []), Watch(os.getpid(), []) as watch, watch.attached():
-            return None
-    except KickbenchError as error:
-        return str(error).replace("\n", "; ")
-
-
-_WHY_NOT = why_not_observe()
-if _WHY_NOT and os.environ.get("KICKBENCH_REQUIRE_OBSERVER"):
-    pytest.exit(f"the tests of the observer must run here, but: {_WHY_NOT}", 1)
-needs_observer = pytest.mark.skipif(_WHY_NOT is not None, reason=f"cannot observe: {_WHY_NOT}")
+from typing import Any
 
 # A firmware of 64 KiB: reads the ACPI PM timer's port for ever, from the reset vector on.
 _LOOP = bytes.fromhex("ba080666edebfc")  # mov $0x608,%dx; 1: in (%dx),%eax; jmp 1b
@@ -66,12 +47,14 @@ class Qemu:
         self._file.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name: str) -> None:
-        """Send a QMP command, and wait for its answer."""
+    def command(self, name: str) -> Any:
+        """Send a QMP command, wait for its answer, and return that."""
         self._file.write(f'{{"execute": "{name}"}}\n')
         self._file.flush()
-        while '"return"' not in self._file.readline():
-            assert self.process.poll() is None, "QEMU has ended"
+        for line in self._file:
+            if "return" in (answer := json.loads(line)):
+                return answer["return"]
+        raise AssertionError("QEMU has ended")
 
     def close(self) -> None:
         self._file.close()
@@ -81,15 +64,19 @@ class Qemu:
 
 
 @contextmanager
-def qemu(folder: Path, *, vcpus: int, name: str) -> Iterator[Qemu]:
-    """QEMU with KVM and this number of vCPUs, of which the first one exits at full speed."""
+def qemu(folder: Path, *, vcpus: int, name: str, guest: Sequence[str] = ()) -> Iterator[Qemu]:
+    """QEMU with KVM and this number of vCPUs.
+
+    ``guest`` are the arguments that choose the guest. Without them it is the firmware, which keeps
+    the first vCPU at full speed.
+    """
     program = shutil.which("qemu-system-x86_64")
     assert program is not None
     address = folder / "qmp"
     command = [
         *(program, "-accel", "kvm", "-machine", "pc", "-display", "none", "-nodefaults"),
-        *("-smp", str(vcpus), "-bios", str(firmware(folder)), "-name", f"guest={name}"),
-        *("-qmp", f"unix:{address},server=on,wait=off"),
+        *("-smp", str(vcpus), *(guest or ("-bios", str(firmware(folder))))),
+        *("-name", f"guest={name}", "-qmp", f"unix:{address},server=on,wait=off"),
     ]
     process = subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr)
     try:

@@ -26,7 +26,8 @@ import pytest
 from blocks_until import MS, until
 from hypothesis import given
 from hypothesis import strategies as st
-from own_vmm import needs_observer, qemu
+from observing import needs_observer
+from own_vmm import qemu
 
 from kickbench.engine.engine import Clock, Engine, Kickers, Plan
 from kickbench.errors import MeasurementError, UsageError
