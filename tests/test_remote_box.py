@@ -34,6 +34,7 @@ from kickbench.errors import (
     HostError,
     KickbenchError,
     MachineFailedError,
+    StorageError,
     UsageError,
 )
 from kickbench.host.capabilities import Capabilities
@@ -292,6 +293,27 @@ def test_a_disk_there_that_fills_up_is_named(
         pytest.raises(KickbenchError, match=f"{home}/runs/.*[Nn]o space left"),
     ):
         runner.run(load(resolve("quick")), tmp_path / "results", watching, machine=box)
+
+
+@pytest.mark.kvm
+def test_a_disk_here_that_is_full_ends_the_run_there(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive_file = link.Link.receive_file
+
+    def full(self: link.Link, path: Path, size: int) -> None:
+        path.symlink_to("/dev/full")
+        receive_file(self, path, size)
+
+    monkeypatch.setattr(link.Link, "receive_file", full)
+    watching, _ = observer()
+    scenario = load(resolve("quick"))
+    with (
+        Box("box", ["sh", "-c"]) as box,
+        pytest.raises(StorageError, match=r"\.npy: No space left .*make room(.|\n)*--host box"),
+    ):
+        runner.run(scenario, tmp_path / "results", watching, quick=True, machine=box)
+    assert list(home.glob("runs/*")) == []
 
 
 NO_KVM = ("mount -t tmpfs none /dev", "mknod -m 666 /dev/null c 1 3")

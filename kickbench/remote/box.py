@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kickbench.closing import Closing
-from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
+from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError, StorageError
 from kickbench.remote.link import Link
 from kickbench.remote.messages import MAX_ARRAYS_BYTES
 from kickbench.run.foreman import Job
@@ -129,13 +128,16 @@ class Box(Closing):
         files = self._link.answer("files")["files"]
         if sum(size for _, size in files) > MAX_ARRAYS_BYTES:
             raise MachineFailedError(f"{self.host} sends more than {MAX_ARRAYS_BYTES >> 30} GiB")
-        folder = Path(tempfile.mkdtemp(prefix=WORK, dir=self._folder))
-        try:
+        with tempfile.TemporaryDirectory(
+            prefix=WORK, dir=self._folder, ignore_cleanup_errors=True
+        ) as folder:
             for name, size in files:
-                self._link.receive_file(folder / name, size)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+                path = Path(folder, name)
+                try:
+                    self._link.receive_file(path, size)
+                except OSError as error:
+                    raise StorageError(f"{path}: {error.strerror}") from error
+            yield Path(folder)
 
     def stop(self, case_id: str, process: int) -> None:
         """As :meth:`Machine.stop`."""
