@@ -246,7 +246,9 @@ def test_a_run_with_protocols_of_its_own_is_resumed_there(
     tiny.write_text(tiny.read_text().replace('"sigmask"', f'"{source}"'))
     run = start("run", tiny, "--host", "box", "--results", tmp_path / "results")
     run.box.cut()
-    assert run.end()[0] == 4
+    code, errors = run.end()
+    assert code == 4
+    assert errors.count("the code of your protocols is sent to box and run there") == 1
     if goes_on:
         os.kill(run.worker, signal.SIGCONT)
     else:

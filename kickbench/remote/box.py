@@ -32,6 +32,7 @@ class Box(Closing):
         self._link = Link(host, command)
         self._found = False
         self._begin: Callable[[], str | None]
+        self._say: Callable[[str], None]
         self._why = ""
         self._folder = Path()
         self._libraries: list[Path] = []
@@ -52,6 +53,7 @@ class Box(Closing):
     ) -> Iterator[str | None]:
         """As :meth:`Machine.turn`. A run that is there already has its turn."""
         self._begin = partial(self._begin_run, note, wait, say)
+        self._say = say
         if run_id is not None:
             self._link.send("attach", run=run_id)
             self._found = self._link.answer("attached")["found"]
@@ -87,6 +89,8 @@ class Box(Closing):
                 if left:  # it ended there before they were done
                     self._begin()
             if left:
+                if self._libraries:
+                    self._say(f"the code of your protocols is sent to {self.host} and run there")
                 for library in self._libraries:
                     self._link.send_file(library)
                 self._link.send("jobs", run=run_id, jobs=list(left.values()))
