@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
@@ -29,6 +30,7 @@ from command import KICKBENCH, kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench.cli import several
 from kickbench.errors import (
     ConnectionBrokenError,
     HostError,
@@ -360,6 +362,32 @@ def test_several_boxes_measure_at_once_and_are_compared(
     for host in ("one", "two"):
         assert f"{host}: [1/1]" in done.stderr
     assert "against" in done.stdout
+
+
+def test_an_impatient_user_ends_the_runs_on_all_boxes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    send_signal = subprocess.Popen.send_signal
+    told = []
+
+    def once_more(self: subprocess.Popen[Any], number: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        told.append(number)
+        send_signal(self, number)
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", once_more)
+    program = "import os, sys, time; os.write(2, b'begun\\n'); time.sleep(20)"
+    monkeypatch.setattr(several, "_KICKBENCH", [sys.executable, "-c", program])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        assert several.run_on(["one", "two"], []) == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert told == [signal.SIGINT, signal.SIGINT]
+    assert "one: begun" in capfd.readouterr().err
 
 
 # --- a stranger's data --------------------------------------------------------------------------

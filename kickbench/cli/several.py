@@ -64,6 +64,9 @@ def run_on(hosts: Sequence[str], arguments: Sequence[str]) -> int:
                 process.wait()
         except KeyboardInterrupt:
             interrupted = True
+            # Each run ends in a moment. A second Ctrl-C must not keep a box from being told.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             for process in processes:
                 process.send_signal(signal.SIGINT)
     for thread in threads:
