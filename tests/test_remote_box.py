@@ -559,3 +559,10 @@ def test_a_run_is_forgotten_there_when_its_arrays_are_interrupted(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert list(home.glob("runs/*")) == []
+
+
+def test_a_run_of_another_host_is_resumed_with_its_name() -> None:
+    begun = Survey.of_this_host().environment
+    advice = r"another host, .*name it with --host, or start a new run"
+    with pytest.raises(UsageError, match=advice):
+        runner._check_same_host({**begun, "hostname": "amd"}, begun)

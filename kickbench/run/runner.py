@@ -294,8 +294,9 @@ def _check_same_host(begun: dict[str, Any], now: dict[str, Any]) -> None:
     for what, value in identity(begun).items():
         if identity(now)[what] != value:
             raise UsageError(
-                f"the run began on another {what}, and its cases would not be comparable: start a "
-                "new run"
+                f"the run began on another {what}, and its cases would not be comparable: "
+                + ("name it with --host, or " if what == "host" else "")
+                + "start a new run"
             )
 
 
