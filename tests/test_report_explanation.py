@@ -18,7 +18,9 @@ from synthetic_explanation import small
 from test_report_page import HOSTILE, Page
 
 from kickbench.errors import ResultsError
+from kickbench.lab.explain.case import STATE
 from kickbench.report.pages.run import page, write
+from kickbench.report.words.explanation import totals
 from kickbench.results.explanation import FILE, PAGE, load_explanation
 from kickbench.summary.data import RunData
 
@@ -77,6 +79,39 @@ def test_the_report_has_the_table_the_graph_and_a_link(run: Path, tmp_path: Path
     assert link == "./../javascript%3Arun/explain.html"  # and no script's address
     assert "&lt;b&gt;lock" in html
     assert "<b>lock" not in html
+
+
+def test_the_report_has_what_other_events_take(run: Path) -> None:
+    def add(document: dict[str, Any]) -> None:
+        document["kicks"]["<i>x"] = {"sigmask": {"instructions_per_kick": 4321}}
+        document["pauses"] = {"spin": {"sigmask": {"instructions_per_pause": 7654}}}
+        document["nested"] = {"plain": {"instructions_per_round_trip": 8888}}
+
+    found = load_explanation(change(run, add))
+    assert found is not None
+    both, nested = totals(found)
+    assert both.methods == ["immediate_exit", "sigmask"]
+    assert both.rows == [
+        (f"a kick, {STATE}", [3, 3]),
+        ("a kick, <i>x", [None, 4321]),
+        ("a pause, spin", [None, 7654]),
+    ]
+    assert (nested.methods, nested.rows) == (["plain"], [("a nested round trip", [8888])])
+    html = page(RunData.load(run))
+    assert html.count("<h3>Other events</h3>") == 1
+    assert '<th scope="row">a pause, spin</th><td class="number">-</td>' in html
+    assert "<i>x" not in html
+
+
+def test_an_explanation_of_exits_only_has_no_other_events(run: Path) -> None:
+    change(run, lambda document: document.pop("kicks"))
+    assert "Other events" not in page(RunData.load(run))
+
+
+@pytest.mark.parametrize("kicks", [[], {"a": 1}, {"a": {"b": {}}}, {"a": {"b": {"x": 1}}}])
+def test_damaged_kicks_are_refused(run: Path, kicks: Any) -> None:
+    with pytest.raises(ResultsError, match="kicks"):
+        load_explanation(change(run, lambda document: document.update(kicks=kicks)))
 
 
 def test_a_report_without_a_place_has_no_link(explained: Path) -> None:

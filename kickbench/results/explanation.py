@@ -26,6 +26,7 @@ GUEST = "[guest]"
 """The name of all that the guest executes."""
 
 _MOST_METHODS = 100
+_MOST_EVENTS = 100
 _MOST_FUNCTIONS = 10_000
 _MOST_NAMES = 50_000
 """How many functions all call paths of the file have: a page has a bar for each."""
@@ -42,12 +43,32 @@ class _Method(Model):
     paths: Annotated[dict[_Path, _Count], Field(default_factory=dict, max_length=_MOST_NAMES)]
 
 
+class _Kick(Model):
+    instructions_per_kick: _Count
+
+
+class _Pause(Model):
+    instructions_per_pause: _Count
+
+
+class _RoundTrip(Model):
+    instructions_per_round_trip: _Count
+
+
+_Kicks = Annotated[dict[Line, _Kick], Field(max_length=_MOST_METHODS)]
+_Pauses = Annotated[dict[Line, _Pause], Field(max_length=_MOST_METHODS)]
+
+
 class _Document(Model):
     schema_: Annotated[int, Field(alias="schema", ge=1, le=1)]
     machine: Line
     kernel: Line
     baseline: Line | None = None
     methods: Annotated[dict[Line, _Method], Field(max_length=_MOST_METHODS)]
+    # Earlier explanations have some of these only.
+    kicks: Annotated[dict[Line, _Kicks], Field(default_factory=dict, max_length=_MOST_EVENTS)]
+    pauses: Annotated[dict[Line, _Pauses], Field(default_factory=dict, max_length=_MOST_EVENTS)]
+    nested: Annotated[dict[Line, _RoundTrip], Field(default_factory=dict, max_length=_MOST_METHODS)]
 
 
 @dataclass(frozen=True)
@@ -64,13 +85,20 @@ class Method:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was counted on a machine with a kernel. ``page`` is the file of its own page, if any."""
+    """What was counted on a machine with a kernel. ``page`` is the file of its own page, if any.
+
+    ``kicks`` and ``pauses`` have the instructions of one, by the vCPU's state or the guest's
+    program and then by method. ``round_trips`` have those of a guest hypervisor's, by iteration.
+    """
 
     machine: str
     kernel: str
     baseline: str
     methods: dict[str, Method]
     page: Path | None
+    kicks: Mapping[str, Mapping[str, int]]
+    pauses: Mapping[str, Mapping[str, int]]
+    round_trips: Mapping[str, int]
 
 
 def load_explanation(run: Path) -> Explanation | None:
@@ -93,6 +121,15 @@ def load_explanation(run: Path) -> Explanation | None:
         checked.baseline if checked.baseline in methods else next(iter(methods)),
         methods,
         real_file(run, page) if page.exists() or page.is_symlink() else None,
+        {
+            state: {method: kick.instructions_per_kick for method, kick in found.items()}
+            for state, found in checked.kicks.items()
+        },
+        {
+            program: {method: pause.instructions_per_pause for method, pause in found.items()}
+            for program, found in checked.pauses.items()
+        },
+        {name: one.instructions_per_round_trip for name, one in checked.nested.items()},
     )
 
 

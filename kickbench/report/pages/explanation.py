@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kickbench.report.figures.flame import Graph, tree
-from kickbench.report.words.explanation import Row, answer, difference_rows
+from kickbench.report.words.explanation import Row, Totals, answer, difference_rows, totals
 from kickbench.results.explanation import Explanation, load_explanation
 
 
@@ -26,6 +26,7 @@ class ExplanationOnPage:
     said: list[str]
     tables: list[tuple[str, str, list[Row]]]
     graphs: list[Graph]
+    totals: list[Totals]
     more: str | None
 
 
@@ -44,6 +45,7 @@ def explanation_of(run: Path, folder: Path | None) -> ExplanationOnPage | None:
         list(answer(found)),
         list(_tables(found)),
         list(_graphs(found)),
+        totals(found),
         _address(found.page, folder) if found.page and folder else None,
     )
 

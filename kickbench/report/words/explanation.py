@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kickbench.results.explanation import Explanation
@@ -24,6 +24,33 @@ class Row:
     def change(self) -> str:
         """The difference, in words."""
         return f"{self.after - self.before:+,}" if self.after != self.before else "0"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A table of instructions: a row for each event, a column for each method.
+
+    None: it was not counted.
+    """
+
+    methods: list[str]
+    rows: list[tuple[str, list[int | None]]]
+
+
+def totals(found: Explanation) -> list[Totals]:
+    """What kicks and pauses take by method, and round trips by iteration; [] if nothing of it."""
+    events = [
+        *((f"a kick, {state}", counts) for state, counts in found.kicks.items()),
+        *((f"a pause, {program}", counts) for program, counts in found.pauses.items()),
+    ]
+    tables = [events, [("a nested round trip", found.round_trips)]]
+    return [_totals(rows) for rows in tables if any(counts for _, counts in rows)]
+
+
+def _totals(events: Sequence[tuple[str, Mapping[str, int]]]) -> Totals:
+    methods = list(dict.fromkeys(method for _, counts in events for method in counts))
+    rows = [(name, [counts.get(method) for method in methods]) for name, counts in events]
+    return Totals(methods, rows)
 
 
 def answer(found: Explanation) -> Iterator[str]:
