@@ -406,13 +406,13 @@ def kick_arrays(
     ns = np.where(rows["lost"], TIMEOUT_NS, ns)
     if slow:
         late = rng.random(len(rows)) < _shares(parameters, slow)[rows["entry"]]
-        ns = np.where(late & ~rows["lost"], ns + rng.uniform(10e6, 15e6, len(rows)), ns)
+        ns = np.where(late & (rows["lost"] == 0), ns + rng.uniform(10e6, 15e6, len(rows)), ns)
     rows["latency_cycles"] = np.rint(ns * hz / 1e9)
     growth = np.array([send_growth.get(e["method"], 0.0) for e in entries])[rows["entry"]]
     send = 0.2 * base * (1 + growth * (kickers - 1)) * hz / 1e9
     rows["send_cycles"] = np.rint(send)
     handled = np.array([e["method"] != "sigmask" for e in entries])[rows["entry"]]
-    rows["delivery_cycles"] = np.where(handled & ~rows["lost"], 0.6 * ns * hz / 1e9, 0)
+    rows["delivery_cycles"] = np.where(handled & (rows["lost"] == 0), 0.6 * ns * hz / 1e9, 0)
     rows["returned_cycles"] = np.where(rows["lost"], 0, np.rint(0.9 * ns * hz / 1e9))
     rows["resumed_cycles"] = np.where(rows["lost"], 0, np.rint(1.3 * ns * hz / 1e9))
     rows["signals"] = 1
@@ -540,7 +540,7 @@ def nested_arrays(
     rows["cycles"] = np.rint((ns + spun) * hz / 1e9)
     rows["expected"] = rng.random(len(rows)) >= unexpected
     rows["exit_reason"] = np.where(way == "plain", VMX_VMCALL, VMX_INTERRUPT)
-    rows["exit_reason"][~rows["expected"]] = 48  # EPT violation
+    rows["exit_reason"][rows["expected"] == 0] = 48  # EPT violation
     chance = rng.random(len(rows))
     rows["delivered"] = rows["injected"] * np.where(
         chance < lost, 0, np.where(chance > 1 - doubled, 2, 1)

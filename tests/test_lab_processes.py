@@ -56,7 +56,7 @@ def test_a_ctrl_c_while_a_process_starts_ends_both(what: str, number: str) -> No
         text=True,
         start_new_session=True,
     )
-    said = done.communicate(timeout=60)[1]  # a process that is left would keep it open
+    said = done.communicate(timeout=300)[1]  # a process that is left would keep it open
     assert (said, done.returncode) == ("", 130)
     with pytest.raises(ProcessLookupError):
         os.killpg(done.pid, signal.SIGKILL)

@@ -88,12 +88,28 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.folder: Path = wait_for(lambda: next(iter(results.glob("*/*/manifest.json")), None))
-        self.folder = self.folder.parent
-        wait_for(lambda: statuses(self.folder)[0] == "ok")
-        (self.supervisor,) = box.supervisors()
-        self.worker: int = wait_for(lambda: next(iter(sshd.children(self.supervisor)), None))
-        os.kill(self.worker, signal.SIGSTOP)
+        try:
+            self.supervisor: int = wait_for(lambda: next(iter(box.supervisors()), None))
+            self.worker: int = wait_for(self._caught_in_the_second_case)
+            self.folder: Path = next(iter(results.glob("*/*/manifest.json"))).parent
+            wait_for(lambda: statuses(self.folder)[0] == "ok")
+        except BaseException:
+            self.process.kill()
+            self.process.communicate()
+            raise
+
+    def _caught_in_the_second_case(self) -> int | None:
+        """Its worker, stopped. Nothing goes on there while this looks."""
+        os.kill(self.supervisor, signal.SIGSTOP)
+        try:
+            ends = sum((run / "journal").read_bytes().count(b'"end"') for run in self.box.runs)
+            for worker in sshd.children(self.supervisor) if ends == 1 else []:
+                os.kill(worker, signal.SIGSTOP)
+                return worker
+            assert ends < 2, "the run was over before its second case was seen"
+            return None
+        finally:
+            os.kill(self.supervisor, signal.SIGCONT)
 
     def end(self) -> tuple[int, str]:
         """Its exit code, and what it said."""
