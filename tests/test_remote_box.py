@@ -97,10 +97,22 @@ def test_any_login_shell_will_do(home: Path, shell: str) -> None:
     with Box("box", command) as box:
         assert box.look() == Facts.of_this_host()
     (folder,) = home.glob("agent-*")
-    before = folder.stat().st_mtime_ns
+    before = (folder / "kickbench/__init__.py").stat().st_mtime_ns
     with Box("box", command) as box:  # it is there, and not sent again
         assert {finding.id for finding in box.survey().findings}
-    assert folder.stat().st_mtime_ns == before
+    assert (folder / "kickbench/__init__.py").stat().st_mtime_ns == before
+
+
+def test_agents_that_nobody_uses_go(home: Path) -> None:
+    for name, days in (("agent-old", 20), ("agent-recent", 2)):
+        (home / name / "kickbench").mkdir(mode=0o700, parents=True)
+        then = time.time() - days * 86400
+        os.utime(home / name, (then, then))
+    for folder in (home, home.parent):
+        folder.chmod(0o700)
+    look(["sh", "-c"])
+    names = {folder.name for folder in home.glob("agent-*")}
+    assert names == {"agent-recent", agent()[0]}
 
 
 def test_a_shell_may_print_a_banner(home: Path, tmp_path: Path) -> None:

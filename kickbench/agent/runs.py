@@ -106,8 +106,22 @@ class Run:
 
 def remove_old(runs: Path) -> None:
     """Remove the runs that nobody has collected for DAYS_KEPT days."""
+    for folder in _unused(runs, "*"):
+        if not (run := Run(folder)).is_alive():
+            run.remove()
+
+
+def remove_other_agents(mine: Path) -> None:
+    """Remove the agents beside ``mine`` that nobody has used for DAYS_KEPT days: another version of
+    kickbench sends another one."""
     with contextlib.suppress(OSError):
-        for folder in runs.iterdir():
-            run = Run(folder)
-            if time.time() - folder.stat().st_mtime > DAYS_KEPT * 86400 and not run.is_alive():
-                run.remove()
+        os.utime(mine)
+    for folder in _unused(mine.parent, "agent-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unused(parent: Path, pattern: str) -> list[Path]:
+    oldest = time.time() - DAYS_KEPT * 86400
+    with contextlib.suppress(OSError):
+        return [folder for folder in parent.glob(pattern) if folder.stat().st_mtime < oldest]
+    return []

@@ -20,9 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kickbench.agent.runs import Run, remove_old
+import kickbench
+from kickbench.agent.runs import Run, remove_old, remove_other_agents
 from kickbench.run.foreman import arrays_of, arrays_of_case
 from kickbench.run.machine import Facts, Survey
+from kickbench.run.process import PYTHON
 
 ALIVE_SECONDS = 5.0
 _JOURNAL_SECONDS = 0.2
@@ -34,6 +36,7 @@ class _Server:
         self._runs = folder / "runs"
         self._runs.mkdir(exist_ok=True)
         remove_old(self._runs)
+        remove_other_agents(Path(kickbench.__path__[0]).parent)
         self._input = b""
         self._run: Run | None = None
         self._has_jobs = False
@@ -56,7 +59,7 @@ class _Server:
         order = json.dumps({"note": note, "wait": wait})
         with (run.folder / "stderr").open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kickbench.agent.supervisor", str(run.folder), order],
+                [*PYTHON, "-m", "kickbench.agent.supervisor", str(run.folder), order],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,

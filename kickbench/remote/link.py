@@ -33,12 +33,12 @@ SILENCE_SECONDS = 30.0
 MAX_BANNER_BYTES = 1 << 20
 VARIABLE = "KICKBENCH_SSH"
 
-# For any login shell, so it has no quotes inside. The interpreter reads its program from standard
-# input, one line, and leaves the rest of it alone.
+# For any login shell, so it has no quotes inside. Python gets no packages (-S): one could be
+# another kickbench. It reads its program from standard input, one line, and leaves the rest alone.
 _START = (
     "exec sh -c 'for p in python3 python3.13 python3.12 python3.11 python3.10 python3.9"
     " /usr/libexec/platform-python; do if command -v $p >/dev/null 2>&1; then"
-    ' exec $p -u -E -s -c "import io;exec(io.FileIO(0,closefd=False).readline())"; fi; done;'
+    ' exec $p -u -E -S -c "import io;exec(io.FileIO(0,closefd=False).readline())"; fi; done;'
     " echo; echo kickbench-no-python; exit 127'"
 )
 _NO_PYTHON = b"kickbench-no-python"

@@ -26,7 +26,15 @@ from kickbench.text import shorten
 # The worker reports twice a second. It needs longer to build a VM of 1024 vCPUs, and to end a block
 # whose vCPU is stuck. A worker that is silent for even longer hangs.
 SILENCE_SECONDS = 60.0
-_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
+# -P: a folder named kickbench in the current directory is not the installed package. An older
+# Python is that of an agent, whose directory is the root. An agent's Python has no packages (-S),
+# and nor have those that it starts.
+PYTHON = [
+    sys.executable,
+    *(["-P"] if sys.version_info >= (3, 11) else []),
+    *(["-S"] if sys.flags.no_site else []),
+]
+"""How Python is started with kickbench as it is in this process."""
 # Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
 # The C library keeps the stacks of threads that ended. A vCPU's thread would get such a stack, with
 # its TLS, on the node of the thread that had created the earlier thread.
@@ -76,11 +84,9 @@ class WorkerProcess(Closing):
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
         with pinned(creator_cpus, "the creator of the worker process"):
             before = current_cpu()
-            # -P: a folder named kickbench in the current directory is not the installed package.
-            # An older Python is that of an agent, whose directory is the root.
             # A session of its own: Ctrl-C on the terminal is for the runner to act on.
             self._process = subprocess.Popen(
-                [sys.executable, *_SAFE_PATH, "-m", "kickbench.run.worker"],
+                [*PYTHON, "-m", "kickbench.run.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
