@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from kickbench.lab import structs
 from kickbench.lab.explain import symbols
-from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, Memory, nodes, slabs, vmalloced
-from kickbench.lab.explain.objects import Objects, physical
+from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, Memory, nodes, vmalloced
+from kickbench.lab.explain.objects import Objects, physical, slabs
 from kickbench.lab.structs import Struct, Structs
 
 # --- structures ----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 
 It reads the kernel's memory as /proc/kcore has it, an ELF file (fs/proc/kcore.c), and what the
 kernel says in /proc/zoneinfo and /proc/vmallocinfo. Source: struct slab and struct kmem_cache in
-mm/slab.h; virtual addresses in Documentation/arch/x86/x86_64/mm.rst.
+mm/slab.h; virtual addresses in Documentation/arch/x86/x86_64/mm.rst. Standard library only: an
+emulated machine is slow to import more.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kickbench.lab.structs import Structs
 
 SYMBOLS = ("__per_cpu_offset", "slab_caches")
@@ -25,7 +23,7 @@ SYMBOLS = ("__per_cpu_offset", "slab_caches")
 PAGE_BYTES = 4096
 DIRECT_MAP = 0xFFFF_8880_0000_0000
 """Where all of the physical memory is mapped, without KASLR."""
-_VMEMMAP = 0xFFFF_EA00_0000_0000
+VMEMMAP = 0xFFFF_EA00_0000_0000
 _ZONE = re.compile(r"^Node (\d+), zone .*?(?=^Node|\Z)", re.MULTILINE | re.DOTALL)
 _VMALLOCED = re.compile(r"^0x([0-9a-f]+)-0x([0-9a-f]+) +\d+ (\w+)", re.MULTILINE)
 
@@ -135,7 +133,7 @@ class Books:
         """
         if page := self.structs.by_name.get("page"):
             n_pages = max(end for _, _, end in self._known["nodes"]) // PAGE_BYTES
-            pages.write_bytes(self._memory.read(_VMEMMAP, n_pages * page.size))
+            pages.write_bytes(self._memory.read(VMEMMAP, n_pages * page.size))
         said = Path("/proc/vmallocinfo").read_text()
         return {**self._known, "vmallocinfo": said, "pages": pages.name}
 
@@ -151,24 +149,3 @@ def _caches(memory: Memory, structs: Structs, head: int) -> list[tuple[int, str,
         found.append((address, name, size))
         at = memory.number(at)
     return found
-
-
-def slabs(pages: bytes, structs: Structs, caches: list[int]) -> NDArray[np.int32]:
-    """An array (pages, 2): the number of the page's cache, or -1, and the first page of its slab.
-
-    ``pages`` are what :meth:`Books.now` wrote, and ``caches`` the caches' addresses.
-    """
-    page = structs.by_name["page"]
-    words = np.frombuffer(pages, "<u8").reshape(-1, page.size // 8)
-    first = np.arange(len(words))
-    # A page behind the first one of several has the first one's address, and one more.
-    inner = words[:, page.offset("compound_head") // 8]
-    later = inner & np.uint64(1) == 1
-    first[later] = (inner[later] - np.uint64(1 + _VMEMMAP)) // np.uint64(page.size)
-    owner = words[first.clip(0, len(words) - 1), structs.by_name["slab"].offset("slab_cache") // 8]
-    order = np.argsort(caches)
-    known = np.array(caches, np.uint64)[order]
-    place = np.searchsorted(known, owner).clip(0, known.size - 1)
-    return np.stack([np.where(known[place] == owner, order[place], -1), first], axis=1).astype(
-        np.int32
-    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.kvm.abi import kvm_run
-from kickbench.lab.explain.memory import DIRECT_MAP, PAGE_BYTES
+from kickbench.lab.explain.memory import DIRECT_MAP, PAGE_BYTES, VMEMMAP
 from kickbench.lab.explain.symbols import Symbols
 from kickbench.lab.structs import Structs
 
@@ -45,7 +45,7 @@ class Objects:
     """The memory of one process and its kernel.
 
     ``books`` and ``maps`` are what the driver said (:mod:`kickbench.lab.explain.inside`), ``slabs``
-    the array that :func:`kickbench.lab.explain.memory.slabs` makes. ``data`` are the kernel's
+    the array that :func:`slabs` makes. ``data`` are the kernel's
     variables by address.
     """
 
@@ -127,3 +127,25 @@ def _field_of_kvm_run(offset: int) -> str:
     """The field of struct kvm_run (include/uapi/linux/kvm.h) that this offset is in."""
     names = [name for name, *_ in kvm_run._fields_ if getattr(kvm_run, name).offset <= offset]
     return names[-1]
+
+
+def slabs(pages: bytes, structs: Structs, caches: list[int]) -> NDArray[np.int32]:
+    """An array (pages, 2): the number of the page's cache, or -1, and the first page of its slab.
+
+    ``pages`` are what :meth:`kickbench.lab.explain.memory.Books.now` wrote, and ``caches`` the
+    addresses of the caches.
+    """
+    page = structs.by_name["page"]
+    words = np.frombuffer(pages, "<u8").reshape(-1, page.size // 8)
+    first = np.arange(len(words))
+    # A page behind the first one of several has the first one's address, and one more.
+    inner = words[:, page.offset("compound_head") // 8]
+    later = inner & np.uint64(1) == 1
+    first[later] = (inner[later] - np.uint64(1 + VMEMMAP)) // np.uint64(page.size)
+    owner = words[first.clip(0, len(words) - 1), structs.by_name["slab"].offset("slab_cache") // 8]
+    order = np.argsort(caches)
+    known = np.array(caches, np.uint64)[order]
+    place = np.searchsorted(known, owner).clip(0, known.size - 1)
+    return np.stack([np.where(known[place] == owner, order[place], -1), first], axis=1).astype(
+        np.int32
+    )

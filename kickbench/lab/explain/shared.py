@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,8 +23,8 @@ from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.lines import Line, Thread
-from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, slabs, vmalloced
-from kickbench.lab.explain.objects import Objects, physical
+from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, vmalloced
+from kickbench.lab.explain.objects import Objects, physical, slabs
 from kickbench.lab.explain.trace import AT, Section
 from kickbench.lab.explain.watch import Watched, watched
 from kickbench.lab.kbuild import STRUCTS
@@ -166,10 +167,14 @@ def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) ->
                 file=sys.stderr,
                 flush=True,
             )
-        return [
-            _shared(seen, job, section["method"], entries, structs, data)
-            for job, section, entries in seen.sections()
-        ]
+        # One thread unpacks a section while another one evaluates the section before it. numpy lets
+        # both run at once.
+        with ThreadPoolExecutor(1) as pool:
+            found = [
+                pool.submit(_shared, seen, job, section["method"], entries, structs, data)
+                for job, section, entries in seen.sections()
+            ]
+            return [one.result() for one in found]
 
 
 def check_turns(section: Section, ours: Sequence[Thread], method: str) -> None:
