@@ -15,7 +15,6 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,11 @@ def supervise(run: Run, note: str, *, wait: bool) -> None:
     def write(message: dict[str, Any]) -> None:
         os.write(journal, json.dumps(message).encode() + b"\n")
 
-    say: Callable[[str], None] = lambda text: write({"event": "say", "text": text})  # noqa: E731
     commands = _Commands(run)
     try:
-        with turn.taken(note, wait=wait, say=say) as other:
+        with turn.taken(
+            note, wait=wait, say=lambda text: write({"event": "say", "text": text})
+        ) as other:
             write({"event": "turn", "other": other})
             named = commands.jobs()
             if named is None:

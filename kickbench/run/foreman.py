@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,18 @@ def arrays_of_case(folder: Path, case_id: str) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.rpartition(".")[0] == case_id]
 
 
+def why_failed(error: Exception) -> str:
+    """Why a case failed. An error that is not one of kickbench's own is a bug, and says where."""
+    if isinstance(error, KickbenchError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return (
+        f"kickbench failed at {where}: {error!r}; this is a bug: report this line, the scenario "
+        "file and the output of kickbench doctor"
+    )
+
+
 class Foreman:
     """Measures ``jobs`` in their order, below ``folder``."""
 
@@ -100,10 +113,11 @@ class Foreman:
             begun = time.monotonic()
             try:
                 yield from self._processes(job)
-            except (KickbenchError, OSError) as error:
-                storage = isinstance(error, StorageError) or not isinstance(error, KickbenchError)
-                reason = str(error)
-                if isinstance(error, OSError):
+            except Exception as error:  # whatever failed, the other cases are measured
+                disk = isinstance(error, OSError) and not isinstance(error, KickbenchError)
+                storage = disk or isinstance(error, StorageError)
+                reason = why_failed(error)
+                if isinstance(error, OSError) and disk:
                     reason = f"{error.filename or self._folder}: {error.strerror or error}"
                 yield {"event": "failed", "case": case_id, "reason": reason, "storage": storage}
                 if storage:

@@ -35,18 +35,16 @@ PYTHON = [
     *(["-S"] if sys.flags.no_site else []),
 ]
 """How Python is started with kickbench as it is in this process."""
-# Numpy's libraries start a thread for every CPU: they would share the siglock that is measured.
 # The C library keeps the stacks of threads that ended. A vCPU's thread would get such a stack, with
 # its TLS, on the node of the thread that had created the earlier thread.
 _STACKS = "glibc.pthread.stack_cache_size=0"
-_NO_POOLS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def worker_environment() -> dict[str, str]:
     """The environment of a worker: the user's own, with ours last. So are the C library's tunables,
     of which a later one wins (ld.so(8))."""
     tunables = f"{os.environ.get('GLIBC_TUNABLES', '')}:{_STACKS}".lstrip(":")
-    return {**os.environ, **_NO_POOLS, "GLIBC_TUNABLES": tunables}
+    return {**os.environ, "GLIBC_TUNABLES": tunables}
 
 
 def _message(line: bytes) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import os
 import shlex
 import signal
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ from kickbench.results.writer import RunWriter
 from kickbench.run import kinds, schedule
 from kickbench.run.emulated import Mark, origin
 from kickbench.run.estimate import Estimate
-from kickbench.run.foreman import Job
+from kickbench.run.foreman import Job, why_failed
 from kickbench.run.machine import Facts, Machine
 from kickbench.run.plan import Planned, Seats, plan, quicken
 from kickbench.run.process import SILENCE_SECONDS
@@ -356,7 +355,7 @@ class _Run:
                 jobs.append(_CaseInProgress(item, self.topology).job(libraries))
             except Exception as error:  # whatever failed, the other cases are measured
                 self.observer.case_begins(item.case)
-                self._fail(item.case, _why_failed(error))
+                self._fail(item.case, why_failed(error))
         with closing(self.machine.work(self.writer.run_id, jobs, self.writer.path)) as messages:
             for message in messages:
                 # A machine may tell again of a case that was collected earlier.
@@ -397,9 +396,9 @@ class _Run:
         except StorageError as error:
             raise self._storage_failed(str(error)) from error
         except Exception as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, KickbenchError):
                 raise  # The results folder failed, and the other cases need it as well.
-            self._fail(case, _why_failed(error))
+            self._fail(case, why_failed(error))
             self.machine.skip(case.id)
 
     def _store(self, one: _CaseInProgress, seconds: float) -> None:
@@ -430,17 +429,6 @@ class _Run:
         words += ["--host", self.machine.host] if self.machine.host else []
         words += ["--trust-protocols"] if self.protocols else []
         return shlex.join(words)
-
-
-def _why_failed(error: Exception) -> str:
-    if isinstance(error, KickbenchError):
-        return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}, line {last.lineno}"
-    return (
-        f"kickbench failed at {where}: {error!r}; this is a bug: report this line, the scenario "
-        "file and the output of kickbench doctor"
-    )
 
 
 class _CaseInProgress:
