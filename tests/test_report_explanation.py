@@ -84,19 +84,19 @@ def test_the_report_has_the_table_the_graph_and_a_link(run: Path, tmp_path: Path
 def test_the_report_has_what_other_events_take(run: Path) -> None:
     def add(document: dict[str, Any]) -> None:
         document["kicks"]["<i>x"] = {"sigmask": {"instructions_per_kick": 4321}}
-        document["pauses"] = {"spin": {"sigmask": {"instructions_per_pause": 7654}}}
-        document["nested"] = {"plain": {"instructions_per_round_trip": 8888}}
+        document["pauses"] = {"spin": {"sigmask": {"instructions_per_pause": 7654, "share": 0.017}}}
+        document["nested"] = {"plain": {"instructions_per_round_trip": 8888, "share": 1.0}}
 
     found = load_explanation(change(run, add))
     assert found is not None
     both, nested = totals(found)
     assert both.methods == ["immediate_exit", "sigmask"]
     assert both.rows == [
-        (f"a kick, {STATE}", [3, 3]),
-        ("a kick, <i>x", [None, 4321]),
-        ("a pause, spin", [None, 7654]),
+        (f"a kick, {STATE}", ["3 (100%)", "3 (100%)"]),
+        ("a kick, <i>x", ["-", "4,321"]),
+        ("a pause, spin", ["-", "7,654 (2%)"]),
     ]
-    assert (nested.methods, nested.rows) == (["plain"], [("a nested round trip", [8888])])
+    assert (nested.methods, nested.rows) == (["plain"], [("a nested round trip", ["8,888 (100%)"])])
     html = page(RunData.load(run))
     assert html.count("<h3>Other events</h3>") == 1
     assert '<th scope="row">a pause, spin</th><td class="number">-</td>' in html

@@ -43,15 +43,19 @@ class _Method(Model):
     paths: Annotated[dict[_Path, _Count], Field(default_factory=dict, max_length=_MOST_NAMES)]
 
 
-class _Kick(Model):
+class _Event(Model):
+    share: Annotated[float, Field(ge=0, le=1)] | None = None  # earlier explanations lack it
+
+
+class _Kick(_Event):
     instructions_per_kick: _Count
 
 
-class _Pause(Model):
+class _Pause(_Event):
     instructions_per_pause: _Count
 
 
-class _RoundTrip(Model):
+class _RoundTrip(_Event):
     instructions_per_round_trip: _Count
 
 
@@ -84,11 +88,22 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Event:
+    """The count that most kicks, pauses or round trips have, and the share that has it.
+
+    None: the file does not say.
+    """
+
+    instructions: int
+    share: float | None
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What was counted on a machine with a kernel. ``page`` is the file of its own page, if any.
 
-    ``kicks`` and ``pauses`` have the instructions of one, by the vCPU's state or the guest's
-    program and then by method. ``round_trips`` have those of a guest hypervisor's, by iteration.
+    ``kicks`` and ``pauses`` have what one takes, by the vCPU's state or the guest's program and
+    then by method. ``round_trips`` have that of a guest hypervisor's, by iteration.
     """
 
     machine: str
@@ -96,9 +111,9 @@ class Explanation:
     baseline: str
     methods: dict[str, Method]
     page: Path | None
-    kicks: Mapping[str, Mapping[str, int]]
-    pauses: Mapping[str, Mapping[str, int]]
-    round_trips: Mapping[str, int]
+    kicks: Mapping[str, Mapping[str, Event]]
+    pauses: Mapping[str, Mapping[str, Event]]
+    round_trips: Mapping[str, Event]
 
 
 def load_explanation(run: Path) -> Explanation | None:
@@ -122,14 +137,21 @@ def load_explanation(run: Path) -> Explanation | None:
         methods,
         real_file(run, page) if page.exists() or page.is_symlink() else None,
         {
-            state: {method: kick.instructions_per_kick for method, kick in found.items()}
+            state: {
+                name: Event(one.instructions_per_kick, one.share) for name, one in found.items()
+            }
             for state, found in checked.kicks.items()
         },
         {
-            program: {method: pause.instructions_per_pause for method, pause in found.items()}
+            program: {
+                name: Event(one.instructions_per_pause, one.share) for name, one in found.items()
+            }
             for program, found in checked.pauses.items()
         },
-        {name: one.instructions_per_round_trip for name, one in checked.nested.items()},
+        {
+            name: Event(one.instructions_per_round_trip, one.share)
+            for name, one in checked.nested.items()
+        },
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kickbench.results.explanation import Explanation
+from kickbench.results.explanation import Event, Explanation
 
 MOST = 25
 """How many functions a table names."""
@@ -30,11 +30,11 @@ class Row:
 class Totals:
     """A table of instructions: a row for each event, a column for each method.
 
-    None: it was not counted.
+    A count is that of most events. The share of the events that have it is in brackets.
     """
 
     methods: list[str]
-    rows: list[tuple[str, list[int | None]]]
+    rows: list[tuple[str, list[str]]]
 
 
 def totals(found: Explanation) -> list[Totals]:
@@ -47,10 +47,16 @@ def totals(found: Explanation) -> list[Totals]:
     return [_totals(rows) for rows in tables if any(counts for _, counts in rows)]
 
 
-def _totals(events: Sequence[tuple[str, Mapping[str, int]]]) -> Totals:
+def _totals(events: Sequence[tuple[str, Mapping[str, Event]]]) -> Totals:
     methods = list(dict.fromkeys(method for _, counts in events for method in counts))
-    rows = [(name, [counts.get(method) for method in methods]) for name, counts in events]
+    rows = [(name, [_cell(counts.get(method)) for method in methods]) for name, counts in events]
     return Totals(methods, rows)
+
+
+def _cell(event: Event | None) -> str:
+    if event is None:
+        return "-"
+    return f"{event.instructions:,}" + ("" if event.share is None else f" ({event.share:.0%})")
 
 
 def answer(found: Explanation) -> Iterator[str]:
