@@ -24,6 +24,7 @@ import numpy as np
 from _runs import ROOT, run_once
 
 from kickbench.remote.box import Box
+from kickbench.remote.ssh import Ssh
 from kickbench.run.machine import Machine
 from kickbench.stats.contrasts import running_interval
 
@@ -55,7 +56,7 @@ def pairs(server: sshd.Sshd, folder: Path) -> None:
             if where == "here":
                 found[where].append(measured(folder))
             else:
-                with Box(server.host) as box:
+                with Box(Ssh(server.host)) as box:
                     found[where].append(measured(folder, box))
     here, there = (np.array(found[where]) for where in ("here", "there"))
     control = float(np.median(np.concatenate([here, there])[:, 2]))
@@ -103,7 +104,7 @@ def main() -> None:
         folder = Path(temporary)
         with sshd.running(folder) as server:
             os.environ["KICKBENCH_SSH"] = server.ssh
-            with Box(server.host) as box:
+            with Box(Ssh(server.host)) as box:
                 box.look()
             first_blocks(server, folder)
             pairs(server, folder)

@@ -41,9 +41,10 @@ from kickbench.errors import (
 )
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
-from kickbench.remote import link, messages
+from kickbench.remote import link, messages, ssh
 from kickbench.remote.box import Box
 from kickbench.remote.package import ROOMS, agent
+from kickbench.remote.ssh import Ssh
 from kickbench.run import runner
 from kickbench.run.foreman import Job
 from kickbench.run.machine import Facts, Survey
@@ -71,7 +72,7 @@ def script(folder: Path, text: str) -> list[str]:
 
 
 def look(command: list[str]) -> Facts:
-    with Box("box", command) as box:
+    with Box(Ssh("box", command)) as box:
         return box.look()
 
 
@@ -94,11 +95,11 @@ def test_any_login_shell_will_do(home: Path, shell: str) -> None:
     if not shutil.which(shell):
         pytest.skip(f"no {shell} here")
     command = [shell, *(["sh"] if shell == "busybox" else []), "-c"]
-    with Box("box", command) as box:
+    with Box(Ssh("box", command)) as box:
         assert box.look() == Facts.of_this_host()
     (folder,) = home.glob("agent-*")
     before = (folder / "kickbench/__init__.py").stat().st_mtime_ns
-    with Box("box", command) as box:  # it is there, and not sent again
+    with Box(Ssh("box", command)) as box:  # it is there, and not sent again
         assert {finding.id for finding in box.survey().findings}
     assert (folder / "kickbench/__init__.py").stat().st_mtime_ns == before
 
@@ -117,7 +118,7 @@ def test_agents_that_nobody_uses_go(home: Path) -> None:
 
 def test_a_shell_may_print_a_banner(home: Path, tmp_path: Path) -> None:
     banner = "echo 'Welcome!'; echo kickbench- ; printf 'no newline at the end'; "
-    with Box("box", script(tmp_path, f'{banner} exec sh -c "$1"')) as box:
+    with Box(Ssh("box", script(tmp_path, f'{banner} exec sh -c "$1"'))) as box:
         assert box.look() == Facts.of_this_host()
     assert home.is_dir()
 
@@ -149,15 +150,15 @@ def test_an_old_python_is_told_by_its_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a\nb"])
 def test_what_is_no_host_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is no host"):
-        link.ssh(name)
+        ssh.command(name)
 
 
 def test_the_command_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert link.ssh("me@box") == ["ssh", "-T", "--", "me@box"]
+    assert ssh.command("me@box") == ["ssh", "-T", "--", "me@box"]
     monkeypatch.setenv("KICKBENCH_SSH", " ")
-    assert link.ssh("me@box") == ["ssh", "-T", "--", "me@box"]
+    assert ssh.command("me@box") == ["ssh", "-T", "--", "me@box"]
     monkeypatch.setenv("KICKBENCH_SSH", "ssh -p 2222 -F 'my config'")
-    assert link.ssh("box") == ["ssh", "-p", "2222", "-F", "my config", "-T", "--", "box"]
+    assert ssh.command("box") == ["ssh", "-p", "2222", "-F", "my config", "-T", "--", "box"]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_a_read_only_root_needs_one_folder_only(
     steps += [f"{HIDDEN} {place}" for place in ("/run", "/tmp", "/var/tmp")]
     monkeypatch.setenv("HOME", "/none/at/all")
     monkeypatch.chdir("/")
-    with Box("box", mounted(tmp_path, *steps)) as box:
+    with Box(Ssh("box", mounted(tmp_path, *steps))) as box:
         assert box.look() == Facts.of_this_host()
 
 
@@ -269,7 +270,7 @@ def test_a_cache_that_cannot_be_made_is_no_obstacle(
 ) -> None:
     (tmp_path / "cache").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with Box("box", mounted(tmp_path, "mount -t tmpfs none /run")) as box:
+    with Box(Ssh("box", mounted(tmp_path, "mount -t tmpfs none /run"))) as box:
         assert box.look() == Facts.of_this_host()
 
 
@@ -304,7 +305,7 @@ def test_a_disk_there_that_fills_up_is_named(
     steps = [f"mount -t tmpfs -o size=20m none {cache}", f"{{ ({fills_up}) >&- 2>&- & }}"]
     watching, _ = observer()
     with (
-        Box("box", mounted(tmp_path, *steps)) as box,
+        Box(Ssh("box", mounted(tmp_path, *steps))) as box,
         pytest.raises(KickbenchError, match=f"{home}/runs/.*[Nn]o space left"),
     ):
         runner.run(load(resolve("quick")), tmp_path / "results", watching, machine=box)
@@ -324,7 +325,7 @@ def test_a_disk_here_that_is_full_ends_the_run_there(
     watching, _ = observer()
     scenario = load(resolve("quick"))
     with (
-        Box("box", ["sh", "-c"]) as box,
+        Box(Ssh("box", ["sh", "-c"])) as box,
         pytest.raises(StorageError, match=r"\.npy: No space left .*make room(.|\n)*--host box"),
     ):
         runner.run(scenario, tmp_path / "results", watching, quick=True, machine=box)
@@ -337,7 +338,7 @@ NO_KVM = ("mount -t tmpfs none /dev", "mknod -m 666 /dev/null c 1 3")
 @root_only
 @pytest.mark.usefixtures("home")
 def test_a_box_without_kvm_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "ssh", lambda _: mounted(tmp_path, *NO_KVM))
+    monkeypatch.setattr(ssh, "command", lambda _: mounted(tmp_path, *NO_KVM))
     done = kickbench_captured("run", "quick", "--quick", "--host", "box", cwd=tmp_path)
     assert done.returncode == 3
     assert "/dev/kvm does not exist" in done.stderr
@@ -348,7 +349,7 @@ def test_a_box_without_kvm_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("home")
 def test_doctor_and_methods_look_at_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "ssh", lambda _: ["sh", "-c"])
+    monkeypatch.setattr(ssh, "command", lambda _: ["sh", "-c"])
     here = json.loads(kickbench_captured("methods", "--json").stdout)
     assert json.loads(kickbench_captured("methods", "--json", "--host", "box").stdout) == here
     found = json.loads(kickbench_captured("doctor", "--json", "--host", "box").stdout)
@@ -444,7 +445,7 @@ def test_what_a_stranger_sends_is_one_line_of_error(
 ) -> None:
     with (
         pytest.raises((HostError, MachineFailedError, ConnectionBrokenError), match=what) as told,
-        Box("box", stranger(tmp_path, program)) as box,
+        Box(Ssh("box", stranger(tmp_path, program))) as box,
     ):
         box.look()
     assert "\x1b" not in str(told.value)
@@ -566,7 +567,7 @@ def test_a_run_is_forgotten_there_when_its_arrays_are_interrupted(
     scenario = load(resolve("quick"))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Box("box", ["sh", "-c"]) as box, pytest.raises(runner.RunInterruptedError):
+        with Box(Ssh("box", ["sh", "-c"])) as box, pytest.raises(runner.RunInterruptedError):
             runner.run(scenario, tmp_path / "results", watching, quick=True, machine=box)
     finally:
         for number, handler in before.items():

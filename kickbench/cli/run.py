@@ -187,5 +187,6 @@ def machine_of(host: str | None) -> AbstractContextManager[Machine]:
 
         return nullcontext(ThisHost())
     from kickbench.remote.box import Box
+    from kickbench.remote.ssh import Ssh
 
-    return Box(host)
+    return Box(Ssh(host))

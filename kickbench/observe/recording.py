@@ -104,7 +104,7 @@ def _stored(found: Observed, seconds: float, results: Path) -> Path:
     from kickbench.observe import store
     from kickbench.observe.cost import siglock_cost
     from kickbench.results.writer import RunWriter
-    from kickbench.run.emulated import origin
+    from kickbench.run.emulated import Mark, origin
     from kickbench.summary.summarise import write_summary
 
     name = f"observed-{found.vmm.guest or found.vmm.program}"
@@ -115,7 +115,7 @@ def _stored(found: Observed, seconds: float, results: Path) -> Path:
         scenario={"name": name, "observed": {"pid": found.vmm.pid, "seconds": seconds}},
         cases=[document["case"]],
         environment=environment.collect(),
-        **origin(),
+        **origin(Mark.of_this_process()),
     ) as writer:
         try:
             writer.write_case(store.CASE_ID, document, store.tables(found))

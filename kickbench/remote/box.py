@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that is reached by ssh, as the runner sees machines (:mod:`kickbench.run.machine`)."""
+"""A machine that an agent measures on, as the runner sees machines
+(:mod:`kickbench.run.machine`)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 
 from kickbench.closing import Closing
 from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError, StorageError
-from kickbench.remote.link import Link
+from kickbench.remote.link import Link, Streams
 from kickbench.remote.messages import MAX_ARRAYS_BYTES
+from kickbench.run.emulated import Mark
 from kickbench.run.foreman import Job
 from kickbench.run.machine import WORK, Facts, Survey
 from kickbench.text import printable
@@ -22,14 +24,17 @@ _T = TypeVar("_T")
 
 
 class Box(Closing):
-    """The machine at the other end of a connection. A context manager.
+    """The machine at the other end of two streams. A context manager.
 
-    Its first method raises HostError if it cannot be reached, or cannot run the agent.
+    Its first method raises HostError if it cannot be reached, or cannot run the agent. ``mark``
+    is that of an emulated machine, which no ``--host`` names.
     """
 
-    def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
-        self.host = host
-        self._link = Link(host, command)
+    def __init__(self, streams: Streams, mark: Mark | None = None) -> None:
+        self.host = None if mark else streams.name
+        self.mark = mark or Mark.of_this_process()
+        self._name = streams.name
+        self._link = Link(streams)
         self._found = False
         self._begin: Callable[[], str | None]
         self._say: Callable[[str], None]
@@ -64,13 +69,13 @@ class Box(Closing):
         while True:
             message = self._link.answer("say", "turn", "gone")
             if message["event"] == "say":
-                say(f"{self.host}: {printable(message['text'])}")
+                say(f"{self._name}: {printable(message['text'])}")
             elif message["event"] == "turn":
                 other = message["other"]
                 return None if other is None else printable(other)
             else:
                 last = printable(message["last"])
-                raise MachineFailedError(f"{self.host}: the run did not begin there: {last}")
+                raise MachineFailedError(f"{self._name}: the run did not begin there: {last}")
 
     def bring(self, library: Path) -> str:
         """As :meth:`Machine.bring`."""
@@ -90,13 +95,13 @@ class Box(Closing):
                     self._begin()
             if left:
                 if self._libraries:
-                    self._say(f"the code of your protocols is sent to {self.host} and run there")
+                    self._say(f"the code of your protocols is sent to {self._name} and run there")
                 for library in self._libraries:
                     self._link.send_file(library)
                 self._link.send("jobs", run=run_id, jobs=list(left.values()))
                 yield from self._told(left)
             if left:
-                raise MachineFailedError(f"{self.host}: the run was ended there{self._why}")
+                raise MachineFailedError(f"{self._name}: the run was ended there{self._why}")
         except ConnectionBrokenError:
             raise
         except BaseException:  # the caller is interrupted, or has closed this generator
@@ -131,7 +136,7 @@ class Box(Closing):
         self._link.send("fetch", case=case_id, process=process)
         files = self._link.answer("files")["files"]
         if sum(size for _, size in files) > MAX_ARRAYS_BYTES:
-            raise MachineFailedError(f"{self.host} sends more than {MAX_ARRAYS_BYTES >> 30} GiB")
+            raise MachineFailedError(f"{self._name} sends more than {MAX_ARRAYS_BYTES >> 30} GiB")
         with tempfile.TemporaryDirectory(
             prefix=WORK, dir=self._folder, ignore_cleanup_errors=True
         ) as folder:
@@ -160,4 +165,4 @@ class Box(Closing):
         try:
             return make(message)
         except (LookupError, TypeError, ValueError, AttributeError):
-            raise HostError(f"{self.host}: the agent there sent what is no message") from None
+            raise HostError(f"{self._name}: the agent there sent what is no message") from None

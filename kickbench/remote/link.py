@@ -1,85 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection to the agent on another machine: it starts the agent there, asks and listens."""
+"""A connection to the agent on another machine: it sends the agent there, asks and listens.
+
+It needs two streams to a Python there, and somebody who knows why they ended: see :class:`Streams`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import secrets
 import select
-import shlex
-import signal
-import subprocess
-import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import kickbench.agent
 from kickbench.closing import Closing
-from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError, UsageError
+from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
 from kickbench.native import built_file
 from kickbench.remote import messages
 from kickbench.remote.package import agent
-from kickbench.run.machine import is_host
 from kickbench.text import printable, shorten
 
-SILENCE_SECONDS = 30.0
-"""The agent says something every 5 s. After so long a silence the connection counts as broken."""
 MAX_BANNER_BYTES = 1 << 20
-VARIABLE = "KICKBENCH_SSH"
-
-# For any login shell, so it has no quotes inside. Python gets no packages (-S): one could be
-# another kickbench. It reads its program from standard input, one line, and leaves the rest alone.
-_START = (
-    "exec sh -c 'for p in python3 python3.13 python3.12 python3.11 python3.10 python3.9"
-    " /usr/libexec/platform-python; do if command -v $p >/dev/null 2>&1; then"
-    ' exec $p -u -E -S -c "import io;exec(io.FileIO(0,closefd=False).readline())"; fi; done;'
-    " echo; echo kickbench-no-python; exit 127'"
+PYTHON_ARGUMENTS = (
+    *("-u", "-E", "-S", "-c"),
+    "import io;exec(io.FileIO(0,closefd=False).readline())",
 )
-_NO_PYTHON = b"kickbench-no-python"
+"""What Python gets there. It has no packages (-S): one could be another kickbench. It reads its
+program from standard input, one line, and leaves the rest alone."""
+NO_PYTHON = "kickbench-no-python"
+"""What comes instead of an answer if there is no Python there."""
 
 
-def ssh(host: str) -> list[str]:
-    """The command that reaches a host. Raises UsageError for what is no host's name or command."""
-    if not is_host(host):
-        raise UsageError(f"--host: {shorten(printable(host))!r} is no host; write user@box or box")
-    try:
-        command = shlex.split(os.environ.get(VARIABLE, "")) or ["ssh"]
-    except ValueError as error:
-        raise UsageError(f"{VARIABLE}: {str(error).lower()}; write it as for a shell") from None
-    return [*command, "-T", "--", host]
+class Streams(Protocol):
+    """The two streams of a Python on another machine, which has got PYTHON_ARGUMENTS."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls the machine."""
+
+    @property
+    def to(self) -> int:
+        """The descriptor of its standard input."""
+
+    @property
+    def source(self) -> int:
+        """The descriptor of its standard output."""
+
+    @property
+    def silence_seconds(self) -> float | None:
+        """After so long a silence the connection counts as broken; None: they end by themselves.
+        The agent says something every 5 s."""
+
+    def ended(self) -> NoReturn:
+        """Raise what the end of the streams means."""
+
+    def close(self, *, connected: bool) -> None:
+        """End them. ``connected`` says whether the agent has answered."""
 
 
 class Link(Closing):
-    """A connection to ``host`` through ``command``, which gets the shell line to run as its last
-    argument. A context manager. Raises HostError if the host cannot be reached or cannot run the
-    agent, ConnectionBrokenError when the connection breaks."""
+    """A connection by two streams. A context manager. Raises HostError if the agent cannot run
+    there, ConnectionBrokenError when the connection breaks."""
 
-    def __init__(self, host: str, command: Sequence[str] | None = None) -> None:
-        self.host = host
-        words = [*(command or ssh(host)), _START]
-        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in close)
-        before = signal.getsignal(signal.SIGINT)
-        # Ctrl-C on the terminal is for us, and ssh leaves a signal alone that it finds ignored. It
-        # keeps the terminal, so that it can ask for a password.
-        try:
-            with _ignored(before):
-                self._process = subprocess.Popen(
-                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
-                )
-        except OSError as error:
-            self._stderr.close()
-            raise HostError(
-                f"{words[0]} cannot be run: {error.strerror}; install ssh, or set {VARIABLE}"
-            ) from None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
+    def __init__(self, streams: Streams) -> None:
+        self.host = streams.name
+        self._streams = streams
         self._buffer = b""
         self._waiting: deque[dict[str, Any]] = deque()
         self._begun = self._connected = False
@@ -154,7 +144,7 @@ class Link(Closing):
         return {"have": hello.get("have") is True, "machine": machine}
 
     def _check_python(self) -> None:
-        if _NO_PYTHON in self._buffer:
+        if NO_PYTHON.encode() in self._buffer:
             raise HostError(
                 f"{self.host} has no Python 3: install it there (Debian, Ubuntu: "
                 "apt install python3; Fedora: dnf install python3; Alpine: apk add python3)"
@@ -197,7 +187,7 @@ class Link(Closing):
         with path.open("wb") as file:
             while size:
                 if not self._buffer:
-                    self._receive(time.monotonic() + SILENCE_SECONDS)
+                    self._receive(self._until())
                 part, self._buffer = self._buffer[:size], self._buffer[size:]
                 file.write(part)
                 size -= len(part)
@@ -208,28 +198,16 @@ class Link(Closing):
         self._waiting.clear()
         while mark not in self._buffer:
             self._buffer = self._buffer[-len(mark) :]
-            self._receive(time.monotonic() + SILENCE_SECONDS)
+            self._receive(self._until())
         self._buffer = self._buffer.partition(mark)[2]
 
     def close(self) -> None:
         """End the connection. A run that has its jobs goes on there."""
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):
-                stream.close()
-        if not self._connected:
-            # It may be asking for a password, and reads on. It gives the terminal its echo back.
-            self._process.terminate()
-        try:
-            self._process.wait(2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stderr.close()
+        self._streams.close(connected=self._connected)
 
     def _message(self) -> dict[str, Any]:
         while True:
-            until = time.monotonic() + SILENCE_SECONDS
+            until = self._until()
             while b"\n" not in self._buffer:
                 if len(self._buffer) > messages.MAX_LINE_BYTES:
                     raise MachineFailedError(f"{self.host} sent a line without an end")
@@ -243,49 +221,36 @@ class Link(Closing):
             if message["event"] != "alive":
                 return message
 
+    def _until(self) -> float | None:
+        """When a silence that begins now is too long, by the monotonic clock; None: never."""
+        seconds = self._streams.silence_seconds
+        return None if seconds is None else time.monotonic() + seconds
+
     def _receive(self, until: float | None) -> None:
         """Wait for bytes until a time of the monotonic clock; None: without an end."""
         left = None if until is None else max(0.0, until - time.monotonic())
-        if not select.select([self._from], [], [], left)[0]:
-            raise ConnectionBrokenError(f"{self.host} has said nothing for {SILENCE_SECONDS:.0f} s")
-        data = os.read(self._from, 1 << 20)
+        if not select.select([self._streams.source], [], [], left)[0]:
+            seconds = self._streams.silence_seconds
+            raise ConnectionBrokenError(f"{self.host} has said nothing for {seconds:.0f} s")
+        try:
+            data = os.read(self._streams.source, 1 << 20)
+        except ConnectionResetError:  # a socket whose other end was closed
+            data = b""
         if not data:
-            self._ended()
+            self._streams.ended()
         self._buffer += data
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._to, view) :]
-        except BrokenPipeError:
+                view = view[os.write(self._streams.to, view) :]
+        except (BrokenPipeError, ConnectionResetError):
             self._drain()
 
     def _drain(self) -> None:
         """What the other end said before it went may explain it."""
-        until = time.monotonic() + SILENCE_SECONDS
+        until = self._until()
         while True:
             self._check_python()
             self._receive(until)
-
-    def _ended(self) -> None:
-        """Raise what the end of the connection means."""
-        code = self._process.wait()
-        self._stderr.seek(0)
-        said = [line.strip() for line in self._stderr.read()[-4000:].splitlines() if line.strip()]
-        last = ": " + printable("; ".join(said[-3:])) if said else f" (status {code})"
-        raise ConnectionBrokenError(f"the connection to {self.host} ended{last}")
-
-
-@contextlib.contextmanager
-def _ignored(before: Any) -> Iterator[None]:
-    """SIGINT is ignored in the ``with`` block, as a new process inherits it."""
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: nothing is sent to it alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

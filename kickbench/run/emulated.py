@@ -11,7 +11,10 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 VARIABLE = "KICKBENCH_LAB"
 
@@ -38,9 +41,9 @@ class Mark:
         return cls(**json.loads(text)) if text else None
 
 
-def origin() -> dict[str, Any]:
-    """The keys of a manifest that say which command made the run, and in which machine."""
-    mark = Mark.of_this_process()
+def origin(mark: Mark | None) -> dict[str, Any]:
+    """The keys of a manifest that say which command made the run, and in which machine. ``mark`` is
+    that machine's."""
     return {
         "command": mark.command if mark else ["kickbench", *sys.argv[1:]],
         "emulated": mark is not None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kickbench.host import doctor, environment
 from kickbench.host.capabilities import Capabilities, probe
 from kickbench.host.topology import Topology
+from kickbench.run.emulated import Mark
 
 if TYPE_CHECKING:
     from kickbench.run.foreman import Job  # it is slow to import, and not always needed
@@ -108,7 +109,11 @@ class Machine(Protocol):
 
     @property
     def host(self) -> str | None:
-        """What the user calls the machine in ``--host``; None: the runner is on it."""
+        """What the user calls the machine in ``--host``; None: nothing, it is not reached so."""
+
+    @property
+    def mark(self) -> Mark | None:
+        """The mark of an emulated machine."""
 
     def look(self) -> Facts:
         """Find out what the machine is and can do."""

@@ -35,7 +35,7 @@ from kickbench.native import placebo_name
 from kickbench.results import tables
 from kickbench.results.writer import RunWriter
 from kickbench.run import kinds, schedule
-from kickbench.run.emulated import Mark, origin
+from kickbench.run.emulated import origin
 from kickbench.run.estimate import Estimate
 from kickbench.run.foreman import Job, why_failed
 from kickbench.run.machine import Facts, Machine
@@ -139,7 +139,7 @@ def run(
                 "doctor": [*_worth_knowing(survey.findings), *_finding_of(other)],
                 "protocols": {str(source): _sha256(source) for source in sources},
             },
-            **origin(),
+            **origin(machine.mark),
             host=survey.environment.get("hostname"),
         ) as writer:
             for case_id, reason in skipped.items():
@@ -423,7 +423,7 @@ class _Run:
         return Outcome(self.writer.path, finished, self.failed, self._resume_command())
 
     def _resume_command(self) -> str:
-        mark = Mark.of_this_process()
+        mark = self.machine.mark
         words = shlex.split(mark.resume) if mark else ["kickbench", "run", "--resume"]
         words += [str(self.writer.path)]
         words += ["--host", self.machine.host] if self.machine.host else []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kickbench.host import turn
+from kickbench.run.emulated import Mark
 from kickbench.run.machine import WORK, Facts, Survey
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class ThisHost:
     host = None
 
     def __init__(self) -> None:
+        self.mark = Mark.of_this_process()
         self._foreman: Foreman
         self._folder = Path()
 
