@@ -47,14 +47,21 @@ class Qemu:
         self._file.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name: str) -> Any:
+    def command(self, name: str, **arguments: Any) -> Any:
         """Send a QMP command, wait for its answer, and return that."""
-        self._file.write(f'{{"execute": "{name}"}}\n')
+        self._file.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
         self._file.flush()
         for line in self._file:
-            if "return" in (answer := json.loads(line)):
+            answer = json.loads(line)
+            assert "error" not in answer, answer["error"]
+            if "return" in answer:
                 return answer["return"]
         raise AssertionError("QEMU has ended")
+
+    def add_vcpu(self) -> None:
+        """Plug in one more vCPU while the guest runs. It waits for the guest to start it."""
+        free = [cpu for cpu in self.command("query-hotpluggable-cpus") if "qom-path" not in cpu]
+        self.command("device_add", driver=free[-1]["type"], **free[-1]["props"])
 
     def close(self) -> None:
         self._file.close()
@@ -64,8 +71,10 @@ class Qemu:
 
 
 @contextmanager
-def qemu(folder: Path, *, vcpus: int, name: str, guest: Sequence[str] = ()) -> Iterator[Qemu]:
-    """QEMU with KVM and this number of vCPUs.
+def qemu(
+    folder: Path, *, vcpus: int, name: str, guest: Sequence[str] = (), room: int | None = None
+) -> Iterator[Qemu]:
+    """QEMU with KVM and this number of vCPUs, and room for ``room`` of them.
 
     ``guest`` are the arguments that choose the guest. Without them it is the firmware, which keeps
     the first vCPU at full speed.
@@ -75,7 +84,7 @@ def qemu(folder: Path, *, vcpus: int, name: str, guest: Sequence[str] = ()) -> I
     address = folder / "qmp"
     command = [
         *(program, "-accel", "kvm", "-machine", "pc", "-display", "none", "-nodefaults"),
-        *("-smp", str(vcpus), *(guest or ("-bios", str(firmware(folder))))),
+        *("-smp", f"{vcpus},maxcpus={room or vcpus}", *(guest or ("-bios", str(firmware(folder))))),
         *("-name", f"guest={name}", "-qmp", f"unix:{address},server=on,wait=off"),
     ]
     process = subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr)

@@ -223,6 +223,7 @@ def _vcpu(index: int, exits: int, seconds: int) -> dict[str, Any]:
         "eintr_immediate": 0,
         "eintr_unasked": 0,
         "foreign_signals": 0,
+        "kicks_before": 0,
         "changed_thread": 0,
         "ran_ns": round(0.8 * seconds * 1e9),
         "waited_ns": round(0.01 * seconds * 1e9),

@@ -74,6 +74,7 @@ VCPU = np.dtype(
         ("eintr_unasked", "u8"),
         ("eintr_immediate", "u8"),
         ("foreign_signals", "u8"),
+        ("kicks_before", "u8"),
         ("mask", "u8"),
         ("has_mask", "u4"),
         ("changed_thread", "u4"),

@@ -70,9 +70,9 @@ class Turn:
 class Observed:
     """What was seen of a VMM. The rows are those of :mod:`kickbench.observe.layout`.
 
-    ``detail_ns`` of ``elapsed_ns`` were looked at closely. ``threads`` has the vCPUs' threads at
-    the end and at the beginning, by slot. ``load`` is what else ran on the host: the VMM's time
-    counts as our own. ``ended``: why it ended before its time, or None.
+    ``detail_ns`` of ``elapsed_ns`` were looked at closely. ``first`` and ``last`` have the vCPUs'
+    threads when they were seen first and at the end, by slot. ``load`` is what else ran on the
+    host: the VMM's time counts as our own. ``ended``: why it ended before its time, or None.
     """
 
     vmm: Vmm
@@ -212,10 +212,11 @@ def _take_turns(
             _sleep_until(detail_ends, watch, kicks, keep_on)
             found.detail_ns += time.monotonic_ns() - detail_began
         _sleep_until(turn_ends, watch, kicks, keep_on)
+        if process.is_open(found.vmm):  # else the memory of its vCPUs is somebody else's
+            watch.look_again(process.vcpu_files(found.vmm.pid))
         now, exits_now = time.monotonic_ns(), watch.exits
         threads = _threads(watch, found.vmm.pid)
-        if process.is_open(found.vmm):  # else the memory of its vCPUs is somebody else's
-            watch.read_kvm_counts()
+        found.first = threads | found.first
         found.turns.append(
             Turn(
                 began - found.began_ns,

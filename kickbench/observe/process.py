@@ -172,14 +172,7 @@ def is_alive(pid: int) -> bool:
 
 def is_open(vmm: Vmm) -> bool:
     """Whether the process still has each vCPU among its files; False if it has ended."""
-    for number, vcpu in vmm.vcpu_files.items():
-        try:
-            match = _VCPU.fullmatch(str(Path(f"/proc/{vmm.pid}/fd/{number}").readlink()))
-        except OSError:
-            return False
-        if not match or int(match[1]) != vcpu:
-            return False
-    return True
+    return vcpu_files(vmm.pid).items() >= vmm.vcpu_files.items()
 
 
 def ancestors(pid: int) -> Iterator[int]:
@@ -202,6 +195,17 @@ def memory_nodes(pid: int) -> dict[int, int]:
     for node, count in re.findall(r"\bN(\d+)=(\d+)", text):
         pages[int(node)] = pages.get(int(node), 0) + int(count)
     return pages
+
+
+def vcpu_files(pid: int) -> dict[int, int]:
+    """KVM's number of each vCPU of the process by its file descriptor.
+
+    Empty if the process has ended, or may not be looked at.
+    """
+    try:
+        return _vcpu_files(Path(f"/proc/{pid}"))
+    except OSError:
+        return {}
 
 
 def _vcpu_files(folder: Path) -> dict[int, int]:

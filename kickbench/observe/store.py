@@ -201,7 +201,7 @@ def _vcpu(found: Observed, slot: int) -> dict[str, Any]:
         counts[name] = max(0, int(row["kvm"][name]) - older)
     names = (
         *("id", "thread", "exits", "looked_at", "eintr", "eintr_immediate", "eintr_unasked"),
-        *("foreign_signals", "changed_thread"),
+        *("foreign_signals", "kicks_before", "changed_thread"),
     )
     return {
         **{name: int(row[name]) for name in names},

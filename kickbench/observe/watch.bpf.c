@@ -173,7 +173,7 @@ struct {
 	__type(value, __u32);
 } slots SEC(".maps");
 
-/* File descriptors of vCPUs, and the threads that ran them: filled when watching begins. */
+/* File descriptors of vCPUs, and the threads that ran them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, KB_MAX_VCPUS);
@@ -190,7 +190,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, KB_KICK_BYTES);
+	__uint(max_entries, 4096); /* the observer makes it larger */
 } kicks SEC(".maps");
 
 /* Of a thread of the process. */
@@ -204,6 +204,8 @@ struct thread {
 	__u32 way;	  /* index of the last exit's way, + 1; 0: none */
 	__u32 pad;
 	__u64 early_ns; /* when KVM_RUN returned for a signal that `sent` did not see yet */
+	__u64 n_before; /* signals to it alone before it was known to run a vCPU */
+	__u64 before;	/* of these, those that were still pending then: bit 0 is signal 1 */
 	__u64 waits_ns; /* since when it waits for siglock; 0: it does not */
 };
 
@@ -293,8 +295,17 @@ static __always_inline __u32 slot_of(struct kb_totals *total, struct kvm_vcpu *k
 	return slot;
 }
 
-static __always_inline void runs(struct thread *thread, struct kvm_vcpu *kvm_vcpu, __u32 slot)
+/* The task turns out to be the thread of a vCPU. */
+static __always_inline void runs(struct task_struct *task, struct thread *thread,
+				 struct kvm_vcpu *kvm_vcpu, __u32 slot)
 {
+	struct kb_vcpu *vcpu = bpf_map_lookup_elem(&vcpus, &slot);
+	__u64 n = vcpu ? __sync_lock_test_and_set(&thread->n_before, 0) : 0;
+
+	if (n) {
+		__sync_fetch_and_add(&vcpu->kicks_before, n);
+		thread->before = task->pending.signal.sig[0];
+	}
 	thread->slot = slot + 1;
 	thread->kvm_vcpu = (__u64)kvm_vcpu;
 	thread->run = (__u64)BPF_CORE_READ(kvm_vcpu, run);
@@ -302,7 +313,19 @@ static __always_inline void runs(struct thread *thread, struct kvm_vcpu *kvm_vcp
 	thread->way = 0;
 }
 
-/* --- when watching begins -------------------------------------------------------------------- */
+/* --- when watching begins, and when vCPUs come later ----------------------------------------- */
+
+/* Notes the thread that ran the vCPU, if it has run and none is known yet. */
+static __always_inline void find_thread(struct kb_vcpu *vcpu, __u32 slot)
+{
+	struct kvm_vcpu *kvm_vcpu = (struct kvm_vcpu *)vcpu->kvm_vcpu;
+	__u32 thread = BPF_CORE_READ(kvm_vcpu, pid, numbers[0].nr);
+
+	if (!thread || vcpu->thread)
+		return;
+	vcpu->thread = thread;
+	bpf_map_update_elem(&vcpu_threads, &thread, &slot, BPF_ANY);
+}
 
 /* Gives each vCPU among the process's open files its slot, and notes the thread that ran it. */
 SEC("iter/task_file")
@@ -310,7 +333,7 @@ int find_vcpus(struct bpf_iter__task_file *at)
 {
 	struct task_struct *task = at->task;
 	struct file *file = at->file;
-	__u32 fd = at->fd, slot, thread;
+	__u32 fd = at->fd, slot;
 	struct kvm_vcpu *kvm_vcpu;
 	struct kb_totals *total = all();
 	struct kb_vcpu *vcpu;
@@ -322,11 +345,8 @@ int find_vcpus(struct bpf_iter__task_file *at)
 	kvm_vcpu = file->private_data;
 	slot = slot_of(total, kvm_vcpu);
 	vcpu = bpf_map_lookup_elem(&vcpus, &slot);
-	thread = BPF_CORE_READ(kvm_vcpu, pid, numbers[0].nr);
-	if (vcpu && thread) {
-		vcpu->thread = thread;
-		bpf_map_update_elem(&vcpu_threads, &thread, &slot, BPF_ANY);
-	}
+	if (vcpu)
+		find_thread(vcpu, slot);
 	return 0;
 }
 
@@ -345,13 +365,13 @@ int find_threads(struct bpf_iter__task *at)
 	slot = bpf_map_lookup_elem(&vcpu_threads, &id);
 	vcpu = slot ? bpf_map_lookup_elem(&vcpus, slot) : NULL;
 	thread = vcpu ? thread_of(task, BPF_LOCAL_STORAGE_GET_F_CREATE) : NULL;
-	if (thread && slot)
-		runs(thread, (struct kvm_vcpu *)vcpu->kvm_vcpu, *slot);
+	if (thread && slot && !thread->slot)
+		runs(task, thread, (struct kvm_vcpu *)vcpu->kvm_vcpu, *slot);
 	return 0;
 }
 
-/* Reads what KVM counts of a vCPU itself, and its signal mask. The observer calls it; the vCPU does
- * not notice. */
+/* Reads what KVM counts of a vCPU itself, its signal mask, and its thread if that was not known.
+ * The observer calls it; the vCPU does not notice. */
 SEC("syscall")
 int read_counts(__u32 *slot)
 {
@@ -365,6 +385,7 @@ int read_counts(__u32 *slot)
 		return 1;
 	from = (struct kvm_vcpu *)vcpu->kvm_vcpu;
 	to = &vcpu->kvm;
+	find_thread(vcpu, key);
 	vcpu->has_mask = BPF_CORE_READ(from, sigset_active);
 	vcpu->mask = BPF_CORE_READ(from, sigset.sig[0]);
 	if (bpf_core_field_exists(from->stat.exits))
@@ -451,6 +472,11 @@ static __always_inline __u32 state_of(struct task_struct *task, struct thread *t
 	return KB_STATE_WAITING;
 }
 
+static __always_inline __u64 bit_of(int signal)
+{
+	return 1ULL << ((signal - 1) & 63);
+}
+
 SEC("tp_btf/signal_generate")
 int BPF_PROG(sent, int signal, struct kernel_siginfo *info, struct task_struct *task, int group,
 	     int result)
@@ -464,10 +490,14 @@ int BPF_PROG(sent, int signal, struct kernel_siginfo *info, struct task_struct *
 
 	if (!total)
 		return 0;
-	thread = thread_of(task, 0);
+	thread = thread_of(task, group ? 0 : BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (thread && !thread->slot && !group)
+		__sync_fetch_and_add(&thread->n_before, 1);
 	vcpu = thread && thread->slot ? vcpu_of(thread) : NULL;
 	if (!vcpu)
 		return 0;
+	if (!result)
+		thread->before &= ~bit_of(signal);
 	now = bpf_ktime_get_ns();
 	/*
 	 * SEND_SIG_NOINFO and SEND_SIG_PRIV are 0 and 1 (linux/sched/signal.h). That is why newer
@@ -511,6 +541,10 @@ int BPF_PROG(delivered, int signal, struct kernel_siginfo *info, struct k_sigact
 
 	if (!vcpu)
 		return 0;
+	if (thread->before & bit_of(signal)) {
+		thread->before &= ~bit_of(signal);
+		return 0;
+	}
 	if (!vcpu->kick.sent_ns || vcpu->kick.signal != signal) {
 		vcpu->foreign_signals++;
 		return 0;
@@ -572,7 +606,7 @@ static __always_inline void find_vcpu(struct kb_totals *total, struct task_struc
 	if ((__u64)kvm_vcpu == thread->kvm_vcpu && run == thread->run)
 		return;
 	slot = slot_of(total, kvm_vcpu);
-	runs(thread, kvm_vcpu, slot);
+	runs(task, thread, kvm_vcpu, slot);
 	vcpu = bpf_map_lookup_elem(&vcpus, &slot);
 	if (!vcpu)
 		return;
@@ -687,10 +721,10 @@ static __always_inline void note_interrupted(struct task_struct *task, struct th
 	vcpu->eintr++;
 	if (is_immediate(thread))
 		vcpu->eintr_immediate++;
-	else if (!vcpu->kick.sent_ns && task->pending.signal.sig[0])
+	else if (!vcpu->kick.sent_ns && task->pending.signal.sig[0] & ~thread->before)
 		thread->early_ns = now;
-	else if (!vcpu->kick.sent_ns && !task->signal->shared_pending.signal.sig[0] &&
-		 !(task->jobctl & JOBCTL_PENDING))
+	else if (!vcpu->kick.sent_ns && !task->pending.signal.sig[0] &&
+		 !task->signal->shared_pending.signal.sig[0] && !(task->jobctl & JOBCTL_PENDING))
 		vcpu->eintr_unasked++;
 }
 

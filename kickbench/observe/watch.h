@@ -9,7 +9,6 @@
 #define KB_MAX_VCPUS   4096  /* KVM's own limit on x86 */
 #define KB_MAX_WAYS    16384 /* ways to leave, over all vCPUs */
 #define KB_MAX_SENDERS 1024
-#define KB_KICK_BYTES  (1 << 22) /* of the ring of answered kicks */
 
 /* A histogram has 16 bins for each power of two: a bin is at most 1/16 of its value wide. */
 #define KB_SUB_BITS 4
@@ -94,6 +93,7 @@ struct kb_vcpu {
 	__u64 eintr, eintr_unasked; /* no signal, stop or immediate_exit was there */
 	__u64 eintr_immediate;	    /* of eintr: kvm_run->immediate_exit was 1 */
 	__u64 foreign_signals;	    /* delivered to its thread, and not sent to it alone */
+	__u64 kicks_before;	    /* signals to its thread alone, before that was known */
 	__u64 mask;		    /* that of KVM_SET_SIGNAL_MASK: signals blocked in KVM_RUN */
 	__u32 has_mask;		    /* there is one */
 	__u32 changed_thread;	    /* how often another thread took it over */

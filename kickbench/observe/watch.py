@@ -37,6 +37,8 @@ _DETAIL = ("entered",)
 _HANDLERS = ("handled",)
 """The programs on tracepoints: those that count, those for times, and that for handlers."""
 
+RING_BYTES = 1 << 22
+"""The ring of answered kicks: some 50,000 of them until they are taken. A power of two."""
 _LEAST_VCPUS = 16
 _MOST_VCPUS = 4096
 
@@ -74,8 +76,8 @@ class Watch(Closing):
     """The programs in the kernel, loaded for the process ``pid``. A context manager.
 
     ``vcpu_files`` are the process's file descriptors of vCPUs. They get their slots, the rows of
-    :attr:`vcpus`, when the object is made. A vCPU that comes later has its own when it first runs.
-    Nothing is counted outside :meth:`attached`.
+    :attr:`vcpus`, when the object is made. A vCPU that comes later has its own when it first runs
+    inside :meth:`detail`, or by :meth:`look_again`. Nothing is counted outside :meth:`attached`.
 
     Raises HostError if this kernel or this user cannot do it, in a line that says what is missing.
     """
@@ -93,6 +95,7 @@ class Watch(Closing):
             room = max(_LEAST_VCPUS, 2 * len(vcpu_files))
             self._n_vcpus = min(_MOST_VCPUS, room)
             self._library.bpf_map__set_max_entries(self._map("vcpus"), self._n_vcpus)
+            self._library.bpf_map__set_max_entries(self._map("kicks"), RING_BYTES)
             self._set_process(pid)
             with _without_signals():
                 if self._library.bpf_object__load(self._object):
@@ -100,7 +103,9 @@ class Watch(Closing):
             self._vcpus = self._rows("vcpus", layout.VCPU, self._n_vcpus)
             self._totals = self._rows("totals", layout.TOTALS, 1)
             self._ways = self._rows("ways", layout.WAY_COUNT, 16384)
-            self._find_vcpus(vcpu_files)
+            self._files: set[int] = set()
+            self._n_threads = 0
+            self.look_again(vcpu_files)
             self._kicks: list[bytes] = []
             self._callback = Sample(self._take_kick)
             descriptor = self._library.bpf_map__fd(self._map("kicks"))
@@ -147,6 +152,26 @@ class Watch(Closing):
         """
         with self._attached(_HANDLERS):
             yield
+
+    def look_again(self, vcpu_files: Iterable[int]) -> None:
+        """Find the vCPUs among these files that came since, and the threads that run them.
+
+        A vCPU can sleep in its first KVM_RUN for long, so its next exit may be far.
+        """
+        if new := set(vcpu_files) - self._files:
+            descriptor = self._library.bpf_map__fd(self._map("vcpu_files"))
+            for number in new:
+                key, one = ctypes.c_uint32(number), ctypes.c_uint32(1)
+                if self._library.bpf_map_update_elem(
+                    descriptor, ctypes.byref(key), ctypes.byref(one), 0
+                ):
+                    raise failed("name the vCPUs to the observer")
+            self._files |= new
+            self._iterate("find_vcpus")
+        self.read_kvm_counts()  # which finds the threads of vCPUs that ran since
+        if (n_threads := int(np.count_nonzero(self.vcpus["thread"]))) > self._n_threads:
+            self._n_threads = n_threads
+            self._iterate("find_threads")
 
     @property
     def vcpus(self) -> Rows:
@@ -250,17 +275,6 @@ class Watch(Closing):
         except OSError as error:
             raise HostError(f"cannot map the observer's counts: {error.strerror}") from None
         return np.frombuffer(self._maps[name], kind, n)
-
-    def _find_vcpus(self, files: Iterable[int]) -> None:
-        descriptor = self._library.bpf_map__fd(self._map("vcpu_files"))
-        for number in files:
-            key, one = ctypes.c_uint32(number), ctypes.c_uint32(1)
-            if self._library.bpf_map_update_elem(
-                descriptor, ctypes.byref(key), ctypes.byref(one), 0
-            ):
-                raise failed("name the vCPUs to the observer")
-        for name in ("find_vcpus", "find_threads"):
-            self._iterate(name)
 
     def _iterate(self, name: str) -> None:
         link = self._library.bpf_program__attach_iter(self._program(name), None)

@@ -266,6 +266,7 @@ class _ObservedVcpu(Model):
     eintr_immediate: Count
     eintr_unasked: Count
     foreign_signals: Count
+    kicks_before: Count = 0  # runs before it was counted lack it
     changed_thread: Count
     ran_ns: Count | None
     waited_ns: Count | None

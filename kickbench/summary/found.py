@@ -689,6 +689,7 @@ class _ObservedKicks(_Found):
     unanswered: Count
     unasked: Count
     foreign_signals: Count
+    before_run: Count = 0
     latency_ns: _PauseTimes
     handler_ns: _PauseTimes
     return_to_handler_ns: _PauseTimes

@@ -213,13 +213,18 @@ def _vcpus(
                 **{key: vcpu[key] for key in ("id", "thread", "name", "exits")},
                 "exits_per_second": vcpu["exits"] / seconds,
                 "cpus": cpus,
-                "ran_share": ratio(vcpu["ran_ns"] or 0, facts["elapsed_ns"]),
-                "waited_share": ratio(vcpu["waited_ns"] or 0, facts["elapsed_ns"]),
+                "ran_share": _share(vcpu["ran_ns"], facts),
+                "waited_share": _share(vcpu["waited_ns"], facts),
                 "halted_share": ratio(vcpu["halt_wait_ns"], facts["elapsed_ns"]),
                 "polled_share": ratio(vcpu["halt_poll_ns"], facts["elapsed_ns"]),
             }
         )
     return found
+
+
+def _share(ns: int | None, facts: dict[str, Any]) -> float | None:
+    """The share of the observation; None if the time is unknown."""
+    return None if ns is None else ratio(ns, facts["elapsed_ns"])
 
 
 def _method(
@@ -289,6 +294,7 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
         "unanswered": int((~rows["answered"]).sum()),
         "unasked": sum(vcpu["eintr_unasked"] for vcpu in facts["vcpus"]),
         "foreign_signals": sum(vcpu["foreign_signals"] for vcpu in facts["vcpus"]),
+        "before_run": sum(vcpu.get("kicks_before", 0) for vcpu in facts["vcpus"]),
         "latency_ns": named_quantiles(latency, _LEVELS, maximum=True),
         "handler_ns": named_quantiles(handler, _LEVELS, maximum=True),
         "return_to_handler_ns": named_quantiles(np.maximum(after, 0), _LEVELS, maximum=True),

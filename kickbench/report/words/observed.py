@@ -248,6 +248,10 @@ def _oddities(case: Summary) -> list[str]:
         said.append(f"{plural(kicks['unanswered'], 'kick')} had no answer when observing ended.")
     if kicks["failed"]:
         said.append(f"{plural(kicks['failed'], 'kick')} could not be sent.")
+    if before := kicks.get("before_run"):
+        said.append(
+            f"{plural(before, 'signal')} came to vCPUs' threads before these were seen to run them."
+        )
     if kicks["unasked"]:
         said.append(
             f"KVM_RUN returned EINTR {plural(kicks['unasked'], 'time')} without a signal or "
