@@ -48,6 +48,7 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests against the installed package: nox -s tests -- PYTEST_ARGS."""
     _give_ci_what_observing_needs(session)
+    _give_ci_a_cross_compiler(session)
     # The build's own tools are for the test that looks into a wheel.
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     _give_ci_a_browser(session)
@@ -79,6 +80,11 @@ def _give_ci_a_browser(session: nox.Session) -> None:
         _install_on_ci(session, ["chromium", "fonts-dejavu-core"])
 
 
+def _give_ci_a_cross_compiler(session: nox.Session) -> None:
+    if not shutil.which("aarch64-linux-gnu-gcc"):
+        _install_on_ci(session, ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
+
+
 def _install_on_ci(session: nox.Session, packages: list[str]) -> None:
     """Install Debian packages, on a CI machine only: a user's system is not ours to change."""
     if not os.environ.get("CI") or os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -93,6 +99,7 @@ def _install_on_ci(session: nox.Session, packages: list[str]) -> None:
 def lab(session: nox.Session) -> None:
     """Build the lab's kernels, then run the tests in its machines: nox -s lab -- PYTEST_ARGS."""
     _give_ci_what_observing_needs(session)
+    _give_ci_a_cross_compiler(session)
     session.install(".[test]")
     # 3: something is missing, as it says. The tests are then skipped, or must not be.
     doctor = ["kickbench", "lab", "doctor", "--json"]

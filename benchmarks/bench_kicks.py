@@ -116,7 +116,7 @@ def pauses(clock: Clock) -> None:
 
 
 def main() -> None:
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     overhead(clock)
     aimed_per_second(clock)
     pauses(clock)

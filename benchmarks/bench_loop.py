@@ -36,7 +36,7 @@ def build(folder: str) -> ctypes.CDLL:
 
 
 def main() -> None:
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     cpu = Topology.read().affinity[-1]
     rng = Random(1)
     logs: list[float] = []

@@ -43,7 +43,7 @@ MANY = 256
 @contextmanager
 def full_speed() -> Iterator[None]:
     """A guest of this process that exits at full speed meanwhile."""
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     cpu = Topology.read().affinity[-1]
     over = threading.Event()
     with (
@@ -112,7 +112,7 @@ def memory() -> None:
         "from kickbench.host.topology import Topology\n"
         "from kickbench.kvm import Kvm\n"
         f"cpus, n = Topology.read().affinity, {MANY}\n"
-        "clock = Clock.choose(tsc_usable=True)\n"
+        "clock = Clock.choose(counter_usable=True)\n"
         "seats = [[cpus[i % len(cpus)]] for i in range(n)]\n"
         "with Kvm() as kvm, Guest(kvm, 'hlt', n) as guest, Engine(guest, 'hlt', clock, seats, "
         "n_entries=1, samples_capacity=1) as engine:\n"

@@ -22,7 +22,7 @@ BLOCKS = 12
 
 
 def main() -> None:
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     cpu = Topology.read().affinity[-1]
     shares, exits = [], []
     with (

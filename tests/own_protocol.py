@@ -33,7 +33,7 @@ def playing(path: Path, folder: Path, program: str = "spin", n_vcpus: int = 1) -
         Engine(
             guest,
             program,
-            Clock.choose(tsc_usable=True),
+            Clock.choose(counter_usable=True),
             [[CPUS[0]]] * n_vcpus,
             n_entries=1,
             samples_capacity=1 << 16,

@@ -70,7 +70,7 @@ SENT_BY = here(TRANSPORTS, lambda name: supports_transport(name, HOST))
 
 @pytest.fixture(scope="module")
 def clock() -> Clock:
-    return Clock.choose(tsc_usable=True)
+    return Clock.choose(counter_usable=True)
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def test_periodic_guests_meet_at_another_phase_in_every_block(clock: Clock) -> N
 
 @pytest.mark.kvm
 def test_without_a_trusted_tsc_stamps_are_nanoseconds() -> None:
-    raw = Clock.choose(tsc_usable=False)
+    raw = Clock.choose(counter_usable=False)
     assert (raw.kind, raw.hz) == ("monotonic_raw", 1e9)
     with running(raw, "pm_timer") as (_, engine):
         (result,) = until(
@@ -462,7 +462,7 @@ def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, s
     assert (kicks["signals"] == (1 if CATALOGUE[method].kicks_by_signal else 0)).all()
     assert all((np.diff(kicks["at"][kicks["block"] == b]) > 0).all() for b in set(kicks["block"]))
     assert set(kicks["vcpu"]) == set(kicks["kicker"]) == {0}
-    assert set(kicks["cpu"]) == {CPUS[-1] if clock.is_tsc else -1}
+    assert set(kicks["cpu"]) == {CPUS[-1] if clock.is_counter else -1}
     assert bool(results["exits"].any()) is exits
 
 

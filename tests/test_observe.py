@@ -57,7 +57,7 @@ EINTR = layout.REASON_ERROR + 4
 
 @pytest.fixture(scope="module")
 def clock() -> Clock:
-    return Clock.choose(tsc_usable=True)
+    return Clock.choose(counter_usable=True)
 
 
 @contextmanager

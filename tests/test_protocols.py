@@ -119,7 +119,7 @@ static inline bool kb_before_run(struct kb_vcpu *v)
 @pytest.mark.kvm
 def test_a_window_opens_when_all_vcpus_run(tmp_path: Path, folder: Path) -> None:
     library_of = load(build(source(tmp_path, "counted", **COUNTED), folder), "counted")
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     seats = [[CPUS[i % len(CPUS)]] for i in range(16)]
     with (
         Kvm() as kvm,
@@ -147,7 +147,7 @@ def test_a_guest_that_stands_still_is_measured_to_the_windows_end(
 ) -> None:
     """The byte is set by the first kick, and never cleared: KVM_RUN returns at once for good."""
     loaded = load(build(UNCLEARED, folder), UNCLEARED.stem)
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     with (
         Kvm() as kvm,
         Guest(kvm, "pm_timer", 1) as guest,
@@ -600,9 +600,9 @@ SLOW_AFTER_RUN = f"""
 static inline bool kb_after_run(struct kb_vcpu *v, int error)
 {{
 	uint32_t cpu;
-	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + {SLOW_CYCLES};
+	const uint64_t until = kb_stamp(v->clock_is_counter, &cpu) + {SLOW_CYCLES};
 
-	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+	while (kb_stamp(v->clock_is_counter, &cpu) < until)
 		;
 	return error && kb_kick_requested(v);
 }}
@@ -640,7 +640,7 @@ def test_the_loops_own_time_in_user_space_is_no_part_of_a_kick(
     )
     met = in_userspace(kicks)
     assert len(met) > 0
-    spin_cycles = MS * Clock.choose(tsc_usable=True).hz / 1e9
+    spin_cycles = MS * Clock.choose(counter_usable=True).hz / 1e9
     assert np.median(met["latency"]) < spin_cycles / 10
 
 
@@ -656,11 +656,11 @@ static bool dirty;
 static inline bool kb_before_run(struct kb_vcpu *v)
 {
 	uint32_t cpu;
-	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + 3000000;
+	const uint64_t until = kb_stamp(v->clock_is_counter, &cpu) + 3000000;
 
 	if (kb_kick_requested(v))
 		return true;
-	while (dirty && kb_stamp(v->clock_is_tsc, &cpu) < until)
+	while (dirty && kb_stamp(v->clock_is_counter, &cpu) < until)
 		;
 	dirty = false;
 	return false;
@@ -691,9 +691,9 @@ KB_EXPORT atomic_uint finished;
 static int kb_finish_exit(struct kb_vcpu *v)
 {{
 	uint32_t cpu;
-	const uint64_t until = kb_stamp(v->clock_is_tsc, &cpu) + {SLOW_CYCLES};
+	const uint64_t until = kb_stamp(v->clock_is_counter, &cpu) + {SLOW_CYCLES};
 
-	while (kb_stamp(v->clock_is_tsc, &cpu) < until)
+	while (kb_stamp(v->clock_is_counter, &cpu) < until)
 		;
 	atomic_fetch_add(&finished, 1);
 	return 0;

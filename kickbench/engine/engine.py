@@ -27,12 +27,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import kickbench.engine
+from kickbench import arch
 from kickbench.affinity import check_cpus
 from kickbench.closing import Closing
 from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.errors import MeasurementError
 from kickbench.guest.loader import Guest, Params
-from kickbench.guest.programs import PROGRAMS, ExitKind
 from kickbench.kvm import abi
 from kickbench.native import built_file
 from kickbench.records import Field, Records, RecordType
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
 
-_EXPECTED_EXITS: dict[ExitKind, tuple[int, int]] = {
+_EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "pio": (abi.KVM_EXIT_IO, 0),
     "mmio": (abi.KVM_EXIT_MMIO, 0),
     "hlt": (abi.KVM_EXIT_HLT, 0),
@@ -222,23 +222,24 @@ class Clock:
     ``hz`` is its rate and ``stamp_cycles`` what one stamp costs at least, in its own units.
     """
 
-    kind: str  # "tsc" or "monotonic_raw"
+    kind: str  # "tsc" or "cntvct", the CPU's counter; or "monotonic_raw"
     hz: float
     stamp_cycles: int
 
     @property
-    def is_tsc(self) -> bool:
-        """Whether stamps are TSC cycles, not nanoseconds."""
-        return self.kind == "tsc"
+    def is_counter(self) -> bool:
+        """Whether stamps are ticks of the CPU's counter, not nanoseconds."""
+        return self.kind != "monotonic_raw"
 
     @classmethod
-    def choose(cls, *, tsc_usable: bool, calibrate_ns: int = 20_000_000) -> Self:
-        """The TSC when it is usable, calibrated for ``calibrate_ns``; else CLOCK_MONOTONIC_RAW."""
+    def choose(cls, *, counter_usable: bool, calibrate_ns: int = 20_000_000) -> Self:
+        """The CPU's counter when it is usable, calibrated for ``calibrate_ns``; else
+        CLOCK_MONOTONIC_RAW."""
         lib = library()
         return cls(
-            kind="tsc" if tsc_usable else "monotonic_raw",
-            hz=lib.kb_clock_calibrate(calibrate_ns) if tsc_usable else 1e9,
-            stamp_cycles=lib.kb_clock_stamp_cost(tsc_usable),
+            kind=arch.current().CLOCK_KIND if counter_usable else "monotonic_raw",
+            hz=lib.kb_clock_calibrate(calibrate_ns) if counter_usable else 1e9,
+            stamp_cycles=lib.kb_clock_stamp_cost(counter_usable),
         )
 
 
@@ -345,14 +346,14 @@ class Engine(Closing):
             for index, vcpu in enumerate(guest.vcpus)
         )
         vcpus_there = ctypes.create_string_buffer(vcpus, len(vcpus))
-        expected_exit, other_exit = _EXPECTED_EXITS[PROGRAMS[program].exits]
+        expected_exit, other_exit = _EXPECTED_EXITS[arch.current().PROGRAMS[program]]
         config = structure("config").pack(
             n_vcpus=guest.n_vcpus,
             n_entries=n_entries,
             signal=KICK_SIGNAL,
             expected_exit=expected_exit,
             other_exit=other_exit,
-            clock_is_tsc=clock.is_tsc,
+            clock_is_counter=clock.is_counter,
             samples_capacity=samples_capacity,
             clock_hz=clock.hz,
             vcpus=ctypes.addressof(vcpus_there),

@@ -26,7 +26,7 @@ def exchange(first: int, second: int, clock: Clock, *, handovers: int, bouts: in
     if handovers < 2 or handovers % 2 or bouts < 1:
         raise ValueError(f"expected bouts of an even number of hand-overs: {bouts} of {handovers}")
     cycles = (c_uint64 * bouts)()
-    error = library().kb_handover(first, second, clock.is_tsc, handovers, bouts, cycles)
+    error = library().kb_handover(first, second, clock.is_counter, handovers, bouts, cycles)
     if error:
         raise MeasurementError(_why(first, second, error))
     return list(cycles)

@@ -175,7 +175,7 @@ class _Manifest(Model):
 
 
 class Clock(Model):
-    kind: Literal["tsc", "monotonic_raw"]
+    kind: Literal["tsc", "cntvct", "monotonic_raw"]
     hz: Annotated[float, Field(ge=1, le=1e12)]
     stamp_cycles: Annotated[float, Field(ge=0)] | None = None
 

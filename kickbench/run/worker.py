@@ -119,11 +119,12 @@ def _choose_clock(order: Order, warnings: list[str]) -> Clock:
     distrust = counter_distrust([*chain(*order.vcpu_cpus)], order.kicker_cpus)
     if distrust and order.case.exit_rate_hz is not None:
         raise MeasurementError(
-            f"a paced guest needs a usable TSC: {distrust}; leave out exit_rate_hz"
+            f"a paced guest needs a usable {arch.current().COUNTER}: {distrust}; "
+            "leave out exit_rate_hz"
         )
     if distrust:
         warnings.append(f"stamps are CLOCK_MONOTONIC_RAW, which costs more: {distrust}")
-    return Clock.choose(tsc_usable=not distrust)
+    return Clock.choose(counter_usable=not distrust)
 
 
 def measure(order: Order) -> None:
@@ -224,7 +225,7 @@ def _engine_bench(
     ):
         if not engine.memory_locked:
             warnings.append("buffers are not locked in memory: raise the limit (ulimit -l)")
-        if clock.is_tsc:
+        if clock.is_counter:
             kvm_khz = arch.current().counter_khz(guest.vcpus[0])
             warnings += filter(None, [rate_objection(clock.hz, kvm_khz)])
         places = Whereabouts(
@@ -255,7 +256,7 @@ def _nested_bench(
     (vcpu_cpus,) = order.vcpu_cpus
     if distrust := counter_distrust(vcpu_cpus, order.kicker_cpus):
         warnings.append(f"L1 has only its TSC as a clock, and cannot rely on it: {distrust}")
-    clock = Clock.choose(tsc_usable=True)
+    clock = Clock.choose(counter_usable=True)
     seed = rng.randrange(1, 2**31)
     with (
         Kvm() as kvm,

@@ -86,7 +86,7 @@ int main(int argc, char **argv)
 	struct kb_config config = {.n_entries = 1,
 				   .signal = SIGUSR1,
 				   .expected_exit = KVM_EXIT_IO,
-				   .clock_is_tsc = 1,
+				   .clock_is_counter = 1,
 				   .samples_capacity = CAPACITY,
 				   .clock_hz = kb_clock_calibrate(5000000),
 				   .vcpus = vcpus,

@@ -31,7 +31,7 @@ static struct kb_engine *create(double clock_hz, uint32_t transport)
 	    .n_entries = 1,
 	    .signal = SIGUSR1,
 	    .expected_exit = KVM_EXIT_IO,
-	    .clock_is_tsc = 1,
+	    .clock_is_counter = 1,
 	    .transport = transport,
 	    .samples_capacity = 1 << 12,
 	    .clock_hz = clock_hz,

@@ -14,7 +14,7 @@ uint64_t now_cycles(const struct kb_engine *e)
 {
 	uint32_t cpu;
 
-	return kb_stamp(e->vcpu_threads[0].v.clock_is_tsc, &cpu);
+	return kb_stamp(e->vcpu_threads[0].v.clock_is_counter, &cpu);
 }
 
 uint64_t to_cycles(const struct kb_engine *e, uint64_t ns)
@@ -54,14 +54,14 @@ double kb_clock_calibrate(uint64_t ns)
 	return (double)(last.tsc - first.tsc) / (double)(last.raw_ns - first.raw_ns) * 1e9;
 }
 
-uint64_t kb_clock_stamp_cost(int clock_is_tsc)
+uint64_t kb_clock_stamp_cost(int clock_is_counter)
 {
 	uint64_t least = UINT64_MAX;
 	uint32_t cpu;
 
 	for (int i = 0; i < STAMP_COST_TRIES; i++) {
-		uint64_t first = kb_stamp(clock_is_tsc, &cpu);
-		uint64_t cost = kb_stamp(clock_is_tsc, &cpu) - first;
+		uint64_t first = kb_stamp(clock_is_counter, &cpu);
+		uint64_t cost = kb_stamp(clock_is_counter, &cpu) - first;
 
 		if (cost < least)
 			least = cost;
@@ -93,20 +93,20 @@ static int compare(const void *a, const void *b)
  * clock divides every distance. But a hypervisor sets off a CPU's TSC by any distance, from another
  * CPU's and now and then from what it was: so two stamps are of one CPU, and most parts agree.
  */
-uint64_t kb_clock_step(int clock_is_tsc)
+uint64_t kb_clock_step(int clock_is_counter)
 {
 	uint64_t least[STEP_PARTS] = {0}, common[STEP_PARTS] = {0}, last, now;
 	unsigned int moved = 0;
 	bool stood_still = false;
 	uint32_t last_cpu, cpu;
 
-	last = kb_stamp(clock_is_tsc, &last_cpu);
+	last = kb_stamp(clock_is_counter, &last_cpu);
 	for (int i = 0; i < STEP_TRIES; i++, last = now, last_cpu = cpu) {
 		const int part = i % STEP_PARTS;
 
 		for (volatile int spin = i % STEP_SPINS; spin > 0; spin--)
 			;
-		now = kb_stamp(clock_is_tsc, &cpu);
+		now = kb_stamp(clock_is_counter, &cpu);
 		if (cpu != last_cpu || now < last)
 			continue;
 		if (now == last) {

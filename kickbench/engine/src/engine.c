@@ -153,7 +153,7 @@ static void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct k
 	t->v.fd = vcpu->fd;
 	t->v.run = vcpu->run;
 	t->v.signal = config->signal;
-	t->v.clock_is_tsc = config->clock_is_tsc;
+	t->v.clock_is_counter = config->clock_is_counter;
 	t->v.expected_exit = config->expected_exit;
 	t->v.other_exit = config->other_exit;
 	t->v.index = (uint32_t)(t - e->vcpu_threads);
@@ -302,7 +302,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	}
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
-	e->clock_step = (double)kb_clock_step((int)config->clock_is_tsc);
+	e->clock_step = (double)kb_clock_step((int)config->clock_is_counter);
 	e->one_cpu = has_one_cpu(config);
 	e->realtime = is_realtime();
 	e->samples_capacity = config->samples_capacity;

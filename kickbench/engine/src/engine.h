@@ -98,7 +98,7 @@ struct kb_config {
 	int32_t signal;
 	uint32_t expected_exit;
 	uint32_t other_exit; /* 0: none */
-	uint32_t clock_is_tsc;
+	uint32_t clock_is_counter;
 	uint32_t reserved;
 	uint32_t transport;	   /* enum kb_transport */
 	uint64_t samples_capacity; /* per vCPU, for all blocks of one call */
@@ -236,12 +236,12 @@ KB_EXPORT int kb_nodes_of(const uint64_t *addresses, uint64_t count, int32_t *no
  */
 KB_EXPORT double kb_clock_calibrate(uint64_t ns);
 /* The least distance of two stamps in a row: what a stamp costs, in units of the clock. */
-KB_EXPORT uint64_t kb_clock_stamp_cost(int clock_is_tsc);
+KB_EXPORT uint64_t kb_clock_stamp_cost(int clock_is_counter);
 /*
  * The step that the clock counts in, in its own units: 1 if each unit can be seen. It is measured
  * with stamps of the clock, not with a block's exits: few exits may show a longer least distance.
  */
-KB_EXPORT uint64_t kb_clock_step(int clock_is_tsc);
+KB_EXPORT uint64_t kb_clock_step(int clock_is_counter);
 /*
  * The largest distance by which the TSC of `cpu_a` or `cpu_b` was seen behind the other's, in
  * cycles, in `rounds` hand-overs through memory: 0 when they agree. -1 when a thread can't be put
@@ -259,7 +259,7 @@ KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
  * both turns, and nothing is handed over. 0 or an errno: EXDEV if a thread was moved from its CPU,
  * ETIMEDOUT if the other CPU did not answer.
  */
-KB_EXPORT int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_tsc,
+KB_EXPORT int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_counter,
 			  uint32_t handovers, uint32_t bouts, uint64_t *cycles);
 
 /* The version of the hooks and of struct kb_vcpu that a protocol must be built against. */

@@ -19,7 +19,7 @@
 
 /* The line, alone on its page: no neighbour's line is fetched along with it. */
 struct line {
-	_Alignas(PAGE_BYTES) atomic_uint turn;
+	_Alignas(KB_PAGE_BYTES) atomic_uint turn;
 };
 
 struct exchange {
@@ -80,18 +80,18 @@ static bool run_bout(struct exchange *x, bool alone)
 	return true;
 }
 
-static int run_first(struct exchange *x, bool alone, bool clock_is_tsc, uint64_t *cycles)
+static int run_first(struct exchange *x, bool alone, bool clock_is_counter, uint64_t *cycles)
 {
 	uint64_t before, now;
 	uint32_t where;
 
 	if (!run_bout(x, alone))
 		return ETIMEDOUT;
-	before = kb_stamp(clock_is_tsc, &where);
+	before = kb_stamp(clock_is_counter, &where);
 	for (uint32_t i = 0; i < x->bouts; i++) {
 		if (!run_bout(x, alone))
 			return ETIMEDOUT;
-		now = kb_stamp(clock_is_tsc, &where);
+		now = kb_stamp(clock_is_counter, &where);
 		cycles[i] = now - before;
 		before = now;
 	}
@@ -99,7 +99,7 @@ static int run_first(struct exchange *x, bool alone, bool clock_is_tsc, uint64_t
 }
 
 /* The page comes from the node of the CPU that the calling thread is on. */
-static int exchange(struct exchange *x, int32_t first_cpu, bool clock_is_tsc, uint64_t *cycles)
+static int exchange(struct exchange *x, int32_t first_cpu, bool clock_is_counter, uint64_t *cycles)
 {
 	const bool alone = x->second_cpu == first_cpu;
 	pthread_t second;
@@ -111,7 +111,7 @@ static int exchange(struct exchange *x, int32_t first_cpu, bool clock_is_tsc, ui
 		return errno;
 	error = alone ? 0 : start_thread(&second, &x->second_cpu, 1, run_second, x);
 	if (!error) {
-		error = run_first(x, alone, clock_is_tsc, cycles);
+		error = run_first(x, alone, clock_is_counter, cycles);
 		if (error)
 			atomic_store_explicit(&x->over, true, memory_order_relaxed);
 		if (!alone)
@@ -124,7 +124,7 @@ static int exchange(struct exchange *x, int32_t first_cpu, bool clock_is_tsc, ui
 	return error;
 }
 
-int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_tsc, uint32_t handovers,
+int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_counter, uint32_t handovers,
 		uint32_t bouts, uint64_t *cycles)
 {
 	struct exchange x = {
@@ -138,7 +138,7 @@ int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_tsc, uint32_
 
 	if (error)
 		return error;
-	error = exchange(&x, first_cpu, clock_is_tsc, cycles);
+	error = exchange(&x, first_cpu, clock_is_counter, cycles);
 	stand_back(&before);
 	return error;
 }

@@ -12,7 +12,6 @@
 #define UNKNOWN	    (-1)  /* a counter that this kernel or clock does not have */
 #define MAX_CPUS    65536 /* kickbench/cpu_list.py accepts no CPU above */
 #define NS_PER_S    1000000000ll
-#define PAGE_BYTES  4096
 #define KICK_MAX_S  10 /* a vCPU that stays in KVM_RUN for longer is stuck */
 #define START_MAX_S 30 /* a thread that allocates its buffers for longer is stuck */
 
@@ -37,7 +36,7 @@ struct counters {
 
 /* A vCPU's thread. On pages of its own, which are on the node of the vCPU's CPUs. */
 struct vcpu_thread {
-	_Alignas(PAGE_BYTES) struct kb_vcpu v; /* first: the hooks get a pointer to it */
+	_Alignas(KB_PAGE_BYTES) struct kb_vcpu v; /* first: the hooks get a pointer to it */
 	struct kb_ack acks[KB_MAX_KICKERS + 1];
 	struct kb_engine *engine;
 	struct kb_guest_params *params;
@@ -170,7 +169,7 @@ static inline uint64_t stamp(const struct vcpu_thread *t)
 {
 	uint32_t cpu;
 
-	return kb_stamp(t->v.clock_is_tsc, &cpu);
+	return kb_stamp(t->v.clock_is_counter, &cpu);
 }
 
 static inline bool is_busy(struct vcpu_thread *t)

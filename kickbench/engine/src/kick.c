@@ -33,9 +33,9 @@ void send_kick(struct kick_in_flight *k)
 
 	begin_kick(k->thread, k->vcpu);
 	KB_PUT_MARK(KB_MARK_BEGIN);
-	k->sent = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_sent);
+	k->sent = kb_stamp(k->vcpu->v.clock_is_counter, &k->cpu_sent);
 	error = k->engine->block.protocol->kick(&k->vcpu->v, k->kicker);
-	k->returned = kb_stamp(k->vcpu->v.clock_is_tsc, &k->cpu_returned);
+	k->returned = kb_stamp(k->vcpu->v.clock_is_counter, &k->cpu_returned);
 	KB_PUT_MARK(KB_MARK_SENT);
 	end_kick(k->thread);
 	k->signals = target->signals - signals;

@@ -45,7 +45,7 @@ static const struct kb_field fields[] = {
     FIELD(config, signal),
     FIELD(config, expected_exit),
     FIELD(config, other_exit),
-    FIELD(config, clock_is_tsc),
+    FIELD(config, clock_is_counter),
     FIELD(config, reserved),
     FIELD(config, transport),
     FIELD(config, samples_capacity),

@@ -30,7 +30,7 @@ void kick_signal_handler(int signal)
 		    atomic_load_explicit(&t->v.doing, memory_order_relaxed);
 		uint32_t cpu;
 
-		t->v.handler_at = kb_stamp(t->v.clock_is_tsc, &cpu);
+		t->v.handler_at = kb_stamp(t->v.clock_is_counter, &cpu);
 		kb_mark(&t->v, KB_IN_HANDLER);
 		t->protocol->handler(&t->v);
 		kb_mark(&t->v, before);
@@ -84,7 +84,7 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
 	struct kb_engine *e = t->engine;
 	uint32_t cpu;
-	const uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
+	const uint64_t now = kb_stamp(v->clock_is_counter, &cpu);
 	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
 	unsigned int kickers =
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
@@ -124,7 +124,7 @@ static uint64_t spin_until(const struct kb_vcpu *v, uint64_t until)
 	uint64_t now;
 	uint32_t cpu;
 
-	while ((now = kb_stamp(v->clock_is_tsc, &cpu)) < until)
+	while ((now = kb_stamp(v->clock_is_counter, &cpu)) < until)
 		;
 	return now;
 }
@@ -133,7 +133,7 @@ static uint64_t spin_until(const struct kb_vcpu *v, uint64_t until)
 static uint64_t open_window(struct kb_vcpu *v)
 {
 	uint32_t cpu;
-	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
+	uint64_t now = kb_stamp(v->clock_is_counter, &cpu);
 
 	atomic_store_explicit(&v->window_at, now, memory_order_relaxed);
 	atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
@@ -154,7 +154,7 @@ void kb_come_round(struct kb_vcpu *v)
 {
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
 	uint32_t cpu;
-	uint64_t now = kb_stamp(v->clock_is_tsc, &cpu);
+	uint64_t now = kb_stamp(v->clock_is_counter, &cpu);
 
 	if (!v->window_cycles) {
 		atomic_store_explicit(&v->window_at, now + v->userspace_cycles,
@@ -266,7 +266,7 @@ static void evaluate(struct vcpu_thread *t, struct kb_block_result *r)
 	r->stalled_cycles = (int64_t)v->stalled_cycles;
 	if (r->stalled_cycles > r->elapsed_cycles)
 		r->stalled_cycles = r->elapsed_cycles;
-	r->migrations = v->clock_is_tsc ? (int32_t)v->migrations : UNKNOWN;
+	r->migrations = v->clock_is_counter ? (int32_t)v->migrations : UNKNOWN;
 	r->cpu = sched_getcpu();
 	r->kicked = v->kicked;
 	r->samples_offset = (uint64_t)(v->samples - t->samples);

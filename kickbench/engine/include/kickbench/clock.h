@@ -21,12 +21,12 @@ static inline uint64_t kb_raw_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static inline uint64_t kb_stamp(bool clock_is_tsc, uint32_t *cpu)
+static inline uint64_t kb_stamp(bool clock_is_counter, uint32_t *cpu)
 {
 	uint32_t where;
 	uint64_t now;
 
-	if (!clock_is_tsc) {
+	if (!clock_is_counter) {
 		*cpu = KB_CPU_UNKNOWN;
 		return kb_raw_ns();
 	}

@@ -84,7 +84,7 @@ static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_
  */
 static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 {
-	const bool clock_is_tsc = v->clock_is_tsc;
+	const bool clock_is_counter = v->clock_is_counter;
 	uint64_t first = 0, last = 0, until = 0, exits = 0;
 	uint32_t cpu = KB_CPU_UNKNOWN, last_cpu = KB_CPU_UNKNOWN, migrations = 0;
 	bool recording = false;
@@ -99,7 +99,7 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 			continue;
 		}
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
-		now = kb_stamp(clock_is_tsc, &cpu);
+		now = kb_stamp(clock_is_counter, &cpu);
 
 		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit) &&
 		    !kb_is_other_exit(v, error)) {
@@ -122,7 +122,7 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 			if (now >= until)
 				break;
 			recording = true;
-			first = last = kb_stamp(clock_is_tsc, &cpu);
+			first = last = kb_stamp(clock_is_counter, &cpu);
 			last_cpu = cpu;
 		}
 	}
@@ -167,7 +167,7 @@ static KB_OUT_OF_LINE bool kb_call_finish_exit(struct kb_vcpu *v)
  */
 static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 {
-	const bool clock_is_tsc = v->clock_is_tsc;
+	const bool clock_is_counter = v->clock_is_counter;
 	bool io_is_pending = false;
 	uint32_t cpu;
 
@@ -188,10 +188,10 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 		kb_window(v);
 #endif
 		if (v->resuming)
-			v->entered_at = kb_stamp(clock_is_tsc, &cpu);
+			v->entered_at = kb_stamp(clock_is_counter, &cpu);
 		kb_count_run(v);
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
-		now = kb_stamp(clock_is_tsc, &cpu);
+		now = kb_stamp(clock_is_counter, &cpu);
 		kb_count_run(v);
 		kb_came_back(v, error);
 		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit) ||

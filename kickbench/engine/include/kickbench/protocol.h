@@ -113,7 +113,7 @@ struct kb_vcpu {
 	uint32_t *samples;	/* cycles between two returns of KVM_RUN; room for ... */
 	uint64_t samples_capacity;
 	uint64_t record_until; /* the window's end, on the engine's clock, once it has begun */
-	bool clock_is_tsc;
+	bool clock_is_counter;
 	uint32_t other_exit; /* KVM_EXIT_* of a program with two kinds of exit; else 0 */
 	int signal;	     /* that kicks it */
 	pid_t tid;	     /* of its thread */
@@ -160,7 +160,7 @@ enum kb_doing {
 	KB_EVALUATING,
 };
 
-_Static_assert(offsetof(struct kb_vcpu, clock_is_tsc) - offsetof(struct kb_vcpu, run) <
+_Static_assert(offsetof(struct kb_vcpu, clock_is_counter) - offsetof(struct kb_vcpu, run) <
 		   KB_CACHE_LINE,
 	       "what the exit loop reads is one cache line");
 

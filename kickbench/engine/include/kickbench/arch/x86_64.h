@@ -9,6 +9,9 @@
 /* What one CPU writes and another one reads is this far apart. */
 #define KB_CACHE_LINE 64
 
+/* What threads on different nodes write is not on one page. */
+#define KB_PAGE_BYTES 4096
+
 #define KB_TSC_AUX_CPU_MASK 0xfffu
 
 /*
