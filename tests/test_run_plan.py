@@ -133,6 +133,44 @@ def test_what_the_host_cannot_do_is_skipped_with_the_reason(
     assert reason in planned(case(**changes), capabilities).skip
 
 
+ON_ARM64 = replace(CAPABLE, machine="aarch64", split_irqchip=False, nested="not on arm64")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"program": "pio_out"}, "arm64 has no ports"),
+        ({"program": "mix", "mix": (MixedExit("port_read", 0x608, 4, 1),)}, "has no ports"),
+        ({"program": "hlt"}, "never leaves to user space on arm64"),
+        ({"program": "hlt", "irqchip": "none"}, "never leaves to user space on arm64"),
+        ({"irqchip": "split"}, "split irqchip"),
+        ({"kind": "nested", "methods": ("plain",), "baseline": "plain"}, "not on arm64"),
+    ],
+)
+def test_what_arm64_lacks_is_skipped_there_with_the_reason(
+    changes: dict[str, Any], reason: str
+) -> None:
+    assert reason in planned(case(**changes), ON_ARM64).skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"program": "pm_timer"},
+        {"program": "mmio_write"},
+        {"program": "mix", "mix": (MixedExit("mmio_read", 0x8000_0000, 4, 1),)},
+        {"kind": "kick", "state": "halted", "program": "hlt"},
+        {"kind": "pause_all", "program": "hlt"},
+    ],
+)
+def test_what_arm64_has_is_run_there(changes: dict[str, Any]) -> None:
+    assert planned(case(**changes), ON_ARM64).skip is None
+
+
+def test_a_machine_of_no_known_architecture_is_told() -> None:
+    assert "riscv64" in planned(case(), replace(CAPABLE, machine="riscv64")).skip
+
+
 @pytest.mark.parametrize(
     "changes",
     [

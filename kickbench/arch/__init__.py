@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Protocol
 
-from kickbench.arch import x86_64
+from kickbench.arch import aarch64, x86_64
 from kickbench.errors import HostError
 from kickbench.kvm import Kvm, Vcpu, Vm
 
@@ -21,22 +21,35 @@ from kickbench.kvm import Kvm, Vcpu, Vm
 class Arch(Protocol):
     """One architecture. Its functions raise KvmError.
 
-    ``LOAD_KVM`` is the command that loads KVM's module. ``IRQCHIPS`` create an interrupt chip in
-    the kernel, by the words of a scenario. ``PROBE`` is a guest of one instruction, which ends with
-    ``PROBE_EXIT``. ``COUNTER`` stamps exits. ``CLOCK_SOURCES`` are the kernel's clock sources that
-    read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must have ``STAMP_FLAG``, and
-    should have ``STEADY_FLAGS``. ``MAX_STAMPED_CPU`` is the last CPU whose number comes with the
-    counter. ``PACED_ENTRY`` is the length of what ``returning`` returns.
+    ``LOAD_KVM`` says how KVM comes to be there. ``IRQCHIPS`` create an interrupt chip in the
+    kernel, by the words of a scenario, for so many vCPUs. ``PROBE`` is a small guest, which ends
+    with ``PROBE_EXIT``.
+
+    ``PROGRAMS`` has the kind of exit of each guest program that there is (``ExitKind`` of
+    :mod:`kickbench.guest.programs`). ``BESIDE_PROGRAM`` is what a guest's memory has besides, by
+    its address. ``HAS_PORTS``: there are exits of ports. ``HALT_LEAVES``: a guest that halts
+    without an interrupt chip in the kernel leaves to user space. ``PACED_ENTRY`` is the length of
+    what ``returning`` returns.
+
+    ``COUNTER`` stamps exits, and results call it ``CLOCK_KIND``. ``CLOCK_SOURCES`` are the
+    kernel's clock sources that read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must
+    have ``STAMP_FLAG``, and should have ``STEADY_FLAGS``. ``MAX_STAMPED_CPU`` is the last CPU whose
+    number comes with the counter.
     """
 
     NAME: str
     LOAD_KVM: str
     IOCTL_SYSCALL: int
-    IRQCHIPS: Mapping[str, Callable[[Vm], None]]
+    IRQCHIPS: Mapping[str, Callable[[Vm, int], None]]
     PROBE: bytes
     PROBE_NAME: str
     PROBE_EXIT: int
+    PROGRAMS: Mapping[str, str]
+    BESIDE_PROGRAM: Mapping[int, bytes]
+    HAS_PORTS: bool
+    HALT_LEAVES: bool
     COUNTER: str
+    CLOCK_KIND: str
     CLOCK_SOURCES: frozenset[str]
     BARE_CLOCK_SOURCE: str
     STAMP_FLAG: str
@@ -44,13 +57,19 @@ class Arch(Protocol):
     MAX_STAMPED_CPU: int
     PACED_ENTRY: int
 
+    def create_vm(self, kvm: Kvm) -> Vm:
+        """A machine of the type that this host can have."""
+
     def set_up(self, vm: Vm, irqchip: str) -> None:
         """Set up what a machine needs before its first vCPU."""
 
-    def start(self, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
+    def finish(self, vm: Vm, irqchip: str, n_vcpus: int) -> None:
+        """Set up what a machine needs after its last vCPU."""
+
+    def start(self, vm: Vm, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
         """Have a vCPU begin at ``entry``, with ``argument`` in a register."""
 
-    def start_probe(self, vcpu: Vcpu, address: int) -> None:
+    def start_probe(self, vm: Vm, vcpu: Vcpu, address: int) -> None:
         """Have a vCPU begin at PROBE."""
 
     def exit_code(self, exit_: str, address: int, size: int) -> bytes:
@@ -69,7 +88,7 @@ class Arch(Protocol):
         """The rate of the guest's counter; 0 when KVM does not know it."""
 
 
-ARCHS: dict[str, Arch] = {"x86_64": x86_64}
+ARCHS: dict[str, Arch] = {"x86_64": x86_64, "aarch64": aarch64}
 """The architectures by the machine's name in uname(2)."""
 
 

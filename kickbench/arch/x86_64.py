@@ -183,6 +183,14 @@ TSS = 0xFFFBD000
 IOAPIC_PINS = 24
 
 
+BESIDE_PROGRAM: Mapping[int, bytes] = {}
+
+
+def create_vm(kvm: Kvm) -> Vm:
+    """A machine of KVM's default type."""
+    return kvm.create_vm()
+
+
 def set_up(vm: Vm, irqchip: str) -> None:
     """Set up a machine before its first vCPU. ``irqchip`` is "none", "split" or "kernel"."""
     if vm.check_extension(KVM_CAP_SET_IDENTITY_MAP_ADDR):
@@ -190,22 +198,31 @@ def set_up(vm: Vm, irqchip: str) -> None:
     if vm.check_extension(KVM_CAP_SET_TSS_ADDR):
         ioctl.call(vm.fd, KVM_SET_TSS_ADDR, TSS)
     if irqchip != "none":
-        IRQCHIPS[irqchip](vm)
+        IRQCHIPS[irqchip](vm, 0)
 
 
-def _split_irqchip(vm: Vm) -> None:
+def finish(vm: Vm, irqchip: str, n_vcpus: int) -> None:
+    """Nothing: the interrupt chip comes before the vCPUs."""
+
+
+def _split_irqchip(vm: Vm, _: int) -> None:
     """In-kernel local APICs only. An IOAPIC would be in user space."""
     vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
 
 
-IRQCHIPS: Mapping[str, Callable[[Vm], None]] = {
+def _whole_irqchip(vm: Vm, _: int) -> None:
+    """All interrupt chips in the kernel."""
+    ioctl.call(vm.fd, abi.KVM_CREATE_IRQCHIP)
+
+
+IRQCHIPS: Mapping[str, Callable[[Vm, int], None]] = {
     "split": _split_irqchip,
-    "kernel": Vm.create_irqchip,
+    "kernel": _whole_irqchip,
 }
-"""The interrupt chips in the kernel, each with what creates it in a machine without vCPUs."""
+"""The interrupt chips in the kernel, each with what creates it, before the first vCPU."""
 
 
-def start(vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
+def start(vm: Vm, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
     """Have a vCPU begin at ``entry`` in 32-bit mode without paging, with ``argument`` in ESI."""
     sregs = get_sregs(vcpu)
     flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "db": 1, "g": 1}
@@ -226,7 +243,7 @@ PROBE_NAME = "a HLT in real mode"
 PROBE_EXIT = abi.KVM_EXIT_HLT
 
 
-def start_probe(vcpu: Vcpu, address: int) -> None:
+def start_probe(vm: Vm, vcpu: Vcpu, address: int) -> None:
     """Have a vCPU without an interrupt chip begin at PROBE, in real mode."""
     sregs = get_sregs(vcpu)
     sregs.cs.base, sregs.cs.selector = 0, 0
@@ -234,7 +251,19 @@ def start_probe(vcpu: Vcpu, address: int) -> None:
     set_regs(vcpu, kvm_regs(rip=address, rflags=2))
 
 
-# --- the exits of the guest program mix -----------------------------------------------------------
+# --- programs, and the exits of the program mix ---------------------------------------------------
+
+PROGRAMS: Mapping[str, str] = {
+    "pm_timer": "pio",
+    "pio_out": "pio",
+    "mmio": "mmio",
+    "mmio_write": "mmio",
+    "hlt": "hlt",
+    "mix": "mix",
+    "spin": "none",
+}
+HAS_PORTS = True
+HALT_LEAVES = True
 
 PACED_ENTRY = 16
 """Bytes of an exit in the table of a paced guest: KB_MIX_ENTRY of params.h."""
@@ -293,6 +322,7 @@ def why_not_nested(kvm: Kvm) -> str | None:
 # --- the counter: the TSC -------------------------------------------------------------------------
 
 COUNTER = "TSC"
+CLOCK_KIND = "tsc"
 CLOCK_SOURCES = frozenset({"tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_tsc_page", "xen"})
 """Clock sources that read the TSC. On bare metal there is ``tsc`` alone (and ``tsc-early`` in the
 first second). The others are a hypervisor's: each is the TSC, scaled by the hypervisor."""

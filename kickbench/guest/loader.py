@@ -23,7 +23,7 @@ from kickbench.guest import mix as mixes
 from kickbench.kvm import Kvm, Vcpu, Vm
 from kickbench.native import built_file
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE
 ENTRY = 0x1000
 GAPS = 0x10000
 MAX_GAPS = 4096
@@ -110,7 +110,9 @@ class Guest(Closing):
                 self._write(ENTRY, image(program, paced=self.paced))
                 self._write(GAPS, (c_uint32 * len(gaps_cycles))(*gaps_cycles))
                 self._write_mix(mix)
-                self.vm: Vm = self._stack.enter_context(kvm.create_vm())
+                for address, data in arch.current().BESIDE_PROGRAM.items():
+                    self._write(address, data)
+                self.vm: Vm = self._stack.enter_context(arch.current().create_vm(kvm))
                 self.vm.set_memory(0, 0, self._size, self._address)
                 arch.current().set_up(self.vm, irqchip)
             self.vcpus: list[Vcpu] = []
@@ -121,6 +123,8 @@ class Guest(Closing):
                         gaps = self._gaps_of(index, gaps_cycles, gap_scales)
                         self._pace(index, *gaps, first_gaps[index])
                     self.vcpus.append(self._add_vcpu(index, irqchip))
+            with on_node_of(0):
+                arch.current().finish(self.vm, irqchip, n_vcpus)
         except BaseException:
             self._stack.close()
             raise
@@ -204,7 +208,7 @@ class Guest(Closing):
 
     def _add_vcpu(self, index: int, irqchip: str) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)
-        arch.current().start(vcpu, ENTRY, self._params_gpa(index), irqchip)
+        arch.current().start(self.vm, vcpu, ENTRY, self._params_gpa(index), irqchip)
         return vcpu
 
 

@@ -18,8 +18,9 @@ class Program:
     """One guest program.
 
     ``exits`` names the exit that each iteration takes to user space ("mix": of ports or of memory,
-    "none": the program never leaves by itself). ``paced`` says whether a variant exists that paces
-    itself by TSC and stamps its own round trips.
+    "none": the program never leaves by itself), on x86. An architecture without ports may have
+    another (``PROGRAMS`` of :class:`kickbench.arch.Arch`). ``paced`` says whether a variant exists
+    that paces itself by the counter and stamps its own round trips.
     """
 
     name: str
@@ -34,6 +35,7 @@ PROGRAMS: dict[str, Program] = {
         Program("pm_timer", "reads the ACPI PM timer, in eax, dx on port 0x608", "pio", True),
         Program("pio_out", "writes one byte to port 0x80, out dx, al", "pio", True),
         Program("mmio", "reads four bytes of an address that has no memory", "mmio", True),
+        Program("mmio_write", "writes four bytes to such an address", "mmio", True),
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
         Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),

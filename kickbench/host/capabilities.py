@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What KVM on this host can do, found out by doing it.
 
-A scratch machine is created, a one-instruction guest is run, and each way to kick it is tried:
-capability numbers and CPU flags are not trusted, because KVM can be there without vmx or svm in
-/proc/cpuinfo, and a number of a proposal can mean something else in today's kernels. Nothing is
+A scratch machine is created, a guest of an instruction or two is run, and each way to kick it is
+tried: capability numbers and CPU flags are not trusted, because KVM can be there without vmx or svm
+in /proc/cpuinfo, and a number of a proposal can mean something else in today's kernels. Nothing is
 left behind, and :func:`probe` never raises.
 """
 
@@ -25,7 +25,7 @@ from kickbench.errors import HostError
 from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vcpu, Vm, abi, ioctl, proposed
 from kickbench.methods import Method
 
-LOAD_ADDRESS = 0x1000
+LOAD_ADDRESS = mmap.PAGESIZE
 INTERRUPTIONS = 100  # more of them in a row are no signals that are no business of ours
 
 SYS_PIDFD_SEND_SIGNAL = 424  # the same on all architectures, as of all newer calls
@@ -55,10 +55,11 @@ class Capabilities:
     (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
     (PIDFD_SIGNAL_THREAD) on the calling thread, where ``pidfd_forbidden`` is EPERM.
     ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
-    hypervisor itself, else the reason why not.
+    hypervisor itself, else the reason why not. ``machine`` is the architecture, as in uname(2).
     """
 
     path: str
+    machine: str = os.uname().machine
     present: bool = False
     usable: bool = False
     reason: str | None = None
@@ -147,20 +148,16 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
 
 @contextmanager
 def _scratch_vcpu(kvm: Kvm) -> Iterator[Vcpu]:
-    """A vCPU without an interrupt chip, about to run a guest of one instruction."""
+    """A vCPU without an interrupt chip, about to run the architecture's PROBE."""
     code = arch.current().PROBE
     memory = mmap.mmap(-1, mmap.PAGESIZE)
     memory[: len(code)] = code
-    with memory, kvm.create_vm() as vm:
+    with memory, arch.current().create_vm(kvm) as vm:
         page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         vm.set_memory(0, LOAD_ADDRESS, mmap.PAGESIZE, page)
         vcpu = vm.create_vcpu(0)
-        _rewind(vcpu)
+        arch.current().start_probe(vm, vcpu, LOAD_ADDRESS)
         yield vcpu
-
-
-def _rewind(vcpu: Vcpu) -> None:
-    arch.current().start_probe(vcpu, LOAD_ADDRESS)
 
 
 def _run(vcpu: Vcpu) -> int:
@@ -170,7 +167,7 @@ def _run(vcpu: Vcpu) -> int:
 
 
 def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
-    """Run one instruction in a scratch machine, then again with immediate_exit set."""
+    """Run a small guest in a scratch machine, then in another with immediate_exit set."""
     machine = arch.current()
     with _scratch_vcpu(kvm) as vcpu:
         exit_reason = _run(vcpu)
@@ -180,12 +177,12 @@ def _run_a_guest(kvm: Kvm, found: Capabilities) -> Capabilities:
                 f"{abi.exit_reason_name(exit_reason)}",
                 "see dmesg for KVM's own message",
             )
-        immediate_exit = False
-        if kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT):
-            _rewind(vcpu)
+        counter_khz = machine.counter_khz(vcpu)
+    immediate_exit = False
+    if kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT):
+        with _scratch_vcpu(kvm) as vcpu:
             vcpu.run.immediate_exit = 1
             immediate_exit = vcpu.run_once() == abi.KVM_EXIT_INTR
-        counter_khz = machine.counter_khz(vcpu)
     return replace(found, immediate_exit=immediate_exit, counter_khz=counter_khz or None)
 
 
@@ -250,11 +247,11 @@ def _try_irqchips(kvm: Kvm, found: Capabilities) -> Capabilities:
     return replace(found, irqchip=made.get("kernel", False), split_irqchip=made.get("split", False))
 
 
-def _can(kvm: Kvm, action: Callable[[Vm], None]) -> bool:
-    """Whether ``action`` works on a fresh machine."""
-    with kvm.create_vm() as vm:
+def _can(kvm: Kvm, create: Callable[[Vm, int], None]) -> bool:
+    """Whether a fresh machine, for one vCPU, can have this interrupt chip."""
+    with arch.current().create_vm(kvm) as vm:
         try:
-            action(vm)
+            create(vm, 1)
         except KvmError:
             return False
         return True

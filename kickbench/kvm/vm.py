@@ -101,10 +101,10 @@ class Kvm(_Descriptor):
         """Bytes that a vCPU's fd maps, struct kvm_run first."""
         return ioctl.call(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE)
 
-    def create_vm(self) -> Vm:
-        """KVM_CREATE_VM with the default machine type. Raises KvmError."""
+    def create_vm(self, machine_type: int = 0) -> Vm:
+        """KVM_CREATE_VM; 0 is the default machine type. Raises KvmError."""
         mmap_size = self.vcpu_mmap_size()
-        return Vm(ioctl.call(self.fd, abi.KVM_CREATE_VM, 0), mmap_size)
+        return Vm(ioctl.call(self.fd, abi.KVM_CREATE_VM, machine_type), mmap_size)
 
 
 class Vm(_Descriptor):
@@ -117,6 +117,7 @@ class Vm(_Descriptor):
         super().__init__(fd)
         self._vcpu_mmap_size = vcpu_mmap_size
         self._vcpus: list[Vcpu] = []
+        self._devices: list[int] = []
 
     def check_extension(self, cap: int) -> int:
         """As :meth:`Kvm.check_extension`, for this machine (KVM_CAP_CHECK_EXTENSION_VM)."""
@@ -136,9 +137,9 @@ class Vm(_Descriptor):
         )
         ioctl.call(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
 
-    def create_irqchip(self) -> None:
-        """KVM_CREATE_IRQCHIP: all interrupt chips in the kernel; before the first vCPU."""
-        ioctl.call(self.fd, abi.KVM_CREATE_IRQCHIP)
+    def keep(self, fd: int) -> None:
+        """Close the descriptor of a device of this machine together with the machine."""
+        self._devices.append(fd)
 
     def enable_cap(self, cap: int, *args: int) -> None:
         """KVM_ENABLE_CAP with up to four arguments."""
@@ -155,10 +156,12 @@ class Vm(_Descriptor):
         return vcpu
 
     def close(self) -> None:
-        """Close the vCPUs, then the machine."""
+        """Close the vCPUs and devices, then the machine."""
         for vcpu in self._vcpus:
             vcpu.close()
         self._vcpus.clear()
+        while self._devices:
+            os.close(self._devices.pop())
         super().close()
 
 

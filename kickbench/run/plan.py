@@ -10,7 +10,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kickbench.arch import ARCHS, Arch
 from kickbench.errors import HostError
+from kickbench.guest.mix import is_port
 from kickbench.guest.programs import PROGRAMS
 from kickbench.host.capabilities import Capabilities, supports, supports_machine, supports_transport
 from kickbench.host.topology import Topology, resolve
@@ -180,13 +182,16 @@ def _why_without(method: str, case: Case, capabilities: Capabilities) -> str | N
 def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str | None:
     if case.kind in WITHOUT_KVM:
         return _why_no_pair(case, topology)
-    if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
-        return reason
     if case.kind == "nested" and capabilities.nested is not None:
         return capabilities.nested
-    if case.kind == "exits" and case.program == "hlt" and case.irqchip != "none":
-        return 'HLT leaves to user space only without an in-kernel irqchip (irqchip = "none")'
-    if case.state == "halted" and case.irqchip == "none":
+    machine = ARCHS.get(capabilities.machine)
+    if machine is None:  # what a stranger's machine says of itself
+        return f"kickbench does not measure on {capabilities.machine}"
+    if reason := _why_no_exit(case, machine):
+        return reason
+    if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
+        return reason
+    if case.state == "halted" and case.irqchip == "none" and machine.HALT_LEAVES:
         return 'a vCPU halts in the kernel only with the local APIC there (irqchip = "kernel")'
     if case.exit_rate_hz is not None and not PROGRAMS[case.program].paced:
         return f"{case.program} never exits by itself, so it has no exit rate: remove exit_rate_hz"
@@ -207,6 +212,20 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
         Seats.of(case, topology)
     except HostError as error:
         return str(error)
+    return None
+
+
+def _why_no_exit(case: Case, machine: Arch) -> str | None:
+    """Why the case's program does not take its exits on this architecture, or None."""
+    uses_ports = case.program not in machine.PROGRAMS and case.program in PROGRAMS
+    if not machine.HAS_PORTS and (uses_ports or any(is_port(one.exit) for one in case.mix)):
+        return f"the exits of {case.program} are of a port, and {machine.NAME} has no ports"
+    if case.kind != "exits" or case.program != "hlt":
+        return None
+    if not machine.HALT_LEAVES:
+        return f"a vCPU that halts never leaves to user space on {machine.NAME}"
+    if case.irqchip != "none":
+        return 'HLT leaves to user space only without an in-kernel irqchip (irqchip = "none")'
     return None
 
 
