@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import pytest
 from observing import needs_observer
 from own_vmm import qemu
 
+from kickbench.errors import UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
 from kickbench.kvm.abi import KVM_EXIT_INTR, KVM_EXIT_IO
@@ -84,6 +87,60 @@ def test_signals_before_a_threads_first_kvm_run_are_counted_apart() -> None:
     assert not vcpu["foreign_signals"]
     assert not len(kicks)
     assert not len(senders)
+
+
+# A VMM of its own, which forks when it reads a line, says the child's pid, and runs on.
+FORKING = """
+import os, select, sys, time
+from kickbench.guest.loader import Guest
+from kickbench.kvm import Kvm
+with Kvm() as kvm, Guest(kvm, "pm_timer", 1) as guest:
+    print("begun", flush=True)
+    while True:
+        guest.vcpus[0].run_once()
+        if select.select([0], [], [], 0)[0]:
+            os.read(0, 100) or sys.exit()
+            if not (child := os.fork()):
+                time.sleep(600)
+            print(child, flush=True)
+"""
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_a_vmm_that_forks_is_one_vm() -> None:
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-P", "-c", FORKING, "--name", "forking"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as vmm:
+        assert vmm.stdin is not None
+        assert vmm.stdout is not None
+        assert vmm.stdout.readline() == "begun\n"
+        child = 0
+
+        def on_turn(*_: object) -> None:
+            nonlocal child
+            if not child:
+                print(file=vmm.stdin, flush=True)
+                assert vmm.stdout is not None
+                child = int(vmm.stdout.readline())
+
+        try:
+            one = process.find_by_name("forking")
+            during = observer.observe(one, 2, on_turn=on_turn)
+            after = observer.observe(one, 0.5)
+            assert one.pid == vmm.pid
+            assert process.vcpu_files(child) == one.vcpu_files
+            assert process.find_by_name("forking") == one
+            with pytest.raises(UsageError, match=f"forked from process {vmm.pid}"):
+                process.find(child)
+        finally:
+            vmm.stdin.close()
+            if child:
+                os.kill(child, signal.SIGKILL)
+    for found in (during, after):
+        assert found.ended is None
+        assert found.vcpus["thread"].tolist() == [vmm.pid]
+        assert found.turns[-1].exits[0] > 0
 
 
 @contextmanager

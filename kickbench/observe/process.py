@@ -82,7 +82,7 @@ def check_namespace() -> None:
 
 
 def find(pid: int) -> Vmm:
-    """The process, with its vCPUs. Raises UsageError if there is none, or if it has no vCPU.
+    """The process, with its vCPUs. Raises UsageError if there is none, or it runs no vCPU.
 
     Raises HostError if its files may not be looked at.
     """
@@ -100,6 +100,10 @@ def find(pid: int) -> Vmm:
         raise UsageError(
             f"process {found.title} has no vCPU, so it is no VMM or its VM has not begun: "
             "kickbench observe without a PID lists VMs"
+        )
+    if (parent := _forked_from(found)) is not None:
+        raise UsageError(
+            f"process {found.title} was forked from process {parent}, which runs the VM: name that"
         )
     return found
 
@@ -119,12 +123,29 @@ def find_by_name(name: str) -> Vmm:
 
 
 def running() -> Iterator[Vmm]:
-    """The processes with vCPUs that this user may look at, by pid."""
+    """The processes with vCPUs that this user may look at, by pid.
+
+    A process that a VMM forked has the VMM's files, but may not run its vCPUs. It is left out.
+    """
     for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
         folder = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):
             if files := _vcpu_files(folder):
-                yield Vmm(pid, _program(folder), _guest(folder), files)
+                found = Vmm(pid, _program(folder), _guest(folder), files)
+                if _forked_from(found) is None:
+                    yield found
+
+
+def _forked_from(vmm: Vmm) -> int | None:
+    """The process that runs the VM if this one only inherited its files; else None.
+
+    A child that runs the same program has its parent's command line until exec(2).
+    """
+    command = _command(vmm.pid)
+    for pid in ancestors(vmm.pid):
+        if vcpu_files(pid) == vmm.vcpu_files and _command(pid) == command:
+            return pid
+    return None
 
 
 def threads_of(pid: int) -> int:
@@ -225,12 +246,17 @@ def _program(folder: Path) -> str:
     return shorten(printable(name), 60)
 
 
+def _command(pid: int) -> bytes:
+    """The command line of the process; empty if it has ended or may not be looked at."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _guest(folder: Path) -> str:
     """The guest's name by the process's command line; "" if it has none."""
-    try:
-        words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return ""
+    words = _command(int(folder.name)).decode(errors="replace").split("\0")
     for option, value in pairwise(words):
         name, equals, own = option.partition("=")
         if name in _NAMES and (match := _GUEST.search(own if equals else value)):
