@@ -68,6 +68,22 @@ def test_types_alone_make_a_difference(tmp_path: Path) -> None:
     assert not are_alike(kinds([0, 1], root))
 
 
+def test_big_and_little_cores_are_of_two_kinds(tmp_path: Path) -> None:
+    little, big, other = 0x410FD034, 0x410FD083, 0x990F1230
+    files = {
+        f"{CPU}/cpu{cpu}/regs/identification/midr_el1": f"{midr:#018x}"
+        for cpu, midr in enumerate([little, little, big, big, other])
+    }
+    found = kinds(range(5), write(tmp_path, files))
+    assert [(kind.cpus, kind.type) for kind in found] == [
+        ((0, 1), "Arm Cortex-A53"),
+        ((2, 3), "Arm Cortex-A72"),
+        ((4,), "implementer 0x99 part 0x123"),
+    ]
+    assert not are_alike(found)
+    assert "fast and on slow cores" in str(mixture([1, 2], tmp_path))
+
+
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=8))
 def test_every_cpu_is_of_one_kind(capacities: list[int]) -> None:
     some = [Kind((cpu,), None, capacity, None) for cpu, capacity in enumerate(capacities)]

@@ -140,6 +140,40 @@ def test_turbo_through_the_boost_switch(tmp_path: Path) -> None:
     assert environment.turbo(write(tmp_path, {boost: "1"})) is True
 
 
+def test_an_arm_server_is_described(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd atomics\nCPU part\t: 0xd0c",
+            "proc/interrupts": " 13:  49  57  GICv3  27 Level  arch_timer",
+            "sys/devices/system/cpu/online": "0-1",
+            "sys/devices/system/cpu/cpu0/regs/identification/midr_el1": "0x00000000413fd0c1",
+            "dev/kmsg": "6,1,1,-;kvm [1]: Hyp nVHE mode initialized successfully",
+        },
+    )
+    found = environment.collect(root)
+    assert found["cpu"]["model"] == "Arm Neoverse-N1"
+    assert found["cpu"]["vendor"] == "Arm"
+    assert found["cpu"]["stepping"] == "r3p1"
+    assert found["virtualization"]["kvm_mode"] == "Hyp nVHE mode"
+    assert found["virtualization"]["interrupt_controller"] == "GICv3"
+    assert found["virtualization"]["hypervisor"] is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "who"),
+    [
+        ("hypervisor/compatible", "linux,kvm\0", "linux,kvm"),
+        ("compatible", "linux,dummy-virt\0", "unknown"),
+    ],
+)
+def test_a_device_tree_tells_of_a_virtual_machine(
+    tmp_path: Path, file: str, text: str, who: str
+) -> None:
+    root = write(tmp_path, {f"proc/device-tree/{file}": text})
+    assert environment.hypervisor(root) == who
+
+
 def test_who_a_virtual_machine_runs_under(tmp_path: Path) -> None:
     assert environment.hypervisor(tmp_path) is None
     write(tmp_path, {"proc/cpuinfo": CPUINFO.format(more=" hypervisor")})

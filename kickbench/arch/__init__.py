@@ -52,7 +52,7 @@ class Arch(Protocol):
     CLOCK_KIND: str
     CLOCK_SOURCES: frozenset[str]
     BARE_CLOCK_SOURCE: str
-    STAMP_FLAG: str
+    STAMP_FLAG: str | None
     STEADY_FLAGS: tuple[str, ...]
     MAX_STAMPED_CPU: int
     PACED_ENTRY: int

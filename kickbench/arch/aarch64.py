@@ -314,7 +314,7 @@ CLOCK_KIND = "cntvct"
 CLOCK_SOURCES = frozenset({"arch_sys_counter"})
 """drivers/clocksource/arm_arch_timer.c."""
 BARE_CLOCK_SOURCE = "arch_sys_counter"
-STAMP_FLAG = ""  # every CPU has the counter
+STAMP_FLAG: str | None = None  # every CPU has the counter
 STEADY_FLAGS: tuple[str, ...] = ()
 MAX_STAMPED_CPU = 2**31 - 1
 """struct rseq has the CPU's number in 32 bits."""

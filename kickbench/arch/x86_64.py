@@ -327,7 +327,7 @@ CLOCK_SOURCES = frozenset({"tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_
 """Clock sources that read the TSC. On bare metal there is ``tsc`` alone (and ``tsc-early`` in the
 first second). The others are a hypervisor's: each is the TSC, scaled by the hypervisor."""
 BARE_CLOCK_SOURCE = "tsc"
-STAMP_FLAG = "rdtscp"
+STAMP_FLAG: str | None = "rdtscp"
 STEADY_FLAGS: tuple[str, ...] = ("constant_tsc", "nonstop_tsc")
 MAX_STAMPED_CPU = 4095
 """RDTSCP returns the CPU's number in 12 bits (kickbench/engine/include/kickbench/arch/x86_64.h)."""

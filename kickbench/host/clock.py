@@ -38,7 +38,7 @@ def distrust(
     machine = arch.current()
     if (last := max(*vcpu_cpus, *kicker_cpus)) > machine.MAX_STAMPED_CPU:
         return (
-            f"{machine.STAMP_FLAG.upper()} tells the numbers of CPUs up to "
+            f"{(machine.STAMP_FLAG or machine.COUNTER).upper()} tells the numbers of CPUs up to "
             f"{machine.MAX_STAMPED_CPU}, but not of CPU {last}"
         )
     return objection(root) or disagreement(pairs(vcpu_cpus, kicker_cpus, root), warp_cycles)
@@ -69,7 +69,7 @@ def objection(root: str | Path = "/") -> str | None:
     """
     machine, flags = arch.current(), cpu_flags(root)
     current, _ = sources(root)
-    if machine.STAMP_FLAG not in flags:
+    if machine.STAMP_FLAG and machine.STAMP_FLAG not in flags:
         return f"the CPU has no {machine.STAMP_FLAG.upper()}"
     if is_given_up(root):
         return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.cpu_list import format_cpu_list, parse_cpu_list
+from kickbench.host import midr
 from kickbench.host.files import read_int, read_text
 
 CPU = "/sys/devices/system/cpu"
@@ -24,7 +25,8 @@ ALIKE = 1.1
 class Kind:
     """CPUs that the kernel describes alike. None: it does not tell.
 
-    ``type`` is one of TYPES, on hybrid processors only. ``capacity`` is the scheduler's
+    ``type`` is one of TYPES, on hybrid processors only, or the name of the core where its CPU tells
+    (:mod:`kickbench.host.midr`). ``capacity`` is the scheduler's
     (cpu_capacity, 1024 is the most), ``max_khz`` the highest frequency (cpuinfo_max_freq).
     """
 
@@ -50,7 +52,9 @@ def kinds(cpus: Iterable[int], root: str | Path = "/") -> list[Kind]:
     for cpu in sorted(cpus):
         capacity = read_int(root, f"{CPU}/cpu{cpu}/cpu_capacity")
         max_khz = read_int(root, f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq")
-        found.setdefault((types.get(cpu), capacity, max_khz), []).append(cpu)
+        core = midr.read(cpu, root)
+        type_ = types.get(cpu) if core is None else core.name
+        found.setdefault((type_, capacity, max_khz), []).append(cpu)
     return [Kind(tuple(some), *facts) for facts, some in found.items()]
 
 

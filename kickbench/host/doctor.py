@@ -189,7 +189,7 @@ def check_nodes(host: Host) -> Outcome:
 def check_tsc(host: Host) -> Outcome:
     if objection := clock.objection(host.root):
         if clock.is_given_up(host.root):
-            return "warn", objection, "dmesg | grep -i tsc says why"
+            return "warn", objection, "dmesg | grep -i clocksource says why"
         return "warn", objection, "in a VM, pass the host's CPU through (-cpu host,+invtsc)"
     khz = host.capabilities.counter_khz
     return "ok", f"steady, {khz / 1e3:.0f} MHz" if khz else "steady", None
@@ -391,7 +391,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "tsc",
-        "TSC",
+        "counter",
         check_tsc,
         "it stamps every exit, so it must tick evenly in all states of the CPU",
     ),
@@ -399,13 +399,13 @@ CHECKS: tuple[Check, ...] = (
         "clocksource",
         "clock source",
         check_clocksource,
-        "reading the time costs a system call if the clock source is not the TSC",
+        "reading the time costs a system call if the clock source is not the CPU's counter",
     ),
     Check(
         "tsc_agreement",
-        "TSC across CPUs",
+        "counters across CPUs",
         check_tsc_agreement,
-        "blocks begin and end by the TSC on all vCPUs together",
+        "blocks begin and end by the counter on all vCPUs together",
     ),
     Check("governor", "governor", check_governor, "a changing frequency changes every cost"),
     Check(

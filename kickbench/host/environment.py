@@ -18,7 +18,7 @@ from typing import Any
 
 import kickbench
 from kickbench.cpu_list import format_cpu_list
-from kickbench.host import cgroups, clock, cores
+from kickbench.host import cgroups, clock, cores, midr
 from kickbench.host.files import chosen, cpu_flags, numbered, read_fields, read_int, read_text
 from kickbench.host.topology import Topology, distances
 
@@ -32,6 +32,8 @@ CPU = "/sys/devices/system/cpu"
 NODE = "/sys/devices/system/node"
 THP = "/sys/kernel/mm/transparent_hugepage"
 DMI = "/sys/class/dmi/id"
+DEVICE_TREE = "/proc/device-tree"
+_KMSG_BYTES = 8192  # CONSOLE_EXT_LOG_MAX, the longest message
 NUMA_BALANCING = "/proc/sys/kernel/numa_balancing"
 
 
@@ -113,6 +115,11 @@ def hypervisor(root: str | Path = "/") -> str | None:
     """Who this host is a guest of ("unknown" when it does not say); None on bare metal."""
     if kind := read_text(root, "/sys/hypervisor/type"):
         return kind
+    # Without a flag of the CPU, the firmware's tree of devices may tell.
+    if tree := read_text(root, f"{DEVICE_TREE}/hypervisor/compatible"):
+        return tree.strip("\0").split("\0")[0]
+    if "dummy-virt" in (read_text(root, f"{DEVICE_TREE}/compatible") or ""):
+        return "unknown"
     if "hypervisor" not in cpu_flags(root):
         return None
     names = (read_text(root, f"{DMI}/{name}") for name in ("sys_vendor", "product_name"))
@@ -143,12 +150,13 @@ def _kernel(root: str | Path) -> dict[str, Any]:
 def _cpu(root: str | Path, topology: Topology) -> dict[str, Any]:
     first = read_fields(root, "/proc/cpuinfo")
     flags = cpu_flags(root)
+    core = midr.read(topology.online[0], root) if topology.online else None
     return {
-        "model": first.get("model name"),
-        "vendor": first.get("vendor_id"),
+        "model": first.get("model name") or (core and core.name),
+        "vendor": first.get("vendor_id") or (core and core.vendor),
         "family": first.get("cpu family"),
         "model_number": first.get("model"),
-        "stepping": first.get("stepping"),
+        "stepping": first.get("stepping") or (core and core.stepping),
         "microcode": first.get("microcode"),
         "constant_tsc": "constant_tsc" in flags,
         "nonstop_tsc": "nonstop_tsc" in flags,
@@ -214,8 +222,36 @@ def _virtualization(root: str | Path) -> dict[str, Any]:
     return {
         "hypervisor": name,
         "nested": name is not None,
+        "kvm_mode": _kvm_mode(root),
+        "interrupt_controller": _interrupt_controller(root),
         "container": any((Path(root) / mark.lstrip("/")).exists() for mark in marks),
     }
+
+
+def _kvm_mode(root: str | Path) -> str | None:
+    """How the kernel has the CPU run guests, such as "VHE mode", where there are several ways.
+
+    Only its log tells (kvm_arm_init() of the kernel), and only who may read that.
+    """
+    try:
+        log = os.open(Path(root) / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        while record := os.read(log, _KMSG_BYTES):  # one message each
+            if found := re.search(rb"kvm \[\d+\]: ([\w ]*mode) initialized", record):
+                return found[1].decode()
+    except OSError:  # EAGAIN: that was all
+        pass
+    finally:
+        os.close(log)
+    return None
+
+
+def _interrupt_controller(root: str | Path) -> str | None:
+    """The host's own GIC, whose kind decides which one its guests may have."""
+    found = re.search(r"\bGIC(?:v\d|-\d)?\b", read_text(root, "/proc/interrupts") or "")
+    return found[0] if found else None
 
 
 def _kvm_modules(root: str | Path) -> dict[str, dict[str, str]]:

@@ -31,8 +31,9 @@ def read_fields(root: str | Path, path: str) -> dict[str, str]:
 
 
 def cpu_flags(root: str | Path = "/") -> frozenset[str]:
-    """The flags line of the first CPU in /proc/cpuinfo; empty when it cannot be read."""
-    return frozenset(read_fields(root, "/proc/cpuinfo").get("flags", "").split())
+    """What the first CPU in /proc/cpuinfo can do; empty when it cannot be read."""
+    fields = read_fields(root, "/proc/cpuinfo")
+    return frozenset(fields.get("flags", fields.get("Features", "")).split())
 
 
 def chosen(text: str | None) -> str | None:
