@@ -25,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cross_compiler
 import pytest
 from command import KICKBENCH, kickbench_captured
 from hypothesis import given
@@ -41,7 +42,7 @@ from kickbench.errors import (
 )
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
-from kickbench.remote import link, messages, ssh
+from kickbench.remote import link, messages, package, ssh
 from kickbench.remote.box import Box
 from kickbench.remote.package import ROOMS, agent
 from kickbench.remote.ssh import Ssh
@@ -90,6 +91,21 @@ def test_the_agent_is_small_and_always_the_same() -> None:
     assert {name.split("/")[1] for name in names if name.count("/") > 1} == {*ROOMS}
 
 
+def test_a_machine_of_another_architecture_gets_its_own_agent() -> None:
+    others = package.names().keys() - {os.uname().machine}
+    if not others:
+        cross_compiler.compiler("aarch64")  # skips, or fails on a CI machine
+    for machine in others:
+        name, data = agent(machine)
+        assert name == package.names()[machine] != agent()[0]
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            ours = {"kickbench/nested/hypervisor.bin"}  # x86-64 alone has it
+            assert not ours & {*archive.namelist()}
+            library = archive.read("kickbench/engine/kickbench_engine.so")
+            assert library[18] == {"aarch64": 183, "x86_64": 62}[machine]  # e_machine of ELF
+            assert "kickbench/guest/images/hlt.max.bin" in archive.namelist()
+
+
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "fish", "csh", "zsh", "busybox"])
 def test_any_login_shell_will_do(home: Path, shell: str) -> None:
     if not shutil.which(shell):
@@ -114,6 +130,21 @@ def test_agents_that_nobody_uses_go(home: Path) -> None:
     look(["sh", "-c"])
     names = {folder.name for folder in home.glob("agent-*")}
     assert names == {"agent-recent", agent()[0]}
+
+
+def test_what_a_machine_of_another_architecture_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = package.names().keys() & {os.uname().machine}
+    monkeypatch.setattr(package, "names", lambda: {ours: "agent-1"})
+    missing = "hello(error='machine', machine=MACHINE)"
+    for machine, what in {
+        "aarch64": "install the packages gcc-aarch64-linux-gnu and libc6-dev-arm64-cross, and",
+        "riscv64": "box is riscv64, and kickbench measures on x86_64, aarch64 only",
+    }.items():
+        command = stranger(tmp_path, missing.replace("MACHINE", repr(machine)))
+        with pytest.raises(HostError, match=what):
+            look(command)
 
 
 def test_a_shell_may_print_a_banner(home: Path, tmp_path: Path) -> None:

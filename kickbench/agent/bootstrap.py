@@ -4,10 +4,10 @@
 It is sent as text and executed before anything of kickbench is there, so it imports none of it. It
 is also read by a Python that is too old, and then says so.
 
-On standard input are a line of JSON, ``{"token": ..., "agent": ...}``, then ``{"size": N}`` with N
-bytes of a zip file (0: the agent is there already), then the requests to the server. On standard
-output are a line that begins with the token, so that text of a login shell before it does no harm,
-and then the answers of the server.
+On standard input are a line of JSON, ``{"token": ..., "agents": {MACHINE: NAME}}``, then
+``{"size": N}`` with N bytes of a zip file (0: the agent is there already), then the requests to the
+server. On standard output are a line that begins with the token, so that text of a login shell
+before it does no harm, and then the answers of the server.
 """
 
 import io
@@ -100,12 +100,16 @@ def main() -> None:
     if sys.version_info[:2] < OLDEST:
         say(error="python", python=version)
         return
+    machine = os.uname()[4]
+    if machine not in order["agents"]:
+        say(error="machine", machine=machine)
+        return
     folder, problem = _choose()
     if folder is None:
         say(error="folder", detail=problem)
         return
-    home = folder / order["agent"]
-    say(have=home.is_dir(), machine=os.uname()[4], python=version)
+    home = folder / order["agents"][machine]
+    say(have=home.is_dir(), machine=machine, python=version)
     size = json.loads(source.readline().decode() or "{}").get("size")
     if size is None:
         return

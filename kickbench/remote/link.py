@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import secrets
 import select
 import time
@@ -21,8 +20,7 @@ import kickbench.agent
 from kickbench.closing import Closing
 from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
 from kickbench.native import built_file
-from kickbench.remote import messages
-from kickbench.remote.package import agent
+from kickbench.remote import messages, package
 from kickbench.text import printable, shorten
 
 MAX_BANNER_BYTES = 1 << 20
@@ -32,6 +30,12 @@ PYTHON_ARGUMENTS = (
 )
 """What Python gets there. It has no packages (-S): one could be another kickbench. It reads its
 program from standard input, one line, and leaves the rest alone."""
+COMPILERS = {
+    "x86_64": "gcc-x86-64-linux-gnu and libc6-dev-amd64-cross",
+    "aarch64": "gcc-aarch64-linux-gnu and libc6-dev-arm64-cross",
+}
+"""The machines that an agent can measure on (``uname -m``), and the packages with which kickbench
+is built for them elsewhere."""
 NO_PYTHON = "kickbench-no-python"
 """What comes instead of an answer if there is no Python there."""
 
@@ -91,19 +95,15 @@ class Link(Closing):
         self._connected = True
 
     def _begin(self) -> None:
-        name, data = agent()
+        agents = package.names()
         token = f"kickbench-{secrets.token_hex(8)}:"
         source = built_file(kickbench.agent.__path__, "bootstrap.py").read_text()
         self._write(f"exec({source!r})\n".encode())
-        self._write(json.dumps({"token": token, "agent": name}).encode() + b"\n")
+        self._write(json.dumps({"token": token, "agents": agents}).encode() + b"\n")
         hello = self._hello(token)
-        if hello["machine"] != platform.machine():
-            raise HostError(
-                f"{self.host} is {hello['machine']}, and this kickbench is built for "
-                f"{platform.machine()}: run kickbench from a machine of that architecture"
-            )
-        if hello["have"]:
-            data = b""
+        if hello["machine"] not in agents:
+            raise HostError(self._lacks(hello["machine"]))
+        data = b"" if hello["have"] else package.agent(hello["machine"])[1]
         self._write(json.dumps({"size": len(data)}).encode() + b"\n")
         self._write(data)
         self._hello(token)
@@ -134,6 +134,8 @@ class Link(Closing):
                 f"{self.host} has Python {version}, and the agent needs 3.9 or later: install one "
                 "there, for example python3.9"
             )
+        if error == "machine":
+            raise HostError(self._lacks(machine))
         if error == "folder":
             raise HostError(
                 f"{self.host} has no folder for the agent: {detail}\nmake one writable there that "
@@ -142,6 +144,16 @@ class Link(Closing):
         if error:
             raise HostError(f"{self.host}: the agent cannot be unpacked: {detail}; make room there")
         return {"have": hello.get("have") is True, "machine": machine}
+
+    def _lacks(self, machine: str) -> str:
+        """Why there is no agent for a machine."""
+        if packages := COMPILERS.get(machine):
+            return (
+                f"{self.host} is {machine}, and this kickbench was installed without what runs "
+                f"there: install the packages {packages}, and then kickbench again"
+            )
+        known = ", ".join(COMPILERS)
+        return f"{self.host} is {machine}, and kickbench measures on {known} only"
 
     def _check_python(self) -> None:
         if NO_PYTHON.encode() in self._buffer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import platform
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -27,28 +28,57 @@ ROOMS = (
 )
 """The folders of the package that go, with their Python modules and what CMake built for them."""
 _BUILT = (".so", ".bin")
+_OTHERS = "remote"
+"""The folder with what CMake built for other machines, in a folder for each."""
 
 
 @cache
-def agent() -> tuple[str, bytes]:
-    """The name of this agent, which only it has, and its zip file.
+def names() -> dict[str, str]:
+    """The name of the agent for each machine (``uname -m``) that this kickbench has one for.
 
-    The same agent is the same bytes everywhere.
+    No two agents have the same name.
     """
+    found = {}
+    for machine in [platform.machine(), *_others()]:
+        digest = hashlib.sha256()
+        for name, path in sorted(_files(machine)):
+            digest.update(f"{name} {path.stat().st_size}\n".encode() + path.read_bytes())
+        found[machine] = f"agent-{kickbench.__version__}-{digest.hexdigest()[:16]}"
+    return found
+
+
+@cache
+def agent(machine: str | None = None) -> tuple[str, bytes]:
+    """The name of the agent for a machine of this kind, and its zip file. None: for this machine.
+
+    The same agent is the same bytes everywhere. Raises KeyError if :func:`names` lacks the machine.
+    """
+    machine = machine or platform.machine()
+    name = names()[machine]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sorted(_files()):
-            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
-    data = packed.getvalue()
-    return f"agent-{kickbench.__version__}-{hashlib.sha256(data).hexdigest()[:16]}", data
+        for place, path in sorted(_files(machine)):
+            archive.writestr(zipfile.ZipInfo(place), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return name, packed.getvalue()
 
 
-def _files() -> Iterator[tuple[str, Path]]:
+def _others() -> set[str]:
+    folders = [path for folder in kickbench.__path__ for path in Path(folder, _OTHERS).glob("*")]
+    return {folder.name for folder in folders if (folder / "engine").is_dir()}
+
+
+def _files(machine: str) -> Iterator[tuple[str, Path]]:
+    """The files for a machine of this kind, by their names in the zip file."""
+    is_ours = machine == platform.machine()
     # In an editable install the package has two folders: the source, and what was built.
     for folder in map(Path, kickbench.__path__):
         for path in folder.glob("*.py"):
             yield f"kickbench/{path.name}", path
         for room in ROOMS:
             for path in (folder / room).rglob("*"):
-                if path.suffix == ".py" or path.suffix in _BUILT:
+                if path.suffix == ".py" or (is_ours and path.suffix in _BUILT):
                     yield f"kickbench/{path.relative_to(folder)}", path
+        built = folder / _OTHERS / machine
+        for path in [] if is_ours else built.rglob("*"):
+            if path.suffix in _BUILT:
+                yield f"kickbench/{path.relative_to(built)}", path
