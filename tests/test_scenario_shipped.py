@@ -37,6 +37,7 @@ def test_these_are_shipped() -> None:
         "quick",
         "race",
         "siglock_prediction",
+        "smp_mmio",
         "smp_windows_like",
     ]
 

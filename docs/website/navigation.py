@@ -87,7 +87,7 @@ SECTIONS = (
         "develop",
         "Develop",
         "You want to change kickbench.",
-        ("docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+        ("docs/architecture.md", "docs/porting.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     ),
 )
 
@@ -115,6 +115,7 @@ PURPOSES = {
     "reference/c_hooks.md": "the functions that a protocol defines, and those it may call",
     "docs/results.md": "the files of a run and their columns, for programs that read them",
     "docs/architecture.md": "where things are, and where a new one goes",
+    "docs/porting.md": "what another architecture needs, place by place",
     "CONTRIBUTING.md": "set-up, tests, style and commits",
     "CHANGELOG.md": "what changed, by version",
 }
