@@ -10,52 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from synthetic_explanation import small
+from synthetic_explanation import JOBS, SIGLOCK, shared_lines, small
 
 from kickbench.lab.explain import shared as sharing
-from kickbench.lab.explain.case import STATE, cases_of
+from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job, Order
 from kickbench.lab.explain.page import page
 from kickbench.lab.explain.shared import (
     KICKERS,
     NODES,
     Shared,
-    SharedLine,
-    jobs,
     threads,
 )
 from kickbench.lab.explain.shared_words import matrices, tables, text
 from kickbench.lab.structs import Struct, Structs
-from kickbench.scenario.shipped import resolve
-
-CASES = cases_of(resolve("instruction_counts"), ["immediate_exit", "sigmask"])
-JOBS = jobs(CASES)
-SIGLOCK = SharedLine(
-    "sighand_struct.siglock",
-    0,
-    2,
-    4,
-    {"vCPU 0": (2, 4), "vCPU 1": (2, 4)},
-    ["sigprocmask", "_raw_spin_lock_irq", "__set_task_blocked", "recalc_sigpending"],
-)
-
-
-def found() -> tuple[Shared, ...]:
-    """Four placements, with sigmask's line on the creator's node; then kicks."""
-    exits = [job for job in JOBS if job.case.state is None]
-    shared = [Shared(job, "immediate_exit", []) for job in exits]
-    for job in exits:
-        node = next(n for n, cpus in enumerate(NODES) if job.creator in cpus)
-        shared.append(Shared(job, "sigmask", [replace(SIGLOCK, node=node)]))
-    for job in JOBS:
-        if job.case.state is not None:
-            users = [thread.name for thread in threads(job) if thread.role == "kicker"]
-            line = SharedLine("file.f_count", 1, 1, 2.5, dict.fromkeys(users, (1, 1)), ["fdget"])
-            flag = replace(line, what="kvm_run.x", threads={"vCPU 0": (1, 0), users[0]: (0, 1)})
-            shared += [
-                Shared(job, method, [line, flag]) for method in ("immediate_exit", "sigmask")
-            ]
-    return tuple(shared)
 
 
 @pytest.mark.parametrize(("known", "lines"), [({}, 1), ({"page": Struct(64, ())}, 0)])
@@ -83,7 +51,7 @@ def test_a_kernel_whose_structures_nobody_knows_is_named(
 
 def test_exits_in_four_placements_and_kicks_by_more_and_more_kickers() -> None:
     exits = [job for job in JOBS if job.case.state is None]
-    places = {(one.creator_node, one.vcpu_node) for one in found() if one.job in exits}
+    places = {(one.creator_node, one.vcpu_node) for one in shared_lines() if one.job in exits}
     assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert [job.case.kickers for job in JOBS if job.case.state == STATE] == list(KICKERS)
     every_cpu = {cpu for cpus in NODES for cpu in cpus}
@@ -106,7 +74,7 @@ def test_an_order_travels() -> None:
 
 
 def test_what_is_said() -> None:
-    said = [" ".join(line.split()) for line in text(found())]
+    said = [" ".join(line.split()) for line in text(shared_lines())]
     assert "immediate_exit none" in said
     assert (
         "sigmask sighand_struct.siglock 4 2 sigprocmask, _raw_spin_lock_irq, __set_task_blocked"
@@ -127,7 +95,7 @@ def test_a_method_with_many_lines_names_the_first_ones() -> None:
 
 
 def test_a_matrix_has_each_threads_use() -> None:
-    by_title = {table.title: table for table in matrices(found())}
+    by_title = {table.title: table for table in matrices(shared_lines())}
     exit_ = by_title["sigmask: writes + reads of an exit"]
     assert exit_.heads == ("line", "vCPU 0", "vCPU 1")
     assert exit_.rows == [("sighand_struct.siglock", "4 + 2", "4 + 2")]
@@ -137,7 +105,7 @@ def test_a_matrix_has_each_threads_use() -> None:
 
 
 def test_what_is_written_as_json() -> None:
-    document = replace(small(), shared=found()).to_dict()
+    document = replace(small(), shared=shared_lines()).to_dict()
     assert document["methods"]["immediate_exit"]["shared_lines"] == []
     (line,) = document["methods"]["sigmask"]["shared_lines"]
     assert line.keys() >= {"what", "node", "reads_per_exit", "writes_per_exit", "functions"}
@@ -152,7 +120,7 @@ def test_what_is_written_as_json() -> None:
 
 
 def test_the_page_has_the_tables() -> None:
-    html = page(replace(small(), shared=found()))
+    html = page(replace(small(), shared=shared_lines()))
     assert 'id="shared"' in html
     assert "sighand_struct.siglock" in html
     assert 'id="shared"' not in page(small())

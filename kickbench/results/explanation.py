@@ -24,6 +24,13 @@ SEPARATOR = ";"
 """Between the functions of a call path, the outermost first: as flamegraph.pl has it."""
 GUEST = "[guest]"
 """The name of all that the guest executes."""
+VCPU, KICKER = "vCPU", "kicker"
+"""What threads that share lines are called, before their number."""
+
+Paths = Mapping[tuple[str, ...], int]
+"""The instructions of each call path, the outermost function first."""
+Uses = Mapping[str, tuple[float, float]]
+"""(reads, writes) of a line by each thread, in its own turn."""
 
 _MOST_METHODS = 100
 _MOST_EVENTS = 100
@@ -84,7 +91,7 @@ class Method:
 
     instructions: int
     functions: Mapping[str, int]
-    paths: Mapping[tuple[str, ...], int]
+    paths: Paths
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from kickbench.lab.explain import shared_words
 from kickbench.lab.explain.explain import Explained, Explanation
 from kickbench.lab.explain.subject import Subject
 from kickbench.lab.explain.words import answer_of, rows_of
-from kickbench.report.figures.flame import Graph, tree
+from kickbench.report.figures.flame import Graph, graphs
 from kickbench.report.pages.html import FLAMES, render
 from kickbench.report.words.explanation import Row
 
@@ -47,21 +47,18 @@ def page(found: Explanation) -> str:
 
 def _section(found: Explanation, subject: Subject, methods: Mapping[str, Explained]) -> Section:
     baseline = found.baseline_of(methods)
-    others = [
-        one for one in methods.values() if baseline is not None and one.folded != baseline.folded
-    ]
-    graphs = [Graph(name, tree(one.folded, one.folded), False) for name, one in methods.items()]
     tables = []
     if baseline is not None:
-        graphs += [
-            Graph(f"{one.method} - {baseline.method}", tree(one.folded, baseline.folded), True)
-            for one in others
+        tables = [
+            (baseline.method, one.method, rows_of(one, baseline))
+            for one in methods.values()
+            if one.folded != baseline.folded
         ]
-        tables = [(baseline.method, one.method, rows_of(one, baseline)) for one in others]
+    paths = {name: one.folded for name, one in methods.items()}
     return Section(
         subject.id,
         subject.heading,
         list(answer_of(found, subject, methods)),
-        graphs,
+        list(graphs(paths, baseline.method if baseline else None)),
         tables,
     )

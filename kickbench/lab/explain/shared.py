@@ -32,6 +32,7 @@ from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import Qemu
 from kickbench.lab.structs import Structs
 from kickbench.numbers import plural
+from kickbench.results.explanation import KICKER, VCPU, Uses
 from kickbench.scenario.cases import Case
 
 MACHINE = MACHINES["amd-lines"]
@@ -41,7 +42,6 @@ KICKERS = (1, 2, 4)
 TIMERS_NS = (1_200_000, 1_600_000)
 """The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
 period for both, one turn could be all of it and the other nothing."""
-VCPU, KICKER = "vCPU", "kicker"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SharedLine:
     node: int | None
     reads: float
     writes: float
-    threads: dict[str, tuple[float, float]]
+    threads: Uses
     functions: list[str]
 
     @classmethod

@@ -5,32 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from kickbench.lab.explain.shared import Shared, SharedLine, threads
+from kickbench.report.words.sharing import Table, matrix
 
 MOST = 8
 """How many lines of a method a table names."""
 _FUNCTIONS = 3
 """How many functions of a line it names."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A title, the heads of the columns, and rows of texts."""
-
-    title: str
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def text(self) -> Iterator[str]:
-        """The table in columns of fixed width."""
-        yield f"{self.title}:"
-        widths = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
-        for row in (self.heads, *self.rows):
-            fitted = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            yield "  ".join(["", *fitted]).rstrip()
 
 
 def tables(found: Sequence[Shared]) -> Iterator[Table]:
@@ -50,15 +33,11 @@ def tables(found: Sequence[Shared]) -> Iterator[Table]:
 
 
 def matrices(found: Sequence[Shared]) -> Iterator[Table]:
-    """Lines against threads, for each method: how often a thread writes and reads in its turn."""
+    """Lines against threads, for each method that has any: see :func:`sharing.matrix`."""
     for one in _most_threads(found):
-        names = [thread.name for thread in threads(one.job)]
-        what = f"a kick of a {one.job.case.state} vCPU" if one.job.case.state else "an exit"
-        rows = [
-            (line.what, *(_use(line.threads.get(name)) for name in names)) for line in one.lines
-        ]
-        if rows:
-            yield Table(f"{one.method}: writes + reads of {what}", ("line", *names), rows)
+        if one.lines:
+            lines = [(line.what, line.threads) for line in one.lines]
+            yield matrix(one.method, one.job.case.state, lines)
 
 
 def _most_threads(found: Sequence[Shared]) -> Iterator[Shared]:
@@ -69,10 +48,6 @@ def _most_threads(found: Sequence[Shared]) -> Iterator[Shared]:
         if key not in chosen or len(threads(one.job)) > len(threads(chosen[key].job)):
             chosen[key] = one
     yield from chosen.values()
-
-
-def _use(use: tuple[float, float] | None) -> str:
-    return f"{use[1]:g} + {use[0]:g}" if use else ""
 
 
 def text(found: Sequence[Shared]) -> Iterator[str]:

@@ -7,11 +7,11 @@ order in which they were first executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kickbench.results.explanation import GUEST
+from kickbench.results.explanation import GUEST, Paths
 
 
 @dataclass
@@ -61,7 +61,18 @@ class Graph:
     compares: bool
 
 
-def tree(after: Mapping[tuple[str, ...], int], before: Mapping[tuple[str, ...], int]) -> Bar:
+def graphs(methods: Mapping[str, Paths], baseline: str | None) -> Iterator[Graph]:
+    """A graph of each method, then one of each that differs from the baseline."""
+    for name, paths in methods.items():
+        yield Graph(name, tree(paths, paths), False)
+    if baseline is not None:
+        before = methods[baseline]
+        for name, paths in methods.items():
+            if paths != before:
+                yield Graph(f"{name} - {baseline}", tree(paths, before), True)
+
+
+def tree(after: Paths, before: Paths) -> Bar:
     """The bars of two sets of call paths, under one that stands for all."""
     root = Bar("all")
     for folded, which in ((after, "after"), (before, "before")):
