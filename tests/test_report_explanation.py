@@ -148,6 +148,14 @@ def test_hostile_names_are_shown_as_text(run: Path) -> None:
     assert html.count("<script") == 1
 
 
+def at_kick(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda document: document["kicks"][STATE]["sigmask"].update(changes)
+
+
+def lines(count: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    return [{"what": "x", "threads": {"vCPU 0": [1, 2.5]}, **changes}] * count
+
+
 def at_sigmask(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda document: document["methods"]["sigmask"].update(changes)
 
@@ -174,6 +182,28 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (at_sigmask(paths={";".join("f" * 101): 157}), "no call path"),
     (at_sigmask(paths={"f" * 1001: 157}), "no call path"),
     (at_sigmask(paths={f"{n}{';f' * 90}": 1 for n in range(600)}), "refused"),
+    (at_kick(paths={"f;g": 2}), f"kicks.{STATE}.sigmask does not add up"),
+    (at_kick(paths={";f": 3}), "no call path"),
+    (
+        lambda d: d.update(nested={"plain": {"instructions_per_round_trip": 4, "paths": {"a": 3}}}),
+        "nested.plain does not add up",
+    ),
+    (at_sigmask(shared_lines={}), "shared_lines"),
+    (at_sigmask(shared_lines=lines(what="a\nb")), "shared_lines"),
+    (at_sigmask(shared_lines=lines(threads={})), "threads"),
+    (at_sigmask(shared_lines=lines(threads={"a": [1]})), "threads"),
+    (at_sigmask(shared_lines=lines(threads={"a": [1, -1]})), "threads"),
+    (at_sigmask(shared_lines=lines(threads={str(n): [1, 1] for n in range(33)})), "threads"),
+    (at_sigmask(shared_lines=lines(10_001)), "shared_lines"),
+    (at_kick(shared_lines_by_kickers={"x": lines()}), "shared_lines_by_kickers"),
+    (at_kick(shared_lines_by_kickers=lines()), "shared_lines_by_kickers"),
+    (
+        lambda d: (
+            at_sigmask(shared_lines=lines(9000))(d),
+            at_kick(shared_lines_by_kickers={"1": lines(9000)})(d),
+        ),
+        "refused",
+    ),
 ]
 
 
@@ -226,6 +256,11 @@ PLACES: list[tuple[str, ...]] = [
     *[
         ("methods", "sigmask", *rest)
         for rest in ((), ("functions",), ("paths",), ("functions", "kvm_run"), ("paths", "a;b"))
+    ],
+    ("methods", "sigmask", "shared_lines"),
+    *[
+        ("kicks", STATE, "sigmask", key)
+        for key in ("instructions_per_kick", "paths", "shared_lines_by_kickers")
     ],
 ]
 
