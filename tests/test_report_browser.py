@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,7 +24,7 @@ import pytest
 import synthetic_observed
 import synthetic_run
 from made_once import made_once
-from synthetic_explanation import small
+from synthetic_explanation import shared_lines, small
 from typer.testing import CliRunner
 
 from kickbench.cli import app
@@ -865,11 +865,35 @@ def test_a_runs_report_has_its_explanation_on_a_phone(tmp_path: Path, visit: Vis
     assert view.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
     section = view.locator("section[aria-labelledby=instructions]")
     assert "With sigmask it takes 157" in section.inner_text().replace("\xa0", " ")
-    assert section.locator("figure.flame").count() == 1
-    section.locator("input").fill("lock")
+    assert section.locator("figure.flame:visible").count() == 1
+    section.locator("input").first.fill("lock")
     assert section.locator(".call.found").all_inner_texts() == ["<b>lock</b> +58"]
     section.locator(".call.found").click()
     whole, found = (section.locator(one).first.bounding_box() for one in ("figure", ".found"))
     assert whole is not None
     assert found is not None
     assert found["width"] > 0.9 * whole["width"] - 20
+
+
+@pytest.mark.parametrize("size", [PHONE, (800, 900), (1200, 900)])
+def test_what_is_folded_of_an_explanation_unfolds(
+    tmp_path: Path, visit: Visit, size: tuple[int, int]
+) -> None:
+    run = synthetic_run.build(tmp_path / "runs", cases=[synthetic_run.case(1)], rounds=4)
+    explained = replace(small(), shared=shared_lines())
+    (run / "explain.json").write_text(json.dumps(explained.to_dict()))
+    (path,) = report(tmp_path / "reports", run)
+    view = visit(path, size=size, dark=size != PHONE)
+    section = view.locator("section[aria-labelledby=instructions]")
+    assert section.locator("details[open]").count() == 3  # the matrices, which are short here
+    folded = section.locator("details:not([open]) > summary")
+    for _ in range(folded.count()):
+        folded.first.click()
+    assert section.locator("figure.flame:visible").count() == 5
+    assert section.locator("table.lines:visible").count() == 3
+    assert view.evaluate("document.documentElement.scrollWidth") <= size[0]
+    # A search is of its own group.
+    group = section.locator("details .flames").first
+    group.locator("input").fill("lock")
+    assert section.locator(".call.found").all_inner_texts() == ["<b>lock</b>"]
+    assert group.locator("output").inner_text() == "immediate_exit: 0, sigmask: 58"

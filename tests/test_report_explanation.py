@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import synthetic_run
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_explanation import small
+from synthetic_explanation import shared_lines, small
 from test_report_page import HOSTILE, Page
 
 from kickbench.errors import ResultsError
 from kickbench.lab.explain.case import STATE
+from kickbench.lab.explain.page import page as explanation_page
+from kickbench.lab.explain.shared_words import matrices
 from kickbench.report.pages.run import page, write
 from kickbench.report.words.explanation import totals
 from kickbench.results.explanation import FILE, PAGE, load_explanation
@@ -58,6 +62,11 @@ def test_what_lab_explain_writes_is_read(explained: Path) -> None:
     assert found.page == (explained / PAGE).resolve()
 
 
+def titles(html: str) -> list[str | None]:
+    """Of the flame graphs of a page."""
+    return [attrs["data-title"] for tag, attrs in Page(html).tags if tag == "figure" and attrs]
+
+
 def test_a_run_without_one_has_none(tmp_path: Path) -> None:
     assert load_explanation(tmp_path) is None
     html = page(RunData.load(synthetic_run.build(tmp_path, cases=[synthetic_run.case(1)])))
@@ -73,7 +82,11 @@ def test_the_report_has_the_table_the_graph_and_a_link(run: Path, tmp_path: Path
     html = written.read_text()
     assert "With sigmask it takes 157: 55" in html.replace("\N{NO-BREAK SPACE}", " ")
     assert "<h3>sigmask, compared with immediate_exit</h3>" in html
-    assert html.count('<figure class="flame"') == 1
+    assert titles(html) == [
+        "sigmask - immediate_exit",
+        *("immediate_exit", "sigmask"),  # of exits, folded
+        *("immediate_exit", "sigmask"),  # of kicks, which are alike
+    ]
     links = [attrs["href"] or "" for _, attrs in Page(html).tags if "href" in attrs]
     (link,) = [one for one in links if not one.startswith(("#", "data:"))]
     assert link == "./../javascript%3Arun/explain.html"  # and no script's address
@@ -103,6 +116,55 @@ def test_the_report_has_what_other_events_take(run: Path) -> None:
     assert "<i>x" not in html
 
 
+def test_other_events_have_their_graphs(run: Path) -> None:
+    def add(document: dict[str, Any]) -> None:
+        kick = {"instructions_per_kick": 5, "paths": {"a;b": 2, "a;c": 3}}
+        document["kicks"][STATE]["sigmask"] = kick
+        document["kicks"]["storm"] = {"sigmask": {"instructions_per_kick": 4}}
+        pause = {"instructions_per_pause": 7, "paths": {"a;b": 7}}
+        document["pauses"] = {"spin": {"immediate_exit": pause}}
+        ways = {"plain": {"x": 8}, "pending": {"x": 8, "y": 1}}
+        document["nested"] = {
+            way: {"instructions_per_round_trip": sum(paths.values()), "paths": paths}
+            for way, paths in ways.items()
+        }
+
+    html = page(RunData.load(change(run, add)))
+    assert re.findall("<summary>Call paths of (.*)</summary>", html) == [
+        "an exit",
+        f"a kick, {STATE}",
+        "a pause, spin",  # no graph of a kick in storm: the file has no call paths
+        "a nested round trip",
+    ]
+    assert titles(html)[3:] == [
+        *("immediate_exit", "sigmask", "sigmask - immediate_exit"),
+        "immediate_exit",
+        *("plain", "pending", "pending - plain"),
+    ]
+
+
+def test_the_report_has_the_matrices_of_the_explanations_page(run: Path) -> None:
+    found = replace(small(), shared=shared_lines())
+    (run / FILE).write_text(json.dumps(found.to_dict()))
+    html = page(RunData.load(run))
+    expected = list(matrices(found.shared))
+    assert len(expected) == 3
+    assert re.findall("<summary>(.* reads .*)</summary>", html) == [one.title for one in expected]
+    (own, shown) = (_tables(one) for one in (explanation_page(found), html))
+    assert shown == own[-3:]
+    assert "<h3>Shared cache lines</h3>" not in page(RunData.load(change(run, forget_lines)))
+
+
+def _tables(html: str) -> list[str]:
+    return re.findall('<table class="lines">(.*?)</table>', html, re.DOTALL)
+
+
+def forget_lines(document: dict[str, Any]) -> None:
+    for one in (*document["methods"].values(), *document["kicks"][STATE].values()):
+        one.pop("shared_lines", None)
+        one.pop("shared_lines_by_kickers", None)
+
+
 def test_an_explanation_of_exits_only_has_no_other_events(run: Path) -> None:
     change(run, lambda document: document.pop("kicks"))
     assert "Other events" not in page(RunData.load(run))
@@ -122,12 +184,13 @@ def test_a_report_without_a_place_has_no_link(explained: Path) -> None:
 
 def test_an_older_one_has_a_table_and_no_graph(run: Path) -> None:
     def forget_paths(document: dict[str, Any]) -> None:
-        for one in document["methods"].values():
+        for one in (*document["methods"].values(), *document["kicks"][STATE].values()):
             del one["paths"]
 
     html = page(RunData.load(change(run, forget_paths)))
     assert "<h3>sigmask, compared with immediate_exit</h3>" in html
-    assert '<figure class="flame"' not in html
+    assert titles(html) == []
+    assert "Call paths" not in html
 
 
 def test_a_baseline_that_is_missing_is_the_first_method(run: Path) -> None:

@@ -32,14 +32,14 @@
 
   function makeSearch(line) {
     line.hidden = false;
-    const section = line.closest("section");
+    const group = line.closest(".flames");
     const said = line.querySelector("output");
     line.querySelector("input").addEventListener("input", (event) => {
       const wanted = event.target.value.trim().toLowerCase();
-      const calls = all(".call", section);
+      const calls = all(".call", group);
       calls.forEach((call) => call.classList.toggle(
         "found", wanted !== "" && call.textContent.toLowerCase().includes(wanted)));
-      said.textContent = wanted === "" ? "" : all(".flame", section)
+      said.textContent = wanted === "" ? "" : all(".flame", group)
         .map((figure) => `${figure.dataset.title}: ${found(figure).toLocaleString("en")}`)
         .join(", ");
     });

@@ -37,14 +37,22 @@ class Totals:
     rows: list[tuple[str, list[str]]]
 
 
+def events(found: Explanation) -> Iterator[tuple[str, Mapping[str, Event]]]:
+    """All events but exits: what each is called, and its counts by method or iteration."""
+    for state, counts in found.kicks.items():
+        yield f"a kick, {state}", counts
+    for program, counts in found.pauses.items():
+        yield f"a pause, {program}", counts
+    if found.round_trips:
+        yield "a nested round trip", found.round_trips
+
+
 def totals(found: Explanation) -> list[Totals]:
     """What kicks and pauses take by method, and round trips by iteration; [] if nothing of it."""
-    events = [
-        *((f"a kick, {state}", counts) for state, counts in found.kicks.items()),
-        *((f"a pause, {program}", counts) for program, counts in found.pauses.items()),
-    ]
-    tables = [events, [("a nested round trip", found.round_trips)]]
-    return [_totals(rows) for rows in tables if any(counts for _, counts in rows)]
+    tables: dict[bool, list[tuple[str, Mapping[str, Event]]]] = {}
+    for name, counts in events(found):
+        tables.setdefault(counts is found.round_trips, []).append((name, counts))
+    return [_totals(rows) for rows in tables.values() if any(counts for _, counts in rows)]
 
 
 def _totals(events: Sequence[tuple[str, Mapping[str, Event]]]) -> Totals:
