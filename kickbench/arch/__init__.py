@@ -21,6 +21,7 @@ from kickbench.kvm import Kvm, Vcpu, Vm
 class Arch(Protocol):
     """One architecture. Its functions raise KvmError.
 
+    ``CROSS_PACKAGES`` are Debian's packages that build its parts on another architecture.
     ``LOAD_KVM`` says how KVM comes to be there. ``IRQCHIPS`` create an interrupt chip in the
     kernel, by the words of a scenario, for so many vCPUs. ``PROBE`` is a small guest, which ends
     with ``PROBE_EXIT``.
@@ -38,6 +39,7 @@ class Arch(Protocol):
     """
 
     NAME: str
+    CROSS_PACKAGES: tuple[str, ...]
     LOAD_KVM: str
     IOCTL_SYSCALL: int
     IRQCHIPS: Mapping[str, Callable[[Vm, int], None]]
@@ -97,6 +99,10 @@ def current() -> Arch:
     """The architecture of this host. Raises HostError when kickbench does not support it."""
     machine = os.uname().machine
     if machine not in ARCHS:
-        names = " and ".join(arch.NAME for arch in ARCHS.values())
-        raise HostError(f"kickbench measures {names} hosts only, and this host is {machine}")
+        raise HostError(f"kickbench measures {names()} hosts only, and this host is {machine}")
     return ARCHS[machine]
+
+
+def names() -> str:
+    """The architectures, in words."""
+    return " and ".join(arch.NAME for arch in ARCHS.values())

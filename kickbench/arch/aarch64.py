@@ -18,6 +18,7 @@ from ctypes import c_uint32, c_uint64
 from kickbench.kvm import Kvm, KvmError, Vcpu, Vm, abi, ioctl
 
 NAME = "arm64"
+CROSS_PACKAGES: tuple[str, ...] = ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross")
 LOAD_KVM = "boot the kernel at EL2, with CONFIG_KVM"
 IOCTL_SYSCALL = 29
 """The number of ioctl(2): include/uapi/asm-generic/unistd.h."""

@@ -16,6 +16,7 @@ from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from kickbench.kvm import Kvm, KvmError, Vcpu, Vm, abi, ioctl
 
 NAME = "x86-64"
+CROSS_PACKAGES: tuple[str, ...] = ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross")
 LOAD_KVM = "modprobe kvm_intel or modprobe kvm_amd"
 IOCTL_SYSCALL = 16
 """The number of ioctl(2): arch/x86/entry/syscalls/syscall_64.tbl."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import kickbench.agent
+from kickbench.arch import ARCHS, names
 from kickbench.closing import Closing
 from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
 from kickbench.native import built_file
@@ -30,12 +31,6 @@ PYTHON_ARGUMENTS = (
 )
 """What Python gets there. It has no packages (-S): one could be another kickbench. It reads its
 program from standard input, one line, and leaves the rest alone."""
-COMPILERS = {
-    "x86_64": "gcc-x86-64-linux-gnu and libc6-dev-amd64-cross",
-    "aarch64": "gcc-aarch64-linux-gnu and libc6-dev-arm64-cross",
-}
-"""The machines that an agent can measure on (``uname -m``), and the packages with which kickbench
-is built for them elsewhere."""
 NO_PYTHON = "kickbench-no-python"
 """What comes instead of an answer if there is no Python there."""
 
@@ -147,13 +142,12 @@ class Link(Closing):
 
     def _lacks(self, machine: str) -> str:
         """Why there is no agent for a machine."""
-        if packages := COMPILERS.get(machine):
+        if arch := ARCHS.get(machine):
             return (
                 f"{self.host} is {machine}, and this kickbench was installed without what runs "
-                f"there: install the packages {packages}, and then kickbench again"
+                f"there: install {' and '.join(arch.CROSS_PACKAGES)}, and then kickbench again"
             )
-        known = ", ".join(COMPILERS)
-        return f"{self.host} is {machine}, and kickbench measures on {known} only"
+        return f"{self.host} is {machine}, and kickbench measures {names()} hosts only"
 
     def _check_python(self) -> None:
         if NO_PYTHON.encode() in self._buffer:
