@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import resource
 from dataclasses import replace
@@ -233,6 +234,34 @@ def with_files(host: Host, files: dict[str, str]) -> Host:
             "CPUs 0-7: capacity 512; CPUs 8-15: capacity 1024",
             "cpu:8-15",
         ),
+        (
+            "idle",
+            {
+                f"{CPU}/cpu0/cpuidle/state0/name": "POLL",
+                f"{CPU}/cpu0/cpuidle/state0/latency": "0",
+                f"{CPU}/cpu0/cpuidle/state0/disable": "0",
+                f"{CPU}/cpu0/cpuidle/state1/name": "C6",
+                f"{CPU}/cpu0/cpuidle/state1/latency": "133",
+                f"{CPU}/cpu0/cpuidle/state1/disable": "0",
+            },
+            "as deep as C6, which takes 133 us",
+            "cpupower idle-set",
+        ),
+        (
+            "seccomp",
+            {"proc/self/status": "CapEff:\t0000000000004000\nSeccomp_filters:\t2"},
+            "2 filters",
+            "seccomp=unconfined",
+        ),
+        (
+            "nx_huge_pages",
+            {
+                "sys/module/kvm/parameters/nx_huge_pages": "Y",
+                "proc/sys/kernel/osrelease": "6.11.0-1015-azure",
+            },
+            "first KVM_RUN may spoil the VM",
+            "6.14 or later",
+        ),
         ("numa_balancing", {"proc/sys/kernel/numa_balancing": "1"}, "on", "echo 0 .*numa_bal"),
         (
             "quota",
@@ -287,6 +316,55 @@ def test_numa_balancing_needs_two_nodes(quiet: Host) -> None:
     write(quiet.root, {"proc/sys/kernel/numa_balancing": "1"})
     one_node = replace(quiet, topology=replace(TOPOLOGY, nodes={0: CPUS}))
     assert finding(one_node, "numa_balancing").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("disable", "held_us", "status"), [("1", None, "ok"), ("0", 0, "ok"), ("0", 200, "warn")]
+)
+def test_deep_states_that_nobody_may_enter_are_no_trouble(
+    quiet: Host, disable: str, held_us: int | None, status: str
+) -> None:
+    state = f"{CPU}/cpu0/cpuidle/state1"
+    write(quiet.root, {f"{state}/name": "C6", f"{state}/latency": 133, f"{state}/disable": disable})
+    if held_us is not None:
+        (quiet.root / "dev").mkdir(exist_ok=True)
+        (quiet.root / "dev/cpu_dma_latency").write_bytes(held_us.to_bytes(4, "little"))
+    assert finding(quiet, "idle").status == status
+
+
+@pytest.mark.parametrize(
+    ("release", "setting", "status"),
+    [
+        ("6.13.2", "Y", "warn"),
+        ("6.13.2", "N", "ok"),
+        ("6.14.0-rc4", "Y", "ok"),
+        ("6.1.0-18-cloud", "Y", "ok"),
+        ("garbage", "Y", "ok"),
+    ],
+)
+def test_only_kernels_that_may_spoil_a_vm_are_warned_of(
+    quiet: Host, release: str, setting: str, status: str
+) -> None:
+    files = {
+        "sys/module/kvm/parameters/nx_huge_pages": setting,
+        "proc/sys/kernel/osrelease": release,
+    }
+    assert finding(with_files(quiet, files), "nx_huge_pages").status == status
+
+
+@pytest.mark.parametrize(
+    ("policy", "runtime", "status"),
+    [
+        (os.SCHED_FIFO, "950000", "warn"),
+        (os.SCHED_RR, "-1", "ok"),
+        (os.SCHED_OTHER, "950000", "ok"),
+    ],
+)
+def test_only_real_time_threads_are_throttled(
+    quiet: Host, policy: int, runtime: str, status: str
+) -> None:
+    host = with_files(quiet, {"proc/sys/kernel/sched_rt_runtime_us": runtime})
+    assert finding(replace(host, policy=policy), "rt_throttling").status == status
 
 
 def test_boost_without_intel_pstate(quiet: Host) -> None:

@@ -9,6 +9,8 @@ changed on the host, and nothing here takes part in a measurement.
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import resource
 import time
 import zlib
@@ -22,7 +24,7 @@ from kickbench import arch
 from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores, environment
 from kickbench.host.capabilities import Capabilities, probe
-from kickbench.host.files import chosen, read_fields, read_int, read_text
+from kickbench.host.files import chosen, numbered, read_fields, read_int, read_text
 from kickbench.host.load import Ticks, cpu_ticks
 from kickbench.host.topology import Topology
 from kickbench.kvm import DEVICE
@@ -43,6 +45,9 @@ SHIPPED_VCPUS = 8
 """The largest case of the main job, smp_windows_like."""
 CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
 
+IDLE_WARN_US = 10
+"""A CPU that takes longer to wake is in the latency of a kick: that of a halted vCPU is some 10 us.
+"""
 DEBUG_OPTIONS = (
     "DEBUG_KMEMLEAK",
     "DEBUG_LOCK_ALLOC",
@@ -81,7 +86,8 @@ class Finding:
 @dataclass(frozen=True)
 class Host:
     """What the checks look at: the files below ``root``, KVM, the CPUs, two /proc/stat samples,
-    and how far the counters of two CPUs differ (None: this host's are measured)."""
+    how far the counters of two CPUs differ (None: this host's are measured), and the scheduling
+    policy of this process."""
 
     root: Path
     capabilities: Capabilities
@@ -89,6 +95,7 @@ class Host:
     stat_before: str
     stat_after: str
     counter_warp_cycles: clock.WarpCycles | None = None
+    policy: int = os.SCHED_OTHER
 
     @classmethod
     def read(cls, root: str | Path = "/", kvm_path: str | Path = DEVICE) -> Host:
@@ -96,7 +103,14 @@ class Host:
         before = read_text(root, "/proc/stat") or ""
         time.sleep(SAMPLE_SECONDS)
         after = read_text(root, "/proc/stat") or ""
-        return cls(Path(root), probe(kvm_path), Topology.read(root), before, after)
+        return cls(
+            Path(root),
+            probe(kvm_path),
+            Topology.read(root),
+            before,
+            after,
+            policy=os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK,
+        )
 
 
 Outcome = tuple[Status, str, Optional[str]]
@@ -148,7 +162,10 @@ def check_capabilities(host: Host) -> Outcome:
         for there, what in (
             (kvm.immediate_exit, "immediate_exit (method immediate_exit is skipped)"),
             (kvm.irqchip, "an in-kernel irqchip (cases with irqchip = kernel are skipped)"),
-            (kvm.split_irqchip, "a split irqchip (cases with irqchip = split are skipped)"),
+            (
+                kvm.split_irqchip or "split" not in arch.current().IRQCHIPS,
+                "a split irqchip (cases with irqchip = split are skipped)",
+            ),
         )
         if not there
     ]
@@ -235,6 +252,37 @@ def check_turbo(host: Host) -> Outcome:
     if read_text(host.root, f"{folder}/intel_pstate/no_turbo") is not None:
         return "warn", "on", f"echo 1 | sudo tee {folder}/intel_pstate/no_turbo"
     return "warn", "on", f"echo 0 | sudo tee {folder}/cpufreq/boost"
+
+
+def check_idle(host: Host) -> Outcome:
+    # All CPUs have the states of the first, on all but the oddest hosts.
+    folder = f"{environment.CPU}/cpu{host.topology.online[0]}/cpuidle"
+    states = [
+        (latency, read_text(state, "name") or state.name)
+        for state in numbered(host.root, folder, "state").values()
+        if read_int(state, "disable") == 0
+        and (latency := read_int(state, "latency") or 0) > IDLE_WARN_US
+    ]
+    if not states:
+        return "ok", f"no CPU sleeps so deep that it takes {IDLE_WARN_US} us to wake", None
+    allowed = _dma_latency_us(host.root)
+    if allowed is not None and allowed < min(states)[0]:
+        return "ok", f"somebody holds /dev/cpu_dma_latency at {allowed} us", None
+    latency, name = max(states)
+    advice = (
+        "cpupower idle-set -D 10, or have a program hold /dev/cpu_dma_latency open with 0 in it "
+        "(tuned-adm profile latency-performance does)"
+    )
+    return "warn", f"CPUs sleep as deep as {name}, which takes {latency} us to leave", advice
+
+
+def _dma_latency_us(root: Path) -> int | None:
+    """The exit latency that somebody allows at most; None if it cannot be read (power/qos.c)."""
+    try:
+        value = (root / "dev/cpu_dma_latency").read_bytes()[:4]
+    except OSError:
+        return None
+    return int.from_bytes(value, "little", signed=True) if len(value) == 4 else None
 
 
 def check_cores(host: Host) -> Outcome:
@@ -331,6 +379,36 @@ def check_quota(host: Host) -> Outcome:
     return "warn", f"the cgroup may use the time of {share}, then it is throttled", advice
 
 
+def check_seccomp(host: Host) -> Outcome:
+    filters = environment.seccomp_filters(host.root)
+    if not filters:
+        return "ok", "no filter" if filters == 0 else "the kernel does not tell", None
+    advice = "run outside of the container, or with --security-opt seccomp=unconfined"
+    return "warn", f"{_count(filters, 'filter')} of system calls in this process", advice
+
+
+def check_rt_throttling(host: Host) -> Outcome:
+    runtime = read_int(host.root, environment.RT_RUNTIME)
+    if host.policy not in (os.SCHED_FIFO, os.SCHED_RR) or runtime in (None, -1):
+        return "ok", "not in use", None
+    advice = f"echo -1 | sudo tee {environment.RT_RUNTIME}"
+    return "warn", f"real-time threads get {runtime} us of CPU time in a period", advice
+
+
+def check_nx_huge_pages(host: Host) -> Outcome:
+    setting = read_text(host.root, "/sys/module/kvm/parameters/nx_huge_pages")
+    release = read_text(host.root, "/proc/sys/kernel/osrelease") or ""
+    version = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    if setting not in ("Y", "force") or not (6, 11) <= version < (6, 14):
+        return "ok", "not affected", None
+    advice = (
+        "run a kernel of 6.14 or later, or: "
+        "echo N | sudo tee /sys/module/kvm/parameters/nx_huge_pages"
+    )
+    detail = f"Linux {version[0]}.{version[1]}: a kick in a VM's first KVM_RUN may spoil the VM"
+    return "warn", detail, advice
+
+
 def check_numa_balancing(host: Host) -> Outcome:
     if len(host.topology.nodes) < 2:
         return "ok", "one node", None
@@ -420,6 +498,12 @@ CHECKS: tuple[Check, ...] = (
         check_cores,
         "a figure is of all vCPUs together, and an exit costs more on a slow core",
     ),
+    Check(
+        "idle",
+        "idle states",
+        check_idle,
+        "a vCPU that halts leaves its CPU idle, and a kick must wake that CPU first",
+    ),
     Check("smt", "SMT siblings", check_smt, "two vCPUs on one core slow each other down"),
     Check("isolated", "isolated CPUs", check_isolated, "the kernel schedules nothing else on them"),
     Check("steal", "steal", check_steal, "time that the outer host took away looks like cost"),
@@ -427,6 +511,13 @@ CHECKS: tuple[Check, ...] = (
     Check("memlock", "locked memory", check_memlock, "locked buffers have no page faults"),
     Check("open_files", "open files", check_open_files, "each vCPU and its thread use about six"),
     Check("quota", "CPU quota", check_quota, "throttling stops all vCPUs for milliseconds"),
+    Check("seccomp", "seccomp", check_seccomp, "its filters run in every KVM_RUN and every kick"),
+    Check(
+        "rt_throttling",
+        "real-time throttling",
+        check_rt_throttling,
+        "the kernel stops real-time vCPUs when they have used up their time",
+    ),
     Check(
         "numa_balancing",
         "NUMA balancing",
@@ -440,6 +531,12 @@ CHECKS: tuple[Check, ...] = (
         "some processes get transparent huge pages and some do not, and which ones differs by run",
     ),
     Check("kernel", "kernel", check_kernel, "debugging code slows the paths that are measured"),
+    Check(
+        "nx_huge_pages",
+        "nx_huge_pages",
+        check_nx_huge_pages,
+        "every later KVM_RUN of such a VM fails with ENOMEM, though there is memory",
+    ),
     Check(
         "hypervisor",
         "hypervisor",

@@ -34,6 +34,7 @@ THP = "/sys/kernel/mm/transparent_hugepage"
 DMI = "/sys/class/dmi/id"
 DEVICE_TREE = "/proc/device-tree"
 _KMSG_BYTES = 8192  # CONSOLE_EXT_LOG_MAX, the longest message
+RT_RUNTIME = "/proc/sys/kernel/sched_rt_runtime_us"
 NUMA_BALANCING = "/proc/sys/kernel/numa_balancing"
 
 
@@ -59,13 +60,13 @@ def collect(root: str | Path = "/", topology: Topology | None = None) -> dict[st
             "memlock_bytes": _limit(resource.RLIMIT_MEMLOCK),
             "open_files": _limit(resource.RLIMIT_NOFILE),
             "cpu_quota_cpus": cgroups.cpu_quota(root),
-            "seccomp_filters": _seccomp_filters(root),
+            "seccomp_filters": seccomp_filters(root),
         },
         "software": _software(),
     }
 
 
-def _seccomp_filters(root: str | Path) -> int | None:
+def seccomp_filters(root: str | Path) -> int | None:
     """How many filters run with each of our system calls, KVM_RUN among them (Linux 5.11).
 
     See proc_pid_status(5). A container's or service's filter is in every exit that is measured.

@@ -361,8 +361,18 @@ _DISTURBANCES = (
 # other checks warn of.
 _BEARS_ON_TRUST = frozenset(
     {
-        *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "cores", "smt"),
-        *("numa_balancing", "steal", "load", "quota", "kernel", "hypervisor", "other_run"),
+        *("tsc", "clocksource", "tsc_agreement", "governor", "turbo", "cores", "smt", "idle"),
+        *(
+            "numa_balancing",
+            "steal",
+            "load",
+            "quota",
+            "seccomp",
+            "rt_throttling",
+            "kernel",
+            "hypervisor",
+            "other_run",
+        ),
     }
 )
 
