@@ -29,10 +29,11 @@ pytestmark = pytest.mark.skipif(
 MAKEFILE = """
 tinyconfig olddefconfig mrproper:
 \t@cd $(or $(O),.) && echo CONFIG_TINY=y >> .config
-bzImage:
-\t@mkdir -p $(O)/arch/x86/boot
+BOOT = $(O)/arch/$(or $(ARCH),x86)/boot
+bzImage Image:
+\t@mkdir -p $(BOOT)
 \t@echo "  CC      init/main.o"
-\t@cat init/main.c > $(O)/arch/x86/boot/bzImage
+\t@cat init/main.c > $(BOOT)/$@
 \t@echo "ffffffff81000000 T of `head -n 2 init/main.c | tail -n 1`" > $(O)/System.map
 \t@echo built >> $(O)/../../../builds
 %.s:
@@ -63,6 +64,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "kernel/patches").mkdir(parents=True)
     (tmp_path / "kernel/lab.config").write_text("CONFIG_TINY=y\n")
     (tmp_path / "kernel/debug.config").write_text("CONFIG_KASAN=y\n")
+    (tmp_path / "kernel/arm64.config").write_text("CONFIG_TINY=y\n")
     patch(tmp_path, "TWO")
     return tmp_path
 
@@ -77,6 +79,7 @@ def source(lab: Path, makefile: str = MAKEFILE) -> Path:
         "Kbuild": "",
         "Makefile": makefile,
         "arch/x86/Makefile": "",
+        "arch/arm64/Makefile": "",
         "init/main.c": "one\ntwo\nthree\n",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ def test_everything_that_goes_in_makes_another_kernel(
     (tree / "init/main.c").write_text("one\ntwo\nthree\nfour\n")
     keys.append(builder.inputs(tree).key)
     keys.append(builder.inputs(tree, patched=False).key)
-    monkeypatch.setattr(builder, "compiler", lambda: "gcc 99")
+    monkeypatch.setattr(builder, "compiler", lambda _: "gcc 99")
     keys.append(builder.inputs(tree).key)
     assert len(set(keys)) == len(keys) == 8
 
@@ -260,6 +263,72 @@ def test_options_that_the_kernel_does_not_take_are_found() -> None:
     assert kbuild.unmet("CONFIG_A=y\n", "") == ["CONFIG_A=y"]
 
 
+# --- another architecture -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cross(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cross-compiler, and a patch for arm64 alone. Returns the compiler's log."""
+    programs, log = lab / "programs", lab / "calls"
+    programs.mkdir()
+    compiler = programs / "aarch64-linux-gnu-gcc"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec gcc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (lab / "kernel/patches/arm64").mkdir()
+    text = PATCH.format(two="ARM", new="arm64.c").replace("-two", "-TWO")
+    (lab / "kernel/patches/arm64/0004-arm64.patch").write_text(text)
+    return log
+
+
+def test_a_kernel_for_arm64_has_its_own_compiler_patches_and_name(lab: Path, cross: Path) -> None:
+    tree = source(lab)
+    ours = builder.build(tree)
+    assert not cross.exists()
+    theirs = builder.build(tree, arch="arm64")
+    assert (ours.name, theirs.name) == ("bzImage", "Image")
+    assert (ours.read_text(), theirs.read_text()) == ("one\nTWO\nthree\n", "one\nARM\nthree\n")
+    assert "-c " in cross.read_text()
+    assert {path.name for path in (lab / "cache").rglob("objects-*")} == {
+        "objects-lab",
+        "objects-lab-arm64",
+    }
+    assert json.loads((theirs.parent / "inputs.json").read_text())["arch"] == "arm64"
+    assert (theirs.parent / "System.map").exists()
+    assert builder.built(tree) == ours
+    assert builder.built(tree, arch="arm64") == theirs
+    plain = builder.build(tree, arch="arm64", patched=False)
+    assert plain.read_text() == "one\ntwo\nthree\n"
+
+
+def test_what_no_arm64_kernel_has_is_refused(lab: Path, cross: Path) -> None:
+    tree = source(lab)
+    with pytest.raises(UsageError, match="no architecture vax; there are: x86_64, arm64"):
+        builder.inputs(tree, arch="vax")
+    for config in ("no-immediate-exit", "observe"):
+        with pytest.raises(
+            UsageError, match=f"{config} is of x86_64 alone; arm64 has: lab, debug$"
+        ):
+            builder.inputs(tree, config, "arm64")
+    with pytest.raises(HostError, match=r"run kickbench lab build --arch arm64$"):
+        builder.built(tree, arch="arm64")
+    (tree / "arch/arm64/Makefile").unlink()
+    with pytest.raises(UsageError, match="not the source of a Linux kernel"):
+        builder.inputs(tree, arch="arm64")
+
+
+def test_without_the_cross_compiler_its_package_is_named(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "aarch64-linux-gnu-gcc"
+    absent = tools.Tool(name, "gcc-aarch64-linux-gnu", "compiles for arm64", ("build-arm64",))
+    monkeypatch.setattr(tools, "TOOLS", [*tools.TOOLS, absent])
+    monkeypatch.setenv("PATH", str(lab))
+    with pytest.raises(HostError, match=rf"{name} .*: not found\ninstall it: .* {absent.package}$"):
+        builder.build(source(lab), arch="arm64")
+    assert kernels(lab) == []
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -310,7 +379,7 @@ def test_the_error_is_shown_though_other_compilers_and_make_go_on_talking(lab: P
     assert [line for line in str(caught.value).splitlines() if line.startswith("  |")] == [
         "  | main.c:1: error: oops"
     ]
-    tree = source(lab, MAKEFILE.replace("bzImage:", "bzImage: missing.c"))
+    tree = source(lab, MAKEFILE.replace("bzImage Image:", "bzImage Image: missing.c"))
     with pytest.raises(MeasurementError, match=r"No rule to make target 'missing\.c'"):
         builder.build(tree)
 

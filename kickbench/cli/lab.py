@@ -10,9 +10,12 @@ import typer
 
 from kickbench.cli.run import Quick, Results, Resume, ScenarioName, TrustProtocols
 from kickbench.errors import EXIT_HOST, UsageError
+from kickbench.lab import ARCHITECTURES
 
 if TYPE_CHECKING:
     from kickbench.lab.machines import Machine
+
+_ARCHITECTURES = " or ".join(ARCHITECTURES)
 
 app = typer.Typer(
     help="Run scenarios in an emulated host.\n\n"
@@ -114,6 +117,10 @@ def build(
             help="The configuration: lab, debug, no-immediate-exit or observe.",
         ),
     ] = "lab",
+    arch: Annotated[
+        str,
+        typer.Option("--arch", metavar="NAME", help=f"The architecture: {_ARCHITECTURES}."),
+    ] = ARCHITECTURES[0],
     no_patches: Annotated[
         bool, typer.Option("--no-patches", help="Leave out the proposed ioctls.")
     ] = False,
@@ -127,7 +134,7 @@ def build(
     from kickbench.lab import build as builder
 
     heed_sigterm()
-    typer.echo(str(builder.build(source, config, jobs, patched=not no_patches)))
+    typer.echo(str(builder.build(source, config, jobs, arch, patched=not no_patches)))
 
 
 @app.command()

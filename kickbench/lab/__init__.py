@@ -3,3 +3,6 @@
 
 ``build`` makes the kernel, ``machines`` is the table of emulated hosts, ``run`` measures in one.
 """
+
+ARCHITECTURES = ("x86_64", "arm64")
+"""The architectures that kernels are built for. The first is the default."""

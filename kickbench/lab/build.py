@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the lab's kernel from a source, a configuration and patches, and keeps it as a bzImage.
+"""Builds the lab's kernel from a source, a configuration and patches, and keeps it.
 
 A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab/``::
 
-    kernels/<hash>/bzImage       finished kernels, each put there by one rename
+    kernels/<hash>/bzImage       finished kernels (arm64: Image), each put there by one rename
     kernels/<hash>/System.map    the addresses of its functions, for kickbench lab explain
     kernels/<hash>/structs.json  how its structures are laid out, for the same
     kernels/<hash>/inputs.json   what went into it, for people
@@ -26,50 +26,75 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.lab import tools
 from kickbench.lab.cache import cache, only_one
-from kickbench.lab.kbuild import IMAGE, STRUCTS, Tree, run, say
+from kickbench.lab.kbuild import ARM64, STRUCTS, X86_64, Target, Tree, run, say
 from kickbench.run.progress import duration
 
 KERNEL = Path(__file__).parent / "kernel"
-KEPT = (IMAGE, "System.map", STRUCTS)
-"""What is kept of a build, by its place in the folder of objects."""
+_BASE = "lab.config"
+
+
+@dataclass(frozen=True)
+class Arch:
+    """An architecture that the lab builds kernels for.
+
+    ``fragments`` are merged over lab.config. ``patches`` is the folder of the patches that are
+    applied after those of all architectures, if it has any. ``user`` is what the tools call the
+    build.
+    """
+
+    target: Target
+    user: str
+    fragments: tuple[str, ...] = ()
+    patches: str | None = None
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is kept of a build, by its place in the folder of objects."""
+        return (self.target.image, "System.map", STRUCTS)
+
+
+ARCHS: dict[str, Arch] = {
+    "x86_64": Arch(X86_64, "build"),
+    "arm64": Arch(ARM64, "build-arm64", ("arm64.config",), "arm64"),
+}
+"""The architectures that kernels can be built for, by name."""
 
 
 @dataclass(frozen=True)
 class Config:
     """A configuration of the kernel, with its purpose in ``doc``.
 
-    ``fragments`` are merged over ``make tinyconfig``, and later ones win. ``removals`` are patches
-    that are applied after the lab's own. Each takes a feature away.
+    lab.config is merged over ``make tinyconfig``, then the fragments of the architecture, and then
+    ``fragments``. Later ones win. ``removals`` are patches
+    that are applied after the lab's own. Each takes a feature away. Without ``portable``, the
+    configuration is of x86_64 alone.
     """
 
     doc: str
-    fragments: tuple[str, ...] = ("lab.config",)
+    fragments: tuple[str, ...] = ()
     removals: tuple[str, ...] = ()
+    portable: bool = False
 
-    def texts(self) -> dict[str, str]:
-        """The fragments by file name."""
-        return {name: (KERNEL / name).read_text() for name in self.fragments}
-
-    @property
-    def objects(self) -> str:
-        """The name of the folder of objects, which kernels with the same fragments share."""
-        return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
+    def texts(self, arch: str = "x86_64") -> dict[str, str]:
+        """The fragments for an architecture, by file name."""
+        names = (_BASE, *ARCHS[arch].fragments, *self.fragments)
+        return {name: (KERNEL / name).read_text() for name in names}
 
 
 CONFIGS: dict[str, Config] = {
-    "lab": Config("the kernel to measure in"),
-    "debug": Config("KASAN, lockdep and kmemleak", ("lab.config", "debug.config")),
+    "lab": Config("the kernel to measure in", portable=True),
+    "debug": Config("KASAN, lockdep and kmemleak", ("debug.config",), portable=True),
     "no-immediate-exit": Config(
         "KVM does not leave a nested guest at once", removals=("no-immediate-exit.patch",)
     ),
-    "observe": Config("BTF and BPF, for kickbench observe", ("lab.config", "observe.config")),
+    "observe": Config("BTF and BPF, for kickbench observe", ("observe.config",)),
 }
 """The kernels that can be built, by name."""
 
@@ -91,28 +116,41 @@ class Inputs:
     fragments: Mapping[str, str]
     patches: Mapping[str, str]
     compiler: str
+    arch: str = "x86_64"
 
     @property
     def key(self) -> str:
         """The name under which the kernel is kept."""
-        facts = {**self.facts(), "source": None, "kept": KEPT}
+        facts = {**self.facts(), "source": None, "kept": ARCHS[self.arch].kept}
+        del facts["arch"]  # What is kept says it.
         return _hash(json.dumps(facts).encode())[:16]
+
+    @property
+    def image(self) -> Path:
+        """The path of the kernel, whether it is built or not."""
+        return cache() / "kernels" / self.key / Path(ARCHS[self.arch].target.image).name
+
+    @property
+    def objects(self) -> str:
+        """The name of the folder of objects, which kernels with the same fragments share."""
+        return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
 
     def facts(self) -> dict[str, object]:
         """The inputs as a JSON object."""
         return {**vars(self), "source": str(self.source)}
 
 
-def inputs(source: Path | None = None, config: str = "lab", *, patched: bool = True) -> Inputs:
+def inputs(
+    source: Path | None = None, config: str = "lab", arch: str = "x86_64", *, patched: bool = True
+) -> Inputs:
     """The inputs that a build would have now. Looks at the whole source, for half a second.
 
     Without ``patched`` the lab's own patches are left out. Those of the configuration remain.
 
-    Raises UsageError for a source or configuration that does not exist, HostError (exit code 3) if
-    Debian's source or the compiler is missing.
+    Raises UsageError for a source, configuration or architecture that does not exist, HostError
+    (exit code 3) if Debian's source or the compiler is missing.
     """
-    if config not in CONFIGS:
-        raise UsageError(f"no configuration {config}; there are: {', '.join(CONFIGS)}")
+    chosen = _config(config, arch)
     if source is None:
         source = tools.DEBIAN_SOURCE
         if not source.exists():
@@ -123,17 +161,36 @@ def inputs(source: Path | None = None, config: str = "lab", *, patched: bool = T
             )
     elif not source.exists():
         raise UsageError(f"{source}: no such file or folder")
-    chosen = CONFIGS[config]
-    patches = sorted((KERNEL / "patches").glob("*.patch")) if patched else []
-    patches += [KERNEL / "removals" / name for name in chosen.removals]
+    folder = ARCHS[arch].target.folder
     return Inputs(
         source.resolve(),
-        _identity_of_folder(source) if source.is_dir() else _identity_of_file(source),
+        _identity_of_folder(source, folder) if source.is_dir() else _identity_of_file(source),
         config,
-        chosen.texts(),
-        {path.name: path.read_text() for path in patches},
-        compiler(),
+        chosen.texts(arch),
+        {path.name: path.read_text() for path in _patches(chosen, arch, patched)},
+        compiler(arch),
+        arch,
     )
+
+
+def _config(name: str, arch: str) -> Config:
+    if arch not in ARCHS:
+        raise UsageError(f"no architecture {arch}; there are: {', '.join(ARCHS)}")
+    if name not in CONFIGS:
+        raise UsageError(f"no configuration {name}; there are: {', '.join(CONFIGS)}")
+    if arch != "x86_64" and not CONFIGS[name].portable:
+        there = ", ".join(name for name, config in CONFIGS.items() if config.portable)
+        raise UsageError(f"the configuration {name} is of x86_64 alone; {arch} has: {there}")
+    return CONFIGS[name]
+
+
+def _patches(config: Config, arch: str, patched: bool) -> Iterator[Path]:
+    """The patches, in the order in which they are applied."""
+    if patched:
+        yield from sorted((KERNEL / "patches").glob("*.patch"))
+        if own := ARCHS[arch].patches:
+            yield from sorted((KERNEL / "patches" / own).glob("*.patch"))
+    yield from (KERNEL / "removals" / name for name in config.removals)
 
 
 def _hash(data: bytes) -> str:
@@ -145,9 +202,9 @@ def _identity_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _identity_of_folder(folder: Path) -> str:
+def _identity_of_folder(folder: Path, arch: str) -> str:
     """A hash of the names, sizes and times of all files of a tree, so that an edit changes it."""
-    if not (folder / "Kbuild").is_file() or not (folder / "arch/x86/Makefile").is_file():
+    if not (folder / "Kbuild").is_file() or not (folder / "arch" / arch / "Makefile").is_file():
         raise UsageError(f"{folder} is not the source of a Linux kernel; name one with --source")
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for place, folders, files in os.walk(folder):
@@ -158,12 +215,14 @@ def _identity_of_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def compiler() -> str:
+def compiler(arch: str = "x86_64") -> str:
     """The first line of gcc's version. Raises HostError if there is none."""
+    gcc = ARCHS[arch].target.gcc
     try:
-        said = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
+        said = subprocess.run([gcc, "--version"], capture_output=True, text=True, check=True)
     except OSError:
-        tools.require("build", but=[tool.name for tool in tools.TOOLS if tool.name != "gcc"])
+        others = [tool.name for tool in tools.TOOLS if tool.name != gcc]
+        tools.require(ARCHS[arch].user, but=others)
         raise
     return said.stdout.partition("\n")[0]
 
@@ -171,14 +230,15 @@ def compiler() -> str:
 # --- the cache ---------------------------------------------------------------------------------
 
 
-def built(source: Path | None = None, config: str = "lab") -> Path:
+def built(source: Path | None = None, config: str = "lab", arch: str = "x86_64") -> Path:
     """The path of the kernel that :func:`build` would return. Builds nothing.
 
     Raises HostError (exit code 3) if the kernel is not built.
     """
-    image = _image(inputs(source, config))
+    image = inputs(source, config, arch).image
     if not image.is_file():
         more = "" if config == "lab" else f" --config {config}"
+        more += "" if arch == "x86_64" else f" --arch {arch}"
         raise HostError(f"the lab's kernel is not built: run kickbench lab build{more}")
     return image
 
@@ -187,21 +247,22 @@ def build(
     source: Path | None = None,
     config: str = "lab",
     jobs: int | None = None,
+    arch: str = "x86_64",
     *,
     patched: bool = True,
 ) -> Path:
-    """Build the kernel of these inputs, unless it is there. Returns the path of the bzImage.
+    """Build the kernel of these inputs, unless it is there. Returns its path.
 
     Raises HostError (exit code 3) if tools are missing, MeasurementError (exit code 4) if a patch
     does not apply, the build fails or the disk is full.
     """
-    wanted = inputs(source, config, patched=patched)
-    image = _image(wanted)
+    wanted = inputs(source, config, arch, patched=patched)
+    image = wanted.image
     if image.is_file():
         return image
     # A tree of the user's needs neither Debian's source nor the tools that unpack a tarball.
     own_tree = ("tar", "xz") if wanted.source.is_dir() else ()
-    tools.require("build", but=(str(tools.DEBIAN_SOURCE), *own_tree))
+    tools.require(ARCHS[arch].user, but=(str(tools.DEBIAN_SOURCE), *own_tree))
     tools.require(config)
     try:
         with only_one(cache(), "another kickbench lab build") as lock:
@@ -216,10 +277,6 @@ def build(
     return image
 
 
-def _image(wanted: Inputs) -> Path:
-    return cache() / "kernels" / wanted.key / "bzImage"
-
-
 # --- one build ---------------------------------------------------------------------------------
 
 
@@ -229,7 +286,8 @@ class _Build:
         self._tree = cache() / "trees" / wanted.identity[:16]
         self._source = self._tree / "source"
         self._originals = self._tree / "originals"
-        self._objects = self._tree / CONFIGS[wanted.config].objects
+        self._objects = self._tree / wanted.objects
+        self._arch = ARCHS[wanted.arch]
 
     def run(self, image: Path) -> None:
         begun = time.monotonic()
@@ -238,7 +296,7 @@ class _Build:
         self._restore()
         for name, text in self._inputs.patches.items():
             self._apply(name, text)
-        tree = Tree(self._source, self._objects, self._jobs, self._lock)
+        tree = Tree(self._source, self._objects, self._jobs, self._lock, self._arch.target)
         tree.configure(self._inputs.fragments.values(), f"-kickbench-{self._inputs.key}")
         tree.compile()
         tree.note_structs()
@@ -325,7 +383,7 @@ class _Build:
             shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
         try:
-            for name in KEPT:
+            for name in self._arch.kept:
                 shutil.copyfile(self._objects / name, work / Path(name).name)
             text = json.dumps(self._inputs.facts(), indent=2)
             (work / "inputs.json").write_text(text + "\n")

@@ -26,13 +26,9 @@ from kickbench.lab.emulation import printable
 from kickbench.lab.processes import become, held_interrupts
 from kickbench.run.progress import duration
 
-IMAGE = "arch/x86/boot/bzImage"
-"""The place of the kernel in the folder of objects."""
 STRUCTS = "structs.json"
-"""That of the layout of its structures."""
+"""The place of the layout of a kernel's structures in the folder of objects."""
 
-# The lines with CC or AS that a whole build prints. Only the progress depends on it.
-_STEPS = 1620
 _STEP = re.compile(rb"  (CC|AS) ")
 _REPORT_SECONDS = 15.0
 _LINES_SHOWN = 12
@@ -50,6 +46,34 @@ _REPRODUCIBLE = {
 
 
 @dataclass(frozen=True)
+class Target:
+    """What make needs to know of the architecture that a kernel is for.
+
+    ``folder`` is the architecture's in ``arch/``, and ``image`` the kernel's place in the folder of
+    objects. ``prefix`` is that of the compiler's and the linker's name. A whole build prints about
+    ``steps`` lines with CC or AS, and only the progress depends on it.
+    """
+
+    folder: str
+    image: str
+    prefix: str
+    steps: int
+
+    @property
+    def gcc(self) -> str:
+        """The compiler."""
+        return f"{self.prefix}gcc"
+
+    def words(self) -> list[str]:
+        """What make is told."""
+        return [f"ARCH={self.folder}", f"CROSS_COMPILE={self.prefix}"] if self.prefix else []
+
+
+X86_64 = Target("x86", "arch/x86/boot/bzImage", "", 1620)
+ARM64 = Target("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-", 1300)
+
+
+@dataclass(frozen=True)
 class Tree:
     """A kernel's ``source``, which is only read, and make's ``objects``.
 
@@ -61,6 +85,7 @@ class Tree:
     objects: Path
     jobs: int | None
     lock: int
+    target: Target = X86_64
 
     def configure(self, fragments: Iterable[str], version: str) -> None:
         """Merge the fragments over ``make tinyconfig``. The release ends with ``version``.
@@ -78,9 +103,10 @@ class Tree:
             say(f"warning: the kernel was configured without {option}")
 
     def compile(self) -> Path:
-        """Compile what has changed since the last time. Returns the path of the bzImage."""
-        image = self.objects / IMAGE
-        self._make("bzImage", follow=_Progress(0 if image.exists() else _STEPS).take)
+        """Compile what has changed since the last time. Returns the path of the kernel."""
+        image = self.objects / self.target.image
+        expected = 0 if image.exists() else self.target.steps
+        self._make(image.name, follow=_Progress(expected).take)
         return image
 
     def note_structs(self) -> None:
@@ -91,7 +117,7 @@ class Tree:
             objects = []
             for name in files:
                 objects.append(Path(folder) / f"{Path(name).stem}.o")
-                command = ["gcc", "-c", str(self.objects / name), "-o", str(objects[-1])]
+                command = [self.target.gcc, "-c", str(self.objects / name), "-o", str(objects[-1])]
                 run(command, f"assembling {name}", self.lock)
             found = structs.Structs.of(objects)
         (self.objects / STRUCTS).write_text(found.to_json())
@@ -99,7 +125,12 @@ class Tree:
     def _make(self, *targets: str, follow: Callable[[bytes], None] | None = None) -> None:
         jobs = self.jobs or len(os.sched_getaffinity(0))
         command = ["make", "-C", str(self.source), f"O={self.objects}", f"-j{jobs}"]
-        run([*command, *targets], f"make {' '.join(targets)}", self.lock, follow)
+        run(
+            [*command, *self.target.words(), *targets],
+            f"make {' '.join(targets)}",
+            self.lock,
+            follow,
+        )
 
 
 def run(

@@ -2,7 +2,7 @@
 """How the kernel's structures are laid out, from debug information: DWARF, or BTF.
 
 A kernel of the lab has no debug information. Three of its files are compiled once more with it when
-the kernel is built, and what they say is kept beside the kernel (:data:`kickbench.lab.build.KEPT`).
+the kernel is built, and what they say is kept beside the kernel (:data:`kickbench.lab.build.Arch`).
 Another kernel may have BTF in it (Documentation/bpf/btf.rst), as those of distributions do.
 """
 

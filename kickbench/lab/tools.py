@@ -27,7 +27,8 @@ _MORE_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 class Tool:
     """A tool. ``name`` is a program on the PATH, or the absolute path of another file.
 
-    ``users`` are what needs it: "build", "bisect", configurations of the kernel, or machines.
+    ``users`` are what needs it: "build", "build-arm64", "root-arm64", "bisect", configurations of
+    the kernel, or machines.
     """
 
     name: str
@@ -45,7 +46,9 @@ class Tool:
 
 DEBIAN_SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 
-_BUILD = ("build", "bisect")
+_ARM64 = ("build-arm64",)
+_BUILDS = ("build", *_ARM64)
+_BUILD = (*_BUILDS, "bisect")
 _AMD = ("amd-numa", "amd-count", "amd-lines")
 _VMX = ("intel-vmx",)
 
@@ -57,12 +60,18 @@ TOOLS: tuple[Tool, ...] = (
     Tool("bison", "bison", "the kernel's configuration", _BUILD),
     Tool("bc", "bc", "the kernel's timer constants", _BUILD),
     Tool("perl", "perl", "the kernel's build", _BUILD),
-    Tool("patch", "patch", "applies the lab's patches"),
-    Tool("tar", "tar", "unpacks the kernel's source"),
-    Tool("xz", "xz-utils", "unpacks the kernel's source"),
-    Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool", _BUILD),
+    Tool("patch", "patch", "applies the lab's patches", _BUILDS),
+    Tool("tar", "tar", "unpacks the kernel's source", _BUILDS),
+    Tool("xz", "xz-utils", "unpacks the kernel's source", _BUILDS),
+    Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool", ("build", "bisect")),
+    Tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "compiles for arm64", _ARM64),
     Tool("pahole", "dwarves", "the kernel's description of its types", ("observe",)),
-    Tool(str(DEBIAN_SOURCE), "linux-source-6.12", "the kernel's source, unless --source names one"),
+    Tool(
+        str(DEBIAN_SOURCE),
+        "linux-source-6.12",
+        "the kernel's source, unless --source names one",
+        _BUILDS,
+    ),
     Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
     Tool("bochs", "bochs", "emulates an Intel host with VMX", _VMX),
     Tool(str(BIOS), "bochsbios", "the BIOS in Bochs", _VMX),
@@ -73,6 +82,8 @@ TOOLS: tuple[Tool, ...] = (
     Tool(str(GRUB), "grub-pc-bin", "the boot loader on that CD", _VMX),
     Tool("xorriso", "xorriso", "writes that CD", _VMX),
     Tool("mount", "mount", "the file systems inside", (*_AMD, *_VMX)),
+    Tool("apt-get", "apt", "fetches Debian's packages for arm64", ("root-arm64",)),
+    Tool("dpkg-deb", "dpkg", "unpacks these", ("root-arm64",)),
 )
 """Every tool, once, in the order in which they are needed."""
 
