@@ -128,13 +128,18 @@ def build(
 ) -> None:
     """Build the lab's kernel, and print its path.
 
-    A kernel is built once. The next call prints the path at once. Without the patches, any source
-    of Linux 6.1 or later can be built, for example to explain it with lab explain --against.
+    A kernel is built once, and so is the root of machines of another architecture. The next call
+    prints the path at once. Without the patches, any source of Linux 6.1 or later can be built, for
+    example to explain it with lab explain --against.
     """
     from kickbench.lab import build as builder
+    from kickbench.lab.root import root
 
     heed_sigterm()
-    typer.echo(str(builder.build(source, config, jobs, arch, patched=not no_patches)))
+    image = builder.build(source, config, jobs, arch, patched=not no_patches)
+    if arch != ARCHITECTURES[0]:  # whose machines have this host's root
+        root(arch)
+    typer.echo(str(image))
 
 
 @app.command()
