@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -15,25 +14,33 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from blocks_until import MS, until
 from hypothesis import given
 from hypothesis import strategies as st
-from observing import needs_observer
+from observing import (
+    KICKBENCH,
+    PHASES,
+    machine,
+    needs_observer,
+    observe,
+    observing,
+    only_run,
+    seen_of,
+    stored,
+    until_nothing_is_lost,
+    watching,
+)
 from own_vmm import qemu
 
-from kickbench.engine.engine import Clock, Engine, Kickers, Plan
+from kickbench.engine.engine import Clock, Engine, Plan
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.guest.loader import Guest
-from kickbench.guest.mix import MixedExit
-from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.observe import layout, observer, process, recording, store
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
@@ -42,87 +49,16 @@ from kickbench.observe.watch import Watch
 from kickbench.report.pages.run import drawn, page
 from kickbench.results.schema import dump_json
 from kickbench.results.tables import TABLES, tables_of
-from kickbench.results.writer import RunWriter
 from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData
-from kickbench.summary.summarise import write_summary
 
 ROOT = Path(__file__).parent.parent
-# -P: what is tested is the installed package, and not the checkout that is beside the tests.
-KICKBENCH = (sys.executable, "-P", "-m", "kickbench")
-CPUS = Topology.read().affinity
-MIX = [MixedExit("port_read", 0x608, 4, 1)] * 3 + [MixedExit("mmio_write", 0xFE00_0000, 2, 1)]
 EINTR = layout.REASON_ERROR + 4
 
 
 @pytest.fixture(scope="module")
 def clock() -> Clock:
     return Clock.choose(counter_usable=True)
-
-
-@contextmanager
-def machine(
-    clock: Clock, program: str, *, vcpus: int = 1, rate_hz: float | None = None
-) -> Iterator[tuple[Guest, Engine]]:
-    """The engine's VM in this process."""
-    pacing: dict[str, Any] = {}
-    if rate_hz is not None:
-        gaps = [int(clock.hz / rate_hz)]
-        pacing = {"gaps_cycles": gaps, "first_gaps": [0] * vcpus, "ring_entries": 1024}
-    if program == "mix":
-        pacing["mix"] = MIX
-    seats = [[CPUS[index % len(CPUS)]] for index in range(vcpus)]
-    options: dict[str, Any] = {"n_entries": 1, "samples_capacity": 1 << 12}
-    options["kickers"] = Kickers(count=1, cpus=[CPUS[-1]])
-    with (
-        Kvm() as kvm,
-        Guest(kvm, program, vcpus, irqchip="kernel", **pacing) as guest,
-        Engine(guest, program, clock, seats, **options) as engine,
-    ):
-        yield guest, engine
-
-
-@contextmanager
-def watching() -> Iterator[Watch]:
-    """This process, watched in all details."""
-    files = list(process.find(os.getpid()).vcpu_files)
-    with Watch(os.getpid(), files) as watch, watch.attached(), watch.detail(), watch.handlers():
-        yield watch
-
-
-def until_nothing_is_lost(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs the test again, some times, if a program missed an event.
-
-    The kernel leaves out a program that the same CPU has begun for another thread.
-    """
-
-    @functools.wraps(test)
-    def run(*arguments: Any, **options: Any) -> None:
-        for _ in range(5):
-            try:
-                return test(*arguments, **options)
-            except EventsLostError:
-                pass
-        return test(*arguments, **options)
-
-    return run
-
-
-class EventsLostError(AssertionError):
-    """A program missed an event."""
-
-
-def seen_of(watch: Watch) -> observer.Observed:
-    watch.read_kvm_counts()
-    found = observer.Observed(process.find(os.getpid()), process.threads_of(os.getpid()))
-    found.began_ns, found.elapsed_ns, found.detail_ns = 1, 1, 1
-    found.vcpus, found.ways, found.kicks = watch.vcpus, watch.ways, watch.take_kicks()
-    found.totals, found.lost = watch.totals, watch.lost()
-    found.senders, found.sent = watch.senders()
-    found.last = observer._threads(watch, os.getpid())
-    if found.lost.total:
-        raise EventsLostError(found.lost)
-    return found
 
 
 # --- against the engine's own truth ---------------------------------------------------------------
@@ -325,22 +261,6 @@ def test_nothing_is_counted_while_detached(clock: Clock) -> None:
 # --- a run of its own -----------------------------------------------------------------------------
 
 
-def observe(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "kickbench",
-        "observe",
-        *arguments,
-        "--results",
-        str(folder),
-    ]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, **options
-    )
-
-
 def assert_reported(run: Path) -> None:
     """The run has a page with all figures of its kind, and its summary says as much alone."""
     whole = RunData.load(run)
@@ -352,11 +272,6 @@ def assert_reported(run: Path) -> None:
     assert alone.without_tables
     assert json.loads(dump_json(alone.summary)) == json.loads(dump_json(whole.summary))
     assert "Who sent signals to it" in page(alone)
-
-
-def only_run(folder: Path) -> Path:
-    (manifest,) = folder.glob("*/*/manifest.json")
-    return manifest.parent
 
 
 @pytest.mark.kvm
@@ -413,28 +328,9 @@ def test_qemu_is_observed_with_its_pauses(tmp_path: Path, vcpus: int) -> None:
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
 def test_ctrl_c_keeps_what_was_seen(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    with qemu(tmp_path, vcpus=1, name="tiny") as vm:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "kickbench",
-            "observe",
-            str(vm.pid),
-            "--seconds",
-            "60",
-        ]
-        with subprocess.Popen(
-            [*command, "--results", str(results)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as running:
-            assert running.stderr is not None
-            said = [running.stderr.readline(), running.stderr.readline()]
-            assert "observing, " in said[-1], said
-            running.send_signal(signal.SIGINT)
-            out, error = running.communicate(timeout=120)
+    with qemu(tmp_path, vcpus=1, name="tiny") as vm, observing(vm.pid, results) as running:
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=120)
     assert running.returncode == 130, error
     assert "what was seen until then is kept" in error
     assert "Traceback" not in error
@@ -446,34 +342,17 @@ def test_ctrl_c_keeps_what_was_seen(tmp_path: Path) -> None:
 
 @pytest.mark.kvm
 @needs_observer
-@pytest.mark.parametrize("phase", ["cost", "observing"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_ctrl_c_again_and_again_ends_it_as_one_does(
     clock: Clock, tmp_path: Path, phase: str
 ) -> None:
     results = tmp_path / "results"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "kickbench",
-        "observe",
-        str(os.getpid()),
-        "--seconds",
-        "60",
-    ]
-    with (
-        machine(clock, "pm_timer"),
-        subprocess.Popen(
-            [*command, "--results", str(results)], stderr=subprocess.PIPE, text=True
-        ) as running,
-    ):
-        assert running.stderr is not None
-        said = [running.stderr.readline() for _ in range(1 if phase == "cost" else 2)]
+    with machine(clock, "pm_timer"), observing(os.getpid(), results, phase) as running:
         for _ in range(5):  # all before it has ended: a block takes longer
             running.send_signal(signal.SIGINT)
             time.sleep(0.002)
         error = running.communicate(timeout=120)[1]
-    assert running.returncode == 130, (said, error)
+    assert running.returncode == 130, error
     assert "ignored" not in error
     assert "rror" not in error
     if phase == "cost":
@@ -512,42 +391,15 @@ def test_a_vm_that_is_closed_during_the_blocks_of_the_cost_is_no_vm(
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
 def test_the_end_of_the_vm_ends_it(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    with qemu(tmp_path, vcpus=1, name="tiny") as vm:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "kickbench",
-            "observe",
-            str(vm.pid),
-            "--seconds",
-            "60",
-        ]
-        with subprocess.Popen(
-            [*command, "--results", str(results)], stderr=subprocess.PIPE, text=True
-        ) as running:
-            assert running.stderr is not None
-            said = [running.stderr.readline(), running.stderr.readline()]
-            assert "observing, " in said[-1], said
-            vm.process.kill()
-            running.communicate(timeout=120)
+    with qemu(tmp_path, vcpus=1, name="tiny") as vm, observing(vm.pid, results) as running:
+        vm.process.kill()
+        running.communicate(timeout=120)
     assert running.returncode == 0
     summary = json.loads((only_run(results) / "summary.json").read_text())
     assert summary["cases"][0]["ended"] == "the process ended"
 
 
 # --- a scenario of it, and its guest again --------------------------------------------------------
-
-
-def stored(found: observer.Observed, folder: Path) -> Path:
-    """The observation as a run's folder."""
-    name = "observed-own"
-    cases = [store.parameters(1, UNKNOWN)]
-    with RunWriter.create(folder, name, scenario={"name": name}, cases=cases, environment={}) as w:
-        w.write_case(store.CASE_ID, store.document(found), store.tables(found))
-        w.finish()
-        write_summary(w.path)
-        return w.path
 
 
 @pytest.mark.kvm
@@ -737,16 +589,7 @@ def test_without_rights_it_says_how_to_get_them(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the namespace")
 def test_in_a_pid_namespace_it_says_where_to_run(tmp_path: Path) -> None:
-    command = [
-        "unshare",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        sys.executable,
-        "-P",
-        "-m",
-        "kickbench",
-    ]
+    command = ["unshare", "--pid", "--fork", "--mount-proc", *KICKBENCH]
     run = subprocess.run(
         [*command, "observe", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
