@@ -29,6 +29,15 @@ KICK = np.dtype(
         ("pad", "u1", 2),
     ]
 )
+KICK_COUNTS = np.dtype(
+    [
+        ("by_state", "u8", 4),
+        ("left", "u8"),
+        ("handled", "u8"),
+        ("more", "u8"),
+        ("longest_ns", "u8"),
+    ]
+)
 WAY = np.dtype(
     [("address", "u8"), ("vcpu", "u4"), ("reason", "u4"), ("size", "u4"), ("write", "u4")]
 )
@@ -79,6 +88,7 @@ VCPU = np.dtype(
         ("has_mask", "u4"),
         ("changed_thread", "u4"),
         ("kick", KICK),
+        ("kicks", KICK_COUNTS),
         ("kvm", KVM_COUNTS),
         ("gap_ns", "u8", BINS),
         ("userspace_ns", "u8", BINS),
@@ -106,6 +116,7 @@ TOTALS = np.dtype(
 
 STRUCTS = {
     "kick": KICK,
+    "kick_counts": KICK_COUNTS,
     "way": WAY,
     "way_count": WAY_COUNT,
     "sender": SENDER,

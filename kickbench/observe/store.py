@@ -209,7 +209,23 @@ def _vcpu(found: Observed, slot: int) -> dict[str, Any]:
         "ran_ns": last.ran_ns - first.ran_ns if known and last and first else None,
         "waited_ns": last.waited_ns - first.waited_ns if known and last and first else None,
         **counts,
+        "kicks": _kick_counts(row),
     }
+
+
+def _kick_counts(row: np.void) -> dict[str, Any]:
+    """The kicks of a vCPU: those that were answered, and the one that was not yet."""
+    answered, pending = row["kicks"], row["kick"]
+    by_state = [int(n) for n in answered["by_state"]]
+    counts = {name: int(answered[name]) for name in ("left", "handled", "more", "longest_ns")}
+    if sent_ns := int(pending["sent_ns"]):
+        by_state[int(pending["state"]) & 3] += 1
+        counts["more"] += int(pending["more"])
+        counts["handled"] += bool(pending["handled_ns"])
+        if left_ns := int(pending["left_ns"]):
+            counts["left"] += 1
+            counts["longest_ns"] = max(counts["longest_ns"], left_ns - sent_ns)
+    return {"by_state": by_state, **counts}
 
 
 def _senders(found: Observed) -> list[dict[str, Any]]:

@@ -405,6 +405,18 @@ int read_counts(__u32 *slot)
 /* Hands an answered kick to the observer, and makes room for the next one. */
 static __always_inline void answer(struct kb_totals *total, struct kb_vcpu *vcpu)
 {
+	struct kb_kick_counts *counts = &vcpu->kicks;
+	__u64 sent_ns = vcpu->kick.sent_ns, left_ns = vcpu->kick.left_ns;
+
+	counts->by_state[vcpu->kick.state & 3]++;
+	counts->more += vcpu->kick.more;
+	if (vcpu->kick.handled_ns)
+		counts->handled++;
+	if (left_ns) {
+		counts->left++;
+		if (left_ns > sent_ns && left_ns - sent_ns > counts->longest_ns)
+			counts->longest_ns = left_ns - sent_ns;
+	}
 	if (bpf_ringbuf_output(&kicks, &vcpu->kick, sizeof(vcpu->kick), 0))
 		__sync_fetch_and_add(&total->lost_kicks, 1);
 	vcpu->kick.left_ns = 0;

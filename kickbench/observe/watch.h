@@ -40,6 +40,14 @@ struct kb_kick {
 	__u8 pad[2];
 };
 
+/* Kicks that were answered, also those that did not fit into the ring. */
+struct kb_kick_counts {
+	__u64 by_state[4]; /* all of them, by KB_STATE_ */
+	__u64 left, handled;
+	__u64 more;	  /* sum of kb_kick.more */
+	__u64 longest_ns; /* from the signal until KVM_RUN returned */
+};
+
 /* A way to leave KVM_RUN: for which reason and, of I/O, what the guest accessed. */
 struct kb_way {
 	__u64 address; /* port or guest-physical address */
@@ -98,6 +106,7 @@ struct kb_vcpu {
 	__u32 has_mask;		    /* there is one */
 	__u32 changed_thread;	    /* how often another thread took it over */
 	struct kb_kick kick;	    /* the oldest that is not answered */
+	struct kb_kick_counts kicks;
 	struct kb_kvm_counts kvm;
 	__u64 gap_ns[KB_BINS];	     /* from one exit to the next */
 	__u64 userspace_ns[KB_BINS]; /* from an exit to the next KVM_RUN */

@@ -256,6 +256,14 @@ class Sender(Model):
     failed: Count
 
 
+class _KickCounts(Model):
+    by_state: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    left: Count
+    handled: Count
+    more: Count
+    longest_ns: Count
+
+
 class _ObservedVcpu(Model):
     id: Count
     thread: Count
@@ -274,6 +282,7 @@ class _ObservedVcpu(Model):
     halt_poll_ns: Count
     halt_polls: Count
     halt_polls_good: Count
+    kicks: _KickCounts | None = None  # runs before it was counted lack it
 
 
 class ObservedProtocol(Model):

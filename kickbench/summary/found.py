@@ -681,6 +681,8 @@ class _FoundSender(Sender):
 
 class _ObservedKicks(_Found):
     sent: Count
+    n: Count = 0  # summaries from before kicks were left out lack both
+    kept: Count = 0
     one_with_another: Count
     failed: Count
     left: Count

@@ -91,7 +91,7 @@ def summarise_observed(reader: RunReader, record: CaseRecord) -> tuple[dict[str,
         "lost_events": sum(facts["lost"].values()),
         "lost": facts["lost"],
         "overhead": _overhead(reader, record, facts),
-        "methods": {protocol: _method(reader, record, exits, kicks, seconds)},
+        "methods": {protocol: _method(reader, record, facts, exits, kicks, seconds)},
     }
     return summary, []
 
@@ -230,6 +230,7 @@ def _share(ns: int | None, facts: dict[str, Any]) -> float | None:
 def _method(
     reader: RunReader,
     record: CaseRecord,
+    facts: dict[str, Any],
     exits: dict[str, Any],
     kicks: dict[str, NDArray[Any]],
     seconds: float,
@@ -252,11 +253,13 @@ def _method(
         "seconds": seconds,
         "exits_per_second": per_second,
         "estimates": {"exits_per_second": {"value": per_second, "ci95": ci95}},
-        **_times_of_kicks(kicks, record.parameters["vcpus"]),
+        **_times_of_kicks(kicks, facts, record.parameters["vcpus"]),
     }
 
 
-def _times_of_kicks(kicks: dict[str, NDArray[Any]], n_vcpus: int) -> dict[str, Any]:
+def _times_of_kicks(
+    kicks: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int
+) -> dict[str, Any]:
     """The latencies and the pauses, with the intervals of the quantiles that are compared."""
     left = kicks["latency_ns"] >= 0
     pauses = find_pauses(kicks, n_vcpus)
@@ -271,6 +274,7 @@ def _times_of_kicks(kicks: dict[str, NDArray[Any]], n_vcpus: int) -> dict[str, A
         rounds = np.zeros(len(found_in), np.int64)
         found[f"{name}_ns"] = named_quantiles(times, _LEVELS, maximum=True)
         found[f"{name}_ci95"] = named_intervals(times, row, rounds, _COMPARED)
+    found["latency_ns"] = _with_longest(found["latency_ns"], _counts_of_kicks(kicks, facts))
     return found
 
 
@@ -279,26 +283,33 @@ def _times_of_kicks(kicks: dict[str, NDArray[Any]], n_vcpus: int) -> dict[str, A
 
 def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -> dict[str, Any]:
     sent = [one for one in facts["senders"] if not one["to_process"]]
-    latency = rows["latency_ns"][rows["latency_ns"] >= 0].astype(np.float64)
+    left = rows["latency_ns"] >= 0
+    latency = rows["latency_ns"][left].astype(np.float64)
     handler = rows["handled_ns"][rows["handled_ns"] >= 0].astype(np.float64)
     both = (rows["handled_ns"] >= 0) & (rows["latency_ns"] >= 0)
     after = (rows["handled_ns"] - rows["latency_ns"])[both].astype(np.float64)
     pauses = find_pauses(rows, n_vcpus)
+    counts = _counts_of_kicks(rows, facts)
+    unanswered = ~rows["answered"]
     return {
         "sent": sum(one["sent"] for one in sent),
-        "one_with_another": int(rows["more"].sum()),
+        "n": sum(counts["by_state"]),
+        "kept": len(rows["vcpu"]),
+        "one_with_another": counts["more"],
         "failed": sum(one["failed"] for one in sent),
-        "left": len(latency),
-        "handled": len(handler),
-        "in_userspace": int(((rows["latency_ns"] < 0) & rows["answered"]).sum()),
-        "unanswered": int((~rows["answered"]).sum()),
+        "left": counts["left"],
+        "handled": counts["handled"],
+        "in_userspace": max(
+            0, sum(counts["by_state"]) - counts["left"] - int((unanswered & ~left).sum())
+        ),
+        "unanswered": int(unanswered.sum()),
         "unasked": sum(vcpu["eintr_unasked"] for vcpu in facts["vcpus"]),
         "foreign_signals": sum(vcpu["foreign_signals"] for vcpu in facts["vcpus"]),
         "before_run": sum(vcpu.get("kicks_before", 0) for vcpu in facts["vcpus"]),
-        "latency_ns": named_quantiles(latency, _LEVELS, maximum=True),
+        "latency_ns": _with_longest(named_quantiles(latency, _LEVELS, maximum=True), counts),
         "handler_ns": named_quantiles(handler, _LEVELS, maximum=True),
         "return_to_handler_ns": named_quantiles(np.maximum(after, 0), _LEVELS, maximum=True),
-        "by_state": _by_state(rows),
+        "by_state": _by_state(rows, counts["by_state"]),
         "senders": facts["senders"],
         "pauses": len(pauses["last"]),
         "pause_ns": {
@@ -307,14 +318,47 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
     }
 
 
-def _by_state(rows: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _counts_of_kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    """The counts of all kicks, of which the rows may be a part; ``by_state`` is a list."""
+    latency_ns = rows["latency_ns"]
+    counts: dict[str, Any] = {
+        "by_state": [int((rows["state"] == index).sum()) for index in range(len(STATES))],
+        "left": int((latency_ns >= 0).sum()),
+        "handled": int((rows["handled_ns"] >= 0).sum()),
+        "more": int(rows["more"].sum()),
+        "longest_ns": int(latency_ns.max(initial=0)),
+    }
+    exact = [vcpu["kicks"] for vcpu in facts["vcpus"] if vcpu.get("kicks") is not None]
+    if not exact:  # an observation from before they were counted
+        return counts
+    states = [sum(one["by_state"][index] for one in exact) for index in range(len(STATES))]
+    return {
+        "by_state": [max(pair) for pair in zip(states, counts["by_state"], strict=True)],
+        "longest_ns": max(counts["longest_ns"], *(one["longest_ns"] for one in exact)),
+        **{
+            name: max(counts[name], sum(one[name] for one in exact))
+            for name in ("left", "handled", "more")
+        },
+    }
+
+
+def _with_longest(
+    latency_ns: dict[str, float | None], counts: dict[str, Any]
+) -> dict[str, float | None]:
+    """The latencies with the longest of all kicks as their maximum."""
+    if latency_ns["max"] is None:
+        return latency_ns
+    return {**latency_ns, "max": float(counts["longest_ns"])}
+
+
+def _by_state(rows: dict[str, NDArray[Any]], counts: list[int]) -> dict[str, Any]:
     found = {}
     for index, name in enumerate(STATES):
         mine = rows["state"] == index
-        if mine.any():
+        if counts[index]:
             latency = rows["latency_ns"][mine & (rows["latency_ns"] >= 0)].astype(np.float64)
             found[name] = {
-                "n": int(mine.sum()),
+                "n": counts[index],
                 "latency_ns": named_quantiles(latency, _LEVELS, maximum=True),
             }
     return found

@@ -104,9 +104,11 @@ def lost_events(summary: Summary) -> list[str]:
     for case in finished(summary, "observed"):
         if case["lost_events"]:
             parts = listed([f"{whole(n)} {name}" for name, n in case["lost"].items() if n])
+            counted = case["lost"].get("kicks") == case["lost_events"] and case["kicks"].get("n")
             said.append(
                 f"{plural(case['lost_events'], 'event')} of {vm_name(case)} got lost ({parts}): "
-                "its counts are too low, and its times are of a part."
+                + ("its kicks were counted, but " if counted else "its counts are too low, and ")
+                + "its times are of a part."
             )
     return said
 
@@ -238,6 +240,8 @@ def _kicks(summary: Summary, case: Summary) -> list[str]:
     ]
     if len(states) > 1:
         said.append(f"At p50 it took {listed(states)}.")
+    if (kept := kicks.get("kept", 0)) < (n := kicks.get("n", 0)):
+        said.append(f"Pauses, and times of kicks, are those of {kept:,} of {plural(n, 'kick')}.")
     return said
 
 
