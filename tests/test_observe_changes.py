@@ -14,17 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from observing import needs_observer
+from blocks_until import MS, until
+from observing import machine, needs_observer, seen_of, stored, watching
 from own_vmm import qemu
 
+from kickbench.engine.engine import Clock, Plan
 from kickbench.errors import UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
 from kickbench.kvm.abi import KVM_EXIT_INTR, KVM_EXIT_IO
-from kickbench.observe import observer, process
+from kickbench.observe import kept, observer, process
+from kickbench.observe import watch as watch_module
 from kickbench.observe.watch import Watch
+from kickbench.report.words.verdict import verdict
+from kickbench.summary.data import RunData
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock.choose(counter_usable=True)
 
 
 @pytest.mark.kvm
@@ -141,6 +151,72 @@ def test_a_vmm_that_forks_is_one_vm() -> None:
         assert found.ended is None
         assert found.vcpus["thread"].tolist() == [vmm.pid]
         assert found.turns[-1].exits[0] > 0
+
+
+# --- more kicks than there is room for ------------------------------------------------------------
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_kicks_that_the_full_ring_loses_are_counted_and_said(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "RING_BYTES", 4096)
+    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=MS)
+
+    def lost_some(_: object) -> bool:
+        return watch.lost().kicks > 20
+
+    with machine(clock, "spin") as (_, engine), watching() as watch:
+        until(engine, lost_some, [("immediate_exit", 0)], ms=20, plan=plan)
+        found = seen_of(watch)
+    (vcpu,) = found.vcpus
+    answered = int(vcpu["kicks"]["by_state"].sum())
+    assert len(found.kicks) == answered - found.lost.kicks > 0
+    pending = int(vcpu["kick"]["sent_ns"] > 0)
+    together = int(vcpu["kicks"]["more"] + vcpu["kick"]["more"])
+    assert found.sent["sent"].sum() == answered + pending + together
+    left = found.kicks[found.kicks["left_ns"] > 0]
+    assert vcpu["kicks"]["longest_ns"] >= (left["left_ns"] - left["sent_ns"]).max()
+
+    found.detail_ns = found.elapsed_ns = 10**9
+    data = RunData.load(stored(found, tmp_path))
+    (case,) = data.summary["cases"]
+    assert case["lost"]["kicks"] == case["lost_events"] - case["lost"]["events"] > 0
+    kicks = case["kicks"]
+    assert kicks["n"] == answered + pending
+    assert kicks["kept"] == len(found.kicks) + pending
+    assert kicks["n"] == kicks["left"] + kicks["in_userspace"] + kicks["unanswered"]
+    assert sum(state["n"] for state in kicks["by_state"].values()) == kicks["n"]
+    assert kicks["latency_ns"]["max"] == vcpu["kicks"]["longest_ns"]
+    said = verdict(data.summary)
+    assert any("got lost" in line and " kicks" in line for line in said.alarms)
+    words = f"those of {kicks['kept']:,} of {kicks['n']:,} kicks"
+    assert any(words in line for line in said.lines)
+
+
+@pytest.mark.kvm
+@needs_observer
+def test_of_many_kicks_some_are_kept_and_all_are_counted(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MOST_KICKS", 50)
+    plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=MS)
+    over = threading.Event()
+
+    def kick() -> None:
+        until(engine, lambda _: over.is_set(), [("immediate_exit", 0)], ms=20, plan=plan)
+
+    with machine(clock, "spin") as (_, engine):
+        kicking = threading.Thread(target=kick)
+        kicking.start()
+        try:
+            found = observer.observe(process.find(os.getpid()), 2)
+        finally:
+            over.set()
+            kicking.join()
+    n = int(found.vcpus["kicks"]["by_state"].sum())
+    assert n - found.lost.kicks > 50 >= len(found.kicks) > 0
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from kickbench.errors import MeasurementError, UsageError
 from kickbench.host.load import Load
 from kickbench.host.load import Watch as LoadWatch
 from kickbench.observe import layout, process
+from kickbench.observe.kept import KeptKicks
 from kickbench.observe.process import Thread, Vmm
 from kickbench.observe.watch import Lost, Rows, Watch
 
@@ -70,6 +71,7 @@ class Turn:
 class Observed:
     """What was seen of a VMM. The rows are those of :mod:`kickbench.observe.layout`.
 
+    ``kicks`` are those that :mod:`kickbench.observe.kept` keeps. ``vcpus`` counts all of them.
     ``detail_ns`` of ``elapsed_ns`` were looked at closely. ``first`` and ``last`` have the vCPUs'
     threads when they were seen first and at the end, by slot. ``load`` is what else ran on the
     host: the VMM's time counts as our own. ``ended``: why it ended before its time, or None.
@@ -170,19 +172,19 @@ def _watch(
     watch.read_kvm_counts()
     found.vcpus_before = watch.vcpus
     found.first = _threads(watch, found.vmm.pid)
-    kicks: list[Rows] = []
+    kicks = KeptKicks()
     load = LoadWatch(process.online_cpus(), helpers=[found.vmm.pid])
     with ExitStack() as stack:
         stack.enter_context(watch.attached())
         found.began_ns = time.monotonic_ns()
         _take_turns(watch, found, seconds, kicks, progress, on_turn, keep_on)
         found.elapsed_ns = time.monotonic_ns() - found.began_ns
-    kicks.append(watch.take_kicks())
+    kicks.add(watch.take_kicks())
     if process.is_alive(found.vmm.pid):
         found.load = load.read()
     found.vcpus, found.ways, found.totals = watch.vcpus, watch.ways, watch.totals
     found.senders, found.sent = watch.senders()
-    found.kicks = np.concatenate(kicks)
+    found.kicks = kicks.rows
     found.lost = watch.lost()
     found.last = _threads(watch, found.vmm.pid)
     found.memory_nodes = process.memory_nodes(found.vmm.pid)
@@ -192,7 +194,7 @@ def _take_turns(
     watch: Watch,
     found: Observed,
     seconds: float,
-    kicks: list[Rows],
+    kicks: KeptKicks,
     progress: Progress,
     on_turn: OnTurn,
     keep_on: Callable[[], bool],
@@ -243,11 +245,10 @@ def _rate_hz(found: Observed) -> float:
     return sum(block.exits for block in found.blocks) * 1e9 / elapsed_ns if elapsed_ns else 0.0
 
 
-def _sleep_until(ends: int, watch: Watch, kicks: list[Rows], keep_on: Callable[[], bool]) -> None:
+def _sleep_until(ends: int, watch: Watch, kicks: KeptKicks, keep_on: Callable[[], bool]) -> None:
     while (left := ends - time.monotonic_ns()) > 0 and keep_on():
         time.sleep(min(STEP_SECONDS, left / 1e9))
-        if len(taken := watch.take_kicks()):  # empty arrays of a whole day take 200 MB
-            kicks.append(taken)
+        kicks.add(watch.take_kicks())
 
 
 def _more(before: NDArray[np.uint64], after: NDArray[np.uint64]) -> list[int]:
