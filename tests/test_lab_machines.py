@@ -124,7 +124,7 @@ def test_every_machine_has_its_tools_in_the_doctors_table() -> None:
             tool.name for tool in tools.TOOLS if machine.id in tool.users
         }
     users = {user for tool in tools.TOOLS for user in tool.users}
-    assert users == {"build", "bisect", "observe", *MACHINES}
+    assert users == {"build", "bisect", "observe", "explain", *MACHINES}
 
 
 def test_an_unknown_machine_lists_what_there_is() -> None:

@@ -28,7 +28,7 @@ class Tool:
     """A tool. ``name`` is a program on the PATH, or the absolute path of another file.
 
     ``users`` are what needs it: "build", "build-arm64", "root-arm64", "bisect", configurations of
-    the kernel, or machines.
+    the kernel, machines, or "explain" for a kernel that has debug information only.
     """
 
     name: str
@@ -65,7 +65,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("xz", "xz-utils", "unpacks the kernel's source", _BUILDS),
     Tool("/usr/include/gelf.h", "libelf-dev", "the kernel's objtool", ("build", "bisect")),
     Tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "compiles for arm64", _ARM64),
-    Tool("pahole", "dwarves", "the kernel's description of its types", ("observe",)),
+    Tool("pahole", "dwarves", "the kernel's description of its types", ("observe", "explain")),
     Tool(
         str(DEBIAN_SOURCE),
         "linux-source-6.12",

@@ -22,12 +22,12 @@ from kickbench.lab.emulator import Limits
 from kickbench.lab.explain import lines, symbols
 from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
+from kickbench.lab.explain.layout import layout_of
 from kickbench.lab.explain.lines import Line, Thread
 from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, vmalloced
 from kickbench.lab.explain.objects import Objects, physical, slabs
 from kickbench.lab.explain.trace import AT, Section
 from kickbench.lab.explain.watch import Watched, watched
-from kickbench.lab.kbuild import STRUCTS
 from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import Qemu
 from kickbench.lab.structs import Structs
@@ -152,18 +152,14 @@ def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) ->
     emulator = MACHINE.emulator
     assert isinstance(emulator, Qemu)
     system_map = symbols.system_map_of(kernel)
-    place = kernel.with_name(STRUCTS)
-    known = Kernel(
-        symbols.values(system_map, SYMBOLS),
-        Structs.from_json(place.read_text()) if place.is_file() else Structs({}),
-    )
+    layout = layout_of(kernel)
+    known = Kernel(symbols.values(system_map, SYMBOLS), layout.structs)
     data = symbols.Symbols.of(symbols.variables(system_map))
     with watched(MACHINE, emulator, kernel, wanted, limits, memory_of=known) as seen:
         structs = Structs.from_json(seen.facts["structs"])
         if not structs.by_name:
             print(
-                f"{kernel}: no {STRUCTS} is beside it, and it has no BTF (CONFIG_DEBUG_INFO_BTF): "
-                "what it allocates has no names",
+                f"{kernel}: {layout.why}: what it allocates has no names",
                 file=sys.stderr,
                 flush=True,
             )

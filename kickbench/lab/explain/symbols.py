@@ -51,20 +51,25 @@ class Symbols:
         return "[kernel]" if address >= _KERNEL else "[unknown]"
 
 
-def system_map_of(kernel: Path) -> Path:
-    """The System.map of a kernel's image: beside it, or at the top of the tree that it is built in.
+def file_of_build(kernel: Path, name: str) -> Path | None:
+    """A file of the same build as a kernel's image, if there is one.
 
-    Raises HostError if there is none.
+    It is beside the image, or at the top of the tree that the image is built in.
     """
     top = kernel.resolve().parents
-    places = [kernel.with_name("System.map"), *(folder / "System.map" for folder in top[3:4])]
-    for place in places:
-        if place.is_file():
-            return place
-    raise HostError(
-        f"{kernel}: its System.map is missing, so its functions have no names\n"
-        f"copy the file of the same build to {places[0]}"
-    )
+    places = (kernel.with_name(name), *(folder / name for folder in top[3:4]))
+    return next((place for place in places if place.is_file()), None)
+
+
+def system_map_of(kernel: Path) -> Path:
+    """The System.map of a kernel's image. Raises HostError if there is none."""
+    found = file_of_build(kernel, "System.map")
+    if found is None:
+        raise HostError(
+            f"{kernel}: its System.map is missing, so its functions have no names\n"
+            f"copy the file of the same build to {kernel.with_name('System.map')}"
+        )
+    return found
 
 
 def of_kernel(system_map: Path) -> list[tuple[int, int, str]]:
