@@ -9,14 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench.lab.explain.flow import Flow, of_arm64, of_x86_64
 from kickbench.lab.explain.stacks import (
     GUEST,
-    INTERRUPTED,
-    Flow,
     Instruction,
     call_paths,
     completed,
-    flow,
     fold,
     inclusive_counts,
     self_counts,
@@ -76,7 +74,24 @@ def paths(*steps: tuple[str, int, bytes]) -> list[str]:
     ],
 )
 def test_the_flow_of_an_instruction(code: str, expected: Flow) -> None:
-    assert flow(bytes.fromhex(code)) is expected
+    assert of_x86_64(bytes.fromhex(code)) is expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((0x94000002, 0xD63F0060, 0xD63F087F, 0xD73F0864), Flow.CALL),  # bl, blr, blraaz, blraa
+        ((0xD65F03C0, 0xD65F0BFF, 0xD65F00A0), Flow.RETURN),  # ret, retaa, ret x5
+        ((0xD61F0060, 0xD61F087F, 0x14000001, 0x54000020), Flow.JUMP),  # br, braaz, b, b.eq
+        ((0xB4000020, 0x35000020, 0x36180020, 0x37180020), Flow.JUMP),  # cbz, cbnz, tbz, tbnz
+        ((0xD4000001, 0xD4000002), Flow.ENTER),  # svc, hvc
+        ((0xD69F03E0, 0xD69F0BFF), Flow.LEAVE),  # eret, eretaa
+        ((0xD53BE040, 0xD503201F, 0xD503207F, 0xD2896C1F), Flow.NEXT),  # mrs, nop, wfi, a mark
+    ],
+)
+def test_the_flow_of_an_arm64_instruction(words: tuple[int, ...], expected: Flow) -> None:
+    for word in words:
+        assert of_arm64(word.to_bytes(4, "little")) is expected
 
 
 def test_calls_and_returns() -> None:
@@ -137,7 +152,7 @@ def test_the_guest_is_one_function_and_its_last_instruction_is_not_complete() ->
 
 
 def test_an_interrupted_guest_has_executed_its_last_instruction() -> None:
-    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": INTERRUPTED, "e": GUEST}
+    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": "intr_interception", "e": GUEST}
     run = [("a", 0, VMRUN), ("e", 0, NOP), ("e", 1, NOP), ("a", 3, RET)]
 
     def kept(*handlers: str) -> list[bool]:
@@ -151,12 +166,46 @@ def test_an_interrupted_guest_has_executed_its_last_instruction() -> None:
 
 
 def test_an_entry_after_which_the_guest_does_nothing_is_no_interrupt_of_the_one_before() -> None:
-    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": INTERRUPTED, "e": GUEST}
+    names = {"a": "__svm_vcpu_run", "b": "svm_handle_exit", "c": "intr_interception", "e": GUEST}
     steps = [("a", 0, VMRUN), ("e", 0, IN), ("a", 3, RET), ("b", 0, NOP)]
     steps += [("a", 0, VMRUN), ("a", 3, RET), ("c", 0, RET)]
     found = call_paths(program(*steps), lambda address: names[name(address)])
     assert [path[-1] for path in found].count(GUEST) == 1
     assert completed(found) == [True, False, True, True, True, True, True]
+
+
+def test_on_arm64_a_guest_is_entered_by_eret_and_leaves_to_a_vector() -> None:
+    names = {"a": "kvm_vcpu_run", "b": "__guest_enter", "c": "el1_sync", "e": GUEST}
+    names |= {"d": "el1_irq"}
+
+    def word(code: int) -> bytes:
+        return code.to_bytes(4, "little")
+
+    nop, bl, b, ret, eret = map(word, (0xD503201F, 0x94000000, 0x14000000, 0xD65F03C0, 0xD69F03E0))
+
+    def walk(vector: str) -> list[tuple[str, ...]]:
+        steps = [("a", 0, bl), ("b", 0, eret), ("e", 0, nop), ("e", 4, nop), (vector, 0, b)]
+        steps += [("b", 8, ret), ("a", 4, nop)]
+        return call_paths(program(*steps), lambda where: names[name(where)], of_arm64)
+
+    found = walk("c")
+    run, enter = "kvm_vcpu_run", "__guest_enter"
+    guest = (run, enter, GUEST)
+    assert found == [(run,), (run, enter), guest, guest, (run, "el1_sync"), (run, enter), (run,)]
+    assert completed(found) == [True, True, True, False, True, True, True]
+    assert all(completed(walk("d")))
+    left_at_once = [("a", 0, bl), ("b", 0, eret), ("d", 0, b), ("b", 8, ret), ("a", 4, nop)]
+    found = call_paths(program(*left_at_once), lambda where: names[name(where)], of_arm64)
+    assert found == [(run,), (run, enter), (run, "el1_irq"), (run, enter), (run,)]
+
+
+def test_on_arm64_a_switch_to_another_stack_is_a_return() -> None:
+    names = {"a": "schedule", "b": "__switch_to", "c": "cpu_switch_to", "d": "wait"}
+    bl, ret = (0x94000000).to_bytes(4, "little"), (0xD65F03C0).to_bytes(4, "little")
+    steps = [("a", 0, bl), ("b", 0, bl), ("c", 0, ret), ("b", 4, ret), ("a", 8, ret), ("d", 4, ret)]
+    found = call_paths(program(*steps), lambda where: names[name(where)], of_arm64)
+    assert found[2] == ("schedule", "__switch_to", "cpu_switch_to")
+    assert found[3:] == [("wait", "schedule", "__switch_to"), ("wait", "schedule"), ("wait",)]
 
 
 def test_a_guest_may_have_a_vmrun_of_its_own() -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_trace import KERNEL_STAMP, LOOPS, OTHER_MARK, PLAIN, STAMP, VDSO_STAMP, Writer
 
-from kickbench.lab.explain.trace import AT, BEGIN, END, EXECUTED, READ, SECTION, WROTE, Trace
+from kickbench.lab.explain.trace import AT, BEGIN, CODE, END, EXECUTED, READ, SECTION, WROTE, Trace
 from kickbench.lab.explain.trace import usual as usual_of
 
 
@@ -165,3 +166,18 @@ def test_the_usual_one_is_the_shortest_that_is_not_rare(
 def test_none_is_usual_if_there_is_none() -> None:
     with pytest.raises(ValueError, match="nothing is whole"):
         usual_of([])
+
+
+def test_on_arm64_a_mark_is_a_move_and_a_stamp_reads_the_counter(tmp_path: Path) -> None:
+    words = [0xD280001F | (0x4B00 + mark) << 5 for mark in (SECTION, BEGIN, END)]
+    words += [0xD53BE042, 0xD503201F, 0xD280001F | 0x4A00 << 5, 0xD53BE042]
+    places = [0x1000 + 4 * number for number in range(len(words) - 1)] + [0x9000]
+    section, begin, end, stamp, nop, other, outside = range(len(words))
+    records = [(at, 4, [*word.to_bytes(4, "little")] + [0] * 11)
+               for at, word in zip(places, words, strict=True)]  # fmt: skip
+    np.array([(at, size, code) for at, size, code in records], CODE).tofile(tmp_path / "t.code")
+    executed = [section, begin, stamp, nop, outside, other, stamp, end]
+    np.array([executed[0], 3 << 28, *executed[1:]], "<u4").tofile(tmp_path / "t.trace")
+    (found,) = Trace.read(tmp_path / "t", LOOPS).sections()
+    (turn,) = found.stretches()[0].turns()
+    assert turn.tolist() == [stamp, nop, outside, other]

@@ -165,7 +165,7 @@ def phases(part: Part, paths: Sequence[tuple[str, ...]]) -> list[int | None]:
     other = SWITCH if part.is_all else None
     found: list[int | None] = [other] * len(paths)
     switches = [
-        i for i in range(1, len(paths)) if (paths[i - 1][-1], paths[i][-1]) == stacks.SWITCH
+        i for i in range(1, len(paths)) if (paths[i - 1][-1], paths[i][-1]) in stacks.SWITCHES
     ]
     called = 0
     for begin, end in part.calls:

@@ -238,7 +238,7 @@ class _Events:
         self._loop = seen.executes(entries, lambda name: name == _LOOPS_TIME)
         guest = seen.executes(entries, lambda name: name == GUEST)
         # An interrupt that is pending comes before the next instruction of the guest.
-        self._of_guest = guest | seen.executes(entries, lambda name: name == stacks.ENTRY)
+        self._of_guest = guest | seen.executes(entries, lambda name: name in stacks.ENTRIES)
         found = (
             events.pauses(entries, subject.vcpus)
             if subject.kind == "pause_all"

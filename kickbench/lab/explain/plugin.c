@@ -218,15 +218,21 @@ static void pause_ends(unsigned int cpu, void *number)
 	memset(watched, 0, sizeof(watched));
 }
 
+/* The marks of x86-64 and of arm64 (KB_PUT_MARK). No instruction of one is a mark of the other. */
 static uint32_t mark_of(const struct insn *insn)
 {
 	static const uint8_t nop[] = {0x0f, 0x1f, 0x84, 0x00};
 	const uint8_t *bytes = qemu_plugin_insn_data(insn);
-	uint32_t number;
+	const size_t size = qemu_plugin_insn_size(insn);
+	uint32_t number = NOT_A_MARK, word;
 
-	if (qemu_plugin_insn_size(insn) != 8 || memcmp(bytes, nop, sizeof(nop)))
-		return NOT_A_MARK;
-	memcpy(&number, bytes + sizeof(nop), sizeof(number));
+	if (size == 8 && !memcmp(bytes, nop, sizeof(nop))) {
+		memcpy(&number, bytes + sizeof(nop), sizeof(number));
+	} else if (size == 4) {
+		memcpy(&word, bytes, sizeof(word));
+		if ((word & 0xffe0001f) == 0xd280001f && (word >> 13 & 0xff) == 0x4b)
+			number = MARK_WATCH + (word >> 5 & 0xff);
+	}
 	return number >= MARK_WATCH && number <= MARK_PAUSED ? number : NOT_A_MARK;
 }
 

@@ -3,8 +3,6 @@
 
 A shadow stack follows calls and returns, entries to the kernel and to the guest, and interrupts.
 Nothing is read of the machine's own stack, so it needs no frame pointers and no unwinder.
-
-Source: Intel SDM volume 2 and AMD APM volume 3, the opcodes of control transfers.
 """
 
 from __future__ import annotations
@@ -12,70 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 
+from kickbench.lab.explain.flow import Flow, of_x86_64
 from kickbench.results.explanation import GUEST
 
-SWITCH = ("__switch_to_asm", "__switch_to")
-"""Where one kernel stack is left for another (arch/x86/entry/entry_64.S)."""
-INTERRUPTED = "intr_interception"
-"""KVM's handler of an interrupt in the guest (arch/x86/kvm/svm/svm.c)."""
-ENTRY = "__svm_vcpu_run"
-"""The function with VMRUN (arch/x86/kvm/svm/vmenter.S)."""
-_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
-_NO_REX = 0x40
-
-
-class Flow(Enum):
-    """Where an instruction lets the CPU go on."""
-
-    NEXT = auto()
-    JUMP = auto()
-    CALL = auto()
-    RETURN = auto()
-    ENTER = auto()
-    """SYSCALL, SYSENTER or INT: to the kernel, which comes back behind it."""
-    LEAVE = auto()
-    """SYSRET, SYSEXIT or IRET."""
-    GUEST = auto()
-    """VMRUN, VMLAUNCH or VMRESUME."""
-
-
-def flow(code: bytes) -> Flow:
-    """How an instruction (its bytes) transfers control."""
-    at = 0
-    while at < len(code) and code[at] in _PREFIXES:
-        at += 1
-    if at < len(code) and code[at] & 0xF0 == _NO_REX:
-        at += 1
-    first, second, third = (*code[at : at + 3], 0, 0, 0)[:3]
-    reg = second >> 3 & 7
-    if first == 0x0F:
-        return _flow_of_two(second, third)
-    if first == 0xFF and reg in (2, 3):
-        return Flow.CALL
-    if first == 0xFF and reg in (4, 5):
-        return Flow.JUMP
-    return _ONE.get(first, Flow.NEXT)
-
-
-def _flow_of_two(second: int, third: int) -> Flow:
-    if second == 0x01:
-        return Flow.GUEST if third in (0xD8, 0xC2, 0xC3) else Flow.NEXT
-    if 0x80 <= second <= 0x8F:
-        return Flow.JUMP
-    return {0x05: Flow.ENTER, 0x34: Flow.ENTER, 0x07: Flow.LEAVE, 0x35: Flow.LEAVE}.get(
-        second, Flow.NEXT
-    )
-
-
-_ONE = {
-    **dict.fromkeys((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB), Flow.JUMP),
-    **dict.fromkeys((0xE8, 0x9A), Flow.CALL),
-    **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Flow.RETURN),
-    **dict.fromkeys((0xCC, 0xCD), Flow.ENTER),
-    0xCF: Flow.LEAVE,
-}
+SWITCHES = frozenset({("__switch_to_asm", "__switch_to"), ("cpu_switch_to", "__switch_to")})
+"""Where one kernel stack is left for another (entry_64.S, and entry.S of arm64)."""
+INTERRUPTED = frozenset({"intr_interception", "el1_irq"})
+"""KVM's handler of an interrupt in the guest (svm.c, and hyp-entry.S of arm64)."""
+ENTRIES = frozenset({"__svm_vcpu_run", "__guest_enter"})
+"""The function with VMRUN (arch/x86/kvm/svm/vmenter.S), or with an ERET to the guest
+(arch/arm64/kvm/hyp/entry.S). An exit goes on behind VMRUN, or in a vector of KVM's."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +50,9 @@ class _Walk:
     learned when these return. A switch to another thread begins another part.
     """
 
-    def __init__(self, name: Callable[[int], str]) -> None:
+    def __init__(self, name: Callable[[int], str], flow: Callable[[bytes], Flow]) -> None:
         self._name = name
+        self._flow = flow
         self._frames: list[_Frame] = []
         self._before: Instruction | None = None
         self._callers: list[str] = []
@@ -135,12 +81,17 @@ class _Walk:
         self._frames = [_Frame(self._name(address))]
 
     def _follow(self, before: Instruction, one: Instruction) -> None:
-        how, frames = flow(before.code), self._frames
+        how, frames = self._flow(before.code), self._frames
         if frames[-1].function == GUEST:  # which may have a VMRUN of its own
             self._leave_guest(one.address)
         elif how is Flow.GUEST:
             if one.address != before.end:  # else it left before its first instruction
                 frames.append(_Frame(GUEST, (before.end,)))
+        elif how is Flow.LEAVE and frames[-1].function in ENTRIES:
+            if self._name(one.address) == GUEST:
+                frames.append(_Frame(GUEST))
+            else:  # it left before its first instruction
+                self._jump(one.address)
         elif how in (Flow.RETURN, Flow.LEAVE):
             self._go_back(one.address)
         elif how is Flow.ENTER or (how is Flow.CALL and one.address != before.end):
@@ -155,6 +106,9 @@ class _Walk:
         frames = self._frames
         if address in frames[-1].back_to:
             frames.pop()
+        elif len(frames) > 1 and not frames[-1].back_to and self._name(address) != GUEST:
+            frames.pop()
+            self._jump(address)  # KVM's vector
         elif len(frames) == 1 and not frames[0].back_to and self._name(address) != GUEST:
             frames[0] = _Frame(self._name(address))
             self._callers.append(frames[0].function)
@@ -163,13 +117,16 @@ class _Walk:
         here, top = self._name(address), self._frames[-1]
         if here == top.function:
             return
-        if (top.function, here) == SWITCH:
+        if (top.function, here) in SWITCHES:
             self._begin(address)
         else:  # a tail call
             self._frames[-1] = _Frame(here, top.back_to)
 
     def _go_back(self, address: int) -> None:
         frames = self._frames
+        if (frames[-1].function, self._name(address)) in SWITCHES:
+            self._begin(address)
+            return
         for place in range(len(frames) - 1, 0, -1):  # the first one was not seen to be called
             if address in frames[place].back_to:
                 del frames[place:]
@@ -183,15 +140,17 @@ class _Walk:
 
 
 def call_paths(
-    executed: Iterable[Instruction], name: Callable[[int], str]
+    executed: Iterable[Instruction],
+    name: Callable[[int], str],
+    flow: Callable[[bytes], Flow] = of_x86_64,
 ) -> list[tuple[str, ...]]:
     """The call path of each instruction, the outermost function first. ``name`` is of an address:
-    GUEST for those that only a guest has.
+    GUEST for those that only a guest has. ``flow`` is the architecture's.
 
     The guest's instructions are one function, GUEST. An interrupt is a call from where it came.
     What one thread does after another is on its own path.
     """
-    walk = _Walk(name)
+    walk = _Walk(name, flow)
     for one in executed:
         walk.take(one)
     walk.finish()
@@ -211,9 +170,11 @@ def completed(paths: list[tuple[str, ...]]) -> list[bool]:
     for place in range(len(paths) - 1, -1, -1):
         here = paths[place][-1]
         if here != GUEST:
-            if following == ENTRY != here:  # an entry after which the guest executed nothing
+            if (
+                following in ENTRIES and following != here
+            ):  # an entry after which the guest executed nothing
                 interrupted = False
-            interrupted |= here == INTERRUPTED
+            interrupted |= here in INTERRUPTED
         elif following != GUEST:
             found[place], interrupted = interrupted, False
         following = here

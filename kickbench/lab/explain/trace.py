@@ -3,10 +3,11 @@
 
 A trace has *sections*, one for each block of a method. In a section, a CPU's instructions between
 two marks (``kickbench/mark.h``) are a *stretch*, for example the block's exits. The stamps of
-kickbench's own loop, RDTSCP, cut a stretch into *turns*, for example one for each round trip of
-KVM_RUN. A stamp belongs to the turn that it begins. So a turn has as many instructions as the clock
-of a machine that counts instructions says. The kernel's vDSO has an RDTSCP as well: any thread that
-asks for the time executes it, and it is no stamp. The guest hypervisor's stamps are RDTSC.
+kickbench's own loop, RDTSCP or a read of arm64's CNTVCT_EL0, cut a stretch into *turns*, for
+example one for each round trip of KVM_RUN. A stamp belongs to the turn that it begins. So a turn
+has as many instructions as the clock of a machine that counts instructions says. The kernel's vDSO
+has such stamps as well: any thread that asks for the time executes it, and it is no stamp. The
+guest hypervisor's stamps are RDTSC.
 
 :mod:`kickbench.lab.explain.events` finds what several CPUs do together.
 """
@@ -37,6 +38,9 @@ CODE = np.dtype([("vaddr", "<u8"), ("size", "u1"), ("bytes", "u1", 15)])
 _MARK = np.array([0x0F, 0x1F, 0x84, 0x00], np.uint8)
 _MARKS = 0x4B420000
 _STAMPS = (np.array([0x0F, 0x01, 0xF9], np.uint8), np.array([0x0F, 0x31], np.uint8))
+# On arm64, of an instruction's word: movz xzr, #(_ARM64_MARKS + N), and mrs of CNTVCT_EL0.
+_ARM64_MARK, _ARM64_MARK_MASK, _ARM64_MARKS = 0xD280001F, 0xFFE0001F, 0x4B00
+_ARM64_STAMP, _ARM64_STAMP_MASK = 0xD53BE040, 0xFFFFFFE0
 # The entries of FILE.trace, as in plugin.c. AT is none of them.
 _CPU, _PAGE, _MORE = 3, 4, 5
 _WHAT_SHIFT, _PAGE_SHIFT, _PAGE_BITS, _MORE_BITS = 28, 12, 36, 24
@@ -150,7 +154,15 @@ class Trace:
         raw = self.code["bytes"]
         number = raw[:, 4:8].copy().view("<u4")[:, 0].astype(np.int64) - _MARKS
         found = (self.code["size"] == 8) & (raw[:, :4] == _MARK).all(axis=1)
+        is_arm64 = (self.code["size"] == 4) & (self._words & _ARM64_MARK_MASK == _ARM64_MARK)
+        number = np.where(is_arm64, (self._words >> 5 & 0xFFFF) - _ARM64_MARKS, number)
+        found |= is_arm64
         return np.where(found & (number >= SECTION) & (number <= PAUSED), number, -1)
+
+    @cached_property
+    def _words(self) -> NDArray[np.int64]:
+        """The first four bytes of each record of the code."""
+        return self.code["bytes"][:, :4].copy().view("<u4")[:, 0].astype(np.int64)
 
     def _stamps(self) -> NDArray[np.bool_]:
         """Whether each record of the code is a stamp of a loop."""
@@ -158,6 +170,7 @@ class Trace:
         is_stamp = np.zeros(size.size, np.bool_)
         for code in _STAMPS:
             is_stamp |= (size == code.size) & (raw[:, : code.size] == code).all(axis=1)
+        is_stamp |= (size == 4) & (self._words & _ARM64_STAMP_MASK == _ARM64_STAMP)
         vaddr = self.code["vaddr"]
         in_loop = np.zeros(vaddr.size, np.bool_)
         for begin, end in self.loops:
