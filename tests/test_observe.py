@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -43,9 +44,10 @@ from kickbench.errors import MeasurementError, UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
 from kickbench.observe import layout, observer, process, recording, store
+from kickbench.observe.libbpf import library
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
 from kickbench.observe.replay import scenario_of
-from kickbench.observe.watch import Watch
+from kickbench.observe.watch import PROGRAMS, Watch
 from kickbench.report.pages.run import drawn, page
 from kickbench.results.schema import dump_json
 from kickbench.results.tables import TABLES, tables_of
@@ -692,6 +694,32 @@ def test_the_layout_is_that_of_the_header(tmp_path: Path) -> None:
     subprocess.run(["cc", "-o", tmp_path / "layout", source], check=True)
     said = subprocess.run([tmp_path / "layout"], check=True, capture_output=True)
     assert [int(line) for line in said.stdout.split()] == expected
+
+
+@pytest.mark.skipif(
+    shutil.which("clang") is None or not Path("/usr/include/bpf/bpf_core_read.h").exists(),
+    reason="no clang, or no headers of libbpf",
+)
+@pytest.mark.parametrize(("machine", "entry"), [("x86", "kvm_fpu"), ("arm64", "kvm_entry")])
+def test_the_programs_are_built_for_each_machine(tmp_path: Path, machine: str, entry: str) -> None:
+    built = tmp_path / "watch.bpf.o"
+    triplet = sysconfig.get_config_var("MULTIARCH") or ""
+    subprocess.run(
+        [
+            *("clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+            *("-Wno-unused-parameter", f"-D__TARGET_ARCH_{machine}", "-isystem", "/usr/include"),
+            *("-isystem", f"/usr/include/{triplet}", "-c", ROOT / "kickbench/observe/watch.bpf.c"),
+            *("-o", built),
+        ],
+        check=True,
+    )
+    reader = library()
+    programs = reader.bpf_object__open_file(os.fsencode(built), None)
+    assert programs
+    for name in PROGRAMS:
+        assert reader.bpf_object__find_program_by_name(programs, name.encode()), name
+    reader.bpf_object__close(programs)
+    assert f"tp_btf/{entry}".encode() in built.read_bytes()
 
 
 def test_the_kind_has_its_tables() -> None:

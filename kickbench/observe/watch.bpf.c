@@ -634,15 +634,16 @@ static __always_inline void find_vcpu(struct kb_totals *total, struct task_struc
  * the first one after KVM_RUN counts.
  */
 #if defined(__TARGET_ARCH_x86)
+#define IS_ENTRY(load) (load)
 SEC("tp_btf/kvm_fpu")
-int BPF_PROG(entered, __u32 load)
 #else
+#define IS_ENTRY(pc) 1 /* the guest's program counter, which may be 0 */
 SEC("tp_btf/kvm_entry")
-int BPF_PROG(entered, unsigned long load)
 #endif
+int BPF_PROG(entered, unsigned long argument)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct kb_totals *total = load ? watched(task) : NULL;
+	struct kb_totals *total = IS_ENTRY(argument) ? watched(task) : NULL;
 	struct thread *thread;
 	struct kb_vcpu *vcpu;
 	__u64 now;

@@ -36,6 +36,7 @@ _ALWAYS = ("left", "sent", "delivered", "waits", "waited")
 _DETAIL = ("entered",)
 _HANDLERS = ("handled",)
 """The programs on tracepoints: those that count, those for times, and that for handlers."""
+PROGRAMS = (*_ALWAYS, *_DETAIL, *_HANDLERS)
 
 RING_BYTES = 1 << 22
 """The ring of answered kicks: some 50,000 of them until they are taken. A power of two."""
@@ -243,7 +244,7 @@ class Watch(Closing):
                 name: int(totals[f"lost_{name}"])
                 for name in ("kicks", "vcpus", "ways", "senders", "threads")
             },
-            events=sum(self._misses(name) for name in (*_ALWAYS, *_DETAIL, *_HANDLERS)),
+            events=sum(self._misses(name) for name in PROGRAMS),
         )
 
     # --- within ----------------------------------------------------------------------------------
