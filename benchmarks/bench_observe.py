@@ -73,6 +73,7 @@ def ns_per_exit(watch: Watch, state: str) -> float:
             stack.enter_context(watch.attached())
         if state == "closely":
             stack.enter_context(watch.detail())
+            stack.enter_context(watch.handlers())
         before, began = int(watch.read_kvm_counts().sum()), time.monotonic_ns()
         time.sleep(BLOCK_SECONDS)
         after, ended = int(watch.read_kvm_counts().sum()), time.monotonic_ns()

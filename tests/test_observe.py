@@ -15,15 +15,19 @@ import tempfile
 import threading
 import time
 import tomllib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from blocks_until import MS, until
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from observing import (
     KICKBENCH,
     PHASES,
@@ -728,6 +732,36 @@ def test_the_kind_has_its_tables() -> None:
         "observed_blocks",
     ]
     assert all(TABLES[table.name].schema for table in tables_of("observed"))
+
+
+def test_the_cost_is_that_of_all_programs_that_may_be_attached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of the one that looks at system calls, though it is detached after some handlers."""
+    attached: set[str] = set()
+    seen: list[set[str]] = []
+
+    class Stub:
+        def read_kvm_counts(self) -> NDArray[np.uint64]:
+            seen.append(set(attached))
+            return np.zeros(1, np.uint64)
+
+        @contextmanager
+        def _noted(self, name: str) -> Iterator[None]:
+            attached.add(name)
+            yield
+            attached.remove(name)
+
+        attached = partialmethod(_noted, "attached")
+        detail = partialmethod(_noted, "detail")
+        handlers = partialmethod(_noted, "handlers")
+
+    monkeypatch.setattr(process, "is_open", lambda _: True)
+    found = observer.Observed(process.Vmm(1, "vmm", "", {5: 0}), 1)
+    observer._measure_cost(cast(Watch, Stub()), found, 0.5, lambda *_: None, lambda: True)
+    expected = (set(), {"attached"}, {"attached", "detail", "handlers"})
+    assert [expected[block.state] for block in found.blocks] == seen[::2] == seen[1::2]
+    assert {block.state for block in found.blocks} == {0, 1, 2}
 
 
 def test_the_check_of_seconds() -> None:

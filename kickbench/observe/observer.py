@@ -37,12 +37,14 @@ STEP_SECONDS = 0.05
 TURN_SECONDS = 1.0
 
 OFF, COUNTING, DETAIL = range(3)
-"""What the programs do in a block."""
+"""What the programs do in a block. Details include the ends of handlers."""
 BLOCK_SECONDS = 0.02
 _COST_SHARE = 0.1
 _LEAST_ROUNDS, _MOST_ROUNDS = 16, 50
 """Of fewer rounds the interval is far too wide at times, because it must guess how they depend."""
 _ENOUGH_HANDLERS = 100
+"""Ends of handlers that tell the protocol. The program for them is detached then, so the measured
+cost is the most that observing takes."""
 INTERRUPTED = "it was interrupted"
 ENDED_EARLY = "it was ended early"
 
@@ -149,8 +151,9 @@ def _measure_cost(
             with ExitStack() as stack:
                 if state != OFF:
                     stack.enter_context(watch.attached())
-                if state == DETAIL:
+                if state == DETAIL:  # the most that may be attached then
                     stack.enter_context(watch.detail())
+                    stack.enter_context(watch.handlers())
                 before, began = watch.read_kvm_counts(), time.monotonic_ns()
                 time.sleep(BLOCK_SECONDS)
                 after, ended = watch.read_kvm_counts(), time.monotonic_ns()
