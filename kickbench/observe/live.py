@@ -37,6 +37,7 @@ _MOST_VCPUS = 32
 """Rows of the screen; those that leave most often are shown."""
 _MOST_WAYS = 8
 _HELP = "q: end and store what was seen    space: hold the screen"
+_HELD = "q: end and store what was seen    space: go on    HELD: observing goes on"
 
 
 @contextmanager
@@ -80,6 +81,7 @@ class Live:
         self._ended = self._held = False
         self._before: dict[tuple[int, ...], int] = {}
         self._kicks = 0
+        self._shown: list[Any] = []
         self._screen: RichLive | None = None
         self._keys: int | None = None
         self._mode: list[object] = []
@@ -128,6 +130,7 @@ class Live:
                 return False
             if pressed == b" ":
                 self._held = not self._held
+                self._draw()
         return not self._ended
 
     def turn(self, found: Observed, watch: Watch) -> None:
@@ -136,15 +139,15 @@ class Live:
         if self._screen is None:
             print(lines[0], file=sys.stderr, flush=True)
         elif not self._held:
-            self._screen.update(
-                Group(
-                    Text(lines[0], style="bold"),
-                    Text(_HELP, style="dim"),
-                    self._vcpus(found, watch),
-                    *(Text(line) for line in lines[1:]),
-                ),
-                refresh=True,
-            )
+            table = self._vcpus(found, watch)
+            self._shown = [Text(lines[0], style="bold"), table, *map(Text, lines[1:])]
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw what is shown, with the keys below its first line."""
+        if self._screen is not None and self._shown:
+            keys = Text(_HELD, style="reverse") if self._held else Text(_HELP, style="dim")
+            self._screen.update(Group(self._shown[0], keys, *self._shown[1:]), refresh=True)
 
     def _lines(self, found: Observed, watch: Watch) -> list[str]:
         turn = found.turns[-1]
@@ -169,10 +172,12 @@ class Live:
         self._before = counts
         total = sum(recent.values()) or 1
         most = sorted(recent.items(), key=lambda item: -item[1])[:_MOST_WAYS]
-        return [printable(first), "", *(_way(key, count / total) for key, count in most if count)]
+        said = [_way(key, count / total) for key, count in most if count]
+        return [printable(first), "", *said, *_troubles(watch)]
 
     def _vcpus(self, found: Observed, watch: Watch) -> Table:
-        table = Table("vCPU", "thread", "exits/s", "EINTR", "CPU", box=None, pad_edge=False)
+        names = ("vCPU", "thread", "exits/s", "EINTR", "kicks", "longest", "CPU")
+        table = Table(*names, box=None, pad_edge=False)
         turn, rows = found.turns[-1], watch.vcpus
         seconds = turn.elapsed_ns / 1e9
         slots = sorted(range(len(turn.exits)), key=lambda slot: -turn.exits[slot])[:_MOST_VCPUS]
@@ -183,9 +188,25 @@ class Live:
                 str(rows["thread"][slot] or "-"),
                 significant(turn.exits[slot] / seconds, 3),
                 str(rows["eintr"][slot]),
+                str(rows["kicks"]["by_state"][slot].sum()),
+                f"{significant(int(rows['kicks']['longest_ns'][slot]) / 1e3, 3)} µs",
                 str(cpu) if cpu >= 0 else "-",
             )
         return table
+
+
+def _troubles(watch: Watch) -> list[str]:
+    """Waiting for siglock, and events that got lost, since the beginning; nothing if there is
+    none."""
+    totals, lost = watch.totals[0], watch.lost()
+    said = []
+    if waits := int(totals["siglock_waits"]):
+        took = significant(int(totals["siglock_wait_ns"]) / 1e3, 3)
+        said.append(f"siglock: {plural(waits, 'wait')}, {took} µs in all")
+    if lost.total:
+        kinds = ", ".join(f"{n} {name}" for name, n in vars(lost).items() if n)
+        said.append(f"lost: {kinds}")
+    return ["", *said] if said else []
 
 
 def _way(key: tuple[int, ...], share: float) -> str:
