@@ -76,8 +76,9 @@ def explain(
     """Explain what an exit and a kick cost: their instructions, function by function.
 
     The machine is watched from outside while it runs the methods' own loops. So the functions of
-    an exit add up to what lab counts prints. Another machine, of several CPUs, shows which cache
-    lines the threads share.
+    an exit add up to what lab counts prints. A function that the compiler put into its caller
+    counts as its caller. Another machine, of several CPUs, shows which cache lines the threads
+    share.
     """
     import json
     from dataclasses import replace
