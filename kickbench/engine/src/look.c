@@ -53,13 +53,18 @@ static bool is_asleep(const struct vcpu_thread *t)
 	return name_end && !strncmp(name_end, ") S", 3);
 }
 
-/* Asleep in the kernel's halt. A thread may as well sleep in user space, or in another KVM_RUN. */
+/*
+ * Asleep in the kernel's halt. A thread may as well sleep in user space, or in another KVM_RUN. So
+ * the look at the thread must stay between the two loads, on CPUs that reorder loads as well.
+ */
 static bool is_halted(const struct vcpu_thread *t)
 {
-	const unsigned int run = atomic_load_explicit(&t->v.runs, memory_order_relaxed);
+	const unsigned int run = atomic_load_explicit(&t->v.runs, memory_order_acquire);
 
-	return t->v.expected_exit == KVM_EXIT_HLT && run & 1 && is_asleep(t) &&
-	       atomic_load_explicit(&t->v.runs, memory_order_relaxed) == run;
+	if (t->v.expected_exit != KVM_EXIT_HLT || !(run & 1) || !is_asleep(t))
+		return false;
+	atomic_thread_fence(memory_order_acquire);
+	return atomic_load_explicit(&t->v.runs, memory_order_relaxed) == run;
 }
 
 /*
