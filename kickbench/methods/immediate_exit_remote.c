@@ -4,8 +4,8 @@
  * handler does nothing. Proposed for Cloud Hypervisor (pull request 7455).
  *
  * Two CPUs write the byte, so the order matters as in Dekker's algorithm. The vCPU's thread clears
- * the byte, then reads the flag; the kicker sets the flag, then the byte. Were the clear still in
- * the store buffer when the flag is read, it could wipe out a byte set in between, and the kick
+ * the byte, then reads the flag; the kicker sets the flag, then the byte. Were the clear still on
+ * its way to memory when the flag is read, it could wipe out a byte set in between, and the kick
  * with it: hence the full fence. A kicker whose flag was not seen after the fence sets the byte
  * later than the clear, and KVM_RUN polls it. kb_fence_flag() keeps the kicker's two stores in
  * order.
@@ -44,8 +44,9 @@ static void kb_handler(struct kb_vcpu *v)
 }
 
 /*
- * A byte that a kicker set meanwhile is wiped out. Its flag is taken right after, by a locked
- * instruction, so that there is no need of a fence here.
+ * A byte that a kicker set meanwhile is wiped out. Its flag is taken right after, by an exchange
+ * that releases: a kicker whose flag comes after that sets the byte later than the clear. So there
+ * is no need of a fence here.
  */
 static int kb_finish_exit(struct kb_vcpu *v)
 {

@@ -2,7 +2,7 @@
 /*
  * Hands a cache line from one CPU to another and back, as CPUs hand over the word of a contended
  * spinlock: each spins on a load until the word says that it is its turn, then writes the word by
- * a locked instruction (kernel/locking/qspinlock.c: atomic_cond_read_acquire(), then
+ * an atomic instruction (kernel/locking/qspinlock.c: atomic_cond_read_acquire(), then
  * atomic_try_cmpxchg). One hand-over is one such write, with the way of the line to its writer.
  *
  * It has no part in the engine's blocks, and needs no KVM.

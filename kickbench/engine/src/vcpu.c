@@ -86,6 +86,7 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	uint32_t cpu;
 	const uint64_t now = kb_stamp(v->clock_is_counter, &cpu);
 	const unsigned int resumed = atomic_load_explicit(&e->resumed, memory_order_acquire);
+	/* Acquire: what the kickers wrote. Release: a byte that kb_finish_exit has cleared. */
 	unsigned int kickers =
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
 	const bool stop = kickers & (1u << KB_CONDUCTOR);
