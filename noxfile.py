@@ -49,6 +49,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the installed package: nox -s tests -- PYTEST_ARGS."""
     _give_ci_what_observing_needs(session)
     _give_ci_a_cross_compiler(session)
+    if not shutil.which("rustc"):
+        _install_on_ci(session, ["rustc"])
     # The build's own tools are for the test that looks into a wheel.
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
     _give_ci_a_browser(session)

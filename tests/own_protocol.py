@@ -19,6 +19,7 @@ from kickbench.engine.protocols import build, load
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
+from kickbench.methods import method_label
 
 CPUS = Topology.read().affinity
 
@@ -26,7 +27,8 @@ CPUS = Topology.read().affinity
 @contextmanager
 def playing(path: Path, folder: Path, program: str = "spin", n_vcpus: int = 1) -> Iterator[Engine]:
     """An engine that knows the protocol of a file."""
-    loaded = {path.stem: load(build(path, folder), path.stem)}
+    name = method_label(path.name)
+    loaded = {name: load(build(path, folder), name)}
     with (
         Kvm() as kvm,
         Guest(kvm, program, n_vcpus, irqchip="kernel") as guest,
@@ -57,7 +59,9 @@ def blocks(
     ``seen`` says so of the kicks. By default, one is enough.
     """
     with playing(path, folder, program) as engine:
-        left = until(engine, lambda left: seen(left.kicks), [(path.stem, 0)], ms=ms, plan=plan)
+        left = until(
+            engine, lambda left: seen(left.kicks), [(method_label(path.name), 0)], ms=ms, plan=plan
+        )
         return left.results[:, 0], left.kicks
 
 

@@ -1014,7 +1014,10 @@ def test_the_example_scenario_names_the_examples_beside_it() -> None:
 # --- the package -------------------------------------------------------------------------------
 
 
-HEADERS = {"protocol.h", "loop.h", "clock.h", "mark.h", "arch/current.h", "arch/x86_64.h"}
+HEADERS = {
+    *("protocol.h", "loop.h", "clock.h", "mark.h", "foreign.h"),
+    *("arch/current.h", "arch/x86_64.h", "arch/aarch64.h"),
+}
 
 
 def test_the_headers_are_there_to_be_included() -> None:

@@ -182,8 +182,8 @@ WHERE = "expected any, node:N (as in node:0) or cpu:LIST (as in cpu:0-3,8)"
 FRACTION = "expected a number above 0 and at most 1 (0.001 is 0.1 %)"
 SECONDS = "expected a number of seconds above 0 and at most 86400"
 PROCESSES = "expected a whole number from 1 to 100"
-PROGRAM = "expected one of pm_timer, pio_out, mmio, hlt, mix, spin"
-METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)"
+PROGRAM = "expected one of pm_timer, pio_out, mmio, mmio_write, hlt, mix, spin"
+METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c) or a library"
 KIND = "expected one of exits, kick, pause_all, race, nested, handover"
 STATE = "expected one of guest, halted, userspace, storm"
 TRANSPORT = "expected one of tgkill, pidfd, timer"
@@ -527,7 +527,7 @@ BAD = {
     ),
     "two files of one name": (
         measure(methods=["/p/my.c", "/q/my.c"]),
-        "measure.methods: two files are called my.c, and both would be my in the results; rename",
+        "measure.methods: my.c and my.c would both be called my in the results; rename one",
     ),
     "file twice": (measure(methods=["/p/my.c"] * 2), 'measure.methods: "/p/my.c" is listed twice'),
     "baseline file not measured": (
@@ -747,8 +747,8 @@ def test_a_resolved_scenario_needs_no_protocol_file(write: Any, protocol: Path) 
     [
         ("./none.c", '"./none.c" cannot be read: No such file or directory'),
         ("bad.toml/my.c", '"bad.toml/my.c" cannot be read: Not a directory'),
-        ("d/directory.c", '"d/directory.c" is a directory; expected a C file'),
-        ("d/fifo.c", '"d/fifo.c" is not a regular file; expected a C file'),
+        ("d/directory.c", '"d/directory.c" is a directory; expected a C file or a library'),
+        ("d/fifo.c", '"d/fifo.c" is not a regular file; expected a C file or a library'),
         ("a" * 300 + "/my.c", " cannot be read: File name too long"),
     ],
 )

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kick protocols of the user's own: compiles their C files, and loads the libraries.
 
+A protocol in another language is a library already. What is compiled for it is C with the hot
+loops, which calls the library's hooks (``kickbench/foreign.h``).
+
 ``docs/protocols.md`` explains how to write one. Building runs a compiler, and loading runs the
 file's code: the user wrote it, or trusts its author. Nothing here is a sandbox.
 """
@@ -14,12 +17,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from ctypes import c_uint32
 from pathlib import Path
 
 import kickbench.engine
 from kickbench.engine.engine import library
 from kickbench.errors import HostError, MeasurementError, UsageError
+from kickbench.methods import is_library, method_label
 from kickbench.native import PLACEBO, built_file, placebo_name
 
 FLAGS = (
@@ -32,6 +37,9 @@ COMPILE_SECONDS = 600
 LONGEST_LINE = 200
 MOST_LINES = 20
 
+HOOKS = ("enter", "leave", "before_run", "after_run", "handler", "kick")
+"""What a library in another language must have; ``finish_exit`` is optional."""
+
 _EXPORTED = re.compile(rb"\0kb_protocol_(\w+)(?=\0)")
 
 
@@ -42,22 +50,52 @@ class _Protocol(ctypes.Structure):
 
 
 def build(source: Path, folder: Path) -> Path:
-    """Compile ``source``, with $CC or cc, to ``<its stem>.so`` in ``folder``. Returns that path.
+    """Compile ``source``, with $CC or cc, to ``<its label>.so`` in ``folder``. Returns that path.
 
-    The same file is compiled a second time, to the library of :func:`placebo_of`. Raises UsageError
-    with the compiler's output when it does not compile, and when the protocol's name is not the
-    file's; HostError when there is no compiler; MeasurementError when the disk is full.
+    The same file is compiled a second time, to the library of :func:`placebo_of`. ``source`` may be
+    a library in another language: it is copied to :func:`foreign_of`. Raises UsageError with the
+    compiler's output when it does not compile, and when the protocol's name is not the file's or a
+    hook is missing; HostError when there is no compiler; MeasurementError when the disk is full.
     """
     if not source.is_file():
         raise UsageError(
             f"{_printable(source.name)}: there is no such file ({source.parent}); correct the path "
             "in the scenario"
         )
-    target = folder.resolve() / f"{source.stem}.so"
-    _compile(source, target)
+    target = folder.resolve() / f"{method_label(source.name)}.so"
+    link: tuple[str, ...] = ()
+    if is_library(source.name):
+        source = _hooks_of(source, target)
+        link = (f"-L{target.parent}", f"-l:{foreign_of(target).name}", "-Wl,-rpath,$ORIGIN")
+    _compile(source, target, link=link)
     _check_name(source, target)
-    _compile(source, placebo_of(target), f"-DKB_COPY={PLACEBO}")
+    _compile(source, placebo_of(target), f"-DKB_COPY={PLACEBO}", link=link)
     return target
+
+
+def foreign_of(library: Path) -> Path:
+    """The library in another language whose hooks ``library`` calls. There need not be one."""
+    name = library.stem.removesuffix(placebo_name(""))
+    return library.with_name(f"{name}.foreign.so")
+
+
+def _hooks_of(source: Path, target: Path) -> Path:
+    """Copy a library in another language, and write the C file that calls its hooks."""
+    name = target.stem
+    there = source.read_bytes()
+    missing = [f"{name}_{hook}" for hook in HOOKS if f"\0{name}_{hook}\0".encode() not in there]
+    if missing:
+        raise UsageError(
+            f"{source.name} does not export {', '.join(missing)}; "
+            "docs/protocols.md says what a protocol in another language must have"
+        )
+    foreign_of(target).write_bytes(there)
+    lines = [f"#define KB_PROTOCOL {name}", "#include <kickbench/foreign.h>", ""]
+    if f"\0{name}_finish_exit\0".encode() in there:
+        lines.insert(0, "#define KB_HAS_FINISH_EXIT")
+    caller = target.with_suffix(".c")
+    caller.write_text("\n".join(lines))
+    return caller
 
 
 def placebo_of(library: Path) -> Path:
@@ -65,13 +103,14 @@ def placebo_of(library: Path) -> Path:
     return library.with_stem(placebo_name(library.stem))
 
 
-def _compile(source: Path, target: Path, *options: str) -> None:
+def _compile(source: Path, target: Path, *options: str, link: Sequence[str] = ()) -> None:
     command = [
         *_compiler(source),
         *FLAGS,
         *options,
         f"-I{include_folder()}",
         *("-o", str(target), f"./{source.name}"),
+        *link,
     ]
     try:
         done = subprocess.run(
@@ -111,6 +150,9 @@ def load(path: Path, name: str) -> ctypes.CDLL:
     """
     engine = library()  # first: the protocol's calls are resolved in it
     try:
+        # Before what needs it: it may have a name of its own (DT_SONAME), which is no file's here.
+        if (foreign := foreign_of(path)).exists():
+            ctypes.CDLL(str(foreign.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         loaded = ctypes.CDLL(str(path.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         found = _Protocol.in_dll(loaded, f"kb_protocol_{name}")
     except (OSError, ValueError) as error:

@@ -174,13 +174,22 @@ def control_pairs(methods: Iterable[str], baseline: str) -> list[tuple[str, str]
 
 
 def method_label(method: str) -> str:
-    """The name of a method in results: an id of the catalogue, or the stem of a C file.
+    """The name of a method in results: an id of the catalogue, the stem of a C file, or that of a
+    library without "lib".
 
     :mod:`kickbench.scenario.model` ensures that no two methods of a scenario have the same label.
     """
-    return PurePath(method).stem if is_protocol_file(method) else method
+    if not is_protocol_file(method):
+        return method
+    stem = PurePath(method).stem
+    return stem.removeprefix("lib") if is_library(method) else stem
 
 
 def is_protocol_file(method: str) -> bool:
-    """Whether a method is a C file rather than an id of the catalogue."""
-    return method.endswith(".c")
+    """Whether a method is a C file or a library rather than an id of the catalogue."""
+    return method.endswith(".c") or is_library(method)
+
+
+def is_library(method: str) -> bool:
+    """Whether a method is a library, with a protocol in another language."""
+    return method.endswith(".so")

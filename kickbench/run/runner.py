@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from kickbench.engine.protocols import build, placebo_of
+from kickbench.engine.protocols import build, foreign_of, placebo_of
 from kickbench.errors import (
     ConnectionBrokenError,
     HostError,
@@ -339,6 +339,9 @@ class _Run:
         return self._conclude()
 
     def _measure(self, todo: Sequence[Planned]) -> None:
+        for library in self.protocols.values():
+            if (foreign := foreign_of(library)).exists():
+                self.machine.bring(foreign)
         libraries = {
             method: [
                 (name, self.machine.bring(path))

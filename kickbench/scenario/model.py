@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -67,8 +67,12 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # Line breaks and tabs are text; other control characters would reach terminals and reports.
 _TEXT_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 _CPU_RANGE = r"[0-9]{1,4}(-[0-9]{1,4})?"
-# The name of a protocol's file, without ".c", is its name in results; the folder is anything.
-_PROTOCOL_PATTERN = r"^([^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*/)?[a-z][a-z0-9_]{0,63}\.c$"
+# The name of a protocol's file, without ".c", or without "lib" and ".so", is its name in results.
+# The folder is anything.
+_PROTOCOL_PATTERN = (
+    r"^([^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*/)?"
+    r"([a-z][a-z0-9_]{0,63}\.c|(lib)?[a-z][a-z0-9_]{0,63}\.so)$"
+)
 _WHERE_PATTERN = rf"^(any|node:[0-9]{{1,4}}|cpu:{_CPU_RANGE}(,{_CPU_RANGE})*)$"
 
 
@@ -137,17 +141,17 @@ TransportName = Annotated[str, OneOf(tuple(TRANSPORTS))]
 
 
 def _method(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """An id of the catalogue, or the path of a C file, made absolute."""
+    """An id of the catalogue, or the path of a C file or a library, made absolute."""
     try:
         method: str = handler(value)
     except ValidationError:
         if isinstance(value, str) and is_protocol_file(value):
             raise expected(
                 "the path of a C file whose name is a small letter, then at most 63 small letters, "
-                "digits or '_', then .c"
+                "digits or '_', then .c; or of a library of such a name, then .so"
             ) from None
         raise expected(
-            f"one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c)",
+            f"one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c) or a library",
             did_you_mean(value, CATALOGUE),
         ) from None
     return _protocol_file(method, info.context) if is_protocol_file(method) else method
@@ -171,31 +175,32 @@ def _protocol_file(value: str, folder: Path | None) -> str:
         raise problem(f"{quoted(value)} cannot be read: {reason}") from None
     if not stat.S_ISREG(status.st_mode):
         what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise problem(f"{quoted(value)} is {what}; expected a C file")
+        raise problem(f"{quoted(value)} is {what}; expected a C file or a library")
     if not re.match(_PROTOCOL_PATTERN, path):
         raise problem(f"{quoted(value)} is in a folder whose name has control characters")
     return path
 
 
 def _distinct_labels(methods: tuple[str, ...]) -> tuple[str, ...]:
-    labels: set[str] = set()
+    labels: dict[str, str] = {}
     for method in methods:
         label = method_label(method)
         if is_protocol_file(method) and label in CATALOGUE:
             raise problem(
-                f"{label}.c would be called {label} in the results, as a protocol of the catalogue "
-                "is; rename the file"
+                f"{PurePath(method).name} would be called {label} in the results, as a protocol of "
+                "the catalogue is; rename the file"
             )
         if label.endswith(placebo_name("")):
             raise problem(
-                f"names that end in {placebo_name('')} are for placebos; rename {label}.c"
+                f"names that end in {placebo_name('')} are for placebos; rename "
+                f"{PurePath(method).name}"
             )
         if label in labels:
             raise problem(
-                f"two files are called {label}.c, and both would be {label} in the results; "
-                "rename one"
+                f"{labels[label]} and {PurePath(method).name} would both be called {label} in the "
+                "results; rename one"
             )
-        labels.add(label)
+        labels[label] = PurePath(method).name
     return methods
 
 
