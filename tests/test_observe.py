@@ -24,7 +24,8 @@ from typing import cast
 
 import numpy as np
 import pytest
-from blocks_until import MS, until
+import synthetic_observed
+from blocks_until import MS, Left, until
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -134,14 +135,21 @@ def test_kicks_are_counted_and_the_protocol_is_told(
     clock: Clock, method: str, told: str, program: str, state: str, seen_in: int | None
 ) -> None:
     plan = Plan(loop="kick", kicking="volleys", state=state, gap_ns=MS, userspace_ns=300_000)
+
+    def enough(left: Left) -> bool:
+        # On a busy host the first kicks may all find the vCPU waiting for a CPU.
+        states = watch.vcpus["kicks"]["by_state"].sum(axis=0)
+        return len(left.kicks) > 15 and (seen_in is None or states[seen_in] > 0)
+
     with machine(clock, program, vcpus=2) as (_, engine), watching() as watch:
-        left = until(engine, lambda left: len(left.kicks) > 15, [(method, 0)], ms=20, plan=plan)
+        left = until(engine, enough, [(method, 0)], ms=20, plan=plan)
         found = seen_of(watch)
     assert decide(store._seen(found))[0] == told, store._seen(found)
     assert not found.vcpus["eintr_unasked"].any()
     # The kicking thread's signals are the engine's kicks; the others end blocks.
     sent = found.sent["sent"].tolist()
-    assert len(left.kicks) in sent
+    before = int(found.vcpus["kicks_before"].sum())  # those before the threads' first KVM_RUN
+    assert any(n <= len(left.kicks) <= n + before for n in sent)
     assert set(found.senders["signal"].tolist()) == {signal.SIGUSR1}
     assert set(found.senders["system_call"].tolist()) == {234}  # tgkill
     pending = int((found.vcpus["kick"]["sent_ns"] > 0).sum())
@@ -150,8 +158,7 @@ def test_kicks_are_counted_and_the_protocol_is_told(
     answered = found.kicks[found.kicks["left_ns"] > 0]
     assert (answered["left_ns"] >= answered["sent_ns"]).all()
     if seen_in is not None:
-        counts = np.bincount(found.kicks["state"], minlength=4)
-        assert counts.argmax() == seen_in
+        assert (found.kicks["state"] == seen_in).any()
     if told in ("sigmask",):
         assert not found.kicks["handled_ns"].any()
     else:
@@ -432,6 +439,18 @@ def test_a_scenario_has_the_exits_the_gaps_and_the_kicks(clock: Clock, tmp_path:
     assert scenario.measure.baseline == "sigmask"
     assert {"exits", "kick"} <= set(scenario.measure.kinds)
     assert scenario.guest.kick_rate_hz[0] in (0, None)
+
+
+def test_a_scenario_kicks_also_vcpus_that_waited_for_a_cpu(tmp_path: Path) -> None:
+    rows = synthetic_observed._kicks(
+        np.random.default_rng(1), 2, 10, 20, dict.fromkeys(range(4), 900_000)
+    )
+    rows["state"] = np.full(len(rows["state"]), 3)
+    run = synthetic_observed.build(tmp_path, tables={"observed_kicks": rows})
+    scenario = Scenario.from_dict(tomllib.loads(scenario_of(run)))
+    assert "kick" in scenario.measure.kinds
+    assert scenario.kick is not None
+    assert scenario.kick.states == ("guest",)
 
 
 @pytest.mark.kvm

@@ -36,8 +36,9 @@ _OTHERWISE = "immediate_exit"
 _LEAST_RATE, _MOST_RATE = 0.001, 1000.0
 """The limits of a vCPU's rate against the others' (docs/scenarios.md)."""
 _IRQCHIP = "kernel"
-_STATES = {"userspace": "userspace", "running": "guest", "halted": "halted"}
-"""By what a vCPU did when it was kicked, the state of a scenario that is like it."""
+_STATES = {"userspace": "userspace", "running": "guest", "halted": "halted", "waiting": "guest"}
+"""By what a vCPU did when it was kicked, the state of a scenario that is like it. One that waited
+for a CPU would have been in the guest."""
 BLOCK_MS = 5000
 _START_SECONDS = 60.0
 
@@ -117,7 +118,7 @@ def _scenario(
     baseline = protocol if _is_kicked_by(protocol) else _OTHERWISE
     methods = list(dict.fromkeys((*_METHODS, baseline)))
     kinds = ["exits"]
-    states = [_STATES[state] for state in kicks["by_state"] if state in _STATES]
+    states = list(dict.fromkeys(_STATES[state] for state in kicks["by_state"]))
     scenario: dict[str, Any] = {
         "name": safe_name(f"like-{case['guest'] or case['vmm']}", default="like_a_vm"),
         "vm": {"vcpus": len(rates), "irqchip": _IRQCHIP},
