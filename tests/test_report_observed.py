@@ -16,6 +16,7 @@ from command import kickbench
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.numbers import NOTHING, significant
 from kickbench.report.figures.observed import MOST_WAYS
 from kickbench.report.figures.plots import Plot
 from kickbench.report.figures.svg import inline
@@ -24,7 +25,8 @@ from kickbench.report.pages.assets import is_asset
 from kickbench.report.pages.downloads import csv_of_listing
 from kickbench.report.pages.index import badges_of
 from kickbench.report.pages.run import page
-from kickbench.report.words.tables import TABLES
+from kickbench.report.words.names import Summary
+from kickbench.report.words.tables import TABLES, Row
 from kickbench.report.words.verdict import notes, verdict
 from kickbench.summary.data import RunData
 from kickbench.summary.observed import find_pauses, read_columns
@@ -203,6 +205,24 @@ def test_what_is_special_is_said(tmp_path: Path, facts: dict[str, Any], words: s
     data = RunData.load(synthetic_observed.build(tmp_path, **facts))
     said = verdict(data.summary)
     assert any(words in line for line in said.lines), said.lines
+
+
+def test_a_cost_that_cannot_be_told_is_in_no_cell(observed: RunData) -> None:
+    def cell(case: Summary) -> str:
+        (column,) = (
+            one
+            for part in TABLES["observed"].parts
+            for one in part.columns
+            if one.name == "observing costs"
+        )
+        return column.cell(Row(case, "immediate_exit"))
+
+    (case,) = observed.finished
+    assert cell(case) == significant(100 * case["overhead"]["share"])
+    unsure = {**case, "overhead": {**case["overhead"], "share": 0.3, "ci95": [-0.9, 1.5]}}
+    assert cell(unsure) == NOTHING
+    said = verdict({**observed.summary, "cases": [unsure]})
+    assert any("varies too much to tell what observing cost" in line for line in said.lines)
 
 
 def test_the_page_lists_ways_vcpus_and_senders(observed: RunData) -> None:

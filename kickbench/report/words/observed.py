@@ -143,6 +143,15 @@ def percent(share: float) -> str:
     return f"{significant(100 * share, 2).removesuffix('.0')} %"
 
 
+def told_cost(case: Summary) -> float | None:
+    """How much longer exits took while observed, as a share; None if that cannot be told."""
+    ci95 = case["overhead"]["ci95"]
+    if ci95 is None or ci95[1] - ci95[0] > _CANNOT_TELL:
+        return None
+    share: float | None = case["overhead"]["share"]
+    return share
+
+
 def signal_name(number: int) -> str:
     """E.g. "SIGUSR1", or "signal 40" for one without a name."""
     try:
@@ -289,6 +298,6 @@ def _observing(summary: Summary, case: Summary) -> list[str]:
     if over["share"] is None or over["ci95"] is None:
         return [*said, "It leaves too rarely to tell what observing cost it."]
     value, low, high = measured(100 * over["share"], [100 * end for end in over["ci95"]])
-    if over["ci95"][1] - over["ci95"][0] > _CANNOT_TELL:
+    if told_cost(case) is None:
         return [*said, f"Its rate varies too much to tell what observing cost ({low} to {high} %)."]
     return [*said, f"Observing made its exits {value} % ({low} to {high} %) longer."]

@@ -37,7 +37,7 @@ from kickbench.report.words.names import (
     seconds,
     vendor_name,
 )
-from kickbench.report.words.observed import code_name, signal_name, way_name
+from kickbench.report.words.observed import code_name, signal_name, told_cost, way_name
 from kickbench.report.words.shift import percentile, shift_points
 from kickbench.scenario.kinds import FIGURES
 
@@ -759,7 +759,12 @@ _HANDOVER = Table(
 _KICKS_SEEN = _case_figure("kicks", "sent")
 _PAUSES_SEEN = _case_figure("kicks", "pauses")
 _PAUSED = _case_figure("kicks", "pause_ns", "last", "p50")
-_OVERHEAD = _case_figure("overhead", "share")
+
+
+def _overhead(row: Row) -> float | None:
+    return told_cost(row.case)
+
+
 _LATENCIES_OBSERVED = tuple(
     Column(name, "", _shown(value), value, group="kick until KVM_RUN returned [{ns}]")
     for name in ("p50", "p90", "p99", "max")
@@ -865,8 +870,8 @@ _OBSERVED = Table(
                 Column(
                     "observing costs",
                     "%",
-                    _shown(_OVERHEAD, scale=100.0),
-                    _OVERHEAD,
+                    _shown(_overhead, scale=100.0),
+                    _overhead,
                 ),
             ),
         ),
