@@ -38,9 +38,10 @@ class Sshd:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (folder / "cmdline").read_bytes().decode().split("\0")
-                if "kickbench.agent.supervisor" in words and str(self.cache) in "".join(words):
-                    found.append(int(folder.name))
+                if (folder / "comm").read_text().strip() == "kickbench-run":
+                    files = [str(file.readlink()) for file in (folder / "fd").iterdir()]
+                    if any(file.startswith(str(self.cache)) for file in files):
+                        found.append(int(folder.name))
         return found
 
     def cut(self) -> None:

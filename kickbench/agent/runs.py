@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ class Run:
     @classmethod
     def new(cls, runs: Path) -> Run:
         """Make a folder for a run that has no name yet."""
-        run = cls(runs / f".new-{secrets.token_hex(8)}")
+        run = cls(runs / f".new-{os.urandom(8).hex()}")
         run.work.mkdir(parents=True)
         run.brought.mkdir()
         os.mkfifo(run.folder / "commands", 0o600)

@@ -14,17 +14,16 @@ import json
 import os
 import select
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import kickbench
+from kickbench.agent import supervisor
 from kickbench.agent.runs import Run, remove_old, remove_other_agents
 from kickbench.run.foreman import arrays_of, arrays_of_case
 from kickbench.run.machine import Facts, Survey
-from kickbench.run.process import PYTHON
 
 ALIVE_SECONDS = 5.0
 _JOURNAL_SECONDS = 0.2
@@ -56,16 +55,8 @@ class _Server:
     def begin(self, note: str, *, wait: bool) -> None:
         """Start a supervisor, which waits for its turn and then for jobs."""
         run = Run.new(self._runs)
-        order = json.dumps({"note": note, "wait": wait})
-        with (run.folder / "stderr").open("w") as stderr:
-            process = subprocess.Popen(
-                [*PYTHON, "-m", "kickbench.agent.supervisor", str(run.folder), order],
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        while not run.is_alive() and process.poll() is None:
+        pid = supervisor.start(run, note, wait=wait)
+        while not run.is_alive() and not os.waitpid(pid, os.WNOHANG)[0]:
             time.sleep(0.01)
         self._follow(run)
 

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures a run on this machine, and needs nobody who listens.
 
-``python -m kickbench.agent.supervisor FOLDER ORDER`` waits for its turn and for its jobs, and
-writes what its foreman says into the journal (:mod:`kickbench.agent.runs`). First come ``say`` with
+It is a copy of the server, which has imported all that it needs, and it outlives the server. It
+waits for its turn and for its jobs, and writes what its foreman says into the journal
+(:mod:`kickbench.agent.runs`). First come ``say`` with
 a ``text`` for the user, and ``turn`` with the ``other`` run that measures here, and at the end
 ``finished``. The commands are ``jobs FOLDER``, ``stop CASE PROCESS``, ``skip CASE`` and ``cancel``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
 import signal
-import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from kickbench.run.foreman import Foreman, Job
 
 # The jobs follow the turn at once, unless the connection broke in that moment.
 JOBS_SECONDS = 60.0
+NAME = "kickbench-run"
+"""What ps calls a supervisor."""
+_PR_SET_NAME = 15
 
 
 class _Commands:
@@ -93,16 +98,32 @@ def _job(data: dict[str, Any], run: Run) -> Job:
     return Job.from_dict({**data, "protocols": protocols})
 
 
-def main() -> None:
-    """Run as a command."""
-    folder, order = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def start(run: Run, note: str, *, wait: bool) -> int:
+    """Start a supervisor. Returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
     try:
-        supervise(Run(Path(folder)), **json.loads(order))
+        os.setsid()
+        _name_process(NAME)
+        null = os.open(os.devnull, os.O_RDONLY)
+        said = os.open(run.folder / "stderr", os.O_WRONLY | os.O_CREAT, 0o600)
+        for number, descriptor in enumerate((null, said, said)):
+            os.dup2(descriptor, number)
+        os.closerange(3, 64)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        supervise(run, note, wait=wait)
+        status = 0
     except KeyboardInterrupt:  # cancelled: whoever did it removes the folder
-        sys.exit(130)
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
-if __name__ == "__main__":
-    main()
+def _name_process(name: str) -> None:
+    """What ps calls this process (prctl(2), PR_SET_NAME)."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)

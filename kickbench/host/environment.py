@@ -8,9 +8,7 @@ that look private.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import re
 import resource
 from pathlib import Path
@@ -297,6 +295,8 @@ def _limit(which: int) -> int | None:
 
 
 def _software() -> dict[str, Any]:
+    import platform  # it and importlib.metadata are slow to import, and needed here only
+
     return {
         "kickbench": kickbench.__version__,
         "python": platform.python_version(),
@@ -306,6 +306,8 @@ def _software() -> dict[str, Any]:
 
 
 def _version(distribution: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
