@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 from command import KICKBENCH, kickbench, kickbench_captured
+from watching import only_run, statuses, wait_for
 
 from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
@@ -67,25 +67,6 @@ def scenario(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def only_run(results: Path) -> Path:
-    (folder,) = results.glob("*/*")
-    return folder
-
-
-def statuses(folder: Path) -> dict[str, str]:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return {entry["id"]: entry["status"] for entry in manifest["cases"]}
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 600.0) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.kvm
