@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import typer
 from command import KICKBENCH
-from synthetic_run import build, case
 
 from kickbench.cli import lab as cli
 from kickbench.errors import (
@@ -24,17 +23,19 @@ from kickbench.errors import (
     EXIT_USAGE,
     HostError,
     MeasurementError,
+    ResultsError,
+    ScenarioError,
     UsageError,
 )
 from kickbench.lab import image, machines, tools
-from kickbench.lab import run as lab_run
 from kickbench.lab.bochs import Bochs
 from kickbench.lab.emulation import Order
-from kickbench.lab.machines import MACHINES, Machine
+from kickbench.lab.machines import MACHINES
 from kickbench.lab.processes import child
 from kickbench.lab.qemu import Channels, Qemu
 from kickbench.run.emulated import VARIABLE, Mark, origin
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.lab(name)) for name in MACHINES]
 )
@@ -48,9 +49,9 @@ def qemu(name: str) -> Qemu:
     return emulator
 
 
-def words(name: str, kernel: str = "/k/bzImage", python: str = "/v/bin/python") -> list[str]:
+def words(name: str, kernel: str = "/k/bzImage", agent: str = "/c/agent") -> list[str]:
     return qemu(name).command_line(
-        Path(kernel), {"share0": Path("/re,sults")}, Channels(3, 4, 5, 6), python
+        Path(kernel), {"share0": Path("/re,sults")}, Channels(3, 4, 5, 6), Path(agent)
     )
 
 
@@ -84,13 +85,13 @@ def test_a_panic_ends_the_machine(name: str) -> None:
 
 @EVERY_OF_QEMU
 def test_a_path_that_the_kernel_cannot_be_told_is_refused(name: str) -> None:
-    for path in ('/a"b/python', "/a\nb/python", "/a,,b/python"):
+    for path in ('/a"b/agent', "/a\nb/agent", "/a,,b/agent"):
         with pytest.raises(UsageError, match="with a quote, a newline or two commas in a row"):
-            words(name, python=path)
+            words(name, agent=path)
 
 
 def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
-    found = qemu("amd-numa").command_line(Path("/k"), {}, Channels(3, 4, None, None), "/p")
+    found = qemu("amd-numa").command_line(Path("/k"), {}, Channels(3, 4, None, None), Path("/a"))
     assert "virtconsole,chardev=terminal" in found
     assert not any("name=stdout" in word for word in found)
 
@@ -105,7 +106,7 @@ def test_amd_numa_has_two_nodes_and_amd_count_an_instruction_counter() -> None:
 def test_intel_vmx_has_two_cpus_and_nothing_of_the_users_own_configuration(tmp_path: Path) -> None:
     emulator = MACHINES["intel-vmx"].emulator
     assert isinstance(emulator, Bochs)
-    ends = {"console": 3, "control": 4, "stdout": 5, "log": 7}
+    ends = {"console": 3, "control": 4, "log": 7}
     text = emulator.configuration(tmp_path, ends, "/dev/pts/7")
     assert "cpu: model=corei7_skylake_x, count=2, " in text
     assert f"ata0-master: type=disk, path={tmp_path}/root, mode=flat\n" in text
@@ -207,64 +208,19 @@ def test_a_misuse_is_told_in_a_line(arguments: list[str], why: str) -> None:
     assert done.stderr.count("\n") <= 2
 
 
-# --- what a run hands to its machine -------------------------------------------------------------
-
-
-def ordered(monkeypatch: pytest.MonkeyPatch, name: str, **arguments: object) -> Order:
-    """What ``kickbench lab run`` orders of the machine."""
-    given = []
-
-    def execute(_machine: object, _kernel: object, order: Order, _limits: object) -> int:
-        given.append(order)
-        return 0
-
-    monkeypatch.setattr(cli, "prepare", lambda *_: (MACHINES[name], Path("/k/bzImage")))
-    monkeypatch.setattr(cli, "heed_sigterm", lambda: None)
-    monkeypatch.setattr(Machine, "description", lambda _: "emulated")
-    monkeypatch.setattr(lab_run, "execute", execute)
-    with pytest.raises(typer.Exit) as done:
-        cli.run(machine=name, **arguments)  # type: ignore[arg-type]
-    assert done.value.exit_code == 0
-    (order,) = given
-    return order
+# --- before a machine starts ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_an_interrupted_run_is_handed_to_every_machine(
+def test_an_error_in_the_scenario_is_found_before_the_machine_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    run = build(tmp_path, cases=[case()])
-    order = ordered(monkeypatch, name, resume=run)
-    assert order.argv[-2:] == ["--resume", str(run)]
-    assert (order.reads, order.shares) == ([run], [run])
-
-
-@pytest.mark.parametrize("name", MACHINES)
-def test_where_the_command_inside_writes_is_what_is_brought_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    sees = MACHINES[name].emulator.sees_host
-    results = tmp_path / "link" / "results"
-    path = scenario(tmp_path)
-    order = ordered(monkeypatch, name, scenario=str(path), results=results)
-    real = tmp_path.resolve() / "real" / "results"
-    assert order.shares == [real]
-    assert order.argv[-1] == str(results if sees else real)
-    run = build(real, cases=[case()])
-    order = ordered(monkeypatch, name, resume=results / run.relative_to(real))
-    place = results / run.relative_to(real) if sees else run
-    assert (order.reads, order.shares) == ([place], [run])
-    assert order.argv[-1] == str(place)
-
-
-def test_a_folder_without_links_is_called_as_the_user_calls_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path.resolve())
-    order = ordered(monkeypatch, "intel-vmx", scenario=str(scenario(tmp_path)), results=Path("r"))
-    assert order.argv[-1] == "r"
+    monkeypatch.setattr(cli, "prepare", lambda *_: pytest.fail("a machine is prepared"))
+    path = scenario(tmp_path, methods='["no_such_protocol"]')
+    with pytest.raises(ScenarioError, match="no_such_protocol"):
+        cli.run(scenario=str(path), machine=name)
+    with pytest.raises(ResultsError, match="manifest"):
+        cli.run(resume=tmp_path, machine=name)
 
 
 @pytest.mark.parametrize("letter", [" ", "\t", ",", "#", "$"])
@@ -322,10 +278,12 @@ def test_a_command_runs_inside_and_its_streams_and_status_come_out(name: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{name}\n", "aside\n")
 
 
-# In one go: what takes long with Bochs is to come up, and to import.
+# In one go: what takes long with Bochs is to come up.
 @pytest.mark.lab("intel-vmx")
 def test_a_run_on_intel_vmx_comes_out_and_has_counts(tmp_path: Path) -> None:
-    path = scenario(tmp_path, seconds=0.3)
+    own = shutil.copy(EXAMPLES / "protocols/cloud_hypervisor_7427_fixed.c", tmp_path)
+    methods = f'["sigmask", "immediate_exit", "{own}"]'
+    path = scenario(tmp_path, seconds=0.3, methods=methods)
     results = tmp_path / "results"
     done = lab("run", path, "--machine", "intel-vmx", "--results", results)
     assert done.returncode == 0, done.stderr
@@ -340,20 +298,10 @@ def test_a_run_on_intel_vmx_comes_out_and_has_counts(tmp_path: Path) -> None:
     rows = json.loads(lab("counts", results, "--json").stdout)
     found = {row["method"]: row["instructions"] for row in rows}
     assert found["sigmask"] > found["immediate_exit"] > 0
+    assert found["cloud_hypervisor_7427_fixed"] > 0
+    assert f"sent to {MACHINES['intel-vmx'].id} and run there" in done.stderr
     # With two CPUs, the clock goes on by five instructions at a time.
     assert {count % 5 for count in found.values()} == {0}
-
-
-def test_a_protocol_of_ones_own_is_refused_where_there_is_no_compiler(tmp_path: Path) -> None:
-    (tmp_path / "own.c").touch()
-    path = scenario(tmp_path, methods=f'["immediate_exit", "{tmp_path}/own.c"]')
-    bzimage = tmp_path / "bzImage"
-    bzimage.touch()
-    done = lab("run", path, "--machine", "intel-vmx", "--kernel", bzimage)
-    if "not found" in done.stderr:
-        pytest.skip(done.stderr)
-    assert done.returncode == EXIT_USAGE
-    assert "intel-vmx has no compiler" in done.stderr
 
 
 @pytest.mark.lab

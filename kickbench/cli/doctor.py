@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kickbench.cli.run import Host, machine_of
+from kickbench.cli.machines import machine_of
+from kickbench.cli.run import Host
 from kickbench.errors import EXIT_HOST
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kickbench.cli.run import Quick, Results, Resume, ScenarioName, TrustProtocols
+from kickbench.cli.run import Quick, Results, Resume, ScenarioName, TrustProtocols, run_on
 from kickbench.errors import EXIT_HOST, UsageError
 from kickbench.lab import ARCHITECTURES
 
@@ -171,40 +171,28 @@ def run(
             "--strict"
         )
 
-    from kickbench.lab import run as lab
+    from kickbench.cli.machines import MACHINES
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
-    from kickbench.methods import is_protocol_file
     from kickbench.results.reader import load_manifest
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
-    chosen, bzimage = prepare(machine, kernel)
+    # The check here takes a moment. To find the error later would take the machine's whole boot.
     if scenario is not None:
-        # The check here takes a moment. To find the error in the machine would take its whole boot.
-        reads = resolve(scenario)
-        methods = load(reads).measure.methods
-        writes_to = lab.inside(chosen, results)
-        arguments = [scenario, "--results", str(writes_to)]
-        arguments += ["--quick"] * quick + ["--strict"] * strict
+        load(resolve(scenario))
     else:
         assert resume is not None
-        begun = load_manifest(resume)
-        reads = writes_to = lab.inside(chosen, resume)
-        methods = tuple(method for entry in begun["cases"] for method in entry["case"]["methods"])
-        arguments = ["--resume", str(reads)] + ["--trust-protocols"] * trust_protocols
-    if not chosen.emulator.sees_host and any(map(is_protocol_file, methods)):
-        raise UsageError(f"{chosen.id} has no compiler for protocols of your own; use amd-numa")
+        load_manifest(resume)
     heed_sigterm()
-    status = lab.run(
-        chosen,
-        bzimage,
-        arguments,
-        reads=reads,
-        writes_to=writes_to,
-        resume=lab.resume_words(chosen, kernel),
-        limits=Limits(total=time_limit or LIMIT_SECONDS),
+    run_on(
+        MACHINES["lab"](machine, kernel, Limits(total=time_limit or LIMIT_SECONDS)),
+        scenario,
+        results,
+        resume,
+        quick=quick,
+        strict=strict,
+        trust_protocols=trust_protocols,
     )
-    raise typer.Exit(status)
 
 
 @app.command()

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from kickbench.cli.run import Host, machine_of
+from kickbench.cli.machines import machine_of
+from kickbench.cli.run import Host
 
 
 def methods(

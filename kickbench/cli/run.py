@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import signal
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from kickbench.run.machine import Machine
     from kickbench.run.runner import Outcome
 
@@ -94,17 +96,28 @@ def run(
         options = {"--quick": quick, "--strict": strict, "--wait": wait}
         chosen = [name for name, is_set in options.items() if is_set]
         _run_on_several(hosts, [scenario, "--results", str(results), *chosen])
-    with machine_of(hosts[0] if hosts else None) as machine:
-        outcome = _measure(
-            machine,
-            scenario,
-            results,
-            resume,
-            quick=quick,
-            strict=strict,
-            wait=wait,
-            trust_protocols=trust_protocols,
-        )
+    run_on(
+        machine_of(hosts[0] if hosts else None),
+        scenario,
+        results,
+        resume,
+        quick=quick,
+        strict=strict,
+        wait=wait,
+        trust_protocols=trust_protocols,
+    )
+
+
+def run_on(
+    opened: AbstractContextManager[Machine],
+    scenario: str | None,
+    results: Path,
+    resume: Path | None,
+    **options: bool,
+) -> None:
+    """Run or resume on a machine, and show what was found. ``options`` are those of the runner."""
+    with opened as machine:
+        outcome = _measure(machine, scenario, results, resume, **options)
     from kickbench.cli.show import show
 
     show(outcome.folder)
@@ -118,12 +131,12 @@ def run(
 
 
 def _run_on_several(hosts: list[str], arguments: list[str]) -> NoReturn:
-    from kickbench.cli.several import run_on
+    from kickbench.cli import several
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
     load(resolve(arguments[0]))  # what is wrong with it is said once
-    raise typer.Exit(run_on(list(dict.fromkeys(hosts)), arguments))
+    raise typer.Exit(several.run_on(list(dict.fromkeys(hosts)), arguments))
 
 
 def _measure(
@@ -134,8 +147,8 @@ def _measure(
     *,
     quick: bool,
     strict: bool,
-    wait: bool,
     trust_protocols: bool,
+    wait: bool = False,
 ) -> Outcome:
     """Run or resume. Meanwhile a connection to another machine is being made."""
     from kickbench.run import runner
@@ -178,15 +191,3 @@ def _measure(
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def machine_of(host: str | None) -> AbstractContextManager[Machine]:
-    """The machine to measure on: what ``--host`` names, or this one."""
-    if host is None:
-        from kickbench.run.this_host import ThisHost
-
-        return nullcontext(ThisHost())
-    from kickbench.remote.box import Box
-    from kickbench.remote.ssh import Ssh
-
-    return Box(Ssh(host))

@@ -2,8 +2,8 @@
 """Bochs as the lab uses it: VMX, and a clock that counts instructions.
 
 Bochs has no virtio and no 9p. So the root is a disk with what a run needs
-(:mod:`kickbench.lab.image`), files go in and out by a second disk (:mod:`kickbench.lab.disk`), and
-the channels are serial ports. Bochs needs a window. It is on a display of our own, which nobody
+(:mod:`kickbench.lab.image`), a second disk carries the streams (:mod:`kickbench.lab.disk`), and the
+other channels are serial ports. Bochs needs a window. It is on a display of our own, which nobody
 sees.
 """
 
@@ -14,13 +14,14 @@ import os
 import re
 import select
 import subprocess
+import sys
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.lab import disk, image
+from kickbench.lab import agents, disk, image
 from kickbench.lab.emulation import Order, Running, printable
 from kickbench.lab.processes import child
 from kickbench.lab.scratch import scratch
@@ -43,8 +44,6 @@ _PARAMETERS = (
     # MONITOR does not see what another CPU writes, so MWAIT may not wake up.
     "idle=halt"
 )
-# Without these, OpenBLAS uses AVX, which is an illegal instruction here, and its threads spin.
-_ENVIRONMENT = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
 _CONFIGURATION = """\
 megs: 1024
 cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0
@@ -66,7 +65,6 @@ ata1-master: type=disk, path={folder}/disk, mode=flat
 boot: disk
 com1: enabled=1, mode=file, dev=/dev/fd/{console}
 com2: enabled=1, mode=term, dev={control}
-com3: enabled=1, mode=file, dev=/dev/fd/{stdout}
 """
 
 
@@ -76,7 +74,7 @@ class Bochs:
 
     cpus: int
     tool: str = "bochs"
-    sees_host: bool = False
+    python: str = sys.executable
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""
@@ -90,7 +88,9 @@ class Bochs:
             raise UsageError(
                 f"{machine} has no terminal, so it cannot open a shell; name a command after --"
             )
-        inside = replace(order, environment={**order.environment, **_ENVIRONMENT})
+        # The command finds kickbench in the agent, and nothing else of this host's environment.
+        environment = {**order.environment, "PYTHONPATH": str(agents.prepared())}
+        inside = replace(order, environment=environment)
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(scratch())
             ours, theirs = _channels(stack)
@@ -100,13 +100,13 @@ class Bochs:
             try:
                 configuration.write_text(text)
                 (folder / "work").mkdir()
-                image.make(folder / "root", kernel, _PARAMETERS, folder / "work")
+                image.make(folder / "root", kernel, _PARAMETERS, self.python, folder / "work")
                 disk.write(folder / "disk", inside.to_json(machine), order.reads)
             except OSError as error:
                 what = f"{printable(str(error.filename))}: " if error.filename else ""
                 raise MeasurementError(
                     f"the machine's disks cannot be written: {what}{error.strerror}\n"
-                    f"they take 600 MB in {folder.parent}; set TMPDIR to put them elsewhere"
+                    f"they take 120 MB in {folder.parent}; set TMPDIR to put them elsewhere"
                 ) from error
             display = _display(stack, folder)
             with (folder / "said").open("wb") as said:
@@ -128,16 +128,9 @@ class Bochs:
                 # Debian builds Bochs with its debugger, which waits for a command at the start.
                 process.stdin.write(b"c\nquit\n")
 
-            def receive(place: str) -> None:
-                begin, _, end = place.partition(" ")
-                try:
-                    disk.receive(folder / "disk", int(begin), int(end), order.shares)
-                except (ValueError, OSError) as error:
-                    raise MeasurementError(
-                        f"files of the machine {machine} cannot be copied out: {error}"
-                    ) from error
-
-            yield Running(process, ours, receive)
+            windows = disk.Windows(folder / "disk")
+            stack.callback(windows.close)
+            yield Running(process, ours, windows)
 
     def configuration(self, folder: Path, theirs: dict[str, int], control: str) -> str:
         """The text of the file that Bochs reads. Its disks are in ``folder``."""
@@ -156,7 +149,7 @@ class Bochs:
 def _channels(stack: contextlib.ExitStack) -> tuple[dict[str, int], dict[str, int]]:
     """Our ends and the emulator's, by name. The stack closes both."""
     ours, theirs = {}, {}
-    for name in ("console", "stdout", "log"):
+    for name in ("console", "log"):
         ours[name], theirs[name] = os.pipe()
     ours["control"], theirs["control"] = os.openpty()
     tty.setraw(theirs["control"])

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from kickbench.lab.disk import Windows
 
 
 @dataclass(frozen=True)
 class Order:
     """A command for a machine: its words, its environment and its folder.
 
-    ``shares`` are this host's folders that it writes to. ``reads`` are the files and folders that
-    it needs, for a machine that does not see this host's files. ``terminal`` is (rows, columns) for
-    a command that takes over the terminal, else None.
+    ``shares`` are this host's folders that it writes to, for a machine that sees this host's files.
+    ``reads`` are the files and folders that it needs, for one that does not. ``terminal`` is (rows,
+    columns) for a command that takes over the terminal, else None. The standard input of a command
+    that ``talks`` is ours to write to, and otherwise empty.
     """
 
     argv: Sequence[str]
@@ -31,6 +34,7 @@ class Order:
     shares: Sequence[Path] = ()
     reads: Sequence[Path] = ()
     terminal: tuple[int, int] | None = None
+    talks: bool = False
 
     @property
     def tags(self) -> dict[str, Path]:
@@ -45,6 +49,7 @@ class Order:
             "cwd": str(self.cwd),
             "shares": {tag: str(path) for tag, path in self.tags.items()},
             "terminal": self.terminal,
+            "talks": self.talks,
             "hostname": hostname,
             **more,
         }
@@ -55,27 +60,23 @@ class Order:
 class Running:
     """A machine that runs.
 
-    ``channels`` are our descriptors by name: console, control, stdout, stderr, and log. An emulator
-    that does not end when it fails writes PANIC to its log. ``receive`` is called with the words
-    after ``files`` when the machine reports new files.
+    ``channels`` are our descriptors by name: console, control, stdout (standard input too, if the
+    command talks), stderr, and log. An emulator that does not end when it fails writes PANIC to its
+    log. Instead of stdout and stderr it may have ``windows``, in which the streams go.
     """
 
     process: subprocess.Popen[bytes]
     channels: Mapping[str, int]
-    receive: Callable[[str], None] = lambda _: None
+    windows: Windows | None = None
 
 
 class Emulator(Protocol):
-    """``tool`` is the emulator's program.
-
-    If ``sees_host``, the machine has this host's files, with the compiler, and can take over the
-    terminal. Otherwise it has only what a run needs.
-    """
+    """``tool`` is the emulator's program, and ``python`` the path of a Python inside."""
 
     @property
     def tool(self) -> str: ...
     @property
-    def sees_host(self) -> bool: ...
+    def python(self) -> str: ...
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""

@@ -2,9 +2,8 @@
 """A disk that boots, with the root of a machine that cannot see this host's files.
 
 The root has the files that a run needs, at the paths that they have here: Python with its standard
-library, the distributions that a run imports, kickbench itself however it is installed, a few
-programs, and the shared libraries of all of these. Times of files are kept, so that compiled Python
-files stay valid. To compile them inside would take long.
+library, the agent, a few programs, and the shared libraries of all of these. Times of files are
+kept, so that compiled Python files stay valid. To compile them inside would take long.
 """
 
 from __future__ import annotations
@@ -21,19 +20,17 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path, PurePath
 
-import kickbench
 from kickbench.errors import HostError, MeasurementError, UsageError
-from kickbench.lab import disk
+from kickbench.lab import agents, disk
 from kickbench.lab.emulation import printable
 from kickbench.lab.processes import child
 from kickbench.lab.tools import GRUB, program
-from kickbench.scenario import shipped
 
 PROGRAMS = (
     *("sh", "mount", "mkdir", "chroot"),  # guest/init.sh needs these; the others are for a user
+    "ln",  # the agent's
     *("cat", "cp", "dmesg", "env", "false", "grep", "head", "hostname", "ls", "ps", "sleep"),
     *("sort", "tail", "taskset", "true"),
 )
@@ -41,15 +38,14 @@ INIT = Path(__file__).parent / "guest" / "init.sh"
 _EMPTY = ("dev", "mnt", "proc", "run", "sys", "tmp")
 _ALSO = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/localtime")
 _LINKS = ("/bin", "/sbin", "/lib", "/lib64")
-# Parts of Python's library and of distributions that no run imports.
+# Parts of Python's library that no run imports.
 _NOT_IMPORTED = {"test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3"}
-_NOT_READ = (".a", ".h", ".pxd", ".pyi", ".pyx")
-_NOT_IN_A_RUN = {"matplotlib", "pyelftools", "ruptures", "tomlkit"}
+_NOT_READ = (".a", ".h")
 _ELF = b"\x7fELF"
 
 
-def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
-    """Write the disk: GRUB, the kernel with these parameters, and the root.
+def make(target: Path, kernel: Path, parameters: str, python: str, work: Path) -> None:
+    """Write the disk: GRUB, the kernel with these parameters, and the root with this Python.
 
     The disk is the image of a CD, which also boots as a disk. ``work`` is an empty folder of ours.
     Raises MeasurementError if the disk cannot be written, HostError for what this host lacks.
@@ -58,14 +54,14 @@ def make(target: Path, kernel: Path, parameters: str, work: Path) -> None:
     menu, first = work / "grub.cfg", work / "init"
     # GRUB and the kernel read quotes differently, so no path may be among the parameters.
     menu.write_text(f"linux /boot/lab-kernel {parameters} init=/boot/lab-init\nboot\n")
-    first.write_text(
-        f"#!/bin/sh\nexec {shlex.join(['/bin/sh', str(INIT), sys.executable, 'serial'])}\n"
-    )
+    agent = agents.prepared()
+    words = ["/bin/sh", str(INIT), python, str(agent), "serial"]
+    first.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
     first.chmod(0o755)
     grafts = {"/boot/grub/grub.cfg": menu, "/boot/lab-kernel": kernel.resolve()}
     grafts["/boot/lab-init"] = first
     grafts |= {f"/{name}": work / "empty" for name in _EMPTY}
-    files = closure(wanted())
+    files = closure(wanted(python, agent))
     grafts |= {str(path): path for path in files}
     (work / "compiled").mkdir()
     grafts |= {str(at): of for at, of in compiled(files, work / "compiled").items()}
@@ -175,37 +171,18 @@ def compiled(files: Iterable[Path], work: Path) -> dict[Path, Path]:
     return made
 
 
-def wanted() -> Iterator[Path]:
+def wanted(python: str, agent: Path) -> Iterator[Path]:
     """The files that a run needs, and a few programs."""
     yield from map(Path, (*_ALSO, *_LINKS))
     for name in PROGRAMS:
         if found := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"):
             yield Path(found)
-    yield Path(sys.executable)
+    yield Path(python)
     yield Path(sys.prefix) / "pyvenv.cfg"
     for library in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
         yield from _tree(Path(library), but={"site-packages", "dist-packages"})
-    for name in distributions("kickbench"):
-        yield from _installed(name)
-    for folder in (*map(Path, kickbench.__path__), shipped.folder()):
-        yield from _tree(folder)
-
-
-def _installed(name: str) -> Iterator[Path]:
-    """The files of a distribution. Raises HostError if they cannot be found out."""
-    if files := metadata.files(name):
-        yield from (Path(str(file.locate())) for file in files if _is_needed(file))
-        return
-    # Debian's packages come without the list of their files.
-    declared = metadata.distribution(name).read_text("top_level.txt") or name.replace("-", "_")
-    specs = [spec for top in declared.split() if (spec := importlib.util.find_spec(top))]
-    if not specs:
-        raise HostError(f"the distribution {name} does not list its files; install it with pip")
-    for spec in specs:
-        for folder in spec.submodule_search_locations or ():
-            yield from _tree(Path(folder))
-        if spec.origin and spec.has_location:
-            yield Path(spec.origin)
+    yield INIT
+    yield from _tree(agent)
 
 
 def _tree(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:
@@ -216,25 +193,3 @@ def _tree(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:
 
 def _is_needed(path: PurePath) -> bool:
     return path.suffix not in _NOT_READ and not _NOT_IMPORTED.intersection(path.parts)
-
-
-def distributions(name: str) -> set[str]:
-    """The distribution and those that it requires, if a run imports them and this host has them."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        name = re.sub("[-_.]+", "-", waiting.pop()).lower()
-        if name in found or name in _NOT_IN_A_RUN:
-            continue
-        try:
-            requirements = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue  # for another system than this one
-        found.add(name)
-        for requirement in requirements:
-            wanted, _, marker = requirement.partition(";")
-            if "extra" not in marker and (match := re.match(r"[\w.-]+", wanted)):
-                waiting.append(match[0])
-    if not found:
-        raise HostError("kickbench is not installed; run pip install . in its source tree")
-    return found

@@ -2,18 +2,19 @@
 """Process 1 of a lab machine: runs the command that the lab outside orders, and reports its exit.
 
 There are two kinds of machines. One has virtio: named ports, and this host's folders by 9p. The
-other has serial ports, and a disk with files (:mod:`kickbench.lab.disk`). The order
-(:class:`kickbench.lab.emulation.Order` as JSON) is the first line on the port ``control``, or is on
-the disk. Later lines on that port are numbers of signals for the command. From inside come
-``alive``, again and again, ``files BEGIN END`` (a place on the disk), and at last ``exit N``. The
-command's standard output and error have ports of their own, so that the lab passes them on byte for
-byte. Without a port for standard error, it comes in lines ``stderr BASE64``. This module needs only
-the standard library, because it runs before anything else.
+other has a serial port, and a disk that carries the command's streams (:mod:`kickbench.lab.disk`).
+The order (:class:`kickbench.lab.emulation.Order` as JSON) is the first line on the port
+``control``, or is on the disk. Later lines there are ``signal N`` for the command. From inside come
+``alive``, again and again, and at last ``exit N``.
+
+Where the disk carries the streams, ``NAME N`` says that there are N bytes in the window of the
+stream NAME, and ``taken NAME`` that they are taken. Otherwise the streams have ports of their own.
+A command that ``talks`` gets a standard input; without bytes in the window, that ends. This module
+needs only the standard library, because it runs before anything else.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ctypes
 import fcntl
@@ -21,17 +22,18 @@ import json
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 import termios
 import time
 import tty
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from kickbench.errors import EXIT_MEASUREMENT
-from kickbench.lab.disk import Inside as Disk
+from kickbench.lab import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PORTS = Path("/sys/class/virtio-ports")
 CONSOLE = "/dev/hvc0"
@@ -43,16 +45,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Virtio:
-    """Named ports, and shared folders.
-
-    ``relayed`` has the descriptors of streams that the command writes and we pass on: none here.
-    """
+    """Named ports, and shared folders. The command writes to its ports by itself."""
 
     def __init__(self) -> None:
-        self.control = os.open(self.port("control"), os.O_RDWR)
-        self.relayed: dict[int, str] = {}
+        self.control = os.open(self._port("control"), os.O_RDWR)
 
-    def port(self, name: str) -> str:
+    def _port(self, name: str) -> str:
         """The device of the port with this name. It may take a moment to appear."""
         until = time.monotonic() + PORT_SECONDS
         while time.monotonic() < until:
@@ -62,18 +60,15 @@ class _Virtio:
             time.sleep(0.05)
         raise SystemExit(f"kickbench: the machine has no port {name}")
 
-    def stream(self, name: str) -> int:
-        """What the command writes to."""
-        return os.open(self.port(name), os.O_RDWR)
-
     def order(self) -> dict[str, Any]:
         text = b""
         while not text.endswith(b"\n"):
             text += os.read(self.control, 1 << 16)
         order: dict[str, Any] = json.loads(text)
+        self._share(order["shares"])
         return order
 
-    def share(self, folders: dict[str, str]) -> None:
+    def _share(self, folders: dict[str, str]) -> None:
         """Mount the host's folders that the command writes to, at their paths outside."""
         for tag, path in folders.items():
             Path(path).mkdir(parents=True, exist_ok=True)
@@ -83,88 +78,110 @@ class _Virtio:
                 error = os.strerror(ctypes.get_errno())
                 raise SystemExit(f"kickbench: {path} cannot be shared with the machine: {error}")
 
-    def pass_on(self, name: str, data: bytes) -> None:
-        """Nothing to do: the command writes to its ports."""
+    def streams(self, *, talks: bool) -> list[int]:
+        """The standard streams of the command, which are closed when it has them."""
+        stdout = os.open(self._port("stdout"), os.O_RDWR)  # a port can be opened once
+        stdin = os.dup(stdout) if talks else os.open(os.devnull, os.O_RDONLY)
+        return [stdin, stdout, os.open(self._port("stderr"), os.O_RDWR)]
 
-    def tell_files(self) -> bool:
-        """Nothing to do: the files are outside already."""
+    def waiting(self) -> tuple[list[int], list[int]]:
+        """The descriptors to read from and to write to, as soon as they are ready."""
+        return [], []
+
+    def serve(self, ready: list[int]) -> None:
+        """Nothing to do."""
+
+    def heed(self, name: str, words: list[str]) -> None:
+        """Nothing to do."""
+
+    def is_drained(self) -> bool:
         return True
-
-    def drain(self) -> None:
-        """Nothing to do: what is written is outside already."""
 
 
 class _Serial:
-    """Serial ports, and a disk."""
+    """A serial port, and a disk."""
 
-    # The first and third port share an interrupt, and so do the second and fourth. Two busy ports
-    # must not. The first is the console, which the kernel polls, and the fourth is not used.
-    DEVICES: ClassVar = {"control": "ttyS1", "stdout": "ttyS2"}
-
-    def __init__(self) -> None:
-        self._disk = Disk(Path("/dev/sdb"))
-        self._complaint = ""
-        # The ports stay open, because a port loses its settings when nobody has it open.
-        self._open = {name: self._raw(name) for name in self.DEVICES}
-        self.control = self._open["control"]
-        self.relayed: dict[int, str] = {}
-
-    def stream(self, name: str) -> int:
-        """What the command writes to: a pipe, because the port would look like a terminal."""
-        reader, writer = os.pipe()
-        self.relayed[reader] = name
-        return writer
-
-    def pass_on(self, name: str, data: bytes) -> None:
-        """Bring out what the command has written, if need be in lines ``stderr BASE64``."""
-        port = self.control
-        if name in self._open:
-            port = self._open[name]
-        else:
-            data = b"%s %s\n" % (name.encode(), base64.b64encode(data))
-        while data:
-            data = data[os.write(port, data) :]
-
-    def _raw(self, name: str) -> int:
-        """A port, opened, and set to pass on each byte unchanged."""
-        descriptor = os.open(f"/dev/{self.DEVICES[name]}", os.O_RDWR | os.O_NOCTTY)
-        tty.setraw(descriptor)
-        settings = termios.tcgetattr(descriptor)
-        settings[2] |= termios.CLOCAL
-        settings[4] = settings[5] = termios.B115200
-        termios.tcsetattr(descriptor, termios.TCSANOW, settings)
-        return descriptor
+    def __init__(self, control: int, device: Path, *, direct: bool = True) -> None:
+        self.control = control
+        self._device = device
+        self._windows = disk.Windows(device, direct=direct)
+        self._written: dict[int, str] = {}  # what the command writes, by our end of the pipe
+        self._full: set[str] = set()  # the windows that are not yet taken
+        self._input = -1  # our end of the pipe that the command reads
+        self._unread = b""
 
     def order(self) -> dict[str, Any]:
-        order = self._disk.read()
+        order = disk.read(self._device)
         Path(order["cwd"]).mkdir(parents=True, exist_ok=True)
         return order
 
-    def share(self, folders: dict[str, str]) -> None:
-        """Watch folders, whose new files go out."""
-        self._disk.watch(folders.values())
+    def streams(self, *, talks: bool) -> list[int]:
+        """As :meth:`_Virtio.streams`."""
+        if talks:
+            stdin, self._input = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._input, False)
+        else:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+        streams = [stdin]
+        for name in ("stdout", "stderr"):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, disk.WINDOW_BYTES)
+            self._written[reader] = name
+            streams.append(writer)
+        return streams
 
-    def tell_files(self) -> bool:
-        """Bring out the new files of the shared folders. Returns False if the disk is full."""
-        try:
-            place = self._disk.collect()
-        except OSError as error:
-            said = f"kickbench: files cannot be copied out of the machine: {error.strerror}\n"
-            if said != self._complaint:
-                self._complaint = said
-                self.pass_on("stderr", said.encode())
-            return False
-        if place:
-            os.write(self.control, b"files %d %d\n" % place)
-        return True
+    def waiting(self) -> tuple[list[int], list[int]]:
+        """As :meth:`_Virtio.waiting`."""
+        written = [reader for reader, name in self._written.items() if name not in self._full]
+        return written, [self._input] if self._unread else []
 
-    def drain(self) -> None:
-        """Wait until everything that was written is outside."""
-        for descriptor in self._open.values():
-            termios.tcdrain(descriptor)
+    def serve(self, ready: list[int]) -> None:
+        """Move what is ready."""
+        for reader in self._written.keys() & {*ready}:
+            if data := os.read(reader, disk.WINDOW_BYTES):
+                self._windows.put(name := self._written[reader], data)
+                self._full.add(name)
+                self._say(f"{name} {len(data)}")
+            else:
+                os.close(reader)
+                del self._written[reader]
+        if self._input in ready:
+            try:
+                self._unread = self._unread[os.write(self._input, self._unread) :]
+            except BrokenPipeError:  # the command does not want it
+                self._unread = b""
+            if not self._unread:
+                self._say("taken stdin")
+
+    def heed(self, name: str, words: list[str]) -> None:
+        """Take a line about a window."""
+        if name == "taken":
+            self._full.discard(words[0])
+        elif int(words[0]):
+            self._unread = self._windows.take("stdin", int(words[0]))
+        else:
+            os.close(self._input)
+
+    def is_drained(self) -> bool:
+        """Whether all that was written is outside."""
+        return not self._written and not self._full
+
+    def _say(self, line: str) -> None:
+        os.write(self.control, line.encode() + b"\n")
 
 
-_LINKS: dict[str, type[_Virtio | _Serial]] = {"virtio": _Virtio, "serial": _Serial}
+def _serial() -> _Serial:
+    """The second port and the second disk. The first ones are the console and the root."""
+    control = os.open("/dev/ttyS1", os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(control)
+    settings = termios.tcgetattr(control)
+    settings[2] |= termios.CLOCAL
+    settings[4] = settings[5] = termios.B115200
+    termios.tcsetattr(control, termios.TCSANOW, settings)
+    return _Serial(control, Path("/dev/sdb"))
+
+
+_LINKS: dict[str, Callable[[], _Virtio | _Serial]] = {"virtio": _Virtio, "serial": _serial}
 
 
 def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
@@ -172,7 +189,7 @@ def _begin(order: dict[str, Any], link: _Virtio | _Serial) -> int:
     if order["terminal"]:
         streams = [os.open(CONSOLE, os.O_RDWR | os.O_NOCTTY)] * 3
     else:
-        streams = [os.open(os.devnull, os.O_RDONLY), link.stream("stdout"), link.stream("stderr")]
+        streams = link.streams(talks=order["talks"])
     child = os.fork()
     if child:
         for descriptor in set(streams):
@@ -205,50 +222,64 @@ def _signal(child: int, number: int) -> None:
         os.kill(child, number)
 
 
-def _finish(status: int, link: _Virtio | _Serial) -> None:
+class _Lines:
+    """Takes the lines that come from outside."""
+
+    def __init__(self, link: _Virtio | _Serial, child: int) -> None:
+        self._link, self._child = link, child
+        self._pending = b""
+
+    def take(self) -> None:
+        """Read some, and do what they say."""
+        *lines, self._pending = (self._pending + os.read(self._link.control, 4096)).split(b"\n")
+        for line in lines:
+            name, *words = line.decode().split()
+            if name != "signal":
+                self._link.heed(name, words)
+            elif self._child:
+                _signal(self._child, int(words[0]))
+
+    def command_has_ended(self) -> None:
+        """It gets no more signals."""
+        self._child = 0
+
+
+def _wait(link: _Virtio | _Serial, lines: _Lines, more: list[int]) -> list[int]:
+    """Wait until something is ready, and take what comes from outside or goes there. Returns what
+    is ready."""
+    readers, writers = link.waiting()
+    found = select.select([link.control, *more, *readers], writers, [], ALIVE_SECONDS)
+    ready: list[int] = [*found[0], *found[1]]
+    if link.control in ready:
+        lines.take()
+    link.serve(ready)
+    return ready
+
+
+def _finish(status: int, link: _Virtio | _Serial, lines: _Lines) -> None:
     """Bring out what is left, and report how the command ended."""
     # A process that the command left behind might write for ever. This spares us, process 1.
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    while link.relayed and _relay(link, 0):
-        pass
+    lines.command_has_ended()
+    while not link.is_drained():
+        _wait(link, lines, [])
     os.sync()
-    if not link.tell_files():
-        status = status or EXIT_MEASUREMENT
     os.write(link.control, f"exit {status}\n".encode())
-    link.drain()
+    with contextlib.suppress(termios.error):  # no terminal
+        termios.tcdrain(link.control)
 
 
-def _relay(link: _Virtio | _Serial, seconds: float) -> bool:
-    """Pass on what the command writes within this time. Returns whether a stream was ready."""
-    ready = select.select(list(link.relayed), [], [], seconds)[0]
-    for reader in ready:
-        if data := os.read(reader, 1 << 12):
-            link.pass_on(link.relayed[reader], data)
-        else:
-            os.close(reader)
-            del link.relayed[reader]
-    return bool(ready)
-
-
-def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
+def _follow(child: int, link: _Virtio | _Serial, lines: _Lines, wakeup: int) -> int:
     """Pass signals on and report that we live, until the command ends. Returns its exit status."""
-    control = link.control
-    pending = b""
     said = 0.0
     while True:
-        ready, _, _ = select.select([control, wakeup, *link.relayed], [], [], ALIVE_SECONDS)
-        _relay(link, 0)
+        ready = _wait(link, lines, [wakeup])
         if (now := time.monotonic()) - said >= ALIVE_SECONDS:
             said = now
-            os.write(control, b"alive\n")
-            link.tell_files()
+            os.write(link.control, b"alive\n")
         if wakeup in ready:
             os.read(wakeup, 4096)
-        if control in ready:
-            *lines, pending = (pending + os.read(control, 4096)).split(b"\n")
-            for line in lines:
-                _signal(child, int(line))
         # Orphaned processes become ours as well.
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == child:
@@ -256,21 +287,21 @@ def _follow(child: int, link: _Virtio | _Serial, wakeup: int) -> int:
                 return code if code >= 0 else STATUS_OF_SIGNAL - code
 
 
-def main() -> None:
-    """Execute the order, and switch the machine off."""
-    link = _LINKS[sys.argv[1]]()
+def execute(link: _Virtio | _Serial) -> None:
+    """Execute the order."""
     order = link.order()
     os.write(link.control, b"alive\n")
-    socket.sethostname(order["hostname"])
-    link.share(order["shares"])
+    Path("/proc/sys/kernel/hostname").write_text(order["hostname"])
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    status = _follow(_begin(order, link), link, reader)
-    _finish(status, link)
+    child = _begin(order, link)
+    lines = _Lines(link, child)
+    _finish(_follow(child, link, lines, reader), link, lines)
+
+
+def main() -> None:
+    """Execute the order, and switch the machine off."""
+    execute(_LINKS[sys.argv[1]]())
     _libc.reboot(RB_POWER_OFF)
-
-
-if __name__ == "__main__":
-    main()

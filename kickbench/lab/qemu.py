@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, UsageError
+from kickbench.lab import agents
 from kickbench.lab.emulation import Order, Running
 from kickbench.lab.processes import child
 
@@ -42,14 +43,16 @@ class Qemu:
     """A machine that QEMU emulates.
 
     ``hardware`` is what QEMU emulates, in the words that mark the results. ``arguments`` are QEMU's
-    arguments for this machine, and ``boot`` further words of the kernel's command line.
+    arguments for this machine, and ``boot`` further words of the kernel's command line. ``root`` is
+    the folder of this host that it has as its root, and ``python`` the Python there.
     """
 
     hardware: str
     arguments: tuple[str, ...]
     tool: str = "qemu-system-x86_64"
-    sees_host: bool = True
     boot: str = ""
+    root: Path = Path("/")
+    python: str = sys.executable
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""
@@ -70,7 +73,7 @@ class Qemu:
             channels = Channels(*(theirs.get(name) for name in _CHANNELS))  # type: ignore[arg-type]
             process = stack.enter_context(
                 child(
-                    self.command_line(kernel, order.tags, channels, sys.executable),
+                    self.command_line(kernel, order.tags, channels, agents.prepared()),
                     terminal=order.terminal is not None,
                     pass_fds=list(theirs.values()),
                     stdin=None if order.terminal else subprocess.DEVNULL,
@@ -85,10 +88,10 @@ class Qemu:
             yield Running(process, {name: pair[0].fileno() for name, pair in pairs.items()})
 
     def command_line(
-        self, kernel: Path, shares: Mapping[str, Path], channels: Channels, python: str
+        self, kernel: Path, shares: Mapping[str, Path], channels: Channels, agent: Path
     ) -> list[str]:
         """The command that starts this machine. ``shares`` are folders to write to, by tag."""
-        for path in (kernel, INIT, Path(python), *shares.values()):
+        for path in (kernel, INIT, self.python, agent, *shares.values()):
             if _UNQUOTABLE.search(str(path)):
                 raise UsageError(
                     f"{path}: the lab cannot use a path with a quote, a newline or two commas in a "
@@ -98,14 +101,14 @@ class Qemu:
             # The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
             f"console=ttyS0 panic=-1 tsc=reliable {self.boot} "
             f"root=root rootfstype=9p rootflags={_9P} ro "
-            f'init=/bin/sh -- "{INIT}" "{python}" virtio'
+            f'init=/bin/sh -- "{INIT}" "{self.python}" "{agent}" virtio'
         )
         return [
             self.tool,
             *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
             *self.arguments,
             *("-kernel", str(kernel), "-append", parameters),
-            *_folder("root", Path("/"), ",readonly=on,multidevs=remap"),
+            *_folder("root", self.root, ",readonly=on,multidevs=remap"),
             *(word for tag, path in shares.items() for word in _folder(tag, path, "")),
             *("-chardev", f"socket,id=console,fd={channels.console}", "-serial", "chardev:console"),
             *("-device", "virtio-serial-pci"),

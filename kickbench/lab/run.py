@@ -1,70 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kickbench run`` inside a machine of the lab, with its results outside.
+"""An emulated machine as the runner sees machines: the agent measures in it.
 
-The same command runs inside, with this Python environment and in this folder. The folder of the
-results is shared, so a finished case is outside as soon as it is finished.
+Its root has the agent already (:mod:`kickbench.lab.agents`), and its Python is the command that the
+machine runs. The machine is followed in a thread, while the runner talks to the agent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-import shutil
+import socket
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
 from pathlib import Path
+from typing import NoReturn
 
-from kickbench.errors import UsageError
+from kickbench.errors import MachineFailedError
+from kickbench.lab import agents
 from kickbench.lab.emulation import Order
-from kickbench.lab.emulator import Limits, environment, execute
+from kickbench.lab.emulator import Limits, Session, environment
 from kickbench.lab.machines import Machine
+from kickbench.lab.processes import held_interrupts
+from kickbench.remote.box import Box
+from kickbench.remote.link import PYTHON_ARGUMENTS
+from kickbench.remote.package import agent
 from kickbench.run.emulated import Mark
+from kickbench.run.foreman import why_failed
+from kickbench.text import printable
+
+_CACHE = "/run/kickbench"  # it is in the machine's memory
+# The agent's folder must be the user's own, who is root inside.
+_BEGIN = 'mkdir -p "$1" && { [ ! -d "$0" ] || ln -s "$0" "$1/$2"; } && shift 2 && exec "$@"'
+_LAST_WORDS = 4000
 
 
-def run(
-    machine: Machine,
-    kernel: Path,
-    arguments: Sequence[str],
-    *,
-    reads: Path,
-    writes_to: Path,
-    resume: str,
-    limits: Limits | None = None,
-) -> int:
-    """Run ``kickbench run ARGUMENTS`` inside. Returns its exit code.
+def box(machine: Machine, kernel: Path, limits: Limits, resume: str) -> Box:
+    """The machine to measure in, which starts now.
 
-    ``reads`` is the scenario's file or the run's folder that the arguments name. ``writes_to`` is
-    this host's folder that the run writes to. ``resume`` is what a user types before the name of a
-    run's folder to finish the run. Raises UsageError if the folder cannot be written to,
-    MeasurementError if the machine fails.
+    ``resume`` is what a user types before the name of a run's folder to finish the run. Raises
+    MeasurementError or HostError if the machine cannot be started.
     """
-    try:
-        writes_to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{writes_to}: cannot make this folder: {error.strerror}; choose another --results"
-        ) from None
-    if not os.access(writes_to, os.W_OK):
-        raise UsageError(f"{writes_to}: this folder cannot be written to")
     mark = Mark(machine.description(), ["kickbench", *sys.argv[1:]], resume, machine.count_step)
-    order = Order(
-        [sys.executable, "-P", "-m", "kickbench", "run", *arguments],
-        environment({**mark.to_environment(), **_display(machine)}),
-        Path.cwd(),
-        [writes_to.resolve()],
-        [reads],
-    )
-    return execute(machine, kernel, order, limits)
-
-
-def inside(machine: Machine, folder: Path) -> Path:
-    """The path inside of a folder of this host's that the command writes to.
-
-    It is the same as here. But if a symbolic link is in it and the machine does not see this host's
-    files, it is the folder's real path, because the machine lacks the link.
-    """
-    real = folder.resolve()
-    return folder if machine.emulator.sees_host or folder.absolute() == real else real
+    return Box(Channel(machine, kernel, limits), mark)
 
 
 def resume_words(machine: Machine, kernel: Path | None) -> str:
@@ -73,11 +52,76 @@ def resume_words(machine: Machine, kernel: Path | None) -> str:
     return shlex.join(["kickbench", "lab", "run", "--machine", machine.id, *chosen, "--resume"])
 
 
-def _display(machine: Machine) -> dict[str, str]:
-    """The variables that describe our terminal to the run inside, which writes through a port."""
-    columns, lines = shutil.get_terminal_size()
-    found = {"COLUMNS": str(columns), "LINES": str(lines)}
-    # A machine with little more than the measurement would be disturbed by a display that moves.
-    if sys.stderr.isatty() and machine.emulator.sees_host:
-        found["FORCE_COLOR"] = "1"  # to rich: it is a terminal
-    return found
+def _order(machine: Machine) -> Order:
+    """The command of a machine: its Python, for :class:`kickbench.remote.link.Link`."""
+    python = [machine.emulator.python, *PYTHON_ARGUMENTS]
+    place = f"{_CACHE}/kickbench/agent"
+    return Order(
+        ["sh", "-c", _BEGIN, str(agents.prepared()), place, agent()[0], *python],
+        environment({"XDG_CACHE_HOME": _CACHE}),
+        Path("/"),
+        talks=True,
+    )
+
+
+class Channel:
+    """The streams of a Python in a machine, as :class:`kickbench.remote.link.Streams`."""
+
+    silence_seconds = None  # the session has its own limits
+
+    def __init__(self, machine: Machine, kernel: Path, limits: Limits) -> None:
+        self.name = machine.id
+        self._why = ""
+        self._partner: socket.socket | None = None
+        with contextlib.ExitStack() as stack:
+            self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            running = stack.enter_context(
+                machine.emulator.start(machine.id, kernel, _order(machine))
+            )
+            self._process = running.process
+            if running.windows is None:
+                self.to = self.source = running.channels["stdout"]
+            else:
+                ours, self._partner = socket.socketpair()
+                stack.callback(ours.close)
+                self.to = self.source = ours.fileno()
+            stop, self._stop = os.pipe()
+            stack.callback(os.close, stop)
+            session = Session(machine.id, running, limits)
+            self._thread = threading.Thread(target=self._follow, args=(session, stop), daemon=True)
+            # The thread gets no interrupts: they are to wake us up.
+            with held_interrupts():
+                self._thread.start()
+                stack.callback(self._leave)
+            self._stack = stack.pop_all()
+
+    def _follow(self, session: Session, stop: int) -> None:
+        """In the thread: follow the machine, and say why it ended."""
+        partner = self._partner.fileno() if self._partner else None
+        try:
+            status = session.run(stop, {"stderr": self._stderr.fileno()}, partner)
+            self._why = f"the agent in {self.name} ended (status {status}){self._last_words()}"
+        except Exception as error:  # the runner is to hear of it
+            self._why = why_failed(error)
+        finally:
+            self._process.kill()
+            if self._partner:
+                self._partner.close()
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0)
+        last = self._stderr.read()[-_LAST_WORDS:].strip().rpartition("\n")[2]
+        return f": {printable(last)}" if last else ""
+
+    def ended(self) -> NoReturn:
+        """Raise MachineFailedError with the last words of the machine or of the agent."""
+        self._thread.join()
+        raise MachineFailedError(self._why)
+
+    def close(self, *, connected: bool) -> None:  # noqa: ARG002
+        """End the machine."""
+        self._stack.close()
+
+    def _leave(self) -> None:
+        os.close(self._stop)
+        self._thread.join()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# The first process of a lab machine: sh init.sh PYTHON LINK. Its root is the host's file system, or
-# what is needed of it, read only. It puts a layer of memory over it, so that everything can be
-# written and nothing is kept, and hands over to kickbench.lab.inside.
+# The first process of a lab machine: sh init.sh PYTHON AGENT LINK. Its root is the host's file
+# system, or what is needed of it, read only. It puts a layer of memory over it, so that everything
+# can be written and nothing is kept, and hands over to kickbench.lab.inside, which is in the folder
+# AGENT. Python gets no packages (-S), because to find them takes long.
 set -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs lab /mnt
@@ -18,4 +19,8 @@ mount -t tmpfs shm dev/shm
 mount -t tmpfs run run
 mount -t debugfs debug sys/kernel/debug || true
 mount -t tracefs trace sys/kernel/tracing || true
-exec chroot /mnt/root "$1" -P -m kickbench.lab.inside "$2"
+exec chroot /mnt/root "$1" -E -S -c '
+import sys
+sys.path.append(sys.argv.pop(1))
+from kickbench.lab.inside import main
+main()' "$2" "$3"
