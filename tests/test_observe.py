@@ -45,10 +45,11 @@ from observing import (
 from own_vmm import qemu
 
 from kickbench.engine.engine import Clock, Engine, Plan
-from kickbench.errors import MeasurementError, UsageError
+from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
 from kickbench.observe import layout, observer, process, recording, store
+from kickbench.observe import watch as watch_module
 from kickbench.observe.libbpf import library
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
 from kickbench.observe.replay import scenario_of
@@ -583,6 +584,21 @@ def test_observing_imports_nothing_that_needs_much_memory() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_kernel_that_cannot_be_observed_is_named_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockdown = tmp_path / "lockdown"
+    lockdown.write_text("none integrity [confidentiality]\n")
+    monkeypatch.setattr(watch_module, "object_file", lambda: tmp_path)
+    monkeypatch.setattr(watch_module, "_BTF", tmp_path)
+    monkeypatch.setattr(watch_module, "_LOCKDOWN", lockdown)
+    with pytest.raises(HostError, match="boot it with lockdown=integrity"):
+        Watch(os.getpid(), [])
+    monkeypatch.setattr(watch_module, "_BTF", tmp_path / "vmlinux")
+    with pytest.raises(HostError, match="CONFIG_DEBUG_INFO_BTF=y"):
+        Watch(os.getpid(), [])
 
 
 def test_without_a_pid_the_vms_are_listed(tmp_path: Path) -> None:

@@ -99,6 +99,45 @@ def test_signals_before_a_threads_first_kvm_run_are_counted_apart() -> None:
     assert not len(senders)
 
 
+@pytest.mark.kvm
+@needs_observer
+def test_a_vcpu_that_is_removed_has_its_exits_and_the_others_go_on() -> None:
+    removed = threading.Event()
+
+    def run(guest: Guest, index: int, over: threading.Event) -> None:
+        while not over.is_set():
+            guest.vcpus[index].run_once()
+
+    with Kvm() as kvm, Guest(kvm, "pm_timer", 2) as guest:
+        over = threading.Event()
+        threads = [
+            threading.Thread(target=run, args=(guest, index, end))
+            for index, end in enumerate((over, removed))
+        ]
+        for thread in threads:
+            thread.start()
+
+        def on_turn(*_: object) -> None:
+            if not removed.is_set():
+                removed.set()
+                threads[1].join()
+                guest.vcpus[1].close()
+
+        try:
+            found = observer.observe(process.find(os.getpid()), 3, on_turn=on_turn)
+        finally:
+            removed.set()
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert found.ended is None
+    assert found.vcpus["id"].tolist() == [0, 1]
+    assert all(found.turns[0].exits)
+    assert found.turns[-1].exits[0] > 0
+    assert found.turns[-1].exits[1] == 0
+    assert sum(turn.exits[0] for turn in found.turns) <= found.vcpus["exits"][0]
+
+
 # A VMM of its own, which forks when it reads a line, says the child's pid, and runs on.
 FORKING = """
 import os, select, sys, time

@@ -207,6 +207,18 @@ def test_what_is_special_is_said(tmp_path: Path, facts: dict[str, Any], words: s
     assert any(words in line for line in said.lines), said.lines
 
 
+def test_a_kick_without_an_answer_has_its_age(tmp_path: Path) -> None:
+    rows = synthetic_observed._kicks(
+        np.random.default_rng(1), 2, 10, 20, synthetic_observed._LATENCY_NS
+    )
+    rows["answered"][6:8] = False
+    rows["latency_ns"][6:8] = rows["handled_ns"][6:8] = -1
+    rows["at_ns"][6:8] = [7_000_000_000, 8_000_000_000]
+    data = RunData.load(synthetic_observed.build(tmp_path, tables={"observed_kicks": rows}))
+    said = verdict(data.summary)
+    assert "2 kicks had no answer when observing ended, the oldest after 3 s." in said.lines
+
+
 def test_a_cost_that_cannot_be_told_is_in_no_cell(observed: RunData) -> None:
     def cell(case: Summary) -> str:
         (column,) = (

@@ -689,6 +689,7 @@ class _ObservedKicks(_Found):
     handled: Count
     in_userspace: Count
     unanswered: Count
+    oldest_unanswered_ns: Count | None = None
     unasked: Count
     foreign_signals: Count
     before_run: Count = 0

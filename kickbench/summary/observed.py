@@ -303,6 +303,7 @@ def _kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any], n_vcpus: int) -
             0, sum(counts["by_state"]) - counts["left"] - int((unanswered & ~left).sum())
         ),
         "unanswered": int(unanswered.sum()),
+        "oldest_unanswered_ns": _oldest_ns(rows, unanswered & ~left, facts),
         "unasked": sum(vcpu["eintr_unasked"] for vcpu in facts["vcpus"]),
         "foreign_signals": sum(vcpu["foreign_signals"] for vcpu in facts["vcpus"]),
         "before_run": sum(vcpu.get("kicks_before", 0) for vcpu in facts["vcpus"]),
@@ -340,6 +341,14 @@ def _counts_of_kicks(rows: dict[str, NDArray[Any]], facts: dict[str, Any]) -> di
             for name in ("left", "handled", "more")
         },
     }
+
+
+def _oldest_ns(
+    rows: dict[str, NDArray[Any]], chosen: NDArray[np.bool_], facts: dict[str, Any]
+) -> int | None:
+    """How old the oldest of these kicks was at the end; None if there is none."""
+    at_ns = rows["at_ns"][chosen]
+    return max(0, facts["elapsed_ns"] - int(at_ns.min())) if len(at_ns) else None
 
 
 def _with_longest(

@@ -60,7 +60,7 @@ def answer_observed(summary: Summary, _: Collection[str]) -> list[str]:
             *_siglock(summary, case),
             *_pauses(summary, case),
             *_kicks(summary, case),
-            *_oddities(case),
+            *_oddities(summary, case),
             *_waiting(case),
             _evidence(case),
             *_observing(summary, case),
@@ -254,11 +254,15 @@ def _kicks(summary: Summary, case: Summary) -> list[str]:
     return said
 
 
-def _oddities(case: Summary) -> list[str]:
+def _oddities(summary: Summary, case: Summary) -> list[str]:
     kicks = case["kicks"]
     said = []
     if kicks["unanswered"]:
-        said.append(f"{plural(kicks['unanswered'], 'kick')} had no answer when observing ended.")
+        oldest = kicks.get("oldest_unanswered_ns")
+        said.append(
+            f"{plural(kicks['unanswered'], 'kick')} had no answer when observing ended"
+            + (f", the oldest after {duration(summary, oldest)}." if oldest is not None else ".")
+        )
     if kicks["failed"]:
         said.append(f"{plural(kicks['failed'], 'kick')} could not be sent.")
     if before := kicks.get("before_run"):
