@@ -821,6 +821,16 @@ def test_a_vm_is_found_by_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert process.find_by_name(name) is vmm
 
 
+def test_a_huge_page_counts_as_the_small_ones_it_stands_for() -> None:
+    small_kib = os.sysconf("SC_PAGE_SIZE") // 1024
+    text = (
+        f"7f00 default anon=3 dirty=3 N0=1 N1=2 kernelpagesize_kB={small_kib}\n"
+        f"7f10 default file=/dev/hugepages/x huge dirty=1 N1=1 kernelpagesize_kB={8 * small_kib}\n"
+        "7f20 default\n"
+    )
+    assert process.pages_of(text) == {0: 1, 1: 10}
+
+
 def test_no_process_is_a_clear_error() -> None:
     with pytest.raises(UsageError, match="no process"):
         process.find(2**31 - 1)

@@ -198,6 +198,14 @@ def test_the_answer_comes_first_and_has_an_idea_a_sentence(observed: RunData) ->
         ({"ended": "the process ended"}, "was observed for 10 s, because the process ended."),
         ({"detail_ns": 500_000_000}, "Times and reasons are those of 5 % of this time."),
         ({"rate": 10}, "It leaves too rarely to tell what observing cost it."),
+        (
+            {"memory_nodes": {"0": 250, "1": 750}},
+            "Its vCPUs ran on node 0. Its memory is 75 % on node 1 and 25 % on node 0.",
+        ),
+        (
+            {"vcpus": 9, "memory_nodes": {"1": 10}},
+            "Its vCPUs ran on nodes 0 and 1. Its memory is 100 % on node 1.",
+        ),
         ({"lost": 3}, "3 events of qemu-system-x86_64"),
     ],
 )
@@ -235,6 +243,10 @@ def test_a_cost_that_cannot_be_told_is_in_no_cell(observed: RunData) -> None:
     assert cell(unsure) == NOTHING
     said = verdict({**observed.summary, "cases": [unsure]})
     assert any("varies too much to tell what observing cost" in line for line in said.lines)
+
+
+def test_one_node_is_no_news(observed: RunData) -> None:
+    assert not any("node" in line for line in verdict(observed.summary).lines)
 
 
 def test_the_page_lists_ways_vcpus_and_senders(observed: RunData) -> None:

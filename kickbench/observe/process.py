@@ -208,13 +208,20 @@ def ancestors(pid: int) -> Iterator[int]:
 
 def memory_nodes(pid: int) -> dict[int, int]:
     """The pages of the process on each NUMA node (numa_maps of proc(5)); empty if unknown."""
-    pages: dict[int, int] = {}
     try:
-        text = Path(f"/proc/{pid}/numa_maps").read_text()
+        return pages_of(Path(f"/proc/{pid}/numa_maps").read_text())
     except OSError:
         return {}
-    for node, count in re.findall(r"\bN(\d+)=(\d+)", text):
-        pages[int(node)] = pages.get(int(node), 0) + int(count)
+
+
+def pages_of(numa_maps: str) -> dict[int, int]:
+    """The pages on each node. A huge page counts as the small ones that it stands for."""
+    pages: dict[int, int] = {}
+    for line in numa_maps.splitlines():
+        kib = re.search(r"\bkernelpagesize_kB=(\d+)", line)
+        small = max(1, int(kib[1]) * 1024 // os.sysconf("SC_PAGE_SIZE")) if kib else 1
+        for node, count in re.findall(r"\bN(\d+)=(\d+)", line):
+            pages[int(node)] = pages.get(int(node), 0) + small * int(count)
     return pages
 
 

@@ -723,6 +723,7 @@ class _SeenVcpu(_Found):
     exits: Count
     exits_per_second: Amount
     cpus: Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
+    nodes: Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)] = []
     ran_share: Amount | None
     waited_share: Amount | None
     halted_share: Amount | None

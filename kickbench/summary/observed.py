@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.cpu_list import parse_cpu_list
 from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import LARGEST
 from kickbench.stats.contrasts import running_interval
@@ -204,6 +205,7 @@ def _vcpus(
     reader: RunReader, record: CaseRecord, facts: dict[str, Any], seconds: float
 ) -> list[dict[str, Any]]:
     turns = read_columns(reader, record.id, "observed_turns")
+    nodes = _node_of(reader.environment)
     found = []
     for index, vcpu in enumerate(facts["vcpus"]):
         own = turns["cpu"][turns["vcpu"] == index]
@@ -213,12 +215,24 @@ def _vcpus(
                 **{key: vcpu[key] for key in ("id", "thread", "name", "exits")},
                 "exits_per_second": vcpu["exits"] / seconds,
                 "cpus": cpus,
+                "nodes": sorted({nodes[cpu] for cpu in cpus if cpu in nodes}),
                 "ran_share": _share(vcpu["ran_ns"], facts),
                 "waited_share": _share(vcpu["waited_ns"], facts),
                 "halted_share": ratio(vcpu["halt_wait_ns"], facts["elapsed_ns"]),
                 "polled_share": ratio(vcpu["halt_poll_ns"], facts["elapsed_ns"]),
             }
         )
+    return found
+
+
+def _node_of(environment: dict[str, Any]) -> dict[int, int]:
+    """The NUMA node of each CPU of the host; empty if the environment does not have it."""
+    found = {}
+    try:
+        for node, facts in environment["nodes"].items():
+            found.update(dict.fromkeys(parse_cpu_list(facts["cpus"]), int(node)))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
     return found
 
 

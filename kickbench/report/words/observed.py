@@ -62,6 +62,7 @@ def answer_observed(summary: Summary, _: Collection[str]) -> list[str]:
             *_kicks(summary, case),
             *_oddities(summary, case),
             *_waiting(case),
+            *_nodes(case),
             _evidence(case),
             *_observing(summary, case),
         ]
@@ -285,6 +286,21 @@ def _waiting(case: Summary) -> list[str]:
     others = f", and {plural(len(waited) - 1, 'other')} for less" if len(waited) > 1 else ""
     share = f"{100 * most['waited_share']:.0f} %"
     return [f"vCPU {most['id']} waited for a CPU for {share} of the time{others}."]
+
+
+def _nodes(case: Summary) -> list[str]:
+    """Where its threads ran, and where its memory is, if these are several NUMA nodes."""
+    ran = sorted({node for vcpu in case["vcpus_seen"] for node in vcpu.get("nodes", ())})
+    pages = {node: n for node, n in case["memory_nodes"].items() if n}
+    total = sum(pages.values())
+    if not ran or not total or {str(node) for node in ran} | set(pages) == {str(ran[0])}:
+        return []
+    shares = [
+        f"{percent(n / total)} on node {node}"
+        for node, n in sorted(pages.items(), key=lambda one: -one[1])
+    ]
+    on = f"node{'s' if len(ran) > 1 else ''} {listed([str(node) for node in ran])}"
+    return [f"Its vCPUs ran on {on}. Its memory is {listed(shares)}."]
 
 
 def _evidence(case: Summary) -> str:
