@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from arrays import as_array, kicks_of
 from blocks_until import MS, until
+from cross_compiler import compiler
 from hypothesis import given
 from hypothesis import strategies as st
 from own_protocol import CPUS, blocks, no_kicks, playing
@@ -295,6 +296,21 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path, folder: Path) -> No
 
 
 # --- the compiler ------------------------------------------------------------------------------
+
+
+def test_a_file_is_compiled_for_the_machine_that_measures(tmp_path: Path, folder: Path) -> None:
+    compiler("aarch64")
+    built = build(source(tmp_path), folder, "aarch64")
+    assert all(path.read_bytes()[18:20] == b"\xb7\0" for path in (built, placebo_of(built)))
+
+
+def test_without_a_compiler_for_that_machine_its_packages_are_named(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.uname", lambda: os.uname_result(("Linux", "", "", "", "aarch64")))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(HostError, match="apt install gcc-x86-64-linux-gnu libc6-dev-amd64-cross"):
+        build(source(tmp_path), folder, "x86_64")
 
 
 @pytest.mark.parametrize("compiler", ["", "no-such-compiler -O2", "/"])

@@ -22,6 +22,7 @@ from ctypes import c_uint32
 from pathlib import Path
 
 import kickbench.engine
+from kickbench.arch import ARCHS
 from kickbench.engine.engine import library
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.methods import is_library, method_label
@@ -49,13 +50,15 @@ class _Protocol(ctypes.Structure):
     _fields_ = [("abi", c_uint32), ("vcpu_size", c_uint32)]
 
 
-def build(source: Path, folder: Path) -> Path:
+def build(source: Path, folder: Path, machine: str | None = None) -> Path:
     """Compile ``source``, with $CC or cc, to ``<its label>.so`` in ``folder``. Returns that path.
 
-    The same file is compiled a second time, to the library of :func:`placebo_of`. ``source`` may be
-    a library in another language: it is copied to :func:`foreign_of`. Raises UsageError with the
-    compiler's output when it does not compile, and when the protocol's name is not the file's or a
-    hook is missing; HostError when there is no compiler; MeasurementError when the disk is full.
+    ``machine`` is that which it is for, as in uname(2); None: this one. For another one, the
+    compiler is that of Debian's name. The same file is compiled a second time, to the library of
+    :func:`placebo_of`. ``source`` may be a library in another language: it is copied to
+    :func:`foreign_of`. Raises UsageError with the compiler's output when it does not compile, and
+    when the protocol's name is not the file's or a hook is missing; HostError when there is no
+    compiler; MeasurementError when the disk is full.
     """
     if not source.is_file():
         raise UsageError(
@@ -67,9 +70,9 @@ def build(source: Path, folder: Path) -> Path:
     if is_library(source.name):
         source = _hooks_of(source, target)
         link = (f"-L{target.parent}", f"-l:{foreign_of(target).name}", "-Wl,-rpath,$ORIGIN")
-    _compile(source, target, link=link)
+    _compile(source, target, machine, link=link)
     _check_name(source, target)
-    _compile(source, placebo_of(target), f"-DKB_COPY={PLACEBO}", link=link)
+    _compile(source, placebo_of(target), machine, f"-DKB_COPY={PLACEBO}", link=link)
     return target
 
 
@@ -103,9 +106,11 @@ def placebo_of(library: Path) -> Path:
     return library.with_stem(placebo_name(library.stem))
 
 
-def _compile(source: Path, target: Path, *options: str, link: Sequence[str] = ()) -> None:
+def _compile(
+    source: Path, target: Path, machine: str | None, *options: str, link: Sequence[str] = ()
+) -> None:
     command = [
-        *_compiler(source),
+        *_compiler(source, machine),
         *FLAGS,
         *options,
         f"-I{include_folder()}",
@@ -184,9 +189,13 @@ def include_folder() -> Path:
     return built_file(kickbench.engine.__path__, "include/kickbench/protocol.h").parents[1]
 
 
-def _compiler(source: Path) -> list[str]:
-    """$CC split into words, or cc, with the path of the program."""
+def _compiler(source: Path, machine: str | None) -> list[str]:
+    """$CC split into words, or cc, with the path of the program; for another machine, its cc."""
     wanted = os.environ.get("CC", "").strip() or "cc"
+    packages = "apt install gcc libc6-dev, dnf install gcc"
+    if machine is not None and machine != os.uname().machine:
+        wanted = f"{machine.replace('_', '-')}-linux-gnu-gcc"
+        packages = "apt install " + " ".join(ARCHS[machine].CROSS_PACKAGES)
     try:
         program, *options = shlex.split(wanted)
     except ValueError as error:
@@ -197,7 +206,7 @@ def _compiler(source: Path) -> list[str]:
     if path is None:
         raise HostError(
             f"no C compiler for {source.name}: there is no {_printable(program)};\n"
-            "install one (apt install gcc libc6-dev, dnf install gcc), or name one with CC=..."
+            f"install one ({packages}), or name one with CC=..."
         )
     return [str(Path(path).absolute()), *options]
 

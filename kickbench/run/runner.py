@@ -125,7 +125,7 @@ def run(
         planned = quicken(planned, facts.topology)
     sources = _protocol_files(planned)
     with (
-        _built(sources) as protocols,
+        _built(sources, facts.capabilities.machine) as protocols,
         machine.turn(_note(results_dir / scenario.name), None, wait=wait, say=say) as other,
     ):
         survey = machine.survey()
@@ -185,7 +185,7 @@ def resume(
         sources = _protocol_files(planned)
         _check_trusted(sources, folder, writer.manifest["environment"], trust_protocols)
         with (
-            _built(sources) as protocols,
+            _built(sources, facts.capabilities.machine) as protocols,
             machine.turn(_note(folder), writer.run_id, wait=wait, say=say),
         ):
             return _Run(machine, writer, planned, facts.topology, observer, protocols).finish()
@@ -205,13 +205,13 @@ def _sha256(source: Path) -> str:
 
 
 @contextmanager
-def _built(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
+def _built(sources: Sequence[Path], machine: str) -> Iterator[dict[str, Path]]:
     """Compile C files, each to a library. Raises UsageError with the compiler's messages."""
     if not sources:
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="kickbench-") as folder:
-        yield {str(source): build(source, Path(folder)) for source in sources}
+        yield {str(source): build(source, Path(folder), machine) for source in sources}
 
 
 def _copies(name: str, library: Path) -> Iterator[tuple[str, Path]]:
