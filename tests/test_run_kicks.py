@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,7 @@ methods = {methods}
 """
 
 
-@pytest.mark.parametrize("transport", ["tgkill", "pidfd", "timer"])
+@pytest.mark.parametrize("transport", ["tgkill", "tgkill_rt", "pidfd", "timer"])
 def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
     summary = run(
         tmp_path,
@@ -88,6 +91,31 @@ def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
     delivered = cases["guest"]["methods"]["immediate_exit"]["phases_ns"]
     assert delivered["delivery"]["p50"] > 0
     assert cases["guest"]["methods"]["sigmask"]["phases_ns"]["delivery"] is None
+
+
+@contextmanager
+def no_signal_may_be_queued() -> Iterator[None]:
+    """RLIMIT_SIGPENDING at 0, which root is under, too."""
+    before = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, before)
+
+
+@pytest.mark.parametrize("transport", ["tgkill", "tgkill_rt"])
+def test_only_a_real_time_signal_needs_a_place_in_the_queue(tmp_path: Path, transport: str) -> None:
+    text = scenario('["kick"]', '["immediate_exit"]', "", transports=f'["{transport}"]')
+    with no_signal_may_be_queued():
+        summary = run(tmp_path, text)
+    for case in summary["cases"]:
+        if transport == "tgkill":
+            assert case["status"] == "ok", case["reason"]
+        else:
+            assert case["status"] == "failed"
+            assert "a kick failed: Resource temporarily unavailable (EAGAIN)" in case["reason"]
+            assert "its signal was not sent: raise the limit of pending" in case["reason"]
 
 
 def test_every_kick_is_stored(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_what_only_exits_cannot_do_is_run(changes: dict[str, Any]) -> None:
 PROPOSED = replace(CAPABLE, user_exit=True, exitfd=True, pidfd_thread=True)
 
 
-@pytest.mark.parametrize("transport", ["pidfd", "timer"])
+@pytest.mark.parametrize("transport", ["tgkill_rt", "pidfd", "timer"])
 @pytest.mark.parametrize("method", [m.id for m in CATALOGUE.values() if not m.kicks_by_signal])
 def test_a_kick_without_a_signal_has_no_transport(method: str, transport: str) -> None:
     changes = {"kind": "kick", "state": "guest", "program": "spin", "transport": transport}

@@ -25,6 +25,7 @@ CHOICES = [
     (method, transport)
     for method, entry in CATALOGUE.items()
     for transport in (TRANSPORTS if entry.kicks_by_signal else ["tgkill"])
+    if transport != "tgkill_rt"  # another signal, and the same code
 ]
 PROBE = """
 #include <pthread.h>
@@ -103,7 +104,7 @@ def compile_driver(folder: Path) -> Path:
 
 
 def assert_no_race(driver: Path, method: str, transport: str, lost_after_ns: int) -> None:
-    done = run(driver, method, str(TRANSPORTS[transport]), str(lost_after_ns))
+    done = run(driver, method, str(TRANSPORTS[transport][0]), str(lost_after_ns))
     if done.returncode == 3 and transport == "pidfd":
         pytest.skip(f"no such transport in this kernel: {done.stderr.strip()}")
     assert "WARNING: ThreadSanitizer" not in done.stderr, done.stderr

@@ -73,7 +73,13 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {"failure": Failure, "guest_para
 MET, LOST, LANDED = 1, 2, 4
 """The flags of a kick: KB_KICK_MET, KB_KICK_LOST, KB_KICK_LANDED."""
 
-TRANSPORTS = {"tgkill": 0, "pidfd": 1, "timer": 2}
+TRANSPORTS = {
+    "tgkill": (0, KICK_SIGNAL),
+    "tgkill_rt": (0, signal.SIGRTMIN),
+    "pidfd": (1, KICK_SIGNAL),
+    "timer": (2, KICK_SIGNAL),
+}
+"""By name, the number in ``enum kb_transport`` and the signal that is sent."""
 _LOOPS = {"exit": 0, "kick": 1}
 _KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
 PARTS = ("flag", "tls", "samples")
@@ -350,7 +356,7 @@ class Engine(Closing):
         config = structure("config").pack(
             n_vcpus=guest.n_vcpus,
             n_entries=n_entries,
-            signal=KICK_SIGNAL,
+            signal=TRANSPORTS[kickers.transport][1] if kickers else KICK_SIGNAL,
             expected_exit=expected_exit,
             other_exit=other_exit,
             clock_is_counter=clock.is_counter,
@@ -472,7 +478,7 @@ def _of_kickers(kickers: Kickers | None, cpus_address: int) -> dict[str, int]:
         "n_kickers": kickers.count,
         "n_kicker_cpus": len(kickers.cpus),
         "kicker_cpus": cpus_address,
-        "transport": TRANSPORTS[kickers.transport],
+        "transport": TRANSPORTS[kickers.transport][0],
         "kicks_capacity": kickers.kicks_capacity,
         "pauses_capacity": kickers.pauses_capacity,
     }

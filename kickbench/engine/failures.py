@@ -131,7 +131,12 @@ def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
             what = "entering the protocol" if failure.entering else "a kick"
         elif failure.finishing:
             what = "completing the guest's I/O"
-        hint = "; raise the limit of open files (ulimit -n)" * (failure.error == errno.EMFILE)
+        hint = ""
+        if failure.error == errno.EMFILE:
+            hint = "; raise the limit of open files (ulimit -n)"
+        elif failure.error == errno.EAGAIN and failure.kicking:
+            # A real-time signal is queued, or not sent (__send_signal_locked, kernel/signal.c).
+            hint = "; its signal was not sent: raise the limit of pending signals (ulimit -i)"
         return f"{who}: {what} failed: {_error(failure.error)}{hint}"
     reason = abi.exit_reason_name(failure.exit_reason)
     detail = ""

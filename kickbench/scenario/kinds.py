@@ -50,6 +50,7 @@ DEFAULT_TRANSPORT = "tgkill"
 
 TRANSPORTS: dict[str, str] = {
     "tgkill": "tgkill(2) from the kicking thread",
+    "tgkill_rt": "tgkill(2) of a real-time signal, which queues",
     "pidfd": "pidfd_send_signal(2) on a pidfd of the vCPU's thread (Linux 6.9)",
     "timer": "a POSIX timer of the kicking thread, which expires at once (SIGEV_THREAD_ID)",
 }
