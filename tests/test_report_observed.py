@@ -193,6 +193,10 @@ def test_the_answer_comes_first_and_has_an_idea_a_sentence(observed: RunData) ->
             },
             "so each exit takes siglock: 1.24 ms a second in all.",
         ),
+        (
+            {"vcpus": 1, "pauses": 1, "latency_ns": dict.fromkeys(range(4), 5000)},
+            "after the one kick.",
+        ),
         ({"pauses": 0}, "No kick was sent to its vCPUs."),
         ({"rate": 0, "pauses": 0}, "This VM did not leave to user space."),
         ({"ended": "the process ended"}, "was observed for 10 s, because the process ended."),

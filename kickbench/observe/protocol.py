@@ -104,7 +104,7 @@ def _evidence(seen: Seen) -> list[str]:
         )
     if seen.eintr:
         said.append(
-            f"KVM_RUN returned EINTR {seen.eintr:,} times, {seen.eintr_immediate:,} of them with "
-            "immediate_exit set"
+            f"KVM_RUN returned EINTR {plural(seen.eintr, 'time')}, with immediate_exit set in "
+            f"{seen.eintr_immediate:,} of them"
         )
     return said
