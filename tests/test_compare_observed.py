@@ -95,6 +95,19 @@ def test_other_vms_are_told_apart_and_not_judged(
     assert all("not comparable" in row.word for row in table.rows)
 
 
+@pytest.mark.parametrize("end", ["base", "other"])
+def test_an_unknown_protocol_may_be_the_same(tmp_path: Path, end: str) -> None:
+    """A VM that nobody kicked has one, and its replay, which is kicked, does not."""
+    protocols = {"base": "immediate_exit", "other": "immediate_exit", end: "unknown"}
+    runs = [
+        observed(tmp_path / name, protocol=protocol, seed=len(name))
+        for name, protocol in protocols.items()
+    ]
+    comparison = compare(*(run.summary for run in runs))
+    assert {judged.verdict for judged in comparison.judged} == {"same"}
+    assert f"{end} uses an unknown protocol" in said(comparison)
+
+
 def test_a_small_difference_in_the_ways_forbids_nothing(tmp_path: Path) -> None:
     ways = [(*synthetic_observed.PM_TIMER[:4], 0.9), (*synthetic_observed.DOORBELL[:4], 0.1)]
     comparison = compared(tmp_path, ways=ways)

@@ -58,6 +58,8 @@ PARAMETERS = (
 )
 """The keys of a case that must be equal for its figures to be comparable. So must its clock."""
 
+UNKNOWN_PROTOCOL = "unknown"
+"""The id of the protocol of an observed VM that nobody kicked, for example. It may be any."""
 OTHER_WAYS = 0.1
 """Two observed VMs leave for different reasons if this share of their exits differs."""
 
@@ -385,7 +387,7 @@ def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
 
 def _differ_as_vms(one: Summary, two: Summary) -> Iterator[str]:
     """In what two observed VMs differ so much that one is not slower than the other."""
-    if one["protocol"]["id"] != two["protocol"]["id"]:
+    if len({one["protocol"]["id"], two["protocol"]["id"]} - {UNKNOWN_PROTOCOL}) > 1:
         yield "protocol"
     shares = [_shares(case["exits"]["ways"]) for case in (one, two)]
     apart = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal as signals
 from collections.abc import Collection
 
-from kickbench.compare.runs import Comparison
+from kickbench.compare.runs import UNKNOWN_PROTOCOL, Comparison
 from kickbench.numbers import listed, measured, plural, significant, whole
 from kickbench.report.words.names import Summary, duration, finished, nanoseconds, second_name
 
@@ -80,7 +80,7 @@ def compare_vms(comparison: Comparison) -> list[str]:
             continue
         both = (one, two)
         for facts, words in (
-            ([case["protocol"]["id"] for case in both], "{0} uses {1}"),
+            ([_protocol(case) for case in both], "{0} uses {1}"),
             ([plural(case["vcpus"], "vCPU") for case in both], "{0} has {1}"),
             ([_most_ways(case) for case in both], "{0} leaves {1}"),
         ):
@@ -88,6 +88,11 @@ def compare_vms(comparison: Comparison) -> list[str]:
                 parts = [words.format(*p) for p in zip(comparison.names, facts, strict=True)]
                 said.append(f"{' and '.join(parts)}.")
     return said
+
+
+def _protocol(case: Summary) -> str:
+    protocol: str = case["protocol"]["id"]
+    return protocol if protocol != UNKNOWN_PROTOCOL else "an unknown protocol"
 
 
 def _most_ways(case: Summary) -> str:
