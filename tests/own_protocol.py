@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blocks_until import until
 
-from kickbench.engine.engine import Clock, Engine, Kickers, Plan
+from kickbench.engine.engine import LANDED, LOST, Clock, Engine, Kickers, Plan
 from kickbench.engine.protocols import build, load
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
@@ -22,6 +23,14 @@ from kickbench.kvm import Kvm
 from kickbench.methods import method_label
 
 CPUS = Topology.read().affinity
+
+RACE = Plan(
+    loop="kick",
+    kicking="aimed",
+    userspace_ns=3000,
+    window_ns=50_000,
+    lost_after_ns=5_000_000,
+)
 
 
 @contextmanager
@@ -68,3 +77,22 @@ def blocks(
 def no_kicks(_: Any) -> bool:
     """For blocks that need none."""
     return True
+
+
+def counts(kicks: Any) -> tuple[int, int, int]:
+    """Kicks sent, lost, and landed."""
+    flags = kicks["flags"]
+    return (
+        len(kicks),
+        int(np.count_nonzero(flags & LOST)),
+        int(np.count_nonzero(flags & LANDED)),
+    )
+
+
+def some_lost(kicks: Any) -> bool:
+    """Whether there are enough to judge how many of those that landed are lost."""
+    return counts(kicks)[1] >= 10
+
+
+def some_landed(kicks: Any) -> bool:
+    return counts(kicks)[2] >= 10

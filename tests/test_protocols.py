@@ -25,10 +25,19 @@ from blocks_until import MS, until
 from cross_compiler import compiler
 from hypothesis import given
 from hypothesis import strategies as st
-from own_protocol import CPUS, blocks, no_kicks, playing
+from own_protocol import (
+    CPUS,
+    RACE,
+    blocks,
+    counts,
+    no_kicks,
+    playing,
+    some_landed,
+    some_lost,
+)
 
 from kickbench.engine import protocols
-from kickbench.engine.engine import LANDED, LOST, MET, Clock, Engine, Kickers, Plan, library
+from kickbench.engine.engine import LOST, MET, Clock, Engine, Kickers, Plan, library
 from kickbench.engine.protocols import build, include_folder, load, placebo_of
 from kickbench.errors import EXIT_HOST, EXIT_USAGE, HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
@@ -445,34 +454,6 @@ def test_the_engine_tells_the_size_that_protocols_are_checked_against() -> None:
 
 
 # --- on real KVM -------------------------------------------------------------------------------
-
-
-RACE = Plan(
-    loop="kick",
-    kicking="aimed",
-    userspace_ns=3000,
-    window_ns=50_000,
-    lost_after_ns=5_000_000,
-)
-
-
-def counts(kicks: Any) -> tuple[int, int, int]:
-    """Kicks sent, lost, and landed."""
-    flags = kicks["flags"]
-    return (
-        len(kicks),
-        int(np.count_nonzero(flags & LOST)),
-        int(np.count_nonzero(flags & LANDED)),
-    )
-
-
-def some_lost(kicks: Any) -> bool:
-    """Whether there are enough to judge how many of those that landed are lost."""
-    return counts(kicks)[1] >= 10
-
-
-def some_landed(kicks: Any) -> bool:
-    return counts(kicks)[2] >= 10
 
 
 def some_returned(kicks: Any) -> Any:
