@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gallery of VMM loops: each compiles, and loses kicks on real KVM or not, as its file says."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+from own_protocol import RACE, blocks, counts, some_landed, some_lost
+
+from kickbench.engine.protocols import build, load
+
+VMMS = Path(__file__).resolve().parents[1] / "examples" / "vmms"
+LOSES = {"kvmtool_task"}
+LOSES_NONE = {
+    "crosvm",
+    *("qemu_2_8", "qemu_10_1", "qemu_10_2"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where libraries go."""
+    (tmp_path / "built").mkdir()
+    return tmp_path / "built"
+
+
+def names() -> set[str]:
+    return {path.stem for path in VMMS.glob("*.c")}
+
+
+def test_every_loop_of_the_gallery_has_a_verdict() -> None:
+    assert names() == LOSES | LOSES_NONE
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_a_loop_compiles_without_a_warning_and_loads(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "cc -Wextra -Werror")
+    loaded = load(build(VMMS / f"{name}.c", folder), name)
+    ctypes.c_char.in_dll(loaded, f"kb_protocol_{name}")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", sorted(LOSES_NONE))
+def test_a_race_free_loop_loses_none(name: str, folder: Path) -> None:
+    result, kicks = blocks(VMMS / f"{name}.c", folder, RACE, ms=300, seen=some_landed)
+    sent, lost, landed = counts(kicks)
+    assert landed > 0
+    assert (lost, int(kicks["rescues"].sum())) == (0, 0)
+    assert result["spurious_exits"].sum() < sent
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", sorted(LOSES))
+def test_a_loop_with_the_race_loses_nearly_every_aimed_kick(name: str, folder: Path) -> None:
+    _, kicks = blocks(VMMS / f"{name}.c", folder, RACE, ms=300, seen=some_lost)
+    _, lost, landed = counts(kicks)
+    assert 2 * lost > landed > 0
