@@ -14,7 +14,7 @@ from kickbench.engine.protocols import build, load
 VMMS = Path(__file__).resolve().parents[1] / "examples" / "vmms"
 LOSES = {"kvmtool_task"}
 LOSES_NONE = {
-    "crosvm",
+    *("crosvm", "firecracker_1_13", "firecracker_1_14"),
     *("qemu_2_8", "qemu_10_1", "qemu_10_2"),
 }
 
