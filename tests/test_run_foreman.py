@@ -11,7 +11,7 @@ import pytest
 
 from kickbench.errors import MeasurementError, StorageError
 from kickbench.kvm.ioctl import KvmError
-from kickbench.run import foreman
+from kickbench.run import foreman, process
 from kickbench.run.foreman import Foreman, Job
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
@@ -59,3 +59,17 @@ def test_no_case_begins_where_nothing_can_be_stored(
     assert [one["event"] for one in said] == ["begin", "failed"]
     assert said[1]["storage"] is True
     assert said[1]["reason"].startswith("/there: ")
+
+
+def test_a_worker_that_cannot_be_started_is_no_matter_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_processes(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(process.subprocess, "Popen", no_more_processes)
+    jobs = [Job(case, [[0]] * case.vcpus, [0], None, {}, 1.0) for case in CASES]
+    said = list(Foreman(jobs, tmp_path).work())
+    assert [one["event"] for one in said] == ["begin", "failed"] * 2
+    assert "cannot be started: Resource temporarily unavailable" in said[1]["reason"]
+    assert said[1]["storage"] is False

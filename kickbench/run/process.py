@@ -74,8 +74,8 @@ class WorkerProcess(Closing):
     ``creator_cpus`` are the CPUs that this process runs on while it creates the worker. They decide
     the node of the worker's ``sighand_struct``, which has siglock (kernel/fork.c, copy_sighand).
     ``created_on`` are the CPUs that this process was seen on just before and just after.
-    Raises MeasurementError when the worker dies, hangs or reports a failure, StorageError when it
-    could not write.
+    Raises MeasurementError when the worker does not start, dies, hangs or reports a failure,
+    StorageError when it could not write.
     """
 
     def __init__(self, order: str, creator_cpus: Collection[int] | None = None) -> None:
@@ -83,14 +83,21 @@ class WorkerProcess(Closing):
         with pinned(creator_cpus, "the creator of the worker process"):
             before = current_cpu()
             # A session of its own: Ctrl-C on the terminal is for the runner to act on.
-            self._process = subprocess.Popen(
-                [*PYTHON, "-m", "kickbench.run.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                start_new_session=True,
-                env=worker_environment(),
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*PYTHON, "-m", "kickbench.run.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._stderr,
+                    start_new_session=True,
+                    env=worker_environment(),
+                )
+            except OSError as error:
+                self._stderr.close()
+                raise MeasurementError(
+                    f"the worker process cannot be started: {error.strerror}; see the limits of "
+                    "processes and open files (ulimit -u, ulimit -n)"
+                ) from error
             self.created_on = {before, current_cpu()} - {-1}
         self._tail = b""
         self._send(order + "\n")
