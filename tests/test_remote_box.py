@@ -30,6 +30,7 @@ import pytest
 from command import KICKBENCH, kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
+from watching import only_run, statuses, wait_for
 
 from kickbench.cli import several
 from kickbench.errors import (
@@ -343,23 +344,29 @@ def test_a_disk_there_that_fills_up_is_named(
 
 
 @pytest.mark.kvm
-def test_a_disk_here_that_is_full_ends_the_run_there(
+def test_a_disk_here_that_is_full_costs_no_case(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receive_file = link.Link.receive_file
-
     def full(self: link.Link, path: Path, size: int) -> None:
         path.symlink_to("/dev/full")
         receive_file(self, path, size)
 
+    receive_file = link.Link.receive_file
     monkeypatch.setattr(link.Link, "receive_file", full)
-    watching, _ = observer()
     scenario = load(resolve("quick"))
     with (
         Box(Ssh("box", ["sh", "-c"])) as box,
         pytest.raises(StorageError, match=r"\.npy: No space left .*make room(.|\n)*--host box"),
     ):
-        runner.run(scenario, tmp_path / "results", watching, quick=True, machine=box)
+        runner.run(scenario, tmp_path / "results", observer()[0], quick=True, machine=box)
+    monkeypatch.setattr(link.Link, "receive_file", receive_file)
+    assert len(list(home.glob("runs/*"))) == 1
+    folder = only_run(tmp_path / "results")
+    wait_for(lambda: '"finished"' in next(home.glob("runs/*/journal")).read_text())
+    with Box(Ssh("box", ["sh", "-c"])) as box:
+        outcome = runner.resume(folder, observer()[0], machine=box)
+    assert outcome.failed == {}
+    assert {*statuses(folder).values()} == {"ok"}
     assert list(home.glob("runs/*")) == []
 
 

@@ -35,7 +35,7 @@ class Box(Closing):
         self.mark = mark or Mark.of_this_process()
         self._name = streams.name
         self._link = Link(streams)
-        self._found = False
+        self._found = self._keeps = False
         self._begin: Callable[[], str | None]
         self._say: Callable[[str], None]
         self._why = ""
@@ -105,7 +105,8 @@ class Box(Closing):
         except ConnectionBrokenError:
             raise
         except BaseException:  # the caller is interrupted, or has closed this generator
-            self._forget()
+            if not self._keeps:
+                self._forget()
             raise
         self._forget()
 
@@ -155,6 +156,10 @@ class Box(Closing):
     def skip(self, case_id: str) -> None:
         """As :meth:`Machine.skip`."""
         self._link.send("tell", "skip", case_id)
+
+    def keep(self) -> None:
+        """As :meth:`Machine.keep`. The run goes on there."""
+        self._keeps = True
 
     def close(self) -> None:
         """End the connection."""

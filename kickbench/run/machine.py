@@ -149,3 +149,7 @@ class Machine(Protocol):
 
     def skip(self, case_id: str) -> None:
         """As :meth:`Foreman.skip`."""
+
+    def keep(self) -> None:
+        """Keep the run for whoever resumes it, because its results cannot be stored here. This
+        host keeps nothing, because it has nowhere else to."""

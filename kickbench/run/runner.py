@@ -397,9 +397,11 @@ class _Run:
         except (ConnectionBrokenError, MachineFailedError):
             raise
         except StorageError as error:
+            self.machine.keep()
             raise self._storage_failed(str(error)) from error
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, KickbenchError):
+                self.machine.keep()
                 raise  # The results folder failed, and the other cases need it as well.
             self._fail(case, why_failed(error))
             self.machine.skip(case.id)
