@@ -110,6 +110,7 @@ def lab(session: nox.Session) -> None:
         _install_on_ci(session, sorted(lacking))
     for config in ("lab", "no-immediate-exit", "observe"):
         session.run("kickbench", "lab", "build", "--config", config, success_codes=[0, 3])
+    session.run("kickbench", "lab", "build", "--arch", "arm64", success_codes=[0, 3])
     session.run("pytest", "-m", "lab", *TWO_MACHINES, *session.posargs)
 
 

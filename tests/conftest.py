@@ -19,7 +19,7 @@ from hypothesis import settings
 from kickbench.errors import KickbenchError
 from kickbench.host.capabilities import probe
 from kickbench.lab import build as builder
-from kickbench.lab import tools
+from kickbench.lab import machines, tools
 
 if TYPE_CHECKING:
     from kickbench.report.figures.plots import Plot  # matplotlib is slow to import
@@ -75,7 +75,7 @@ def _skip_without_lab(items: list[pytest.Item]) -> None:
     for (machine, config), wanted in by_need.items():
         try:
             tools.require(machine)
-            builder.built(config=config)
+            builder.built(config=config, arch=machines.find(machine).emulator.arch)
         except KickbenchError as error:
             if os.environ.get("KICKBENCH_REQUIRE_LAB"):
                 pytest.exit(f"the tests in the lab must run here, but: {error}", 1)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ EVERY_OF_QEMU = pytest.mark.parametrize("name", OF_QEMU)
 def qemu(name: str) -> Qemu:
     emulator = MACHINES[name].emulator
     assert isinstance(emulator, Qemu)
-    return emulator
+    if emulator.platform.root is None:
+        return emulator
+    return replace(emulator, platform=replace(emulator.platform, root=lambda: Path("/cache/root")))
 
 
 def words(name: str, kernel: str = "/k/bzImage", agent: str = "/c/agent") -> list[str]:
@@ -59,8 +62,10 @@ def words(name: str, kernel: str = "/k/bzImage", agent: str = "/c/agent") -> lis
 
 
 @EVERY_OF_QEMU
-def test_the_hosts_files_are_the_root_and_cannot_be_written_to(name: str) -> None:
-    assert "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap" in words(name)
+def test_the_root_is_the_hosts_or_their_own_and_cannot_be_written_to(name: str) -> None:
+    root = "/cache/root" if name.startswith("arm64") else "/"
+    read_only = "security_model=none,readonly=on,multidevs=remap"
+    assert f"local,id=root,path={root},{read_only}" in words(name)
     parameters = words(name)[words(name).index("-append") + 1]
     assert "root=root rootfstype=9p" in parameters
     assert " ro " in parameters
@@ -96,11 +101,13 @@ def test_the_terminal_takes_the_place_of_the_two_streams() -> None:
     assert not any("name=stdout" in word for word in found)
 
 
-def test_amd_numa_has_two_nodes_and_amd_count_an_instruction_counter() -> None:
-    assert "dist,src=0,dst=1,val=21" in words("amd-numa")
-    assert "shift=0,sleep=on" in words("amd-count")
+def test_two_machines_have_two_nodes_and_two_an_instruction_counter() -> None:
+    for name in ("amd-numa", "arm64"):
+        assert "dist,src=0,dst=1,val=21" in words(name)
+    for name in ("amd-count", "arm64-count"):
+        assert "shift=0,sleep=on" in words(name)
     steps = {m.id: m.count_step for m in MACHINES.values() if m.count_step}
-    assert steps == {"amd-count": 1, "intel-vmx": 5}
+    assert steps == {"amd-count": 1, "arm64-count": 1, "intel-vmx": 5}
 
 
 def test_intel_vmx_has_two_cpus_and_nothing_of_the_users_own_configuration(tmp_path: Path) -> None:

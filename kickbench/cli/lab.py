@@ -252,7 +252,8 @@ def shell(
     Ctrl-A x. With a COMMAND, the exit code is that of the COMMAND.
 
     intel-vmx has no shell: it runs a COMMAND only. It sees only a few programs, and the files
-    that the COMMAND names.
+    that the COMMAND names. The machines with arm64 have a few programs of their own, and this
+    host's files in /host.
     """
     import math
     import os
@@ -276,9 +277,9 @@ def shell(
         chosen.count_step,
     )
     order = Order(
-        command or [os.environ.get("SHELL", "/bin/sh")],
+        command or [_shell(chosen)],
         environment({"KICKBENCH_MACHINE": chosen.id, **mark.to_environment()}),
-        Path.cwd(),
+        chosen.emulator.place(Path.cwd()),
         # The user's own programs and their input, for a machine that does not see this host.
         # (Path.is_file() would raise for a script's text, which is no name.)
         reads=[Path(word) for word in command or () if os.path.isfile(word)],  # noqa: PTH113
@@ -289,6 +290,14 @@ def shell(
     raise typer.Exit(execute(chosen, bzimage, order, Limits(total=total)))
 
 
+def _shell(machine: Machine) -> str:
+    """The user's shell, if the machine has this host's programs."""
+    import os
+
+    ours = os.environ.get("SHELL", "/bin/sh")
+    return ours if machine.emulator.place(Path(ours)) == Path(ours) else "/bin/sh"
+
+
 def prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
     """The machine and its kernel. Raises UsageError or HostError if one of them is missing."""
     from kickbench.lab import build as builder
@@ -297,7 +306,7 @@ def prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
     machine = machines.find(name)
     tools.require(machine.id)
     if kernel is None:
-        return machine, builder.built()
+        return machine, builder.built(arch=machine.emulator.arch)
     if not kernel.is_file():
         raise UsageError(f"{kernel}: no such file")
     return machine, kernel

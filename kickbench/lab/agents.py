@@ -22,19 +22,25 @@ from kickbench.errors import HostError
 from kickbench.lab.cache import cache as lab_cache
 from kickbench.remote.package import agent
 
-_PROCESS_1 = tuple(
-    Path(__file__).with_name(name) for name in ("__init__.py", "disk.py", "inside.py")
+_OF_THE_LAB = (
+    *("__init__.py", "disk.py", "inside.py"),
+    *("structs.py", "explain/__init__.py", "explain/inside.py", "explain/memory.py"),
 )
+"""What the lab has inside: process 1, and what lab explain runs."""
 
 
 @cache
-def prepared() -> Path:
-    """The folder of the agent. It is in the lab's cache, and made if it is missing.
+def prepared(uname: str | None = None) -> Path:
+    """The folder of the agent for a machine of this kind (None: this host's). It is in the lab's
+    cache, and made if it is missing.
 
     Raises HostError if it cannot be made.
     """
-    name, data = agent()
-    facts = [sys.implementation.cache_tag.encode(), *(path.read_bytes() for path in _PROCESS_1)]
+    name, data = agent(uname)
+    facts = [
+        sys.implementation.cache_tag.encode(),
+        *(_ours(name).read_bytes() for name in _OF_THE_LAB),
+    ]
     version = hashlib.sha256(b"\0".join(facts)).hexdigest()[:8]
     folder = lab_cache() / "agents" / f"{name}-{version}"
     try:
@@ -46,15 +52,19 @@ def prepared() -> Path:
     return folder
 
 
+def _ours(name: str) -> Path:
+    return Path(__file__).parent / name
+
+
 def _make(folder: Path, data: bytes) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as work:
         new = Path(work, "new")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             archive.extractall(new)
-        (new / "kickbench/lab").mkdir()
-        for path in _PROCESS_1:
-            shutil.copyfile(path, new / "kickbench/lab" / path.name)
+        (new / "kickbench/lab/explain").mkdir(parents=True)
+        for name in _OF_THE_LAB:
+            shutil.copyfile(_ours(name), new / "kickbench/lab" / name)
         # A machine's files have other times at times, so these are not looked at.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(

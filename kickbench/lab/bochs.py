@@ -75,6 +75,12 @@ class Bochs:
     cpus: int
     tool: str = "bochs"
     python: str = sys.executable
+    arch: str = "x86_64"
+    uname: str = "x86_64"
+
+    def place(self, path: Path) -> Path:
+        """Where a file of this host's is inside, if it is there."""
+        return path
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""

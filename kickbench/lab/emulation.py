@@ -71,15 +71,26 @@ class Running:
 
 
 class Emulator(Protocol):
-    """``tool`` is the emulator's program, and ``python`` the path of a Python inside."""
+    """``tool`` is the emulator's program, and ``python`` the path of a Python inside.
+
+    ``arch`` is the architecture as the lab calls it (:data:`kickbench.lab.ARCHITECTURES`), and
+    ``uname`` as uname(2) does.
+    """
 
     @property
     def tool(self) -> str: ...
     @property
     def python(self) -> str: ...
+    @property
+    def arch(self) -> str: ...
+    @property
+    def uname(self) -> str: ...
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""
+
+    def place(self, path: Path) -> Path:
+        """Where a file of this host's is inside."""
 
     def start(
         self, machine: str, kernel: Path, order: Order

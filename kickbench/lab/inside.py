@@ -65,6 +65,7 @@ class _Virtio:
         while not text.endswith(b"\n"):
             text += os.read(self.control, 1 << 16)
         order: dict[str, Any] = json.loads(text)
+        Path(order["cwd"]).mkdir(parents=True, exist_ok=True)
         self._share(order["shares"])
         return order
 

@@ -70,7 +70,7 @@ class Target:
 
 
 X86_64 = Target("x86", "arch/x86/boot/bzImage", "", 1620)
-ARM64 = Target("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-", 1300)
+ARM64 = Target("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-", 1090)
 
 
 @dataclass(frozen=True)

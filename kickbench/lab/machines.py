@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from kickbench.errors import UsageError
 from kickbench.lab.bochs import Bochs
 from kickbench.lab.emulation import Emulator
-from kickbench.lab.qemu import Qemu
+from kickbench.lab.qemu import VIRT, Qemu
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ def _in_turn(name: str, shift: int) -> Qemu:
         ),
     )
 
+
+_ARM64 = ("-M", "virt,virtualization=on,gic-version=3")
+# QEMU spends most of its time on the pointers' authentication if it does that by the book. A guest
+# has no use for SVE.
+_ARM64_CPU = "max,sve=off,pauth-impdef=on"
 
 MACHINES: dict[str, Machine] = {
     machine.id: machine
@@ -89,6 +94,40 @@ MACHINES: dict[str, Machine] = {
             # An instruction takes 8 ns here. With 1 ns, the 100 ms for which the kernel watches its
             # local APIC's timer (calibrate_APIC_clock) take more than half of the boot.
             _in_turn("SVM, 6 CPUs in turn, 2 nodes", shift=3),
+        ),
+        Machine(
+            "arm64",
+            "arm64 with EL2 and two NUMA nodes: every protocol, remote placements",
+            Qemu(
+                "arm64, EL2, GICv3, 4 CPUs, 2 nodes",
+                (
+                    *_ARM64,
+                    *("-accel", "tcg,thread=multi", "-cpu", _ARM64_CPU, "-smp", "4", "-m", "2G"),
+                    *("-object", "memory-backend-ram,id=memory0,size=1G"),
+                    *("-object", "memory-backend-ram,id=memory1,size=1G"),
+                    *("-numa", "node,nodeid=0,cpus=0-1,memdev=memory0"),
+                    *("-numa", "node,nodeid=1,cpus=2-3,memdev=memory1"),
+                    *("-numa", "dist,src=0,dst=1,val=21"),
+                ),
+                "qemu-system-aarch64",
+                platform=VIRT,
+            ),
+        ),
+        Machine(
+            "arm64-count",
+            "arm64 with one CPU whose clock counts its instructions: exact costs",
+            Qemu(
+                "arm64, EL2, GICv3, 1 CPU, a nanosecond is an instruction",
+                (
+                    *_ARM64,
+                    *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"),
+                    # A counter of 1 GHz, as CPUs of Armv8.6 have, has a tick for each instruction.
+                    *("-cpu", f"{_ARM64_CPU},cntfrq=1000000000", "-smp", "1", "-m", "2G"),
+                ),
+                "qemu-system-aarch64",
+                platform=VIRT,
+            ),
+            count_step=1,
         ),
         Machine(
             "intel-vmx",

@@ -13,19 +13,46 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kickbench.errors import HostError, UsageError
-from kickbench.lab import agents
+from kickbench.lab import agents, root
 from kickbench.lab.emulation import Order, Running
 from kickbench.lab.processes import child
 
 INIT = Path(__file__).parent / "guest" / "init.sh"
 # The kernel's command line is at most 2048 bytes long (COMMAND_LINE_SIZE), and has no other quotes.
 _UNQUOTABLE = re.compile(r'["\n]|,,')
+_READ_ONLY = ",readonly=on,multidevs=remap"
 _9P = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
+
+
+HOST = Path("/host")
+"""Where a machine that has a root of its own has this host's files, read only."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the machines of an architecture have in common.
+
+    ``arch`` is the lab's name of it, and ``uname`` the kernel's. ``boot`` are words of the kernel's
+    command line, with the console. ``root`` makes the folder of the root, which is this host's own
+    root if it is None. ``init`` and ``python`` are there.
+    """
+
+    arch: str
+    uname: str
+    boot: str
+    root: Callable[[], Path] | None = None
+    init: str = str(INIT)
+    python: str = sys.executable
+
+
+# The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
+PC = Platform("x86_64", "x86_64", "console=ttyS0 tsc=reliable")
+VIRT = Platform("arm64", "aarch64", "console=ttyAMA0", root.root, root.INIT, root.PYTHON)
 
 
 @dataclass(frozen=True)
@@ -43,16 +70,33 @@ class Qemu:
     """A machine that QEMU emulates.
 
     ``hardware`` is what QEMU emulates, in the words that mark the results. ``arguments`` are QEMU's
-    arguments for this machine, and ``boot`` further words of the kernel's command line. ``root`` is
-    the folder of this host that it has as its root, and ``python`` the Python there.
+    arguments for this machine, and ``boot`` further words of the kernel's command line.
     """
 
     hardware: str
     arguments: tuple[str, ...]
     tool: str = "qemu-system-x86_64"
     boot: str = ""
-    root: Path = Path("/")
-    python: str = sys.executable
+    platform: Platform = PC
+
+    @property
+    def python(self) -> str:
+        """The Python inside."""
+        return self.platform.python
+
+    @property
+    def arch(self) -> str:
+        """The architecture, as the lab calls it."""
+        return self.platform.arch
+
+    @property
+    def uname(self) -> str:
+        """The architecture, as uname(2) calls it."""
+        return self.platform.uname
+
+    def place(self, path: Path) -> Path:
+        """Where a file of this host's is inside."""
+        return path if self.platform.root is None else HOST / path.relative_to("/")
 
     def description(self) -> str:
         """The words that mark its results, with the emulator's version, which figures depend on."""
@@ -73,7 +117,7 @@ class Qemu:
             channels = Channels(*(theirs.get(name) for name in _CHANNELS))  # type: ignore[arg-type]
             process = stack.enter_context(
                 child(
-                    self.command_line(kernel, order.tags, channels, agents.prepared()),
+                    self.command_line(kernel, order.tags, channels, agents.prepared(self.uname)),
                     terminal=order.terminal is not None,
                     pass_fds=list(theirs.values()),
                     stdin=None if order.terminal else subprocess.DEVNULL,
@@ -91,24 +135,27 @@ class Qemu:
         self, kernel: Path, shares: Mapping[str, Path], channels: Channels, agent: Path
     ) -> list[str]:
         """The command that starts this machine. ``shares`` are folders to write to, by tag."""
-        for path in (kernel, INIT, self.python, agent, *shares.values()):
+        platform = self.platform
+        host, own = Path("/"), platform.root() if platform.root else None
+        for path in (kernel, platform.init, self.python, agent, own or host, *shares.values()):
             if _UNQUOTABLE.search(str(path)):
                 raise UsageError(
                     f"{path}: the lab cannot use a path with a quote, a newline or two commas in a "
                     "row"
                 )
         parameters = (
-            # The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
-            f"console=ttyS0 panic=-1 tsc=reliable {self.boot} "
+            f"{platform.boot} panic=-1 {self.boot} "
             f"root=root rootfstype=9p rootflags={_9P} ro "
-            f'init=/bin/sh -- "{INIT}" "{self.python}" "{agent}" virtio'
+            f'init=/bin/sh -- "{platform.init}" "{self.python}" "{agent}" virtio'
         )
         return [
             self.tool,
             *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
             *self.arguments,
             *("-kernel", str(kernel), "-append", parameters),
-            *_folder("root", self.root, ",readonly=on,multidevs=remap"),
+            *_folder("root", own or host, _READ_ONLY),
+            *(_folder(HOST.name, host, _READ_ONLY) if own else ()),
+            *(_folder("agent", agent, _READ_ONLY) if own else ()),
             *(word for tag, path in shares.items() for word in _folder(tag, path, "")),
             *("-chardev", f"socket,id=console,fd={channels.console}", "-serial", "chardev:console"),
             *("-device", "virtio-serial-pci"),

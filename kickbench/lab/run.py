@@ -54,10 +54,11 @@ def resume_words(machine: Machine, kernel: Path | None) -> str:
 
 def _order(machine: Machine) -> Order:
     """The command of a machine: its Python, for :class:`kickbench.remote.link.Link`."""
+    uname = machine.emulator.uname
     python = [machine.emulator.python, *PYTHON_ARGUMENTS]
     place = f"{_CACHE}/kickbench/agent"
     return Order(
-        ["sh", "-c", _BEGIN, str(agents.prepared()), place, agent()[0], *python],
+        ["sh", "-c", _BEGIN, str(agents.prepared(uname)), place, agent(uname)[0], *python],
         environment({"XDG_CACHE_HOME": _CACHE}),
         Path("/"),
         talks=True,

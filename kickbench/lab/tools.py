@@ -51,6 +51,7 @@ _BUILDS = ("build", *_ARM64)
 _BUILD = (*_BUILDS, "bisect")
 _AMD = ("amd-numa", "amd-count", "amd-lines")
 _VMX = ("intel-vmx",)
+_EL2 = ("arm64", "arm64-count")
 
 TOOLS: tuple[Tool, ...] = (
     Tool("git", "git", "the commits of a bisection", ("bisect",)),
@@ -73,6 +74,7 @@ TOOLS: tuple[Tool, ...] = (
         _BUILDS,
     ),
     Tool("qemu-system-x86_64", "qemu-system-x86", "emulates an AMD host with SVM", _AMD),
+    Tool("qemu-system-aarch64", "qemu-system-arm", "emulates an arm64 host with EL2", _EL2),
     Tool("bochs", "bochs", "emulates an Intel host with VMX", _VMX),
     Tool(str(BIOS), "bochsbios", "the BIOS in Bochs", _VMX),
     Tool(str(VGA_BIOS), "vgabios", "the VGA BIOS in Bochs", _VMX),

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import kickbench.agent
-from kickbench.arch import ARCHS, names
 from kickbench.closing import Closing
 from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
 from kickbench.native import built_file
@@ -141,13 +140,8 @@ class Link(Closing):
         return {"have": hello.get("have") is True, "machine": machine}
 
     def _lacks(self, machine: str) -> str:
-        """Why there is no agent for a machine."""
-        if arch := ARCHS.get(machine):
-            return (
-                f"{self.host} is {machine}, and this kickbench was installed without what runs "
-                f"there: install {' and '.join(arch.CROSS_PACKAGES)}, and then kickbench again"
-            )
-        return f"{self.host} is {machine}, and kickbench measures {names()} hosts only"
+        """That there is no agent for the machine, and why."""
+        return f"{self.host} is {machine}, and {package.why_none(machine)}"
 
     def _check_python(self) -> None:
         if NO_PYTHON.encode() in self._buffer:

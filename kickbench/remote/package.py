@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import kickbench
+from kickbench.arch import ARCHS
+from kickbench.arch import names as arch_names
+from kickbench.errors import HostError
 
 ROOMS = (
     "agent",
@@ -51,15 +54,27 @@ def names() -> dict[str, str]:
 def agent(machine: str | None = None) -> tuple[str, bytes]:
     """The name of the agent for a machine of this kind, and its zip file. None: for this machine.
 
-    The same agent is the same bytes everywhere. Raises KeyError if :func:`names` lacks the machine.
+    The same agent is the same bytes everywhere. Raises HostError if there is none.
     """
     machine = machine or platform.machine()
+    if machine not in names():
+        raise HostError(f"no agent for {machine}: {why_none(machine)}")
     name = names()[machine]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for place, path in sorted(_files(machine)):
             archive.writestr(zipfile.ZipInfo(place), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return name, packed.getvalue()
+
+
+def why_none(machine: str) -> str:
+    """Why :func:`names` lacks a machine, in words."""
+    if arch := ARCHS.get(machine):
+        return (
+            "this kickbench was installed without what runs there: install "
+            f"{' and '.join(arch.CROSS_PACKAGES)}, and then kickbench again"
+        )
+    return f"kickbench measures {arch_names()} hosts only"
 
 
 def _others() -> set[str]:

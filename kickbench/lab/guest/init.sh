@@ -3,6 +3,9 @@
 # system, or what is needed of it, read only. It puts a layer of memory over it, so that everything
 # can be written and nothing is kept, and hands over to kickbench.lab.inside, which is in the folder
 # AGENT. Python gets no packages (-S), because to find them takes long.
+#
+# A machine of another architecture has a root of its own. This host's files are on the share "host"
+# then, and the agent is on the share "agent".
 set -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs lab /mnt
@@ -19,6 +22,12 @@ mount -t tmpfs shm dev/shm
 mount -t tmpfs run run
 mount -t debugfs debug sys/kernel/debug || true
 mount -t tracefs trace sys/kernel/tracing || true
+if [ ! -d ".$2" ]; then
+	mkdir -p host ".$2"
+	shared=trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro
+	mount -t 9p -o "$shared" host host
+	mount -t 9p -o "$shared" agent ".$2"
+fi
 exec chroot /mnt/root "$1" -E -S -c '
 import sys
 sys.path.append(sys.argv.pop(1))
