@@ -89,7 +89,7 @@ def explain(
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import page
-    from kickbench.lab.explain.shared import jobs, shared
+    from kickbench.lab.explain.shared import MACHINE, jobs, shared
     from kickbench.lab.explain.subject import EXIT
     from kickbench.lab.explain.symbols import system_map_of
     from kickbench.results.discover import find_run
@@ -109,7 +109,8 @@ def explain(
         make_folder(place, "choose another one")
     heed_sigterm()
     limits = Limits(total=time_limit or LIMIT_SECONDS)
-    wanted = jobs(cases) if lines and base is None else []
+    lines &= base is None and chosen.emulator.arch == MACHINE.emulator.arch
+    wanted = jobs(cases) if lines else []
     # Two machines take a CPU each.
     with beside(lambda: shared(bzimage, wanted, limits) if wanted else []) as lines_found:
         found, *others = [count(chosen, image, cases, limits) for image in images]

@@ -8,6 +8,7 @@ the count of ``kickbench lab counts``, and that is checked here for each method.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,6 +155,7 @@ def explain(
     the machine's own count.
     """
     _watchable(machine)
+    cases = [case for case in cases if _can_run(machine, case)]
     jobs = {
         machine: [_job(case) for case in cases if not _must_run(case)],
         RUNNING: [_running_job(case) for case in cases if _must_run(case)],
@@ -174,6 +176,20 @@ def explain(
     return Explanation(
         machine.description(), facts["release"], method_label(cases[0].baseline), found, skipped
     )
+
+
+def _can_run(machine: Machine, case: Case) -> bool:
+    """Whether the case can be explained on the machine's architecture. Says so if it cannot."""
+    if machine.emulator.arch == RUNNING.emulator.arch:
+        return True
+    if not _must_run(case) and case.kind != "nested":
+        return True
+    print(
+        f"{case.id} is left out: it can be explained on {RUNNING.emulator.arch} alone",
+        file=sys.stderr,
+        flush=True,
+    )
+    return False
 
 
 def _must_run(case: Case) -> bool:

@@ -7,6 +7,7 @@ Sources: Intel SDM volume 2 and AMD APM volume 3, the opcodes of control transfe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3")
@@ -89,3 +90,7 @@ def of_arm64(code: bytes) -> Flow:
         if word & mask == value:
             return flow
     return Flow.NEXT
+
+
+FLOWS: dict[str, Callable[[bytes], Flow]] = {"x86_64": of_x86_64, "arm64": of_arm64}
+"""By the architecture, as the lab calls it."""

@@ -100,7 +100,8 @@ def _of_map(system_map: Path, types: str) -> list[tuple[int, int, str]]:
             for address, type_, name in _MAP_LINE.findall(system_map.read_text(errors="replace"))
             if type_ in types
         ),
-        key=lambda one: one[0],
+        # A section may begin where its first function does: __sched_text_start is no function.
+        key=lambda one: (one[0], one[1].endswith("_text_start")),
     )
     ends = [following for following, _ in found[1:]] + [at + 4096 for at, _ in found[-1:]]
     # Names of one address share an end.
@@ -111,11 +112,12 @@ def _of_map(system_map: Path, types: str) -> list[tuple[int, int, str]]:
 
 
 def of_process(
-    maps: str, labels: Mapping[str, str] = MappingProxyType({})
+    maps: str, labels: Mapping[str, str] = MappingProxyType({}), root: Path = Path("/")
 ) -> list[tuple[int, int, str]]:
     """The functions of a process, from the text of its /proc/PID/maps and the files in it.
 
-    A name is followed by that of its file, or the file's label: ``ioctl [libc.so.6]``.
+    A name is followed by that of its file, or the file's label: ``ioctl [libc.so.6]``. A machine
+    may have a root of its own, and other files are where they are here.
     """
     found: list[tuple[int, int, str]] = []
     for low, high, offset, path in _MAPPING.findall(maps):
@@ -124,7 +126,9 @@ def of_process(
             found.append((start, end, path))
             continue
         label = labels.get(Path(path).name, Path(path).name)
-        functions = list(_of_file(Path(path), start, int(offset, 16)))
+        theirs = root / path.lstrip("/")
+        place = theirs if theirs.exists() else Path(path)
+        functions = list(_of_file(place, start, int(offset, 16)))
         found += [(a, b, f"{name} [{label}]") for a, b, name in functions if start <= a < end]
         found += _gaps(functions, start, end, f"[{label}]")
     return found

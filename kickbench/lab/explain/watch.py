@@ -20,9 +20,10 @@ import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
 from kickbench.errors import HostError, MeasurementError, StorageError
-from kickbench.lab import emulation
+from kickbench.lab import agents, emulation
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.explain import stacks, symbols
+from kickbench.lab.explain.flow import FLOWS, Flow
 from kickbench.lab.explain.inside import FACTS, Job, Order
 from kickbench.lab.explain.memory import Kernel
 from kickbench.lab.explain.trace import EXECUTED, Section, Trace
@@ -44,7 +45,7 @@ _LEAST_FREE_BYTES = 1 << 20
 class Watched:
     """What the plugin wrote down, what the driver in the machine said, and the functions' names.
 
-    ``folder`` has the driver's files.
+    ``folder`` has the driver's files. ``flow`` is the architecture's.
     """
 
     jobs: Sequence[Job]
@@ -52,6 +53,7 @@ class Watched:
     trace: Trace
     functions: symbols.Symbols
     folder: Path
+    flow: Callable[[bytes], Flow]
 
     def sections(self) -> Iterator[tuple[Job, dict[str, Any], Section]]:
         """Each block that is shown: its job, what the driver said of it, and its entries."""
@@ -72,6 +74,7 @@ class Watched:
                 for one in self.trace.code[executed]
             ),
             self.functions.name,
+            self.flow,
         )
 
     def executes(self, section: Section, wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
@@ -104,7 +107,9 @@ def watched(
     _check_plugin(emulator, plugin)
     of_kernel = symbols.of_kernel(symbols.system_map_of(kernel))
     with scratch() as folder:
-        order = Order(list(jobs), _build_protocols(jobs, folder), str(folder), memory_of)
+        order = Order(
+            list(jobs), _build_protocols(jobs, folder, emulator.uname), str(folder), memory_of
+        )
         trace = folder / "plugin"
         words = f"{plugin},out={trace}{',memory=on' if memory_of else ''}"
         watching = replace(
@@ -115,8 +120,8 @@ def watched(
             boot="nokaslr no5lvl" if memory_of else "nokaslr",
         )
         command = emulation.Order(
-            [sys.executable, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
-            environment({}),
+            [emulator.python, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
+            environment(_python_path(emulator)),
             Path.cwd(),
             [folder],
         )
@@ -136,12 +141,21 @@ def watched(
             raise StorageError(_no_room(machine, folder))
         facts = json.loads((folder / FACTS).read_text())
         ours = [LIBRARY, *(Path(library).name for library in order.protocols.values())]
-        of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"))
+        root = emulator.platform.root() if emulator.platform.root else Path("/")
+        of_process = symbols.of_process(facts["maps"], dict.fromkeys(ours, "kickbench"), root)
         loops = [(begin, end) for begin, end, name in of_process if name.endswith("[kickbench]")]
         if any(job.case.kind == "nested" for job in jobs):
             loops.append(_GUEST)
         functions = symbols.Symbols.of([*of_kernel, *of_process, (*_GUEST, GUEST)])
-        yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder)
+        flow = FLOWS[emulator.arch]
+        yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder, flow)
+
+
+def _python_path(emulator: Qemu) -> dict[str, str]:
+    """The variable that says where Python finds kickbench, if the machine has not ours."""
+    if emulator.place(Path("/")) == Path("/"):
+        return {}
+    return {"PYTHONPATH": str(agents.prepared(emulator.uname))}
 
 
 def _no_room(machine: Machine, folder: Path) -> str:
@@ -169,6 +183,6 @@ def _check_plugin(emulator: Qemu, plugin: Path) -> None:
     )
 
 
-def _build_protocols(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
+def _build_protocols(jobs: Sequence[Job], folder: Path, uname: str) -> dict[str, str]:
     files = {m: Path(m) for job in jobs for m in job.case.methods if is_protocol_file(m)}
-    return {method_label(method): str(build(path, folder)) for method, path in files.items()}
+    return {method_label(method): str(build(path, folder, uname)) for method, path in files.items()}
