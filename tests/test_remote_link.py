@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from kickbench.errors import ConnectionBrokenError, MachineFailedError
+from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
 from kickbench.remote.box import Box
 from kickbench.remote.link import PYTHON_ARGUMENTS, Link
 from kickbench.run.emulated import Mark
@@ -24,6 +25,7 @@ class Plain:
 
     name = "plain"
     silence_seconds: float | None = None
+    first_seconds: float | None = None
 
     def __init__(self, *arguments: str) -> None:
         self._ours, theirs = socket.socketpair()
@@ -93,13 +95,26 @@ def test_a_socket_that_is_reset_has_ended() -> None:
             link.begin()
 
 
-def test_a_silence_ends_a_connection_if_its_streams_say_so() -> None:
+def test_an_agent_that_never_answers_is_left() -> None:
     streams = Plain("-c", "import time; print(flush=True); time.sleep(600)")
-    streams.silence_seconds = 0.1
+    streams.first_seconds = 0.1
     try:
         link = Link(streams)
-        with pytest.raises(ConnectionBrokenError, match="plain has said nothing for 0 s"):
-            link.pass_over("nothing")
+        with pytest.raises(HostError, match="plain has said nothing for 0 s"):
+            link.begin()
     finally:
         streams.process.kill()
         link.close()
+
+
+def test_a_silence_ends_a_connection_if_its_streams_say_so() -> None:
+    streams = Plain()
+    streams.silence_seconds = 0.1
+    with Link(streams) as link:
+        link.begin()
+        os.kill(streams.process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ConnectionBrokenError, match="plain has said nothing for 0 s"):
+                link.pass_over("nothing")
+        finally:
+            os.kill(streams.process.pid, signal.SIGCONT)

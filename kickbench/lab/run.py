@@ -68,7 +68,7 @@ def _order(machine: Machine) -> Order:
 class Channel:
     """The streams of a Python in a machine, as :class:`kickbench.remote.link.Streams`."""
 
-    silence_seconds = None  # the session has its own limits
+    silence_seconds = first_seconds = None  # the session has its own limits
 
     def __init__(self, machine: Machine, kernel: Path, limits: Limits) -> None:
         self.name = machine.id

@@ -54,6 +54,10 @@ class Streams(Protocol):
         """After so long a silence the connection counts as broken; None: they end by themselves.
         The agent says something every 5 s."""
 
+    @property
+    def first_seconds(self) -> float | None:
+        """The same for the agent's first answer."""
+
     def ended(self) -> NoReturn:
         """Raise what the end of the streams means."""
 
@@ -71,6 +75,7 @@ class Link(Closing):
         self._buffer = b""
         self._waiting: deque[dict[str, Any]] = deque()
         self._begun = self._connected = False
+        self._silence_seconds = streams.first_seconds
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -87,6 +92,7 @@ class Link(Closing):
         except ConnectionBrokenError as error:  # before there was one
             raise HostError(str(error)) from None
         self._connected = True
+        self._silence_seconds = self._streams.silence_seconds
 
     def _begin(self) -> None:
         agents = package.names()
@@ -105,7 +111,7 @@ class Link(Closing):
     def _hello(self, token: str) -> dict[str, Any]:
         """The next answer of the bootstrap. What a login shell prints before it is passed over."""
         mark = token.encode()
-        until = None  # a password may be asked for
+        until = self._until()
         while mark not in self._buffer or b"\n" not in self._buffer.partition(mark)[2]:
             self._check_python()
             if len(self._buffer) > MAX_BANNER_BYTES:
@@ -223,14 +229,14 @@ class Link(Closing):
 
     def _until(self) -> float | None:
         """When a silence that begins now is too long, by the monotonic clock; None: never."""
-        seconds = self._streams.silence_seconds
+        seconds = self._silence_seconds
         return None if seconds is None else time.monotonic() + seconds
 
     def _receive(self, until: float | None) -> None:
         """Wait for bytes until a time of the monotonic clock; None: without an end."""
         left = None if until is None else max(0.0, until - time.monotonic())
         if not select.select([self._streams.source], [], [], left)[0]:
-            seconds = self._streams.silence_seconds
+            seconds = self._silence_seconds
             raise ConnectionBrokenError(f"{self.host} has said nothing for {seconds:.0f} s")
         try:
             data = os.read(self._streams.source, 1 << 20)

@@ -19,6 +19,8 @@ from kickbench.text import printable, shorten
 
 VARIABLE = "KICKBENCH_SSH"
 SILENCE_SECONDS = 30.0
+FIRST_SECONDS = 600.0
+"""ssh may ask for a password, and the agent is sent."""
 
 *_OPTIONS, _PROGRAM = PYTHON_ARGUMENTS
 # For any login shell, so it has no quotes inside.
@@ -49,6 +51,7 @@ class Ssh:
     """
 
     silence_seconds = SILENCE_SECONDS
+    first_seconds = FIRST_SECONDS
 
     def __init__(self, host: str, through: Sequence[str] | None = None) -> None:
         self.name = host
