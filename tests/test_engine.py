@@ -39,7 +39,7 @@ from kickbench.engine.engine import (
     quantiles,
     structure,
 )
-from kickbench.errors import MeasurementError, UsageError
+from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.guest import loader
 from kickbench.guest.loader import Guest
 from kickbench.guest.mix import MixedExit
@@ -848,3 +848,12 @@ def test_kicks_in_a_storm_are_out_of_step_with_the_exits(clock: Clock) -> None:
     assert len(met) > 100
     # Out of step, a tenth of the kicks finds the next look at the flag within a tenth of the time.
     assert (met["latency"] < between_exits / 10).mean() < 0.35
+
+
+def test_a_c_library_that_is_too_old_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(*_: object, **__: object) -> None:
+        raise OSError("/lib/libc.so.6: version `GLIBC_9.99' not found (required by engine.so)")
+
+    monkeypatch.setattr(ctypes, "CDLL", too_old)
+    with pytest.raises(HostError, match=r"has glibc .*, and .* built for glibc 9\.99 or later: "):
+        library.__wrapped__()

@@ -179,6 +179,14 @@ def test_an_old_python_is_told_by_its_version(tmp_path: Path) -> None:
         look(script(tmp_path, f'export PATH={tmp_path}:$PATH; exec sh -c "$1"'))
 
 
+def test_an_engine_that_cannot_be_loaded_there_is_one_line(home: Path) -> None:
+    look(["sh", "-c"])
+    (engine,) = home.glob("agent-*/kickbench/engine/kickbench_engine.so")
+    engine.write_bytes(b"no library")
+    with pytest.raises(HostError, match=r"^box: the engine cannot be loaded: .*engine.so: "):
+        look(["sh", "-c"])
+
+
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a\nb"])
 def test_what_is_no_host_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is no host"):

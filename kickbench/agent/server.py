@@ -22,6 +22,8 @@ from typing import Any
 import kickbench
 from kickbench.agent import supervisor
 from kickbench.agent.runs import Run, remove_old, remove_other_agents
+from kickbench.engine.engine import library
+from kickbench.errors import KickbenchError
 from kickbench.run.foreman import arrays_of, arrays_of_case
 from kickbench.run.machine import Facts, Survey
 
@@ -45,7 +47,8 @@ class _Server:
     # --- requests -------------------------------------------------------------------------------
 
     def facts(self) -> None:
-        """What the plan of a run needs."""
+        """What the plan of a run needs. An engine that cannot be loaded is told now."""
+        library()
         self._say("facts", **Facts.of_this_host().to_dict())
 
     def survey(self) -> None:
@@ -147,6 +150,8 @@ class _Server:
         words = request.pop("words", [])
         try:
             getattr(self, request.pop("op"))(*words, **request)
+        except KickbenchError as error:
+            self._say("error", reason=str(error))
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             self._say("error", reason=f"{where}{error.strerror or error}")

@@ -7,6 +7,8 @@ worker imports it: standard library only.
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 import signal
 from array import array
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ from kickbench import arch
 from kickbench.affinity import check_cpus
 from kickbench.closing import Closing
 from kickbench.engine.failures import Failure, describe, why_not_created
-from kickbench.errors import MeasurementError
+from kickbench.errors import HostError, MeasurementError
 from kickbench.guest.loader import Guest, Params
 from kickbench.kvm import abi
 from kickbench.native import built_file
@@ -127,10 +129,14 @@ class Kickers:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The engine's library with its functions declared. Raises UsageError when it is not built."""
+    """The engine's library with its functions declared. Raises UsageError when it is not built,
+    HostError when this host cannot load it."""
     path = built_file(kickbench.engine.__path__, LIBRARY)
-    # Global: protocols that are loaded later call the engine's functions.
-    lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)
+    try:
+        # Global: protocols that are loaded later call the engine's functions.
+        lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)
+    except OSError as error:
+        raise HostError(_why_not_loaded(str(error))) from error
     declarations: dict[str, tuple[Any, list[Any]]] = {
         "kb_engine_create": (c_void_p, [c_void_p, POINTER(Failure)]),
         "kb_engine_destroy": (ctypes.c_int, [c_void_p]),
@@ -185,6 +191,17 @@ _CODES = {
     ("f", 8): "d",
 }
 """The codes of the module struct, by kind and bytes of a number: see ``layout.c``."""
+
+
+def _why_not_loaded(said: str) -> str:
+    """The loader's words, or what they mean if the C library is too old."""
+    if missing := re.search(r"version `GLIBC_([0-9.]+)' not found", said):
+        here = os.confstr("CS_GNU_LIBC_VERSION") or "an unknown C library"
+        return (
+            f"this host has {here}, and this kickbench was built for glibc {missing[1]} or later: "
+            "install kickbench from its source where the C library is as old"
+        )
+    return f"the engine cannot be loaded: {said}"
 
 
 def layout(lib: ctypes.CDLL) -> dict[str, dict[str, Field]]:
