@@ -66,9 +66,48 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network namespace, with a cable to this one. ``address`` is the one at its end."""
+
+    name: str
+    address: str
+
+    def cable(self, state: str) -> None:
+        """Have the cable ``up`` or ``down``."""
+        _ip("-n", self.name, "link", "set", "cable", state)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Sshd]:
-    """Run the server with its files in ``folder``. The agents' cache is there as well."""
+def network() -> Iterator[Network]:
+    """Make a network namespace. The addresses are of RFC 2544, and of this process."""
+    name = f"kb{os.getpid()}"
+    number = 4 * (os.getpid() % 16384)
+    one, other = (f"198.18.{number >> 8}.{(number & 255) + end}" for end in (1, 2))
+    _ip("netns", "add", name)
+    try:
+        _ip("link", "add", name, "type", "veth", "peer", "name", "cable", "netns", name)
+        _ip("addr", "add", f"{one}/30", "dev", name)
+        _ip("link", "set", name, "up")
+        _ip("-n", name, "addr", "add", f"{other}/30", "dev", "cable")
+        found = Network(name, other)
+        found.cable("up")
+        yield found
+    finally:
+        _ip("netns", "delete", name)
+
+
+@contextlib.contextmanager
+def running(folder: Path, inside: Network | None = None) -> Iterator[Sshd]:
+    """Run the server with its files in ``folder``. The agents' cache is there as well.
+
+    It is on loopback, or ``inside`` a network.
+    """
+    address = inside.address if inside else "127.0.0.1"
     assert SSHD is not None
     for name in ("host", "user"):
         key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
@@ -80,7 +119,7 @@ def running(folder: Path) -> Iterator[Sshd]:
     cache = folder / "cache"
     (folder / "sshd_config").write_text(
         f"""
-ListenAddress 127.0.0.1:{port}
+ListenAddress {address}:{port}
 HostKey {folder}/host
 AuthorizedKeysFile {folder}/authorized
 StrictModes no
@@ -90,11 +129,11 @@ PermitRootLogin yes
 SetEnv XDG_CACHE_HOME={cache} KICKBENCH_LOCK={os.environ["KICKBENCH_LOCK"]}
 """
     )
-    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    (folder / "known").write_text(f"[{address}]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "ssh_config").write_text(
         f"""
 Host box
-HostName 127.0.0.1
+HostName {address}
 Port {port}
 User {getpass.getuser()}
 IdentityFile {folder}/user
@@ -103,13 +142,14 @@ UserKnownHostsFile {folder}/known
 StrictHostKeyChecking yes
 """
     )
-    command = [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
+    command = ["ip", "netns", "exec", inside.name] if inside else []
+    command += [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log)
     try:
         until = time.monotonic() + 20
         while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            with contextlib.suppress(OSError), socket.create_connection((address, port)):
                 break
             time.sleep(0.05)
         ssh = shlex.join(["ssh", "-F", str(folder / "ssh_config")])

@@ -192,6 +192,44 @@ def test_a_broken_connection_costs_nothing(started: Started) -> None:
     assert "[1/1]" in resumed.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="it makes a network namespace: root only")
+def test_a_cable_that_is_pulled_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sshd.SSHD is None or not shutil.which("ip"):
+        pytest.skip("no sshd or ip: apt install openssh-server iproute2")
+    if subprocess.run(["unshare", "--net", "true"]).returncode:
+        pytest.skip("no network namespaces here")
+    scenario(tmp_path, 1, 4.0)
+    (folder := tmp_path / "sshd").mkdir()
+    with sshd.network() as network, sshd.running(folder, network) as box:
+        monkeypatch.setenv("KICKBENCH_SSH", box.ssh)
+        results = tmp_path / "results"
+        run = Started(
+            box, results, "run", tmp_path / "tiny.toml", "--host", "box", "--results", results
+        )
+        try:
+            network.cable("down")
+            code, errors = run.end()
+            assert code == 4
+            assert "box has said nothing for 30 s" in errors
+            assert "the run goes on there" in errors
+            assert [*statuses(run.folder).values()] == ["ok", "pending"]
+            assert box.supervisors() == [run.supervisor]
+            os.kill(run.worker, signal.SIGCONT)
+            wait_for(lambda: box.supervisors() == [])
+            network.cable("up")
+            resumed = kickbench_captured("run", "--resume", run.folder, "--host", "box")
+            assert resumed.returncode == 0, resumed.stderr
+            assert [*statuses(run.folder).values()] == ["ok", "ok"]
+            assert box.runs == []
+        finally:
+            run.process.kill()
+            run.process.communicate()
+            for pid in box.supervisors():
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_a_connection_that_breaks_in_a_later_process_costs_nothing(
     start: Callable[..., Started], tmp_path: Path
 ) -> None:
