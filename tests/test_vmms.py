@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 from own_protocol import RACE, blocks, counts, some_landed, some_lost
 
 from kickbench.engine.protocols import build, load
+from kickbench.scenario.files import load as load_scenario
+from kickbench.scenario.sweep import expand
 
-VMMS = Path(__file__).resolve().parents[1] / "examples" / "vmms"
+ROOT = Path(__file__).resolve().parents[1]
+VMMS = ROOT / "examples" / "vmms"
 LOSES = {"kvmtool_task"}
 RESENDS = {"cloud_hypervisor_50", "hyperlight"}
 LOSES_NONE = {
     *("crosvm", "firecracker_1_13", "firecracker_1_14"),
-    *("qemu_2_8", "qemu_10_1", "qemu_10_2"),
+    *("qemu_2_8", "qemu_10_1", "qemu_10_2", "selftest_sigwait"),
 }
 
 
@@ -34,6 +38,18 @@ def names() -> set[str]:
 
 def test_every_loop_of_the_gallery_has_a_verdict() -> None:
     assert names() == LOSES | RESENDS | LOSES_NONE
+
+
+def test_the_scenario_measures_every_loop_of_the_gallery() -> None:
+    scenario = load_scenario(VMMS / "vmms.toml")
+    measured = {Path(method) for method in scenario.measure.methods}
+    assert {path.stem for path in measured if path.parent == VMMS} == names()
+    assert {case.kind for case in expand(scenario)} == {"exits", "kick", "race"}
+
+
+def test_the_documents_list_every_loop_of_the_gallery() -> None:
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(\.\./examples/vmms/(\w+)\.c\)", text)) == names()
 
 
 @pytest.mark.parametrize("name", sorted(names()))
