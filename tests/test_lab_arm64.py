@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from command import KICKBENCH
 
-from kickbench.errors import HostError
-from kickbench.lab import agents
+from kickbench.cli import lab as cli
+from kickbench.errors import HostError, UsageError
+from kickbench.lab import agents, tools
 from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import VIRT, Channels, Qemu
 from kickbench.remote import package
@@ -49,6 +50,19 @@ def test_a_tick_of_the_counter_is_an_instruction() -> None:
     said = words("arm64-count")
     assert said[said.index("-cpu") + 1].endswith(",cntfrq=1000000000")
     assert not any("cntfrq" in word for word in words("arm64"))
+
+
+def test_a_kernel_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    kernels = {name: tmp_path / name for name in ("x86_64", "arm64", "unknown")}
+    kernels["x86_64"].write_bytes(bytes(0x202) + b"HdrS")
+    kernels["arm64"].write_bytes(bytes(0x38) + b"ARMd")
+    kernels["unknown"].write_bytes(b"")
+    for machine, other in (("arm64", "x86_64"), ("amd-numa", "arm64")):
+        if tools.missing(machine):
+            pytest.skip(f"no emulator for {machine}")
+        with pytest.raises(UsageError, match=f"for {other}, and {machine} boots one for "):
+            cli.prepare(machine, kernels[other])
+        assert cli.prepare(machine, kernels["unknown"])[1] == kernels["unknown"]
 
 
 def test_without_an_engine_for_arm64_the_compilers_packages_are_named(

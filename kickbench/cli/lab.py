@@ -309,6 +309,9 @@ def prepare(name: str, kernel: Path | None) -> tuple[Machine, Path]:
         return machine, builder.built(arch=machine.emulator.arch)
     if not kernel.is_file():
         raise UsageError(f"{kernel}: no such file")
+    wanted, found = machine.emulator.arch, builder.arch_of(kernel)
+    if found not in (wanted, None):
+        raise UsageError(f"{kernel}: this kernel is for {found}, and {name} boots one for {wanted}")
     return machine, kernel
 
 

@@ -277,6 +277,19 @@ def build(
     return image
 
 
+def arch_of(kernel: Path) -> str | None:
+    """The architecture that a kernel is for, by the magic number in its header; None: unknown.
+
+    Sources: Documentation/arch/x86/boot.rst and Documentation/arch/arm64/booting.rst.
+    """
+    with kernel.open("rb") as file:
+        header = file.read(0x206)
+    for arch, at, magic in (("x86_64", 0x202, b"HdrS"), ("arm64", 0x38, b"ARM\x64")):
+        if header[at : at + 4] == magic:
+            return arch
+    return None
+
+
 # --- one build ---------------------------------------------------------------------------------
 
 
