@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|busy|lab|lint|docs|benchmark``.
+"""The project's jobs: ``nox -s bench|tests|busy|lab|wheels|lint|docs|benchmark``.
 
 Each has an environment of its own.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import tomllib
 from itertools import pairwise
@@ -112,6 +113,27 @@ def lab(session: nox.Session) -> None:
         session.run("kickbench", "lab", "build", "--config", config, success_codes=[0, 3])
     session.run("kickbench", "lab", "build", "--arch", "arm64", success_codes=[0, 3])
     session.run("pytest", "-m", "lab", *TWO_MACHINES, *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the wheels of this machine and of the other architecture, into dist/."""
+    _give_ci_a_cross_compiler(session)
+    session.install("build")
+    session.run("python", "-m", "build", "--wheel")
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[platform.machine()]
+    session.run("python", "-m", "build", "--wheel", env=_for_machine(other))
+
+
+def _for_machine(machine: str) -> dict[str, str]:
+    """What has a wheel built for another machine, by Debian's cross compiler."""
+    return {
+        "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
+        "SKBUILD_CMAKE_ARGS": (
+            f"-DCMAKE_SYSTEM_NAME=Linux;-DCMAKE_SYSTEM_PROCESSOR={machine};"
+            f"-DCMAKE_C_COMPILER={machine.replace('_', '-')}-linux-gnu-gcc"
+        ),
+    }
 
 
 @nox.session

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command import KICKBENCH
+from cross_compiler import compiler
+from elftools.elf.elffile import ELFFile
 
+from kickbench.arch import ARCHS
 from kickbench.nightly.config import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,3 +237,32 @@ def test_no_stranger_starts_the_workflow_and_nothing_given_to_it_is_code() -> No
     for step in workflow_steps():
         _, _, script = step.partition("run: ")
         assert "${{" not in script
+
+
+def test_a_wheel_for_the_other_architecture_has_its_parts(tmp_path: Path) -> None:
+    """As ``nox -s wheels`` builds it."""
+    for module in ("scikit_build_core", "pip"):
+        pytest.importorskip(module, reason=f"building a wheel here needs {module}")
+    other = next(machine for machine in ARCHS if machine != os.uname().machine)
+    environment = {
+        "_PYTHON_HOST_PLATFORM": f"linux-{other}",
+        "SKBUILD_CMAKE_ARGS": (
+            f"-DCMAKE_SYSTEM_NAME=Linux;-DCMAKE_SYSTEM_PROCESSOR={other};"
+            f"-DCMAKE_C_COMPILER={compiler(other)}"
+        ),
+    }
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob(f"*-linux_{other}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        engine = ELFFile(io.BytesIO(archive.read("kickbench/engine/kickbench_engine.so")))
+        assert engine["e_machine"] == {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}[other]
+        images = {Path(name).name for name in archive.namelist() if name.endswith(".bin")}
+    assert {f"{name}.max.bin" for name in ARCHS[other].PROGRAMS} <= images
