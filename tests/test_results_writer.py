@@ -26,7 +26,7 @@ from kickbench.results import files, writer
 from kickbench.results.reader import RunReader
 from kickbench.results.schema import SCHEMA
 from kickbench.results.tables import from_worker
-from kickbench.results.writer import RunWriter
+from kickbench.results.writer import RunWriter, check_place
 
 ONE = synthetic_run.case(1, processes=1)
 TWO = synthetic_run.case(2, processes=1)
@@ -197,7 +197,7 @@ def test_an_impossible_results_folder_is_a_usage_error(tmp_path):
 
 HOLD = """
 import sys
-from kickbench.results.writer import RunWriter
+from kickbench.results.writer import RunWriter, check_place
 with RunWriter.resume(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -236,7 +236,7 @@ def test_a_lock_is_not_inherited_by_the_workers(tmp_path):
 CREATE = """
 import datetime, sys
 import synthetic_run
-from kickbench.results.writer import RunWriter
+from kickbench.results.writer import RunWriter, check_place
 sys.stdin.readline()
 for i in range(40):
     with RunWriter.create(sys.argv[1], "same", scenario={}, cases=[], host="same",
@@ -487,3 +487,17 @@ def test_an_output_that_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
     with pytest.raises(MeasurementError, match="/dev/full"):
         files.write_output(Path("/dev/full"), b"text")
     assert Path("/dev/full").stat().st_rdev == device
+
+
+@pytest.mark.parametrize("place", ["taken/results", "taken", "/proc/results"])
+def test_a_place_where_no_run_can_be_stored_is_told_before_a_run(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(UsageError, match=r"cannot make a folder there.*choose another --results"):
+        check_place(tmp_path / place)
+
+
+def test_a_place_for_runs_is_made(tmp_path: Path) -> None:
+    check_place(tmp_path / "new/results")
+    assert (tmp_path / "new/results").is_dir()

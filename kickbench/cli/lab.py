@@ -174,12 +174,14 @@ def run(
     from kickbench.cli.machines import MACHINES
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.results.reader import load_manifest
+    from kickbench.results.writer import check_place
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
     # The check here takes a moment. To find the error later would take the machine's whole boot.
     if scenario is not None:
         load(resolve(scenario))
+        check_place(results)
     else:
         assert resume is not None
         load_manifest(resume)

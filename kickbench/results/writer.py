@@ -15,7 +15,8 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
@@ -85,6 +86,32 @@ def _take_lock(folder: Path) -> int:
     return descriptor
 
 
+def check_place(results_dir: Path) -> None:
+    """Make the folder for results, before a machine is started for them.
+
+    Raises as :meth:`RunWriter.create` does, if no run's folder could be made in it.
+    """
+    with _told(results_dir):
+        results_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(results_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say why a folder cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            cannot_write(folder, error, "make room or choose another --results")
+        raise UsageError(
+            documents.one_line(
+                f"{folder}: cannot make a folder there: {error.strerror}; choose another --results"
+            )
+        ) from None
+
+
 class RunWriter(Closing):
     """The only writer of a run folder. A context manager that unlocks the folder at the end."""
 
@@ -121,18 +148,9 @@ class RunWriter(Closing):
             socket.gethostname() if host is None else host, default="host", length=40
         )
         parent = Path(results_dir) / documents.safe_name(scenario_name, default="scenario")
-        try:
+        with _told(parent):
             parent.mkdir(parents=True, exist_ok=True)
             path = _make_folder(parent, f"{now:%Y%m%dT%H%M%SZ}-{host}")
-        except OSError as error:
-            if error.errno in FULL:
-                cannot_write(parent, error, "make room or choose another --results")
-            raise UsageError(
-                documents.one_line(
-                    f"{parent}: cannot make a folder there: {error.strerror}; "
-                    "choose another --results"
-                )
-            ) from None
         manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "run_id": path.name,
