@@ -41,7 +41,7 @@ class Planned:
     protocol: str = "immediate_exit"
     vcpus: int = 2
     kickers: int = 1
-    transport: int = TRANSPORTS["tgkill"]
+    transport: int = TRANSPORTS["tgkill"][0]
     loop: int = EXIT_LOOP
     kicking: int = VOLLEYS
     state: int = 0
@@ -98,7 +98,7 @@ PLANS = st.builds(
     protocol=st.sampled_from(sorted(CATALOGUE)),
     vcpus=st.integers(1, 12),
     kickers=st.integers(1, 4),
-    transport=st.sampled_from([TRANSPORTS["tgkill"], TRANSPORTS["timer"]]),
+    transport=st.sampled_from([TRANSPORTS["tgkill"][0], TRANSPORTS["timer"][0]]),
     loop=st.sampled_from([EXIT_LOOP, KICK_LOOP]),
     kicking=st.sampled_from([NO_KICKS, VOLLEYS, AIMED, PAUSES]),
     state=st.integers(0, 4),
@@ -146,7 +146,11 @@ def test_kicks_that_are_rarer_than_blocks_are_sent_in_some_of_them(program: Path
 @pytest.mark.parametrize(
     ("limit", "planned", "words"),
     [
-        ("ulimit -i 10;", Planned(vcpus=6, kickers=2, transport=TRANSPORTS["timer"]), "ulimit -i"),
+        (
+            "ulimit -i 10;",
+            Planned(vcpus=6, kickers=2, transport=TRANSPORTS["timer"][0]),
+            "ulimit -i",
+        ),
         ("", Planned(vcpus=6, kickers=2, nth_thread=3), "ulimit -u"),
         ("", Planned(vcpus=6, kickers=2, nth_thread=8), "ulimit -u"),
         ("", Planned(vcpus=6, kickers=2, nth_thread=9), "ulimit -u"),

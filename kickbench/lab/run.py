@@ -32,7 +32,7 @@ from kickbench.text import printable
 
 _CACHE = "/run/kickbench"  # it is in the machine's memory
 # The agent's folder must be the user's own, who is root inside.
-_BEGIN = 'mkdir -p "$1" && { [ ! -d "$0" ] || ln -s "$0" "$1/$2"; } && shift 2 && exec "$@"'
+_BEGIN = 'mkdir -p "$1" && { [ ! -d "$0" ] || ln -sfn "$0" "$1/$2"; } && shift 2 && exec "$@"'
 _LAST_WORDS = 4000
 
 
