@@ -606,13 +606,17 @@ def _typical(summary: Summary, times: Mapping[str, float]) -> str:
 
 
 def _resent(cases: Sequence[Summary]) -> list[str]:
+    """Which protocols send again. A kick that one signal would have lost is then only late."""
     shown = []
-    found = _by_method(cases, lambda figures: bool(figures.get("resent")))
-    for method, of in found.items():
+    for method, of in _by_method(cases, lambda figures: "resent" in figures).items():
         figures = [case["methods"][method] for case in of]
         resent, sent = (sum(f[key] for f in figures) for key in ("resent", "sent"))
-        shown.append(f"{method} {whole(resent)} of {plural(sent, 'kick')}")
-    return [f"Sent with more than one signal: {listed(shown)}."] if shown else []
+        if resent:
+            shown.append(f"{method} {whole(resent)} of {plural(sent, 'kick')}")
+    if not shown:
+        return []
+    who = f"Sent with more than one signal: {listed(shown)}."
+    return [f"{who} A protocol that sends again is late where another one loses a kick."]
 
 
 def _importance(item: tuple[Summary, Mapping[str, Any]]) -> tuple[bool, float]:
