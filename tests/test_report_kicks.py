@@ -551,6 +551,17 @@ def test_pauses_short_of_cpus_are_marked(pause: RunData) -> None:
     assert ", local, more vCPUs than CPUs; " in verdict(alone, crowded).answer
 
 
+def test_a_time_out_for_pauses_is_told(tmp_path: Path) -> None:
+    summary = build(tmp_path, [synthetic_run.pause_case()]).summary
+    methods = summary["cases"][0]["methods"]
+    for figures in methods.values():
+        figures["timeout_ns"] = None
+    assert "1 pause in 1,000" not in " ".join(ANSWERS["pause_all"](summary, ()))
+    methods["immediate_exit"]["timeout_ns"] = 4.2e6
+    said = " ".join(ANSWERS["pause_all"](summary, ()))
+    assert "At most 1 pause in 1,000 takes longer than 4.2 ms with immediate_exit (95 %" in said
+
+
 def test_rescued_pauses_are_told(tmp_path: Path) -> None:
     case = synthetic_run.pause_case(4, methods=["flag_signal", "immediate_exit"])
     text = "\n".join(verdict(build(tmp_path, [case]).summary).more)

@@ -13,6 +13,7 @@ from kickbench.stats import quantiles
 from kickbench.stats.quantiles import (
     bin_samples,
     histogram_quantiles,
+    quantile_bound,
     quantile_intervals,
     sample_quantiles,
 )
@@ -230,3 +231,42 @@ def test_refuses_counts_without_an_interval(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         quantile_intervals([0, 1], [1, 2], counts, processes, 0.5, seed=1)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(2994, None), (2995, 2995), (5000, 4999), (10_000, 9996)])
+def test_a_bound_of_p99_9_is_the_order_statistic_that_tables_have(n: int, rank: int | None) -> None:
+    assert quantile_bound(np.arange(1, n + 1), 0.999) == rank
+
+
+@given(
+    values=st.lists(st.floats(0, 1e9) | st.just(np.inf), max_size=200),
+    probability=st.floats(0.01, 0.99),
+    confidence=st.floats(0.5, 0.99),
+)
+def test_a_bound_is_a_value_at_or_above_the_quantile(
+    values: list[float], probability: float, confidence: float
+) -> None:
+    bound = quantile_bound(values, probability, confidence=confidence)
+    if bound is None:
+        assert not values or probability ** len(values) > 1 - confidence - 1e-9
+    else:
+        assert bound in values
+        surer = quantile_bound(values, probability, confidence=(1 + confidence) / 2)
+        assert surer is None or surer >= bound
+
+
+def test_a_bound_covers_the_quantile_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(20261130)
+    samples = rng.exponential(size=(4000, 120))
+    true = -np.log(0.1)  # p90
+    bounds = [quantile_bound(sample, 0.9) for sample in samples]
+    assert None not in bounds
+    covered = np.mean([bound >= true for bound in bounds if bound is not None])
+    # Discrete, so at least 95 %: binom.cdf(113, 120, 0.9) is 0.962. Four standard errors are 0.012.
+    assert 0.95 < covered < 0.974
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_bound_needs_a_probability(probability: float) -> None:
+    with pytest.raises(ValueError, match="probability"):
+        quantile_bound([1.0], probability)

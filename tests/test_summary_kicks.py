@@ -503,6 +503,18 @@ def pause(round_, entry, last, **other):
     return {"round": round_, "entry": entry, "last_cycles": last, **other}
 
 
+@pytest.mark.parametrize(
+    ("pauses", "rescued", "rank"),
+    [(2994, 0, None), (2995, 0, 2995), (5000, 0, 4999), (4999, 1, 4999), (4990, 10, None)],
+)
+def test_a_time_out_holds_for_all_but_one_pause_in_1000(tmp_path, pauses, rescued, rank):
+    rows = [pause(0, BASELINE, last) for last in range(1, pauses + 1)]
+    rows += [pause(0, BASELINE, 1, rescues=1)] * rescued
+    worker = {"pauses": rows_of("pauses", rows)}
+    reader = write_run(tmp_path, synthetic_run.pause_case(), [worker], hz=(1e9,))
+    assert case_of(reader)["methods"]["immediate_exit"]["timeout_ns"] == rank
+
+
 def test_pause_figures_by_hand(tmp_path):
     rows = [
         pause(0, SIGMASK, 400, first_cycles=100, median_cycles=200, send_cycles=50),

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom
 
 from kickbench.stats.blocks import block_length, block_model
 from kickbench.stats.contrasts import Interval, check_confidence, t_quantile, widen
@@ -40,6 +41,25 @@ def sample_quantiles(values: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
     targets = _targets(np.array([float(ordered.size)]), _probabilities(probabilities))[0]
     ranks = np.maximum(np.ceil(targets).astype(np.int64), 1)
     return np.asarray(ordered[ranks - 1])
+
+
+def quantile_bound(
+    values: ArrayLike, probability: float, *, confidence: float = 0.95
+) -> float | None:
+    """The least value that is above a quantile with this confidence, whatever the distribution.
+
+    It is the order statistic k for which at most 1 - ``confidence`` of all samples have k values or
+    more below the quantile (David and Nagaraja, Order Statistics, 2003, section 7.1). None if there
+    are too few values: p99.9 needs 2,995 of them for 95 %. Values may be infinite. They are taken
+    to be independent. Raises ValueError for a probability or a confidence outside (0, 1).
+    """
+    check_confidence(confidence)
+    if not 0 < probability < 1:
+        raise ValueError(f"a probability must be between 0 and 1, not {probability}")
+    ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    # ppf is the least k with P(at most k values are below the quantile) >= confidence.
+    below = int(binom.ppf(confidence, ordered.size, probability)) if ordered.size else 0
+    return float(ordered[below]) if below < ordered.size else None
 
 
 def histogram_quantiles(

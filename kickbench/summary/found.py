@@ -292,6 +292,7 @@ class _PauseMethod(_Method):
     last_ns: _PauseTimes
     send_ns: _PauseTimes
     last_ci95: _PauseIntervals
+    timeout_ns: Amount | None = None
     n: Count
     rescued: Count
     rescues: Count
@@ -302,6 +303,8 @@ class _PauseMethod(_Method):
         times = (self.first_ns, self.median_ns, self.last_ns, self.send_ns)
         if len({time.p50 is None for time in times}) > 1:
             raise ValueError("some of the times are null")
+        if self.timeout_ns is not None and not _at_most(self.timeout_ns, self.last_ns.max or 0.0):
+            raise ValueError("timeout_ns must not be above the longest pause")
         self.last_ci95.check(self.last_ns, "last_ci95")
         return self
 

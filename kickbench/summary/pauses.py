@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.stats.quantiles import quantile_bound
 from kickbench.summary.events import (
     EVENT_QUANTILES,
     claims_of,
@@ -27,6 +28,8 @@ from kickbench.summary.shared import (
     Ints,
     precision,
 )
+
+TIMEOUT_QUANTILE = 0.999
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ def read_pauses(reader: RunReader, case_id: str) -> Pauses:
     )
 
 
+def _timeout_ns(last_ns: Floats, rescued: int) -> float | None:
+    """What at most one pause in 1,000 exceeds, with a confidence of 95 %.
+
+    None if it cannot be told. A pause that needed a rescue exceeds every time.
+    """
+    bound = quantile_bound(np.append(last_ns, np.full(rescued, np.inf)), TIMEOUT_QUANTILE)
+    return bound if bound is not None and np.isfinite(bound) else None
+
+
 def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
     """What a case of the kind pause_all adds to its summary."""
     methods: list[str] = record.parameters["methods"]
@@ -81,6 +93,9 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             },
             "last_ci95": named_intervals(
                 pauses.last_ns[chosen], pauses.row[chosen], pauses.round_process, EVENT_QUANTILES
+            ),
+            "timeout_ns": _timeout_ns(
+                pauses.last_ns[chosen], int((of_method & ~pauses.timed).sum())
             ),
             "n": int(chosen.sum()),
             "rescued": int((of_method & ~pauses.timed).sum()),

@@ -491,6 +491,7 @@ def _answer_series(summary: Summary, series: Series, oversubscribed: Collection[
     where = conditions(summary, case, of_kind=False) + crowded(case, oversubscribed)
     answers = [f"{head[0].upper()}{head[1:]}, {where}{''.join(f'; {c}' for c in clauses[:1])}."]
     answers += [sentence(clause) for clause in clauses[1:]]
+    answers += _time_out(summary, case)
     if len(series.cases) > 1:
         shown = []
         for one in series.cases:
@@ -504,6 +505,18 @@ def _answer_series(summary: Summary, series: Series, oversubscribed: Collection[
             f"Time until the last of N vCPUs, p50: {listed(shown)} ({case['baseline']})."
         )
     return answers
+
+
+def _time_out(summary: Summary, case: Summary) -> list[str]:
+    """How long a VMM must wait for a pause before it may call it failed."""
+    bounds = [
+        f"{duration(summary, bound)} with {method}"
+        for method, figures in case["methods"].items()
+        if (bound := figures.get("timeout_ns")) is not None
+    ]
+    if not bounds:
+        return []
+    return [f"At most 1 pause in 1,000 takes longer than {listed(bounds)} (95 % confidence)."]
 
 
 def _rescued(cases: Iterable[Summary]) -> list[str]:
