@@ -15,7 +15,7 @@
  *	int  NAME_finish_exit(struct kb_vcpu *)		optional
  *
  * To the library, both structures are opaque. It gets at them by the functions below. The hot loops
- * are C, and call the hooks: a call costs a nanosecond or two more than a hook that is inlined.
+ * are C, and call the hooks, which are inlined in a protocol in C.
  */
 /* clang-format on */
 #ifndef KICKBENCH_FOREIGN_H
