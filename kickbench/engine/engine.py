@@ -355,32 +355,14 @@ class Engine(Closing):
         self._n_vcpus = guest.n_vcpus
         self._n_cpus = len({cpu for some in vcpu_cpus for cpu in some})
         self._n_bins = len(histogram_edges()) - 1
-        cpus = [_ints(some) for some in vcpu_cpus]  # the records have addresses only
-        kicker_cpus = _ints(kickers.cpus if kickers else ())
-        vcpus = b"".join(
-            structure("vcpu_config").pack(
-                fd=vcpu.fd,
-                n_cpus=len(cpus[index]),
-                cpus=ctypes.addressof(cpus[index]),
-                run=vcpu.run_address,
-                params=guest.params_address(index),
-                ring=guest.ring_address(index) or 0,
-            )
-            for index, vcpu in enumerate(guest.vcpus)
-        )
-        vcpus_there = ctypes.create_string_buffer(vcpus, len(vcpus))
-        expected_exit, other_exit = _EXPECTED_EXITS[arch.current().PROGRAMS[program]]
-        config = structure("config").pack(
-            n_vcpus=guest.n_vcpus,
+        config, _alive = configuration(
+            guest,
+            program,
+            clock,
+            vcpu_cpus,
             n_entries=n_entries,
-            signal=TRANSPORTS[kickers.transport][1] if kickers else KICK_SIGNAL,
-            expected_exit=expected_exit,
-            other_exit=other_exit,
-            clock_is_counter=clock.is_counter,
             samples_capacity=samples_capacity,
-            clock_hz=clock.hz,
-            vcpus=ctypes.addressof(vcpus_there),
-            **_of_kickers(kickers, ctypes.addressof(kicker_cpus)),
+            kickers=kickers,
         )
         failure = Failure()
         self._engine = self._lib.kb_engine_create(config, ctypes.byref(failure))
@@ -479,8 +461,54 @@ class Engine(Closing):
         raise MeasurementError(describe(failure, self._n_vcpus, self._n_cpus))
 
     def _protocol(self, method: str) -> int:
-        lib = self._protocols.get(method, self._lib)
-        return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
+        return protocol_address(self._protocols, method)
+
+
+def protocol_address(protocols: Mapping[str, ctypes.CDLL], method: str) -> int:
+    """The address of a protocol: one of ``protocols``, or of the engine's own."""
+    lib = protocols.get(method, library())
+    return ctypes.addressof(ctypes.c_char.in_dll(lib, f"kb_protocol_{method}"))
+
+
+def configuration(
+    guest: Guest,
+    program: str,
+    clock: Clock,
+    vcpu_cpus: Sequence[Sequence[int]],
+    *,
+    n_entries: int,
+    samples_capacity: int,
+    kickers: Kickers | None,
+) -> tuple[bytes, list[object]]:
+    """``struct kb_config``, and what must stay alive while it is used: it has addresses only."""
+    cpus = [_ints(some) for some in vcpu_cpus]
+    kicker_cpus = _ints(kickers.cpus if kickers else ())
+    vcpus = b"".join(
+        structure("vcpu_config").pack(
+            fd=vcpu.fd,
+            n_cpus=len(cpus[index]),
+            cpus=ctypes.addressof(cpus[index]),
+            run=vcpu.run_address,
+            params=guest.params_address(index),
+            ring=guest.ring_address(index) or 0,
+        )
+        for index, vcpu in enumerate(guest.vcpus)
+    )
+    vcpus_there = ctypes.create_string_buffer(vcpus, len(vcpus))
+    expected_exit, other_exit = _EXPECTED_EXITS[arch.current().PROGRAMS[program]]
+    config = structure("config").pack(
+        n_vcpus=guest.n_vcpus,
+        n_entries=n_entries,
+        signal=TRANSPORTS[kickers.transport][1] if kickers else KICK_SIGNAL,
+        expected_exit=expected_exit,
+        other_exit=other_exit,
+        clock_is_counter=clock.is_counter,
+        samples_capacity=samples_capacity,
+        clock_hz=clock.hz,
+        vcpus=ctypes.addressof(vcpus_there),
+        **_of_kickers(kickers, ctypes.addressof(kicker_cpus)),
+    )
+    return config, [cpus, kicker_cpus, vcpus_there]
 
 
 def _ints(numbers: Sequence[int]) -> ctypes.Array[c_int32]:

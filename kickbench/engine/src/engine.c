@@ -143,8 +143,8 @@ static struct vcpu_thread *map_vcpu_threads(size_t bytes)
 	return memory;
 }
 
-static void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct kb_config *config,
-		      const struct kb_vcpu_config *vcpu)
+void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct kb_config *config,
+	       const struct kb_vcpu_config *vcpu)
 {
 	t->engine = e;
 	t->params = vcpu->params;
@@ -290,16 +290,12 @@ static bool is_realtime(void)
 	return policy == SCHED_FIFO || policy == SCHED_RR;
 }
 
-struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_failure *failure)
+struct kb_engine *new_engine(const struct kb_config *config)
 {
 	struct kb_engine *e = allocate_engine(config);
-	struct sigaction action = {.sa_handler = kick_signal_handler};
 
-	if (!e) {
-		*failure = (struct kb_failure){
-		    .vcpu = -1, .kicker = -1, .resource = KB_MEMORY, .error = ENOMEM};
+	if (!e)
 		return NULL;
-	}
 	e->n_entries = config->n_entries;
 	e->clock_hz = config->clock_hz;
 	e->clock_step = (double)kb_clock_step((int)config->clock_is_counter);
@@ -308,7 +304,19 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
 	e->signal = config->signal;
-	sigaction(e->signal, &action, &e->old_action);
+	return e;
+}
+
+struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_failure *failure)
+{
+	struct kb_engine *e = new_engine(config);
+
+	if (!e) {
+		*failure = (struct kb_failure){
+		    .vcpu = -1, .kicker = -1, .resource = KB_MEMORY, .error = ENOMEM};
+		return NULL;
+	}
+	install_handler(e->signal, &e->old_action);
 
 	/* The kickers' tables come first: vCPU threads get their address. */
 	if (allocate_kickers(e, config) && start_vcpus(e, config) && start_kickers(e, config) &&

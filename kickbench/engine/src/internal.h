@@ -198,7 +198,9 @@ uint32_t histogram_bin(uint32_t cycles);
 
 /* vcpu.c */
 void *run_vcpu(void *thread);
-void kick_signal_handler(int signal);
+void install_handler(int signal, struct sigaction *before); /* of the process; hooks' handlers */
+void identify_thread(struct vcpu_thread *t);		    /* the calling thread runs the vCPU */
+void become_vcpu(struct vcpu_thread *t);		    /* it has the vCPU's mask and handler */
 
 /* memory.c */
 void *allocate(struct kb_engine *e, size_t bytes);
@@ -206,8 +208,15 @@ void *allocate_touched(size_t bytes);
 size_t scratch_bytes(const struct kb_engine *e);
 size_t histograms_bytes(const struct kb_engine *e);
 
+/* engine.c */
+struct kb_engine *
+new_engine(const struct kb_config *config); /* without a thread; NULL: no memory */
+void init_vcpu(struct kb_engine *e, struct vcpu_thread *t, const struct kb_config *config,
+	       const struct kb_vcpu_config *vcpu);
+
 /* kickers.c */
 bool allocate_kickers(struct kb_engine *e, const struct kb_config *config);
+bool create_timers(struct kb_engine *e, struct kb_kicker *k);
 bool start_kickers(struct kb_engine *e, const struct kb_config *config);
 void release_kickers(struct kb_engine *e);
 

@@ -76,7 +76,7 @@ bool allocate_kickers(struct kb_engine *e, const struct kb_config *config)
 	return true;
 }
 
-static bool create_timers(struct kb_engine *e, struct kb_kicker *k)
+bool create_timers(struct kb_engine *e, struct kb_kicker *k)
 {
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = e->signal};

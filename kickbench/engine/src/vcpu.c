@@ -19,7 +19,7 @@
 /* The thread's own vCPU, for the signal handler. Initial-exec: no allocation on first use. */
 static __thread struct vcpu_thread *current __attribute__((tls_model("initial-exec")));
 
-void kick_signal_handler(int signal)
+static void kick_signal_handler(int signal)
 {
 	struct vcpu_thread *t = current;
 	int saved_errno = errno;
@@ -36,6 +36,13 @@ void kick_signal_handler(int signal)
 		kb_mark(&t->v, before);
 	}
 	errno = saved_errno;
+}
+
+void install_handler(int signal, struct sigaction *before)
+{
+	const struct sigaction action = {.sa_handler = kick_signal_handler};
+
+	sigaction(signal, &action, before);
 }
 
 /* The vCPU runs. The last vCPU to be counted in begins the block. */
@@ -390,15 +397,25 @@ static void let_kickers_come_first(const struct kb_engine *e)
 	sched_setparam(0, &param);
 }
 
-static void prepare_thread(struct vcpu_thread *t)
+void identify_thread(struct vcpu_thread *t)
+{
+	t->v.tid = (pid_t)syscall(SYS_gettid);
+	t->v.pidfd = note_lack(t, (int)syscall(SYS_pidfd_open, t->v.tid, PIDFD_THREAD));
+	t->pidfd_error = t->v.pidfd < 0 ? errno : 0;
+}
+
+void become_vcpu(struct vcpu_thread *t)
 {
 	let_kickers_come_first(t->engine);
 	current = t;
 	t->tls = &current;
 	block_other_signals(t->v.signal);
-	t->v.tid = (pid_t)syscall(SYS_gettid);
-	t->v.pidfd = note_lack(t, (int)syscall(SYS_pidfd_open, t->v.tid, PIDFD_THREAD));
-	t->pidfd_error = t->v.pidfd < 0 ? errno : 0;
+}
+
+static void prepare_thread(struct vcpu_thread *t)
+{
+	become_vcpu(t);
+	identify_thread(t);
 	t->schedstat_fd = open_of_thread(t, "schedstat");
 	t->stat_fd = open_of_thread(t, "stat");
 	t->samples = allocate(t->engine, t->engine->samples_capacity * sizeof(uint32_t));
