@@ -29,6 +29,7 @@ from kickbench.engine.engine import (
     Clock,
     Engine,
     Kickers,
+    NoiseThreads,
     Plan,
     counter_warp_cycles,
     histogram_edges,
@@ -321,19 +322,17 @@ def test_an_error_of_kvm_run_is_reported_by_name(clock: Clock) -> None:
 
 
 @pytest.mark.kvm
-def test_the_signal_handler_of_the_process_is_restored(clock: Clock) -> None:
-    def mine(number: int, frame: object) -> None: ...
-
-    before = signal.signal(signal.SIGUSR1, mine)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGURG])
+def test_the_signal_handlers_of_the_process_are_restored(clock: Clock, number: int) -> None:
+    received: list[int] = []
+    before = signal.signal(number, lambda number, _: received.append(number))
     try:
-        with running(clock, "spin") as (_, engine):
+        with running(clock, "spin", noise=NoiseThreads(foreign=True)) as (_, engine):
             engine.blocks([("immediate_exit", 0)], warmup_ns=MS, block_ns=MS)
-        received: list[int] = []
-        signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
-        signal.raise_signal(signal.SIGUSR1)
-        assert received == [signal.SIGUSR1]
+        signal.raise_signal(number)
+        assert received == [number]
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.kvm
@@ -396,6 +395,7 @@ def test_a_machine_of_many_vcpus_runs_with_every_irqchip(clock: Clock, irqchip: 
 
 GUESTS = {"guest": "spin", "halted": "hlt", "userspace": "pm_timer", "storm": "mix"}
 ONE = Kickers(count=1, cpus=[CPUS[-1]])
+QUIET = NoiseThreads()
 
 
 def any_kick(left: Left) -> bool:
@@ -408,6 +408,7 @@ def kicked(
     *,
     n_vcpus: int = 1,
     kickers: Kickers = ONE,
+    noise: NoiseThreads = QUIET,
     ms: int = 100,
     program: str = "spin",
     n_blocks: int = 1,
@@ -416,7 +417,10 @@ def kicked(
 ) -> Left:
     """Blocks of one method, until something was seen, by default in volleys about 1 ms apart."""
     chosen = Plan(**{"loop": "kick", "kicking": "volleys", "gap_ns": MS, **plan})
-    with running(clock, program, n_vcpus, irqchip="kernel", kickers=kickers) as (_, engine):
+    with running(clock, program, n_vcpus, irqchip="kernel", kickers=kickers, noise=noise) as (
+        _,
+        engine,
+    ):
         return until(engine, seen, [(method, 0)] * n_blocks, ms=ms, plan=chosen)
 
 
@@ -670,6 +674,62 @@ def test_pausing_256_vcpus_on_few_cpus_works(clock: Clock) -> None:
         (pause,) = left.pauses
     assert 0 < pause["first"] <= pause["median"] <= pause["last"]
     assert pause["rescues"] == 0
+
+
+def total(results: Any, name: str) -> int:
+    return int(results[name].sum())
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("method", METHODS)
+def test_a_foreign_signal_is_no_kick(clock: Clock, method: str) -> None:
+    def enough(left: Left) -> object:
+        return len(left.kicks) > 10 and total(left.results, "spurious_exits") > 10
+
+    left = kicked(
+        clock,
+        method,
+        n_vcpus=2,
+        noise=NoiseThreads(foreign=True),
+        foreign_gap_ns=MS // 4,
+        seen=enough,
+    )
+    results = left.results
+    assert enough(left)
+    assert (results["foreign_taken"] <= results["foreign_sent"]).all()
+    assert 0 < total(results, "spurious_exits") <= total(results, "foreign_taken")
+    assert (results["foreign_taken"].sum(axis=0) > 0).all()
+    assert total(results, "siglock_taken") == 0
+    if CATALOGUE[method].race_free:
+        assert lost(left.kicks) == 0
+
+
+@pytest.mark.kvm
+def test_exits_go_on_while_foreign_signals_arrive(clock: Clock) -> None:
+    def enough(left: Left) -> object:
+        return total(left.results, "exits") > total(left.results, "foreign_taken") > 10
+
+    noise = NoiseThreads(foreign=True)
+    plan = Plan(foreign_gap_ns=MS // 4)
+    with running(clock, "pm_timer", noise=noise) as (_, engine):
+        left = until(engine, enough, [("sigmask", 0), ("immediate_exit", 0)], ms=20, plan=plan)
+    assert enough(left)
+    assert total(left.results, "spurious_exits") <= total(left.results, "foreign_taken")
+
+
+@pytest.mark.kvm
+def test_threads_that_take_siglock_do_so_in_every_block_of_a_plan_with_noise(clock: Clock) -> None:
+    schedule = [("sigmask", 0), ("immediate_exit", 0)]
+    with running(clock, "pm_timer", noise=NoiseThreads(siglock=2)) as (_, engine):
+
+        def taken(left: Left) -> object:
+            return (left.results["siglock_taken"].sum(axis=1) > 0).all()
+
+        noisy = until(engine, taken, schedule, ms=20, plan=Plan(siglock_gap_ns=MS // 10))
+        quiet = until(engine, lambda _: True, schedule, ms=20)
+    assert taken(noisy)
+    assert total(noisy.results, "foreign_sent") == total(noisy.results, "foreign_taken") == 0
+    assert total(quiet.results, "siglock_taken") == 0
 
 
 @pytest.mark.kvm

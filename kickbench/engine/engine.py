@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
+FOREIGN_SIGNAL = signal.SIGURG
 
 _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "pio": (abi.KVM_EXIT_IO, 0),
@@ -101,6 +102,8 @@ class Plan:
     userspace_ns: int = 0
     window_ns: int = 0
     lost_after_ns: int = 1_000_000_000
+    foreign_gap_ns: int = 0
+    siglock_gap_ns: int = 0
 
     def _record(self) -> bytes:
         return structure("plan").pack(
@@ -112,6 +115,8 @@ class Plan:
             userspace_ns=self.userspace_ns,
             window_ns=self.window_ns,
             lost_after_ns=self.lost_after_ns,
+            foreign_gap_ns=self.foreign_gap_ns,
+            siglock_gap_ns=self.siglock_gap_ns,
         )
 
 
@@ -125,6 +130,15 @@ class Kickers:
     transport: str = "tgkill"
     kicks_capacity: int = 1 << 16
     pauses_capacity: int = 0
+
+
+@dataclass(frozen=True)
+class NoiseThreads:
+    """The threads that make noise for plans with ``foreign_gap_ns`` and ``siglock_gap_ns``: whether
+    one sends foreign signals, and how many take siglock. They run where the engine is created."""
+
+    foreign: bool = False
+    siglock: int = 0
 
 
 @cache
@@ -330,7 +344,8 @@ class Engine(Closing):
     ``vcpu_cpus[i]`` are the CPUs that vCPU i's thread may run on. ``n_entries`` participants of
     the schedule have a histogram each. ``samples_capacity`` is the room for samples per vCPU and
     call of :meth:`blocks`. ``protocols`` are libraries with further protocols, by their name,
-    ``kickers`` the threads for plans that kick. Raises MeasurementError.
+    ``kickers`` the threads for plans that kick, ``noise`` those that disturb. Raises
+    MeasurementError.
     """
 
     def __init__(
@@ -344,6 +359,7 @@ class Engine(Closing):
         samples_capacity: int,
         protocols: Mapping[str, ctypes.CDLL] = MappingProxyType({}),
         kickers: Kickers | None = None,
+        noise: NoiseThreads = NoiseThreads(),
     ) -> None:
         for index, some in enumerate(vcpu_cpus):
             check_cpus(some, f"vCPU {index}")
@@ -363,6 +379,7 @@ class Engine(Closing):
             n_entries=n_entries,
             samples_capacity=samples_capacity,
             kickers=kickers,
+            noise=noise,
         )
         failure = Failure()
         self._engine = self._lib.kb_engine_create(config, ctypes.byref(failure))
@@ -479,6 +496,7 @@ def configuration(
     n_entries: int,
     samples_capacity: int,
     kickers: Kickers | None,
+    noise: NoiseThreads = NoiseThreads(),
 ) -> tuple[bytes, list[object]]:
     """``struct kb_config``, and what must stay alive while it is used: it has addresses only."""
     cpus = [_ints(some) for some in vcpu_cpus]
@@ -503,6 +521,8 @@ def configuration(
         expected_exit=expected_exit,
         other_exit=other_exit,
         clock_is_counter=clock.is_counter,
+        foreign_signal=FOREIGN_SIGNAL if noise.foreign else 0,
+        n_siglock_threads=noise.siglock,
         samples_capacity=samples_capacity,
         clock_hz=clock.hz,
         vcpus=ctypes.addressof(vcpus_there),

@@ -74,8 +74,9 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 		return false;
 	if (!(by_clock && wait_for_none(&e->pending, whole_ns + KICK_GRACE_NS)) && !stop_vcpus(e))
 		return false;
-	if (!kickers_come(e, 0))
+	if (!kickers_come(e, 0) || !noise_comes(e))
 		return false;
+	note_noise(e);
 	note_failures(e);
 	return e->failure.vcpu < 0;
 }
@@ -185,6 +186,8 @@ static bool stop_threads(struct kb_engine *e)
 		pthread_join(e->vcpu_threads[i].thread, NULL);
 	for (uint32_t i = 0; i < e->n_kickers; i++)
 		pthread_join(e->kicker_threads[i].thread, NULL);
+	for (uint32_t i = 0; i < e->n_noise; i++)
+		pthread_join(e->noise_threads[i].thread, NULL);
 	return true;
 }
 
@@ -207,6 +210,7 @@ static void release(struct kb_engine *e)
 			close(t->v.pidfd);
 	}
 	release_kickers(e);
+	release_noise(e);
 	sigaction(e->signal, &e->old_action, NULL);
 	close_steal(e->steal);
 	munmap(e->vcpu_threads, e->vcpu_threads_bytes);
@@ -304,6 +308,7 @@ struct kb_engine *new_engine(const struct kb_config *config)
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;
 	e->signal = config->signal;
+	e->foreign_signal = config->foreign_signal;
 	return e;
 }
 
@@ -320,7 +325,7 @@ struct kb_engine *kb_engine_create(const struct kb_config *config, struct kb_fai
 
 	/* The kickers' tables come first: vCPU threads get their address. */
 	if (allocate_kickers(e, config) && start_vcpus(e, config) && start_kickers(e, config) &&
-	    start_stopper(e))
+	    start_noise(e, config) && start_stopper(e))
 		return e;
 	*failure = e->failure;
 	if (!failure->stuck && stop_threads(e))

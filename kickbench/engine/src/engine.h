@@ -50,11 +50,13 @@ struct kb_plan {
 	uint32_t loop;
 	uint32_t kicking;
 	uint32_t state;
-	uint32_t seed;		/* of the random times */
-	uint64_t gap_ns;	/* mean time between two kicks of a kicker, or two pauses */
-	uint64_t userspace_ns;	/* in user space before each KVM_RUN; aimed: the window's notice */
-	uint64_t window_ns;	/* how long the window is held open; 0: as it is */
-	uint64_t lost_after_ns; /* a kick that is not taken by then may be lost */
+	uint32_t seed;		 /* of the random times */
+	uint64_t gap_ns;	 /* mean time between two kicks of a kicker, or two pauses */
+	uint64_t userspace_ns;	 /* in user space before each KVM_RUN; aimed: the window's notice */
+	uint64_t window_ns;	 /* how long the window is held open; 0: as it is */
+	uint64_t lost_after_ns;	 /* a kick that is not taken by then may be lost */
+	uint64_t foreign_gap_ns; /* mean time between two foreign signals, to one vCPU each */
+	uint64_t siglock_gap_ns; /* mean time between two takings of siglock by one thread */
 };
 
 #define KB_KICK_MET  1u /* the vCPU was seen in the wanted state just before */
@@ -100,8 +102,10 @@ struct kb_config {
 	uint32_t other_exit; /* 0: none */
 	uint32_t clock_is_counter;
 	uint32_t reserved;
-	uint32_t transport;	   /* enum kb_transport */
-	uint64_t samples_capacity; /* per vCPU, for all blocks of one call */
+	uint32_t transport;	/* enum kb_transport */
+	int32_t foreign_signal; /* that a thread of its own sends to the vCPUs; 0: there is none */
+	uint32_t n_siglock_threads; /* that take the process's siglock */
+	uint64_t samples_capacity;  /* per vCPU, for all blocks of one call */
 	double clock_hz;
 	const struct kb_vcpu_config *vcpus;
 	uint32_t n_kickers;
@@ -134,6 +138,11 @@ struct kb_block_result {
 	int64_t cpu_ns;
 	int64_t run_delay_ns; /* runnable, but not on a CPU (schedstat) */
 	int64_t steal_ns;     /* of its CPU, on the first such row of a block; 0 on others */
+	int64_t
+	    foreign_sent; /* signals to the vCPU's thread that are no kicks, in the whole block */
+	int64_t foreign_taken; /* those whose handler ran: signals that are pending are one */
+	int64_t
+	    siglock_taken; /* by the threads that make noise, on a block's first row; 0 on others */
 	int32_t voluntary_switches;
 	int32_t involuntary_switches;
 	int32_t migrations;

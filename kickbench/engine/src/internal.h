@@ -60,7 +60,8 @@ struct vcpu_thread {
 	uint32_t landed;	 /* kickers whose kicks came before the guest could run */
 	uint64_t free_at;	 /* clock: the end of its own time in user space */
 	uint64_t resumed_after[KB_MAX_KICKERS]; /* as in struct kb_ack, for the next kick */
-	bool lacks_files; /* a descriptor of the thread's own could not be opened */
+	bool lacks_files;	     /* a descriptor of the thread's own could not be opened */
+	atomic_ullong foreign_taken; /* foreign signals in the block; its own thread counts them */
 };
 
 /* A kicking thread. */
@@ -76,6 +77,13 @@ struct kicker_thread {
 	atomic_uint target;	/* the vCPU that it kicks, or kicked last */
 	atomic_uint kicks_made; /* calls of the hook */
 	int cpu;		/* at the end of the last block */
+};
+
+/* A thread that makes noise: it sends foreign signals, or takes siglock. */
+struct noise_thread {
+	_Alignas(KB_CACHE_LINE) struct kb_engine *engine;
+	pthread_t thread;
+	uint64_t siglock_taken; /* in the block */
 };
 
 /* A kick that is under way, and what is known of the kicker's last one. */
@@ -116,6 +124,11 @@ struct kb_engine {
 	uint64_t kicks_capacity, pauses_capacity;
 	uint64_t *scratch; /* one number for each vCPU */
 
+	int foreign_signal; /* 0: none is sent */
+	struct sigaction old_foreign_action;
+	uint32_t n_noise; /* threads; the first one sends, if there is a foreign signal */
+	struct noise_thread *noise_threads;
+
 	/* The current step; written by the conductor before it raises `step`. */
 	enum command command;
 	struct kb_block block;
@@ -130,6 +143,7 @@ struct kb_engine {
 	_Alignas(KB_CACHE_LINE) atomic_uint starting; /* vCPU threads that do not run yet */
 	_Alignas(KB_CACHE_LINE) atomic_uint pending;  /* vCPU threads that have not finished it */
 	atomic_uint kickers_pending;		      /* kickers that have not */
+	atomic_uint noise_pending;		      /* threads that make noise that have not */
 	atomic_uint stops;	     /* goes up when the stopper is to end a block */
 	atomic_uint stopper_pending; /* 1: it has not */
 	_Alignas(KB_CACHE_LINE) atomic_uint resumed; /* goes up when paused vCPUs may go on */
@@ -201,6 +215,7 @@ void *run_vcpu(void *thread);
 void install_handler(int signal, struct sigaction *before); /* of the process; hooks' handlers */
 void identify_thread(struct vcpu_thread *t);		    /* the calling thread runs the vCPU */
 void become_vcpu(struct vcpu_thread *t);		    /* it has the vCPU's mask and handler */
+void foreign_signal_handler(int signal);
 
 /* memory.c */
 void *allocate(struct kb_engine *e, size_t bytes);
@@ -220,7 +235,14 @@ bool create_timers(struct kb_engine *e, struct kb_kicker *k);
 bool start_kickers(struct kb_engine *e, const struct kb_config *config);
 void release_kickers(struct kb_engine *e);
 
+/* noise.c */
+bool start_noise(struct kb_engine *e, const struct kb_config *config);
+bool noise_comes(struct kb_engine *e);
+void note_noise(struct kb_engine *e);
+void release_noise(struct kb_engine *e);
+
 /* patterns.c */
+uint64_t random_gap(uint64_t *state, uint64_t mean);
 void kick_in_block(struct kb_engine *e, uint32_t index);
 
 /* kick.c */
@@ -239,6 +261,7 @@ bool still_runs(const struct vcpu_thread *t);
 void doze(void);
 void relax(const struct kb_engine *e, unsigned int *spins);
 void wait_until(const struct kb_engine *e, const struct vcpu_thread *t, uint64_t until);
+void sleep_until(const struct kb_engine *e, const struct vcpu_thread *t, uint64_t until);
 
 /* stopper.c */
 bool start_stopper(struct kb_engine *e);

@@ -17,7 +17,7 @@
 #define MAX_NUDGES     5
 
 /* Uniform in [mean / 2, 3 / 2 mean). */
-static uint64_t random_gap(uint64_t *state, uint64_t mean)
+uint64_t random_gap(uint64_t *state, uint64_t mean)
 {
 	return mean / 2 + (mean ? random_next(state) % mean : 0);
 }

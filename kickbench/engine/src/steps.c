@@ -24,6 +24,7 @@ void begin_step(struct kb_engine *e, enum command command)
 	e->command = command;
 	atomic_store_explicit(&e->pending, e->n_vcpus, memory_order_relaxed);
 	atomic_store_explicit(&e->kickers_pending, e->n_kickers, memory_order_relaxed);
+	atomic_store_explicit(&e->noise_pending, e->n_noise, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->step, 1, memory_order_release);
 	futex_wake_all(&e->step);
 }
@@ -77,7 +78,8 @@ bool do_step(struct kb_engine *e, enum command command)
 {
 	begin_step(e, command);
 	return wait_for_each(&e->pending, STEP_MAX_S * NS_PER_S) &&
-	       wait_for_each(&e->kickers_pending, STEP_MAX_S * NS_PER_S);
+	       wait_for_each(&e->kickers_pending, STEP_MAX_S * NS_PER_S) &&
+	       wait_for_each(&e->noise_pending, STEP_MAX_S * NS_PER_S);
 }
 
 /* -- The begin of a block: the first thread that asks for it sets its window for all ------------

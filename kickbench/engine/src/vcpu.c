@@ -45,6 +45,14 @@ void install_handler(int signal, struct sigaction *before)
 	sigaction(signal, &action, before);
 }
 
+/* It does nothing, but it is seen to have run. */
+void foreign_signal_handler(int signal)
+{
+	(void)signal;
+	if (current)
+		atomic_fetch_add_explicit(&current->foreign_taken, 1, memory_order_relaxed);
+}
+
 /* The vCPU runs. The last vCPU to be counted in begins the block. */
 static void count_in(struct vcpu_thread *t)
 {
@@ -328,6 +336,7 @@ static void run_block(struct vcpu_thread *t)
 	v->kicked = v->unexpected_exit = v->finish_failed = false;
 	v->run_error = 0;
 	t->counted_in = t->window_opened = false;
+	atomic_store_explicit(&t->foreign_taken, 0, memory_order_relaxed);
 	t->landed = v->resuming = 0;
 	t->free_at = 0;
 	memset(t->resumed_after, 0, sizeof(t->resumed_after));
@@ -356,14 +365,18 @@ static void run_block(struct vcpu_thread *t)
 	count_in(t); /* at the latest: KVM_RUN may have failed */
 }
 
-/* Only the kick signal may reach this thread: what is meant for the process is for its main thread.
+/*
+ * Only the kick signal may reach this thread, and the foreign signal that is sent to it on purpose:
+ * what is meant for the process is for its main thread.
  */
-static void block_other_signals(int kick)
+static void block_other_signals(int kick, int foreign)
 {
 	sigset_t others;
 
 	sigfillset(&others);
 	sigdelset(&others, kick);
+	if (foreign)
+		sigdelset(&others, foreign);
 	pthread_sigmask(SIG_SETMASK, &others, NULL);
 }
 
@@ -409,7 +422,7 @@ void become_vcpu(struct vcpu_thread *t)
 	let_kickers_come_first(t->engine);
 	current = t;
 	t->tls = &current;
-	block_other_signals(t->v.signal);
+	block_other_signals(t->v.signal, t->engine->foreign_signal);
 }
 
 static void prepare_thread(struct vcpu_thread *t)
