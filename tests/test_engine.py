@@ -470,6 +470,45 @@ def test_every_method_delivers_kicks_in_every_state(clock: Clock, method: str, s
     assert bool(results["exits"].any()) is exits
 
 
+AIMED = {"kicking": "aimed", "gap_ns": 0, "window_ns": 50_000, "lost_after_ns": 2 * MS}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("state", "program"), [("window", "spin"), ("pending_io", "pm_timer"), ("pending_io", "mmio")]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_kick_that_is_pending_before_kvm_run_keeps_a_guest_out_unless_the_protocol_races(
+    clock: Clock, method: str, state: str, program: str
+) -> None:
+    """A race-free KVM_RUN returns for it. Otherwise the guest runs once more, and spin for ever."""
+    kicks = kicked(
+        clock,
+        method,
+        program=program,
+        state=state,
+        seen=lambda left: flagged(left.kicks, MET) >= 20,
+        **AIMED,
+    ).kicks
+    met = kicks[(kicks["flags"] & MET) != 0]
+    if CATALOGUE[method].race_free:
+        assert lost(kicks) == 0
+        assert ((met["flags"] & LANDED) != 0).all()
+        assert (met["returned"] > 0).all()
+        assert (met["latency"] >= met["returned"]).all()
+    elif state == "window":
+        assert 2 * lost(met) > len(met)
+    else:
+        assert lost(kicks) == 0
+        assert 2 * np.count_nonzero(met["returned"] == 0) > len(met)
+
+
+@pytest.mark.kvm
+def test_no_io_is_pending_of_a_guest_that_takes_none(clock: Clock) -> None:
+    kicks = kicked(clock, "immediate_exit", state="pending_io", seen=in_vain, ms=10, **AIMED).kicks
+    assert len(kicks) == 0
+
+
 @pytest.mark.kvm
 def test_the_handler_is_seen_where_there_is_one(clock: Clock) -> None:
     by_handler = kicked(

@@ -87,7 +87,15 @@ _LOOPS = {"exit": 0, "kick": 1}
 _KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
 PARTS = ("flag", "tls", "samples")
 """The parts of a vCPU's own memory in the engine, as ``enum kb_part`` numbers them."""
-_STATES = {None: 0, "guest": 1, "halted": 2, "userspace": 3, "storm": 4}
+_STATES = {
+    None: 0,
+    "guest": 1,
+    "halted": 2,
+    "userspace": 3,
+    "storm": 4,
+    "window": 5,
+    "pending_io": 6,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Plan:
 
     loop: str = "exit"  # exit | kick
     kicking: str = "none"  # none | volleys | aimed | pauses
-    state: str | None = None  # guest | halted | userspace | storm
+    state: str | None = None  # a key of STATES (kickbench/scenario/kinds.py)
     seed: int = 1
     gap_ns: int = 0
     userspace_ns: int = 0

@@ -44,7 +44,15 @@ enum kb_kicking {
 };
 
 /* The state that a vCPU is to be in when it is kicked; a kick that met another one is marked. */
-enum kb_state { KB_ANY_STATE, KB_IN_GUEST, KB_HALTED, KB_IN_USERSPACE, KB_IN_STORM };
+enum kb_state {
+	KB_ANY_STATE,
+	KB_IN_GUEST,
+	KB_HALTED,
+	KB_IN_USERSPACE,
+	KB_IN_STORM,
+	KB_IN_WINDOW,  /* aimed: the kick is sent and returned while the window is open */
+	KB_PENDING_IO, /* the same, and KVM_RUN has the guest's PIO or MMIO to complete first */
+};
 
 struct kb_plan {
 	uint32_t loop;

@@ -146,6 +146,8 @@ bool kick_once(struct kick_in_flight *k, bool met)
 		note.cpu = (int32_t)k->cpu_sent;
 	/* KVM_RUN had returned already, for another kicker: not the wanted state. */
 	met = met && ack->taken_at > k->sent;
+	if (aimed && e->plan.state != KB_ANY_STATE) /* pending before KVM_RUN was entered */
+		met = k->returned <= ack->free_at;
 	/* The loop's own time in user space, which was to end then, is no part of the protocol. */
 	from = ack->free_at > k->sent ? ack->free_at : k->sent;
 	note.latency = ack->taken_at > k->sent ? since(from, ack->taken_at) : 0;

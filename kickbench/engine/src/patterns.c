@@ -133,6 +133,7 @@ static void kick_at_window(struct kb_engine *e, struct kick_in_flight *k)
 
 	k->vcpu = &e->vcpu_threads[k->kicker->index % e->n_vcpus];
 	while (k->thread->n_kicks < e->kicks_capacity && wait_for_window(e, k, &turn, &window_at)) {
+		k->volley = turn;
 		if (natural)
 			wait_until(e, k->vcpu,
 				   window_at + (uint64_t)(*aim - spread / 2 +

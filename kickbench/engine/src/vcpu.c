@@ -106,6 +106,8 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	    atomic_exchange_explicit(&v->kick_requested, 0, memory_order_acq_rel);
 	const bool stop = kickers & (1u << KB_CONDUCTOR);
 
+	if (!returned_at)
+		t->io_pending = false; /* kb_finish_exit has completed it, if the protocol can */
 	KB_PUT_MARK(KB_MARK_END);
 	if (e->plan.kicking == KB_VOLLEYS)
 		v->resuming |= kickers & ~(1u << KB_CONDUCTOR);
@@ -156,9 +158,21 @@ static uint64_t open_window(struct kb_vcpu *v)
 	return now;
 }
 
+/*
+ * A kick of the window's own state is timed from the window's end on. There is no window for a kick
+ * that needs pending I/O while there is none.
+ */
 void kb_hold_window(struct kb_vcpu *v)
 {
-	spin_until(v, open_window(v) + v->window_cycles);
+	struct vcpu_thread *t = (struct vcpu_thread *)v;
+	const uint32_t state = t->engine->plan.state;
+	uint64_t end;
+
+	if (state == KB_PENDING_IO && !t->io_pending)
+		return;
+	end = spin_until(v, open_window(v) + v->window_cycles);
+	if (state != KB_ANY_STATE)
+		t->free_at = end;
 }
 
 /*
@@ -176,8 +190,8 @@ void kb_come_round(struct kb_vcpu *v)
 		atomic_store_explicit(&v->window_at, now + v->userspace_cycles,
 				      memory_order_relaxed);
 		atomic_fetch_add_explicit(&v->turn, 1, memory_order_release);
+		t->free_at = 0;
 	}
-	t->free_at = 0;
 	t->last_heartbeat = heartbeat(t);
 	if (v->userspace_cycles && !v->resuming) {
 		atomic_store_explicit(&v->in_userspace, true, memory_order_release);
@@ -204,6 +218,8 @@ void kb_came_back(struct kb_vcpu *v, int error)
 {
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
 
+	t->io_pending =
+	    !error && (v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO);
 	/* kb_before_run had not seen these kicks, and KVM_RUN ended before the guest. */
 	if (!guest_ran(t, error)) {
 		t->landed |= atomic_load_explicit(&v->kick_requested, memory_order_relaxed);
@@ -339,6 +355,7 @@ static void run_block(struct vcpu_thread *t)
 	atomic_store_explicit(&t->foreign_taken, 0, memory_order_relaxed);
 	t->landed = v->resuming = 0;
 	t->free_at = 0;
+	t->io_pending = false;
 	memset(t->resumed_after, 0, sizeof(t->resumed_after));
 	if (t->ring)
 		draw_phase(t);
