@@ -256,6 +256,25 @@ def test_the_state_of_a_kick_decides_what_the_guest_runs() -> None:
     assert {case.program for case in of("race")} == {"spin"}
 
 
+@pytest.mark.parametrize("irqchip", ["none", "kernel"])
+def test_pending_io_is_of_a_program_that_leaves_some(irqchip: str) -> None:
+    scenario = Scenario.from_dict(
+        {
+            "name": "s",
+            "vm": {"vcpus": 1, "irqchip": irqchip},
+            "guest": {"program": ["hlt", "mmio_write"]},
+            "measure": {"kinds": ["kick"]},
+            "kick": {"states": ["storm", "window", "pending_io"]},
+        }
+    )
+    storm = "hlt" if irqchip == "none" else "mmio_write"
+    assert {case.state: case.program for case in expand(scenario)} == {
+        "storm": storm,
+        "window": "spin",
+        "pending_io": "mmio_write",
+    }
+
+
 @pytest.mark.parametrize(
     ("programs", "irqchip", "exiting"),
     [

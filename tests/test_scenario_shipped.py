@@ -16,7 +16,7 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario import model, shipped
 from kickbench.scenario.files import load
-from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS, WAYS
+from kickbench.scenario.kinds import ITERATIONS, STATES, TRANSPORTS, USUAL_STATES, WAYS
 from kickbench.scenario.sweep import case_count, expand
 
 SHIPPED = shipped.shipped()
@@ -31,6 +31,7 @@ def test_these_are_shipped() -> None:
         "exit_throughput",
         "instruction_counts",
         "kick_latency",
+        "moments",
         "nested_immediate_exit",
         "numa_siglock",
         "pause_all",
@@ -82,10 +83,19 @@ def test_numa_siglock_moves_one_thing_at_a_time() -> None:
 def test_kick_latency_covers_every_state_and_transport_in_ten_minutes() -> None:
     scenario = load(SHIPPED["kick_latency"])
     assert scenario.kick is not None
-    assert set(scenario.kick.states) == set(STATES)
+    assert scenario.kick.states == USUAL_STATES
     assert set(scenario.measure.transports) == set(TRANSPORTS)
     assert scenario.kick.kickers == (1, 2)
     assert sum(case.max_seconds for case in expand(scenario)) < 500
+
+
+def test_moments_covers_every_state_and_the_documents_describe_each() -> None:
+    scenario = load(SHIPPED["moments"])
+    assert scenario.kick is not None
+    assert scenario.kick.states == tuple(STATES)
+    for page in ("scenarios.md", "method.md"):
+        text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+        assert [state for state in STATES if f"\n| {state} | " not in text] == []
 
 
 def test_pause_all_reaches_256_vcpus() -> None:

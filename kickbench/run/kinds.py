@@ -35,7 +35,7 @@ from kickbench.engine.engine import (
 from kickbench.records import Collected, Records, RecordType
 from kickbench.run.schedule import Timing
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ
+from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ, STATES
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 # Mean time between two kicks of a kicker. It is far more than a kick takes, so that the vCPU is in
@@ -44,6 +44,8 @@ KICK_GAP_NS = 150_000
 HALT_POLLS = 3
 PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
+# How long the window is held open for a kick that is timed there: longer than most kickers' calls.
+HELD_WINDOW_NS = 20_000
 # How long before the natural window it is announced: longer than most kickers' calls take.
 AIM_NS = 20_000
 # Room for the kicks of all kickers in one round, about 1 GiB. A kicker stops when its buffer is
@@ -547,6 +549,8 @@ def _exits_plan(case: Case) -> Plan:
 
 
 def _kick_plan(case: Case) -> Plan:
+    if case.state is not None and STATES[case.state].aimed:
+        return Plan(loop="kick", kicking="aimed", state=case.state, window_ns=HELD_WINDOW_NS)
     return Plan(
         loop="kick",
         kicking="volleys",

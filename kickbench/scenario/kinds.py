@@ -61,24 +61,57 @@ TRANSPORTS: dict[str, str] = {
 class State:
     """What a vCPU does when it is kicked; ``program`` None: one of the scenario's that exits.
 
-    ``name`` follows "kicked" in a sentence.
+    ``name`` follows "kicked" in a sentence. ``usual``: measured if a scenario names no states.
+    ``irqchip``: it needs an interrupt chip in the kernel. ``aimed``: kicks are sent while the
+    protocol's window between the flag and KVM_RUN is held open. ``leaves_io``: the program's exit
+    is of PIO or MMIO.
     """
 
     id: str
     name: str
     doc: str
     program: str | None
+    usual: bool = True
+    irqchip: bool = False
+    aimed: bool = False
+    leaves_io: bool = False
 
 
 STATES: dict[str, State] = {
     state.id: state
     for state in (
         State("guest", "in the guest", "spinning in the guest, without exits", "spin"),
-        State("halted", "while halted", "asleep in HLT, inside the kernel's local APIC", "hlt"),
+        State(
+            "halted",
+            "while halted",
+            "asleep in HLT, inside the kernel's local APIC",
+            "hlt",
+            irqchip=True,
+        ),
         State("userspace", "in userspace", "between two KVM_RUNs", None),
         State("storm", "while exiting at full speed", "exiting at full speed", None),
+        State(
+            "window",
+            "just before KVM_RUN",
+            "between the look at the flag and KVM_RUN, with nothing to complete",
+            "spin",
+            usual=False,
+            aimed=True,
+        ),
+        State(
+            "pending_io",
+            "just before a KVM_RUN that completes I/O",
+            "the same, and KVM_RUN has the guest's PIO or MMIO to complete first",
+            None,
+            usual=False,
+            aimed=True,
+            leaves_io=True,
+        ),
     )
 }
+
+USUAL_STATES = tuple(state.id for state in STATES.values() if state.usual)
+"""The states that are measured if a scenario names none."""
 
 HYPERVISOR = "hypervisor"
 """The program of the kind nested: a hypervisor as the guest (L1), which runs a guest of its own

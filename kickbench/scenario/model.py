@@ -59,6 +59,7 @@ from kickbench.scenario.kinds import (
     PRECISION_OF,
     STATES,
     TRANSPORTS,
+    USUAL_STATES,
 )
 from kickbench.text import did_you_mean, quoted
 
@@ -524,7 +525,7 @@ class Kick(Table):
     """The axes of the kind kick."""
 
     states: Axis[StateName] = Field(
-        default=tuple(STATES),
+        default=USUAL_STATES,
         description="What the vCPU is doing when it is kicked. A list is an axis of the sweep.",
     )
     kickers: Axis[KickerCount] = Field(
@@ -717,11 +718,13 @@ class Scenario(Table):
         return self
 
     @model_validator(mode="after")
-    def _halted_has_its_irqchip(self) -> Self:
-        if self.vm.irqchip == "none" and self.kick is not None and "halted" in self.kick.states:
+    def _states_have_their_irqchip(self) -> Self:
+        if self.vm.irqchip != "none" or self.kick is None:
+            return self
+        if needing := [state for state in self.kick.states if STATES[state].irqchip]:
             raise problem(
-                'kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip = '
-                '"kernel" or "split", found "none"'
+                f"kick.states: {quoted(needing[0])} needs the local APIC in the kernel: expected "
+                'vm.irqchip = "kernel" or "split", found "none"'
             )
         return self
 

@@ -26,6 +26,7 @@ from kickbench.scenario.kinds import (
     NO_GUEST,
     STATES,
     WAYS,
+    State,
 )
 from kickbench.scenario.model import Scenario
 
@@ -54,11 +55,15 @@ def _spin(_: Scenario) -> Choices:
 
 def _states(scenario: Scenario) -> Choices:
     assert scenario.kick is not None
-    exiting = exiting_program(scenario.guest.program, scenario.vm.irqchip)
     return [
-        {"state": state, **_run(STATES[state].program or exiting, scenario)}
+        {"state": state, **_run(_program_of(STATES[state], scenario), scenario)}
         for state in scenario.kick.states
     ]
+
+
+def _program_of(state: State, scenario: Scenario) -> str:
+    irqchip = "kernel" if state.leaves_io else scenario.vm.irqchip  # an exit of HLT leaves no I/O
+    return state.program or exiting_program(scenario.guest.program, irqchip)
 
 
 def exiting_program(programs: tuple[str, ...], irqchip: str) -> str:
