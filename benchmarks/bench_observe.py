@@ -28,11 +28,11 @@ from kickbench.engine.engine import Clock, Engine
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.observe import process
 from kickbench.observe.observer import TURN_SECONDS, WINDOW_SECONDS
-from kickbench.observe.watch import Watch
 from kickbench.stats.contrasts import running_interval
 from kickbench.stats.location import huber
+from kickbench.watch import process
+from kickbench.watch.programs import Watch
 
 STATES = ("off", "counted", "closely")
 ROUNDS = 200
@@ -126,7 +126,8 @@ def memory() -> None:
         time.sleep(1)
         watching = (
             "import sys\n"
-            "from kickbench.observe import observer, process, recording\n"
+            "from kickbench.observe import observer, recording\n"
+            "from kickbench.watch import process\n"
             "observer.observe(process.find(int(sys.argv[1])), 8)\n"
             "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         )

@@ -20,11 +20,12 @@ from kickbench.guest.loader import Guest
 from kickbench.guest.mix import MixedExit
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.observe import observer, process, store
+from kickbench.observe import observer, store
 from kickbench.observe.protocol import UNKNOWN
-from kickbench.observe.watch import Watch
 from kickbench.results.writer import RunWriter
 from kickbench.summary.summarise import write_summary
+from kickbench.watch import process
+from kickbench.watch.programs import Watch
 
 # -P: what is tested is the installed package, and not the checkout that is beside the tests.
 KICKBENCH = (sys.executable, "-P", "-m", "kickbench")

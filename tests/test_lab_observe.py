@@ -14,7 +14,7 @@ from command import KICKBENCH
 
 from kickbench.errors import UsageError
 from kickbench.lab import build as builder
-from kickbench.observe.watch import object_file
+from kickbench.watch.programs import object_file
 
 TESTS = Path(__file__).parent
 

@@ -48,17 +48,17 @@ from kickbench.engine.engine import Clock, Engine, Plan
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
-from kickbench.observe import layout, observer, process, recording, store
-from kickbench.observe import watch as watch_module
-from kickbench.observe.libbpf import library
+from kickbench.observe import observer, recording, store
 from kickbench.observe.protocol import UNKNOWN, Seen, decide
 from kickbench.observe.replay import scenario_of
-from kickbench.observe.watch import PROGRAMS, Watch
 from kickbench.report.pages.run import drawn, page
 from kickbench.results.schema import dump_json
 from kickbench.results.tables import TABLES, tables_of
 from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData
+from kickbench.watch import layout, process, programs
+from kickbench.watch.libbpf import library
+from kickbench.watch.programs import PROGRAMS, Watch
 
 ROOT = Path(__file__).parent.parent
 EINTR = layout.REASON_ERROR + 4
@@ -579,7 +579,7 @@ def test_on_a_full_disk_it_is_stored_elsewhere(
 
 def test_observing_imports_nothing_that_needs_much_memory() -> None:
     code = (
-        "import sys\nfrom kickbench.observe import observer, process, recording\n"
+        "import sys\nfrom kickbench.observe import observer, recording\n"
         "print({'pandas', 'pyarrow', 'pydantic', 'scipy', 'matplotlib'} & {*sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -591,12 +591,12 @@ def test_a_kernel_that_cannot_be_observed_is_named_in_a_line(
 ) -> None:
     lockdown = tmp_path / "lockdown"
     lockdown.write_text("none integrity [confidentiality]\n")
-    monkeypatch.setattr(watch_module, "object_file", lambda: tmp_path)
-    monkeypatch.setattr(watch_module, "_BTF", tmp_path)
-    monkeypatch.setattr(watch_module, "_LOCKDOWN", lockdown)
+    monkeypatch.setattr(programs, "object_file", lambda: tmp_path)
+    monkeypatch.setattr(programs, "_BTF", tmp_path)
+    monkeypatch.setattr(programs, "_LOCKDOWN", lockdown)
     with pytest.raises(HostError, match="boot it with lockdown=integrity"):
         Watch(os.getpid(), [])
-    monkeypatch.setattr(watch_module, "_BTF", tmp_path / "vmlinux")
+    monkeypatch.setattr(programs, "_BTF", tmp_path / "vmlinux")
     with pytest.raises(HostError, match="CONFIG_DEBUG_INFO_BTF=y"):
         Watch(os.getpid(), [])
 
@@ -715,7 +715,7 @@ def test_the_edges_of_bins_are_those_of_the_programs(ns: int) -> None:
 
 def test_the_layout_is_that_of_the_header(tmp_path: Path) -> None:
     asked = ["#include <linux/types.h>", "#include <stddef.h>", "#include <stdio.h>"]
-    asked += [f'#include "{ROOT / "kickbench/observe/watch.h"}"', "int main(void) {"]
+    asked += [f'#include "{ROOT / "kickbench/watch/watch.h"}"', "int main(void) {"]
     expected = []
     for name, kind in layout.STRUCTS.items():
         asked.append(f'printf("%zu\\n", sizeof(struct kb_{name}));')
@@ -747,7 +747,7 @@ def test_the_programs_are_built_for_each_machine(tmp_path: Path, machine: str, e
         [
             *("clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
             *("-Wno-unused-parameter", f"-D__TARGET_ARCH_{machine}", "-isystem", "/usr/include"),
-            *("-isystem", f"/usr/include/{triplet}", "-c", ROOT / "kickbench/observe/watch.bpf.c"),
+            *("-isystem", f"/usr/include/{triplet}", "-c", ROOT / "kickbench/watch/watch.bpf.c"),
             *("-o", built),
         ],
         check=True,

@@ -23,11 +23,11 @@ from kickbench.errors import UsageError
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
 from kickbench.kvm.abi import KVM_EXIT_INTR, KVM_EXIT_IO
-from kickbench.observe import kept, observer, process
-from kickbench.observe import watch as watch_module
-from kickbench.observe.watch import Watch
+from kickbench.observe import kept, observer
 from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
+from kickbench.watch import process, programs
+from kickbench.watch.programs import Watch
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
 
@@ -200,7 +200,7 @@ def test_a_vmm_that_forks_is_one_vm() -> None:
 def test_kicks_that_the_full_ring_loses_are_counted_and_said(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "RING_BYTES", 4096)
+    monkeypatch.setattr(programs, "RING_BYTES", 4096)
     plan = Plan(loop="kick", kicking="volleys", state="guest", gap_ns=MS)
 
     def lost_some(_: object) -> bool:

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kickbench.observe import layout
 from kickbench.observe.kept import KeptKicks
-from kickbench.observe.watch import Rows
+from kickbench.watch import layout
+from kickbench.watch.programs import Rows
 
 SLICE_NS = 100_000_000
 

@@ -273,7 +273,7 @@ def test_every_source_file_begins_with_its_licence() -> None:
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         package = ROOT / "kickbench"
         # What runs in the kernel or in QEMU, in the kernel's form.
-        theirs = (package / "lab/explain/plugin.c", package / "observe/watch.bpf.c")
+        theirs = (package / "lab/explain/plugin.c", package / "watch/watch.bpf.c")
         if path.is_relative_to(package / "lab/kernel") or path in theirs:
             assert first == "// SPDX-License-Identifier: GPL-2.0-only", path.relative_to(ROOT)
             continue

@@ -13,7 +13,7 @@ from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from kickbench.numbers import plural
 
 if TYPE_CHECKING:
-    from kickbench.observe.process import Vmm
+    from kickbench.watch.process import Vmm
 
 
 def observe(
@@ -53,7 +53,8 @@ def observe(
 
     The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
     """
-    from kickbench.observe import observer, process, recording
+    from kickbench.observe import observer, recording
+    from kickbench.watch import process
 
     observer.check_seconds(seconds)
     if sum(one is not None for one in (pid, name, replay)) > 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.observe import layout
+from kickbench.watch import layout
 
 MOST_KICKS = 100_000
 """How many are kept at most: 7 MB. A thousand of them lie beyond the p99."""

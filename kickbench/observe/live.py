@@ -28,9 +28,9 @@ from rich.text import Text
 from kickbench.numbers import plural, significant
 from kickbench.observe.observer import Observed
 from kickbench.observe.observer import Progress as OnProgress
-from kickbench.observe.process import Vmm
-from kickbench.observe.watch import Watch
 from kickbench.text import printable
+from kickbench.watch.process import Vmm
+from kickbench.watch.programs import Watch
 
 PLAIN_SECONDS = 10.0
 _MOST_VCPUS = 32

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.host.load import Load
 from kickbench.host.load import Watch as LoadWatch
-from kickbench.observe import layout, process
 from kickbench.observe.kept import KeptKicks
-from kickbench.observe.process import Thread, Vmm
-from kickbench.observe.watch import Lost, Rows, Watch
+from kickbench.watch import layout, process
+from kickbench.watch.process import Thread, Vmm
+from kickbench.watch.programs import Lost, Rows, Watch
 
 BUSY_HZ = 25_000.0
 """Exits per second of one vCPU above which details are noted a part of the time. Noting them takes
@@ -71,7 +71,7 @@ class Turn:
 
 @dataclass
 class Observed:
-    """What was seen of a VMM. The rows are those of :mod:`kickbench.observe.layout`.
+    """What was seen of a VMM. The rows are those of :mod:`kickbench.watch.layout`.
 
     ``kicks`` are those that :mod:`kickbench.observe.kept` keeps. ``vcpus`` counts all of them.
     ``detail_ns`` of ``elapsed_ns`` were looked at closely. ``first`` and ``last`` have the vCPUs'

@@ -19,8 +19,8 @@ from pathlib import Path
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.observe.live import Live, bar
 from kickbench.observe.observer import ENDED_EARLY, INTERRUPTED, Observed, observe
-from kickbench.observe.process import Vmm
 from kickbench.text import printable
+from kickbench.watch.process import Vmm
 
 
 def record(vmm: Vmm, seconds: float, results: Path, *, live: bool) -> tuple[Path, bool]:

@@ -20,8 +20,6 @@ from kickbench.errors import HostError, MeasurementError, ResultsError, UsageErr
 from kickbench.guest.mix import SIZES
 from kickbench.host.topology import Topology
 from kickbench.methods import CATALOGUE
-from kickbench.observe import process
-from kickbench.observe.process import Vmm
 from kickbench.observe.protocol import UNKNOWN
 from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.schema import place, safe_name
@@ -30,6 +28,8 @@ from kickbench.scenario.kinds import MAX_KICKS_HZ
 from kickbench.scenario.recording import Exit, gap_means, mix_tables
 from kickbench.scenario.writing import scenario_text
 from kickbench.summary.observed import summarise_observed
+from kickbench.watch import process
+from kickbench.watch.process import Vmm
 
 _METHODS = ("sigmask", "sigmask_same", "immediate_exit")
 _OTHERWISE = "immediate_exit"

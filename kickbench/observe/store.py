@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kickbench.observe import layout
 from kickbench.observe.observer import Observed
 from kickbench.observe.protocol import Seen, decide
 from kickbench.results.tables import LARGEST, TABLES, tables_of
+from kickbench.watch import layout
 
 KIND = "observed"
 CASE_ID = "observed"

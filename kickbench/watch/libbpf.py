@@ -15,8 +15,8 @@ import os
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from kickbench.errors import HostError
-from kickbench.observe.process import RIGHTS
 from kickbench.text import printable, shorten
+from kickbench.watch.process import RIGHTS
 
 _LIBRARY = "libbpf.so.1"
 _INSTALL = "install it (Debian, Ubuntu: apt install libbpf1; Fedora: dnf install libbpf)"

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import kickbench.observe
+import kickbench.watch
 from kickbench.closing import Closing
 from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.native import built_file
-from kickbench.observe import layout
-from kickbench.observe.libbpf import Sample, TestRun, failed, library
+from kickbench.watch import layout
+from kickbench.watch.libbpf import Sample, TestRun, failed, library
 
 OBJECT = "watch.bpf.o"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -49,7 +49,7 @@ _RECURSION_MISSES = 208
 """The offset of recursion_misses in it."""
 
 Rows = NDArray[np.void]
-"""A structured array with one of the types of :mod:`kickbench.observe.layout`."""
+"""A structured array with one of the types of :mod:`kickbench.watch.layout`."""
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _without_signals() -> Iterator[None]:
 def object_file() -> Path:
     """The compiled programs. Raises UsageError if the package was built without them."""
     try:
-        return built_file(kickbench.observe.__path__, OBJECT)
+        return built_file(kickbench.watch.__path__, OBJECT)
     except UsageError:
         raise UsageError(
             "this kickbench was built without its observer, because clang or libbpf's headers were "

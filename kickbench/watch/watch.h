@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the programs in the kernel (watch.bpf.c) and the observer (kickbench/observe/watch.py)
+ * What the programs in the kernel (watch.bpf.c) and the observer (kickbench/watch/programs.py)
  * share: the layout of the maps. All times are in ns of CLOCK_MONOTONIC.
  */
 #ifndef KICKBENCH_OBSERVE_WATCH_H
