@@ -28,11 +28,11 @@ from kickbench.engine.engine import Clock, Engine
 from kickbench.guest.loader import Guest
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
-from kickbench.observe.observer import TURN_SECONDS, WINDOW_SECONDS
 from kickbench.stats.contrasts import running_interval
 from kickbench.stats.location import huber
 from kickbench.watch import process
 from kickbench.watch.programs import Watch
+from kickbench.watch.turns import TURN_SECONDS, WINDOW_SECONDS
 
 STATES = ("off", "counted", "closely")
 ROUNDS = 200
@@ -74,9 +74,9 @@ def ns_per_exit(watch: Watch, state: str) -> float:
         if state == "closely":
             stack.enter_context(watch.detail())
             stack.enter_context(watch.handlers())
-        before, began = int(watch.read_kvm_counts().sum()), time.monotonic_ns()
+        before, began = sum(watch.read_kvm_counts()), time.monotonic_ns()
         time.sleep(BLOCK_SECONDS)
-        after, ended = int(watch.read_kvm_counts().sum()), time.monotonic_ns()
+        after, ended = sum(watch.read_kvm_counts()), time.monotonic_ns()
     return (ended - began) / max(1, after - before)
 
 

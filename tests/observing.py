@@ -21,11 +21,14 @@ from kickbench.guest.mix import MixedExit
 from kickbench.host.topology import Topology
 from kickbench.kvm import Kvm
 from kickbench.observe import observer, store
+from kickbench.observe.observer import rows
 from kickbench.observe.protocol import UNKNOWN
 from kickbench.results.writer import RunWriter
 from kickbench.summary.summarise import write_summary
-from kickbench.watch import process
+from kickbench.watch import layout, process
 from kickbench.watch.programs import Watch
+from kickbench.watch.snapshot import Rows, Snapshot, Turn
+from kickbench.watch.turns import threads_of
 
 # -P: what is tested is the installed package, and not the checkout that is beside the tests.
 KICKBENCH = (sys.executable, "-P", "-m", "kickbench")
@@ -105,12 +108,30 @@ class EventsLostError(AssertionError):
 def seen_of(watch: Watch) -> observer.Observed:
     """What was watched so far. Raises EventsLostError if a program missed an event."""
     watch.read_kvm_counts()
-    found = observer.Observed(process.find(os.getpid()), process.threads_of(os.getpid()))
-    found.began_ns, found.elapsed_ns, found.detail_ns = 1, 1, 1
-    found.vcpus, found.ways, found.kicks = watch.vcpus, watch.ways, watch.take_kicks()
-    found.totals, found.lost = watch.totals, watch.lost()
-    found.senders, found.sent = watch.senders()
-    found.last = observer._threads(watch, os.getpid())
+    senders, sent = watch.senders()
+    kicks, pid = watch.take_kicks(), os.getpid()
+    found = observer.Observed(process.find(pid))
+    found.see(
+        Snapshot(
+            n_threads=process.threads_of(pid),
+            began_ns=1,
+            elapsed_ns=1,
+            detail_ns=1,
+            blocks=[],
+            turn=Turn(0, 1, [], []),
+            first={},
+            last=threads_of(watch, pid),
+            lost=watch.lost(),
+            rows=Rows(
+                vcpus=watch.vcpus,
+                ways=watch.ways,
+                senders=senders,
+                sent=sent,
+                totals=bytes(watch.totals),
+            ),
+        )
+    )
+    found.kicks = rows(kicks, layout.Kick)
     if found.lost.events or found.lost.threads:
         raise EventsLostError(found.lost)
     return found

@@ -21,6 +21,7 @@ BEGINNINGS = (
     *(f"kickbench.agent.{path.stem}" for path in (ROOT / "kickbench" / "agent").glob("*.py")),
     "kickbench.run.worker",
     "kickbench.host.doctor",
+    "kickbench.watch.turns",
 )
 
 

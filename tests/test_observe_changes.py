@@ -26,8 +26,9 @@ from kickbench.kvm.abi import KVM_EXIT_INTR, KVM_EXIT_IO
 from kickbench.observe import kept, observer
 from kickbench.report.words.verdict import verdict
 from kickbench.summary.data import RunData
-from kickbench.watch import process, programs
+from kickbench.watch import layout, process, programs, turns
 from kickbench.watch.programs import Watch
+from kickbench.watch.snapshot import array_of
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
 
@@ -45,16 +46,16 @@ def test_a_vcpu_that_is_plugged_in_is_seen_though_it_only_sleeps(tmp_path: Path)
     seen = False
     with qemu(tmp_path, vcpus=1, room=2, name="growing") as vm:
 
-        def on_turn(found: observer.Observed, watch: Watch) -> None:
+        def on_turn(found: observer.Observed) -> None:
             nonlocal seen
             if len(found.turns) == 1:
                 vm.add_vcpu()
-            seen = all(watch.vcpus["thread"]) and len(watch.vcpus) == 2
+            seen = all(found.vcpus["thread"]) and len(found.vcpus) == 2
 
         vmm = process.find(vm.pid)
         found = observer.observe(vmm, 60, on_turn=on_turn, keep_on=lambda: not seen)
         threads = {path.name for path in Path(f"/proc/{vm.pid}/task").iterdir()}
-    assert found.ended == observer.ENDED_EARLY
+    assert found.ended == turns.ENDED_EARLY
     assert found.vcpus["id"].tolist() == [0, 1]
     assert {str(thread) for thread in found.vcpus["thread"]} <= threads
     assert len(found.turns[0].exits) == 1
@@ -90,11 +91,12 @@ def test_signals_before_a_threads_first_kvm_run_are_counted_apart() -> None:
                 signal.pthread_kill(thread.ident or 0, number)
             sent_all.set()
             thread.join()
-            (vcpu,), kicks, (senders, _) = watch.vcpus, watch.take_kicks(), watch.senders()
+            (vcpu,) = array_of(layout.Vcpu, watch.vcpus)
+            kicks, (senders, _) = watch.take_kicks(), watch.senders()
     assert reasons == [KVM_EXIT_INTR, KVM_EXIT_IO]
-    assert vcpu["kicks_before"] == 4
-    assert (vcpu["exits"], vcpu["eintr"], vcpu["eintr_unasked"]) == (2, 1, 0)
-    assert not vcpu["foreign_signals"]
+    assert vcpu.kicks_before == 4
+    assert (vcpu.exits, vcpu.eintr, vcpu.eintr_unasked) == (2, 1, 0)
+    assert not vcpu.foreign_signals
     assert not len(kicks)
     assert not len(senders)
 

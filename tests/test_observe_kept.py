@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kickbench.observe.kept import KeptKicks
+from kickbench.observe.observer import Rows
 from kickbench.watch import layout
-from kickbench.watch.programs import Rows
 
 SLICE_NS = 100_000_000
+KICK = np.dtype(layout.Kick)
 
 
 def kicks(at_ns: list[int]) -> Rows:
-    rows = np.zeros(len(at_ns), layout.KICK)
+    rows = np.zeros(len(at_ns), KICK)
     rows["sent_ns"] = np.sort(np.array(at_ns, np.uint64))
     rows["left_ns"] = rows["sent_ns"] + np.arange(len(rows), dtype=np.uint64)
     return rows

@@ -53,10 +53,10 @@ def observe(
 
     The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
     """
-    from kickbench.observe import observer, recording
-    from kickbench.watch import process
+    from kickbench.observe import recording
+    from kickbench.watch import process, turns
 
-    observer.check_seconds(seconds)
+    turns.check_seconds(seconds)
     if sum(one is not None for one in (pid, name, replay)) > 1:
         raise UsageError("name a PID, --name GUEST or --replay SCENARIO, one of them")
     process.check_namespace()

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from kickbench.watch import layout
 
+_KICK = np.dtype(layout.Kick)
+
 MOST_KICKS = 100_000
 """How many are kept at most: 7 MB. A thousand of them lie beyond the p99."""
 _SLICE_NS = 100_000_000
@@ -20,7 +22,7 @@ _ALL = 2**64 - 1
 
 
 class KeptKicks:
-    """Kicks, at most ``most`` or :data:`MOST_KICKS` of them: rows of :data:`~.layout.KICK`."""
+    """Kicks, at most ``most`` or :data:`MOST_KICKS` of them."""
 
     def __init__(self, most: int | None = None) -> None:
         self._most = MOST_KICKS if most is None else most
@@ -41,7 +43,7 @@ class KeptKicks:
     @property
     def rows(self) -> NDArray[np.void]:
         """What is kept."""
-        return np.concatenate([np.zeros(0, layout.KICK), *self._parts])
+        return np.concatenate([np.zeros(0, _KICK), *self._parts])
 
     def _thin(self) -> None:
         """Keep half of them: those of the tenths of a second with the lowest marks."""

@@ -26,11 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kickbench.numbers import plural, significant
-from kickbench.observe.observer import Observed
-from kickbench.observe.observer import Progress as OnProgress
+from kickbench.observe.observer import Observed, OnProgress
 from kickbench.text import printable
 from kickbench.watch.process import Vmm
-from kickbench.watch.programs import Watch
 
 PLAIN_SECONDS = 10.0
 _MOST_VCPUS = 32
@@ -133,13 +131,13 @@ class Live:
                 self._draw()
         return not self._ended
 
-    def turn(self, found: Observed, watch: Watch) -> None:
+    def turn(self, found: Observed) -> None:
         """Show the last turn."""
-        lines = self._lines(found, watch)
+        lines = self._lines(found)
         if self._screen is None:
             print(lines[0], file=sys.stderr, flush=True)
         elif not self._held:
-            table = self._vcpus(found, watch)
+            table = self._vcpus(found)
             self._shown = [Text(lines[0], style="bold"), table, *map(Text, lines[1:])]
             self._draw()
 
@@ -149,10 +147,10 @@ class Live:
             keys = Text(_HELD, style="reverse") if self._held else Text(_HELP, style="dim")
             self._screen.update(Group(self._shown[0], keys, *self._shown[1:]), refresh=True)
 
-    def _lines(self, found: Observed, watch: Watch) -> list[str]:
+    def _lines(self, found: Observed) -> list[str]:
         turn = found.turns[-1]
         seconds = turn.elapsed_ns / 1e9
-        kicks = int(watch.senders()[1]["sent"].sum())
+        kicks = int(found.sent["sent"].sum())
         more, self._kicks = kicks - self._kicks, kicks
         at = (turn.at_ns + turn.elapsed_ns) / 1e9
         first = (
@@ -160,7 +158,7 @@ class Live:
             f"{significant(sum(turn.exits) / seconds, 3)} exits/s, {plural(more, 'kick')}"
         )
         ways = []
-        rows = watch.ways
+        rows = found.ways
         for row in rows:
             way = row["way"]
             key = tuple(int(way[name]) for name in ("reason", "write", "size", "address"))
@@ -173,12 +171,12 @@ class Live:
         total = sum(recent.values()) or 1
         most = sorted(recent.items(), key=lambda item: -item[1])[:_MOST_WAYS]
         said = [_way(key, count / total) for key, count in most if count]
-        return [printable(first), "", *said, *_troubles(watch)]
+        return [printable(first), "", *said, *_troubles(found)]
 
-    def _vcpus(self, found: Observed, watch: Watch) -> Table:
+    def _vcpus(self, found: Observed) -> Table:
         names = ("vCPU", "thread", "exits/s", "EINTR", "kicks", "longest", "CPU")
         table = Table(*names, box=None, pad_edge=False)
-        turn, rows = found.turns[-1], watch.vcpus
+        turn, rows = found.turns[-1], found.vcpus
         seconds = turn.elapsed_ns / 1e9
         slots = sorted(range(len(turn.exits)), key=lambda slot: -turn.exits[slot])[:_MOST_VCPUS]
         for slot in sorted(slots, key=lambda slot: int(rows["id"][slot])):
@@ -195,10 +193,10 @@ class Live:
         return table
 
 
-def _troubles(watch: Watch) -> list[str]:
+def _troubles(found: Observed) -> list[str]:
     """Waiting for siglock, and events that got lost, since the beginning; nothing if there is
     none."""
-    totals, lost = watch.totals[0], watch.lost()
+    totals, lost = found.totals[0], found.lost
     said = []
     if waits := int(totals["siglock_waits"]):
         took = significant(int(totals["siglock_wait_ns"]) / 1e3, 3)

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.observe.live import Live, bar
-from kickbench.observe.observer import ENDED_EARLY, INTERRUPTED, Observed, observe
+from kickbench.observe.observer import INTERRUPTED, Observed, observe
 from kickbench.text import printable
 from kickbench.watch.process import Vmm
+from kickbench.watch.turns import ENDED_EARLY
 
 
 def record(vmm: Vmm, seconds: float, results: Path, *, live: bool) -> tuple[Path, bool]:

@@ -131,7 +131,7 @@ def _ways(found: Observed, index_of: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _times(found: Observed, order: list[int]) -> dict[str, Any]:
-    edges = np.append(layout.edges_ns().astype(np.int64), 2 * int(layout.edges_ns()[-1]))
+    edges = np.append(layout.edges_ns(), 2 * layout.edges_ns()[-1])
     parts: dict[str, list[NDArray[np.int64]]] = {
         name: [] for name in ("vcpu", "figure", "low_ns", "high_ns", "count")
     }
@@ -192,7 +192,7 @@ def _turns(found: Observed, index_of: NDArray[np.int64]) -> dict[str, Any]:
 
 def _vcpu(found: Observed, slot: int) -> dict[str, Any]:
     row = found.vcpus[slot]
-    before = found.vcpus_before["kvm"][slot] if slot < len(found.vcpus_before) else None
+    before = found.kvm_before[slot] if slot < len(found.kvm_before) else None
     first, last = found.first.get(slot), found.last.get(slot)
     known = first is not None and last is not None
     counts = {}
@@ -231,7 +231,7 @@ def _kick_counts(row: np.void) -> dict[str, Any]:
 def _senders(found: Observed) -> list[dict[str, Any]]:
     said = []
     for key, count in zip(found.senders, found.sent, strict=True):
-        name = bytes(count["comm"]).decode(errors="replace")
+        name = bytes(count["comm"]).rstrip(b"\0").decode(errors="replace")
         said.append(
             {
                 "name": "".join(c if c.isprintable() else "?" for c in name),

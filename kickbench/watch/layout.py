@@ -1,137 +1,177 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout of the maps that the programs in the kernel fill: ``watch.h`` in numpy's words."""
+"""The layout of the maps that the programs in the kernel fill: ``watch.h`` in Python's words."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import ctypes
+from ctypes import c_int32, c_uint8, c_uint32, c_uint64
 
 SUB_BITS = 4
 BINS = 608
+MAX_VCPUS = 4096
+MAX_WAYS = 16384
+MAX_SENDERS = 1024
 REASON_ERROR = 0x10000
 UNKNOWN_REASON = 2**32 - 1
 """The reason of a kick that was answered in user space, without an exit."""
 
-KICK = np.dtype(
-    [
-        ("sent_ns", "u8"),
-        ("left_ns", "u8"),
-        ("handled_ns", "u8"),
-        ("vcpu", "u4"),
-        ("sender", "u4"),
-        ("signal", "i4"),
-        ("code", "i4"),
-        ("state", "u4"),
-        ("more", "u4"),
-        ("reason", "u4"),
-        ("set_by_sender", "u1"),
-        ("set_at_exit", "u1"),
-        ("pad", "u1", 2),
-    ]
-)
-KICK_COUNTS = np.dtype(
-    [
-        ("by_state", "u8", 4),
-        ("left", "u8"),
-        ("handled", "u8"),
-        ("more", "u8"),
-        ("longest_ns", "u8"),
-    ]
-)
-WAY = np.dtype(
-    [("address", "u8"), ("vcpu", "u4"), ("reason", "u4"), ("size", "u4"), ("write", "u4")]
-)
-WAY_COUNT = np.dtype(
-    [
-        ("way", WAY),
-        ("exits", "u8"),
-        ("in_run_ns", "u8"),
-        ("timed", "u8"),
-        ("userspace_ns", "u8"),
-        ("handled", "u8"),
-    ]
-)
-SENDER = np.dtype(
-    [
-        ("thread", "u4"),
-        ("process", "u4"),
-        ("signal", "i4"),
-        ("code", "i4"),
-        ("system_call", "i4"),
-        ("to_process", "u4"),
-    ]
-)
-SENDER_COUNT = np.dtype([("sent", "u8"), ("pending", "u8"), ("failed", "u8"), ("comm", "S16")])
-KVM_COUNTS = np.dtype(
-    [
-        ("exits", "u8"),
-        ("halt_wait_ns", "u8"),
-        ("halt_polls", "u8"),
-        ("halt_polls_good", "u8"),
-        ("halt_poll_ns", "u8"),
-    ]
-)
-VCPU = np.dtype(
-    [
-        ("kvm_vcpu", "u8"),
-        ("id", "u4"),
-        ("thread", "u4"),
-        ("exits", "u8"),
-        ("entries", "u8"),
-        ("looked_at", "u8"),
-        ("eintr", "u8"),
-        ("eintr_unasked", "u8"),
-        ("eintr_immediate", "u8"),
-        ("foreign_signals", "u8"),
-        ("kicks_before", "u8"),
-        ("mask", "u8"),
-        ("has_mask", "u4"),
-        ("changed_thread", "u4"),
-        ("kick", KICK),
-        ("kicks", KICK_COUNTS),
-        ("kvm", KVM_COUNTS),
-        ("gap_ns", "u8", BINS),
-        ("userspace_ns", "u8", BINS),
-        ("in_run_ns", "u8", BINS),
-    ]
-)
-TOTALS = np.dtype(
-    [
-        ("watching", "u4"),
-        ("detail", "u4"),
-        ("n_vcpus", "u4"),
-        ("n_ways", "u4"),
-        ("siglock_waits", "u8"),
-        ("siglock_wait_ns", "u8"),
-        ("siglock_vcpu_waits", "u8"),
-        ("handlers", "u8"),
-        ("handlers_set", "u8"),
-        ("lost_kicks", "u8"),
-        ("lost_vcpus", "u8"),
-        ("lost_ways", "u8"),
-        ("lost_senders", "u8"),
-        ("lost_threads", "u8"),
-    ]
-)
+
+class Kick(ctypes.Structure):
+    """``struct kb_kick``."""
+
+    _fields_ = (
+        ("sent_ns", c_uint64),
+        ("left_ns", c_uint64),
+        ("handled_ns", c_uint64),
+        ("vcpu", c_uint32),
+        ("sender", c_uint32),
+        ("signal", c_int32),
+        ("code", c_int32),
+        ("state", c_uint32),
+        ("more", c_uint32),
+        ("reason", c_uint32),
+        ("set_by_sender", c_uint8),
+        ("set_at_exit", c_uint8),
+        ("pad", c_uint8 * 2),
+    )
+
+
+class KickCounts(ctypes.Structure):
+    """``struct kb_kick_counts``."""
+
+    _fields_ = (
+        ("by_state", c_uint64 * 4),
+        ("left", c_uint64),
+        ("handled", c_uint64),
+        ("more", c_uint64),
+        ("longest_ns", c_uint64),
+    )
+
+
+class Way(ctypes.Structure):
+    """``struct kb_way``."""
+
+    _fields_ = (
+        ("address", c_uint64),
+        ("vcpu", c_uint32),
+        ("reason", c_uint32),
+        ("size", c_uint32),
+        ("write", c_uint32),
+    )
+
+
+class WayCount(ctypes.Structure):
+    """``struct kb_way_count``."""
+
+    _fields_ = (
+        ("way", Way),
+        ("exits", c_uint64),
+        ("in_run_ns", c_uint64),
+        ("timed", c_uint64),
+        ("userspace_ns", c_uint64),
+        ("handled", c_uint64),
+    )
+
+
+class Sender(ctypes.Structure):
+    """``struct kb_sender``."""
+
+    _fields_ = (
+        ("thread", c_uint32),
+        ("process", c_uint32),
+        ("signal", c_int32),
+        ("code", c_int32),
+        ("system_call", c_int32),
+        ("to_process", c_uint32),
+    )
+
+
+class SenderCount(ctypes.Structure):
+    """``struct kb_sender_count``."""
+
+    _fields_ = (
+        ("sent", c_uint64),
+        ("pending", c_uint64),
+        ("failed", c_uint64),
+        ("comm", c_uint8 * 16),
+    )
+
+
+class KvmCounts(ctypes.Structure):
+    """``struct kb_kvm_counts``."""
+
+    _fields_ = (
+        ("exits", c_uint64),
+        ("halt_wait_ns", c_uint64),
+        ("halt_polls", c_uint64),
+        ("halt_polls_good", c_uint64),
+        ("halt_poll_ns", c_uint64),
+    )
+
+
+class Vcpu(ctypes.Structure):
+    """``struct kb_vcpu``."""
+
+    _fields_ = (
+        ("kvm_vcpu", c_uint64),
+        ("id", c_uint32),
+        ("thread", c_uint32),
+        ("exits", c_uint64),
+        ("entries", c_uint64),
+        ("looked_at", c_uint64),
+        ("eintr", c_uint64),
+        ("eintr_unasked", c_uint64),
+        ("eintr_immediate", c_uint64),
+        ("foreign_signals", c_uint64),
+        ("kicks_before", c_uint64),
+        ("mask", c_uint64),
+        ("has_mask", c_uint32),
+        ("changed_thread", c_uint32),
+        ("kick", Kick),
+        ("kicks", KickCounts),
+        ("kvm", KvmCounts),
+        ("gap_ns", c_uint64 * BINS),
+        ("userspace_ns", c_uint64 * BINS),
+        ("in_run_ns", c_uint64 * BINS),
+    )
+
+
+class Totals(ctypes.Structure):
+    """``struct kb_totals``."""
+
+    _fields_ = (
+        ("watching", c_uint32),
+        ("detail", c_uint32),
+        ("n_vcpus", c_uint32),
+        ("n_ways", c_uint32),
+        ("siglock_waits", c_uint64),
+        ("siglock_wait_ns", c_uint64),
+        ("siglock_vcpu_waits", c_uint64),
+        ("handlers", c_uint64),
+        ("handlers_set", c_uint64),
+        ("lost_kicks", c_uint64),
+        ("lost_vcpus", c_uint64),
+        ("lost_ways", c_uint64),
+        ("lost_senders", c_uint64),
+        ("lost_threads", c_uint64),
+    )
+
 
 STRUCTS = {
-    "kick": KICK,
-    "kick_counts": KICK_COUNTS,
-    "way": WAY,
-    "way_count": WAY_COUNT,
-    "sender": SENDER,
-    "sender_count": SENDER_COUNT,
-    "kvm_counts": KVM_COUNTS,
-    "vcpu": VCPU,
-    "totals": TOTALS,
+    "kick": Kick,
+    "kick_counts": KickCounts,
+    "way": Way,
+    "way_count": WayCount,
+    "sender": Sender,
+    "sender_count": SenderCount,
+    "kvm_counts": KvmCounts,
+    "vcpu": Vcpu,
+    "totals": Totals,
 }
 """Each struct of ``watch.h`` by its name without ``kb_``."""
 
 
-def edges_ns() -> NDArray[np.uint64]:
+def edges_ns() -> list[int]:
     """The lower edges of the histograms' bins in ns, of length BINS; they rise."""
-    bins = np.arange(BINS, dtype=np.uint64)
-    one = np.uint64(1)
-    log = np.maximum(bins >> np.uint64(SUB_BITS), one) - one
-    edges: NDArray[np.uint64] = (bins - (log << np.uint64(SUB_BITS))) << log
-    return edges
+    logs = [max(number >> SUB_BITS, 1) - 1 for number in range(BINS)]
+    return [(number - (log << SUB_BITS)) << log for number, log in enumerate(logs)]

@@ -14,12 +14,8 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 import kickbench.watch
 from kickbench.closing import Closing
@@ -27,6 +23,7 @@ from kickbench.errors import HostError, MeasurementError, UsageError
 from kickbench.native import built_file
 from kickbench.watch import layout
 from kickbench.watch.libbpf import Sample, TestRun, failed, library
+from kickbench.watch.snapshot import Lost
 
 OBJECT = "watch.bpf.o"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -47,30 +44,6 @@ _PROGRAM_INFO_BYTES = 232
 """The length of struct bpf_prog_info (linux/bpf.h)."""
 _RECURSION_MISSES = 208
 """The offset of recursion_misses in it."""
-
-Rows = NDArray[np.void]
-"""A structured array with one of the types of :mod:`kickbench.watch.layout`."""
-
-
-@dataclass(frozen=True)
-class Lost:
-    """What the programs could not note, by kind; all 0 in a sound observation.
-
-    ``kicks`` did not fit into their ring, ``vcpus``, ``ways`` and ``senders`` into their tables.
-    ``threads`` had no memory. ``events`` came while the same program ran on that CPU.
-    """
-
-    kicks: int
-    vcpus: int
-    ways: int
-    senders: int
-    threads: int
-    events: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(vars(self).values())
 
 
 class Watch(Closing):
@@ -101,9 +74,9 @@ class Watch(Closing):
             with _without_signals():
                 if self._library.bpf_object__load(self._object):
                     raise failed("load the programs of the observer")
-            self._vcpus = self._rows("vcpus", layout.VCPU, self._n_vcpus)
-            self._totals = self._rows("totals", layout.TOTALS, 1)
-            self._ways = self._rows("ways", layout.WAY_COUNT, 16384)
+            self._vcpus = self._rows("vcpus", layout.Vcpu, self._n_vcpus)
+            (self._totals,) = self._rows("totals", layout.Totals, 1)
+            self._ways = self._rows("ways", layout.WayCount, layout.MAX_WAYS)
             self._files: set[int] = set()
             self._n_threads = 0
             self.look_again(vcpu_files)
@@ -128,7 +101,7 @@ class Watch(Closing):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Inside the ``with`` block the kernel counts exits and kicks. It can be entered again."""
-        self._totals["watching"] = 1
+        self._totals.watching = 1
         with self._attached(_ALWAYS):
             yield
 
@@ -139,11 +112,11 @@ class Watch(Closing):
         That takes two to three times as long as counting.
         """
         with self._attached(_DETAIL):
-            self._totals["detail"] = 1
+            self._totals.detail = 1
             try:
                 yield
             finally:
-                self._totals["detail"] = 0
+                self._totals.detail = 0
 
     @contextmanager
     def handlers(self) -> Iterator[None]:
@@ -170,39 +143,48 @@ class Watch(Closing):
             self._files |= new
             self._iterate("find_vcpus")
         self.read_kvm_counts()  # which finds the threads of vCPUs that ran since
-        if (n_threads := int(np.count_nonzero(self.vcpus["thread"]))) > self._n_threads:
+        if (n_threads := sum(map(bool, self.threads))) > self._n_threads:
             self._n_threads = n_threads
             self._iterate("find_threads")
 
     @property
-    def vcpus(self) -> Rows:
-        """The counts of each vCPU so far, a copy: rows of :data:`~.layout.VCPU`, by slot."""
-        return self._vcpus[: min(int(self._totals["n_vcpus"][0]), self._n_vcpus)].copy()
+    def vcpus(self) -> bytes:
+        """The counts of each vCPU so far, a copy: structs of :class:`~.layout.Vcpu`, by slot."""
+        return self._copy("vcpus", ctypes.sizeof(layout.Vcpu) * self._n_slots)
 
     @property
-    def exits(self) -> NDArray[np.uint64]:
+    def exits(self) -> list[int]:
         """The exits of each vCPU so far, by slot."""
-        n = min(int(self._totals["n_vcpus"][0]), self._n_vcpus)
-        return np.array(self._vcpus["exits"][:n], np.uint64)
+        return [vcpu.exits for vcpu in self._vcpus[: self._n_slots]]
 
     @property
-    def ways(self) -> Rows:
-        """The ways to leave so far, a copy: rows of :data:`~.layout.WAY_COUNT`."""
-        return self._ways[: min(int(self._totals["n_ways"][0]), len(self._ways))].copy()
+    def threads(self) -> list[int]:
+        """The thread that ran each vCPU last, by slot; 0: none did."""
+        return [vcpu.thread for vcpu in self._vcpus[: self._n_slots]]
 
     @property
-    def totals(self) -> Rows:
-        """What is counted of the process as a whole: one row of :data:`~.layout.TOTALS`."""
-        return self._totals.copy()
+    def ways(self) -> bytes:
+        """The ways to leave so far, a copy: structs of :class:`~.layout.WayCount`."""
+        n = min(int(self._totals.n_ways), layout.MAX_WAYS)
+        return self._copy("ways", ctypes.sizeof(layout.WayCount) * n)
 
-    def read_kvm_counts(self) -> NDArray[np.uint64]:
+    @property
+    def totals(self) -> layout.Totals:
+        """What is counted of the process as a whole, a copy."""
+        return layout.Totals.from_buffer_copy(self._totals)
+
+    @property
+    def kvm_counts(self) -> bytes:
+        """What :meth:`read_kvm_counts` read last: structs of :class:`~.layout.KvmCounts`."""
+        return b"".join(bytes(vcpu.kvm) for vcpu in self._vcpus[: self._n_slots])
+
+    def read_kvm_counts(self) -> list[int]:
         """Read what KVM counts itself. Returns the exits of each slot, those in the kernel too.
 
-        :attr:`vcpus` has the others then.
+        :attr:`kvm_counts` and :attr:`vcpus` have the others then.
         """
         program = self._library.bpf_program__fd(self._program("read_counts"))
-        n = min(int(self._totals["n_vcpus"][0]), self._n_vcpus)
-        for index in range(n):
+        for index in range(self._n_slots):
             slot = ctypes.c_uint32(index)
             call = TestRun(
                 sz=ctypes.sizeof(TestRun),
@@ -211,37 +193,34 @@ class Watch(Closing):
             )
             if self._library.bpf_prog_test_run_opts(program, ctypes.byref(call)):
                 raise failed("read KVM's counts")
-        return np.array(self._vcpus["kvm"]["exits"][:n], np.uint64)
+        return [vcpu.kvm.exits for vcpu in self._vcpus[: self._n_slots]]
 
-    def take_kicks(self) -> Rows:
-        """The kicks that were answered since the last call: rows of :data:`~.layout.KICK`."""
+    def take_kicks(self) -> bytes:
+        """The kicks that were answered since the last call: structs of :class:`~.layout.Kick`."""
         self._library.ring_buffer__consume(self._ring)
         taken, self._kicks = b"".join(self._kicks), []
-        return np.frombuffer(taken, layout.KICK)
+        return taken
 
-    def senders(self) -> tuple[Rows, Rows]:
-        """Who sent signals to threads of vCPUs, and how many: rows of SENDER and SENDER_COUNT."""
+    def senders(self) -> tuple[bytes, bytes]:
+        """Who sent signals to threads of vCPUs, and how many: structs of
+        :class:`~.layout.Sender` and :class:`~.layout.SenderCount`."""
         keys, values = [], []
         descriptor = self._library.bpf_map__fd(self._map("senders"))
-        key = ctypes.create_string_buffer(layout.SENDER.itemsize)
-        value = ctypes.create_string_buffer(layout.SENDER_COUNT.itemsize)
+        key = ctypes.create_string_buffer(ctypes.sizeof(layout.Sender))
+        value = ctypes.create_string_buffer(ctypes.sizeof(layout.SenderCount))
         before = None
         while not self._library.bpf_map_get_next_key(descriptor, before, key):
             if not self._library.bpf_map_lookup_elem(descriptor, key, value):
                 keys.append(key.raw)
                 values.append(value.raw)
             before = ctypes.create_string_buffer(key.raw, len(key))
-        return (
-            np.frombuffer(b"".join(keys), layout.SENDER),
-            np.frombuffer(b"".join(values), layout.SENDER_COUNT),
-        )
+        return b"".join(keys), b"".join(values)
 
     def lost(self) -> Lost:
         """What was not noted so far."""
-        totals = self._totals[0]
         return Lost(
             **{
-                name: int(totals[f"lost_{name}"])
+                name: getattr(self._totals, f"lost_{name}")
                 for name in ("kicks", "vcpus", "ways", "senders", "threads")
             },
             events=sum(self._misses(name) for name in PROGRAMS),
@@ -268,14 +247,23 @@ class Watch(Closing):
         address = self._library.bpf_map__initial_value(constants, ctypes.byref(size))
         ctypes.c_int32.from_address(address).value = pid
 
-    def _rows(self, name: str, kind: np.dtype[np.void], n: int) -> Rows:
+    @property
+    def _n_slots(self) -> int:
+        """How many vCPUs have a slot."""
+        return min(int(self._totals.n_vcpus), self._n_vcpus)
+
+    def _rows(self, name: str, kind: type[ctypes.Structure], n: int) -> Any:
+        """The structs in the memory of a map."""
         descriptor = self._library.bpf_map__fd(self._map(name))
-        size = -(-kind.itemsize * n // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = -(-ctypes.sizeof(kind) * n // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
             self._maps[name] = mmap.mmap(descriptor, size)
         except OSError as error:
             raise HostError(f"cannot map the observer's counts: {error.strerror}") from None
-        return np.frombuffer(self._maps[name], kind, n)
+        return (kind * n).from_buffer(self._maps[name])
+
+    def _copy(self, name: str, size: int) -> bytes:
+        return self._maps[name][:size]
 
     def _iterate(self, name: str) -> None:
         link = self._library.bpf_program__attach_iter(self._program(name), None)
