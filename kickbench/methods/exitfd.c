@@ -21,7 +21,6 @@ static int kb_enter(struct kb_vcpu *v)
 {
 	int error = make_exitfd(v, &v->kickers[KB_CONDUCTOR]);
 
-	kb_forget_kicks(v);
 	for (uint32_t i = 0; i < v->n_kickers && !error; i++)
 		error = make_exitfd(v, &v->kickers[i]);
 	return error;

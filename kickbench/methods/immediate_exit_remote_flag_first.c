@@ -9,14 +9,15 @@
 
 static int kb_enter(struct kb_vcpu *v)
 {
-	kb_forget_kicks(v);
 	kb_set_immediate_exit(v, 0);
+	atomic_thread_fence(memory_order_seq_cst);
 	return 0;
 }
 
 static void kb_leave(struct kb_vcpu *v)
 {
-	kb_enter(v);
+	kb_set_immediate_exit(v, 0);
+	kb_forget_kicks(v);
 }
 
 static inline bool kb_before_run(struct kb_vcpu *v)

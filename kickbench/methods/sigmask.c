@@ -28,7 +28,6 @@ static int kb_enter(struct kb_vcpu *v)
 {
 	sigset_t kick, inside;
 
-	kb_forget_kicks(v);
 	sigemptyset(&kick);
 	sigaddset(&kick, v->signal);
 	pthread_sigmask(SIG_BLOCK, &kick, &inside);

@@ -24,7 +24,6 @@ static int kb_enter(struct kb_vcpu *v)
 {
 	sigset_t own;
 
-	kb_forget_kicks(v);
 	pthread_sigmask(SIG_SETMASK, NULL, &own);
 	return kb_set_signal_mask(v, &own);
 }

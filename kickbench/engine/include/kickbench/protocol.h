@@ -13,6 +13,7 @@
  * KVM_RUNs, and exports `struct kb_protocol kb_protocol_name`.
  *
  *	int  kb_enter(struct kb_vcpu *)       the thread begins to use the protocol; 0 or -errno
+ *	                                      a kick may have come before: its flag stays set
  *	void kb_leave(struct kb_vcpu *)       it stops using it; no kick is on its way any more
  *	bool kb_before_run(struct kb_vcpu *)  true: a kick is pending, do not enter KVM_RUN
  *	bool kb_after_run(struct kb_vcpu *, int error)
@@ -252,7 +253,10 @@ static inline void kb_mark(struct kb_vcpu *v, enum kb_doing doing)
 	atomic_store_explicit(&v->doing, (uint8_t)doing, memory_order_relaxed);
 }
 
-/* For kb_enter and kb_leave: a kick of one protocol is not for the next. */
+/*
+ * For kb_leave: a kick of one protocol is not for the next. In kb_enter it would lose the kicks
+ * that came while the thread was starting.
+ */
 static inline void kb_forget_kicks(struct kb_vcpu *v)
 {
 	atomic_store_explicit(&v->kick_requested, 0, memory_order_relaxed);
