@@ -9,11 +9,14 @@ from __future__ import annotations
 import signal
 import sys
 
+from kickbench import interrupts
 from kickbench.errors import EXIT_INTERRUPTED
 
 
 def main() -> None:
     """Load the command line and run it."""
+    if interrupts.is_heeded(signal.SIGINT):  # and not ignored, as it is in a shell's background
+        interrupts.heed(signal.SIGINT)
     try:
         from kickbench.cli import main as run
 
@@ -24,5 +27,5 @@ def main() -> None:
     finally:
         # Python would show a traceback of what comes while it ends.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.default_int_handler:
+            if interrupts.is_heeded(number):
                 signal.signal(number, signal.SIG_DFL)

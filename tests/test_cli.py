@@ -124,6 +124,39 @@ def test_ctrl_c_while_the_command_loads_says_so(
     assert capsys.readouterr().err == "kickbench: interrupted\n"
 
 
+LOADS_AND_IS_INTERRUPTED = """
+import sys, time
+import kickbench.cli
+from kickbench import entry
+
+def load():
+    try:
+        import interrupted
+        time.sleep(600)
+    finally:
+        print(interrupted.is_whole)
+
+kickbench.cli.main = load
+entry.main()
+"""
+INTERRUPTED = """
+import signal
+try:
+    exec("signal.raise_signal(signal.SIGINT)")
+except KeyboardInterrupt:
+    raise ImportError("initialization failed")
+is_whole = True
+"""
+
+
+def test_a_ctrl_c_while_a_library_loads_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    (tmp_path / "loads.py").write_text(LOADS_AND_IS_INTERRUPTED)
+    done = run([sys.executable, "-m", "loads"], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (130, "True\n")
+    assert done.stderr == "kickbench: interrupted\n"
+
+
 def test_run_without_a_scenario_is_2() -> None:
     done = here("run")
     assert (done.returncode, done.stdout) == (2, "")

@@ -265,7 +265,7 @@ def test_ssh_may_ask_for_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setenv("KICKBENCH_SSH", " ".join(asking))
     code, shown, echoes = on_a_terminal("run", "quick", "--host", "box")
-    assert code == 130
+    assert code == 130, shown
     assert shown.startswith(b"password: |")  # and nothing has overwritten it
     assert echoes
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kickbench
+from kickbench import interrupts
 from kickbench.cli import (
     bisect,
     compare,
@@ -108,7 +109,7 @@ def main() -> None:
 
 def _run() -> None:
     # The terminal is gone (a lost connection). As after Ctrl-C, finished cases are kept.
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    interrupts.heed(signal.SIGHUP)
     command = typer.main.get_command(app)
     try:
         # Not command.main(): that has exit codes of its own for Ctrl-C and a closed pipe.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench import interrupts
 from kickbench.cli.run import Quick, Results, Resume, ScenarioName, TrustProtocols, run_on
 from kickbench.errors import EXIT_HOST, UsageError
 from kickbench.lab import ARCHITECTURES
@@ -321,4 +322,4 @@ def heed_sigterm() -> None:
     """Keep finished cases when a service manager ends this command, as after Ctrl-C."""
     import signal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.heed(signal.SIGTERM)

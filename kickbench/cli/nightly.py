@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench import interrupts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,7 +57,7 @@ def nightly(
     from kickbench.nightly.outputs import OUTPUTS
 
     # A service manager ends the job. As after Ctrl-C, finished cases are kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.heed(signal.SIGTERM)
     files = {"junit": junit, "json": as_json}
     wanted = {name: file for name, file in files.items() if file is not None}
     job_config = load(config)

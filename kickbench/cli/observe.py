@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench import interrupts
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from kickbench.numbers import plural
 
@@ -63,7 +64,7 @@ def observe(
     if pid is None and name is None and replay is None:
         _list(list(process.running()))
         raise typer.Exit(EXIT_USAGE)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.heed(signal.SIGTERM)
     if replay is not None:
         from kickbench.observe.replay import replaying
 

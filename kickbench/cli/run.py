@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from kickbench import interrupts
 from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
 
@@ -89,7 +90,7 @@ def run(
             "no scenario is named; name one to run (kickbench scenario list shows some)"
         )
     # A service manager ends the run. As after Ctrl-C, finished cases are kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.heed(signal.SIGTERM)
     if hosts and len(hosts) > 1:
         if scenario is None:
             raise UsageError("--resume finishes a run on the one --host that it began on")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from kickbench import interrupts
 from kickbench.errors import MeasurementError
 from kickbench.lab.disk import WINDOW_BYTES
 from kickbench.lab.emulation import Order, Running, printable
@@ -249,15 +250,14 @@ def _heeding_signals(tidies_up: bool) -> Iterator[tuple[int, Callable[[], None]]
     numbers = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is signal.default_int_handler
+        if interrupts.is_heeded(number)
     ]
     try:
         for number in numbers:
             signal.signal(number, heed)
         yield reader, begun
     finally:
-        for number in numbers:
-            signal.signal(number, signal.default_int_handler)
+        interrupts.heed(*numbers)
         os.close(reader)
         os.close(writer)
 
