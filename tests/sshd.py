@@ -35,14 +35,16 @@ class Sshd:
 
     def supervisors(self) -> list[int]:
         """The processes that measure runs there."""
-        found = []
+        parents = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if (folder / "comm").read_text().strip() == "kickbench-run":
                     files = [str(file.readlink()) for file in (folder / "fd").iterdir()]
                     if any(file.startswith(str(self.cache)) for file in files):
-                        found.append(int(folder.name))
-        return found
+                        stat = (folder / "stat").read_text()
+                        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+        # A worker has its supervisor's name and files until it becomes its program.
+        return [pid for pid, parent in parents.items() if parent not in parents]
 
     def cut(self) -> None:
         """End all connections that there are, as a broken network does. The server stays."""

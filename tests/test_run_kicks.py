@@ -73,7 +73,13 @@ methods = {methods}
 def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
     summary = run(
         tmp_path,
-        scenario('["kick"]', '["sigmask", "immediate_exit"]', "", transports=f'["{transport}"]'),
+        # Several blocks: beside other load, a thread may not run for the whole of one.
+        scenario(
+            '["kick"]',
+            '["sigmask", "immediate_exit"]',
+            transports=f'["{transport}"]',
+            max_seconds=3,
+        ),
     )
     cases = {case["state"]: case for case in summary["cases"]}
     assert set(cases) == {"guest", "halted", "userspace", "storm"}
