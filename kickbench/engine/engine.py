@@ -56,6 +56,11 @@ _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
 """The exits of a program's own: ``expected_exit`` and ``other_exit`` of ``struct kb_vcpu``."""
 
 
+_COUNTED = ("pio", "mmio")
+"""The exits that a guest at full speed counts, see ``accesses.c``. The table of a mix has no room
+for it. A paced guest counts all of its exits."""
+
+
 class _Field(ctypes.Structure):
     _fields_ = [
         ("structure", ctypes.c_char_p),
@@ -521,7 +526,8 @@ def configuration(
         for index, vcpu in enumerate(guest.vcpus)
     )
     vcpus_there = ctypes.create_string_buffer(vcpus, len(vcpus))
-    expected_exit, other_exit = _EXPECTED_EXITS[arch.current().PROGRAMS[program]]
+    exits = arch.current().PROGRAMS[program]
+    expected_exit, other_exit = _EXPECTED_EXITS[exits]
     config = structure("config").pack(
         n_vcpus=guest.n_vcpus,
         n_entries=n_entries,
@@ -529,6 +535,7 @@ def configuration(
         expected_exit=expected_exit,
         other_exit=other_exit,
         clock_is_counter=clock.is_counter,
+        guest_counts=exits in _COUNTED or (exits == "mix" and guest.paced),
         foreign_signal=FOREIGN_SIGNAL if noise.foreign else 0,
         n_siglock_threads=noise.siglock,
         samples_capacity=samples_capacity,

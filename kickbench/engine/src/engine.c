@@ -304,6 +304,7 @@ struct kb_engine *new_engine(const struct kb_config *config)
 	e->clock_hz = config->clock_hz;
 	e->clock_step = (double)kb_clock_step((int)config->clock_is_counter);
 	e->one_cpu = has_one_cpu(config);
+	e->guest_counts = config->guest_counts;
 	e->realtime = is_realtime();
 	e->samples_capacity = config->samples_capacity;
 	e->memory_locked = true;

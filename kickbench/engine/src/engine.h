@@ -109,7 +109,7 @@ struct kb_config {
 	uint32_t expected_exit;
 	uint32_t other_exit; /* 0: none */
 	uint32_t clock_is_counter;
-	uint32_t reserved;
+	uint32_t guest_counts;	/* its own exits: see accesses.c */
 	uint32_t transport;	/* enum kb_transport */
 	int32_t foreign_signal; /* that a thread of its own sends to the vCPUs; 0: there is none */
 	uint32_t n_siglock_threads; /* that take the process's siglock */
@@ -133,6 +133,7 @@ struct kb_block {
 /* What one vCPU did in one block. Everything is about the recorded window. */
 struct kb_block_result {
 	int64_t exits;
+	int64_t accesses;	/* that were counted on both sides, warm-up included */
 	int64_t elapsed_cycles; /* the window: to the exit that goes beyond its end, or its end */
 	int64_t skew_cycles;	/* the window began so much later than the block's */
 	int64_t stalled_cycles; /* between spurious returns with no exit of the guest between */
@@ -157,6 +158,8 @@ struct kb_block_result {
 	int32_t cpu;		       /* at the end of the block */
 	int32_t rescues;	       /* kicks after the first that the block's end needed */
 	int32_t kicked;		       /* the block ended by a kick, not by the clock */
+	int32_t twice;		       /* accesses that the host had, and the guest did not make */
+	int32_t never;		       /* accesses of the guest that the host did not have */
 	float quantiles[KB_QUANTILES]; /* of the timed exits, in cycles; NaN: there was none */
 	uint32_t reserved;
 };

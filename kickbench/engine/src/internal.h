@@ -50,8 +50,10 @@ struct vcpu_thread {
 	const struct kb_protocol *protocol; /* entered by the thread */
 	int enter_error;
 	struct counters opened;
-	uint32_t guest_head; /* when the window opened */
-	bool counted_in;     /* for the block to begin */
+	uint32_t guest_head;  /* when the window opened */
+	uint32_t guest_count; /* its exits, when they were compared last */
+	int64_t ahead;	      /* exits that the host has had, and the guest has not counted yet */
+	bool counted_in;      /* for the block to begin */
 	bool window_opened;
 	atomic_bool busy; /* in its loop: can be kicked */
 	int pidfd_error;  /* why v.pidfd is -1 */
@@ -104,8 +106,9 @@ struct kb_engine {
 	double clock_hz;
 	double clock_step; /* in cycles */
 	bool memory_locked;
-	bool one_cpu;  /* of all threads */
-	bool realtime; /* SCHED_FIFO or SCHED_RR, inherited from the conductor */
+	bool one_cpu;	   /* of all threads */
+	bool guest_counts; /* its accesses: accesses.c */
+	bool realtime;	   /* SCHED_FIFO or SCHED_RR, inherited from the conductor */
 	uint64_t samples_capacity;
 	struct vcpu_thread *vcpu_threads;
 	size_t vcpu_threads_bytes;
@@ -217,6 +220,9 @@ void install_handler(int signal, struct sigaction *before); /* of the process; h
 void identify_thread(struct vcpu_thread *t);		    /* the calling thread runs the vCPU */
 void become_vcpu(struct vcpu_thread *t);		    /* it has the vCPU's mask and handler */
 void foreign_signal_handler(int signal);
+
+/* accesses.c */
+void compare_accesses(struct vcpu_thread *t, uint64_t exits, struct kb_block_result *r);
 
 /* memory.c */
 void *allocate(struct kb_engine *e, size_t bytes);

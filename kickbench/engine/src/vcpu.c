@@ -348,6 +348,8 @@ static void run_block(struct vcpu_thread *t)
 	v->record_until = 0;
 	v->exits = v->spurious_exits = v->window_first = v->window_last = 0;
 	v->stalled_cycles = v->spurious_at = 0;
+	v->early_exits = 0;
+	v->gave_up_after = UINT64_MAX;
 	v->migrations = 0;
 	v->kicked = v->unexpected_exit = v->finish_failed = false;
 	v->run_error = 0;
@@ -370,6 +372,7 @@ static void run_block(struct vcpu_thread *t)
 		result->elapsed_cycles = e->block_cycles;
 		result->kicked = v->kicked;
 		result->cpu = sched_getcpu();
+		compare_accesses(t, (uint64_t)result->exits, result);
 	} else if (t->enter_error == 0) {
 		KB_PUT_MARK(KB_MARK_BEGIN);
 		t->protocol->exit_loop(v);
@@ -377,6 +380,7 @@ static void run_block(struct vcpu_thread *t)
 		atomic_store_explicit(&t->busy, false, memory_order_release);
 		kb_mark(v, KB_EVALUATING);
 		evaluate(t, result);
+		compare_accesses(t, v->early_exits + v->exits, result);
 	}
 	atomic_store_explicit(&t->busy, false, memory_order_release);
 	count_in(t); /* at the latest: KVM_RUN may have failed */

@@ -64,6 +64,7 @@ static KB_OUT_OF_LINE bool kb_kick_seen(struct kb_vcpu *v)
 static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_t now,
 					   uint64_t exits)
 {
+	v->gave_up_after = v->early_exits + exits;
 	if (error && error != EINTR && error != EAGAIN) {
 		v->run_error = error;
 		return true;
@@ -76,6 +77,13 @@ static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_
 	if (!v->unexpected_exit && !kb_kick_requested(v))
 		kb_note_spurious(v, now, exits);
 	return v->unexpected_exit;
+}
+
+/* Before the window: KVM_RUN returned at `now`. True: the window opens. */
+static KB_OUT_OF_LINE bool kb_early_return(struct kb_vcpu *v, int error, uint64_t now)
+{
+	v->early_exits += kb_is_own_exit(v, error);
+	return kb_window_opens(v, now);
 }
 
 /*
@@ -101,8 +109,7 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 		error = ioctl(v->fd, KVM_RUN, 0) == 0 ? 0 : errno;
 		now = kb_stamp(clock_is_counter, &cpu);
 
-		if (KB_UNLIKELY(error || v->run->exit_reason != v->expected_exit) &&
-		    !kb_is_other_exit(v, error)) {
+		if (!kb_is_own_exit(v, error)) {
 			if (kb_other_return(v, error, now, exits) || (recording && now >= until))
 				break;
 			if (recording)
@@ -117,7 +124,7 @@ static KB_LOOP void kb_exit_loop(struct kb_vcpu *v)
 			last_cpu = cpu;
 			if (KB_UNLIKELY(now >= until))
 				break;
-		} else if (kb_window_opens(v, now)) {
+		} else if (kb_early_return(v, error, now)) {
 			until = v->record_until;
 			if (now >= until)
 				break;
@@ -194,13 +201,13 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 		now = kb_stamp(clock_is_counter, &cpu);
 		kb_count_run(v);
 		kb_came_back(v, error);
-		if (KB_LIKELY(!error && v->run->exit_reason == v->expected_exit) ||
-		    kb_is_other_exit(v, error)) {
+		if (kb_is_own_exit(v, error)) {
 			atomic_fetch_add_explicit(&v->exit_count, 1, memory_order_relaxed);
 			io_is_pending = kb_leaves_io(v);
 			continue;
 		}
 		io_is_pending = false;
+		v->gave_up_after = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
 		if (error && error != EINTR && error != EAGAIN) {
 			v->run_error = error;
 			return;

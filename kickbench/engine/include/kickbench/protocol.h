@@ -134,6 +134,8 @@ struct kb_vcpu {
 	uint64_t stalled_cycles; /* from one of them to the next, with no exit between */
 	uint64_t spurious_at;	 /* clock: the last of them, 0: none, ... */
 	uint64_t spurious_after; /* ... and the exits before it */
+	uint64_t early_exits;	 /* exit loop: before the window */
+	uint64_t gave_up_after;	 /* exits before the last KVM_RUN without one; ~0: none */
 	uint64_t handler_at;	 /* clock: the last run of the signal handler */
 	uint64_t entered_at;	 /* clock: KVM_RUN, when `resuming` */
 	uint32_t resuming;     /* kickers whose kicks were taken, and the guest has not run since */
@@ -181,7 +183,7 @@ struct kb_user_exit {
  * The version of this header that a protocol's library was compiled against. The engine loads no
  * other. Increase it with every change of a structure or a function of this header.
  */
-#define KB_PROTOCOL_ABI 3
+#define KB_PROTOCOL_ABI 4
 
 struct kb_protocol {
 	uint32_t abi;	    /* KB_PROTOCOL_ABI */
@@ -245,6 +247,13 @@ static inline bool kb_kick_requested(const struct kb_vcpu *v)
 static inline bool kb_is_other_exit(const struct kb_vcpu *v, int error)
 {
 	return !error && v->other_exit && v->run->exit_reason == v->other_exit;
+}
+
+/* KVM_RUN returned with an exit of the guest program's own. */
+static inline bool kb_is_own_exit(const struct kb_vcpu *v, int error)
+{
+	return KB_LIKELY(!error && v->run->exit_reason == v->expected_exit) ||
+	       kb_is_other_exit(v, error);
 }
 
 /* Only for the vCPU's own thread, and its signal handler. */

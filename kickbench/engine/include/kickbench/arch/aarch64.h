@@ -3,9 +3,12 @@
 #ifndef KICKBENCH_ARCH_AARCH64_H
 #define KICKBENCH_ARCH_AARCH64_H
 
+#include <linux/kvm.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -78,6 +81,22 @@ static inline void kb_relax(void)
 			 :                                                                         \
 			 : "i"(number)                                                             \
 			 : "memory")
+
+/* As on x86-64. The guest counts in X3. */
+static inline bool kb_guest_count(int fd, uint32_t *count)
+{
+	uint64_t x3;
+	struct kvm_one_reg reg = {
+	    .id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE |
+		  KVM_REG_ARM_CORE_REG(regs.regs[3]),
+	    .addr = (uintptr_t)&x3,
+	};
+
+	if (ioctl(fd, KVM_GET_ONE_REG, &reg))
+		return false;
+	*count = (uint32_t)x3;
+	return true;
+}
 
 /*
  * After kb_request_kick(): a thread that sees a later store sees the flag, too. The flag is set

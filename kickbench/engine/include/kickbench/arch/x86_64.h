@@ -3,8 +3,11 @@
 #ifndef KICKBENCH_ARCH_X86_64_H
 #define KICKBENCH_ARCH_X86_64_H
 
+#include <linux/kvm.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 
 /* What one CPU writes and another one reads is this far apart. */
 #define KB_CACHE_LINE 64
@@ -48,6 +51,20 @@ static inline void kb_relax(void)
 /* A mark (kickbench/mark.h): nopl number(%rax,%rax,1), which is 0f 1f 84 00 and the number. */
 #define KB_PUT_MARK(number)                                                                        \
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long %c0" : : "i"(number) : "memory")
+
+/*
+ * The exits that a guest at full speed has counted, modulo 2^32: it counts ECX down
+ * (kickbench/guest/programs/x86_64/program.inc). For the vCPU's own thread. False: KVM refuses.
+ */
+static inline bool kb_guest_count(int fd, uint32_t *count)
+{
+	struct kvm_regs regs;
+
+	if (ioctl(fd, KVM_GET_REGS, &regs))
+		return false;
+	*count = 0 - (uint32_t)regs.rcx;
+	return true;
+}
 
 /*
  * After kb_request_kick(): a thread that sees a later store sees the flag, too. The flag is set by
