@@ -20,7 +20,13 @@ import numpy as np
 from arrays import dtype_of
 from numpy.typing import NDArray
 
-from kickbench.results.tables import QUANTILES, combine, from_worker, tables_of_case
+from kickbench.results.tables import (
+    QUANTILES,
+    combine,
+    from_worker,
+    has_noise,
+    tables_of_case,
+)
 from kickbench.results.writer import RunWriter
 from kickbench.run import handover, kinds, nested
 from kickbench.run.handover import BOUTS, HANDOVERS
@@ -33,6 +39,7 @@ BLOCKS = dtype_of(kinds.blocks_with(QUANTILES))
 HISTOGRAMS, SAMPLES = dtype_of(kinds.HISTOGRAMS), dtype_of(kinds.SAMPLES)
 KICKS, KICK_BLOCKS = dtype_of(kinds.KICKS), dtype_of(kinds.KICK_BLOCKS)
 PAUSES, RACES = dtype_of(kinds.PAUSES), dtype_of(kinds.RACES)
+NOISE_ROWS = dtype_of(kinds.NOISE_ROWS)
 NESTED, HANDOVER_ROWS = dtype_of(nested.NESTED), dtype_of(handover.HANDOVER_ROWS)
 DTYPES: dict[str, np.dtype[Any]] = {
     "blocks": BLOCKS,
@@ -44,6 +51,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "races": RACES,
     "nested": NESTED,
     "handovers": HANDOVER_ROWS,
+    "noise": NOISE_ROWS,
 }
 """What a worker's arrays have, by table."""
 
@@ -652,6 +660,20 @@ def load(others: float = 0.01, **changes: float | None) -> dict[str, float | Non
     }
 
 
+def noise_rows(parameters: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The noise of a process: the same in each block of 100 ms that another array has rows of."""
+    places = next(iter(arrays.values()))[["round", "position", "entry"]]
+    blocks = np.unique(places)
+    rows = np.zeros(len(blocks), NOISE_ROWS)
+    for name in places.dtype.names:
+        rows[name] = blocks[name]
+    if parameters.get("foreign_signals_hz"):
+        rows["foreign_sent"], rows["foreign_taken"], rows["spurious"] = 10, 9, 7
+    rows["siglock_taken"] = 1000 * parameters.get("siglock_threads", 0)
+    rows["elapsed_cycles"] = HZ // 10
+    return rows
+
+
 def case_document(
     parameters: Mapping[str, Any], *, rounds: int = 40, hz: float = HZ, **other: Any
 ) -> dict[str, Any]:
@@ -686,6 +708,8 @@ def case_tables(parameters: Mapping[str, Any], **arguments: Any) -> dict[str, An
     """The Arrow tables of a finished case; the arguments are those of its kind's arrays above."""
     arrays = ARRAYS[parameters["kind"]]
     workers = [arrays(parameters, index, **arguments) for index in range(parameters["processes"])]
+    if has_noise(parameters):
+        workers = [{**arrays, "noise": noise_rows(parameters, arrays)} for arrays in workers]
     return worker_tables(parameters, workers)
 
 

@@ -116,6 +116,7 @@ def test_every_field_carries_its_meaning():
 def test_a_kind_knows_its_tables():
     assert [t.name for t in tables_of("exits")] == ["blocks", "exit_histograms", "exit_samples"]
     assert [t.name for t in tables_of("exits", kicks=True)][3:] == ["kick_blocks"]
+    assert [t.name for t in tables_of("exits", noise=True)][3:] == ["noise"]
     assert [t.name for t in tables_of("kick")] == ["kicks", "kick_blocks"]
     assert [t.name for t in tables_of("pause_all")] == ["pauses"]
     assert [t.name for t in tables_of("race")] == ["races"]

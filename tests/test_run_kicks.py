@@ -25,9 +25,11 @@ from kickbench.engine.engine import Clock
 from kickbench.errors import UsageError
 from kickbench.host.topology import Topology
 from kickbench.results.reader import RunReader
+from kickbench.results.tables import tables_of_case
 from kickbench.run import kinds, runner
 from kickbench.run.progress import PlainProgress
 from kickbench.scenario.files import load
+from kickbench.scenario.kinds import NOISY_KINDS
 
 pytestmark = pytest.mark.kvm
 
@@ -97,6 +99,32 @@ def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
     delivered = cases["guest"]["methods"]["immediate_exit"]["phases_ns"]
     assert delivered["delivery"]["p50"] > 0
     assert cases["guest"]["methods"]["sigmask"]["phases_ns"]["delivery"] is None
+
+
+NOISE = "[noise]\nforeign_signals_hz = [0, 2000]\nsiglock_threads = [0, 1]\n"
+
+
+@pytest.mark.parametrize("kind", NOISY_KINDS)
+def test_noise_is_made_for_each_method_and_counted(tmp_path: Path, kind: str) -> None:
+    tables = {"kick": '[kick]\nstates = ["guest"]\n', "race": RACE}
+    methods = '["sigmask", "immediate_exit"]'
+    summary = run(tmp_path, scenario(f'["{kind}"]', methods, tables.get(kind, "") + NOISE))
+    assert len(summary["cases"]) == 4
+    reader = RunReader(summary["folder"])
+    for case in summary["cases"]:
+        assert case["status"] == "ok", case["reason"]
+        is_noisy = case["foreign_signals_hz"] is not None or case["siglock_threads"] > 0
+        stored = [table.name for table in tables_of_case(reader.case(case["id"]).parameters)]
+        assert ("noise" in stored) is is_noisy
+        for figures in case["methods"].values():
+            assert ("noise" in figures) is is_noisy
+            noise = figures.get("noise", {"foreign_taken": 0, "siglock_taken": 0})
+            assert (noise["foreign_taken"] > 0) is (case["foreign_signals_hz"] is not None)
+            assert (noise["siglock_taken"] > 0) is (case["siglock_threads"] > 0)
+            if case["foreign_signals_hz"] is not None:
+                assert noise["foreign_sent"] >= noise["foreign_taken"]
+                assert noise["spurious"] > 0 or kind == "race"  # each of its KVM_RUNs is kicked
+        assert not [one for one in case["findings"] if one["what"] in ("lost", "rescued")]
 
 
 @contextmanager

@@ -23,7 +23,16 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import method_label
 from kickbench.scenario.cases import Case, PlacementSpec
 from kickbench.scenario.files import load
-from kickbench.scenario.kinds import ITERATIONS, KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS, WAYS
+from kickbench.scenario.kinds import (
+    ITERATIONS,
+    KINDS,
+    MAX_KICKS_HZ,
+    NOISE,
+    NOISY_KINDS,
+    STATES,
+    TRANSPORTS,
+    WAYS,
+)
 from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import case_count, exiting_program, expand
 
@@ -62,6 +71,7 @@ def _kicking(
     mix: list[dict[str, Any]],
     tables: dict[str, Any],
 ) -> Scenario:
+    disturbed = set(kinds) & set(NOISY_KINDS)
     if "exits" not in kinds:
         kick_rates = [0]
     if set(kinds) <= {"exits", "nested", "handover"} and kick_rates == [0]:
@@ -74,6 +84,7 @@ def _kicking(
             "placement": [{"name": name} for name in names],
             "measure": {"kinds": kinds, "transports": transports},
             **{kind: table for kind, table in tables.items() if kind in kinds},
+            **({"noise": tables["noise"]} if disturbed and tables["noise"] else {}),
         }
     )
 
@@ -102,6 +113,11 @@ WITH_KICKS = st.builds(
                 optional={"vcpus": axis(st.integers(1, 9)), "kicks": st.integers(1, 10**12)},
             ),
             "nested": st.fixed_dictionaries({}, optional={"iterations": st.integers(1, 100_000)}),
+            "noise": st.none()
+            | st.fixed_dictionaries(
+                {"foreign_signals_hz": axis(st.just(0.0) | st.floats(0.001, MAX_KICKS_HZ / 1024))},
+                optional={"siglock_threads": axis(st.integers(1, 31))},
+            ).filter(lambda noise: "siglock_threads" in noise or any(noise["foreign_signals_hz"])),
         }
     ),
 )
@@ -227,6 +243,39 @@ def test_a_case_has_the_settings_of_its_kind_and_no_others() -> None:
             assert case.kick_rate_hz or case.transport == "tgkill"
         else:
             assert case.kick_rate_hz is None
+
+
+def test_noise_is_an_axis_of_the_kinds_that_it_can_disturb() -> None:
+    kinds = ["exits", "kick", "pause_all", "race", "nested", "handover"]
+    noisy = Scenario.from_dict(
+        {
+            "name": "noisy",
+            "vm": {"vcpus": 1},
+            "guest": {"program": "pm_timer"},
+            "placement": [{"name": "local"}],
+            "measure": {"kinds": kinds},
+            "kick": {"states": "guest"},
+            "race": {"window_ns": 0},
+            "noise": {"foreign_signals_hz": [0, 100], "siglock_threads": [0, 2]},
+        }
+    )
+    words = ["", "_2siglock10000hz", "_foreign100hz", "_foreign100hz_2siglock10000hz"]
+    cases = expand(noisy)
+    assert [case.id for case in cases] == [
+        *(f"exits-pm_timer-1vcpu-max{noise}-local" for noise in words),
+        *(f"kick-guest-1vcpu-1kicker-tgkill{noise}-local" for noise in words),
+        *(f"pause_all-pm_timer-1vcpu-tgkill{noise}-local" for noise in words),
+        *(f"race-0ns-1vcpu-tgkill{noise}-local" for noise in words),
+        "nested-local",
+        "handover-local",
+    ]
+    assert [(c.foreign_signals_hz, c.siglock_threads, c.siglock_hz) for c in cases[:4]] == [
+        (None, 0, None),
+        (None, 2, 10_000.0),
+        (100.0, 0, None),
+        (100.0, 2, 10_000.0),
+    ]
+    assert [case.has_noise for case in cases[:4]] == [False, True, True, True]
 
 
 def test_a_nested_case_has_the_ways_of_a_hypervisor_in_place_of_protocols() -> None:
@@ -502,6 +551,14 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
         ({"kind": "nested", "iterations": 9}, "case.program: expected hypervisor of the kind"),
         ({"kind": "handover"}, "case.program: expected no_guest of the kind handover"),
         ({"program": "hypervisor"}, "case.program: expected hypervisor of the kind nested"),
+        ({"foreign_signals_hz": 0.0}, "case.foreign_signals_hz: expected a number from 0.001"),
+        ({"siglock_threads": 32}, "case.siglock_threads: expected a number from 0 to 31"),
+        ({"siglock_threads": 1}, "case.siglock_hz: expected a rate if there are threads"),
+        ({"siglock_hz": 1.0}, "case.siglock_hz: expected a rate if there are threads"),
+        (
+            {"kind": "nested", "iterations": 9, "program": "hypervisor", "foreign_signals_hz": 1.0},
+            "case.foreign_signals_hz: expected noise of the kinds exits, kick, pause_all, race",
+        ),
         ({"placement": place(name="../x")}, "case.placement.name: expected a name"),
         ({"placement": place(creator="node:x")}, "case.placement.creator: expected any, node:N"),
         ({"placement": place(vcpus="cpu:3-1")}, "case.placement.vcpus: expected any, node:N"),
@@ -541,7 +598,7 @@ def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
 
 def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() -> None:
     later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks", "iterations")
-    later = (*later, "precision_of", "mix", "gaps_us", "vcpu_rates")
+    later = (*later, "precision_of", "mix", "gaps_us", "vcpu_rates", *NOISE)
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}
     assert Case.from_dict(earlier) == Case.from_dict({**GOOD, "precision_of": "mean"})

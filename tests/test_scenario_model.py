@@ -21,8 +21,8 @@ from kickbench.errors import EXIT_USAGE, ScenarioError
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.files import MAX_BYTES, load
-from kickbench.scenario.kinds import KINDS, MAX_KICKS_HZ, STATES, TRANSPORTS
-from kickbench.scenario.model import Guest, Kick, Measure, Placement, Race, Scenario, Vm
+from kickbench.scenario.kinds import KINDS, MAX_KICKS_HZ, NOISY_KINDS, STATES, TRANSPORTS
+from kickbench.scenario.model import Guest, Kick, Measure, Noise, Placement, Race, Scenario, Vm
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
 RELAXED = settings(
@@ -109,6 +109,7 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         "kick": None,
         "race": None,
         "nested": None,
+        "noise": None,
     }
 
 
@@ -122,6 +123,25 @@ def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
     }
     assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
     assert resolved["nested"] == {"iterations": 200}
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        (
+            {"foreign_signals_hz": 100},
+            {"foreign_signals_hz": [100.0], "siglock_threads": [0], "siglock_hz": None},
+        ),
+        (
+            {"siglock_threads": [0, 2]},
+            {"foreign_signals_hz": [0.0], "siglock_threads": [0, 2], "siglock_hz": 10_000.0},
+        ),
+    ],
+)
+def test_noise_is_as_asked_for(given: dict[str, Any], resolved: dict[str, Any]) -> None:
+    once = Scenario.from_dict(scenario(noise=given)).to_dict()
+    assert once["noise"] == resolved
+    assert Scenario.from_dict(once).to_dict() == once
 
 
 def test_a_single_value_stands_for_a_list_of_one() -> None:
@@ -191,6 +211,7 @@ KICK_RATE = "expected 0 (no kicks) or a number of kicks per second from 0.001 to
 KICKERS = "expected a whole number from 1 to 31"
 WINDOW = "expected 0 (the natural window) or a number of nanoseconds from 1 to 1e9"
 KICKS = "expected a whole number from 1 to 10^12"
+FOREIGN = "expected 0 (none) or a number of signals per second from 0.001 to 1e6"
 FILE = "expected the path of a C file whose name is a small letter"
 
 
@@ -208,6 +229,10 @@ def mix(*exits: object) -> dict[str, Any]:
 
 def measure(**keys: Any) -> dict[str, Any]:
     return scenario(measure=keys)
+
+
+def noise(**keys: Any) -> dict[str, Any]:
+    return scenario(noise=keys)
 
 
 def kick(**keys: Any) -> dict[str, Any]:
@@ -593,6 +618,43 @@ BAD = {
         scenario(description="\x1b[2J"),
         'of text without control characters, found "\\x1b[2J"',
     ),
+    "noise of nothing": (
+        noise(),
+        "noise: nothing makes noise: set foreign_signals_hz or siglock_threads, or leave",
+    ),
+    "noise at no rate": (noise(foreign_signals_hz=0), "noise: nothing makes noise"),
+    "foreign signals run back": (
+        noise(foreign_signals_hz=-1),
+        f"noise.foreign_signals_hz: {FOREIGN}, found -1",
+    ),
+    "one of the rates is high": (
+        noise(foreign_signals_hz=[1, 2e6]),
+        f"noise.foreign_signals_hz[1]: {FOREIGN}, found",
+    ),
+    "threads are many": (
+        noise(siglock_threads=32),
+        "noise.siglock_threads: expected a whole number from 0 to 31, found 32",
+    ),
+    "siglock at no rate": (
+        noise(siglock_threads=1, siglock_hz=0),
+        "noise.siglock_hz: expected a number of times per second from 0.001 to 1e6, found 0",
+    ),
+    "a rate of no thread": (
+        noise(foreign_signals_hz=1, siglock_hz=5),
+        "noise.siglock_hz: the rate is of the threads that take siglock, and noise.siglock_th",
+    ),
+    "a key of noise that is none": (
+        noise(foreign_signal_hz=1),
+        'noise.foreign_signal_hz: unknown key; did you mean "foreign_signals_hz"?',
+    ),
+    "noise where nothing is disturbed": (
+        scenario(measure={"kinds": ["handover"]}, noise={"siglock_threads": 1}),
+        "noise: this table is for the kinds exits, kick, pause_all, race; add one to measure",
+    ),
+    "more foreign signals than a thread sends": (
+        scenario(vm={"vcpus": [1, 1000]}, noise={"foreign_signals_hz": 1000}),
+        "1,000,000 signals/s, and the one thread that sends them can send at most 200,000; lower",
+    ),
 }  # fmt: skip
 
 
@@ -785,7 +847,7 @@ def test_a_folder_that_results_cannot_name_is_refused(
 KEYS = st.text(max_size=5) | st.sampled_from(
     [
         key
-        for table in (Scenario, Vm, Guest, Placement, Measure, Kick, Race)
+        for table in (Scenario, Vm, Guest, Placement, Measure, Kick, Race, Noise)
         for key in table.model_fields
     ]
 )
@@ -838,6 +900,8 @@ def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any])
     if "nested" in kinds:
         scenario = {**scenario, "vm": {**scenario["vm"], "irqchip": "kernel"}}
     tables = {kind: data[kind] for kind in ("kick", "race", "nested") if kind in kinds}
+    if data["noise"] is not None and set(kinds) & set(NOISY_KINDS):
+        tables["noise"] = data["noise"]
     return {**scenario, **tables, "measure": measure}
 
 
@@ -882,6 +946,11 @@ VALID = PLAIN | st.builds(
     some(*KINDS),
     st.fixed_dictionaries(
         {
+            "noise": st.none()
+            | st.fixed_dictionaries(
+                {"siglock_threads": some(0, 1, 31).filter(lambda some: some != [0])},
+                optional={"foreign_signals_hz": some(0, 0.5, 100), "siglock_hz": st.floats(1, 1e6)},
+            ),
             "transports": some(*TRANSPORTS),
             "rates": st.lists(
                 st.just(0) | st.floats(0.001, 1e6), min_size=1, max_size=3, unique=True

@@ -312,6 +312,7 @@ def test_the_reference_names_every_key() -> None:
         model.Kick,
         model.Race,
         model.Nested,
+        model.Noise,
     )
     scalars = {key for table in tables for key in table.model_fields} - {
         "vm",
@@ -321,6 +322,7 @@ def test_the_reference_names_every_key() -> None:
         "kick",
         "race",
         "nested",
+        "noise",
     }
     # "vcpus" is a key of four tables.
     assert named == scalars

@@ -55,6 +55,9 @@ PARAMETERS = (
     "kickers",
     "kick_rate_hz",
     "window_ns",
+    "foreign_signals_hz",
+    "siglock_threads",
+    "siglock_hz",
 )
 """The keys of a case that must be equal for its figures to be comparable. So must its clock."""
 

@@ -149,6 +149,9 @@ class _Case(Model):
     window_ns: Annotated[float, Field(ge=0)] | None = None
     kicks: Annotated[int, Field(ge=1, le=2**53)] | None = None
     iterations: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    foreign_signals_hz: Annotated[float, Field(gt=0)] | None = None
+    siglock_threads: Annotated[int, Field(ge=0, le=2**15)] = 0
+    siglock_hz: Annotated[float, Field(gt=0)] | None = None
 
 
 class _ManifestCase(Model):

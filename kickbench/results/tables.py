@@ -64,7 +64,8 @@ class Column:
 class Table:
     """One Parquet table. ``max_rows`` is the most that a reader accepts.
 
-    ``kinds`` always have it, ``kinds_with_kicks`` only when the case has a ``kick_rate_hz``.
+    ``kinds`` always have it, ``kinds_with_kicks`` only when the case has a ``kick_rate_hz``, and
+    ``kinds_with_noise`` only when it has noise.
     ``at_most`` has pairs of columns: the first never exceeds the second.
     """
 
@@ -74,6 +75,7 @@ class Table:
     max_rows: int
     columns: tuple[Column, ...]
     kinds_with_kicks: tuple[str, ...] = ()
+    kinds_with_noise: tuple[str, ...] = ()
     at_most: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -562,6 +564,38 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            name="noise",
+            doc="the noise of a block counted, one row per block",
+            kinds=(),
+            kinds_with_noise=("exits", "kick", "pause_all", "race"),
+            max_rows=2**24,
+            columns=(
+                *_PLACE,
+                *_WHO,
+                Column(
+                    "foreign_sent",
+                    pa.int64(),
+                    "signals",
+                    "signals that are no kicks, sent to the threads of all vCPUs",
+                ),
+                Column(
+                    "foreign_taken",
+                    pa.int64(),
+                    "signals",
+                    "those whose handler ran; two that are pending at once are one",
+                ),
+                Column(
+                    "siglock_taken",
+                    pa.int64(),
+                    "",
+                    "times that the threads that make noise took siglock",
+                ),
+                _SPURIOUS,
+                Column("elapsed_cycles", pa.int64(), "cycles", "length of the block"),
+            ),
+            at_most=(("foreign_taken", "foreign_sent"),),
+        ),
+        Table(
             name="observed_turns",
             doc="about a second of the observation, one row per vCPU",
             kinds=("observed",),
@@ -596,21 +630,32 @@ TABLES: dict[str, Table] = {
 }
 
 
-def tables_of(kind: str, *, kicks: bool = False) -> tuple[Table, ...]:
+def tables_of(kind: str, *, kicks: bool = False, noise: bool = False) -> tuple[Table, ...]:
     """The tables that a finished case of ``kind`` has; empty for a kind that is not known.
 
-    ``kicks``: whether the case has a ``kick_rate_hz``.
+    ``kicks``: whether the case has a ``kick_rate_hz``; ``noise``: whether it has noise.
     """
     return tuple(
         table
         for table in TABLES.values()
-        if kind in table.kinds or (kicks and kind in table.kinds_with_kicks)
+        if kind in table.kinds
+        or (kicks and kind in table.kinds_with_kicks)
+        or (noise and kind in table.kinds_with_noise)
     )
 
 
 def tables_of_case(parameters: Mapping[str, Any]) -> tuple[Table, ...]:
     """The tables of a finished case with these parameters (the "case" of its case.json)."""
-    return tables_of(parameters["kind"], kicks=parameters.get("kick_rate_hz") is not None)
+    return tables_of(
+        parameters["kind"],
+        kicks=parameters.get("kick_rate_hz") is not None,
+        noise=has_noise(parameters),
+    )
+
+
+def has_noise(parameters: Mapping[str, Any]) -> bool:
+    """Whether a case with these parameters has noise. Those of earlier versions have none."""
+    return bool(parameters.get("foreign_signals_hz") or parameters.get("siglock_threads"))
 
 
 def from_worker(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, compress
 from math import isfinite
@@ -28,6 +28,7 @@ from kickbench.engine.engine import (
     Clock,
     Engine,
     Kickers,
+    NoiseThreads,
     Plan,
     histogram_edges,
     quantile_levels,
@@ -90,9 +91,13 @@ class Round:
         """A row for every block, with what all vCPUs did in it."""
         rows = Records.of(type_, len(self.order), round=self.number)
         rows["position"], rows["entry"] = range(len(self.order)), self.order
-        rows["spurious"] = map(sum, self._by_block("spurious_exits"))
+        rows["spurious"] = self.sums("spurious_exits")
         rows["elapsed_cycles"] = map(max, self._by_block("elapsed_cycles"))
         return rows
+
+    def sums(self, name: str) -> Iterator[int]:
+        """A field of the results, summed over the vCPUs: a number for every block."""
+        return map(sum, self._by_block(name))
 
     def _by_block(self, name: str) -> Iterator[memoryview[int]]:
         column = self.results[name]
@@ -528,6 +533,61 @@ class RaceRecorder(BaseRecorder):
 
     def arrays(self) -> dict[str, Collected]:
         return {"races": self._races}
+
+
+# --- noise --------------------------------------------------------------------------------------
+
+_NOISE_COUNTS = ("foreign_sent", "foreign_taken", "siglock_taken")
+NOISE_ROWS = RecordType.of(
+    [*PLACE, *((name, "q") for name in (*_NOISE_COUNTS, "spurious", "elapsed_cycles"))]
+)
+
+
+def noise_threads(case: Case) -> NoiseThreads:
+    """The threads that disturb a case of the engine's."""
+    return NoiseThreads(case.foreign_signals_hz is not None, case.siglock_threads)
+
+
+def with_noise(plan: Plan, case: Case) -> Plan:
+    """The plan with the case's noise. One thread sends the foreign signals to all vCPUs."""
+    signals_hz = (case.foreign_signals_hz or 0) * case.vcpus
+    return replace(
+        plan,
+        foreign_gap_ns=int(1e9 / signals_hz) if signals_hz else 0,
+        siglock_gap_ns=int(1e9 / case.siglock_hz) if case.siglock_hz else 0,
+    )
+
+
+class NoiseRecorder:
+    """What a case's noise was, in every block; of any kind of the engine's."""
+
+    def __init__(self) -> None:
+        self.rows = Collected(NOISE_ROWS)
+
+    def add(self, taken: Round) -> None:
+        rows = taken.block_rows(NOISE_ROWS)
+        for name in _NOISE_COUNTS:
+            rows[name] = taken.sums(name)
+        self.rows.parts.append(rows)
+
+    def shortfalls(self, case: Case, block_ns: int) -> list[str]:
+        """A sentence for each wanted rate that was not reached."""
+        seconds = len(self.rows) * block_ns / 1e9
+        wanted = (
+            (
+                "foreign signals/s to each vCPU",
+                case.foreign_signals_hz,
+                "foreign_taken",
+                case.vcpus,
+            ),
+            ("takings of siglock/s", case.siglock_hz, "siglock_taken", case.siglock_threads),
+        )
+        found = [
+            _shortfall(what, hz, self.rows.sum(name), seconds * threads)
+            for what, hz, name, threads in wanted
+            if hz is not None
+        ]
+        return [words for words in found if words is not None]
 
 
 # --- the table ----------------------------------------------------------------------------------

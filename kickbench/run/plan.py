@@ -202,6 +202,11 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
             f"one thread sends all kicks of a case, at most {MAX_KICKS_HZ:,} a second: lower "
             "kick_rate_hz"
         )
+    if (case.foreign_signals_hz or 0) * case.vcpus > MAX_KICKS_HZ:
+        return (
+            f"one thread sends all foreign signals of a case, at most {MAX_KICKS_HZ:,} a second: "
+            "lower foreign_signals_hz"
+        )
     if case.kickers > MAX_KICKERS:
         return (
             f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}: lower kickers"

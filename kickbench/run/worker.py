@@ -221,6 +221,7 @@ def _engine_bench(
             samples_capacity=timing.samples_capacity,
             protocols={name: load(Path(path), name) for name, path in order.protocols.items()},
             kickers=kinds.kickers(case, order.kicker_cpus, timing, 2 * len(participants)),
+            noise=kinds.noise_threads(case),
         ) as engine,
     ):
         if not engine.memory_locked:
@@ -234,6 +235,9 @@ def _engine_bench(
         bench = _EngineBench(case, engine, participants, timing, clock, rng, places)
         yield bench
         warnings += remarks(places.facts())
+        if bench.noise is not None:
+            bench.noise.rows.save(order.folder / "noise.npy")
+            warnings += bench.noise.shortfalls(case, timing.block_ns)
         if isinstance(bench.recorder, kinds.ExitRecorder):
             warnings += bench.recorder.shortfalls(case, timing.block_ns)
             left, exits = bench.recorder.unsampled()
@@ -303,7 +307,8 @@ class _EngineBench:
         self._timing, self.clock, self._rng, self._places = timing, clock, rng, places
         measurement = kinds.MEASUREMENTS[case.kind]
         self.recorder = measurement.recorder(case, len(participants))
-        self._plan = measurement.plan(case)
+        self.noise = kinds.NoiseRecorder() if case.has_noise else None
+        self._plan = kinds.with_noise(measurement.plan(case), case)
         self._kicks = bool(measurement.n_kickers(case))
         self._lost_after_ns = kinds.FIRST_LOST_AFTER_NS
 
@@ -328,7 +333,10 @@ class _EngineBench:
         )
         self._places.look(results)
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
-        self.recorder.add(kinds.Round(number, self._engine, turns, results, lost_after_cycles))
+        taken = kinds.Round(number, self._engine, turns, results, lost_after_cycles)
+        self.recorder.add(taken)
+        if self.noise is not None:
+            self.noise.add(taken)
         if number == 0 and self._plan.kicking != "none":
             latencies = self.recorder.latencies_cycles()
             self._lost_after_ns = kinds.lost_after_ns(latencies, self.clock)

@@ -26,10 +26,13 @@ from kickbench.scenario.kinds import (
     MAX_GAP_US,
     MAX_GAPS,
     MAX_KICKERS,
+    MAX_SIGLOCK_THREADS,
     MAX_VCPU_RATE,
     MIN_GAP_US,
     MIN_GAPS,
     MIN_VCPU_RATE,
+    NOISE,
+    NOISY_KINDS,
     OWN_PROGRAMS,
     PRECISION_OF,
     STATES,
@@ -76,6 +79,10 @@ class Case:
     microseconds before they are scaled to ``exit_rate_hz``. ``vcpu_rates`` are the vCPUs' exit
     rates against each other: ``exit_rate_hz`` is the mean of all. Empty: they are equal.
 
+    Cases of ``kinds.NOISY_KINDS`` may have noise: ``foreign_signals_hz`` signals per second to each
+    vCPU's thread that are no kicks, None for none, and ``siglock_threads`` that take the process's
+    siglock ``siglock_hz`` times a second each.
+
     Of kind "nested" the program is ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and
     ``iterations`` is how many of them a block has.
 
@@ -110,6 +117,14 @@ class Case:
     mix: tuple[MixedExit, ...] = ()
     gaps_us: tuple[float, ...] = ()
     vcpu_rates: tuple[float, ...] = ()
+    foreign_signals_hz: float | None = None
+    siglock_threads: int = 0
+    siglock_hz: float | None = None
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether other threads disturb the vCPUs."""
+        return self.foreign_signals_hz is not None or self.siglock_threads > 0
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON-able data."""
@@ -232,6 +247,12 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "kickers": (lambda n: 1 <= n <= MAX_KICKERS, f"a number from 1 to {MAX_KICKERS}"),
     "window_ns": (lambda n: n == 0 or 1 <= n <= 1e9, "0 or a number from 1 to 1e9"),
     "kicks": (lambda n: 1 <= n <= 10**12, "a number from 1 to 10^12"),
+    "foreign_signals_hz": (lambda n: 0.001 <= n <= 1e6, "a number from 0.001 to 1e6"),
+    "siglock_threads": (
+        lambda n: 0 <= n <= MAX_SIGLOCK_THREADS,
+        f"a number from 0 to {MAX_SIGLOCK_THREADS}",
+    ),
+    "siglock_hz": (lambda n: 0.001 <= n <= 1e6, "a number from 0.001 to 1e6"),
     "iterations": (lambda n: 1 <= n <= 100_000, "a number from 1 to 100000"),
 }
 
@@ -255,6 +276,10 @@ def _check_values(case: Case) -> None:
         if (case.program == program) != (case.kind == kind):
             _refuse("program", f"{program} of the kind {kind}, and of no other")
     _check_guest(case)
+    if case.has_noise and case.kind not in NOISY_KINDS:
+        _refuse(NOISE[0], f"noise of the kinds {', '.join(NOISY_KINDS)}, and of no other")
+    if (case.siglock_hz is not None) != (case.siglock_threads > 0):
+        _refuse("siglock_hz", "a rate if there are threads that take siglock, and only then")
     if not _NAME.fullmatch(case.placement.name):
         _refuse("placement.name", "a name fit for a file")
     for key in ("creator", "vcpus", "kicker"):

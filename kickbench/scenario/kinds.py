@@ -173,6 +173,16 @@ NO_GUEST = "no_guest"
 OWN_PROGRAMS = {"nested": HYPERVISOR, "handover": NO_GUEST}
 """By kind, the program of its cases, if no other kind can have it."""
 
+NOISY_KINDS = ("exits", "kick", "pause_all", "race")
+"""The kinds that can be measured with noise."""
+
+NOISE = ("foreign_signals_hz", "siglock_threads", "siglock_hz")
+"""The fields of a case that say which noise it has."""
+
+DEFAULT_SIGLOCK_HZ = 10_000.0
+
+MAX_SIGLOCK_THREADS = 31
+
 WITHOUT_KVM = ("handover",)
 """The kinds that a host without KVM can measure."""
 

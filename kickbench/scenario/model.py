@@ -46,16 +46,19 @@ from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting,
 from kickbench.scenario.kinds import (
     ARRIVALS,
     DEFAULT_ITERATIONS,
+    DEFAULT_SIGLOCK_HZ,
     DEFAULT_TRANSPORT,
     KINDS,
     MAX_GAP_US,
     MAX_GAPS,
     MAX_KICKERS,
     MAX_KICKS_HZ,
+    MAX_SIGLOCK_THREADS,
     MAX_VCPU_RATE,
     MIN_GAP_US,
     MIN_GAPS,
     MIN_VCPU_RATE,
+    NOISY_KINDS,
     PRECISION_OF,
     STATES,
     TRANSPORTS,
@@ -115,6 +118,19 @@ _Zero = Annotated[float, Field(strict=True, ge=0, le=0)]
 KickRateHz = Annotated[
     _Zero | Annotated[float, Field(strict=True, ge=0.001, le=1e6, allow_inf_nan=False)],
     expecting("0 (no kicks) or a number of kicks per second from 0.001 to 1e6"),
+]
+ForeignHz = Annotated[
+    _Zero | Annotated[float, Field(strict=True, ge=0.001, le=1e6, allow_inf_nan=False)],
+    expecting("0 (none) or a number of signals per second from 0.001 to 1e6"),
+]
+SiglockThreads = Annotated[
+    int,
+    Field(strict=True, ge=0, le=MAX_SIGLOCK_THREADS),
+    expecting(f"a whole number from 0 to {MAX_SIGLOCK_THREADS}"),
+]
+SiglockHz = Annotated[
+    Annotated[float, Field(strict=True, ge=0.001, le=1e6, allow_inf_nan=False)] | None,
+    expecting("a number of times per second from 0.001 to 1e6"),
 ]
 KickerCount = Annotated[
     int,
@@ -570,6 +586,45 @@ class Nested(Table):
     )
 
 
+class Noise(Table):
+    """What other threads of the process do while the methods are measured."""
+
+    foreign_signals_hz: Axis[ForeignHz] = Field(
+        default=(0.0,),
+        description="Signals per second to each vCPU's thread that are no kicks (SIGURG, with a "
+        "handler that does nothing), 0 for none. A list is an axis of the sweep.",
+    )
+    siglock_threads: Axis[SiglockThreads] = Field(
+        default=(0,),
+        description="Number of further threads that take the siglock of the process, 0 to "
+        f"{MAX_SIGLOCK_THREADS}. A list is an axis of the sweep.",
+    )
+    siglock_hz: SiglockHz = Field(
+        default_factory=lambda noise: DEFAULT_SIGLOCK_HZ if any(noise["siglock_threads"]) else None,
+        description="How often each of these threads takes siglock, per second. Default: "
+        f"{DEFAULT_SIGLOCK_HZ:,.0f} if there are such threads.",
+    )
+
+    @field_validator("siglock_hz")
+    @classmethod
+    def _threads_are_there(cls, rate: float | None, info: ValidationInfo) -> float | None:
+        if rate is not None and set(info.data.get("siglock_threads", ())) == {0}:
+            raise problem(
+                "the rate is of the threads that take siglock, and noise.siglock_threads is 0; "
+                "set it, or leave the rate out"
+            )
+        return rate
+
+    @model_validator(mode="after")
+    def _something_is_noisy(self) -> Self:
+        if set(self.foreign_signals_hz) == {0} and set(self.siglock_threads) == {0}:
+            raise problem(
+                "nothing makes noise: set foreign_signals_hz or siglock_threads, or leave the "
+                "table out"
+            )
+        return self
+
+
 _TABLE_OF_KIND: dict[str, type[Kick] | type[Race] | type[Nested]] = {
     "kick": Kick,
     "race": Race,
@@ -628,11 +683,22 @@ class Scenario(Table):
         default_factory=lambda data: Nested() if "nested" in data["measure"].kinds else None,
         description="The blocks of the kind nested. Only with that kind in measure.kinds.",
     )
+    noise: Noise | None = Field(
+        default=None,
+        description="What other threads do meanwhile, an axis of the kinds exits, kick, pause_all "
+        "and race. Default: nothing.",
+    )
 
     @property
     def kicked_vcpus(self) -> tuple[int, ...]:
         """Number of vCPUs in the cases with kicks of ``guest.kick_rate_hz``."""
         return self.guest.kicked_vcpus or self.vm.vcpus
+
+    @property
+    def most_vcpus(self) -> int:
+        """The most vCPUs of a case."""
+        own = (self.guest.kicked_vcpus, *(table.vcpus for table in (self.kick, self.race) if table))
+        return max(max(some) for some in (self.vm.vcpus, *own) if some)
 
     @field_validator(*_TABLE_OF_KIND)
     @classmethod
@@ -671,6 +737,24 @@ class Scenario(Table):
             raise problem(
                 f"measure.transports is set, but nothing kicks: measure.kinds is "
                 f"{' and '.join(kinds)}{rate}; leave the key out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_disturbs_something(self) -> Self:
+        if self.noise is None:
+            return self
+        if not set(self.measure.kinds) & set(NOISY_KINDS):
+            raise problem(
+                f"noise: this table is for the kinds {', '.join(NOISY_KINDS)}; add one to "
+                "measure.kinds, or leave the table out"
+            )
+        rate, vcpus = max(self.noise.foreign_signals_hz), self.most_vcpus
+        if rate * vcpus > MAX_KICKS_HZ:
+            raise problem(
+                f"noise.foreign_signals_hz: {rate:,.0f} signals/s to each of {vcpus:,} vCPUs are "
+                f"{rate * vcpus:,.0f} signals/s, and the one thread that sends them can send at "
+                f"most {MAX_KICKS_HZ:,}; lower the rate"
             )
         return self
 
@@ -772,4 +856,5 @@ _TABLES: dict[str, type[BaseModel]] = {
     "placement": Placement,
     "measure": Measure,
     **_TABLE_OF_KIND,
+    "noise": Noise,
 }

@@ -128,6 +128,21 @@ def _kickers(scenario: Scenario) -> Choices:
     return [{"kickers": kickers} for kickers in scenario.kick.kickers]
 
 
+def _noise(scenario: Scenario) -> Choices:
+    """The silent case comes first, if there is one, with the noisy ones beside it."""
+    if scenario.noise is None:
+        return [{}]
+    return [
+        {
+            "foreign_signals_hz": float(rate) or None,
+            "siglock_threads": threads,
+            "siglock_hz": scenario.noise.siglock_hz if threads else None,
+        }
+        for rate in scenario.noise.foreign_signals_hz
+        for threads in scenario.noise.siglock_threads
+    ]
+
+
 def _vcpus(scenario: Scenario) -> Choices:
     return [{"vcpus": vcpus} for vcpus in scenario.vm.vcpus]
 
@@ -183,20 +198,20 @@ class Sweep:
 
 SWEEPS: dict[str, Sweep] = {
     "exits": Sweep(
-        (_programs, _placements, _exit_rates, _kick_rates_and_vcpus),
-        "{program}-{vcpus}-{rate}-{placement}",
+        (_programs, _placements, _exit_rates, _kick_rates_and_vcpus, _noise),
+        "{program}-{vcpus}-{rate}{noise}-{placement}",
     ),
     "kick": Sweep(
-        (_states, _placements, _transports, _kickers, _vcpus_of_kick),
-        "{state}-{vcpus}-{kickers}-{transport}-{placement}",
+        (_states, _placements, _transports, _kickers, _vcpus_of_kick, _noise),
+        "{state}-{vcpus}-{kickers}-{transport}{noise}-{placement}",
     ),
     "pause_all": Sweep(
-        (_programs, _placements, _transports, _vcpus),
-        "{program}-{vcpus}-{transport}-{placement}",
+        (_programs, _placements, _transports, _vcpus, _noise),
+        "{program}-{vcpus}-{transport}{noise}-{placement}",
     ),
     "race": Sweep(
-        (_spin, _windows, _placements, _transports, _vcpus_of_race),
-        "{window}-{vcpus}-{transport}-{placement}",
+        (_spin, _windows, _placements, _transports, _vcpus_of_race, _noise),
+        "{window}-{vcpus}-{transport}{noise}-{placement}",
     ),
     "nested": Sweep((_hypervisor, _placements), "{placement}"),
     "handover": Sweep((_pairs, _placements), "{placement}"),
@@ -279,8 +294,18 @@ def _words(case: Case) -> dict[str, str]:
         "kickers": f"{case.kickers}kicker",
         "rate": rate,
         "transport": case.transport,
+        "noise": _noise_words(case),
         "placement": case.placement.name,
     }
+
+
+def _noise_words(case: Case) -> str:
+    words = ""
+    if case.foreign_signals_hz is not None:
+        words += f"_foreign{_number(case.foreign_signals_hz)}hz"
+    if case.siglock_hz is not None:
+        words += f"_{case.siglock_threads}siglock{_number(case.siglock_hz)}hz"
+    return words
 
 
 def _number(value: float) -> str:

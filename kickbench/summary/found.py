@@ -203,7 +203,23 @@ class _Faults(NamedTuple):
     claim: bool | None
 
 
+class _Noise(_Found):
+    foreign_sent: Count
+    foreign_taken: Count
+    siglock_taken: Count
+    spurious: Count
+    seconds: Amount
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.foreign_taken > self.foreign_sent:
+            raise ValueError("more foreign signals were taken than sent")
+        return self
+
+
 class _Method(_Found):
+    # It may be missing, but must not be null.
+    noise: Annotated[_Noise, Field(default_factory=_Noise.model_construct)]
     estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
     counts: Annotated[dict[Line, _Count], Field(max_length=100)] = {}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kickbench.scenario.kinds import NOISE
 from kickbench.stats.independent import Estimate, difference
 from kickbench.summary.shared import (
     Floats,
@@ -37,7 +38,7 @@ Times = tuple[Ints, Floats]
 """The process of each round, and ns per exit (rounds x methods; NaN: the round had no exit)."""
 
 _ALIKE = (
-    "program", "irqchip", "vcpus", "exit_rate_hz", "arrival", "placement_spec", "baseline"
+    "program", "irqchip", "vcpus", "exit_rate_hz", "arrival", "placement_spec", "baseline", *NOISE
 )  # fmt: skip
 
 

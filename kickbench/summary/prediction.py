@@ -231,9 +231,13 @@ def _cost_ns(basis: Basis, vcpus: int, nodes: int, rng: np.random.Generator) -> 
 
 
 def _split(summary: Summary) -> Iterator[tuple[Summary, str, str]]:
-    """(case, protocol, control) of finished cases of exits without kicks that have both."""
+    """(case, protocol, control) of finished cases of exits that have both.
+
+    Cases with kicks or noise are left out.
+    """
+    disturbed = ("kick_rate_hz", "foreign_signals_hz", "siglock_threads")
     for case in summary["cases"]:
-        if case["status"] != "ok" or case["kind"] != "exits" or case.get("kick_rate_hz"):
+        if case["status"] != "ok" or case["kind"] != "exits" or any(map(case.get, disturbed)):
             continue
         still = {one["method"] for one in case["findings"] if one["what"] == "stood_still"}
         for method, control in control_pairs(case["methods"], case["baseline"]):

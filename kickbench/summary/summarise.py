@@ -25,6 +25,7 @@ from kickbench.summary.exits import read_rounds, summarise_exits
 from kickbench.summary.handover import summarise_handovers
 from kickbench.summary.kicks import describe_kicks, summarise_kicks
 from kickbench.summary.nested import describe_nested, summarise_nested
+from kickbench.summary.noise import describe_noise, read_noise
 from kickbench.summary.observed import summarise_observed
 from kickbench.summary.pauses import summarise_pauses
 from kickbench.summary.per_kick import Times, contrasts_per_kick, pair_with_quiet
@@ -99,6 +100,9 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "window_ns": parameters.get("window_ns"),
         "kicks_wanted": parameters.get("kicks"),
         "iterations": parameters.get("iterations"),
+        "foreign_signals_hz": parameters.get("foreign_signals_hz"),
+        "siglock_threads": parameters.get("siglock_threads", 0),
+        "siglock_hz": parameters.get("siglock_hz"),
         "timeout_ns": None,
         "first_timeout_ns": None,
         "nested": None,
@@ -128,6 +132,8 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
     if record.document is not None:
         fill, controls = _SUMMARISERS[parameters["kind"]](reader, record)
         summary |= fill
+        for method, noise in read_noise(reader, record).items():
+            summary["methods"][method]["noise"] = noise
         for method, counts in read_counts(reader, record).items():
             summary["methods"][method]["counts"] = {
                 what: vars(count) for what, count in counts.items()
@@ -152,6 +158,7 @@ def describe(parameters: dict[str, Any]) -> str:
         words.append(None if rate is None else parameters.get("arrival"))
     words += describe_kicks(parameters)
     words += describe_nested(parameters)
+    words += describe_noise(parameters)
     return ", ".join(word for word in words if word)
 
 

@@ -66,7 +66,7 @@ def cases_of(
 
 
 def _can_be_explained(case: Case, everything: bool) -> bool:
-    if case.exit_rate_hz is not None or case.kick_rate_hz is not None:
+    if case.exit_rate_hz is not None or case.kick_rate_hz is not None or case.has_noise:
         return False
     if everything and case.kind in ("pause_all", "nested"):
         return True

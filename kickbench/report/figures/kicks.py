@@ -51,6 +51,7 @@ from kickbench.report.words.names import (
     nanoseconds,
     series_of,
 )
+from kickbench.scenario.kinds import NOISE
 from kickbench.summary.data import RunData
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def draw_kick_latency(data: RunData) -> list[Plot]:
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(data.summary, "kick"):
         if _timed(case):
-            keys = ("vcpus", "placement", "irqchip", "transport", "kickers")
+            keys = ("vcpus", "placement", "irqchip", "transport", "kickers", *NOISE)
             groups.setdefault(tuple(case[key] for key in keys), []).append(case)
     return draw_each(list(groups.values()), lambda cases: _latency_plot(data, cases))
 

@@ -26,9 +26,10 @@ from kickbench.report.figures.plots import (
 from kickbench.report.words.kicks import MIN_LANDED, answer_race
 from kickbench.report.words.names import Summary, finished, label, window_name
 from kickbench.report.words.tables import CLAIMS
+from kickbench.scenario.kinds import NOISE
 from kickbench.summary.data import RunData
 
-_KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers")
+_KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers", *NOISE)
 
 
 def draw_race(data: RunData) -> list[Plot]:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from kickbench.numbers import listed, measured, plural, significant
 from kickbench.report.words.differences import amount, interval
 from kickbench.report.words.names import Summary, finished, label, nanoseconds
+from kickbench.scenario.kinds import NOISE
 from kickbench.stats.independent import Estimate, difference
 
-_SAME = ("vcpus", "placement", "irqchip", "transport", "state", "program")
+_SAME = ("vcpus", "placement", "irqchip", "transport", "state", "program", *NOISE)
 
 MOSTLY = 0.5
 """The share of calls that must overlap with another's, for kickers to contend."""

@@ -148,13 +148,18 @@ def hardly_ran(case: Summary) -> set[str]:
     return {
         str(finding["method"])
         for finding in case["findings"]
-        if finding["what"] == "stood_still" or is_flood(finding)
+        if finding["what"] == "stood_still" or is_flood(case, finding)
     }
 
 
-def is_flood(finding: Summary) -> bool:
-    """Whether a finding has far more spurious exits than kicks: nobody clears a flag."""
-    return bool(finding["what"] == "spurious" and finding["count"] >= FLOOD * max(1, finding["of"]))
+def is_flood(case: Summary, finding: Summary) -> bool:
+    """Whether a finding has far more spurious exits than kicks: nobody clears a flag.
+
+    A foreign signal explains one of them.
+    """
+    noise = case["methods"][finding["method"]].get("noise", {})
+    unexplained = finding["count"] - noise.get("foreign_taken", 0)
+    return bool(finding["what"] == "spurious" and unexplained >= FLOOD * max(1, finding["of"]))
 
 
 def _with_interval(

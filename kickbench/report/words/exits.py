@@ -40,8 +40,10 @@ from kickbench.report.words.names import (
     kick_rate_name,
     label,
     nanoseconds,
+    noise_name,
     series_of,
 )
+from kickbench.report.words.noise import answer_noise
 from kickbench.report.words.shift import NOTABLE, answer_shift
 from kickbench.scenario.kinds import FIGURES
 
@@ -56,6 +58,7 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     if not methods:
         return [
             _nothing_compared([case for series in every for case in series.cases]),
+            *answer_noise(summary, "exits", oversubscribed),
             *spurious_exits(finished(summary, "exits")),
         ]
     answers = []
@@ -63,6 +66,7 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
         answers += _answer_method(summary, every, method, oversubscribed)
     answers += _kicked(summary, oversubscribed)
     answers += kicks_costs(summary, oversubscribed)
+    answers += answer_noise(summary, "exits", oversubscribed)
     return answers + spurious_exits(finished(summary, "exits"))
 
 
@@ -79,11 +83,16 @@ def kicks_costs(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
 
 
 def spurious_exits(cases: Sequence[Summary]) -> list[str]:
-    """How many spurious exits the kicks left, method by method. A flood is an alarm of its own."""
+    """How many spurious exits the kicks left, method by method. A flood is an alarm of its own.
+
+    Those of foreign signals have a sentence of their own (kickbench.report.words.noise).
+    """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for case in cases:
+        if case["foreign_signals_hz"]:
+            continue
         for finding in case["findings"]:
-            if finding["what"] == "spurious" and not is_flood(finding):
+            if finding["what"] == "spurious" and not is_flood(case, finding):
                 found.setdefault(str(finding["method"]), []).append(finding)
     shown = []
     for method, findings in found.items():
@@ -127,7 +136,7 @@ def _answer_method(
 ) -> list[str]:
     unit = nanoseconds(summary)
     known = [s for s in every if any(method in contrasts(case) for case in s.cases)]
-    known.sort(key=lambda series: series.kick_rate_hz is not None)
+    known.sort(key=lambda s: (s.kick_rate_hz is not None, noise_name(vars(s)) != ""))
     # A series with enough CPUs comes before one without, whatever their order.
     first = next((s for s in known if _sound(s, method, oversubscribed)), known[0])
     case = _headline(first, method, oversubscribed)

@@ -43,10 +43,12 @@ from kickbench.report.words.names import (
     kick_rate_name,
     label,
     nanoseconds,
+    noise_name,
     series_of,
     window_name,
 )
-from kickbench.scenario.kinds import state_name
+from kickbench.report.words.noise import answer_noise
+from kickbench.scenario.kinds import NOISE, state_name
 
 MIN_LANDED = 100
 """Kicks that must have landed for a bound. The bound is then 3 % at most if none was lost."""
@@ -83,6 +85,7 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
     ]
     answers += _resent(cases)
+    answers += answer_noise(summary, "race", oversubscribed)
     answers += spurious_exits(cases)
     answers += _timeouts(summary, cases)
     return answers
@@ -287,6 +290,7 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         *answer_contention(summary),
         *_not_ranked(cases),
         *_resent(finished(summary, "kick")),
+        *answer_noise(summary, "kick", oversubscribed),
         *spurious_exits(finished(summary, "kick")),
     ]
 
@@ -352,7 +356,7 @@ def _latency(summary: Summary, case: Summary, method: str) -> str:
     return f"{significant(figures['latency_ns']['p50'])} {nanoseconds(summary)} at p50"
 
 
-_ROW = ("vcpus", "placement", "irqchip", "transport", "kickers", "state")
+_ROW = ("vcpus", "placement", "irqchip", "transport", "kickers", "state", *NOISE)
 
 
 def _row(cases: Sequence[Summary], case: Summary, axis: str) -> list[Summary]:
@@ -440,6 +444,8 @@ def answer_pause(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     ]
     if not series:
         return ["No pause was timed: each needed a rescue."]
+    # The others are compared with these, in sentences of their own.
+    series = [one for one in series if not noise_name(vars(one))] or series
     answers = _answer_series(summary, series[0], oversubscribed)
     for other in series[1 : 1 + MOST_OTHERS]:
         case = _largest(other, oversubscribed)
@@ -447,7 +453,8 @@ def answer_pause(summary: Summary, oversubscribed: Collection[str]) -> list[str]
         answers.append(f"{where}: {_pausing(summary, case)}.")
     if len(series) > 1 + MOST_OTHERS:
         answers.append(f"The table has {len(series) - 1 - MOST_OTHERS} more of these.")
-    return answers + _rescued(case for one in series for case in one.cases)
+    answers += answer_noise(summary, "pause_all", oversubscribed)
+    return answers + _rescued(finished(summary, "pause_all"))
 
 
 def _timed(series: Series) -> Series | None:
@@ -538,7 +545,7 @@ def floods(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     """An alarm per protocol with far more spurious exits than kicks, its worst case first."""
     found: dict[str, list[tuple[float, Summary, Mapping[str, Any]]]] = {}
     for case in finished(summary):
-        for finding in filter(is_flood, case["findings"]):
+        for finding in (one for one in case["findings"] if is_flood(case, one)):
             per_kick = finding["count"] / max(1, finding["of"])
             found.setdefault(str(finding["method"]), []).append((per_kick, case, finding))
     alarms = []

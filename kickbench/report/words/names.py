@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kickbench.numbers import plural, significant
-from kickbench.scenario.kinds import state_name
+from kickbench.numbers import listed, plural, significant
+from kickbench.scenario.kinds import NOISE, state_name
 
 Summary = Mapping[str, Any]
 
@@ -65,6 +65,9 @@ class Series:
     kick_rate_hz: float | None
     transport: str
     placement: str
+    foreign_signals_hz: float | None
+    siglock_threads: int
+    siglock_hz: float | None
     cases: tuple[Summary, ...]
 
 
@@ -122,6 +125,17 @@ def kick_rate_name(kick_rate_hz: float | None) -> str:
     return f"{significant(kick_rate_hz)} kicks/s per vCPU"
 
 
+def noise_name(case: Mapping[str, Any]) -> str:
+    """E.g. "100 foreign signals/s per vCPU and 2 siglock threads at 10,000/s"; "" without noise."""
+    words = []
+    if case["foreign_signals_hz"]:
+        words.append(f"{case['foreign_signals_hz']:,.10g} foreign signals/s per vCPU")
+    if case["siglock_threads"]:
+        threads = plural(case["siglock_threads"], "siglock thread")
+        words.append(f"{threads} at {case['siglock_hz']:,.10g}/s")
+    return listed(words)
+
+
 def vendor_name(case: Summary) -> str:
     """The name "VMX" or "SVM"; "VMX or SVM" if the case does not have it."""
     vendor = (case.get("nested") or {}).get("vendor")
@@ -146,9 +160,10 @@ def window_name(summary: Summary, window_ns: float | None) -> str:
 def conditions(summary: Summary, case: Summary | Series, *, of_kind: bool = True) -> str:
     """What distinguishes a case's series from the others of its run, e.g. "local, full speed".
 
-    The placement is always there. Exit rate, kick rate, transport, number of kickers, program and
-    interrupt chip are there if they differ within the kind; the first four also if they are not the
-    default. Without ``of_kind`` it leaves out what its kind kicks (state, window, all vCPUs).
+    The placement is always there. Exit rate, kick rate, transport, number of kickers, noise,
+    program and interrupt chip are there if they differ within the kind; all but the last two also
+    if they are not the default. Without ``of_kind`` it leaves out what its kind kicks (state,
+    window, all vCPUs).
     """
     values = vars(case) if isinstance(case, Series) else case
     words = [str(values["placement"])]
@@ -168,6 +183,10 @@ def conditions(summary: Summary, case: Summary | Series, *, of_kind: bool = True
         for key in ("program", "irqchip")
         if values[key] and _differ(summary, values, key)
     ]
+    if noise := noise_name(values):
+        words.append(noise)
+    elif any(_differ(summary, values, key) for key in NOISE):
+        words.append("no noise")
     return ", ".join(words)
 
 
@@ -211,7 +230,7 @@ def finished(summary: Summary, kind: str | None = None) -> list[Summary]:
 
 def series_of(summary: Summary, kind: str = "exits") -> list[Series]:
     """The finished cases of a kind by series, in the order of the scenario."""
-    keys = ("program", "irqchip", "exit_rate_hz", "kick_rate_hz", "transport", "placement")
+    keys = ("program", "irqchip", "exit_rate_hz", "kick_rate_hz", "transport", "placement", *NOISE)
     found: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(summary, kind):
         found.setdefault(tuple(case[key] for key in keys), []).append(case)

@@ -314,6 +314,29 @@ _count = partial(_number, words=whole)
 _PROGRAM = Column("program", "", _text("program"), always=False)
 _IRQCHIP = Column("irqchip", "", _text("irqchip"), always=False)
 _TRANSPORT = Column("transport", "", _text("transport"), always=False)
+_NOISE = (
+    Column(
+        "foreign signals",
+        "1/{s} per vCPU",
+        _shown(_case("foreign_signals_hz", 0.0)),
+        _case("foreign_signals_hz", 0.0),
+        always=False,
+        group="noise",
+    ),
+    Column(
+        "siglock threads",
+        "",
+        _shown(_case("siglock_threads"), whole),
+        _case("siglock_threads"),
+        always=False,
+        group="noise",
+    ),
+)
+_NOISE_COUNTS = (
+    _count("foreign delivered", "", "noise", "foreign_taken", always=False, group="noise"),
+    _count("siglock taken", "", "noise", "siglock_taken", always=False, group="noise"),
+    _count("spurious", "", "noise", "spurious", always=False, group="noise"),
+)
 _VCPUS = Column("vCPUs", "", _shown(_case("vcpus"), whole), _case("vcpus"))
 _PLACEMENT = Column("placement", "", _text("placement"))
 _METHOD = Column("method", "", lambda row: row.method)
@@ -414,6 +437,7 @@ _EXITS = Table(
         _RATE,
         Column("kicks", "1/{s} per vCPU", _kick_rate, _case("kick_rate_hz", 0.0), always=False),
         _TRANSPORT,
+        *_NOISE,
         _METHOD,
     ),
     parts=(
@@ -455,6 +479,7 @@ _EXITS = Table(
                     _difference_column("ns_per_kick", "all in", "{ns} per kick", controlled=False),
                     always=False,
                 ),
+                *_NOISE_COUNTS,
                 _ENDED_BY,
             ),
         ),
@@ -476,6 +501,7 @@ _RACE = Table(
         _VCPUS,
         _PLACEMENT,
         _TRANSPORT,
+        *_NOISE,
         Column("window", "{us}", _window, _case("window_ns", 0.0)),
         _METHOD,
     ),
@@ -491,6 +517,7 @@ _RACE = Table(
                 _number("lost at most", "95 %", "lost_upper95", words=_bound),
                 _number("slowest", "{us}", "latency_max_ns", scale=1e-3),
                 Column("time-out", "{us}", _timeout, _case("timeout_ns")),
+                *_NOISE_COUNTS,
                 _ENDED_BY,
             ),
         ),
@@ -546,6 +573,7 @@ _KICK = Table(
         _PLACEMENT,
         Column("kickers", "", _shown(_case("kickers"), whole), _case("kickers"), always=False),
         _TRANSPORT,
+        *_NOISE,
         _METHOD,
     ),
     parts=(
@@ -580,7 +608,7 @@ _KICK = Table(
         ),
         Part(
             "Kick latency: moments and counts",
-            (*_MOMENTS, _SENT, _UNMET, _LOST, _SPURIOUS, _ENDED_BY),
+            (*_MOMENTS, _SENT, _UNMET, _LOST, _SPURIOUS, *_NOISE_COUNTS, _ENDED_BY),
         ),
     ),
     terminal=(
@@ -616,6 +644,7 @@ _PAUSE = Table(
         _PLACEMENT,
         replace(_RATE, always=False),
         _TRANSPORT,
+        *_NOISE,
         _METHOD,
     ),
     parts=(
@@ -630,6 +659,7 @@ _PAUSE = Table(
                 _difference_column("pause_last_ns", "last", "{ns} per pause"),
                 _PAUSES,
                 _RESCUED,
+                *_NOISE_COUNTS,
                 _ENDED_BY,
             ),
         ),
