@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a store, wherever its URL leads: a folder, ``s3://``, ``gs://``, by fsspec.
+
+Files are only ever added, and each appears whole. So any number of hosts write at once, and there
+is no lock between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kickbench.errors import KickbenchError, MeasurementError, UsageError
+from kickbench.results.files import replace_file
+from kickbench.results.schema import one_line, place
+
+INSTALL = "pip install 'kickbench[fleet]'"
+
+
+class Files:
+    """The files below a URL, by names such as ``runs/host=a/month=2026-11/run.parquet``.
+
+    Raises UsageError for a URL that no library here knows, and MeasurementError, in one line, for
+    what cannot be read or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec.core
+        except ImportError:
+            raise UsageError(f"a store needs fsspec; {INSTALL}") from None
+        self.url = url
+        with self._told("opened"):
+            try:
+                self._system, self._root = fsspec.core.url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise UsageError(
+                    one_line(f"{place(url)} is no store that can be opened here: {error}")
+                ) from None
+        self._is_local = "file" in self._system.protocol
+        # What was listed may be older than what others wrote since.
+        self._system.use_listings_cache = False
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file. Readers see all of it or nothing, and then it is stored for good."""
+        path = self._path(name)
+        with self._told("written to"):
+            if self._is_local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                replace_file(Path(path), data)
+            else:
+                self._system.pipe_file(path, data)
+
+    def copy_folder(self, folder: Path, name: str) -> None:
+        """Copy the regular files of a folder here, but for those whose names begin with a dot.
+
+        Readers may see a part of them.
+        """
+        for path in sorted(folder.rglob("[!.]*")):
+            if path.is_file() and not path.is_symlink():
+                self.write(f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def list(self, name: str, suffix: str) -> list[str]:
+        """The names below ``name`` that end so, sorted; none if there is nothing."""
+        with self._told("read"):
+            self._system.invalidate_cache()
+            found = self._system.find(self._path(name)) if self._exists(name) else []
+        prefix = len(self._root.rstrip("/")) + 1
+        # A writer's own file, before it has its name, begins with a dot.
+        return sorted(
+            path[prefix:]
+            for path in found
+            if path.endswith(suffix) and not path.rpartition("/")[2].startswith(".")
+        )
+
+    def read(self, name: str) -> bytes:
+        """The contents of a file."""
+        with self._told("read"):
+            data: bytes = self._system.cat_file(self._path(name))
+        return data
+
+    def address(self, name: str) -> str:
+        """What DuckDB calls a file: see :attr:`system`."""
+        path = self._path(name)
+        return path if self._is_local else str(self._system.unstrip_protocol(path))
+
+    @property
+    def system(self) -> Any:
+        """The file system of fsspec that knows the addresses; None for plain files."""
+        return None if self._is_local else self._system
+
+    def _exists(self, name: str) -> bool:
+        return bool(self._system.exists(self._path(name)))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Errors of any file system, which share no class, as one line."""
+        try:
+            yield
+        except KickbenchError:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise MeasurementError(
+                one_line(f"the store {place(self.url)} cannot be {what}: {reason}")
+            ) from error

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A store: the runs of many hosts, and tables of what they found.
+
+- ``results/host=H/RUN/`` is the results folder of a run, as it was on its host.
+- ``metrics/host=H/month=M/RUN.parquet`` has a row for each figure of a run.
+- ``runs/host=H/month=M/RUN.parquet`` has one row: the run, and the host that it ran on.
+
+The last is written last. So a run is in the store when its row is, and a host that dies before has
+only left files that it writes again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import kickbench
+from kickbench.compare.metrics import METRICS
+from kickbench.errors import UsageError
+from kickbench.fleet.files import Files
+from kickbench.nightly.night import Night
+from kickbench.results.schema import dig, fail, is_safe_name, one_line, safe_name
+from kickbench.summary.data import RunData
+
+RESULTS, METRICS_TABLE, RUNS = "results", "metrics", "runs"
+
+_TEXT = pa.string()
+_TIME = pa.timestamp("ms", "UTC")
+
+_OF_RUN = (
+    ("run_id", _TEXT, "the run's id"),
+    ("time", _TIME, "when the run began, by the host's own clock"),
+    ("cpu_model", _TEXT, "the host's CPU"),
+    ("kernel", _TEXT, "the host's kernel release"),
+    ("microcode", _TEXT, "its microcode's revision"),
+    ("fingerprint", _TEXT, "that of its hardware and command line: see history.md"),
+    ("scenario", _TEXT, "name of the scenario"),
+    ("scenario_digest", _TEXT, "changes with the scenario, but not with its description"),
+)
+
+COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
+    RUNS: (
+        *_OF_RUN,
+        ("stored", _TIME, "when the run was written to the store"),
+        ("cmdline", _TEXT, "the kernel's command line"),
+        ("mitigations", _TEXT, "the CPU's vulnerabilities and what is done about each"),
+        ("emulated", pa.bool_(), "whether an emulator of the lab measured"),
+        ("ok", pa.int32(), "cases that were measured"),
+        ("skipped", pa.int32(), "cases that the host could not do"),
+        ("failed", pa.int32(), "cases that failed"),
+        ("lost", pa.int32(), "findings that a race-free protocol lost a kick"),
+        ("kickbench", _TEXT, "the version that measured"),
+    ),
+    METRICS_TABLE: (
+        *_OF_RUN,
+        ("case", _TEXT, "id of the case"),
+        ("kind", _TEXT, "kind of the case"),
+        ("method", _TEXT, "kick protocol"),
+        ("baseline", _TEXT, "null: a level; else the run's own paired difference to this one"),
+        ("metric", _TEXT, "e.g. quiet_ns_per_exit; of a pair, quiet_ns_per_exit difference"),
+        ("unit", _TEXT, "of value, low and high"),
+        ("better", _TEXT, "lower or higher"),
+        ("value", pa.float64(), "the estimate"),
+        ("low", pa.float64(), "lower end of the run's own 95 % interval; null: it has none"),
+        ("high", pa.float64(), "upper end"),
+        ("processes", pa.int32(), "worker processes that the interval rests on"),
+    ),
+}
+"""The tables: name, type and meaning of each column. ``host`` and ``month`` are in the path."""
+
+
+def host_name(environment: Mapping[str, Any]) -> str:
+    """What a store calls a host: the host's own name, fit for a path."""
+    return safe_name(str(dig(environment, "hostname") or ""), default="unnamed")
+
+
+def add_run(files: Files, data: RunData, host: str | None = None) -> str:
+    """Put a run into a store, and return its host's name. A run that is there is written anew.
+
+    Raises UsageError for a host's name that no path can have, ResultsError for a run that was
+    interrupted or that no history can keep, and MeasurementError if the store cannot be written.
+    """
+    manifest = data.reader.manifest
+    if not manifest["complete"]:
+        fail(data.reader.path, "was interrupted; finish it first with kickbench run --resume")
+    night = Night.of(manifest, data.summary)
+    host = host_name(night.environment) if host is None else host
+    if not is_safe_name(host) or len(host) > 60:
+        raise UsageError(f"--host: {one_line(host)[:60]!r} is no name; write letters, digits, - .")
+    place = f"host={host}/month={night.when:%Y-%m}/{night.run_id}.parquet"
+    files.copy_folder(data.reader.path, f"{RESULTS}/host={host}/{night.run_id}")
+    files.write(f"{METRICS_TABLE}/{place}", _parquet(METRICS_TABLE, _metrics(night)))
+    files.write(f"{RUNS}/{place}", _parquet(RUNS, [_run(night)]))
+    return host
+
+
+def _parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
+    schema = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS[table]])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _of_run(night: Night) -> dict[str, Any]:
+    environment = night.environment
+    return {
+        "run_id": night.run_id,
+        "time": night.when,
+        "cpu_model": _line(environment, "cpu", "model"),
+        "kernel": _line(environment, "kernel", "release"),
+        "microcode": _line(environment, "cpu", "microcode"),
+        "fingerprint": night.fingerprint,
+        "scenario": night.scenario,
+        "scenario_digest": night.document["scenario_digest"],
+    }
+
+
+def _run(night: Night) -> dict[str, Any]:
+    status = [case["status"] for case in night.document["cases"]]
+    mitigations = dig(night.environment, "mitigations")
+    return {
+        **_of_run(night),
+        "stored": datetime.datetime.now(datetime.UTC),
+        "cmdline": _line(night.environment, "kernel", "cmdline"),
+        "mitigations": "; ".join(f"{name}: {what}" for name, what in sorted(mitigations.items()))
+        if isinstance(mitigations, Mapping)
+        else None,
+        "emulated": night.document["emulated"],
+        **{name: status.count(name) for name in ("ok", "skipped", "failed")},
+        "lost": len(night.lost),
+        "kickbench": kickbench.__version__,
+    }
+
+
+def _metrics(night: Night) -> list[dict[str, Any]]:
+    shared = _of_run(night)
+    return [
+        {
+            **shared,
+            **{name: row[name] for name in ("case", "kind", "method", "baseline", "value")},
+            "metric": row["metric"] + (" difference" if row["baseline"] is not None else ""),
+            "unit": METRICS[row["metric"]].unit,
+            "better": row["better"],
+            "low": row["ci95_low"],
+            "high": row["ci95_high"],
+            "processes": row["processes"],
+        }
+        for row in night.table.to_pylist()
+    ]
+
+
+def _line(environment: Mapping[str, Any], *path: str) -> str | None:
+    value = dig(environment, *path)
+    return None if value is None else one_line(str(value))
