@@ -25,6 +25,7 @@ from kickbench.cli import (
     compare,
     doctor,
     explain,
+    fleet,
     history,
     lab,
     methods,
@@ -68,6 +69,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "methods": methods.methods,
     "scenario": scenario.app,
     "history": history.app,
+    "fleet": fleet.app,
     "lab": lab.app,
     "bisect": bisect.bisect,
 }

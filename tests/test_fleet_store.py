@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kickbench fleet add and query: a store in a folder, and one behind S3's own protocol."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_run
+from command import kickbench_captured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.compare.metrics import points
+from kickbench.errors import MeasurementError, UsageError
+from kickbench.fleet import store
+from kickbench.fleet.files import Files
+from kickbench.fleet.query import ask
+from kickbench.results.schema import is_safe_name
+from kickbench.summary.data import RunData
+
+ROOT = Path(__file__).parent.parent
+CASES = [synthetic_run.case(vcpus=1)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_run.build(tmp_path_factory.mktemp("results"), cases=CASES)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that does not exist yet, at each kind of place."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a server on loopback that speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "anything")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir("fleet")
+        yield "s3://fleet"
+    server.stop()
+
+
+def answer(url: str, sql: str) -> list[tuple[Any, ...]]:
+    said: list[str] = []
+    rows = ask(Files(url), sql, said.append).rows
+    assert said == []
+    return list(rows)
+
+
+def kept_from(tmp_path: Path, host: str, number: int = 0, **changes: Any) -> RunData:
+    """A run of a host of this name."""
+    environment = copy.deepcopy(synthetic_run.ENVIRONMENT)
+    environment["hostname"] = host
+    environment["kernel"] |= changes
+    folder = synthetic_run.build(
+        tmp_path / "results", cases=CASES, environment=environment, seed=number, rounds=8
+    )
+    return RunData.load(folder)
+
+
+def test_a_run_can_be_asked_for_what_it_found(url: str, run: Path) -> None:
+    done = kickbench_captured("fleet", "add", url, run)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"testhost {run.name}\n"
+    data = RunData.load(run)
+    wanted = {
+        (p.case, p.method, p.metric + (" difference" if p.baseline else "")): (
+            p.estimate.value,
+            p.estimate.low,
+            p.estimate.high,
+        )
+        for p in points(data.summary)
+    }
+    sql = """SELECT host, cpu_model, kernel, microcode, scenario, "case", method, metric,
+        value, low, high FROM metrics"""
+    rows = answer(url, sql)
+    assert {row[5:8]: row[8:] for row in rows} == wanted
+    assert {row[:5] for row in rows} == {
+        ("testhost", "Imaginary CPU 3000", "6.12.0-test", "0x1", "synthetic")
+    }
+    assert answer(url, "SELECT run_id, ok, skipped, failed FROM runs") == [(run.name, 1, 0, 0)]
+
+
+def test_the_results_folder_comes_back_whole(url: str, run: Path) -> None:
+    files = Files(url)
+    store.add_run(files, RunData.load(run))
+    place = f"results/host=testhost/{run.name}/"
+    there = {name.removeprefix(place): files.read(name) for name in files.list("results", "")}
+    here = {path for path in run.rglob("[!.]*") if path.is_file()}
+    assert there == {path.relative_to(run).as_posix(): path.read_bytes() for path in here}
+
+
+def test_a_run_that_is_added_again_is_there_once(url: str, run: Path) -> None:
+    for _ in range(2):
+        store.add_run(Files(url), RunData.load(run))
+    assert answer(url, "SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_hosts_write_at_once(url: str, tmp_path: Path) -> None:
+    runs = [kept_from(tmp_path, f"host-{number % 4}", number) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: store.add_run(Files(url), data), runs))
+    rows = answer(url, "SELECT host, runs FROM hosts ORDER BY host")
+    assert rows == [(f"host-{number}", 2) for number in range(4)]
+    assert answer(url, "SELECT count(DISTINCT run_id) FROM metrics") == [(8,)]
+
+
+def test_a_host_is_what_it_was_last(tmp_path: Path) -> None:
+    files = Files(str(tmp_path / "store"))
+    store.add_run(files, kept_from(tmp_path, "a", release="6.12.9"))
+    sql = "SELECT host, kernel, fingerprints, runs FROM hosts"
+    assert ask(files, sql, pytest.fail).rows == [("a", "6.12.9", 1, 1)]
+    store.add_run(files, kept_from(tmp_path, "a", cmdline="another"))
+    assert ask(files, "SELECT fingerprints, runs FROM hosts", pytest.fail).rows == [(2, 2)]
+
+
+def test_a_host_that_dies_while_it_writes_has_no_run_there(
+    url: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Files.write
+
+    def die(self: Files, name: str, data: bytes) -> None:
+        if name.startswith(store.RUNS):
+            raise MeasurementError("it died")
+        write(self, name, data)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Files, "write", die)
+        with pytest.raises(MeasurementError):
+            store.add_run(Files(url), RunData.load(run))
+    said: list[str] = []
+    assert ask(Files(url), "SELECT * FROM runs", said.append).rows == []
+    assert ask(Files(url), "SELECT * FROM metrics", said.append).rows == []
+    store.add_run(Files(url), RunData.load(run))
+    assert answer(url, "SELECT count(*) FROM runs") == [(1,)]
+    assert answer(url, "SELECT count(*) > 0 FROM metrics") == [(True,)]
+
+
+def test_a_damaged_file_costs_its_own_rows(url: str, run: Path, tmp_path: Path) -> None:
+    files = Files(url)
+    store.add_run(files, RunData.load(run))
+    store.add_run(files, kept_from(tmp_path, "other"))
+    (damaged,) = files.list("metrics/host=other", ".parquet")
+    files.write(damaged, files.read(damaged)[:-100])
+    row = files.read("runs" + damaged.removeprefix("metrics"))
+    for table in ("metrics", "runs"):
+        files.write(f"{table}/host=other/month=2026-01/foreign.parquet", row)
+    files.write("metrics/readme.parquet", b"hello")
+    done = kickbench_captured("fleet", "query", url, "SELECT DISTINCT host FROM metrics")
+    assert (done.returncode, done.stdout) == (0, "host\ntesthost\n")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert any("metrics/readme.parquet: is no file of a store" in line for line in lines)
+    assert any(f"{damaged}: is damaged" in line for line in lines)
+    assert any("foreign.parquet: has not the columns of this table" in line for line in lines)
+
+
+def test_an_answer_is_a_table_or_json(run: Path, tmp_path: Path) -> None:
+    store.add_run(Files(str(tmp_path)), RunData.load(run))
+    sql = "SELECT host, time, 1 / 3.0::DOUBLE AS third, NULL AS nothing FROM runs"
+    table = kickbench_captured("fleet", "query", tmp_path, sql)
+    assert table.stdout.splitlines() == [
+        "host      time                 third      nothing",
+        "testhost  2026-03-01 12:00:00  0.3333333",
+    ]
+    (row,) = json.loads(kickbench_captured("fleet", "query", tmp_path, sql, "--json").stdout)
+    assert row == {
+        "host": "testhost",
+        "time": "2026-03-01 12:00:00+00:00",
+        "third": 1 / 3,
+        "nothing": None,
+    }
+
+
+def test_an_empty_store_has_its_views(tmp_path: Path) -> None:
+    done = kickbench_captured("fleet", "query", tmp_path / "new", "SELECT host, value FROM metrics")
+    assert (done.returncode, done.stdout) == (0, "host  value\n")
+    assert "no runs yet" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["query", "{folder}", "SELEC"], 2, "the query cannot be answered"),
+        (["query", "{folder}", "SELECT nonsense FROM metrics"], 2, "nonsense"),
+        (["query", "nonsense://x", "SELECT 1"], 2, "is no store that can be opened here"),
+        (["query", "{file}", "SELECT * FROM runs"], 0, "no runs yet"),
+        (["add", "{file}", "{run}"], 4, "the store {file} cannot be written to"),
+        (["add", "{folder}", "{folder}"], 2, "is not a results folder"),
+        (["add", "{folder}", "{run}", "--host", "a/b"], 2, "'a/b' is no name"),
+        (["add", "{folder}", "{run}", "--host", "x" * 61], 2, "is no name"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    tmp_path: Path, run: Path, arguments: list[str], code: int, words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"folder": tmp_path, "file": tmp_path / "file", "run": run}
+    done = kickbench_captured("fleet", *(word.format(**places) for word in arguments))
+    assert done.returncode == code, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert words.format(**places) in line
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket: str, run: Path) -> None:
+    done = kickbench_captured("fleet", "add", f"{bucket}-not/store", run)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert "cannot be written to: The specified bucket does not exist" in line
+
+
+def test_a_run_that_was_interrupted_is_refused(tmp_path: Path) -> None:
+    folder = synthetic_run.build(tmp_path / "results", cases=CASES, finish=False)
+    done = kickbench_captured("fleet", "add", tmp_path / "store", folder)
+    assert done.returncode == 2
+    assert "was interrupted; finish it first" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+@given(st.text(max_size=80))
+def test_any_host_has_a_name_that_a_path_can_have(name: str) -> None:
+    assert is_safe_name(store.host_name({"hostname": name}))
+
+
+def test_a_name_that_no_path_can_have_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no name"):
+        store.add_run(Files(str(tmp_path)), RunData.load(run), "..")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("table", [store.RUNS, store.METRICS_TABLE])
+def test_the_page_has_every_column(table: str) -> None:
+    page = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^### `{table}`\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert found == ["host", *(name for name, _, _ in store.COLUMNS[table]), "month"]
