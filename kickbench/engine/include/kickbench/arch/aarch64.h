@@ -66,10 +66,13 @@ static inline uint32_t kb_cpu(uint32_t where)
 	return where;
 }
 
-/* In a loop that waits for another CPU. YIELD does nothing on most cores; ISB waits a little. */
+/*
+ * In a loop that waits for another CPU. YIELD does nothing on most cores; ISB waits a little. An
+ * emulator that runs one CPU after another runs the next one at a YIELD.
+ */
 static inline void kb_relax(void)
 {
-	__asm__ volatile("isb" : : : "memory");
+	__asm__ volatile("isb\n\tyield" : : : "memory");
 }
 
 /*
