@@ -68,11 +68,11 @@ class Writer:
         self.entries.append(EXECUTED << 28 | number)
 
     def touch(self, what: int, place: int, vaddr: int, cpu: int = 0) -> None:
-        virtual = (vaddr & (1 << 48) - 1) >> 12
+        virtual = (vaddr >> 63) << 36 | (vaddr & (1 << 48) - 1) >> 12
         slot, page = virtual % SLOTS, (virtual, place >> 12)
         if self.pages.get(slot) != page:
             self.pages[slot] = page
-            bits = page[0] << 36 | page[1]
+            bits = page[0] << 35 | page[1]
             more = [5 << 28 | bits >> shift & 0xFFFFFF for shift in (48, 24, 0)]
             self.entries += [4 << 28 | slot, *more]
         self._on(cpu)

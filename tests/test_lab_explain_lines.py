@@ -27,6 +27,7 @@ from kickbench.lab.explain.shared import check_turns
 from kickbench.lab.explain.trace import BEGIN, END, READ, SECTION, WROTE, Section
 
 DIRECT = 0xFFFF_8880_0000_0000
+ARM64 = 0xFFFF_0000_0000_0000
 VCPUS = [Thread(f"vCPU {cpu}", "vCPU", cpu, exits) for cpu in (0, 1)]
 
 
@@ -51,6 +52,21 @@ def block(writer: Writer, turns: Iterable[Iterable[tuple[int, int]]], cpu: int) 
             touch(writer, cpu, what, place)
     writer.execute(STAMP, cpu)
     writer.execute(END, cpu)
+
+
+def test_an_address_of_the_kernels_is_none_of_the_users(tmp_path: Path) -> None:
+    """On arm64 nothing but the bits above the lower 48 tells them apart."""
+    writer = Writer()
+    writer.execute(SECTION)
+    for cpu, vaddr in enumerate((ARM64 | 0x1000, 0x1000)):
+        writer.execute(BEGIN, cpu)
+        for _ in range(5):
+            writer.execute(STAMP, cpu)
+            writer.touch(WROTE, 0x8000, vaddr, cpu)
+        writer.execute(END, cpu)
+    (line,) = shared(section_of(writer, tmp_path), VCPUS)
+    assert list(line.accesses["vCPU 0"]) == [ARM64 | 0x1000]
+    assert list(line.accesses["vCPU 1"]) == [0x1000]
 
 
 def test_a_line_is_shared_if_two_touch_it_and_one_writes(tmp_path: Path) -> None:

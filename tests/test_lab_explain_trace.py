@@ -50,12 +50,16 @@ def test_memory_is_no_instruction(tmp_path: Path) -> None:
     assert turn.tolist() == [STAMP, PLAIN]
 
 
+KERNELS = 1 << 36
+"""The highest bit of the number of a virtual page."""
+
+
 @given(
     st.lists(
         st.tuples(
             st.sampled_from([READ, WROTE]),
-            st.integers(0, (1 << 36) - 1),
-            st.sampled_from([0x7F, 0x80, 0x84, (1 << 36) - 1]),
+            st.integers(0, (1 << 35) - 1),
+            st.sampled_from([0x7F, 0x80, 0x84, (1 << 36) - 1, KERNELS, KERNELS | 0x7F]),
             st.integers(0, 4095),
             st.integers(0, 3),
         )
@@ -77,7 +81,8 @@ def test_accesses_are_read_as_they_were_made(
         writer.execute(SECTION)
         for kind, place, virtual, offset, cpu in made:
             writer.execute(PLAIN, cpu)
-            writer.touch(kind, place << 12 | offset, virtual << 12 | offset, cpu)
+            vaddr = (virtual // KERNELS) << 63 | (virtual % KERNELS) << 12 | offset
+            writer.touch(kind, place << 12 | offset, vaddr, cpu)
     for section in writer.write(tmp_path_factory.mktemp("trace") / "t").sections():
         columns = (section.kinds, section.cpus, section.values)
         assert list(zip(*(column.tolist() for column in columns), strict=True)) == wanted

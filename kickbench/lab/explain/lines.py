@@ -16,12 +16,21 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.lab.explain.trace import AT, BEGIN, END, EXECUTED, NOT_RARE, SENT, WROTE, Section
+from kickbench.lab.explain.trace import (
+    AT,
+    BEGIN,
+    END,
+    EXECUTED,
+    NOT_RARE,
+    SENT,
+    VADDR_BITS,
+    WROTE,
+    Section,
+)
 
 LINE_BYTES = 64
 LEAST_TURNS = 3
 """In how many turns a thread touches a line at least, if that counts."""
-_VADDR_BITS = 48
 
 Turns = list[tuple[int, int]]
 """Ranges of a section's entries."""
@@ -179,6 +188,6 @@ def per_turn(line: Line, threads: Iterable[Thread]) -> Use:
 
 
 def _canonical(vaddr: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Virtual addresses of which the trace has 48 bits: those above repeat the highest one."""
-    shift = 64 - _VADDR_BITS
+    """Virtual addresses, as far as the trace has them: the bits above repeat the highest one."""
+    shift = 64 - VADDR_BITS
     return ((vaddr << shift) >> shift).astype(np.uint64)

@@ -67,7 +67,9 @@ enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT, MARK_PAUSE, MAR
 
 /* An entry of the trace: what in the highest 4 bits, the value in the others. An access has the
  * slot of its page and the offset in it. PAGE has a slot, and three entries MORE behind it have 24
- * bits each: the number of the virtual page and that of the page in QEMU's memory, 36 bits each.
+ * bits each: the number of the virtual page in 37 bits, and that of the page in QEMU's memory in
+ * 35. The highest bit of the virtual page is that of the address: on arm64, no bit between the 48th
+ * and that one says whether an address is the kernel's.
  * CPU has the CPU of all entries behind it. A section begins without a CPU and without pages.
  *
  * The entries are small because to write them takes more time than to make them.
@@ -75,7 +77,8 @@ enum { MARK_WATCH = 0x4b420000, MARK_BEGIN, MARK_END, MARK_SENT, MARK_PAUSE, MAR
 enum what { EXECUTED, READ, WROTE, CPU, PAGE, MORE };
 #define WHAT_SHIFT 28
 #define PAGE_SHIFT 12
-#define PAGE_BITS  36
+#define VPAGE_BITS 37
+#define PLACE_BITS 35
 #define MORE_BITS  24
 #define N_SLOTS	   (1u << (WHAT_SHIFT - PAGE_SHIFT))
 #define NO_CPU	   UINT32_MAX
@@ -151,16 +154,23 @@ static uint32_t slot_of(uint64_t virtual, uint64_t place)
 	if (page->virtual != virtual || page->place != place) {
 		*page = (struct page){virtual, place};
 		put(PAGE, slot);
-		put(MORE, virtual >> (PAGE_BITS - MORE_BITS));
-		put(MORE, (virtual << (2 * MORE_BITS - PAGE_BITS) | place >> MORE_BITS) & more);
+		put(MORE, virtual >> (VPAGE_BITS - MORE_BITS));
+		put(MORE, (virtual << (2 * MORE_BITS - VPAGE_BITS) | place >> MORE_BITS) & more);
 		put(MORE, place & more);
 	}
 	return slot;
 }
 
+static uint64_t number_of_page(uint64_t vaddr)
+{
+	const uint64_t is_kernels = vaddr >> 63, mask = (1ull << (VPAGE_BITS - 1)) - 1;
+
+	return is_kernels << (VPAGE_BITS - 1) | (vaddr >> PAGE_SHIFT & mask);
+}
+
 static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *number)
 {
-	const uint64_t pages_mask = (1ull << PAGE_BITS) - 1, offset_mask = (1 << PAGE_SHIFT) - 1;
+	const uint64_t offset_mask = (1 << PAGE_SHIFT) - 1;
 	const struct hwaddr *address;
 	uint64_t place;
 	uint32_t slot;
@@ -172,7 +182,7 @@ static void accessed(unsigned int cpu, meminfo info, uint64_t vaddr, void *numbe
 	if (!address || qemu_plugin_hwaddr_is_io(address))
 		return;
 	place = qemu_plugin_hwaddr_phys_addr(address);
-	slot = slot_of(vaddr >> PAGE_SHIFT & pages_mask, place >> PAGE_SHIFT & pages_mask);
+	slot = slot_of(number_of_page(vaddr), place >> PAGE_SHIFT & ((1ull << PLACE_BITS) - 1));
 	put_of(cpu, qemu_plugin_mem_is_store(info) ? WROTE : READ,
 	       slot << PAGE_SHIFT | (vaddr & offset_mask));
 }

@@ -26,7 +26,7 @@ from kickbench.lab.explain.layout import layout_of
 from kickbench.lab.explain.lines import Line, Thread
 from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, vmalloced
 from kickbench.lab.explain.objects import Objects, physical, slabs
-from kickbench.lab.explain.trace import AT, Section
+from kickbench.lab.explain.trace import AT, VADDR_BITS, Section
 from kickbench.lab.explain.watch import Watched, watched
 from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import Qemu
@@ -244,7 +244,7 @@ def _mostly(accesses: Counter[int], objects: Objects) -> str:
 def _moved(entries: Section) -> set[int]:
     """The differences between QEMU's places and physical addresses, from the direct map."""
     at = np.flatnonzero(entries.kinds == AT)
-    vaddr = entries.values[at] - (DIRECT_MAP & ((1 << 48) - 1))
+    vaddr = entries.values[at] - (DIRECT_MAP & (1 << VADDR_BITS) - 1)
     direct = (vaddr >= 0) & (vaddr < 1 << 40)
     left = entries.values[at - 1][direct] - vaddr[direct]
     found = set()

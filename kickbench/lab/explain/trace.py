@@ -43,7 +43,9 @@ _ARM64_MARK, _ARM64_MARK_MASK, _ARM64_MARKS = 0xD280001F, 0xFFE0001F, 0x4B00
 _ARM64_STAMP, _ARM64_STAMP_MASK = 0xD53BE040, 0xFFFFFFE0
 # The entries of FILE.trace, as in plugin.c. AT is none of them.
 _CPU, _PAGE, _MORE = 3, 4, 5
-_WHAT_SHIFT, _PAGE_SHIFT, _PAGE_BITS, _MORE_BITS = 28, 12, 36, 24
+_WHAT_SHIFT, _PAGE_SHIFT, _VPAGE_BITS, _MORE_BITS = 28, 12, 37, 24
+VADDR_BITS = _VPAGE_BITS + _PAGE_SHIFT
+"""How many bits an AT has: the lower 48 of an address, and its highest one."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,10 @@ def _pages(
     """The numbers of the pages of these accesses, virtual and in QEMU's memory."""
     pages = np.flatnonzero(what[:-3] == _PAGE)
     high, middle, low = (said[pages + n] for n in (1, 2, 3))
-    split = _PAGE_BITS - _MORE_BITS
-    virtual = high << split | middle >> split
-    in_memory = (middle & (1 << split) - 1) << _MORE_BITS | low
+    split = _VPAGE_BITS - _MORE_BITS
+    left = _MORE_BITS - split
+    virtual = high << split | middle >> left
+    in_memory = (middle & (1 << left) - 1) << _MORE_BITS | low
     # The last PAGE of the slot before the access: both are in order within a slot.
     order = np.argsort(said[pages], kind="stable")
     keys = said[pages][order] << 40 | pages[order]
