@@ -94,6 +94,12 @@ def test_a_method_with_many_lines_names_the_first_ones() -> None:
     assert list(tables([])) == list(matrices([])) == []
 
 
+def test_lines_of_one_name_on_two_nodes() -> None:
+    two = [replace(SIGLOCK, what="kmalloc-512+172", node=node) for node in (1, 0, 1)]
+    _, places = tables([Shared(JOBS[0], "sigmask", two)])
+    assert places.rows == [("sigmask", "kmalloc-512+172", "node 0, node 1")]
+
+
 def test_a_matrix_has_each_threads_use() -> None:
     by_title = {table.title: table for table in matrices(shared_lines())}
     exit_ = by_title["sigmask: writes + reads of an exit"]

@@ -90,18 +90,19 @@ def _rows(method: str, lines: Sequence[SharedLine]) -> Iterator[tuple[str, ...]]
 def _places(exits: Sequence[Shared]) -> Iterator[Table]:
     """On which node each line lies, by the creator's node and the vCPUs'."""
     placements = list(dict.fromkeys((one.creator_node, one.vcpu_node) for one in exits))
-    found: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    found: dict[tuple[str, str], dict[tuple[int, int], set[str]]] = {}
     for one in exits:
         for line in one.lines:
             node = "unknown" if line.node is None else f"node {line.node}"
             row = found.setdefault((one.method, line.what), {})
-            row[one.creator_node, one.vcpu_node] = node
+            # Several lines can have one name.
+            row.setdefault((one.creator_node, one.vcpu_node), set()).add(node)
     if found:
         yield Table(
             "The node that these lines are on, by the node of the process's creator",
             ("method", "line", *(f"creator {a}, vCPUs {b}" for a, b in placements)),
             [
-                (*key, *(row.get(placement, "not shared") for placement in placements))
+                (*key, *(", ".join(sorted(row.get(at, {"not shared"}))) for at in placements))
                 for key, row in sorted(found.items())
             ],
         )
