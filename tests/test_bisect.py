@@ -121,7 +121,7 @@ def test_the_commit_that_changed_the_count_is_found(lab: Path) -> None:
 def test_the_commit_after_which_vcpus_share_another_line(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def share(kernel: Path, wanted: Sequence[Job], _limits: object) -> list[Shared]:
+    def share(_: object, kernel: Path, wanted: Sequence[Job], _limits: object) -> list[Shared]:
         assert json.loads(kernel.with_name(STRUCTS).read_text()) == {}
         (job,) = wanted
         assert (len(job.vcpus), job.in_turns) == (2, True)

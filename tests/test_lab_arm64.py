@@ -18,7 +18,7 @@ from kickbench.lab.machines import MACHINES
 from kickbench.lab.qemu import VIRT, Channels, Qemu
 from kickbench.remote import package
 
-NAMES = ("arm64", "arm64-count")
+NAMES = ("arm64", "arm64-count", "arm64-lines")
 
 
 def words(name: str) -> list[str]:
@@ -46,9 +46,10 @@ def test_kvm_has_el2_and_an_interrupt_controller(name: str) -> None:
     assert "virt,virtualization=on,gic-version=3" in words(name)
 
 
-def test_a_tick_of_the_counter_is_an_instruction() -> None:
-    said = words("arm64-count")
-    assert said[said.index("-cpu") + 1].endswith(",cntfrq=1000000000")
+def test_a_tick_of_the_counter_is_a_nanosecond() -> None:
+    for name in ("arm64-count", "arm64-lines"):
+        said = words(name)
+        assert said[said.index("-cpu") + 1].endswith(",cntfrq=1000000000")
     assert not any("cntfrq" in word for word in words("arm64"))
 
 
@@ -113,6 +114,56 @@ baseline = "immediate_exit"
 processes = 1
 max_seconds = 1
 """
+
+
+SHARED = """
+name = "shared"
+[vm]
+vcpus = 1
+irqchip = "kernel"
+[guest]
+program = "pm_timer"
+[measure]
+kinds = ["exits", "kick"]
+methods = ["immediate_exit", "sigmask"]
+baseline = "immediate_exit"
+[kick]
+states = ["guest"]
+"""
+
+
+@pytest.mark.lab("arm64-lines")
+def test_vcpus_share_the_line_of_siglock_and_a_kick_of_one_in_the_guest_is_explained(
+    tmp_path: Path,
+) -> None:
+    scenario = tmp_path / "shared.toml"
+    scenario.write_text(SHARED)
+    file = tmp_path / "e.json"
+    lab("explain", str(scenario), "--machine", "arm64-count", "--json", str(file))
+    document = json.loads(file.read_text())
+    placements = {
+        name: [
+            [line for line in place["shared_lines"] if "siglock" in line["what"]]
+            for place in method["placements"]
+        ]
+        for name, method in document["methods"].items()
+    }
+    assert placements["immediate_exit"] == [[]] * 4
+    lines = [line for (line,) in placements["sigmask"]]
+    assert {line["what"] for line in lines} == {"sighand_struct.siglock"}
+    assert [line["node"] for line in lines] == [0, 0, 1, 1]  # the creator's
+    assert "__set_current_blocked" in lines[0]["functions"]
+    # 4 and 2. A vCPU whose turn ends under the lock makes the other one wait.
+    assert lines[0]["writes_per_exit"] == pytest.approx(4, abs=0.5)
+    assert lines[0]["reads_per_exit"] >= 2
+    kicks = document["kicks"]["guest"]
+    assert "kick_signal_handler [kickbench]" in kicks["immediate_exit"]["functions"]
+    assert "kick_signal_handler [kickbench]" not in kicks["sigmask"]["functions"]
+    for one in kicks.values():
+        assert "in turn" in one["machine"]
+        assert sum(one["phases"].values()) == one["instructions_per_kick"]
+        assert one["phases"]["switch"] == 0
+        assert one["phases"]["delivery"] > one["phases"]["call"] > 0
 
 
 @pytest.mark.lab("arm64-count")

@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from kickbench.lab import structs
 from kickbench.lab.explain import symbols
-from kickbench.lab.explain.memory import DIRECT_MAP, Kernel, Memory, nodes, vmalloced
+from kickbench.lab.explain.memory import SPACES, Kernel, Memory, nodes, vmalloced
 from kickbench.lab.explain.objects import Objects, physical, slabs
 from kickbench.lab.structs import Struct, Structs
 
@@ -117,8 +118,9 @@ def test_who_asked_for_an_area() -> None:
 
 
 def test_what_is_known_of_a_kernel_travels() -> None:
-    kernel = Kernel({"slab_caches": 7}, Structs({"page": Struct(64, ((0, "flags"),))}))
+    kernel = Kernel("arm64", {"slab_caches": 7}, Structs({"page": Struct(64, ((0, "flags"),))}))
     assert Kernel.from_dict(kernel.to_dict()) == kernel
+    assert (kernel.image, kernel.per_cpu) == (range(0), range(0))  # these symbols are not known
 
 
 def test_memory_is_read_by_its_virtual_address(tmp_path: Path) -> None:
@@ -140,13 +142,20 @@ def test_which_slab_a_page_is_of() -> None:
     words = np.zeros((4, 8), "<u8")
     words[1, 3], words[3, 3] = 0xFFFF888000001100, 0xFFFF888000001000
     words[2, 1] = 0xFFFFEA0000000000 + 64 + 1
-    found = slabs(words.tobytes(), known, [0xFFFF888000001000, 0xFFFF888000001100])
+    caches = [0xFFFF888000001000, 0xFFFF888000001100]
+    found = slabs(words.tobytes(), Kernel("x86_64", {}, known), caches)
+    assert found.tolist() == [[-1, 0], [1, 1], [1, 1], [0, 3]]
+    words[2, 1] = 0xFFFFFDFFC0000000 + 64 + 1
+    found = slabs(words.tobytes(), Kernel("arm64", {}, known), caches)
     assert found.tolist() == [[-1, 0], [1, 1], [1, 1], [0, 3]]
 
 
 # --- names ---------------------------------------------------------------------------------------
 
 SIGHAND = Struct(2112, ((0, "siglock"), (4, "count"), (32, "action")))
+DIRECT_MAP = SPACES["x86_64"].direct_map.start
+IMAGE = {"_text": 0xFFFFFFFF81000000, "_end": 0xFFFFFFFF83000000}
+PER_CPU = {"__per_cpu_start": 0, "__per_cpu_end": 0x2000}
 OBJECTS = Objects(
     books={
         "nodes": [(0, 0, 0x20000000), (1, 0x20000000, 0x40000000)],
@@ -164,9 +173,38 @@ OBJECTS = Objects(
         "7f0000000000-7f0000003000 rw-s 00000000 00:0e 1    anon_inode:kvm-vcpu:0\n"
         "7f0000004000-7f0000005000 rw-p 00000000 00:00 0 \n"
     ),
-    structs=Structs({"sighand_struct": SIGHAND, "kvm": Struct(100, ((0, "mmu_lock"),))}),
+    kernel=Kernel(
+        "x86_64",
+        IMAGE | PER_CPU,
+        Structs({"sighand_struct": SIGHAND, "kvm": Struct(100, ((0, "mmu_lock"),))}),
+    ),
     data=symbols.Symbols.of(
         [(0x1000, 0x1100, "runqueues"), (0xFFFFFFFF82000000, 0xFFFFFFFF82000040, "jiffies")]
+    ),
+)
+ARM64_MAP = SPACES["arm64"].direct_map.start
+ARM64 = replace(
+    OBJECTS,
+    books={
+        **OBJECTS.books,
+        "vmalloced": [(0xFFFF800082000000, 0xFFFF800082005000, "kernel_clone")],
+        "per_cpu": [ARM64_MAP + 0x8000 - 0xFFFF800080600000],
+    },
+    kernel=Kernel(
+        "arm64",
+        {
+            "_text": 0xFFFF800080000000,
+            "_end": 0xFFFF800081000000,
+            "__per_cpu_start": 0xFFFF800080600000,
+            "__per_cpu_end": 0xFFFF800080602000,
+        },
+        OBJECTS.kernel.structs,
+    ),
+    data=symbols.Symbols.of(
+        [
+            (0xFFFF800080601000, 0xFFFF800080601100, "runqueues"),
+            (0xFFFF800080700000, 0xFFFF800080700040, "jiffies"),
+        ]
     ),
 )
 
@@ -198,22 +236,38 @@ def test_what_is_at_an_address(address: int, name: str) -> None:
     assert OBJECTS.name(address) == name
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (ARM64_MAP + 0x2004, "sighand_struct.count"),
+        (ARM64_MAP + 0x8000 + 0x1010, "runqueues of CPU 0"),
+        (ARM64_MAP + 0x8000 + 0x100020, "a page of the kernel's"),  # no variable of a CPU's
+        (0xFFFF800080700004, "jiffies"),
+        (0xFFFF800082000004, "memory of kernel_clone()"),  # not far behind the image
+        (0x7F0000000008, "kvm_run.exit_reason"),
+    ],
+)
+def test_what_is_at_an_address_of_arm64(address: int, name: str) -> None:
+    assert ARM64.name(address) == name
+
+
 def test_without_structures_a_slab_is_known_by_its_cache() -> None:
-    without = Objects(**{**vars(OBJECTS), "structs": Structs({})})
+    without = replace(OBJECTS, kernel=replace(OBJECTS.kernel, structs=Structs({})))
     assert without.name(DIRECT_MAP + 0x2000) == "sighand_struct+0"
-    blind = Objects(**{**vars(OBJECTS), "slabs": None})
+    blind = replace(OBJECTS, slabs=None)
     assert blind.name(DIRECT_MAP + 0x2000) == "a page of the kernel's"
 
 
 def test_the_node_of_a_line() -> None:
-    books = OBJECTS.books
+    books, space = OBJECTS.books, OBJECTS.kernel.space
     moved = {0, 0x40000000}  # of node 1's memory
-    assert physical([0x7F00, DIRECT_MAP + 0x2000], 0x999, books, moved) == 0x2000
-    assert physical([0x7F00], 0x3000, books, moved) == 0x3000
-    assert physical([0x7F00], 0x60001000, books, moved) == 0x20001000
+    assert physical([0x7F00, DIRECT_MAP + 0x2000], 0x999, books, moved, space) == 0x2000
+    assert physical([0x7F00], 0x3000, books, moved, space) == 0x3000
+    assert physical([0x7F00], 0x60001000, books, moved, space) == 0x20001000
+    assert physical([ARM64_MAP + 0x2000], 0x999, books, moved, SPACES["arm64"]) == 0x40002000
     assert [OBJECTS.node(at) for at in (0x3000, 0x20001000, 0x50000000)] == [0, 1, None]
     with pytest.raises(LookupError):
-        physical([0x7F00], 0x123456789000, books, moved)
+        physical([0x7F00], 0x123456789000, books, moved, space)
 
 
 # --- System.map ----------------------------------------------------------------------------------

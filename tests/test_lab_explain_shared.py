@@ -23,6 +23,7 @@ from kickbench.lab.explain.shared import (
     threads,
 )
 from kickbench.lab.explain.shared_words import matrices, tables, text
+from kickbench.lab.machines import LINES
 from kickbench.lab.structs import Struct, Structs
 
 
@@ -43,7 +44,7 @@ def test_a_kernel_whose_structures_nobody_knows_is_named(
         yield SimpleNamespace(facts=facts, sections=lambda: iter(()))
 
     monkeypatch.setattr(sharing, "watched", watched)
-    assert sharing.shared(tmp_path / "bzImage", JOBS) == []
+    assert sharing.shared(LINES["x86_64"], tmp_path / "bzImage", JOBS) == []
     said = capsys.readouterr().err.splitlines()
     assert len(said) == lines
     assert all("bzImage: no structs.json is beside it, and it has no BTF" in line for line in said)

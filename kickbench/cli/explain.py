@@ -68,7 +68,7 @@ def explain(
         bool,
         typer.Option(
             "--lines/--no-lines",
-            help="Find the cache lines that threads share, too, in the machine amd-lines.",
+            help="Find the cache lines that threads share, too, in a machine of several CPUs.",
         ),
     ] = True,
     time_limit: TimeLimit = None,
@@ -89,9 +89,10 @@ def explain(
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
     from kickbench.lab.explain.page import page
-    from kickbench.lab.explain.shared import MACHINE, jobs, shared
+    from kickbench.lab.explain.shared import jobs, shared
     from kickbench.lab.explain.subject import EXIT
     from kickbench.lab.explain.symbols import system_map_of
+    from kickbench.lab.machines import LINES
     from kickbench.results.discover import find_run
     from kickbench.results.explanation import FILE, PAGE
     from kickbench.results.files import make_folder, replace_file, write_output
@@ -109,10 +110,10 @@ def explain(
         make_folder(place, "choose another one")
     heed_sigterm()
     limits = Limits(total=time_limit or LIMIT_SECONDS)
-    lines &= base is None and chosen.emulator.arch == MACHINE.emulator.arch
-    wanted = jobs(cases) if lines else []
+    where = LINES[chosen.emulator.arch]
+    wanted = jobs(cases) if lines and base is None else []
     # Two machines take a CPU each.
-    with beside(lambda: shared(bzimage, wanted, limits) if wanted else []) as lines_found:
+    with beside(lambda: shared(where, bzimage, wanted, limits) if wanted else []) as lines_found:
         found, *others = [count(chosen, image, cases, limits) for image in images]
         found = replace(found, shared=tuple(lines_found()))
     other = others[0] if others else None

@@ -34,26 +34,35 @@ class Machine:
         return self.emulator.description()
 
 
-def _in_turn(name: str, shift: int) -> Qemu:
+def _in_turn(shift: int) -> tuple[str, ...]:
     """Six CPUs that take turns, on two nodes. An instruction takes 2^``shift`` ns."""
-    return Qemu(
-        name,
-        (
-            *("-accel", "tcg,thread=single", "-icount", f"shift={shift},sleep=on"),
-            *("-cpu", "max", "-smp", "6", "-m", "1G"),
-            *("-object", "memory-backend-ram,id=memory0,size=512M"),
-            *("-object", "memory-backend-ram,id=memory1,size=512M"),
-            *("-numa", "node,nodeid=0,cpus=0-2,memdev=memory0"),
-            *("-numa", "node,nodeid=1,cpus=3-5,memdev=memory1"),
-            *("-numa", "dist,src=0,dst=1,val=21"),
-        ),
+    return (
+        *("-accel", "tcg,thread=single", "-icount", f"shift={shift},sleep=on"),
+        *("-smp", "6", "-m", "1G"),
+        *("-object", "memory-backend-ram,id=memory0,size=512M"),
+        *("-object", "memory-backend-ram,id=memory1,size=512M"),
+        *("-numa", "node,nodeid=0,cpus=0-2,memdev=memory0"),
+        *("-numa", "node,nodeid=1,cpus=3-5,memdev=memory1"),
+        *("-numa", "dist,src=0,dst=1,val=21"),
     )
+
+
+def _amd_in_turn(name: str, shift: int) -> Qemu:
+    return Qemu(name, (*_in_turn(shift), "-cpu", "max"))
 
 
 _ARM64 = ("-M", "virt,virtualization=on,gic-version=3")
 # QEMU spends most of its time on the pointers' authentication if it does that by the book. A guest
 # has no use for SVE.
 _ARM64_CPU = "max,sve=off,pauth-impdef=on"
+# A counter of 1 GHz, as CPUs of Armv8.6 have, has a tick for each ns.
+_ARM64_NS = ("-cpu", f"{_ARM64_CPU},cntfrq=1000000000")
+
+
+def _arm64_in_turn(name: str, shift: int) -> Qemu:
+    words = (*_ARM64, *_in_turn(shift), *_ARM64_NS)
+    return Qemu(name, words, "qemu-system-aarch64", platform=VIRT)
+
 
 MACHINES: dict[str, Machine] = {
     machine.id: machine
@@ -93,7 +102,7 @@ MACHINES: dict[str, Machine] = {
             "two NUMA nodes and CPUs that take turns: which cache lines they share",
             # An instruction takes 8 ns here. With 1 ns, the 100 ms for which the kernel watches its
             # local APIC's timer (calibrate_APIC_clock) take more than half of the boot.
-            _in_turn("SVM, 6 CPUs in turn, 2 nodes", shift=3),
+            _amd_in_turn("SVM, 6 CPUs in turn, 2 nodes", shift=3),
         ),
         Machine(
             "arm64",
@@ -121,13 +130,17 @@ MACHINES: dict[str, Machine] = {
                 (
                     *_ARM64,
                     *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"),
-                    # A counter of 1 GHz, as CPUs of Armv8.6 have, has a tick for each instruction.
-                    *("-cpu", f"{_ARM64_CPU},cntfrq=1000000000", "-smp", "1", "-m", "2G"),
+                    *(*_ARM64_NS, "-smp", "1", "-m", "2G"),
                 ),
                 "qemu-system-aarch64",
                 platform=VIRT,
             ),
             count_step=1,
+        ),
+        Machine(
+            "arm64-lines",
+            "arm64 with two NUMA nodes and CPUs that take turns: which cache lines they share",
+            _arm64_in_turn("arm64, EL2, GICv3, 6 CPUs in turn, 2 nodes", shift=3),
         ),
         Machine(
             "intel-vmx",
@@ -140,11 +153,17 @@ MACHINES: dict[str, Machine] = {
 }
 """The machines by name."""
 
-COUNTING_LINES = replace(
-    MACHINES["amd-lines"],
-    emulator=_in_turn("SVM, 6 CPUs in turn, 2 nodes, a nanosecond is an instruction", shift=0),
-)
-"""amd-lines with a clock that counts the instructions of all its CPUs. It boots more slowly."""
+LINES = {"x86_64": MACHINES["amd-lines"], "arm64": MACHINES["arm64-lines"]}
+"""By architecture, the machine whose CPUs take turns."""
+
+_COUNTS = "6 CPUs in turn, 2 nodes, a nanosecond is an instruction"
+COUNTING_LINES = {
+    "x86_64": replace(LINES["x86_64"], emulator=_amd_in_turn(f"SVM, {_COUNTS}", shift=0)),
+    "arm64": replace(
+        LINES["arm64"], emulator=_arm64_in_turn(f"arm64, EL2, GICv3, {_COUNTS}", shift=0)
+    ),
+}
+"""These machines with a clock that counts the instructions of all CPUs. They boot more slowly."""
 
 
 def find(name: str) -> Machine:

@@ -38,7 +38,8 @@ class Platform:
     """What the machines of an architecture have in common.
 
     ``arch`` is the lab's name of it, and ``uname`` the kernel's. ``boot`` are words of the kernel's
-    command line, with the console. ``root`` makes the folder of the root, which is this host's own
+    command line, with the console, and ``four_levels`` those with which addresses have 48 bits, if
+    a kernel may use more. ``root`` makes the folder of the root, which is this host's own
     root if it is None. ``init`` and ``python`` are there.
     """
 
@@ -48,10 +49,11 @@ class Platform:
     root: Callable[[], Path] | None = None
     init: str = str(INIT)
     python: str = sys.executable
+    four_levels: str = ""
 
 
 # The TSC is the emulator's. Only on a busy host would the kernel's watchdog doubt it.
-PC = Platform("x86_64", "x86_64", "console=ttyS0 tsc=reliable")
+PC = Platform("x86_64", "x86_64", "console=ttyS0 tsc=reliable", four_levels="no5lvl")
 VIRT = Platform("arm64", "aarch64", "console=ttyAMA0", root.root, root.INIT, root.PYTHON)
 
 

@@ -51,7 +51,7 @@ _BUILDS = ("build", *_ARM64)
 _BUILD = (*_BUILDS, "bisect")
 _AMD = ("amd-numa", "amd-count", "amd-lines")
 _VMX = ("intel-vmx",)
-_EL2 = ("arm64", "arm64-count")
+_EL2 = ("arm64", "arm64-count", "arm64-lines")
 
 TOOLS: tuple[Tool, ...] = (
     Tool("git", "git", "the commits of a bisection", ("bisect",)),

@@ -38,7 +38,7 @@ from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.shared import SharedLine
 from kickbench.lab.explain.subject import Subject
 from kickbench.lab.kbuild import STRUCTS, Tree, say
-from kickbench.lab.machines import MACHINES, Machine
+from kickbench.lab.machines import LINES, MACHINES, Machine
 from kickbench.methods import is_protocol_file
 from kickbench.native import built_file
 from kickbench.numbers import plural
@@ -67,7 +67,7 @@ METRICS: dict[str, Metric] = {
     "send": Metric(STATE, lambda found: found.found[0].phases["call"].total()),
     "kick": Metric(STATE, lambda found: found.found[0].instructions),
     "shared_lines": Metric(
-        None, lambda found: len(found.shared[0].lines), "shared line", shared.MACHINE.id
+        None, lambda found: len(found.shared[0].lines), "shared line", LINES["x86_64"].id
     ),
 }
 """What can be bisected: an exit, the kicker's call, the whole kick until it is taken, and the cache
@@ -107,7 +107,7 @@ class Lab:
         tree = Tree(self.worktree.folder, self.objects, self.jobs, self.worktree.lock)
         tree.configure(_config().texts().values(), f"-{commit.short}")
         kernel = tree.compile()
-        if self.metric.machine == shared.MACHINE.id:
+        if self.machine in LINES.values():
             return self._lines(tree, kernel, commit)
         found = explain(self.machine, kernel, [self.case], self.limits)
         for method, why in found.skipped.items():
@@ -120,7 +120,7 @@ class Lab:
         tree.note_structs()
         kernel.with_name(STRUCTS).write_bytes((tree.objects / STRUCTS).read_bytes())
         near = shared.jobs([self.case])[:1]
-        found = tuple(shared.shared(kernel, near, self.limits))
+        found = tuple(shared.shared(self.machine, kernel, near, self.limits))
         if not found:
             raise MeasurementError(f"{method}: this kernel does not have it")
         return Explanation(self.machine.description(), commit.short, method, [], {}, found)

@@ -45,7 +45,7 @@ RUNNING_NS = 40_000_000
 TURNS_NS = 12_000_000
 """The length of a block of exits in which CPUs take turns: each has hundreds of exits."""
 
-_SYS_PERF_EVENT_OPEN = 298
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _CPU_CLOCK = (1, 64, 0)
 """PERF_TYPE_SOFTWARE, the size of the attributes, and PERF_COUNT_SW_CPU_CLOCK: linux/perf_event.h,
 as are these bits: exclude_user, exclude_kernel and exclude_hv."""
@@ -177,7 +177,7 @@ def _in_turns(timers: Sequence[tuple[int, int]]) -> Iterator[None]:
     with ExitStack() as stack:
         for cpu, period_ns in timers:
             attributes = struct.pack("=IIQQQQQ16x", *_CPU_CLOCK, period_ns, 0, 0, _COUNT_NOTHING)
-            call = (_SYS_PERF_EVENT_OPEN, attributes, -1, cpu, -1, 0)
+            call = (_SYS_PERF_EVENT_OPEN[os.uname().machine], attributes, -1, cpu, -1, 0)
             event = ctypes.CDLL(None, use_errno=True).syscall(*call)
             if event < 0:
                 raise OSError(ctypes.get_errno(), f"perf_event_open on CPU {cpu}")

@@ -3,8 +3,7 @@
 
 It reads the kernel's memory as /proc/kcore has it, an ELF file (fs/proc/kcore.c), and what the
 kernel says in /proc/zoneinfo and /proc/vmallocinfo. Source: struct slab and struct kmem_cache in
-mm/slab.h; virtual addresses in Documentation/arch/x86/x86_64/mm.rst. Standard library only: an
-emulated machine is slow to import more.
+mm/slab.h. Standard library only: an emulated machine is slow to import more.
 """
 
 from __future__ import annotations
@@ -18,31 +17,88 @@ from typing import Any, Self
 
 from kickbench.lab.structs import Structs
 
-SYMBOLS = ("__per_cpu_offset", "slab_caches")
+_READ = ("__per_cpu_offset", "slab_caches")
+_IMAGE, _PER_CPU = ("_text", "_end"), ("__per_cpu_start", "__per_cpu_end")
+SYMBOLS = (*_READ, *_IMAGE, *_PER_CPU)
 """The kernel's symbols that are needed."""
 PAGE_BYTES = 4096
-DIRECT_MAP = 0xFFFF_8880_0000_0000
-"""Where all of the physical memory is mapped, without KASLR."""
-VMEMMAP = 0xFFFF_EA00_0000_0000
+_TIB = 1 << 40
 _ZONE = re.compile(r"^Node (\d+), zone .*?(?=^Node|\Z)", re.MULTILINE | re.DOTALL)
 _VMALLOCED = re.compile(r"^0x([0-9a-f]+)-0x([0-9a-f]+) +\d+ (\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a kernel has at which virtual addresses, without KASLR.
+
+    The ``direct_map`` has the physical memory, which begins at ``memory``. ``vmemmap`` is where the
+    structure of that memory's first page is.
+    """
+
+    direct_map: range
+    vmemmap: int
+    memory: int = 0
+
+    def physical(self, address: int) -> int:
+        """The physical address of one in the direct map."""
+        return address - self.direct_map.start + self.memory
+
+    def page(self, address: int) -> int:
+        """The number of the page of an address in the direct map: 0 is the memory's first."""
+        return (address - self.direct_map.start) // PAGE_BYTES
+
+
+SPACES = {
+    # Documentation/arch/x86/x86_64/mm.rst
+    "x86_64": Space(
+        range(0xFFFF_8880_0000_0000, 0xFFFF_8880_0000_0000 + 64 * _TIB), 0xFFFF_EA00_0000_0000
+    ),
+    # Addresses of 48 bits, in arch/arm64/include/asm/memory.h. The memory of QEMU's machine virt
+    # begins at 1 GiB, and this is where the direct map begins then (ARM64_MEMSTART_ALIGN).
+    "arm64": Space(
+        range(0xFFFF_0000_0000_0000, 0xFFFF_0000_0000_0000 + 128 * _TIB),
+        0xFFFF_FDFF_C000_0000,
+        1 << 30,
+    ),
+}
+"""By architecture, as the lab calls it."""
 
 
 @dataclass(frozen=True)
 class Kernel:
     """What is known of a kernel from outside: addresses of its symbols, and structures."""
 
+    arch: str
     symbols: Mapping[str, int]
     structs: Structs
 
+    @property
+    def space(self) -> Space:
+        """Its virtual addresses."""
+        return SPACES[self.arch]
+
+    @property
+    def image(self) -> range:
+        """The addresses of its own text and data."""
+        return self._between(_IMAGE)
+
+    @property
+    def per_cpu(self) -> range:
+        """The addresses of the variables that each CPU has, in System.map."""
+        return self._between(_PER_CPU)
+
+    def _between(self, names: tuple[str, str]) -> range:
+        begin, end = (self.symbols.get(name, 0) for name in names)
+        return range(begin, end)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""
-        return {"symbols": dict(self.symbols), "structs": self.structs.to_json()}
+        return {**vars(self), "symbols": dict(self.symbols), "structs": self.structs.to_json()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        return cls(data["symbols"], Structs.from_json(data["structs"]))
+        return cls(**{**data, "structs": Structs.from_json(data["structs"])})
 
 
 class Memory:
@@ -109,6 +165,7 @@ class Books:
 
     def __init__(self, kernel: Kernel, btf: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
         self._memory = Memory()
+        self._space = kernel.space
         self.structs = kernel.structs
         """Those that are known from outside, or else those of the kernel's BTF, if it has any."""
         if not self.structs.by_name and btf.exists():
@@ -120,7 +177,7 @@ class Books:
         }
         if self.structs.by_name:
             n_cpus = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
-            offsets, head = (kernel.symbols[name] for name in SYMBOLS)
+            offsets, head = (kernel.symbols[name] for name in _READ)
             self._known["per_cpu"] = [self._memory.number(offsets + 8 * n) for n in range(n_cpus)]
             self._known["caches"] = _caches(self._memory, self.structs, head)
 
@@ -132,8 +189,9 @@ class Books:
         :func:`slabs`.
         """
         if page := self.structs.by_name.get("page"):
-            n_pages = max(end for _, _, end in self._known["nodes"]) // PAGE_BYTES
-            pages.write_bytes(self._memory.read(VMEMMAP, n_pages * page.size))
+            end = max(end for _, _, end in self._known["nodes"])
+            n_pages = (end - self._space.memory) // PAGE_BYTES
+            pages.write_bytes(self._memory.read(self._space.vmemmap, n_pages * page.size))
         said = Path("/proc/vmallocinfo").read_text()
         return {**self._known, "vmallocinfo": said, "pages": pages.name}
 

@@ -13,14 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.kvm.abi import kvm_run
-from kickbench.lab.explain.memory import DIRECT_MAP, PAGE_BYTES, VMEMMAP
+from kickbench.lab.explain.memory import PAGE_BYTES, Kernel, Space
 from kickbench.lab.explain.symbols import Symbols
-from kickbench.lab.structs import Structs
 
 KERNEL = 1 << 63
-_IMAGE = 0xFFFF_FFFF_8000_0000
-"""Where the kernel's own text and data are."""
-_DIRECT_MAP_END = DIRECT_MAP + (64 << 40)
 _OF_CACHE = {
     "sighand_cache": "sighand_struct",
     "signal_cache": "signal_struct",
@@ -45,21 +41,20 @@ class Objects:
     """The memory of one process and its kernel.
 
     ``books`` and ``maps`` are what the driver said (:mod:`kickbench.lab.explain.inside`), ``slabs``
-    the array that :func:`slabs` makes. ``data`` are the kernel's
-    variables by address.
+    the array that :func:`slabs` makes. ``data`` are the kernel's variables by address.
     """
 
     books: dict[str, Any]
     slabs: NDArray[np.int32] | None
     maps: str
-    structs: Structs
+    kernel: Kernel
     data: Symbols
 
     def name(self, address: int) -> str:
         """What is at a virtual address, down to the field where that is known."""
-        if address >= _IMAGE:
+        if address in self.kernel.image:
             return self.data.name(address)
-        if DIRECT_MAP <= address < _DIRECT_MAP_END:
+        if address in self.kernel.space.direct_map:
             return self._of_slab(address) or self._of_cpu(address) or "a page of the kernel's"
         if address >= KERNEL:
             return self._vmalloced(address)
@@ -70,25 +65,26 @@ class Objects:
         return next((n for n, low, high in self.books["nodes"] if low <= physical < high), None)
 
     def _of_slab(self, address: int) -> str | None:
-        page = (address - DIRECT_MAP) // PAGE_BYTES
+        space = self.kernel.space
+        page = space.page(address)
         if self.slabs is None or page >= len(self.slabs) or self.slabs[page][0] < 0:
             return None
         _, cache, size = self.books["caches"][self.slabs[page][0]]
-        begin = DIRECT_MAP + int(self.slabs[page][1]) * PAGE_BYTES
+        begin = space.direct_map.start + int(self.slabs[page][1]) * PAGE_BYTES
         return self._field(_OF_CACHE.get(cache, cache), (address - begin) % size)
 
     def _field(self, name: str, offset: int) -> str:
-        struct = self.structs.by_name.get(name)
+        struct = self.kernel.structs.by_name.get(name)
         # An object may be longer: a vCPU of KVM is a part of one of its vendor module's.
         if struct is None or offset >= struct.size:
             return f"{name}+{offset}"
         return f"{name}.{struct.field(offset)}"
 
     def _of_cpu(self, address: int) -> str | None:
-        for cpu, begin in enumerate(self.books["per_cpu"]):
-            name = self.data.name((address - begin) % (1 << 64))
-            if name not in ("[kernel]", "[unknown]"):
-                return f"{name} of CPU {cpu}"
+        for cpu, offset in enumerate(self.books["per_cpu"]):
+            own = (address - offset) % (1 << 64)
+            if own in self.kernel.per_cpu:
+                return f"{self.data.name(own)} of CPU {cpu}"
         return None
 
     def _vmalloced(self, address: int) -> str:
@@ -108,15 +104,17 @@ class Objects:
         return "the process's memory"
 
 
-def physical(addresses: Sequence[int], place: int, books: dict[str, Any], known: set[int]) -> int:
+def physical(
+    addresses: Sequence[int], place: int, books: dict[str, Any], known: set[int], space: Space
+) -> int:
     """The physical address of a line that QEMU keeps at ``place``.
 
     ``known`` are the differences between the two that were seen in the kernel's direct map, one for
     each node. Raises LookupError if none fits.
     """
     for address in addresses:
-        if DIRECT_MAP <= address < _DIRECT_MAP_END:
-            return address - DIRECT_MAP
+        if address in space.direct_map:
+            return space.physical(address)
     for difference in known:
         if any(low <= place - difference < high for _, low, high in books["nodes"]):
             return place - difference
@@ -129,19 +127,20 @@ def _field_of_kvm_run(offset: int) -> str:
     return names[-1]
 
 
-def slabs(pages: bytes, structs: Structs, caches: list[int]) -> NDArray[np.int32]:
+def slabs(pages: bytes, kernel: Kernel, caches: list[int]) -> NDArray[np.int32]:
     """An array (pages, 2): the number of the page's cache, or -1, and the first page of its slab.
 
     ``pages`` are what :meth:`kickbench.lab.explain.memory.Books.now` wrote, and ``caches`` the
     addresses of the caches.
     """
+    structs = kernel.structs
     page = structs.by_name["page"]
     words = np.frombuffer(pages, "<u8").reshape(-1, page.size // 8)
     first = np.arange(len(words))
     # A page behind the first one of several has the first one's address, and one more.
     inner = words[:, page.offset("compound_head") // 8]
     later = inner & np.uint64(1) == 1
-    first[later] = (inner[later] - np.uint64(1 + VMEMMAP)) // np.uint64(page.size)
+    first[later] = (inner[later] - np.uint64(1 + kernel.space.vmemmap)) // np.uint64(page.size)
     owner = words[first.clip(0, len(words) - 1), structs.by_name["slab"].offset("slab_cache") // 8]
     order = np.argsort(caches)
     known = np.array(caches, np.uint64)[order]

@@ -24,20 +24,19 @@ from kickbench.lab.explain.case import STATE
 from kickbench.lab.explain.inside import Job
 from kickbench.lab.explain.layout import layout_of
 from kickbench.lab.explain.lines import Line, Thread
-from kickbench.lab.explain.memory import DIRECT_MAP, SYMBOLS, Kernel, vmalloced
+from kickbench.lab.explain.memory import SYMBOLS, Kernel, Space, vmalloced
 from kickbench.lab.explain.objects import Objects, physical, slabs
 from kickbench.lab.explain.trace import AT, VADDR_BITS, Section
 from kickbench.lab.explain.watch import Watched, watched
-from kickbench.lab.machines import MACHINES
+from kickbench.lab.machines import Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.lab.structs import Structs
 from kickbench.numbers import plural
 from kickbench.results.explanation import KICKER, VCPU, Uses
 from kickbench.scenario.cases import Case
 
-MACHINE = MACHINES["amd-lines"]
 NODES = ((0, 1, 2), (3, 4, 5))
-"""The machine's CPUs by their node."""
+"""The CPUs by their node, in a machine of :data:`kickbench.lab.machines.LINES`."""
 KICKERS = (1, 2, 4)
 TIMERS_NS = (1_200_000, 1_600_000)
 """The periods of the timers that end a CPU's turn, one for each vCPU: dozens of exits. With one
@@ -144,20 +143,22 @@ def threads(job: Job) -> list[Thread]:
     ]
 
 
-def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) -> list[Shared]:
-    """The shared lines of each method of these jobs.
+def shared(
+    machine: Machine, kernel: Path, wanted: Sequence[Job], limits: Limits | None = None
+) -> list[Shared]:
+    """The shared lines of each method of these jobs, in a machine whose CPUs take turns.
 
     Raises as :func:`kickbench.lab.explain.watch.watched` does.
     """
-    emulator = MACHINE.emulator
+    emulator = machine.emulator
     assert isinstance(emulator, Qemu)
     system_map = symbols.system_map_of(kernel)
     layout = layout_of(kernel)
-    known = Kernel(symbols.values(system_map, SYMBOLS), layout.structs)
+    known = Kernel(emulator.arch, symbols.values(system_map, SYMBOLS), layout.structs)
     data = symbols.Symbols.of(symbols.variables(system_map))
-    with watched(MACHINE, emulator, kernel, wanted, limits, memory_of=known) as seen:
-        structs = Structs.from_json(seen.facts["structs"])
-        if not structs.by_name:
+    with watched(machine, emulator, kernel, wanted, limits, memory_of=known) as seen:
+        known = replace(known, structs=Structs.from_json(seen.facts["structs"]))
+        if not known.structs.by_name:
             print(
                 f"{kernel}: {layout.why}: what it allocates has no names",
                 file=sys.stderr,
@@ -167,7 +168,7 @@ def shared(kernel: Path, wanted: Sequence[Job], limits: Limits | None = None) ->
         # both run at once.
         with ThreadPoolExecutor(1) as pool:
             found = [
-                pool.submit(_shared, seen, job, section["method"], entries, structs, data)
+                pool.submit(_shared, seen, job, section["method"], entries, known, data)
                 for job, section, entries in seen.sections()
             ]
             return [one.result() for one in found]
@@ -191,16 +192,16 @@ def _shared(
     job: Job,
     method: str,
     entries: Section,
-    structs: Structs,
+    kernel: Kernel,
     data: symbols.Symbols,
 ) -> Shared:
     facts = seen.facts["jobs"][seen.jobs.index(job)]
     books = {**facts["books"], "vmalloced": vmalloced(facts["books"]["vmallocinfo"])}
     pages = seen.folder / books["pages"]
     addresses = [address for address, *_ in books["caches"]]
-    found = slabs(pages.read_bytes(), structs, addresses) if pages.exists() else None
-    objects = Objects(books, found, facts["maps"], structs, data)
-    moved = _moved(entries)
+    found = slabs(pages.read_bytes(), kernel, addresses) if pages.exists() else None
+    objects = Objects(books, found, facts["maps"], kernel, data)
+    moved = _moved(entries, kernel.space)
     ours = threads(job)
     check_turns(entries, ours, method)
     return Shared(
@@ -219,7 +220,8 @@ def _named(
         functions[seen.functions.name(int(seen.trace.code["vaddr"][number]))] += count
     addresses = [address for counts in line.accesses.values() for address in counts]
     try:
-        node = objects.node(physical(addresses, line.place, objects.books, moved))
+        space = objects.kernel.space
+        node = objects.node(physical(addresses, line.place, objects.books, moved, space))
     except LookupError:
         node = None
     # Threads that use different objects share the line all the same.
@@ -241,12 +243,12 @@ def _mostly(accesses: Counter[int], objects: Objects) -> str:
     return names.most_common(1)[0][0]
 
 
-def _moved(entries: Section) -> set[int]:
+def _moved(entries: Section, space: Space) -> set[int]:
     """The differences between QEMU's places and physical addresses, from the direct map."""
     at = np.flatnonzero(entries.kinds == AT)
-    vaddr = entries.values[at] - (DIRECT_MAP & (1 << VADDR_BITS) - 1)
-    direct = (vaddr >= 0) & (vaddr < 1 << 40)
-    left = entries.values[at - 1][direct] - vaddr[direct]
+    mapped = entries.values[at] - (space.direct_map.start & (1 << VADDR_BITS) - 1)
+    direct = (mapped >= 0) & (mapped < 1 << 40)
+    left = entries.values[at - 1][direct] - mapped[direct] - space.memory
     found = set()
     while left.size:  # once for each node
         found.add(int(left[0]))

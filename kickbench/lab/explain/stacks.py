@@ -16,11 +16,14 @@ from kickbench.results.explanation import GUEST
 
 SWITCHES = frozenset({("__switch_to_asm", "__switch_to"), ("cpu_switch_to", "__switch_to")})
 """Where one kernel stack is left for another (entry_64.S, and entry.S of arm64)."""
-INTERRUPTED = frozenset({"intr_interception", "el1_irq"})
-"""KVM's handler of an interrupt in the guest (svm.c, and hyp-entry.S of arm64)."""
+INTERRUPTED = frozenset({"intr_interception", "el1_irq", "el1_fiq"})
+"""KVM's handler of an interrupt in the guest (svm.c, and hyp-entry.S of arm64, in which the two
+are one place)."""
 ENTRIES = frozenset({"__svm_vcpu_run", "__guest_enter"})
 """The function with VMRUN (arch/x86/kvm/svm/vmenter.S), or with an ERET to the guest
-(arch/arm64/kvm/hyp/entry.S). An exit goes on behind VMRUN, or in a vector of KVM's."""
+(arch/arm64/kvm/hyp/entry.S). An exit goes on behind VMRUN, or in a vector of VECTORS."""
+VECTORS = frozenset({"__kvm_hyp_vector"})
+"""Where an exit of arm64 begins (arch/arm64/kvm/hyp/hyp-entry.S)."""
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ def watched(
             emulator,
             arguments=(*emulator.arguments, "-plugin", words),
             # Functions, and memory by its virtual address, are where System.map and
-            # Documentation/arch/x86/x86_64/mm.rst say. An entry of the trace has room for 48 bits.
-            boot="nokaslr no5lvl" if memory_of else "nokaslr",
+            # kickbench.lab.explain.memory say. An entry of the trace has room for 48 bits.
+            boot=f"{emulator.boot} nokaslr {emulator.platform.four_levels if memory_of else ''}",
         )
         command = emulation.Order(
             [emulator.python, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
