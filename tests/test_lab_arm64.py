@@ -177,12 +177,12 @@ def test_the_signal_mask_costs_the_same_instructions_in_a_count_and_in_an_explan
     (run,) = tmp_path.glob("counts/*")
     assert json.loads((run / "manifest.json").read_text())["emulated"]
     rows = json.loads(lab("counts", str(run), "--json"))
+    # compare judges a count that 95 % of the samples have.
+    assert all(row["share"] >= 0.95 for row in rows)
     counts = {row["method"]: row["instructions"] for row in rows}
     lab("explain", str(scenario), *machine, "--json", str(tmp_path / "e.json"))
     methods = json.loads((tmp_path / "e.json").read_text())["methods"]
     explained = {name: one["instructions_per_exit"] for name, one in methods.items()}
-    assert counts["sigmask"] - counts["immediate_exit"] == (
-        explained["sigmask"] - explained["immediate_exit"]
-    )
+    assert counts == explained
     assert "__set_task_blocked" in methods["sigmask"]["functions"]
     assert sum(methods["sigmask"]["functions"].values()) == explained["sigmask"]
