@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,14 @@ import pytest
 from blocks_until import until
 from own_protocol import CPUS, playing
 from test_engine import MIX
+from test_run_kicks import run, scenario
 
 from kickbench.engine.engine import Clock, Engine, Kickers, Plan
 from kickbench.guest.loader import Guest
 from kickbench.kvm import Kvm
+from kickbench.report.words.verdict import verdict
+from kickbench.results.reader import RunReader
+from kickbench.summary.found import load_summary
 
 pytestmark = pytest.mark.kvm
 
@@ -74,6 +79,17 @@ static int faulty_finish_exit(struct kb_vcpu *v)
 FAULTS = {"twice": TWICE, "never": NEVER}
 
 
+def faulty(folder: Path, kind: str) -> Path:
+    """immediate_exit with a fault."""
+    if kind == "twice" and os.uname().machine != "x86_64":
+        pytest.skip("the fault writes registers of x86")
+    loop = "#include <kickbench/loop.h>"
+    text = (METHODS / "immediate_exit.c").read_text().replace(loop, FAULTS[kind] + loop)
+    path = folder / "faulty.c"
+    path.write_text(text.replace("KB_PROTOCOL immediate_exit", "KB_PROTOCOL faulty"))
+    return path
+
+
 @contextmanager
 def running(program: str, *, paced: bool) -> Iterator[Engine]:
     pacing: dict[str, Any] = {"mix": MIX} if program == "mix" else {}
@@ -117,13 +133,7 @@ def test_the_guest_and_the_host_count_the_same(program: str, paced: bool, plan: 
 def test_an_access_that_is_done_twice_or_never_is_counted(
     tmp_path: Path, program: str, plan: str, kind: str
 ) -> None:
-    if kind == "twice" and os.uname().machine != "x86_64":
-        pytest.skip("the fault writes registers of x86")
-    loop = "#include <kickbench/loop.h>"
-    text = (METHODS / "immediate_exit.c").read_text().replace(loop, FAULTS[kind] + loop)
-    path = tmp_path / "faulty.c"
-    path.write_text(text.replace("KB_PROTOCOL immediate_exit", "KB_PROTOCOL faulty"))
-
+    path = faulty(tmp_path, kind)
     with playing(path, tmp_path, program) as engine:
         left = until(
             engine, lambda left: left.results[kind].any(), [("faulty", 0)], ms=20, plan=PLANS[plan]
@@ -131,6 +141,38 @@ def test_an_access_that_is_done_twice_or_never_is_counted(
         faults = ctypes.c_uint.in_dll(ctypes.CDLL(str(tmp_path / "faulty.so")), "faults").value
     other = {"twice": "never", "never": "twice"}[kind]
     assert faults > 0
-    # One may be in doubt still, after a block that did not end with an access.
-    assert faults - 1 <= left.results[kind].sum() <= faults
+    assert left.results[kind].sum() == faults
     assert not left.results[other].any()
+
+
+def measured(folder: Path, methods: str) -> dict[str, Any]:
+    return run(folder, scenario('["pause_all"]', methods, max_seconds=3))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_run_in_which_an_access_was_not_done_once_says_so_first(
+    tmp_path: Path, kind: str
+) -> None:
+    summary = measured(tmp_path, f'["immediate_exit", "{faulty(tmp_path, kind)}"]')
+    (case,) = summary["cases"]
+    found = {name: method["accesses"] for name, method in case["methods"].items()}
+    assert found["faulty"][kind] > 0
+    assert found["immediate_exit"]["accesses"] > 0
+    assert found["immediate_exit"]["twice"] == found["immediate_exit"]["never"] == 0
+    words = {"twice": "done twice", "never": "never done"}[kind]
+    (alarm,) = [one for one in verdict(summary).alarms if "An access was done twice" in one]
+    assert re.search(rf"faulty has [\d,]+ {words} of [\d,]+ accesses of the guest", alarm)
+    assert not any("Each of" in said for said in verdict(summary).more)
+
+
+def test_a_run_in_which_each_access_was_done_once_says_that(tmp_path: Path) -> None:
+    summary = measured(tmp_path, '["immediate_exit", "sigmask"]')
+    (case,) = summary["cases"]
+    total = sum(method["accesses"]["accesses"] for method in case["methods"].values())
+    said = f"Each of {total:,} accesses was done once: the guests and the host count the same."
+    assert said in verdict(summary).more
+    # The figures are still known without the tables.
+    for table in summary["folder"].glob("cases/*/*.parquet"):
+        table.unlink()
+    stripped = RunReader(summary["folder"], stripped=True)
+    assert load_summary(stripped)[case["id"]]["methods"] == case["methods"]

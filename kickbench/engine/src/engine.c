@@ -81,6 +81,21 @@ static bool run_one(struct kb_engine *e, uint64_t warmup_ns, uint64_t block_ns)
 	return e->failure.vcpu < 0;
 }
 
+/* The last protocol leaves: the accesses of its block are compared then. */
+static bool leave_last(struct kb_engine *e)
+{
+	e->block.protocol = NULL;
+	return !e->guest_counts || do_step(e, SWITCH) || give_up(e, true);
+}
+
+/* The results are the caller's again. */
+static int fail(struct kb_engine *e)
+{
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		e->vcpu_threads[i].of_block = NULL;
+	return -1;
+}
+
 int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_t n_blocks,
 		     uint64_t warmup_ns, uint64_t block_ns, const struct kb_plan *plan,
 		     struct kb_block_result *results)
@@ -103,7 +118,7 @@ int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_
 		e->block_index = b;
 		e->results = results + (size_t)b * e->n_vcpus;
 		if (!run_one(e, warmup_ns, block_ns))
-			return -1;
+			return fail(e);
 		if (blocks_are_short && b + 1 < n_blocks)
 			continue;
 		read_steal(e->steal);
@@ -111,7 +126,7 @@ int kb_engine_blocks(struct kb_engine *e, const struct kb_block *blocks, uint32_
 				b + 1 - shared_out, e->n_vcpus);
 		shared_out = b + 1;
 	}
-	return 0;
+	return leave_last(e) ? 0 : fail(e);
 }
 
 const struct kb_failure *kb_engine_failure(const struct kb_engine *e)

@@ -53,7 +53,10 @@ struct vcpu_thread {
 	uint32_t guest_head;  /* when the window opened */
 	uint32_t guest_count; /* its exits, when they were compared last */
 	int64_t ahead;	      /* exits that the host has had, and the guest has not counted yet */
-	bool counted_in;      /* for the block to begin */
+	struct kb_block_result *of_block; /* whose accesses are not compared yet; NULL: none */
+	uint64_t exits_of_block;
+	bool in_doubt;	 /* whether an access was pending at the block's end */
+	bool counted_in; /* for the block to begin */
 	bool window_opened;
 	atomic_bool busy; /* in its loop: can be kicked */
 	int pidfd_error;  /* why v.pidfd is -1 */
@@ -222,7 +225,9 @@ void become_vcpu(struct vcpu_thread *t);		    /* it has the vCPU's mask and hand
 void foreign_signal_handler(int signal);
 
 /* accesses.c */
-void compare_accesses(struct vcpu_thread *t, uint64_t exits, struct kb_block_result *r);
+/* After a block with so many exits, warm-up included; and when the block's protocol has left. */
+void note_accesses(struct vcpu_thread *t, uint64_t exits, struct kb_block_result *r);
+void compare_accesses(struct vcpu_thread *t);
 
 /* memory.c */
 void *allocate(struct kb_engine *e, size_t bytes);

@@ -248,6 +248,7 @@ static void switch_protocol(struct vcpu_thread *t, const struct kb_protocol *nex
 	kb_mark(&t->v, KB_LEAVING);
 	if (t->protocol)
 		t->protocol->leave(&t->v);
+	compare_accesses(t);
 	t->protocol = next;
 	kb_mark(&t->v, KB_ENTERING);
 	t->enter_error = next ? -next->enter(&t->v) : 0;
@@ -372,7 +373,7 @@ static void run_block(struct vcpu_thread *t)
 		result->elapsed_cycles = e->block_cycles;
 		result->kicked = v->kicked;
 		result->cpu = sched_getcpu();
-		compare_accesses(t, (uint64_t)result->exits, result);
+		note_accesses(t, (uint64_t)result->exits, result);
 	} else if (t->enter_error == 0) {
 		KB_PUT_MARK(KB_MARK_BEGIN);
 		t->protocol->exit_loop(v);
@@ -380,7 +381,7 @@ static void run_block(struct vcpu_thread *t)
 		atomic_store_explicit(&t->busy, false, memory_order_release);
 		kb_mark(v, KB_EVALUATING);
 		evaluate(t, result);
-		compare_accesses(t, v->early_exits + v->exits, result);
+		note_accesses(t, v->early_exits + v->exits, result);
 	}
 	atomic_store_explicit(&t->busy, false, memory_order_release);
 	count_in(t); /* at the latest: KVM_RUN may have failed */

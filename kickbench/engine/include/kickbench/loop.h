@@ -160,6 +160,7 @@ static inline bool kb_leaves_io(const struct kb_vcpu *v)
 static KB_OUT_OF_LINE bool kb_call_finish_exit(struct kb_vcpu *v)
 {
 #ifdef KB_HAS_FINISH_EXIT
+	v->gave_up_after = atomic_load_explicit(&v->exit_count, memory_order_relaxed);
 	kb_mark(v, KB_IN_FINISH_EXIT);
 	v->run_error = -kb_finish_exit(v);
 	v->finish_failed = v->run_error != 0;
