@@ -234,6 +234,14 @@ class _Placed(Model):
     kickers: Annotated[list[_PlacedKicker], Field(max_length=2**15)] = []
 
 
+class Accesses(Model):
+    """How many accesses of a guest a method had, and how many of them were not done once."""
+
+    accesses: Count
+    twice: Count
+    never: Count
+
+
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: Clock
@@ -244,6 +252,8 @@ class _Process(Model):
     nested: _NestedBy | None = None
     load: _Load | None = None  # runs before it was measured lack it
     placement: _Placed | None = None  # runs before it was there lack it
+    # Runs before they were counted lack them, and so do guests that do not count.
+    accesses: Annotated[dict[Line, Accesses], Field(max_length=100)] = {}
 
 
 class Sender(Model):

@@ -34,7 +34,7 @@ from kickbench.engine.engine import (
     quantile_levels,
 )
 from kickbench.records import Collected, Records, RecordType
-from kickbench.run.schedule import Timing
+from kickbench.run.schedule import Entry, Timing
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ, STATES
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
@@ -60,6 +60,8 @@ FIRST_LOST_AFTER_NS = 100_000_000
 LOST_AFTER_MEDIANS = 100
 MIN_LOST_AFTER_NS = 1_000_000
 MAX_LOST_AFTER_NS = 200_000_000
+ACCESSES = ("accesses", "twice", "never")
+"""The engine's counts of what the guest accesses: see ``accesses.c``."""
 # A method's race ends after so many lost kicks. Each of them costs the time-out above.
 ENOUGH_LOST = 200
 
@@ -116,6 +118,29 @@ def by_block(records: Records) -> Iterator[tuple[int, Records]]:
         end = bisect_right(blocks, blocks[begin], begin)
         yield blocks[begin], records.part(begin, end)
         begin = end
+
+
+class AccessCounts:
+    """By method, the accesses of the guest in all rounds, and those that were not done once.
+
+    The counts of the controls are the baseline's. A guest that does not count has no entry.
+    """
+
+    def __init__(self, participants: Sequence[Entry]) -> None:
+        self._participants = participants
+        self.by_method: dict[str, dict[str, int]] = {}
+
+    def add(self, order: Sequence[int], results: Records) -> None:
+        """Take a round: blocks of these entries, with a record for each vCPU."""
+        n_vcpus = len(results) // len(order)
+        for name in ACCESSES:
+            column = results[name]
+            for position, entry in enumerate(order):
+                count = sum(column[position * n_vcpus : (position + 1) * n_vcpus])
+                if count:
+                    method = self._participants[entry].method
+                    counts = self.by_method.setdefault(method, dict.fromkeys(ACCESSES, 0))
+                    counts[name] += count
 
 
 class Recorder(Protocol):

@@ -310,6 +310,7 @@ class _EngineBench:
         self.noise = kinds.NoiseRecorder() if case.has_noise else None
         self._plan = kinds.with_noise(measurement.plan(case), case)
         self._kicks = bool(measurement.n_kickers(case))
+        self._accesses = kinds.AccessCounts(participants)
         self._lost_after_ns = kinds.FIRST_LOST_AFTER_NS
 
     @property
@@ -317,6 +318,7 @@ class _EngineBench:
         return {
             "lost_timeout_ns": self._lost_after_ns if self._kicks else None,
             "placement": self._places.facts(),
+            "accesses": self._accesses.by_method,
         }
 
     def round(self, number: int, turns: list[int], _after_block: Callable[[], None], /) -> None:
@@ -332,6 +334,7 @@ class _EngineBench:
             plan=plan,
         )
         self._places.look(results)
+        self._accesses.add(turns, results)
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
         taken = kinds.Round(number, self._engine, turns, results, lost_after_cycles)
         self.recorder.add(taken)

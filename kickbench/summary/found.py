@@ -217,11 +217,19 @@ class _Noise(_Found):
         return self
 
 
+class _Accesses(_Found):
+    accesses: Count
+    twice: Count
+    never: Count
+
+
 class _Method(_Found):
     # It may be missing, but must not be null.
     noise: Annotated[_Noise, Field(default_factory=_Noise.model_construct)]
     estimates: Annotated[dict[Line, _Estimate], Field(max_length=100)] = {}
     counts: Annotated[dict[Line, _Count], Field(max_length=100)] = {}
+    # A guest that does not count its accesses has none.
+    accesses: Annotated[_Accesses, Field(default_factory=_Accesses.model_construct)]
 
     def faults(self) -> _Faults:
         """The faults with which the findings of the case must agree."""

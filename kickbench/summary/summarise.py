@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kickbench.methods import method_label
 from kickbench.numbers import plural
 from kickbench.results.files import replace_file
 from kickbench.results.reader import SUMMARY, CaseRecord, RunReader
@@ -134,6 +135,9 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         summary |= fill
         for method, noise in read_noise(reader, record).items():
             summary["methods"][method]["noise"] = noise
+        for method, accesses in _accesses(document.get("processes", ())).items():
+            if method in summary["methods"]:
+                summary["methods"][method]["accesses"] = accesses
         for method, counts in read_counts(reader, record).items():
             summary["methods"][method]["counts"] = {
                 what: vars(count) for what, count in counts.items()
@@ -183,6 +187,17 @@ def _load(processes: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | N
         "waited_share": _share(waited, runnable),
         "stalled_share": _share(total("stalled_some_seconds"), seconds),
     }
+
+
+def _accesses(processes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """By method, the accesses of the guest in all processes, and those not done once."""
+    found: dict[str, dict[str, int]] = {}
+    for process in processes:
+        for method, counts in process.get("accesses", {}).items():
+            total = found.setdefault(method_label(method), dict.fromkeys(counts, 0))
+            for name in total:
+                total[name] += counts[name]
+    return found
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

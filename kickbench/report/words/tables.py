@@ -253,6 +253,11 @@ def _is_fault(name: str) -> Callable[[Row], bool]:
     return lambda row: bool(row.figures.get(name))
 
 
+def _not_once(row: Row) -> float | None:
+    found = row.figures.get("accesses")
+    return None if found is None else float(found["twice"] + found["never"])
+
+
 def _unexpected(row: Row) -> float:
     return float(sum(row.figures["unexpected"].values()))
 
@@ -342,6 +347,15 @@ _PLACEMENT = Column("placement", "", _text("placement"))
 _METHOD = Column("method", "", lambda row: row.method)
 _RATE = Column("rate", "exits/{s} per vCPU", _exit_rate, _case("exit_rate_hz", math.inf))
 _ENDED_BY = Column("ended by", "", _text("stopped_by"), always=False)
+_NOT_ONCE = Column(
+    "not once",
+    "",
+    _shown(_not_once, whole),
+    _not_once,
+    group="accesses",
+    always=False,
+    bad=lambda row: bool(_not_once(row)),
+)
 _LOST = _count("lost", "", "lost", bad=_broken("lost"), group="kicks")
 _SENT = _count("sent", "", "sent", group="kicks")
 _SPURIOUS = _count("spurious", "", "spurious", group="kicks")
@@ -475,6 +489,7 @@ _EXITS = Table(
                     bad=_broken("kicks", "lost"),
                 ),
                 _count("spurious", "", "kicks", "spurious", always=False, group="kicks"),
+                _NOT_ONCE,
                 replace(
                     _difference_column("ns_per_kick", "all in", "{ns} per kick", controlled=False),
                     always=False,
@@ -518,6 +533,7 @@ _RACE = Table(
                 _number("slowest", "{us}", "latency_max_ns", scale=1e-3),
                 Column("time-out", "{us}", _timeout, _case("timeout_ns")),
                 *_NOISE_COUNTS,
+                _NOT_ONCE,
                 _ENDED_BY,
             ),
         ),
@@ -608,7 +624,7 @@ _KICK = Table(
         ),
         Part(
             "Kick latency: moments and counts",
-            (*_MOMENTS, _SENT, _UNMET, _LOST, _SPURIOUS, *_NOISE_COUNTS, _ENDED_BY),
+            (*_MOMENTS, _SENT, _UNMET, _LOST, _SPURIOUS, _NOT_ONCE, *_NOISE_COUNTS, _ENDED_BY),
         ),
     ),
     terminal=(
@@ -660,6 +676,7 @@ _PAUSE = Table(
                 _PAUSES,
                 _RESCUED,
                 *_NOISE_COUNTS,
+                _NOT_ONCE,
                 _ENDED_BY,
             ),
         ),

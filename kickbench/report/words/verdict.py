@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from kickbench.numbers import listed, plural, significant, whole
 from kickbench.report.words import environment
+from kickbench.report.words.accesses import broken_accesses, done_once
 from kickbench.report.words.differences import (
     HEADLINES,
     amount,
@@ -107,6 +108,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     alarms += floods(summary, oversubscribed)
     alarms += broken_claims(summary, oversubscribed)
     alarms += second_modes(summary, oversubscribed)
+    alarms += broken_accesses(summary)
     alarms += broken_injections(summary)
     alarms += lost_events(summary)
     trusted, control = _control(summary, done, oversubscribed)
@@ -134,6 +136,8 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
         answers.append(control)
     if placebo := _placebo(summary, done):
         answers.append(placebo)
+    if once := done_once(summary):
+        answers.append(once)
     if counts := _count_left_out(summary):
         answers.append(counts)
     return Verdict(tuple(alarms), answers[0], tuple(answers[1:]), trusted)
