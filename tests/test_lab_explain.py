@@ -171,6 +171,13 @@ def test_a_scenario_that_is_named_is_explained_as_a_whole(tmp_path: Path) -> Non
     assert [case.state for case in cases_of(path)] == [None, STATE]
 
 
+def test_states_that_cannot_be_explained_are_left_out() -> None:
+    cases = cases_of(resolve("moments"), everything=True)
+    names = {Subject.of(case).name for case in cases}
+    assert {case.state for case in cases} == {"guest", "halted", "userspace", "storm"}
+    assert "a kick of a vCPU in user space" in names
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kickbench.errors import UsageError
-from kickbench.lab.explain.subject import Subject
+from kickbench.lab.explain.subject import KICKED, Subject
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.scenario.cases import Case
 from kickbench.scenario.files import load
@@ -36,9 +36,9 @@ def cases_of(
 ) -> list[Case]:
     """The first exits with one vCPU at full speed, and the first kicks of one in STATE.
 
-    With ``everything`` also the first kicks in each other state, pauses of up to MOST_PAUSED vCPUs
-    with each program, and the round trips of a guest hypervisor. ``only`` is the id of the only
-    case to look at.
+    With ``everything`` also the first kicks in each other state of KICKED, pauses of up to
+    MOST_PAUSED vCPUs with each program, and the round trips of a guest hypervisor. ``only`` is the
+    id of the only case to look at.
 
     Of ``methods`` the first one is the baseline: ids of the catalogue, or C files. None are the
     scenario's own. Raises UsageError if the scenario has no such case, or a method does not exist.
@@ -71,7 +71,8 @@ def _can_be_explained(case: Case, everything: bool) -> bool:
     if everything and case.kind in ("pause_all", "nested"):
         return True
     return case.vcpus == 1 and (
-        case.kind == "exits" or (case.kind == "kick" and (everything or case.state == STATE))
+        case.kind == "exits"
+        or (case.kind == "kick" and case.state in (KICKED if everything else (STATE,)))
     )
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from kickbench.scenario.cases import Case
 
-_KICKED = {
+KICKED = {
     "guest": "a kick of a vCPU in the guest",
     "halted": "a kick of a halted vCPU",
     "userspace": "a kick of a vCPU in user space",
     "storm": "a kick of a vCPU that exits at full speed",
 }
+"""A kick in words, by the state of the vCPU. Kicks in other states are not explained."""
 _PAUSED = {"hlt": "that are halted", "spin": "that are in the guest"}
 _PER = {"exits": "exit", "kick": "kick", "pause_all": "pause", "nested": "round_trip"}
 
@@ -52,7 +53,7 @@ class Subject:
     def name(self) -> str:
         """In words, with an article."""
         if self.kind == "kick":
-            return _KICKED[str(self.state)]
+            return KICKED[str(self.state)]
         if self.kind == "pause_all":
             how = _PAUSED.get(str(self.program), f"that run {self.program}")
             return f"a pause of {self.vcpus} vCPUs {how}" if self.vcpus > 1 else "a pause of 1 vCPU"
