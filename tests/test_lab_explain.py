@@ -34,6 +34,7 @@ from kickbench.lab.explain.words import (
     folded_lines,
     tables,
 )
+from kickbench.lab.machines import MACHINES
 from kickbench.report.figures.flame import tree
 from kickbench.report.words.explanation import MOST
 from kickbench.scenario.shipped import resolve
@@ -169,6 +170,58 @@ def test_a_scenario_that_is_named_is_explained_as_a_whole(tmp_path: Path) -> Non
     ]
     assert subjects[6].heading == "A pause of 2 vCPUs that are in the guest"
     assert [case.state for case in cases_of(path)] == [None, STATE]
+
+
+PORTS = """
+name = "ports"
+[vm]
+vcpus = 1
+irqchip = "kernel"
+[guest]
+program = ["pio_out", "mmio_write"]
+[measure]
+kinds = ["exits", "kick", "nested"]
+methods = ["immediate_exit"]
+baseline = "immediate_exit"
+[kick]
+states = ["guest"]
+"""
+
+
+def test_what_an_architecture_lacks_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ports.toml"
+    path.write_text(PORTS)
+
+    def programs(machine: str) -> list[str]:
+        cases = cases_of(path, machine=MACHINES[machine], everything=True)
+        return [case.program for case in cases]
+
+    assert programs("amd-count") == ["pio_out", "spin", "hypervisor"]
+    assert capsys.readouterr().err == ""
+    assert programs("arm64-count") == ["mmio_write", "spin"]
+    assert capsys.readouterr().err == (
+        "nested-any is left out: a guest hypervisor is there on x86_64 alone\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scenario", "machine", "why"),
+    [
+        (PORTS.replace(', "mmio_write"', ""), "arm64-count", "are of a port"),
+        (PORTS.replace('"pio_out", "mmio_write"', '"hlt"'), "amd-count", "HLT leaves to user"),
+    ],
+)
+def test_exits_that_do_not_happen_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenario: str, machine: str, why: str
+) -> None:
+    path = tmp_path / "none.toml"
+    only_exits = scenario.partition("[kick]")[0].replace('"exits", "kick", "nested"', '"exits"')
+    path.write_text(only_exits)
+    with pytest.raises(UsageError, match="nothing in it can be explained"):
+        cases_of(path, machine=MACHINES[machine], everything=True)
+    assert why in capsys.readouterr().err
 
 
 def test_states_that_cannot_be_explained_are_left_out() -> None:

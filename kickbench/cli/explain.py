@@ -92,7 +92,7 @@ def explain(
     from kickbench.lab.explain.shared import jobs, shared
     from kickbench.lab.explain.subject import EXIT
     from kickbench.lab.explain.symbols import system_map_of
-    from kickbench.lab.machines import LINES
+    from kickbench.lab.machines import LINES, find
     from kickbench.results.discover import find_run
     from kickbench.results.explanation import FILE, PAGE
     from kickbench.results.files import make_folder, replace_file, write_output
@@ -100,7 +100,7 @@ def explain(
 
     path = resolve(scenario or "instruction_counts")
     named = methods.split(",") if methods else None
-    cases = cases_of(path, named, everything=scenario is not None)
+    cases = cases_of(path, named, machine=find(machine), everything=scenario is not None)
     chosen, bzimage = prepare(machine, kernel)
     images = [bzimage] if base is None else [bzimage, prepare(machine, base)[1]]
     for image in images:  # before the first machine has run for a while

@@ -187,7 +187,7 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
     machine = ARCHS.get(capabilities.machine)
     if machine is None:  # what a stranger's machine says of itself
         return f"kickbench does not measure on {capabilities.machine}"
-    if reason := _why_no_exit(case, machine):
+    if reason := why_no_exit(case, machine):
         return reason
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
         return reason
@@ -220,7 +220,7 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
     return None
 
 
-def _why_no_exit(case: Case, machine: Arch) -> str | None:
+def why_no_exit(case: Case, machine: Arch) -> str | None:
     """Why the case's program does not take its exits on this architecture, or None."""
     uses_ports = case.program not in machine.PROGRAMS and case.program in PROGRAMS
     if not machine.HAS_PORTS and (uses_ports or any(is_port(one.exit) for one in case.mix)):

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kickbench.arch import ARCHS
 from kickbench.errors import UsageError
 from kickbench.lab.explain.subject import KICKED, Subject
+from kickbench.lab.machines import MACHINES, Machine
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
+from kickbench.run.plan import why_no_exit
 from kickbench.scenario.cases import Case
 from kickbench.scenario.files import load
 from kickbench.scenario.kinds import ITERATIONS
@@ -26,30 +30,41 @@ kicker and what ends their turns."""
 MOST_PAUSED = 4
 """How many vCPUs a pause has at most."""
 
+_NESTED = ("x86_64",)
+"""The architectures that have a guest hypervisor."""
+
 
 def cases_of(
     path: Path,
     methods: Sequence[str] | None = None,
     only: str | None = None,
     *,
+    machine: Machine = MACHINES["amd-count"],
     everything: bool = False,
 ) -> list[Case]:
     """The first exits with one vCPU at full speed, and the first kicks of one in STATE.
 
     With ``everything`` also the first kicks in each other state of KICKED, pauses of up to
     MOST_PAUSED vCPUs with each program, and the round trips of a guest hypervisor. ``only`` is the
-    id of the only case to look at.
+    id of the only case to look at. Cases that the machine's architecture lacks are passed over. If
+    nothing is left of a kind, that is said.
 
     Of ``methods`` the first one is the baseline: ids of the catalogue, or C files. None are the
     scenario's own. Raises UsageError if the scenario has no such case, or a method does not exist.
     """
     found: dict[str, Case] = {}
+    lacking: dict[str, str] = {}
     for case in expand(load(path)):
         if only in (None, case.id) and _can_be_explained(case, everything):
             one = _smaller(case)
             subject = Subject.of(one)
-            if subject.id not in found or found[subject.id].vcpus < one.vcpus:
+            if reason := _why_not(one, machine):
+                lacking.setdefault(subject.id, f"{case.id} is left out: {reason}")
+            elif subject.id not in found or found[subject.id].vcpus < one.vcpus:
                 found[subject.id] = one
+    for name, why in lacking.items():
+        if name not in found:
+            print(why, file=sys.stderr, flush=True)
     if not found:
         raise UsageError(
             f"{path}: {f'no case {only}' if only else 'nothing in it'} can be explained\n"
@@ -74,6 +89,13 @@ def _can_be_explained(case: Case, everything: bool) -> bool:
         case.kind == "exits"
         or (case.kind == "kick" and case.state in (KICKED if everything else (STATE,)))
     )
+
+
+def _why_not(case: Case, machine: Machine) -> str | None:
+    """Why the machine's architecture does not have the case, or None."""
+    if case.kind == "nested" and machine.emulator.arch not in _NESTED:
+        return f"a guest hypervisor is there on {' and '.join(_NESTED)} alone"
+    return why_no_exit(case, ARCHS[machine.emulator.uname])
 
 
 def _smaller(case: Case) -> Case:

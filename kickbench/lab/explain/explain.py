@@ -8,7 +8,6 @@ the count of ``kickbench lab counts``, and that is checked here for each method.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,8 +43,6 @@ is set anew when its own CPU has a turn. Nothing is counted on the timers' CPUs.
 _TURN_NS = 50_000
 """Long enough for many kicks to be over within a turn of each CPU."""
 _NEAREST = 5
-_NESTED = ("x86_64",)
-"""The architectures that have a guest hypervisor."""
 _LOOPS_TIME = "kb_come_round [kickbench]"
 """The function in which a loop spends its time in user space, which is no protocol's."""
 
@@ -157,7 +154,6 @@ def explain(
     the machine's own count.
     """
     _watchable(machine)
-    cases = [case for case in cases if _can_run(machine, case)]
     jobs = {
         machine: [_job(case) for case in cases if not _must_run(case)],
         RUNNING[machine.emulator.arch]: [_running_job(case) for case in cases if _must_run(case)],
@@ -178,18 +174,6 @@ def explain(
     return Explanation(
         machine.description(), facts["release"], method_label(cases[0].baseline), found, skipped
     )
-
-
-def _can_run(machine: Machine, case: Case) -> bool:
-    """Whether the machine's architecture has the case. Says so if it has not."""
-    if case.kind != "nested" or machine.emulator.arch in _NESTED:
-        return True
-    print(
-        f"{case.id} is left out: it can be explained on {' and '.join(_NESTED)} alone",
-        file=sys.stderr,
-        flush=True,
-    )
-    return False
 
 
 def _must_run(case: Case) -> bool:
