@@ -702,6 +702,50 @@ def test_pausing_all_waits_for_the_last(clock: Clock, n_vcpus: int, method: str)
     assert results["kicked"].all()
 
 
+def paused(clock: Clock, seen: Callable[[Left], object], n_vcpus: int, **plan: Any) -> Left:
+    """Pauses of guests that spin, until something was seen."""
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=100_000)
+    chosen = Plan(loop="kick", kicking="pauses", lost_after_ns=50 * MS, **plan)
+    with running(clock, "spin", n_vcpus, kickers=kickers) as (_, engine):
+        return until(engine, seen, [("immediate_exit", 0)], ms=50, plan=chosen)
+
+
+@pytest.mark.kvm
+def test_guests_run_between_pauses_that_have_a_gap(clock: Clock) -> None:
+    left = paused(clock, lambda left: (left.pauses["not_run"] == 0).any(), 2, gap_ns=2 * MS)
+    assert (left.pauses["not_run"] == 0).any()
+    assert (left.pauses["not_run"] >= 0).all()
+
+
+@pytest.mark.kvm
+def test_back_to_back_a_guest_may_not_run_between_two_pauses(clock: Clock) -> None:
+    left = paused(clock, lambda left: (left.pauses["not_run"] > 0).any(), 2, gap_ns=0)
+    assert (left.pauses["not_run"] > 0).any()
+    assert (left.pauses["not_run"] <= 2).all()
+    assert not left.pauses["rescues"].any()
+
+
+@pytest.mark.kvm
+def test_whether_a_halted_guest_ran_between_two_pauses_is_not_known(clock: Clock) -> None:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1000)
+    plan = Plan(loop="kick", kicking="pauses", gap_ns=MS)
+    with running(clock, "hlt", irqchip="kernel", kickers=kickers) as (_, engine):
+        left = until(engine, lambda left: len(left.pauses), [("sigmask", 0)], ms=50, plan=plan)
+    assert set(left.pauses["not_run"]) == {-1}
+
+
+@pytest.mark.kvm
+def test_vcpus_are_paused_one_by_one_if_the_plan_says_so(clock: Clock) -> None:
+    """The last of three is kicked when two have answered: all calls have not returned before."""
+    left = paused(clock, lambda left: len(left.pauses) > 3, 3, gap_ns=MS, one_by_one=True)
+    pauses = left.pauses
+    assert len(pauses) > 3
+    assert (pauses["first"] > 0).all()
+    assert (pauses["first"] < pauses["median"]).all()
+    assert (pauses["median"] < pauses["last"]).all()
+    assert (pauses["send"] < pauses["last"]).all()
+
+
 @pytest.mark.kvm
 def test_pausing_256_vcpus_on_few_cpus_works(clock: Clock) -> None:
     kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1)

@@ -101,6 +101,20 @@ def test_kicks_are_timed_in_every_state(tmp_path: Path, transport: str) -> None:
     assert cases["guest"]["methods"]["sigmask"]["phases_ns"]["delivery"] is None
 
 
+@pytest.mark.parametrize("order", ["parallel", "serial"])
+def test_back_to_back_it_is_counted_which_vcpus_had_not_run(tmp_path: Path, order: str) -> None:
+    table = f'[pause_all]\ngap_us = [0, 5000]\norder = "{order}"\n'
+    text = scenario('["pause_all"]', '["immediate_exit"]', table)
+    summary = run(tmp_path, text.replace("vcpus = [1]", "vcpus = [2]"))
+    counts = {case["pause_gap_us"]: case["methods"]["immediate_exit"] for case in summary["cases"]}
+    assert set(counts) == {0.0, 5000.0}
+    for figures in counts.values():
+        assert figures["n"] > 0
+        assert figures["rescued"] == 0
+        assert figures["not_run"]["pauses"] <= figures["not_run"]["vcpus"]
+    assert counts[0.0]["not_run"]["pauses"] > 0
+
+
 NOISE = "[noise]\nforeign_signals_hz = [0, 2000]\nsiglock_threads = [0, 1]\n"
 
 

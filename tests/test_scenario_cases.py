@@ -245,6 +245,26 @@ def test_a_case_has_the_settings_of_its_kind_and_no_others() -> None:
             assert case.kick_rate_hz is None
 
 
+def test_pauses_have_a_gap_and_an_order() -> None:
+    pausing = Scenario.from_dict(
+        {
+            "name": "pausing",
+            "vm": {"vcpus": 2},
+            "guest": {"program": "spin"},
+            "measure": {"kinds": ["pause_all", "exits"]},
+            "pause_all": {"gap_us": [0, 500], "order": ["parallel", "serial"]},
+        }
+    )
+    cases = {case.id: (case.pause_gap_us, case.order) for case in expand(pausing)}
+    assert cases == {
+        "pause_all-spin-2vcpu-tgkill_0us-any": (0.0, "parallel"),
+        "pause_all-spin-2vcpu-tgkill_serial_0us-any": (0.0, "serial"),
+        "pause_all-spin-2vcpu-tgkill-any": (500.0, "parallel"),
+        "pause_all-spin-2vcpu-tgkill_serial-any": (500.0, "serial"),
+        "exits-spin-2vcpu-max-any": (None, "parallel"),
+    }
+
+
 def test_noise_is_an_axis_of_the_kinds_that_it_can_disturb() -> None:
     kinds = ["exits", "kick", "pause_all", "race", "nested", "handover"]
     noisy = Scenario.from_dict(
@@ -551,6 +571,12 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
         ({"kind": "nested", "iterations": 9}, "case.program: expected hypervisor of the kind"),
         ({"kind": "handover"}, "case.program: expected no_guest of the kind handover"),
         ({"program": "hypervisor"}, "case.program: expected hypervisor of the kind nested"),
+        ({"order": "sideways"}, "case.order: expected one of parallel, serial"),
+        (
+            {"order": "serial"},
+            "case.pause_gap_us: expected a gap and an order of the kind pause_all",
+        ),
+        ({"pause_gap_us": 0.0}, "case.pause_gap_us: expected a gap and an order of the kind pause"),
         ({"foreign_signals_hz": 0.0}, "case.foreign_signals_hz: expected a number from 0.001"),
         ({"siglock_threads": 32}, "case.siglock_threads: expected a number from 0 to 31"),
         ({"siglock_threads": 1}, "case.siglock_hz: expected a rate if there are threads"),
@@ -598,7 +624,16 @@ def test_a_case_may_be_placed_where_a_scenario_may(where: str) -> None:
 
 def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() -> None:
     later = ("transport", "state", "kickers", "kick_rate_hz", "window_ns", "kicks", "iterations")
-    later = (*later, "precision_of", "mix", "gaps_us", "vcpu_rates", *NOISE)
+    later = (
+        *later,
+        "precision_of",
+        "mix",
+        "gaps_us",
+        "vcpu_rates",
+        *NOISE,
+        "pause_gap_us",
+        "order",
+    )
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}
     assert Case.from_dict(earlier) == Case.from_dict({**GOOD, "precision_of": "mean"})

@@ -22,7 +22,17 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.files import MAX_BYTES, load
 from kickbench.scenario.kinds import KINDS, MAX_KICKS_HZ, NOISY_KINDS, STATES, TRANSPORTS
-from kickbench.scenario.model import Guest, Kick, Measure, Noise, Placement, Race, Scenario, Vm
+from kickbench.scenario.model import (
+    Guest,
+    Kick,
+    Measure,
+    Noise,
+    PauseAll,
+    Placement,
+    Race,
+    Scenario,
+    Vm,
+)
 
 # A busy machine is no failure: nothing here depends on how long an example takes.
 RELAXED = settings(
@@ -109,12 +119,13 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         "kick": None,
         "race": None,
         "nested": None,
+        "pause_all": None,
         "noise": None,
     }
 
 
 def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
-    kinds = ["kick", "race", "nested"]
+    kinds = ["kick", "pause_all", "race", "nested"]
     resolved = Scenario.from_dict(scenario(measure={"kinds": kinds})).to_dict()
     assert resolved["kick"] == {
         "states": ["guest", "halted", "userspace", "storm"],
@@ -122,6 +133,7 @@ def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
         "vcpus": None,
     }
     assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
+    assert resolved["pause_all"] == {"gap_us": [500.0], "order": ["parallel"]}
     assert resolved["nested"] == {"iterations": 200}
 
 
@@ -229,6 +241,10 @@ def mix(*exits: object) -> dict[str, Any]:
 
 def measure(**keys: Any) -> dict[str, Any]:
     return scenario(measure=keys)
+
+
+def pause_all(**keys: Any) -> dict[str, Any]:
+    return scenario(measure={"kinds": ["pause_all"]}, pause_all=keys)
 
 
 def noise(**keys: Any) -> dict[str, Any]:
@@ -618,6 +634,18 @@ BAD = {
         scenario(description="\x1b[2J"),
         'of text without control characters, found "\\x1b[2J"',
     ),
+    "a gap that is no time": (
+        pause_all(gap_us=[0, 0.5]),
+        "pause_all.gap_us[1]: expected 0 (back to back) or a number of microseconds from 1 to 1e6",
+    ),
+    "an order that is none": (
+        pause_all(order="one"),
+        'pause_all.order: expected one of parallel, serial, found "one"',
+    ),
+    "pauses that nobody makes": (
+        scenario(pause_all={"gap_us": 0}),
+        'pause_all: this table is for the kind "pause_all"; add it to measure.kinds, or leave the',
+    ),
     "noise of nothing": (
         noise(),
         "noise: nothing makes noise: set foreign_signals_hz or siglock_threads, or leave",
@@ -847,7 +875,7 @@ def test_a_folder_that_results_cannot_name_is_refused(
 KEYS = st.text(max_size=5) | st.sampled_from(
     [
         key
-        for table in (Scenario, Vm, Guest, Placement, Measure, Kick, Race, Noise)
+        for table in (Scenario, Vm, Guest, Placement, Measure, Kick, Race, Noise, PauseAll)
         for key in table.model_fields
     ]
 )
@@ -899,7 +927,7 @@ def with_kicks(scenario: dict[str, Any], kinds: list[str], data: dict[str, Any])
         data["kick"]["states"] = ["guest", "storm"]
     if "nested" in kinds:
         scenario = {**scenario, "vm": {**scenario["vm"], "irqchip": "kernel"}}
-    tables = {kind: data[kind] for kind in ("kick", "race", "nested") if kind in kinds}
+    tables = {kind: data[kind] for kind in ("kick", "pause_all", "race", "nested") if kind in kinds}
     if data["noise"] is not None and set(kinds) & set(NOISY_KINDS):
         tables["noise"] = data["noise"]
     return {**scenario, **tables, "measure": measure}
@@ -970,6 +998,9 @@ VALID = PLAIN | st.builds(
                 },
             ),
             "nested": st.fixed_dictionaries({}, optional={"iterations": st.integers(1, 100_000)}),
+            "pause_all": st.fixed_dictionaries(
+                {}, optional={"gap_us": some(0, 1, 2.5, 1e6), "order": some("parallel", "serial")}
+            ),
         }
     ),
 )

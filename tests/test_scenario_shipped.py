@@ -313,6 +313,7 @@ def test_the_reference_names_every_key() -> None:
         model.Race,
         model.Nested,
         model.Noise,
+        model.PauseAll,
     )
     scalars = {key for table in tables for key in table.model_fields} - {
         "vm",
@@ -323,6 +324,7 @@ def test_the_reference_names_every_key() -> None:
         "race",
         "nested",
         "noise",
+        "pause_all",
     }
     # "vcpus" is a key of four tables.
     assert named == scalars

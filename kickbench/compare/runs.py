@@ -55,6 +55,8 @@ PARAMETERS = (
     "kickers",
     "kick_rate_hz",
     "window_ns",
+    "pause_gap_us",
+    "order",
     "foreign_signals_hz",
     "siglock_threads",
     "siglock_hz",

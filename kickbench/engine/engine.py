@@ -111,6 +111,7 @@ class Plan:
     kicking: str = "none"  # none | volleys | aimed | pauses
     state: str | None = None  # a key of STATES (kickbench/scenario/kinds.py)
     seed: int = 1
+    one_by_one: bool = False
     gap_ns: int = 0
     userspace_ns: int = 0
     window_ns: int = 0
@@ -124,6 +125,7 @@ class Plan:
             kicking=_KICKING[self.kicking],
             state=_STATES[self.state],
             seed=self.seed,
+            one_by_one=self.one_by_one,
             gap_ns=self.gap_ns,
             userspace_ns=self.userspace_ns,
             window_ns=self.window_ns,

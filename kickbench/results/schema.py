@@ -152,6 +152,8 @@ class _Case(Model):
     foreign_signals_hz: Annotated[float, Field(gt=0)] | None = None
     siglock_threads: Annotated[int, Field(ge=0, le=2**15)] = 0
     siglock_hz: Annotated[float, Field(gt=0)] | None = None
+    pause_gap_us: Annotated[float, Field(ge=0)] | None = None
+    order: Line = "parallel"
 
 
 class _ManifestCase(Model):

@@ -336,6 +336,14 @@ TABLES: dict[str, Table] = {
                 ),
                 Column("last_cycles", pa.int64(), "cycles", "until the last one had"),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated"),
+                Column(
+                    "not_run",
+                    pa.int32(),
+                    "",
+                    "vCPUs whose guest had not run since the pause before; -1 unknown",
+                    -1,
+                    later=True,
+                ),
             ),
         ),
         Table(

@@ -36,14 +36,13 @@ from kickbench.engine.engine import (
 from kickbench.records import Collected, Records, RecordType
 from kickbench.run.schedule import Entry, Timing
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import FIGURES, MAX_KICKS_HZ, STATES
+from kickbench.scenario.kinds import DEFAULT_PAUSE_GAP_US, FIGURES, MAX_KICKS_HZ, STATES
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 # Mean time between two kicks of a kicker. It is far more than a kick takes, so that the vCPU is in
 # its state again. The thread of a halted vCPU polls first (kvm.halt_poll_ns), and sleeps after it.
 KICK_GAP_NS = 150_000
 HALT_POLLS = 3
-PAUSE_GAP_NS = 500_000
 USERSPACE_NS = 5_000
 # How long the window is held open for a kick that is timed there: longer than most kickers' calls.
 HELD_WINDOW_NS = 20_000
@@ -474,7 +473,12 @@ def _latencies(kicks: Records, which: bytes) -> Iterator[int]:
 
 _PAUSE_TIMES = ("at", "send", "first", "median", "last")
 PAUSES = RecordType.of(
-    [*PLACE, *((f"{name}_cycles", "q") for name in _PAUSE_TIMES), ("rescues", "I")]
+    [
+        *PLACE,
+        *((f"{name}_cycles", "q") for name in _PAUSE_TIMES),
+        ("rescues", "I"),
+        ("not_run", "i"),
+    ]
 )
 
 
@@ -491,7 +495,7 @@ class PauseRecorder(BaseRecorder):
             rows = taken.rows(PAUSES, position, len(pauses))
             for name in _PAUSE_TIMES:
                 rows[f"{name}_cycles"] = pauses[name]
-            rows["rescues"] = pauses["rescues"]
+            rows["rescues"], rows["not_run"] = pauses["rescues"], pauses["not_run"]
             self._last.append((taken.order[position], rows))
         self._pauses.parts += [rows for _, rows in self._last]
 
@@ -654,6 +658,16 @@ def _halted_gap_ns() -> int:
     return KICK_GAP_NS + HALT_POLLS * polls_ns
 
 
+def _pause_plan(case: Case) -> Plan:
+    gap_us = DEFAULT_PAUSE_GAP_US if case.pause_gap_us is None else case.pause_gap_us
+    return Plan(
+        loop="kick",
+        kicking="pauses",
+        one_by_one=case.order == "serial",
+        gap_ns=int(gap_us * 1e3),
+    )
+
+
 def _race_plan(case: Case) -> Plan:
     window_ns = int(case.window_ns or 0)
     return Plan(
@@ -676,7 +690,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         recorder=lambda *_: KickRecorder(),
     ),
     "pause_all": Measurement(
-        plan=lambda _: Plan(loop="kick", kicking="pauses", gap_ns=PAUSE_GAP_NS),
+        plan=_pause_plan,
         n_kickers=lambda _: 1,
         recorder=lambda *_: PauseRecorder(),
     ),

@@ -21,6 +21,7 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
     ARRIVALS,
+    DEFAULT_ORDER,
     DEFAULT_TRANSPORT,
     KINDS,
     MAX_GAP_US,
@@ -33,6 +34,7 @@ from kickbench.scenario.kinds import (
     MIN_VCPU_RATE,
     NOISE,
     NOISY_KINDS,
+    ORDERS,
     OWN_PROGRAMS,
     PRECISION_OF,
     STATES,
@@ -79,6 +81,9 @@ class Case:
     microseconds before they are scaled to ``exit_rate_hz``. ``vcpu_rates`` are the vCPUs' exit
     rates against each other: ``exit_rate_hz`` is the mean of all. Empty: they are equal.
 
+    Of kind "pause_all", ``pause_gap_us`` is the mean time between two pauses, 0 for none, and
+    ``order`` (a key of ``kinds.ORDERS``) how a pause goes through the vCPUs.
+
     Cases of ``kinds.NOISY_KINDS`` may have noise: ``foreign_signals_hz`` signals per second to each
     vCPU's thread that are no kicks, None for none, and ``siglock_threads`` that take the process's
     siglock ``siglock_hz`` times a second each.
@@ -120,6 +125,8 @@ class Case:
     foreign_signals_hz: float | None = None
     siglock_threads: int = 0
     siglock_hz: float | None = None
+    pause_gap_us: float | None = None  # None: 500 µs, as before cases had the field
+    order: str = DEFAULT_ORDER
 
     @property
     def has_noise(self) -> bool:
@@ -231,6 +238,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "transport": tuple(TRANSPORTS),
     "state": tuple(STATES),
     "precision_of": tuple(PRECISION_OF),
+    "order": tuple(ORDERS),
 }
 
 # Per field that is a number: what is right, and in words. None is for the types to allow.
@@ -253,6 +261,7 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
         f"a number from 0 to {MAX_SIGLOCK_THREADS}",
     ),
     "siglock_hz": (lambda n: 0.001 <= n <= 1e6, "a number from 0.001 to 1e6"),
+    "pause_gap_us": (lambda n: n == 0 or 1 <= n <= 1e6, "0 or a number from 1 to 1e6"),
     "iterations": (lambda n: 1 <= n <= 100_000, "a number from 1 to 100000"),
 }
 
@@ -280,6 +289,8 @@ def _check_values(case: Case) -> None:
         _refuse(NOISE[0], f"noise of the kinds {', '.join(NOISY_KINDS)}, and of no other")
     if (case.siglock_hz is not None) != (case.siglock_threads > 0):
         _refuse("siglock_hz", "a rate if there are threads that take siglock, and only then")
+    if case.kind != "pause_all" and (case.pause_gap_us, case.order) != (None, DEFAULT_ORDER):
+        _refuse("pause_gap_us", "a gap and an order of the kind pause_all, and of no other")
     if not _NAME.fullmatch(case.placement.name):
         _refuse("placement.name", "a name fit for a file")
     for key in ("creator", "vcpus", "kicker"):

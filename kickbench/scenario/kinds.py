@@ -173,6 +173,17 @@ NO_GUEST = "no_guest"
 OWN_PROGRAMS = {"nested": HYPERVISOR, "handover": NO_GUEST}
 """By kind, the program of its cases, if no other kind can have it."""
 
+DEFAULT_PAUSE_GAP_US = 500.0
+"""Mean time between two pauses, from the end of one to the begin of the next."""
+
+ORDERS: dict[str, str] = {
+    "parallel": "all vCPUs are kicked, then each is waited for",
+    "serial": "each vCPU is waited for before the next is kicked",
+}
+"""The orders in which a pause kicks the vCPUs, by name."""
+
+DEFAULT_ORDER = "parallel"
+
 NOISY_KINDS = ("exits", "kick", "pause_all", "race")
 """The kinds that can be measured with noise."""
 

@@ -46,6 +46,8 @@ from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting,
 from kickbench.scenario.kinds import (
     ARRIVALS,
     DEFAULT_ITERATIONS,
+    DEFAULT_ORDER,
+    DEFAULT_PAUSE_GAP_US,
     DEFAULT_SIGLOCK_HZ,
     DEFAULT_TRANSPORT,
     KINDS,
@@ -59,6 +61,7 @@ from kickbench.scenario.kinds import (
     MIN_GAPS,
     MIN_VCPU_RATE,
     NOISY_KINDS,
+    ORDERS,
     PRECISION_OF,
     STATES,
     TRANSPORTS,
@@ -141,6 +144,10 @@ WindowNs = Annotated[
     _Zero | Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)],
     expecting("0 (the natural window) or a number of nanoseconds from 1 to 1e9"),
 ]
+PauseGapUs = Annotated[
+    _Zero | Annotated[float, Field(strict=True, ge=1, le=1e6, allow_inf_nan=False)],
+    expecting("0 (back to back) or a number of microseconds from 1 to 1e6"),
+]
 GapUs = Annotated[
     float,
     Field(strict=True, ge=MIN_GAP_US, le=MAX_GAP_US, allow_inf_nan=False),
@@ -154,6 +161,7 @@ VcpuRate = Annotated[
 ProgramName = Annotated[str, OneOf(tuple(PROGRAMS))]
 KindName = Annotated[str, OneOf(tuple(KINDS))]
 StateName = Annotated[str, OneOf(tuple(STATES))]
+OrderName = Annotated[str, OneOf(tuple(ORDERS))]
 TransportName = Annotated[str, OneOf(tuple(TRANSPORTS))]
 
 
@@ -572,6 +580,21 @@ class Race(Table):
     vcpus: OwnVcpus = None
 
 
+class PauseAll(Table):
+    """The axes of the kind pause_all."""
+
+    gap_us: Axis[PauseGapUs] = Field(
+        default=(DEFAULT_PAUSE_GAP_US,),
+        description="Mean time from the end of a pause to the next, in microseconds. 0: the next "
+        "one begins when the vCPUs are told to go on. A list is an axis of the sweep.",
+    )
+    order: Axis[OrderName] = Field(
+        default=(DEFAULT_ORDER,),
+        description="parallel: all vCPUs are kicked, then each is waited for. serial: each is "
+        "waited for before the next is kicked. A list is an axis of the sweep.",
+    )
+
+
 class Nested(Table):
     """What the kind nested does in a block."""
 
@@ -625,8 +648,9 @@ class Noise(Table):
         return self
 
 
-_TABLE_OF_KIND: dict[str, type[Kick] | type[Race] | type[Nested]] = {
+_TABLE_OF_KIND: dict[str, type[Kick] | type[PauseAll] | type[Race] | type[Nested]] = {
     "kick": Kick,
+    "pause_all": PauseAll,
     "race": Race,
     "nested": Nested,
 }
@@ -674,6 +698,10 @@ class Scenario(Table):
         default_factory=lambda data: Kick() if "kick" in data["measure"].kinds else None,
         description="The axes of the kind kick. Only with that kind in measure.kinds.",
     )
+    pause_all: PauseAll | None = Field(
+        default_factory=lambda data: PauseAll() if "pause_all" in data["measure"].kinds else None,
+        description="The axes of the kind pause_all. Only with that kind in measure.kinds.",
+    )
     race: Race | None = Field(
         default_factory=lambda data: Race() if "race" in data["measure"].kinds else None,
         description="The axes of the kind race. Only with that kind in measure.kinds.",
@@ -703,8 +731,8 @@ class Scenario(Table):
     @field_validator(*_TABLE_OF_KIND)
     @classmethod
     def _table_of_a_kind_that_is_measured(
-        cls, table: Kick | Race | Nested | None, info: ValidationInfo
-    ) -> Kick | Race | Nested | None:
+        cls, table: Kick | PauseAll | Race | Nested | None, info: ValidationInfo
+    ) -> Kick | PauseAll | Race | Nested | None:
         kind = str(info.field_name)
         measure = info.data.get("measure")
         if measure is None:  # wrong itself

@@ -19,6 +19,8 @@ from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.cases import Case, PlacementSpec
 from kickbench.scenario.kinds import (
+    DEFAULT_ORDER,
+    DEFAULT_PAUSE_GAP_US,
     HANDOVER_BASELINE,
     HYPERVISOR,
     ITERATIONS,
@@ -128,6 +130,15 @@ def _kickers(scenario: Scenario) -> Choices:
     return [{"kickers": kickers} for kickers in scenario.kick.kickers]
 
 
+def _pauses(scenario: Scenario) -> Choices:
+    assert scenario.pause_all is not None
+    return [
+        {"pause_gap_us": float(gap_us), "order": order}
+        for gap_us in scenario.pause_all.gap_us
+        for order in scenario.pause_all.order
+    ]
+
+
 def _noise(scenario: Scenario) -> Choices:
     """The silent case comes first, if there is one, with the noisy ones beside it."""
     if scenario.noise is None:
@@ -206,8 +217,8 @@ SWEEPS: dict[str, Sweep] = {
         "{state}-{vcpus}-{kickers}-{transport}{noise}-{placement}",
     ),
     "pause_all": Sweep(
-        (_programs, _placements, _transports, _vcpus, _noise),
-        "{program}-{vcpus}-{transport}{noise}-{placement}",
+        (_programs, _placements, _transports, _pauses, _vcpus, _noise),
+        "{program}-{vcpus}-{transport}{pause}{noise}-{placement}",
     ),
     "race": Sweep(
         (_spin, _windows, _placements, _transports, _vcpus_of_race, _noise),
@@ -294,9 +305,18 @@ def _words(case: Case) -> dict[str, str]:
         "kickers": f"{case.kickers}kicker",
         "rate": rate,
         "transport": case.transport,
+        "pause": _pause_words(case),
         "noise": _noise_words(case),
         "placement": case.placement.name,
     }
+
+
+def _pause_words(case: Case) -> str:
+    """Nothing for the defaults: a case keeps the id that it had before there were others."""
+    words = "" if case.order == DEFAULT_ORDER else f"_{case.order}"
+    if case.pause_gap_us not in (None, DEFAULT_PAUSE_GAP_US):
+        words += f"_{_number(case.pause_gap_us)}us"
+    return words
 
 
 def _noise_words(case: Case) -> str:

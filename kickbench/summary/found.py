@@ -310,6 +310,17 @@ class _KickMethod(_KickCounts, _Method):
         return self
 
 
+class _NotRun(_Found):
+    pauses: Count
+    vcpus: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.vcpus < self.pauses:
+            raise ValueError("not_run: fewer vCPUs than pauses")
+        return self
+
+
 class _PauseMethod(_Method):
     first_ns: _PauseTimes
     median_ns: _PauseTimes
@@ -317,6 +328,7 @@ class _PauseMethod(_Method):
     send_ns: _PauseTimes
     last_ci95: _PauseIntervals
     timeout_ns: Amount | None = None
+    not_run: _NotRun | None = None
     n: Count
     rescued: Count
     rescues: Count
@@ -330,6 +342,8 @@ class _PauseMethod(_Method):
         if self.timeout_ns is not None and not _at_most(self.timeout_ns, self.last_ns.max or 0.0):
             raise ValueError("timeout_ns must not be above the longest pause")
         self.last_ci95.check(self.last_ns, "last_ci95")
+        if self.not_run is not None and self.not_run.pauses > self.n + self.rescued:
+            raise ValueError("not_run has more pauses than there were")
         return self
 
     def faults(self) -> _Faults:

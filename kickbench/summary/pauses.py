@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.reader import CaseRecord, RunReader
+from kickbench.scenario.kinds import DEFAULT_ORDER, DEFAULT_PAUSE_GAP_US
 from kickbench.stats.quantiles import quantile_bound
 from kickbench.summary.events import (
     EVENT_QUANTILES,
@@ -41,6 +43,7 @@ class Pauses:
     row: NDArray[np.intp]
     entry: Ints
     rescues: Ints
+    not_run: Ints
     send_ns: Floats
     first_ns: Floats
     median_ns: Floats
@@ -54,13 +57,14 @@ class Pauses:
 
 def read_pauses(reader: RunReader, case_id: str) -> Pauses:
     """Every pause of a finished case of the kind pause_all, in ns."""
-    columns = ("rescues", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
+    columns = ("rescues", "not_run", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
     rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "pauses", columns)
     return Pauses(
         round_process=rounds,
         row=row,
         entry=entry,
         rescues=found["rescues"].astype(np.int64),
+        not_run=found["not_run"].astype(np.int64),
         send_ns=found["send_cycles"] * scale,
         first_ns=found["first_cycles"] * scale,
         median_ns=found["median_cycles"] * scale,
@@ -75,6 +79,33 @@ def _timeout_ns(last_ns: Floats, rescued: int) -> float | None:
     """
     bound = quantile_bound(np.append(last_ns, np.full(rescued, np.inf)), TIMEOUT_QUANTILE)
     return bound if bound is not None and np.isfinite(bound) else None
+
+
+def pause_gap_us(parameters: Mapping[str, Any]) -> float | None:
+    """The mean gap between pauses; None for a case of another kind. Earlier runs had one gap."""
+    if parameters["kind"] != "pause_all":
+        return None
+    gap_us: float | None = parameters.get("pause_gap_us")
+    return DEFAULT_PAUSE_GAP_US if gap_us is None else gap_us
+
+
+def describe_pauses(parameters: Mapping[str, Any]) -> list[str]:
+    """The words about pauses in the title of a case, for what is not the default."""
+    words = [] if parameters.get("order", DEFAULT_ORDER) == DEFAULT_ORDER else ["one at a time"]
+    gap_us = pause_gap_us(parameters)
+    if gap_us not in (None, DEFAULT_PAUSE_GAP_US):
+        words.append(f"{gap_us:,.10g} µs between pauses" if gap_us else "back to back")
+    return words
+
+
+def _not_run(not_run: Ints) -> dict[str, int] | None:
+    """The pauses that found a vCPU that had not run since the pause before, and such vCPUs in all.
+
+    None if that is not known: of guests that halt, and of earlier runs.
+    """
+    if not len(not_run) or (not_run < 0).any():
+        return None
+    return {"pauses": int((not_run > 0).sum()), "vcpus": int(not_run.sum())}
 
 
 def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, Any], Controls]:
@@ -97,6 +128,7 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "timeout_ns": _timeout_ns(
                 pauses.last_ns[chosen], int((of_method & ~pauses.timed).sum())
             ),
+            "not_run": _not_run(pauses.not_run[of_method]),
             "n": int(chosen.sum()),
             "rescued": int((of_method & ~pauses.timed).sum()),
             "rescues": int(pauses.rescues[of_method].sum()),

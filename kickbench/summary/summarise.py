@@ -28,7 +28,7 @@ from kickbench.summary.kicks import describe_kicks, summarise_kicks
 from kickbench.summary.nested import describe_nested, summarise_nested
 from kickbench.summary.noise import describe_noise, read_noise
 from kickbench.summary.observed import summarise_observed
-from kickbench.summary.pauses import summarise_pauses
+from kickbench.summary.pauses import describe_pauses, pause_gap_us, summarise_pauses
 from kickbench.summary.per_kick import Times, contrasts_per_kick, pair_with_quiet
 from kickbench.summary.races import summarise_races
 from kickbench.summary.shared import (
@@ -101,6 +101,8 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "window_ns": parameters.get("window_ns"),
         "kicks_wanted": parameters.get("kicks"),
         "iterations": parameters.get("iterations"),
+        "pause_gap_us": pause_gap_us(parameters),
+        "order": parameters.get("order", "parallel"),
         "foreign_signals_hz": parameters.get("foreign_signals_hz"),
         "siglock_threads": parameters.get("siglock_threads", 0),
         "siglock_hz": parameters.get("siglock_hz"),
@@ -162,6 +164,7 @@ def describe(parameters: dict[str, Any]) -> str:
         words.append(None if rate is None else parameters.get("arrival"))
     words += describe_kicks(parameters)
     words += describe_nested(parameters)
+    words += describe_pauses(parameters)
     words += describe_noise(parameters)
     return ", ".join(word for word in words if word)
 

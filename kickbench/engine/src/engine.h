@@ -58,8 +58,11 @@ struct kb_plan {
 	uint32_t loop;
 	uint32_t kicking;
 	uint32_t state;
-	uint32_t seed;		 /* of the random times */
-	uint64_t gap_ns;	 /* mean time between two kicks of a kicker, or two pauses */
+	uint32_t seed;	     /* of the random times */
+	uint32_t one_by_one; /* pauses: each vCPU is waited for before the next is kicked */
+	uint32_t reserved;
+	uint64_t gap_ns; /* mean time between two kicks of a kicker, or two pauses; pauses: 0: */
+			 /* the next one begins when the vCPUs are told to go on */
 	uint64_t userspace_ns;	 /* in user space before each KVM_RUN; aimed: the window's notice */
 	uint64_t window_ns;	 /* how long the window is held open; 0: as it is */
 	uint64_t lost_after_ns;	 /* a kick that is not taken by then may be lost */
@@ -100,6 +103,8 @@ struct kb_pause {
 	int64_t last;
 	uint32_t block;
 	uint32_t rescues;
+	int32_t not_run; /* vCPUs whose guest had not run since the pause before; -1: not known */
+	uint32_t reserved;
 };
 
 struct kb_config {

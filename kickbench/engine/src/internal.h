@@ -64,6 +64,8 @@ struct vcpu_thread {
 	uint32_t last_heartbeat; /* when it came round last */
 	uint32_t landed;	 /* kickers whose kicks came before the guest could run */
 	uint64_t free_at; /* clock: the end of its own time in user space, or of its window */
+	bool ran;	  /* the guest did, since the last kick was taken */
+	bool ran_before;  /* the same when it was taken; for the kicker */
 	bool io_pending;  /* the next KVM_RUN completes the guest's PIO or MMIO */
 	uint64_t resumed_after[KB_MAX_KICKERS]; /* as in struct kb_ack, for the next kick */
 	bool lacks_files;	     /* a descriptor of the thread's own could not be opened */

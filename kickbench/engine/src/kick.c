@@ -79,7 +79,8 @@ bool wait_taken(struct kick_in_flight *k, bool *lost, uint32_t *rescues)
 			}
 			next_rescue = stamp(k->vcpu) + lost_after;
 		}
-		if (k->engine->plan.kicking == KB_PAUSES)
+		/* One by one, a nap would be in the time until the next vCPU has answered. */
+		if (k->engine->plan.kicking == KB_PAUSES && !k->engine->plan.one_by_one)
 			doze();
 		else
 			relax(k->engine, &spins);

@@ -124,6 +124,8 @@ static const struct kb_field fields[] = {
     FIELD(plan, kicking),
     FIELD(plan, state),
     FIELD(plan, seed),
+    FIELD(plan, one_by_one),
+    FIELD(plan, reserved),
     FIELD(plan, gap_ns),
     FIELD(plan, userspace_ns),
     FIELD(plan, window_ns),
@@ -152,6 +154,8 @@ static const struct kb_field fields[] = {
     FIELD(pause, last),
     FIELD(pause, block),
     FIELD(pause, rescues),
+    FIELD(pause, not_run),
+    FIELD(pause, reserved),
 };
 
 const struct kb_field *kb_fields(size_t *count)

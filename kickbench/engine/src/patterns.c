@@ -153,24 +153,28 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sent, uint32_t rescues)
+static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sending, uint32_t rescues)
 {
 	struct kb_pause *pause = &e->pauses[e->n_pauses++];
+	int32_t not_run = 0;
 
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		uint64_t taken_at = e->vcpu_threads[i].v.acks[0].taken_at;
 
 		e->scratch[i] = taken_at > begun ? taken_at - begun : 0;
+		not_run += !e->vcpu_threads[i].ran_before;
 	}
 	qsort(e->scratch, e->n_vcpus, sizeof(*e->scratch), compare);
 	*pause = (struct kb_pause){
 	    .at = begun - e->record_from,
-	    .send = sent - begun,
+	    .send = (int64_t)sending,
 	    .first = e->scratch[0],
 	    .median = e->scratch[(e->n_vcpus - 1) / 2],
 	    .last = e->scratch[e->n_vcpus - 1],
 	    .block = e->block_index,
 	    .rescues = rescues,
+	    /* A guest that halts leaves no sign that it ran, and a kick may be its own sign. */
+	    .not_run = e->vcpu_threads[0].v.expected_exit == KVM_EXIT_HLT ? UNKNOWN : not_run,
 	};
 }
 
@@ -187,33 +191,66 @@ static bool all_came_round(struct kb_engine *e, const uint64_t *turns)
 	return true;
 }
 
-/* Kicks all vCPUs, then waits for each, as a pause of a VM does. False when it cannot be done. */
-static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
+static bool wait_for_vcpu(struct kick_in_flight *k, uint32_t vcpu, uint32_t *rescues)
 {
-	uint32_t rescues = 0;
-	uint64_t begun, sent;
+	bool lost = false;
 
-	KB_PUT_MARK(KB_MARK_PAUSE);
-	begun = stamp(&e->vcpu_threads[0]);
+	k->vcpu = &k->engine->vcpu_threads[vcpu];
+	return wait_taken(k, &lost, rescues);
+}
+
+/* Kicks the vCPUs one by one, and waits for each before the next. */
+static bool pause_one_by_one(struct kick_in_flight *k, uint64_t *sending, uint32_t *rescues)
+{
+	for (uint32_t i = 0; i < k->engine->n_vcpus; i++) {
+		k->vcpu = &k->engine->vcpu_threads[i];
+		send_kick(k);
+		*sending += k->returned - k->sent;
+		if (!wait_for_vcpu(k, i, rescues))
+			return false;
+	}
+	return true;
+}
+
+/* Kicks all vCPUs, then waits for each. */
+static bool pause_at_once(struct kick_in_flight *k, uint64_t *sending, uint32_t *rescues)
+{
+	struct kb_engine *e = k->engine;
+	const uint64_t begun = stamp(&e->vcpu_threads[0]);
+
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
 		k->vcpu = &e->vcpu_threads[i];
 		send_kick(k);
 	}
-	sent = stamp(&e->vcpu_threads[0]);
-	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		bool lost = false;
-
-		k->vcpu = &e->vcpu_threads[i];
-		k->sent = sent;
-		if (!wait_taken(k, &lost, &rescues))
+	k->sent = stamp(&e->vcpu_threads[0]);
+	*sending = k->sent - begun;
+	for (uint32_t i = 0; i < e->n_vcpus; i++)
+		if (!wait_for_vcpu(k, i, rescues))
 			return false;
-	}
-	KB_PUT_MARK(KB_MARK_PAUSED);
-	note_pause(e, begun, sent, rescues);
 	return true;
 }
 
-/* The first kicker pauses all vCPUs, again and again, until the block is over. */
+/* As a pause of a VM does. False when it cannot be done. */
+static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
+{
+	uint64_t begun, sending = 0;
+	uint32_t rescues = 0;
+	bool paused;
+
+	KB_PUT_MARK(KB_MARK_PAUSE);
+	begun = stamp(&e->vcpu_threads[0]);
+	paused = (e->plan.one_by_one ? pause_one_by_one : pause_at_once)(k, &sending, &rescues);
+	if (!paused)
+		return false;
+	KB_PUT_MARK(KB_MARK_PAUSED);
+	note_pause(e, begun, sending, rescues);
+	return true;
+}
+
+/*
+ * The first kicker pauses all vCPUs, again and again, until the block is over. Without a gap it
+ * does not wait for the vCPUs to run meanwhile.
+ */
 static void pause_all(struct kb_engine *e, struct kick_in_flight *k)
 {
 	const uint64_t gap = to_cycles(e, e->plan.gap_ns);
@@ -223,9 +260,11 @@ static void pause_all(struct kb_engine *e, struct kick_in_flight *k)
 	if (k->kicker->index != 0)
 		return;
 	memset(e->scratch, 0, e->n_vcpus * sizeof(*e->scratch));
-	while (fine && all_came_round(e, e->scratch) && e->n_pauses < e->pauses_capacity) {
-		wait_until(e, &e->vcpu_threads[0],
-			   stamp(&e->vcpu_threads[0]) + random_gap(&random, gap));
+	while (fine && (!gap || all_came_round(e, e->scratch)) &&
+	       e->n_pauses < e->pauses_capacity) {
+		if (gap)
+			wait_until(e, &e->vcpu_threads[0],
+				   stamp(&e->vcpu_threads[0]) + random_gap(&random, gap));
 		if (stamp(&e->vcpu_threads[0]) >= e->record_until)
 			return;
 		fine = pause_once(e, k);

@@ -109,6 +109,8 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	if (!returned_at)
 		t->io_pending = false; /* kb_finish_exit has completed it, if the protocol can */
 	KB_PUT_MARK(KB_MARK_END);
+	t->ran_before = t->ran;
+	t->ran = false;
 	if (e->plan.kicking == KB_VOLLEYS)
 		v->resuming |= kickers & ~(1u << KB_CONDUCTOR);
 	for (kickers &= ~(1u << KB_CONDUCTOR); kickers; kickers &= kickers - 1) {
@@ -226,6 +228,7 @@ void kb_came_back(struct kb_vcpu *v, int error)
 		return;
 	}
 	t->landed = 0;
+	t->ran = true;
 	for (; v->resuming; v->resuming &= v->resuming - 1) {
 		const int kicker = __builtin_ctz(v->resuming);
 

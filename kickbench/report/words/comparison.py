@@ -89,6 +89,8 @@ _PARAMETERS = {
     "kickers": "number of kickers",
     "kick_rate_hz": "kick rate",
     "window_ns": "window",
+    "pause_gap_us": "gap between pauses",
+    "order": "order of a pause",
     "foreign_signals_hz": "foreign signals",
     "siglock_threads": "siglock threads",
     "siglock_hz": "rate of the siglock threads",

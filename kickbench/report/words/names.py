@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.numbers import listed, plural, significant
-from kickbench.scenario.kinds import NOISE, state_name
+from kickbench.scenario.kinds import DEFAULT_PAUSE_GAP_US, NOISE, state_name
 
 Summary = Mapping[str, Any]
 
@@ -54,6 +54,9 @@ _EXIT_REASONS: dict[str, dict[int, str]] = {
 _SCALES = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
 
 
+_SERIES = ("program", "irqchip", "exit_rate_hz", "kick_rate_hz", "transport", "placement")
+
+
 @dataclass(frozen=True)
 class Series:
     """Finished cases of one kind that differ in the number of vCPUs only, sorted by it."""
@@ -68,6 +71,8 @@ class Series:
     foreign_signals_hz: float | None
     siglock_threads: int
     siglock_hz: float | None
+    pause_gap_us: float | None
+    order: str
     cases: tuple[Summary, ...]
 
 
@@ -183,11 +188,27 @@ def conditions(summary: Summary, case: Summary | Series, *, of_kind: bool = True
         for key in ("program", "irqchip")
         if values[key] and _differ(summary, values, key)
     ]
+    words += _pause_words(summary, values)
     if noise := noise_name(values):
         words.append(noise)
     elif any(_differ(summary, values, key) for key in NOISE):
         words.append("no noise")
     return ", ".join(words)
+
+
+def _pause_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
+    """How pauses are made, if they are not made as by default, or not alike in the run."""
+    words = []
+    if case["order"] == "serial":
+        words.append("one at a time")
+    elif case["order"] is not None and _differ(summary, case, "order"):
+        words.append("all at once")
+    gap_us = case["pause_gap_us"]
+    usual = gap_us == DEFAULT_PAUSE_GAP_US and not _differ(summary, case, "pause_gap_us")
+    if gap_us is not None and not usual:
+        gap = duration(summary, gap_us * 1e3)
+        words.append(f"{gap} between pauses" if gap_us else "back to back")
+    return words
 
 
 def _kind_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
@@ -230,7 +251,7 @@ def finished(summary: Summary, kind: str | None = None) -> list[Summary]:
 
 def series_of(summary: Summary, kind: str = "exits") -> list[Series]:
     """The finished cases of a kind by series, in the order of the scenario."""
-    keys = ("program", "irqchip", "exit_rate_hz", "kick_rate_hz", "transport", "placement", *NOISE)
+    keys = (*_SERIES, *NOISE, "pause_gap_us", "order")
     found: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(summary, kind):
         found.setdefault(tuple(case[key] for key in keys), []).append(case)

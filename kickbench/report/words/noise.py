@@ -62,6 +62,8 @@ _ALIKE = (
     "kickers",
     "kick_rate_hz",
     "window_ns",
+    "pause_gap_us",
+    "order",
 )
 
 
