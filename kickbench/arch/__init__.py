@@ -29,7 +29,9 @@ class Arch(Protocol):
     ``PROGRAMS`` has the kind of exit of each guest program that there is (``ExitKind`` of
     :mod:`kickbench.guest.programs`). ``BESIDE_PROGRAM`` is what a guest's memory has besides, by
     its address. ``HAS_PORTS``: there are exits of ports. ``HALT_LEAVES``: a guest that halts
-    without an interrupt chip in the kernel leaves to user space. ``PACED_ENTRY`` is the length of
+    without an interrupt chip in the kernel leaves to user space. ``UNSTARTED`` is the MP state of a
+    vCPU that nobody has started. ``WHY_HALTS_LEAVE`` says why halting leaves the guest where it
+    does. ``PACED_ENTRY`` is the length of
     what ``returning`` returns.
 
     ``COUNTER`` stamps exits, and results call it ``CLOCK_KIND``. ``CLOCK_SOURCES`` are the
@@ -50,6 +52,8 @@ class Arch(Protocol):
     BESIDE_PROGRAM: Mapping[int, bytes]
     HAS_PORTS: bool
     HALT_LEAVES: bool
+    UNSTARTED: int
+    WHY_HALTS_LEAVE: str
     COUNTER: str
     CLOCK_KIND: str
     CLOCK_SOURCES: frozenset[str]
@@ -70,6 +74,9 @@ class Arch(Protocol):
 
     def start(self, vm: Vm, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
         """Have a vCPU begin at ``entry``, with ``argument`` in a register."""
+
+    def halt_inside(self, vm: Vm) -> None:
+        """Let a guest that halts wait in the guest, before the first vCPU."""
 
     def start_probe(self, vm: Vm, vcpu: Vcpu, address: int) -> None:
         """Have a vCPU begin at PROBE."""

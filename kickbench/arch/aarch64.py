@@ -11,6 +11,7 @@ are those of the Arm Architecture Reference Manual (DDI 0487). This module is an
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 from collections.abc import Callable, Mapping
 from ctypes import c_uint32, c_uint64
@@ -234,6 +235,20 @@ def _create_gic(vm: Vm, n_vcpus: int) -> None:
 
 IRQCHIPS: Mapping[str, Callable[[Vm, int], None]] = {"kernel": _create_gic}
 """The interrupt chips in the kernel, each with what creates it in a machine with so many vCPUs."""
+
+UNSTARTED = abi.KVM_MP_STATE_STOPPED
+"""What a vCPU is that PSCI has not powered on."""
+
+
+WHY_HALTS_LEAVE = (
+    "whether WFI leaves the guest is the same for all machines of a host (kvm-arm.wfi_trap_policy)"
+)
+
+
+def halt_inside(vm: Vm) -> None:
+    """KVM has it for all machines or none (kvm-arm.wfi_trap_policy). Raises KvmError."""
+    raise KvmError(errno.EINVAL, "KVM_ENABLE_CAP")
+
 
 # --- a guest of two instructions ------------------------------------------------------------------
 

@@ -123,6 +123,8 @@ KVM_CAP_SET_TSS_ADDR = 4
 KVM_CAP_SET_IDENTITY_MAP_ADDR = 37
 KVM_CAP_GET_TSC_KHZ = 61
 KVM_CAP_SPLIT_IRQCHIP = 121
+KVM_CAP_X86_DISABLE_EXITS = 143
+KVM_X86_DISABLE_EXITS_HLT = 1 << 1
 KVM_VCPU_TSC_CTRL = 0  # a group of attributes of a vCPU
 KVM_VCPU_TSC_OFFSET = 0  # its attribute, Linux 5.16
 
@@ -235,6 +237,20 @@ def start(vm: Vm, vcpu: Vcpu, entry: int, argument: int, irqchip: str) -> None:
     set_regs(vcpu, kvm_regs(rip=entry, rflags=0b10, rsi=argument))
     if irqchip != "none":
         vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE)  # all but the first would wait for a SIPI
+
+
+UNSTARTED = abi.KVM_MP_STATE_UNINITIALIZED
+"""What a vCPU is that waits for INIT and SIPI. It needs the local APIC in the kernel."""
+
+
+WHY_HALTS_LEAVE = "HLT leaves the guest here in any case (KVM_CAP_X86_DISABLE_EXITS)"
+
+
+def halt_inside(vm: Vm) -> None:
+    """Let HLT wait in the guest, without an exit. Before the first vCPU. Raises KvmError."""
+    if not vm.check_extension(KVM_CAP_X86_DISABLE_EXITS) & KVM_X86_DISABLE_EXITS_HLT:
+        raise KvmError(errno.EINVAL, "KVM_ENABLE_CAP")  # older kernels ignore unknown bits
+    vm.enable_cap(KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT)
 
 
 # --- a guest of one instruction -------------------------------------------------------------------

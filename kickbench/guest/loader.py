@@ -20,7 +20,7 @@ import kickbench.guest
 from kickbench import arch
 from kickbench.closing import Closing
 from kickbench.guest import mix as mixes
-from kickbench.kvm import Kvm, Vcpu, Vm
+from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
 
 PAGE = mmap.PAGESIZE
@@ -66,6 +66,10 @@ class Guest(Closing):
     ``mix`` is the table of exits of the program mix, a power of two of them, at most 4096. The
     vCPUs begin at places of it that are as far from each other as can be.
 
+    ``halt_poll_ns`` is how long KVM may poll before a halted vCPU sleeps (KVM_CAP_HALT_POLL). With
+    ``halts_inside`` a halted vCPU stays in the guest. If not ``started``, the vCPUs wait for what
+    starts them, and no guest runs. The last two need an interrupt chip in the kernel on x86.
+
     ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i, so that the
     caller can pin itself to the node of that memory.
 
@@ -84,6 +88,9 @@ class Guest(Closing):
         gap_scales: Sequence[float] = (),
         mix: Sequence[mixes.MixedExit] = (),
         ring_entries: int = 0,
+        halt_poll_ns: int | None = None,
+        halts_inside: bool = False,
+        started: bool = True,
         on_node_of: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
     ) -> None:
         self.paced = bool(gaps_cycles)
@@ -115,6 +122,10 @@ class Guest(Closing):
                 self.vm: Vm = self._stack.enter_context(arch.current().create_vm(kvm))
                 self.vm.set_memory(0, 0, self._size, self._address)
                 arch.current().set_up(self.vm, irqchip)
+                if halt_poll_ns is not None:
+                    self.vm.enable_cap(abi.KVM_CAP_HALT_POLL, halt_poll_ns)
+                if halts_inside:
+                    arch.current().halt_inside(self.vm)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):
@@ -123,6 +134,8 @@ class Guest(Closing):
                         gaps = self._gaps_of(index, gaps_cycles, gap_scales)
                         self._pace(index, *gaps, first_gaps[index])
                     self.vcpus.append(self._add_vcpu(index, irqchip))
+                    if not started:
+                        self.vcpus[-1].set_mp_state(arch.current().UNSTARTED)
             with on_node_of(0):
                 arch.current().finish(self.vm, irqchip, n_vcpus)
         except BaseException:

@@ -59,6 +59,32 @@ class kvm_device_attr(ctypes.Structure):
     _fields_ = [("flags", c_uint32), ("group", c_uint32), ("attr", c_uint64), ("addr", c_uint64)]
 
 
+class kvm_stats_header(ctypes.Structure):
+    """The begin of what a file descriptor of KVM_GET_STATS_FD reads."""
+
+    _fields_ = [
+        ("flags", c_uint32),
+        ("name_size", c_uint32),
+        ("num_desc", c_uint32),
+        ("id_offset", c_uint32),
+        ("desc_offset", c_uint32),
+        ("data_offset", c_uint32),
+    ]
+
+
+class kvm_stats_desc(ctypes.Structure):
+    """One statistic there; ``name_size`` bytes of its name follow."""
+
+    _fields_ = [
+        ("flags", c_uint32),
+        ("exponent", ctypes.c_int16),
+        ("size", c_uint16),
+        ("offset", c_uint32),
+        ("bucket_size", c_uint32),
+        ("name", ctypes.c_char * 0),
+    ]
+
+
 class _run_hw(ctypes.Structure):
     _fields_ = [("hardware_exit_reason", c_uint64)]
 
@@ -176,6 +202,7 @@ KVM_RUN = IO(0x80)
 KVM_SET_SIGNAL_MASK = IOW(0x8B, kvm_signal_mask)
 KVM_GET_MP_STATE = IOR(0x98, kvm_mp_state)
 KVM_SET_MP_STATE = IOW(0x99, kvm_mp_state)
+KVM_GET_STATS_FD = IO(0xCE)
 KVM_GET_DEVICE_ATTR = IOW(0xE2, kvm_device_attr)  # also on a VM and on a device
 
 # --- constants --------------------------------------------------------------------------------
@@ -188,7 +215,7 @@ KVM_CAP_NR_VCPUS = 9
 KVM_CAP_MAX_VCPUS = 66
 KVM_CAP_IMMEDIATE_EXIT = 136
 KVM_CAP_NESTED_STATE = 157
-
+KVM_CAP_HALT_POLL = 182
 
 KVM_EXIT_UNKNOWN = 0
 KVM_EXIT_EXCEPTION = 1
@@ -227,6 +254,8 @@ KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4
 
 KVM_MP_STATE_RUNNABLE = 0
 KVM_MP_STATE_UNINITIALIZED = 1
+KVM_MP_STATE_HALTED = 3
+KVM_MP_STATE_STOPPED = 5
 
 # --- names for messages -----------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import pwd
 import stat
+import sys
 from pathlib import Path
 
 from kickbench.closing import Closing
@@ -192,6 +193,23 @@ class Vcpu(_Descriptor):
         """The address of struct kvm_run for the C loops, valid until :meth:`close`."""
         return ctypes.addressof(self.run)
 
+    def mp_state(self) -> int:
+        """KVM_GET_MP_STATE: whether it runs, waits or is halted. It waits for KVM_RUN's end."""
+        state = abi.kvm_mp_state()
+        ioctl.call(self.fd, abi.KVM_GET_MP_STATE, state)
+        return int(state.mp_state)
+
+    def stats(self) -> dict[str, int]:
+        """KVM's own counts of this vCPU by name (KVM_GET_STATS_FD, Linux 5.14).
+
+        It does not wait for KVM_RUN's end. Of a histogram it has the first number.
+        """
+        fd = ioctl.call(self.fd, abi.KVM_GET_STATS_FD)
+        try:
+            return _read_stats(fd)
+        finally:
+            os.close(fd)
+
     def set_mp_state(self, state: int) -> None:
         """KVM_SET_MP_STATE: RUNNABLE starts a vCPU that would wait for INIT and SIPI."""
         ioctl.call(self.fd, abi.KVM_SET_MP_STATE, abi.kvm_mp_state(mp_state=state))
@@ -227,6 +245,22 @@ class Vcpu(_Descriptor):
             with contextlib.suppress(BufferError):
                 mapping.close()
         super().close()
+
+
+def _read_stats(fd: int) -> dict[str, int]:
+    """What a descriptor of KVM_GET_STATS_FD reads: include/uapi/linux/kvm.h has its layout."""
+    header = abi.kvm_stats_header.from_buffer_copy(
+        os.pread(fd, ctypes.sizeof(abi.kvm_stats_header), 0)
+    )
+    found = {}
+    length = ctypes.sizeof(abi.kvm_stats_desc) + header.name_size
+    described = os.pread(fd, length * header.num_desc, header.desc_offset)
+    for begin in range(0, len(described), length):
+        one = described[begin : begin + length]
+        offset = abi.kvm_stats_desc.from_buffer_copy(one).offset
+        name = one[ctypes.sizeof(abi.kvm_stats_desc) :].partition(b"\0")[0].decode()
+        found[name] = int.from_bytes(os.pread(fd, 8, header.data_offset + offset), sys.byteorder)
+    return found
 
 
 def _how_to_be_let_in(path: str) -> str:
