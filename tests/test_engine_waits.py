@@ -23,6 +23,7 @@ from made_once import made_once
 from kickbench.engine.engine import TRANSPORTS
 from kickbench.engine.failures import Failure, describe, why_not_created
 from kickbench.methods import CATALOGUE
+from kickbench.scenario.kinds import STATES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "kickbench"
@@ -101,7 +102,7 @@ PLANS = st.builds(
     transport=st.sampled_from([TRANSPORTS["tgkill"][0], TRANSPORTS["timer"][0]]),
     loop=st.sampled_from([EXIT_LOOP, KICK_LOOP]),
     kicking=st.sampled_from([NO_KICKS, VOLLEYS, AIMED, PAUSES]),
-    state=st.integers(0, 4),
+    state=st.integers(0, len(STATES)),
     gap_ns=st.one_of(st.integers(0, 100), st.integers(0, 10_000_000), st.just(2**63)),
     userspace_ns=st.sampled_from([0, 1, 5000, 200_000]),
     window_ns=st.sampled_from([0, 1, 50_000]),
@@ -123,13 +124,21 @@ def test_every_plan_ends_and_what_runs_out_is_named(program: Path, planned: Plan
         assert not 0 < planned.nth_thread <= planned.vcpus + planned.kickers + 1
 
 
+@pytest.mark.parametrize("loop", [EXIT_LOOP, KICK_LOOP])
+def test_eagain_is_no_spurious_exit(program: Path, loop: int) -> None:
+    """A vCPU that got its INIT is to be entered again, and nobody kicked it."""
+    planned = Planned(loop=loop, kicking=NO_KICKS)
+    code, (*_, spurious) = outcome(program, planned, "STUB_EAGAIN=1")
+    assert (code, spurious) == (0, 0)
+
+
 @pytest.mark.parametrize("gap_ns", [0, 1, 10, 1000])
 def test_a_rate_that_no_kicker_can_keep_up_with_is_kicked_as_fast_as_it_goes(
     program: Path, gap_ns: int
 ) -> None:
     """Some block has many: in others the kicker may have waited for a CPU."""
     for _ in range(100):
-        code, (kicks, _) = outcome(program, Planned(gap_ns=gap_ns))
+        code, (kicks, *_) = outcome(program, Planned(gap_ns=gap_ns))
         assert code == 0
         if kicks > 10:
             return

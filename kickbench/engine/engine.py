@@ -100,6 +100,9 @@ _STATES = {
     "storm": 4,
     "window": 5,
     "pending_io": 6,
+    "wait_for_sipi": 7,
+    "polling": 8,
+    "halted_in_guest": 9,
 }
 
 

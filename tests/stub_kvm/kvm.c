@@ -3,7 +3,8 @@
  * A stub of KVM under the engine: the linker sends all calls of ioctl here (--wrap=ioctl).
  *
  * The guest sleeps in ppoll with the mask of KVM_SET_SIGNAL_MASK, and exits by itself after a
- * while, so that a kick that is lost does not stop a test.
+ * while, so that a kick that is lost does not stop a test. With STUB_EAGAIN in the environment it
+ * gives up with EAGAIN every other time, as KVM_RUN of a vCPU that gets its INIT.
  */
 #include "kvm.h"
 
@@ -12,6 +13,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -22,6 +24,8 @@ static struct kvm_run runs[STUB_VCPUS];
 static struct kb_guest_params params[STUB_VCPUS];
 static int
     requests[STUB_VCPUS]; /* eventfds: KVM_USER_EXIT, and what KVM_VCPU_MAKE_EXITFD duplicates */
+
+static unsigned int again[STUB_VCPUS];
 
 static _Thread_local sigset_t mask_inside;
 static _Thread_local bool has_mask_inside;
@@ -55,6 +59,9 @@ static int run_guest(int vcpu)
 
 		eventfd_read(requests[vcpu], &count);
 		runs[vcpu].exit_reason = KB_EXIT_REQUEST;
+	} else if (ready == 0 && getenv("STUB_EAGAIN") && !__atomic_fetch_xor(&again[vcpu], 1, 0)) {
+		ready = -1;
+		error = EAGAIN;
 	} else if (ready == 0) {
 		runs[vcpu].exit_reason = KVM_EXIT_IO;
 	}

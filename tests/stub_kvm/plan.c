@@ -6,7 +6,8 @@
  *	     LAST_THREAD LAST_TIMER
  *
  * LAST_THREAD: no more threads than that can be created (0: any number), LAST_TIMER: timers. Ends
- * with 0 and "kicks N pauses M", or with 3 and "resource R error E", or with 4 and "failed".
+ * with 0 and "kicks N pauses M spurious S", or with 3 and "resource R error E", or with 4 and
+ * "failed".
  */
 #include "engine.h"
 #include "kvm.h"
@@ -61,7 +62,7 @@ static int run(struct kb_engine *e, const struct kb_protocol *protocol, const st
 {
 	static struct kb_block_result results[BLOCKS * STUB_VCPUS];
 	const struct kb_block block = {.protocol = protocol}, blocks[BLOCKS] = {block, block};
-	uint64_t kicks = 0, pauses, count;
+	uint64_t kicks = 0, pauses, count, spurious = 0;
 
 	if (kb_engine_blocks(e, blocks, BLOCKS, WARMUP_NS, BLOCK_NS, plan, results)) {
 		puts("failed");
@@ -72,7 +73,10 @@ static int run(struct kb_engine *e, const struct kb_protocol *protocol, const st
 		kicks += count;
 	}
 	kb_engine_pauses(e, &pauses);
-	printf("kicks %lu pauses %lu\n", (unsigned long)kicks, (unsigned long)pauses);
+	for (uint32_t i = 0; i < BLOCKS * STUB_VCPUS; i++)
+		spurious += (uint64_t)results[i].spurious_exits;
+	printf("kicks %lu pauses %lu spurious %lu\n", (unsigned long)kicks, (unsigned long)pauses,
+	       (unsigned long)spurious);
 	return 0;
 }
 

@@ -50,8 +50,11 @@ enum kb_state {
 	KB_HALTED,
 	KB_IN_USERSPACE,
 	KB_IN_STORM,
-	KB_IN_WINDOW,  /* aimed: the kick is sent and returned while the window is open */
-	KB_PENDING_IO, /* the same, and KVM_RUN has the guest's PIO or MMIO to complete first */
+	KB_IN_WINDOW,	  /* aimed: the kick is sent and returned while the window is open */
+	KB_PENDING_IO,	  /* the same, and KVM_RUN has the guest's PIO or MMIO to complete first */
+	KB_UNSTARTED,	  /* asleep in KVM_RUN, and no guest has run */
+	KB_POLLED,	  /* halted, and KVM polls before the thread sleeps */
+	KB_HALTED_INSIDE, /* halted without an exit */
 };
 
 struct kb_plan {

@@ -47,6 +47,7 @@ struct vcpu_thread {
 	const void *tls; /* the thread's, at the top of its stack */
 	pthread_t thread;
 	int schedstat_fd, stat_fd;
+	clockid_t cpu_clock;		    /* of the thread's CPU time */
 	const struct kb_protocol *protocol; /* entered by the thread */
 	int enter_error;
 	struct counters opened;

@@ -12,6 +12,8 @@
 #define LOOK_PATIENCE_NS    50000  /* how long to look for the state before a kick */
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign that it still runs */
 #define STILL_RUNNING_SIGNS 10
+#define WORKS_ON_NS	    1000000 /* in one KVM_RUN: it was not kicked */
+#define WORKED_NS	    20000   /* in KVM_RUN: far longer than its way to sleep or out */
 
 static uint32_t exit_count(const struct vcpu_thread *t)
 {
@@ -67,6 +69,38 @@ static bool is_halted(const struct vcpu_thread *t)
 	return atomic_load_explicit(&t->v.runs, memory_order_relaxed) == run;
 }
 
+/* The thread's CPU time in ns, modulo 2^32. The kernel tells it of a running thread as well. */
+static uint32_t cpu_time(const struct vcpu_thread *t)
+{
+	struct timespec used = {0, 0};
+
+	clock_gettime(t->cpu_clock, &used);
+	return (uint32_t)((uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec);
+}
+
+/*
+ * A halted vCPU whose thread runs on, for so much CPU time in one KVM_RUN: KVM polls for what wakes
+ * it up, or it is halted in the guest. A thread that waits for a CPU has no CPU time.
+ */
+static bool works_while_halted(const struct vcpu_thread *t, uint32_t cpu_ns, uint64_t patience_ns)
+{
+	const unsigned int run = atomic_load_explicit(&t->v.runs, memory_order_acquire);
+	const uint64_t until = stamp(t) + to_cycles(t->engine, patience_ns);
+	const uint32_t from = cpu_time(t);
+	unsigned int spins = 0;
+
+	if (t->v.expected_exit != KVM_EXIT_HLT || !(run & 1))
+		return false;
+	while (cpu_time(t) - from < cpu_ns) {
+		if (stamp(t) >= until)
+			return false;
+		if (t->engine->one_cpu)
+			relax(t->engine, &spins);
+	}
+	atomic_thread_fence(memory_order_acquire);
+	return atomic_load_explicit(&t->v.runs, memory_order_relaxed) == run;
+}
+
 /*
  * Off its CPU and off the queue of those that wait for one. The state S does not say so: KVM sets
  * it before it looks for signals a last time (kvm_vcpu_block() in virt/kvm/kvm_main.c), and a
@@ -91,7 +125,8 @@ static bool is_blocked(const struct vcpu_thread *t)
 
 /*
  * Is the vCPU in the state? Waits for a sign of it. The caller is in step with the guest after
- * that, so the kick must come some time later. Only user space can be seen at any moment.
+ * that, so the kick must come some time later. Only user space, and a halted vCPU whose thread
+ * works, can be seen at any moment.
  */
 bool is_in_state(struct vcpu_thread *t, uint32_t state)
 {
@@ -99,7 +134,11 @@ bool is_in_state(struct vcpu_thread *t, uint32_t state)
 	case KB_IN_GUEST:
 		return changes(t, heartbeat, LOOK_PATIENCE_NS);
 	case KB_HALTED:
+	case KB_UNSTARTED:
 		return is_halted(t);
+	case KB_POLLED:
+	case KB_HALTED_INSIDE:
+		return works_while_halted(t, WORKED_NS, LOOK_PATIENCE_NS);
 	case KB_IN_USERSPACE:
 		return atomic_load_explicit(&t->v.in_userspace, memory_order_acquire);
 	case KB_IN_STORM:
@@ -112,12 +151,14 @@ bool is_in_state(struct vcpu_thread *t, uint32_t state)
 /*
  * A guest that counts, or exits, again and again was not kicked. A guest whose thread waits for a
  * CPU does neither: its kick is late, not lost. A single last step is no sign either. A halted
- * guest can only be seen to sleep on, in KVM_RUN: a loop that sleeps in user space, for a device or
- * a lock, looks at its flag when it wakes up.
+ * guest can only be seen to sleep or wait on, in KVM_RUN: a loop that sleeps in user space, for a
+ * device or a lock, looks at its flag when it wakes up.
  */
 bool still_runs(const struct vcpu_thread *t)
 {
 	if (is_halted(t) && is_blocked(t) && is_halted(t))
+		return true;
+	if (works_while_halted(t, WORKS_ON_NS, 2 * WORKS_ON_NS))
 		return true;
 	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
 		if (!changes(t, t->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))

@@ -34,6 +34,12 @@ static uint64_t next_volley(struct kick_in_flight *k, uint64_t *random, uint64_t
 	return next;
 }
 
+/* A state that needs no look ahead: see is_in_state(). */
+static bool shows_at_any_moment(uint32_t state)
+{
+	return state == KB_IN_USERSPACE || state == KB_POLLED || state == KB_HALTED_INSIDE;
+}
+
 /* All kickers draw the same times from the same seed, so that they kick at once. */
 static void kick_in_volleys(struct kb_engine *e, struct kick_in_flight *k)
 {
@@ -63,7 +69,7 @@ static void kick_in_volleys(struct kb_engine *e, struct kick_in_flight *k)
 		if (begun + took > next)
 			continue; /* the kick before, or the look, took too long */
 		wait_until(e, k->vcpu, next);
-		if (e->plan.state == KB_IN_USERSPACE)
+		if (shows_at_any_moment(e->plan.state))
 			met = is_in_state(k->vcpu, e->plan.state);
 		if (!kick_once(k, met))
 			return;

@@ -456,6 +456,7 @@ static void prepare_thread(struct vcpu_thread *t)
 	identify_thread(t);
 	t->schedstat_fd = open_of_thread(t, "schedstat");
 	t->stat_fd = open_of_thread(t, "stat");
+	pthread_getcpuclockid(pthread_self(), &t->cpu_clock);
 	t->samples = allocate(t->engine, t->engine->samples_capacity * sizeof(uint32_t));
 	/* Used only between the windows, so not locked: many hosts allow little locked memory. */
 	t->scratch = allocate_touched(scratch_bytes(t->engine));

@@ -60,7 +60,11 @@ static KB_OUT_OF_LINE bool kb_kick_seen(struct kb_vcpu *v)
 	return v->kicked;
 }
 
-/* KVM_RUN returned at `now`, and not with the guest's own exit. True: the block is over. */
+/*
+ * KVM_RUN returned at `now`, and not with the guest's own exit. True: the block is over. EAGAIN is
+ * no spurious exit: a vCPU that waited for INIT and SIPI got one, and is to be entered again
+ * (kvm_arch_vcpu_ioctl_run() in arch/x86/kvm/x86.c).
+ */
 static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_t now,
 					   uint64_t exits)
 {
@@ -74,7 +78,7 @@ static KB_OUT_OF_LINE bool kb_other_return(struct kb_vcpu *v, int error, uint64_
 		return v->kicked;
 	}
 	v->unexpected_exit = kb_is_unexpected(v, error);
-	if (!v->unexpected_exit && !kb_kick_requested(v))
+	if (!v->unexpected_exit && error != EAGAIN && !kb_kick_requested(v))
 		kb_note_spurious(v, now, exits);
 	return v->unexpected_exit;
 }
@@ -219,7 +223,7 @@ static KB_LOOP void kb_kick_loop(struct kb_vcpu *v)
 		} else if (kb_is_unexpected(v, error)) {
 			v->unexpected_exit = true;
 			return;
-		} else {
+		} else if (error != EAGAIN) {
 			v->spurious_exits += kb_is_spurious(v);
 		}
 	}
