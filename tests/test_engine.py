@@ -7,9 +7,10 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from blocks_until import MS, Left, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench import arch
 from kickbench.engine.engine import (
     LANDED,
     LOST,
@@ -82,6 +84,7 @@ def running(
     *,
     rate_hz: float | None = None,
     irqchip: str | None = None,
+    machine: Mapping[str, Any] = MappingProxyType({}),
     **engine: Any,
 ) -> Iterator[tuple[Guest, Engine]]:
     pacing: dict[str, Any] = {}
@@ -98,7 +101,7 @@ def running(
     seats = [[CPUS[index % len(CPUS)]] for index in range(n_vcpus)]
     with (
         Kvm() as kvm,
-        Guest(kvm, program, n_vcpus, irqchip=irqchip, **pacing) as guest,
+        Guest(kvm, program, n_vcpus, irqchip=irqchip, **machine, **pacing) as guest,
         Engine(guest, program, clock, seats, **options) as running_engine,
     ):
         yield guest, running_engine
@@ -501,6 +504,78 @@ def test_a_kick_that_is_pending_before_kvm_run_keeps_a_guest_out_unless_the_prot
     else:
         assert lost(kicks) == 0
         assert 2 * np.count_nonzero(met["returned"] == 0) > len(met)
+
+
+@contextmanager
+def halted(clock: Clock, n_vcpus: int = 1, **machine: Any) -> Iterator[tuple[Guest, Engine]]:
+    """A machine whose guests halt in the kernel, or would if they were started."""
+    with running(clock, "hlt", n_vcpus, irqchip="kernel", kickers=ONE, machine=machine) as (
+        guest,
+        engine,
+    ):
+        yield guest, engine
+
+
+def while_halted(state: str) -> Plan:
+    return Plan(loop="kick", kicking="volleys", state=state, gap_ns=150_000)
+
+
+def met(left: Left) -> int:
+    return flagged(left.kicks, MET)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vcpu_that_waits_for_its_start_is_kicked_and_goes_on_waiting(
+    clock: Clock, method: str
+) -> None:
+    with halted(clock, started=False) as (guest, engine):
+        left = until(engine, met, [(method, 0)], ms=50, plan=while_halted("wait_for_sipi"))
+        assert guest.vcpus[0].mp_state() == arch.current().UNSTARTED
+        assert not guest.vcpus[0].stats()["exits"]
+    assert met(left) > 0
+    assert not left.results["spurious_exits"].any()
+    if CATALOGUE[method].race_free:
+        assert lost(left.kicks) == 0
+
+
+@pytest.mark.kvm
+def test_a_kick_that_kvm_polls_for_ends_a_poll(clock: Clock) -> None:
+    with halted(clock, halt_poll_ns=10_000_000) as (guest, engine):
+        before = guest.vcpus[0].stats()["halt_successful_poll"]
+        plan = while_halted("polling")
+        left = until(
+            engine, lambda left: met(left) >= 10, [("immediate_exit", 0)], ms=50, plan=plan
+        )
+        polled = guest.vcpus[0].stats()["halt_successful_poll"] - before
+    assert lost(left.kicks) == 0
+    assert 2 * polled >= met(left)
+    if not polled:
+        pytest.skip("the host is so busy that KVM never polled until a kick")
+    assert met(left) > 0
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("state", ["polling", "halted_in_guest"])
+def test_a_thread_that_sleeps_meets_no_state_of_one_that_works(clock: Clock, state: str) -> None:
+    with halted(clock, halt_poll_ns=0) as (_, engine):
+        left = until(engine, any_kick, [("sigmask", 0)], ms=50, plan=while_halted(state))
+    assert len(left.kicks) > 0
+    assert met(left) == 0
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(not HOST.halts_inside, reason="HLT leaves the guest on this host")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_guest_that_halts_inside_is_kicked_and_never_left_by_hlt(
+    clock: Clock, method: str
+) -> None:
+    with halted(clock, halts_inside=True) as (guest, engine):
+        left = until(engine, met, [(method, 0)], ms=50, plan=while_halted("halted_in_guest"))
+        assert not guest.vcpus[0].stats()["halt_exits"]
+    assert met(left) > 0
+    if CATALOGUE[method].race_free:
+        assert lost(left.kicks) == 0
 
 
 @pytest.mark.kvm

@@ -8,6 +8,7 @@ import gc
 import mmap
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -149,6 +150,7 @@ class PlayedKernel:
         self.requested = False
         self.exitfd: int | None = None  # ours, of the same eventfd
         self.user_exit_argument = b""
+        self.keeps_halted_guests = self.halts_inside = False
         self.cpuid_ecx: dict[int, int] = {}  # by leaf
 
     def new_fd(self) -> int:
@@ -178,6 +180,9 @@ class PlayedKernel:
         if self.exitfd is not None and select.select([self.exitfd], [], [], 0)[0]:
             os.eventfd_read(self.exitfd)
             self.requested = True
+        while self.keeps_halted_guests and self.halts_inside:
+            if signal.SIGUSR1 in signal.sigpending():
+                raise KvmError(errno.EINTR, "KVM_RUN")
         run.exit_reason = self.exit_reason
         if self.requested and self.honours_requests:
             run.exit_reason = proposed.KVM_EXIT_REQUEST
@@ -202,6 +207,10 @@ class PlayedKernel:
             for entry, leaf in zip(arg.entries, self.cpuid_ecx, strict=False):
                 entry.function, entry.ecx = leaf, self.cpuid_ecx[leaf]
             arg.nent = len(self.cpuid_ecx)
+        if request == abi.KVM_CREATE_VM:
+            self.halts_inside = False
+        if isinstance(arg, abi.kvm_enable_cap) and arg.cap == x86_64.KVM_CAP_X86_DISABLE_EXITS:
+            self.halts_inside = bool(arg.args[0] & x86_64.KVM_X86_DISABLE_EXITS_HLT)
         if request == abi.KVM_CHECK_EXTENSION:
             assert isinstance(arg, int)
             return self.extensions.get(arg, 0)
@@ -237,6 +246,28 @@ def test_a_kernel_that_does_everything(kernel: PlayedKernel, device: Path) -> No
     assert found.irqchip
     assert found.split_irqchip
     assert found.counter_khz == 2_000_000
+
+
+@pytest.mark.parametrize(("allowed", "keeps"), [(0b1110, True), (0b1110, False), (0b1100, True)])
+def test_a_guest_halts_inside_if_it_is_seen_to(
+    kernel: PlayedKernel, device: Path, allowed: int, keeps: bool
+) -> None:
+    kernel.extensions[x86_64.KVM_CAP_X86_DISABLE_EXITS] = allowed
+    kernel.keeps_halted_guests = keeps
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    found = probe(device)
+    assert found.usable
+    assert found.halts_inside == (keeps and allowed == 0b1110)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == masked
+    assert signal.SIGUSR1 not in signal.sigpending()
+
+
+def test_how_long_to_poll_can_be_set_if_the_kernel_says_so(
+    kernel: PlayedKernel, device: Path
+) -> None:
+    assert not probe(device).halt_poll
+    kernel.extensions[abi.KVM_CAP_HALT_POLL] = 1
+    assert probe(device).halt_poll
 
 
 def test_an_old_kernel_does_not_say_how_many_vcpus(kernel: PlayedKernel, device: Path) -> None:

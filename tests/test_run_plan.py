@@ -117,6 +117,9 @@ def test_a_case_with_no_method_left_is_skipped_with_the_reason() -> None:
         ({"placement": PlacementSpec("far", "node:0", "node:7", "any")}, CAPABLE, "no node 7"),
         ({"placement": PlacementSpec("far", "any", "any", "cpu:99")}, CAPABLE, "99"),
         ({"kind": "kick", "state": "halted", "irqchip": "none"}, CAPABLE, "local APIC"),
+        ({"kind": "kick", "state": "wait_for_sipi", "irqchip": "none"}, CAPABLE, "local APIC"),
+        ({"kind": "kick", "state": "polling"}, CAPABLE, "KVM_CAP_HALT_POLL"),
+        ({"kind": "kick", "state": "halted_in_guest"}, CAPABLE, "KVM_CAP_X86_DISABLE_EXITS"),
         ({"kind": "kick", "state": "guest", "kickers": 32}, CAPABLE, "at most 31 kicking threads"),
         ({"methods": ("no_such",), "baseline": "no_such"}, CAPABLE, "has no method no_such"),
         ({}, Capabilities(path="/dev/kvm", reason="/dev/kvm does not exist"), "does not exist"),
@@ -144,6 +147,7 @@ ON_ARM64 = replace(CAPABLE, machine="aarch64", split_irqchip=False, nested="not 
         ({"program": "hlt"}, "never leaves to user space on arm64"),
         ({"program": "hlt", "irqchip": "none"}, "never leaves to user space on arm64"),
         ({"irqchip": "split"}, "split irqchip"),
+        ({"kind": "kick", "state": "halted_in_guest"}, "kvm-arm.wfi_trap_policy"),
         ({"kind": "nested", "methods": ("plain",), "baseline": "plain"}, "not on arm64"),
     ],
 )

@@ -470,6 +470,10 @@ BAD = {
         {**kick(states=["guest", "halted"]), "vm": {"vcpus": 1, "irqchip": "none"}},
         'bad.toml: kick.states: "halted" needs the local APIC in the kernel: expected vm.irqchip',
     ),
+    "polling without one": (
+        {**kick(states=["polling"]), "vm": {"vcpus": 1, "irqchip": "none"}},
+        'bad.toml: kick.states: "polling" needs the local APIC in the kernel: expected vm.irqchip',
+    ),
     "halted by default without one": (
         {**vm(irqchip="none"), "measure": {"kinds": "kick"}},
         'kick.states: "halted" needs the local APIC in the kernel',

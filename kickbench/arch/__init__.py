@@ -30,9 +30,8 @@ class Arch(Protocol):
     :mod:`kickbench.guest.programs`). ``BESIDE_PROGRAM`` is what a guest's memory has besides, by
     its address. ``HAS_PORTS``: there are exits of ports. ``HALT_LEAVES``: a guest that halts
     without an interrupt chip in the kernel leaves to user space. ``UNSTARTED`` is the MP state of a
-    vCPU that nobody has started. ``WHY_HALTS_LEAVE`` says why halting leaves the guest where it
-    does. ``PACED_ENTRY`` is the length of
-    what ``returning`` returns.
+    vCPU that nobody has started. ``WHY_HALTS_LEAVE`` says why, if guests cannot
+    be let halt inside. ``PACED_ENTRY`` is the length of what ``returning`` returns.
 
     ``COUNTER`` stamps exits, and results call it ``CLOCK_KIND``. ``CLOCK_SOURCES`` are the
     kernel's clock sources that read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must

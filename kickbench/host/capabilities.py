@@ -14,6 +14,7 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from kickbench.kvm import DEVICE, Kvm, KvmError, KvmUnavailableError, Vcpu, Vm, 
 from kickbench.methods import Method
 
 LOAD_ADDRESS = mmap.PAGESIZE
+HALT_SECONDS = 0.005  # the guest has halted by then
 INTERRUPTIONS = 100  # more of them in a row are no signals that are no business of ours
 
 SYS_PIDFD_SEND_SIGNAL = 424  # the same on all architectures, as of all newer calls
@@ -52,8 +54,9 @@ class Capabilities:
 
     ``max_vcpus`` is what KVM allows in one machine. ``irqchip``,
     ``split_irqchip``, ``immediate_exit``, ``user_exit`` (KVM_USER_EXIT) and ``exitfd``
-    (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine, and ``pidfd_thread``
-    (PIDFD_SIGNAL_THREAD) on the calling thread, where ``pidfd_forbidden`` is EPERM.
+    (KVM_VCPU_MAKE_EXITFD) were tried on a scratch machine. ``halt_poll`` is KVM_CAP_HALT_POLL, and
+    ``halts_inside`` that a guest was seen to halt without an exit. ``pidfd_thread``
+    (PIDFD_SIGNAL_THREAD) was tried on the calling thread, where ``pidfd_forbidden`` is EPERM.
     ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
     hypervisor itself, else the reason why not. ``machine`` is the architecture, as in uname(2).
     """
@@ -73,6 +76,8 @@ class Capabilities:
     pidfd_forbidden: bool = False
     irqchip: bool = False
     split_irqchip: bool = False
+    halt_poll: bool = False
+    halts_inside: bool = False
     nested: str | None = "KVM is not usable"
     counter_khz: int | None = None
 
@@ -86,7 +91,7 @@ def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
         error = _error_of_pidfd()
         found = replace(found, pidfd_thread=error == 0, pidfd_forbidden=error in _FORBIDDEN)
         with Kvm(path, machine.LOAD_KVM) as kvm:
-            for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips):
+            for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips, _try_halting):
                 found = step(kvm, found)
             return replace(found, usable=True)
     except KvmUnavailableError as error:
@@ -121,6 +126,15 @@ def supports_transport(transport: str, capabilities: Capabilities) -> str | None
     return None
 
 
+def supports_state(state: str, capabilities: Capabilities) -> str | None:
+    """None when this host can have a vCPU in ``state`` (of a scenario), else the reason."""
+    if state == "polling" and not capabilities.halt_poll:
+        return "this kernel cannot be told how long to poll for a halted vCPU (KVM_CAP_HALT_POLL)"
+    if state == "halted_in_guest" and not capabilities.halts_inside:
+        return arch.ARCHS[capabilities.machine].WHY_HALTS_LEAVE
+    return None
+
+
 def supports_machine(vcpus: int, irqchip: str, capabilities: Capabilities) -> str | None:
     """None when this host can make a machine with ``vcpus`` and ``irqchip`` (none, split or
     kernel), else the reason."""
@@ -147,14 +161,18 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
 
 
 @contextmanager
-def _scratch_vcpu(kvm: Kvm) -> Iterator[Vcpu]:
-    """A vCPU without an interrupt chip, about to run the architecture's PROBE."""
+def _scratch_vcpu(kvm: Kvm, prepare: Callable[[Vm], object] = lambda _: None) -> Iterator[Vcpu]:
+    """A vCPU without an interrupt chip, about to run the architecture's PROBE.
+
+    ``prepare`` is called with the machine before it has the vCPU.
+    """
     code = arch.current().PROBE
     memory = mmap.mmap(-1, mmap.PAGESIZE)
     memory[: len(code)] = code
     with memory, arch.current().create_vm(kvm) as vm:
         page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         vm.set_memory(0, LOAD_ADDRESS, mmap.PAGESIZE, page)
+        prepare(vm)
         vcpu = vm.create_vcpu(0)
         arch.current().start_probe(vm, vcpu, LOAD_ADDRESS)
         yield vcpu
@@ -245,6 +263,40 @@ def _syscall(number: int, *arguments: int | None) -> int:
 def _try_irqchips(kvm: Kvm, found: Capabilities) -> Capabilities:
     made = {name: _can(kvm, create) for name, create in arch.current().IRQCHIPS.items()}
     return replace(found, irqchip=made.get("kernel", False), split_irqchip=made.get("split", False))
+
+
+def _try_halting(kvm: Kvm, found: Capabilities) -> Capabilities:
+    return replace(
+        found,
+        halt_poll=kvm.check_extension(abi.KVM_CAP_HALT_POLL) > 0,
+        halts_inside=_halts_inside(kvm),
+    )
+
+
+def _halts_inside(kvm: Kvm) -> bool:
+    """Whether a guest's HLT does not end KVM_RUN, which then needs a signal.
+
+    The signal is blocked but for KVM_RUN, and taken here. So no handler sees it.
+    """
+    kick = signal.SIGUSR1
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {kick})
+    kicker = threading.Timer(HALT_SECONDS, signal.pthread_kill, (threading.get_ident(), kick))
+    try:
+        with _scratch_vcpu(kvm, arch.current().halt_inside) as vcpu:
+            inside = sum(1 << number - 1 for number in before - {kick})
+            vcpu.set_signal_mask(inside.to_bytes(8, "little"))
+            kicker.start()
+            while vcpu.run_once() == abi.KVM_EXIT_INTR:
+                if kick in signal.sigpending():
+                    return True
+            return False
+    except KvmError:
+        return False
+    finally:
+        if kicker.ident is not None:
+            kicker.join()
+            signal.sigwait({kick})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _can(kvm: Kvm, create: Callable[[Vm, int], None]) -> bool:

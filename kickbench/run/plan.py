@@ -14,7 +14,13 @@ from kickbench.arch import ARCHS, Arch
 from kickbench.errors import HostError
 from kickbench.guest.mix import is_port
 from kickbench.guest.programs import PROGRAMS
-from kickbench.host.capabilities import Capabilities, supports, supports_machine, supports_transport
+from kickbench.host.capabilities import (
+    Capabilities,
+    supports,
+    supports_machine,
+    supports_state,
+    supports_transport,
+)
 from kickbench.host.topology import Topology, resolve
 from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.run.schedule import threads_per_cpu
@@ -24,6 +30,7 @@ from kickbench.scenario.kinds import (
     ITERATIONS,
     MAX_KICKERS,
     MAX_KICKS_HZ,
+    STATES,
     WAYS,
     WITHOUT_KVM,
 )
@@ -191,8 +198,8 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
         return reason
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
         return reason
-    if case.state == "halted" and case.irqchip == "none" and machine.HALT_LEAVES:
-        return 'a vCPU halts in the kernel only with the local APIC there (irqchip = "kernel")'
+    if case.state is not None and (reason := _why_no_state(case, machine, capabilities)):
+        return reason
     if case.exit_rate_hz is not None and not PROGRAMS[case.program].paced:
         return f"{case.program} never exits by itself, so it has no exit rate: remove exit_rate_hz"
     if case.kind == "race" and case.vcpus > MAX_KICKERS:
@@ -218,6 +225,16 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
     except HostError as error:
         return str(error)
     return None
+
+
+def _why_no_state(case: Case, machine: Arch, capabilities: Capabilities) -> str | None:
+    state = STATES[str(case.state)]
+    if state.irqchip and case.irqchip == "none" and machine.HALT_LEAVES:
+        return (
+            f"a vCPU is {state.name.removeprefix('while ')} in the kernel only with the local APIC "
+            'there (irqchip = "kernel")'
+        )
+    return supports_state(state.id, capabilities)
 
 
 def why_no_exit(case: Case, machine: Arch) -> str | None:

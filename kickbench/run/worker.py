@@ -38,7 +38,7 @@ from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.nested.guest import NestedGuest
-from kickbench.run import kinds, schedule
+from kickbench.run import kinds, schedule, states
 from kickbench.run.handover import HandoverBench
 from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks
@@ -209,6 +209,7 @@ def _engine_bench(
             mix=schedule.mix_table(case.mix, rng),
             ring_entries=pacing.ring_entries,
             on_node_of=lambda index: pinned(order.vcpu_cpus[index], f"vCPU {index}"),
+            **states.MACHINES.get(case.state or "", {}),
         ) as guest,
         pinned(order.kicker_cpus, "a kicking thread"),
         _no_way_back(),
@@ -233,7 +234,9 @@ def _engine_bench(
             engine, guest, order.vcpu_cpus, order.kicker_cpus, 4 * timing.samples_capacity
         )
         bench = _EngineBench(case, engine, participants, timing, clock, rng, places)
+        before = states.stats(guest)
         yield bench
+        warnings += states.remarks(case.state, guest, before)
         warnings += remarks(places.facts())
         if bench.noise is not None:
             bench.noise.rows.save(order.folder / "noise.npy")
