@@ -62,6 +62,21 @@ def test_a_run_that_began_beside_another_is_seen_after_its_end() -> None:
         assert fourth is None
 
 
+def test_a_run_that_has_ended_is_not_the_one_that_is_named() -> None:
+    with taken("pid 1, one", wait=False, say=print):
+        with taken("pid 2, two", wait=False, say=print):
+            pass
+        with taken("pid 3, three", wait=False, say=print) as third:
+            assert third == "another kickbench measures on this host (pid 1, one)"
+
+
+def test_more_runs_at_once_than_there_are_places_for_their_names() -> None:
+    with contextlib.ExitStack() as running:
+        for pid in range(100):
+            other = running.enter_context(taken(f"pid {pid}, x", wait=False, say=lambda _: None))
+    assert other == "another kickbench measures on this host (pid 0, x)"
+
+
 def test_of_those_that_wait_one_at_a_time_begins(lock: Path) -> None:
     script = WAIT + "    input()\n"
     with taken("pid 1, one", wait=False, say=print):
@@ -97,7 +112,7 @@ def test_whoever_waits_begins_when_the_other_has_ended(lock: Path) -> None:
         assert process.stdout.readline().endswith("(pid 1, one); waiting for its end\n")
         assert process.poll() is None
     assert process.communicate(timeout=600)[0] == "None\n"
-    assert lock.read_text() == "pid 2, two"
+    assert lock.read_text().rstrip() == "pid 2, two"
 
 
 def test_a_file_that_cannot_be_had_keeps_nobody_from_measuring(

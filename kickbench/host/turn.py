@@ -23,6 +23,9 @@ NAME = "kickbench.measuring"
 _LONGEST_NOTE = 200
 # The bytes of the file that are locked: by all that measure, and by the one that is next.
 _MEASURING, _NEXT = 0, 1
+_FIRST_NOTE = 2
+_NOTES = 64
+"""Each that measures also locks a byte of its own, and its note is the line at that place."""
 
 
 def _places() -> list[Path]:
@@ -63,11 +66,36 @@ def _locked(descriptor: int, byte: int, kind: int, *, wait: bool) -> bool:
     return True
 
 
+def _is_locked(descriptor: int, byte: int) -> bool:
+    """Whether another has locked this byte of the file."""
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    (kind,) = struct.unpack_from("h", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _leave_note(descriptor: int, what: str) -> None:
+    """Write the note at the first place that no other has. Whoever finds none leaves no note."""
+    for place in range(_NOTES):
+        if _locked(descriptor, _FIRST_NOTE + place, fcntl.F_WRLCK, wait=False):
+            note = what.encode()[:_LONGEST_NOTE].ljust(_LONGEST_NOTE)
+            os.pwrite(descriptor, note, place * _LONGEST_NOTE)
+            return
+
+
+def _note(descriptor: int) -> str:
+    """The note of one that measures now; "" if it has left none. Those that ended have no lock."""
+    for place in range(_NOTES):
+        if _is_locked(descriptor, _FIRST_NOTE + place):
+            note = os.pread(descriptor, _LONGEST_NOTE, place * _LONGEST_NOTE)
+            return note.decode(errors="replace").strip(" \0\n")
+    return ""
+
+
 @contextmanager
 def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str | None]:
     """Inside the ``with`` block, other runs on this host report the line ``what``.
 
-    If others measure already, ``say`` gets a line that names the latest of them. With ``wait`` the
+    If others measure already, ``say`` gets a line that names one of them. With ``wait`` the
     block is then entered when all have ended, one waiting run at a time. Otherwise it is entered
     at once. It gets that line, or None if no other measures.
     """
@@ -78,8 +106,9 @@ def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str 
     try:
         other = None
         if not _locked(descriptor, _MEASURING, fcntl.F_WRLCK, wait=False):
-            note = os.pread(descriptor, _LONGEST_NOTE, 0).decode(errors="replace").strip()
-            other = f"another kickbench measures on this host ({shorten(printable(note), 150)})"
+            other = "another kickbench measures on this host"
+            if note := _note(descriptor):
+                other += f" ({shorten(printable(note), 150)})"
             if wait:
                 say(f"{other}; waiting for its end")
                 _locked(descriptor, _NEXT, fcntl.F_WRLCK, wait=True)
@@ -89,8 +118,7 @@ def taken(what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[str 
                 say(f"{other}, which disturbs the figures of both; --wait waits for its end")
         _locked(descriptor, _MEASURING, fcntl.F_RDLCK, wait=True)
         _locked(descriptor, _NEXT, fcntl.F_UNLCK, wait=True)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, what.encode()[:_LONGEST_NOTE], 0)
+        _leave_note(descriptor, what)
         yield other
     finally:
         os.close(descriptor)
