@@ -503,6 +503,19 @@ def test_a_second_mode_of_the_latency_comes_before_any_claim(kick: dict[str, Any
     )
 
 
+def test_a_method_most_of_whose_kicks_are_slow_has_no_second_mode(kick: dict[str, Any]) -> None:
+    """Its median shows them. For example, a signal takes 80 times as long as a look at a flag."""
+    changed = copy.deepcopy(kick)
+    slow = {"n": 69, "ns": {"p10": 10.9e3, "p50": 11.7e3, "p90": 20.9e3}, "own": True}
+    for case in changed["cases"]:
+        figures = case["methods"]["sigmask"]
+        figures["n"], figures["slow"] = 74, slow
+    assert not verdict(changed).alarms
+    changed["cases"][1]["methods"]["sigmask"]["slow"] = {**slow, "n": 7}
+    (alarm,) = verdict(changed).alarms
+    assert "7 of 74 (9.5 %) took 10.9 to 20.9 µs" in alarm
+
+
 def test_kicks_that_were_sent_again_are_told_of_all_cases(kick: dict[str, Any]) -> None:
     changed = copy.deepcopy(kick)
     for resent, case in zip((6, 0, 0, 0), changed["cases"], strict=True):
