@@ -94,9 +94,10 @@ def test_a_shell_sees_this_hosts_files_and_cannot_change_them(tmp_path: Path) ->
     file = f"/host{tmp_path}/here"
     said = lab(
         *("shell", "--machine", "arm64", "--", "sh", "-c"),
-        f"uname -m; cat {file}; echo more >> {file} || ls /sys/devices/system/node",
+        f"uname -m; cat {file}; echo more >> {file} || ls /sys/devices/system/node; "
+        "python3 -c \"from kickbench.kvm import Kvm; print('KVM', Kvm().api_version())\"",
     )
-    assert {"aarch64", "a text", "node0", "node1"} <= {*said.split("\n"), *said.split()}
+    assert {"aarch64", "a text", "node0", "node1", "KVM 12"} <= {*said.split("\n"), *said.split()}
     assert (tmp_path / "here").read_text() == "a text\n"
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kickbench.errors import HostError, UsageError
@@ -106,7 +106,13 @@ class Qemu:
 
     @contextlib.contextmanager
     def start(self, machine: str, kernel: Path, order: Order) -> Iterator[Running]:
-        """Start the machine. Each channel is a socket."""
+        """Start the machine. Each channel is a socket.
+
+        Without this host's root, Python inside finds the part of kickbench that the agent has.
+        """
+        agent = agents.prepared(self.uname)
+        if self.platform.root:
+            order = replace(order, environment={**order.environment, "PYTHONPATH": str(agent)})
         names = ("console", "control") if order.terminal else _CHANNELS
         terminal = termios.tcgetattr(0) if order.terminal else None
         with contextlib.ExitStack() as stack:
@@ -119,7 +125,7 @@ class Qemu:
             channels = Channels(*(theirs.get(name) for name in _CHANNELS))  # type: ignore[arg-type]
             process = stack.enter_context(
                 child(
-                    self.command_line(kernel, order.tags, channels, agents.prepared(self.uname)),
+                    self.command_line(kernel, order.tags, channels, agent),
                     terminal=order.terminal is not None,
                     pass_fds=list(theirs.values()),
                     stdin=None if order.terminal else subprocess.DEVNULL,

@@ -20,7 +20,7 @@ import kickbench.lab
 from kickbench.engine.engine import LIBRARY
 from kickbench.engine.protocols import build
 from kickbench.errors import HostError, MeasurementError, StorageError
-from kickbench.lab import agents, emulation
+from kickbench.lab import emulation
 from kickbench.lab.emulator import Limits, environment, execute
 from kickbench.lab.explain import stacks, symbols
 from kickbench.lab.explain.flow import FLOWS, Flow
@@ -121,7 +121,7 @@ def watched(
         )
         command = emulation.Order(
             [emulator.python, "-P", "-m", "kickbench.lab.explain.inside", order.to_json()],
-            environment(_python_path(emulator)),
+            environment({}),
             Path.cwd(),
             [folder],
         )
@@ -149,13 +149,6 @@ def watched(
         functions = symbols.Symbols.of([*of_kernel, *of_process, (*_GUEST, GUEST)])
         flow = FLOWS[emulator.arch]
         yield Watched(jobs, facts, Trace.read(trace, loops), functions, folder, flow)
-
-
-def _python_path(emulator: Qemu) -> dict[str, str]:
-    """The variable that says where Python finds kickbench, if the machine has not ours."""
-    if emulator.place(Path("/")) == Path("/"):
-        return {}
-    return {"PYTHONPATH": str(agents.prepared(emulator.uname))}
 
 
 def _no_room(machine: Machine, folder: Path) -> str:
