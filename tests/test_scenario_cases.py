@@ -515,6 +515,8 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
         ({"irqchip": "ioapic"}, "case.irqchip: expected one of none, split, kernel"),
         ({"arrival": "late"}, "case.arrival: expected one of periodic, poisson, recorded"),
         ({"transport": "pigeon"}, "case.transport: expected one of tgkill"),
+        ({"moment": "noon"}, "case.moment: expected one of no_handler, thread_start, entry"),
+        ({"vms": 0}, "case.vms: expected a number from 1 to 10^9"),
         ({"state": "asleep"}, "case.state: expected one of guest"),
         ({"mix": {}}, "case.mix: expected tuple[MixedExit, ...]"),
         ({"mix": [EXIT]}, "case.mix: expected 1 to 256 exits of the program mix, and of no other"),
@@ -633,6 +635,8 @@ def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() 
         *NOISE,
         "pause_gap_us",
         "order",
+        "moment",
+        "vms",
     )
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}

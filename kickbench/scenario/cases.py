@@ -32,6 +32,7 @@ from kickbench.scenario.kinds import (
     MIN_GAP_US,
     MIN_GAPS,
     MIN_VCPU_RATE,
+    MOMENTS,
     NOISE,
     NOISY_KINDS,
     ORDERS,
@@ -93,6 +94,9 @@ class Case:
 
     Of kind "handover" the program is ``kinds.NO_GUEST``, and the methods are ``kinds.WAYS``.
     ``vcpus`` is 2: the threads of a pair.
+
+    Of kind "lifecycle", ``moment`` (a key of ``kinds.MOMENTS``) is when each fresh vCPU is kicked,
+    and ``vms`` are the VMs wanted of each method over the case.
     """
 
     id: str
@@ -127,6 +131,8 @@ class Case:
     siglock_hz: float | None = None
     pause_gap_us: float | None = None  # None: 500 µs, as before cases had the field
     order: str = DEFAULT_ORDER
+    moment: str | None = None
+    vms: int | None = None
 
     @property
     def has_noise(self) -> bool:
@@ -237,6 +243,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "arrival": tuple(ARRIVALS),
     "transport": tuple(TRANSPORTS),
     "state": tuple(STATES),
+    "moment": tuple(MOMENTS),
     "precision_of": tuple(PRECISION_OF),
     "order": tuple(ORDERS),
 }
@@ -262,11 +269,17 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "siglock_hz": (lambda n: 0.001 <= n <= 1e6, "a number from 0.001 to 1e6"),
     "pause_gap_us": (lambda n: n == 0 or 1 <= n <= 1e6, "0 or a number from 1 to 1e6"),
+    "vms": (lambda n: 1 <= n <= 10**9, "a number from 1 to 10^9"),
     "iterations": (lambda n: 1 <= n <= 100_000, "a number from 1 to 100000"),
 }
 
 # Per kind: the fields that may be None, but not in its cases.
-_NEEDED = {"kick": ("state",), "race": ("window_ns", "kicks"), "nested": ("iterations",)}
+_NEEDED = {
+    "kick": ("state",),
+    "race": ("window_ns", "kicks"),
+    "nested": ("iterations",),
+    "lifecycle": ("moment", "vms"),
+}
 
 
 def _check_values(case: Case) -> None:

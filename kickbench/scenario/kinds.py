@@ -137,6 +137,69 @@ STATES: dict[str, State] = {
 USUAL_STATES = tuple(state.id for state in STATES.values() if state.usual)
 """The states that are measured if a scenario names none."""
 
+
+@dataclass(frozen=True)
+class Moment:
+    """When a fresh vCPU is kicked, in the life of its thread.
+
+    ``name`` follows "kicked" in a sentence. ``kept``: a race-free protocol must answer a kick then.
+    At the other moments the fault is the VMM's, which must not kick then.
+    """
+
+    id: str
+    name: str
+    doc: str
+    kept: bool
+
+
+MOMENTS: dict[str, Moment] = {
+    moment.id: moment
+    for moment in (
+        Moment(
+            "no_handler",
+            "before the signal has a handler",
+            "the thread runs, and the process has no handler of the signal yet",
+            False,
+        ),
+        Moment(
+            "thread_start",
+            "when its thread starts",
+            "the thread runs, and has neither its signal mask nor its protocol yet",
+            True,
+        ),
+        Moment(
+            "entry",
+            "at protocol entry",
+            "the thread sets its signal mask and enters the protocol (kb_enter)",
+            True,
+        ),
+        Moment("first_run", "in its first KVM_RUN", "the first KVM_RUN of the VM", True),
+        Moment(
+            "thread_end",
+            "when its thread ends",
+            "the thread has left its loop, leaves the protocol (kb_leave) and ends",
+            False,
+        ),
+        Moment(
+            "takeover",
+            "when another thread takes it over",
+            "its thread has ended, and another one takes the vCPU over",
+            True,
+        ),
+        Moment(
+            "stale",
+            "by the id of a thread that ended",
+            "another thread runs the vCPU, and the kicker still has the first one's id, which a "
+            "third thread has got; needs root",
+            False,
+        ),
+    )
+}
+"""The moments of the kind lifecycle, by name."""
+
+DEFAULT_VMS = 1000
+"""Fresh VMs of each method in a case of the kind lifecycle."""
+
 HYPERVISOR = "hypervisor"
 """The program of the kind nested: a hypervisor as the guest (L1), which runs a guest of its own
 (L2). A scenario cannot name it."""
@@ -249,6 +312,12 @@ def state_name(state: object) -> str:
     """When a vCPU is kicked in this state, e.g. "in the guest"; a run may name another state."""
     known = STATES.get(str(state))
     return f"in the state {state}" if known is None else known.name
+
+
+def moment_name(moment: object) -> str:
+    """When a fresh vCPU is kicked, e.g. "in its first KVM_RUN"; a run may name another moment."""
+    known = MOMENTS.get(str(moment))
+    return f"at the moment {moment}" if known is None else known.name
 
 
 def precise_metrics(parameters: Mapping[str, Any], crowded: bool) -> tuple[str, ...]:
