@@ -197,6 +197,7 @@ def library() -> ctypes.CDLL:
             ctypes.c_int,
             [c_int32, c_int32, ctypes.c_int, c_uint32, c_uint32, c_void_p],
         ),
+        "kb_live": (ctypes.c_int, [c_void_p, c_void_p, c_void_p]),
         "kb_sizeof": (ctypes.c_size_t, [ctypes.c_char_p]),
         "kb_fields": (POINTER(_Field), [POINTER(ctypes.c_size_t)]),
     }

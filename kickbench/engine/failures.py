@@ -38,6 +38,14 @@ class Failure(ctypes.Structure):
     ]
 
 
+FIRST_RUN_BUG = (
+    "a signal in a VM's first KVM_RUN does that before Linux 6.14, where commit 916b7f42b3b3 mends "
+    "it: use a kernel that has the commit, or kick no vCPU before its first KVM_RUN has returned"
+)
+"""Why every KVM_RUN of a VM fails with ENOMEM. The signal interrupts the creation of the thread
+that recovers huge pages (kvm_mmu_post_init_vm() in arch/x86/kvm/mmu/mmu.c), and nobody tried again.
+"""
+
 CONDUCTOR = 31
 """KB_CONDUCTOR, the kicker that ends blocks."""
 
@@ -137,6 +145,8 @@ def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
         elif failure.error == errno.EAGAIN and failure.kicking:
             # A real-time signal is queued, or not sent (__send_signal_locked, kernel/signal.c).
             hint = "; its signal was not sent: raise the limit of pending signals (ulimit -i)"
+        elif failure.error == errno.ENOMEM and what == "KVM_RUN":
+            hint = f"; {FIRST_RUN_BUG}"
         return f"{who}: {what} failed: {_error(failure.error)}{hint}"
     reason = abi.exit_reason_name(failure.exit_reason)
     detail = ""

@@ -33,6 +33,7 @@ INTERRUPTIONS = 100  # more of them in a row are no signals that are no business
 SYS_PIDFD_SEND_SIGNAL = 424  # the same on all architectures, as of all newer calls
 SYS_PIDFD_OPEN = 434
 PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
+LAST_ID = "/proc/sys/kernel/ns_last_pid"  # with CONFIG_CHECKPOINT_RESTORE
 _FORBIDDEN = {errno.EPERM, errno.EACCES}
 
 _PROPOSED = "proposed in 2015, in no released kernel; kickbench lab has it"
@@ -59,6 +60,7 @@ class Capabilities:
     (PIDFD_SIGNAL_THREAD) was tried on the calling thread, where ``pidfd_forbidden`` is EPERM.
     ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
     hypervisor itself, else the reason why not. ``machine`` is the architecture, as in uname(2).
+    ``last_id_settable``: a new thread can be given the id of one that ended (kernel.ns_last_pid).
     """
 
     path: str
@@ -80,6 +82,7 @@ class Capabilities:
     halts_inside: bool = False
     nested: str | None = "KVM is not usable"
     counter_khz: int | None = None
+    last_id_settable: bool = False
 
 
 def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
@@ -89,7 +92,12 @@ def probe(kvm_path: str | Path = DEVICE) -> Capabilities:
     try:
         machine = arch.current()
         error = _error_of_pidfd()
-        found = replace(found, pidfd_thread=error == 0, pidfd_forbidden=error in _FORBIDDEN)
+        found = replace(
+            found,
+            pidfd_thread=error == 0,
+            pidfd_forbidden=error in _FORBIDDEN,
+            last_id_settable=os.access(LAST_ID, os.W_OK),
+        )
         with Kvm(path, machine.LOAD_KVM) as kvm:
             for step in (_ask, _run_a_guest, _try_proposed, _try_irqchips, _try_halting):
                 found = step(kvm, found)

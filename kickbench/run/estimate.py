@@ -114,7 +114,7 @@ class Estimate:
             for metric, figure in self._figures.items()
             if metric in self._wanted or case.kind != "exits"
         ]
-        if case.kind == "race" or not judged:
+        if case.kind in schedule.COUNTING or not judged:
             return False
         inflation = 1.0
         if case.processes > 1:
@@ -133,9 +133,9 @@ class Estimate:
 
     def _compared(self) -> list[int]:
         """The entries that are compared with the baseline: the other methods, or the control if
-        there are none. A race compares nothing, and shows all entries.
+        there are none. A race and a lifecycle compare nothing, and show all entries.
         """
-        if self._case.kind == "race":
+        if self._case.kind in schedule.COUNTING:
             return list(range(len(self._participants)))
         others = [
             index

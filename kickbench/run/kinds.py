@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of what the engine measures: for each kind of case, who kicks how, and what is kept.
 
-The kinds nested and handover have rounds of their own: see :mod:`kickbench.run.nested` and
-:mod:`kickbench.run.handover`.
+The kinds nested, handover and lifecycle have rounds of their own: see :mod:`kickbench.run.nested`,
+:mod:`kickbench.run.handover` and :mod:`kickbench.run.lifecycle`.
 
 The records have the columns of the tables in :mod:`kickbench.results.tables`, with ``entry`` (an
 index into the schedule's participants) in place of the method. Standard library only.
@@ -702,7 +702,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
-_OTHER_KICKERS = {"nested": 1, "handover": 0}
+_OTHER_KICKERS = {"nested": 1, "handover": 0, "lifecycle": 1}
 """The kicking threads of the kinds that are not the engine's: one interrupts L2."""
 
 

@@ -214,6 +214,11 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
             f"one thread sends all foreign signals of a case, at most {MAX_KICKS_HZ:,} a second: "
             "lower foreign_signals_hz"
         )
+    if case.moment == "stale" and not capabilities.last_id_settable:
+        return (
+            "no thread can be given the id of one that ended (kernel.ns_last_pid): it needs root, "
+            "and a kernel with CONFIG_CHECKPOINT_RESTORE"
+        )
     if case.kickers > MAX_KICKERS:
         return (
             f"a case has at most {MAX_KICKERS} kicking threads, not {case.kickers}: lower kickers"

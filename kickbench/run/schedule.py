@@ -29,7 +29,11 @@ BLOCK_NS = {
     "nested": 50_000_000,
     # So are those of this kind: the bench gives a sign of life after each pair.
     "handover": 50_000_000,
+    # A VM, with all that it takes to build it.
+    "lifecycle": 50_000_000,
 }
+COUNTING = ("race", "lifecycle")
+"""The kinds that count kicks, and compare no times."""
 HALTED_BLOCK_NS = 60_000_000
 MAX_PAUSE_BLOCK_NS = 2_000_000_000
 MAX_BLOCK_NS = 250_000_000
@@ -73,11 +77,13 @@ class Entry:
 def entries(case: Case) -> list[Entry]:
     """The participants: each method once, and the baseline once more in each other role.
 
-    A race compares no times, so it has no control. The guest hypervisor of the kind nested has no
-    second copy, so it has no placebo, and nor have the pairs of the kind handover.
+    A race and a lifecycle compare no times, so they have no control. The guest hypervisor of the
+    kind nested has no second copy, so it has no placebo, and nor have the pairs of the kind
+    handover.
     """
     roles: dict[str, tuple[Role, ...]] = {
         "race": (),
+        "lifecycle": (),
         "nested": ("control",),
         "handover": ("control",),
     }
@@ -90,7 +96,7 @@ def is_compared(case: Case, entry: Entry) -> bool:
     """Whether the entry has a figure that can be compared with the baseline's."""
     if case.kind == "nested":
         return entry.method in ITERATIONS and ITERATIONS[entry.method].compared
-    return case.kind != "race"
+    return case.kind not in COUNTING
 
 
 def generator(case: Case, *which: int) -> Random:

@@ -9,7 +9,6 @@ the current round. It imports the standard library only, and ends with the runne
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -28,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from kickbench import arch
 from kickbench.affinity import pinned
+from kickbench.closing import end_with
 from kickbench.engine.engine import Clock, Engine, StuckVcpuError
+from kickbench.engine.lifecycle import Vmm
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
@@ -40,6 +41,7 @@ from kickbench.kvm import Kvm
 from kickbench.nested.guest import NestedGuest
 from kickbench.run import kinds, schedule, states
 from kickbench.run.handover import HandoverBench
+from kickbench.run.lifecycle import LifecycleBench
 from kickbench.run.nested import NestedBench
 from kickbench.run.placement import Whereabouts, remarks
 from kickbench.scenario.cases import Case
@@ -55,7 +57,6 @@ _HINTS = {
     errno.EMFILE: ": raise the limit of open files (ulimit -n), or use fewer vCPUs",
     errno.ENOMEM: ": use fewer vCPUs, a lower exit rate or shorter blocks",
 }
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,6 @@ def _keep_channel() -> None:
 
 def _say(event: str, **what: Any) -> None:
     print(json.dumps({"event": event, **what}), file=_channel, flush=True)
-
-
-def _die_with_runner(runner_pid: int) -> None:
-    """Get SIGKILL when the runner ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != runner_pid:
-        sys.exit(EXIT_MEASUREMENT)
 
 
 def _asked_to_stop() -> bool:
@@ -289,8 +283,33 @@ def _handover_bench(
     yield bench
 
 
-# The kinds that are not the engine's.
-_BENCHES = {"nested": _nested_bench, "handover": _handover_bench}
+@contextmanager
+def _lifecycle_bench(
+    order: Order,
+    participants: list[schedule.Entry],
+    rng: Random,
+    warnings: list[str],
+) -> Iterator[kinds.Bench]:
+    (vcpu_cpus,) = order.vcpu_cpus
+    if mixed := mixture(vcpu_cpus):
+        warnings.append(mixed)
+    vmm = Vmm(
+        _choose_clock(order, warnings),
+        vcpu_cpus,
+        order.kicker_cpus,
+        order.case.irqchip,
+        order.case.transport,
+        {name: load(Path(path), name) for name, path in order.protocols.items()},
+    )
+    yield LifecycleBench(order.case, vmm, participants, rng)
+
+
+# The kinds whose rounds are not the engine's.
+_BENCHES = {
+    "nested": _nested_bench,
+    "handover": _handover_bench,
+    "lifecycle": _lifecycle_bench,
+}
 
 
 class _EngineBench:
@@ -421,7 +440,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_channel()
     order = Order.from_json(sys.stdin.readline())
-    _die_with_runner(order.runner_pid)
+    if not end_with(order.runner_pid):
+        sys.exit(EXIT_MEASUREMENT)
     # Two descriptors for each vCPU, and as much locked memory as this process may have.
     for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK):
         hard = resource.getrlimit(limit)[1]

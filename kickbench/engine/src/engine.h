@@ -290,6 +290,58 @@ KB_EXPORT int64_t kb_clock_warp_cycles(int cpu_a, int cpu_b, uint32_t rounds);
 KB_EXPORT int kb_handover(int32_t first_cpu, int32_t second_cpu, int clock_is_counter,
 			  uint32_t handovers, uint32_t bouts, uint64_t *cycles);
 
+/* -- lifecycle.c --------------------------------------------------------------------------------
+ */
+
+/*
+ * When a vCPU is kicked. At the first two its thread waits until the kick was sent. At the others
+ * it goes on, and the kick comes `delay_ns` after the moment began.
+ */
+enum kb_moment {
+	KB_NO_HANDLER,	 /* its thread runs, and the signal has no handler yet */
+	KB_THREAD_START, /* there is a handler, and the thread has not begun to use the protocol */
+	KB_ENTRY,	 /* it sets its mask, then kb_enter */
+	KB_FIRST_RUN,	 /* the first KVM_RUN of the VM */
+	KB_THREAD_END,	 /* the thread has left its loop: kb_leave, then it ends */
+	KB_TAKEOVER,	 /* the vCPU's thread has ended, and another takes the vCPU over */
+	KB_STALE,	 /* the other runs it, and the kicker has the id of the first thread, which
+			    a third one has got by now */
+};
+
+/* What became of the kick. One that ended the process is for the caller to see. */
+enum kb_fate {
+	KB_ANSWERED,
+	KB_LATE,     /* it took longer than late_after_ns, waits for a CPU apart */
+	KB_LOST,     /* the guest still ran after lost_after_ns, or the thread ended */
+	KB_REFUSED,  /* as KB_LOST, but kb_kick said so */
+	KB_POISONED, /* KVM_RUN failed, and so did all that followed */
+};
+
+struct kb_life_plan {
+	const struct kb_protocol *protocol;
+	uint64_t delay_ns;
+	uint64_t late_after_ns;
+	uint64_t lost_after_ns;
+	uint32_t moment; /* enum kb_moment */
+	uint32_t reserved;
+};
+
+struct kb_life {
+	uint64_t latency; /* cycles until the protocol knew of the kick; 0: it never did */
+	uint64_t waited;  /* cycles of these in which the vCPU's thread waited for a CPU */
+	uint32_t fate;	  /* enum kb_fate */
+	uint32_t met;	  /* the kick was sent before the moment was over */
+	int32_t error;	  /* errno: of KVM_RUN when poisoned, of kb_kick when refused */
+	uint32_t reserved;
+};
+
+/*
+ * One kick of the only vCPU of a VM that never ran, by the calling thread. 0 or an errno. Threads
+ * and memory stay: the caller's process is to end.
+ */
+KB_EXPORT int kb_live(const struct kb_config *config, const struct kb_life_plan *plan,
+		      struct kb_life *life);
+
 /* The version of the hooks and of struct kb_vcpu that a protocol must be built against. */
 extern KB_EXPORT const uint32_t kb_abi; /* KB_PROTOCOL_ABI */
 

@@ -156,6 +156,18 @@ static const struct kb_field fields[] = {
     FIELD(pause, rescues),
     FIELD(pause, not_run),
     FIELD(pause, reserved),
+    FIELD(life_plan, protocol),
+    FIELD(life_plan, delay_ns),
+    FIELD(life_plan, late_after_ns),
+    FIELD(life_plan, lost_after_ns),
+    FIELD(life_plan, moment),
+    FIELD(life_plan, reserved),
+    FIELD(life, latency),
+    FIELD(life, waited),
+    FIELD(life, fate),
+    FIELD(life, met),
+    FIELD(life, error),
+    FIELD(life, reserved),
 };
 
 const struct kb_field *kb_fields(size_t *count)
@@ -180,6 +192,8 @@ size_t kb_sizeof(const char *name)
 	    {"plan", sizeof(struct kb_plan)},
 	    {"kick_record", sizeof(struct kb_kick_record)},
 	    {"pause", sizeof(struct kb_pause)},
+	    {"life_plan", sizeof(struct kb_life_plan)},
+	    {"life", sizeof(struct kb_life)},
 	    {"guest_params", sizeof(struct kb_guest_params)},
 	    {"vcpu", sizeof(struct kb_vcpu)},
 	    {"field", sizeof(struct kb_field)},

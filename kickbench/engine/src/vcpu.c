@@ -440,6 +440,7 @@ void identify_thread(struct vcpu_thread *t)
 	t->v.tid = (pid_t)syscall(SYS_gettid);
 	t->v.pidfd = note_lack(t, (int)syscall(SYS_pidfd_open, t->v.tid, PIDFD_THREAD));
 	t->pidfd_error = t->v.pidfd < 0 ? errno : 0;
+	t->schedstat_fd = open_of_thread(t, "schedstat");
 }
 
 void become_vcpu(struct vcpu_thread *t)
@@ -454,7 +455,6 @@ static void prepare_thread(struct vcpu_thread *t)
 {
 	become_vcpu(t);
 	identify_thread(t);
-	t->schedstat_fd = open_of_thread(t, "schedstat");
 	t->stat_fd = open_of_thread(t, "stat");
 	pthread_getcpuclockid(pthread_self(), &t->cpu_clock);
 	t->samples = allocate(t->engine, t->engine->samples_capacity * sizeof(uint32_t));
