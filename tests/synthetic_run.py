@@ -20,6 +20,7 @@ import numpy as np
 from arrays import dtype_of
 from numpy.typing import NDArray
 
+from kickbench.engine.lifecycle import FATES
 from kickbench.results.tables import (
     QUANTILES,
     combine,
@@ -28,7 +29,7 @@ from kickbench.results.tables import (
     tables_of_case,
 )
 from kickbench.results.writer import RunWriter
-from kickbench.run import handover, kinds, nested
+from kickbench.run import handover, kinds, lifecycle, nested
 from kickbench.run.handover import BOUTS, HANDOVERS
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
@@ -41,6 +42,7 @@ KICKS, KICK_BLOCKS = dtype_of(kinds.KICKS), dtype_of(kinds.KICK_BLOCKS)
 PAUSES, RACES = dtype_of(kinds.PAUSES), dtype_of(kinds.RACES)
 NOISE_ROWS = dtype_of(kinds.NOISE_ROWS)
 NESTED, HANDOVER_ROWS = dtype_of(nested.NESTED), dtype_of(handover.HANDOVER_ROWS)
+LIVES = dtype_of(lifecycle.LIVES)
 DTYPES: dict[str, np.dtype[Any]] = {
     "blocks": BLOCKS,
     "exit_histograms": HISTOGRAMS,
@@ -52,6 +54,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "nested": NESTED,
     "handovers": HANDOVER_ROWS,
     "noise": NOISE_ROWS,
+    "lives": LIVES,
 }
 """What a worker's arrays have, by table."""
 
@@ -215,6 +218,13 @@ def handover_case(**other: Any) -> dict[str, Any]:
         "baseline": "handover",
         **other,
     }
+
+
+def lifecycle_case(moment: str = "first_run", **other: Any) -> dict[str, Any]:
+    """The JSON form of one case of the kind lifecycle; ``other`` replaces single fields."""
+    name = f"lifecycle-{moment}-{other.get('transport', 'tgkill')}-local"
+    mine = {"moment": moment, "vms": 100}
+    return _kicking_case("lifecycle", name, 1, "spin") | mine | other
 
 
 def _kicking_case(kind: str, name: str, vcpus: int, program: str) -> dict[str, Any]:
@@ -607,6 +617,44 @@ def handover_arrays(
     return {"handovers": np.concatenate(rows)}
 
 
+def lifecycle_arrays(
+    parameters: Mapping[str, Any],
+    process: int,
+    *,
+    fates: Mapping[str, Mapping[str, int]] = {},
+    met: float = 0.5,
+    error: int = 12,
+    shift_ns: float = 0.0,
+    control_shift_ns: float = 0.0,
+    rounds: int = 20,
+    hz: float = HZ,
+    noise: float = 0.004,
+    seed: int = 1,
+) -> dict[str, NDArray[Any]]:
+    """What one worker process returns for a case of the kind lifecycle.
+
+    ``fates`` has by method how many of its VMs had a fault, the first ones: all others answered.
+    ``met`` is the share of kicks in time, the first ones as well. ``error`` is that of VMs that
+    were poisoned or refused. Shifts and noise have no meaning here.
+    """
+    rng = _rng(parameters, process, seed)
+    methods = parameters["methods"]
+    order = _order(rng, rounds, len(methods))
+    rows = np.zeros(order.size, LIVES)
+    _place(rows, order)
+    for entry, method in enumerate(methods):
+        mine = np.flatnonzero(rows["entry"] == entry)
+        rows["met"][mine[: round(met * len(mine))]] = 1
+        for fate, count in fates.get(method, {}).items():
+            rows["fate"][mine[:count]] = FATES.index(fate)
+            mine = mine[count:]
+    rows["error"] = np.where(np.isin(rows["fate"], (3, 4)), error, 0)
+    rows["delay_ns"] = rng.integers(10, 300_000, len(rows))
+    took = np.rint(30_000 * (1 + rng.random(len(rows))) * hz / 1e9)
+    rows["latency_cycles"] = np.where(rows["fate"] <= 1, took, 0)
+    return {"lives": rows}
+
+
 ARRAYS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
     "exits": worker_arrays,
     "kick": kick_arrays,
@@ -614,6 +662,7 @@ ARRAYS: dict[str, Callable[..., dict[str, NDArray[Any]]]] = {
     "race": race_arrays,
     "nested": nested_arrays,
     "handover": handover_arrays,
+    "lifecycle": lifecycle_arrays,
 }
 
 
@@ -751,6 +800,7 @@ def build(
     of_kicks: Mapping[str, Any] = {},
     nested: Mapping[str, Any] = {},
     handover: Mapping[str, Any] = {},
+    lives: Mapping[str, Any] = {},
     **arguments: Any,
 ) -> Path:
     """Write a run into the results folder ``path`` and return the run's folder.
@@ -759,7 +809,7 @@ def build(
     host can run them, ``paced``. ``others`` is the share of CPU time that others took.
     ``shift_ns`` is what every method costs more per exit than the baseline, a number or a function
     of the case. Other arguments go to the arrays of exits,
-    ``of_kicks``, ``nested`` and ``handover`` to those of these kinds.
+    ``of_kicks``, ``nested``, ``handover`` and ``lives`` to those of these kinds.
     """
     parameters = [dict(item) for item in (sweep() if cases is None else cases)]
     with RunWriter.create(
@@ -779,7 +829,13 @@ def build(
             if item["exit_rate_hz"] is not None and not paced:
                 writer.mark(item["id"], "skipped", "this host has no node 1")
                 continue
-            of_kind = {"exits": arguments, "kick": of_kicks, "nested": nested, "handover": handover}
+            of_kind = {
+                "exits": arguments,
+                "kick": of_kicks,
+                "nested": nested,
+                "handover": handover,
+                "lifecycle": lives,
+            }
             tables = case_tables(
                 item,
                 shift_ns=shift_ns(item) if callable(shift_ns) else shift_ns,

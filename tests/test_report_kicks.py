@@ -54,6 +54,7 @@ def every_column(kind: str) -> list[Column]:
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     cases = [*synthetic_run.kick_sweep(), synthetic_run.case(2), synthetic_run.case(4)]
     cases += [synthetic_run.nested_case(), synthetic_run.handover_case()]
+    cases += [synthetic_run.lifecycle_case()]
     return build(tmp_path_factory.mktemp("mixed"), cases)
 
 
@@ -269,10 +270,10 @@ def test_a_race_that_sent_nothing_is_no_error(race: dict[str, Any]) -> None:
 
 
 def test_a_race_cut_short_is_noted(race: dict[str, Any]) -> None:
-    assert not [note for note in notes(race) if "wanted number of kicks landed" in note.text]
+    assert not [note for note in notes(race) if "wanted number of kicks" in note.text]
     changed = copy.deepcopy(race)
     changed["cases"][0]["kicks_wanted"] = 10**6
-    (note,) = [note for note in notes(changed) if "wanted number of kicks landed" in note.text]
+    (note,) = [note for note in notes(changed) if "wanted number of kicks" in note.text]
     assert note.text.startswith("1 of 2 cases ended before")
 
 
@@ -586,12 +587,12 @@ def test_rescued_pauses_are_told(tmp_path: Path) -> None:
 
 def test_several_kinds_are_told_in_order_and_briefly(mixed: RunData) -> None:
     lines = verdict(mixed.summary).lines
-    kinds = ("exits", "race", "kick", "pause_all", "nested", "handover")
+    kinds = ("exits", "race", "kick", "pause_all", "nested", "handover", "lifecycle")
     heads = [ANSWERS[kind](mixed.summary, ())[0] for kind in kinds]
     places = [lines.index(head) for head in heads]
     assert places == sorted(places)
     assert places[0] == 0
-    assert len(lines) < 11
+    assert len(lines) < 12
     assert "per quiet exit, " in lines[-1]
     assert "per kick at p50, " in lines[-1]
     assert "per pause, " in lines[-1]

@@ -122,6 +122,7 @@ def test_a_kind_knows_its_tables():
     assert [t.name for t in tables_of("race")] == ["races"]
     assert [t.name for t in tables_of("nested")] == ["nested"]
     assert [t.name for t in tables_of("handover")] == ["handovers"]
+    assert [t.name for t in tables_of("lifecycle")] == ["lives"]
     assert tables_of("telepathy") == ()
 
 

@@ -517,6 +517,7 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
         ({"transport": "pigeon"}, "case.transport: expected one of tgkill"),
         ({"moment": "noon"}, "case.moment: expected one of no_handler, thread_start, entry"),
         ({"vms": 0}, "case.vms: expected a number from 1 to 10^9"),
+        ({"kind": "lifecycle"}, "case.moment: expected one, for the kind is lifecycle"),
         ({"state": "asleep"}, "case.state: expected one of guest"),
         ({"mix": {}}, "case.mix: expected tuple[MixedExit, ...]"),
         ({"mix": [EXIT]}, "case.mix: expected 1 to 256 exits of the program mix, and of no other"),
@@ -686,7 +687,7 @@ def test_a_control_of_what_an_exit_costs_takes_part_in_exits_only() -> None:
     assert by_kind.pop("exits") == tuple(methods)
     assert by_kind.pop("nested") == tuple(ITERATIONS)
     assert by_kind.pop("handover") == tuple(WAYS)
-    assert set(by_kind) == {"kick", "pause_all", "race"}
+    assert set(by_kind) == {"kick", "pause_all", "race", "lifecycle"}
     assert set(by_kind.values()) == {("sigmask", "immediate_exit")}
 
 

@@ -121,6 +121,7 @@ def test_a_minimal_file_gets_the_documented_defaults(write: Any) -> None:
         "nested": None,
         "pause_all": None,
         "noise": None,
+        "lifecycle": None,
     }
 
 
@@ -216,7 +217,7 @@ SECONDS = "expected a number of seconds above 0 and at most 86400"
 PROCESSES = "expected a whole number from 1 to 100"
 PROGRAM = "expected one of pm_timer, pio_out, mmio, mmio_write, hlt, mix, spin"
 METHOD = f"expected one of {', '.join(CATALOGUE)}, or a C file (as in ./my_protocol.c) or a library"
-KIND = "expected one of exits, kick, pause_all, race, nested, handover"
+KIND = "expected one of exits, kick, pause_all, race, nested, handover, lifecycle"
 STATE = f"expected one of {', '.join(STATES)}"
 TRANSPORT = "expected one of tgkill, tgkill_rt, pidfd, timer"
 KICK_RATE = "expected 0 (no kicks) or a number of kicks per second from 0.001 to 1e6"
@@ -528,6 +529,18 @@ BAD = {
     "transports in vain beside nested": (
         measure(kinds=["nested"], transports="pidfd"),
         "bad.toml: measure.transports is set, but nothing kicks: measure.kinds is nested",
+    ),
+    "lifecycle table in vain": (
+        scenario(lifecycle={}),
+        'bad.toml: lifecycle: this table is for the kind "lifecycle"; add it to measure.kinds, or',
+    ),
+    "a moment that there is not": (
+        scenario(measure={"kinds": "lifecycle"}, lifecycle={"moments": ["frist_run"]}),
+        "lifecycle.moments[0]: expected one of no_handler, thread_start, entry, first_run, thread",
+    ),
+    "no fresh VM": (
+        scenario(measure={"kinds": "lifecycle"}, lifecycle={"vms": 0}),
+        "lifecycle.vms: expected a whole number from 1 to 10^9, found 0",
     ),
     "nested table in vain": (
         scenario(nested={}),

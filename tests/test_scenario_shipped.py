@@ -31,6 +31,7 @@ def test_these_are_shipped() -> None:
         "exit_throughput",
         "instruction_counts",
         "kick_latency",
+        "lifecycle",
         "moments",
         "nested_immediate_exit",
         "numa_siglock",
@@ -314,6 +315,7 @@ def test_the_reference_names_every_key() -> None:
         model.Nested,
         model.Noise,
         model.PauseAll,
+        model.Lifecycle,
     )
     scalars = {key for table in tables for key in table.model_fields} - {
         "vm",
@@ -325,6 +327,7 @@ def test_the_reference_names_every_key() -> None:
         "nested",
         "noise",
         "pause_all",
+        "lifecycle",
     }
     # "vcpus" is a key of four tables.
     assert named == scalars

@@ -128,7 +128,9 @@ METRICS: dict[str, Metric] = {
         _counted("instructions_per_exit", "instructions per exit", "exits", "exit"),
         _counted("instructions_per_kick", "instructions per kick", "kick", "kick", since=2),
         _counted("instructions_per_send", "instructions to send a kick", "kick", "send"),
-        _share("lost", "kicks lost", ("kick", "race"), "lost", ("sent",), since=2),
+        _share("lost", "kicks lost", ("kick", "race", "lifecycle"), "lost", ("sent",), since=2),
+        _share("killed", "VMMs killed by a kick", ("lifecycle",), "killed", ("sent",)),
+        _share("poisoned", "VMs poisoned by a kick", ("lifecycle",), "poisoned", ("sent",)),
         _share("rescued", "pauses rescued", ("pause_all",), "rescued", ("n", "rescued"), since=2),
         _estimated("round_trip_p50_ns", "round trip to L2 p50", "nested"),
         # Only a difference: its levels are those of round_trip_p50_ns.

@@ -473,6 +473,45 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            name="lives",
+            doc="one row per fresh VM, which is kicked once",
+            kinds=("lifecycle",),
+            max_rows=2**25,
+            columns=(
+                *_PLACE,
+                *_WHO,
+                Column(
+                    "fate",
+                    pa.int8(),
+                    "",
+                    "what became of the kick. 0: answered; 1: late; 2: lost; 3: refused; "
+                    "4: poisoned; 5: killed",
+                ),
+                Column("met", pa.bool_(), "", "the kick was sent before the moment was over"),
+                Column(
+                    "error",
+                    pa.int32(),
+                    "",
+                    "errno of KVM_RUN if poisoned, of the kick if refused; else 0",
+                ),
+                Column(
+                    "delay_ns", pa.int64(), "ns", "from the moment's begin until the kick was due"
+                ),
+                Column(
+                    "latency_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "until the protocol knew of the kick; 0: it never did",
+                ),
+                Column(
+                    "waited_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "time of these in which the vCPU's thread waited for a CPU",
+                ),
+            ),
+        ),
+        Table(
             name="observed_ways",
             doc="the ways in which each vCPU left KVM_RUN while it was looked at closely",
             kinds=("observed",),

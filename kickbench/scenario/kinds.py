@@ -304,6 +304,10 @@ KINDS: dict[str, str] = {
         "is pending, and how much that guest works meanwhile"
     ),
     "handover": "time to hand a cache line from one CPU to another, for each pair of CPUs",
+    "lifecycle": (
+        "kicks of fresh VMs that were lost, late or refused, killed the VMM, or poisoned the VM, "
+        "by the moment in the life of the vCPU's thread"
+    ),
 }
 """The kinds of measurement, each with what it yields, for people."""
 

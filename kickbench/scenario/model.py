@@ -50,6 +50,7 @@ from kickbench.scenario.kinds import (
     DEFAULT_PAUSE_GAP_US,
     DEFAULT_SIGLOCK_HZ,
     DEFAULT_TRANSPORT,
+    DEFAULT_VMS,
     KINDS,
     MAX_GAP_US,
     MAX_GAPS,
@@ -60,6 +61,7 @@ from kickbench.scenario.kinds import (
     MIN_GAP_US,
     MIN_GAPS,
     MIN_VCPU_RATE,
+    MOMENTS,
     NOISY_KINDS,
     ORDERS,
     PRECISION_OF,
@@ -162,6 +164,7 @@ ProgramName = Annotated[str, OneOf(tuple(PROGRAMS))]
 KindName = Annotated[str, OneOf(tuple(KINDS))]
 StateName = Annotated[str, OneOf(tuple(STATES))]
 OrderName = Annotated[str, OneOf(tuple(ORDERS))]
+MomentName = Annotated[str, OneOf(tuple(MOMENTS))]
 TransportName = Annotated[str, OneOf(tuple(TRANSPORTS))]
 
 
@@ -648,11 +651,33 @@ class Noise(Table):
         return self
 
 
-_TABLE_OF_KIND: dict[str, type[Kick] | type[PauseAll] | type[Race] | type[Nested]] = {
+class Lifecycle(Table):
+    """The axes of the kind lifecycle, and the number of its VMs."""
+
+    moments: Axis[MomentName] = Field(
+        default=tuple(MOMENTS),
+        description="When each fresh vCPU is kicked, in the life of its thread. A list is an axis "
+        "of the sweep.",
+    )
+    vms: Annotated[
+        int,
+        Field(strict=True, ge=1, le=10**9),
+        expecting("a whole number from 1 to 10^9"),
+    ] = Field(
+        default=DEFAULT_VMS,
+        description="How many fresh VMs each method should get in a case. measure.max_seconds ends "
+        "the case in any event.",
+    )
+
+
+_TABLE_OF_KIND: dict[
+    str, type[Kick] | type[PauseAll] | type[Race] | type[Nested] | type[Lifecycle]
+] = {
     "kick": Kick,
     "pause_all": PauseAll,
     "race": Race,
     "nested": Nested,
+    "lifecycle": Lifecycle,
 }
 
 
@@ -717,6 +742,11 @@ class Scenario(Table):
         "and race. Default: nothing.",
     )
 
+    lifecycle: Lifecycle | None = Field(
+        default_factory=lambda data: Lifecycle() if "lifecycle" in data["measure"].kinds else None,
+        description="The axes of the kind lifecycle. Only with that kind in measure.kinds.",
+    )
+
     @property
     def kicked_vcpus(self) -> tuple[int, ...]:
         """Number of vCPUs in the cases with kicks of ``guest.kick_rate_hz``."""
@@ -731,8 +761,8 @@ class Scenario(Table):
     @field_validator(*_TABLE_OF_KIND)
     @classmethod
     def _table_of_a_kind_that_is_measured(
-        cls, table: Kick | PauseAll | Race | Nested | None, info: ValidationInfo
-    ) -> Kick | PauseAll | Race | Nested | None:
+        cls, table: Kick | PauseAll | Race | Nested | Lifecycle | None, info: ValidationInfo
+    ) -> Kick | PauseAll | Race | Nested | Lifecycle | None:
         kind = str(info.field_name)
         measure = info.data.get("measure")
         if measure is None:  # wrong itself

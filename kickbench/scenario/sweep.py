@@ -181,6 +181,14 @@ def _hypervisor(scenario: Scenario) -> Choices:
     ]
 
 
+def _moments(scenario: Scenario) -> Choices:
+    assert scenario.lifecycle is not None
+    return [
+        {"moment": moment, "vms": scenario.lifecycle.vms, "vcpus": 1}
+        for moment in scenario.lifecycle.moments
+    ]
+
+
 def _pairs(_: Scenario) -> Choices:
     """The pairs of CPUs are no axis: which there are is this host's."""
     return [
@@ -226,6 +234,9 @@ SWEEPS: dict[str, Sweep] = {
     ),
     "nested": Sweep((_hypervisor, _placements), "{placement}"),
     "handover": Sweep((_pairs, _placements), "{placement}"),
+    "lifecycle": Sweep(
+        (_spin, _moments, _placements, _transports), "{moment}-{transport}-{placement}"
+    ),
 }
 """Each kind of :data:`~kickbench.scenario.kinds.KINDS`."""
 
@@ -300,6 +311,7 @@ def _words(case: Case) -> dict[str, str]:
     return {
         "program": case.program,
         "state": case.state or "",
+        "moment": case.moment or "",
         "window": f"{_number(case.window_ns or 0.0)}ns",
         "vcpus": f"{case.vcpus}vcpu",
         "kickers": f"{case.kickers}kicker",

@@ -41,6 +41,7 @@ from kickbench.results.schema import (
     fail,
 )
 from kickbench.scenario.kinds import INJECTION, MAX_GAPS
+from kickbench.summary.lifecycle import FAULTS, at_risk
 from kickbench.summary.observed import MOST_WAYS
 
 Signed = Annotated[float, Field(ge=-1e18, le=1e18)]
@@ -378,6 +379,62 @@ class _RaceMethod(_KickCounts, _Method):
         return self
 
 
+class _FaultBounds(_Found):
+    late: Share | None
+    lost: Share | None
+    refused: Share | None
+    poisoned: Share | None
+    killed: Share | None
+
+
+class _FaultIntervals(_Found):
+    late: Shares | None
+    lost: Shares | None
+    refused: Shares | None
+    poisoned: Shares | None
+    killed: Shares | None
+
+
+class _LifeMethod(_Method):
+    sent: Count
+    met: Count
+    answered: Count
+    late: Count
+    lost: Count
+    refused: Count
+    poisoned: Count
+    killed: Count
+    upper95: _FaultBounds
+    ci95: _FaultIntervals
+    poisoned_by: Line | None
+    latency_ns: _PauseTimes
+    race_free_claim: bool | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        counts = self._counts()
+        if self.answered + sum(counts.values()) != self.sent or self.met > self.sent:
+            raise ValueError("the fates of the kicks are not as many as were sent")
+        for name, count in counts.items():
+            of = at_risk(count, self.met, self.sent)
+            share, upper = count / of if of else None, getattr(self.upper95, name)
+            interval = getattr(self.ci95, name)
+            if (share is None) is not (upper is None) or not _at_most(share or 0.0, upper or 0.0):
+                raise ValueError(f"upper95.{name} must be there, and be above the share")
+            if (share is None) is not (interval is None):
+                raise ValueError(f"ci95.{name} must be there if kicks came in time, and only then")
+            _check_within(share, interval, f"ci95.{name}")
+        if bool(self.poisoned) is (self.poisoned_by is None):
+            raise ValueError("poisoned_by must be there if a VM was poisoned, and only then")
+        return self
+
+    def _counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in FAULTS}
+
+    def faults(self) -> _Faults:
+        return _Faults(self._counts(), self.sent, self.race_free_claim)
+
+
 class _Spread(_Found):
     """Quantiles and a mean, which is not above the maximum. Without data all of them are null."""
 
@@ -491,7 +548,17 @@ class _Shift(_Found):
 
 class _Finding(_Found):
     method: Line
-    what: Literal["lost", "spurious", "rescued", "doubled", "late", "stood_still"]
+    what: Literal[
+        "lost",
+        "spurious",
+        "rescued",
+        "doubled",
+        "late",
+        "stood_still",
+        "refused",
+        "poisoned",
+        "killed",
+    ]
     count: Annotated[Count, Field(ge=1)]
     of: Count
     race_free_claim: bool | None
@@ -571,6 +638,12 @@ class _FoundRaces(_FoundCase):
     metrics = ()
     control_apart = False
     methods: dict[Line, _RaceMethod]
+
+
+class _FoundLives(_FoundCase):
+    metrics = ()
+    control_apart = False
+    methods: dict[Line, _LifeMethod]
 
 
 class _NestedCase(_Found):
@@ -819,6 +892,7 @@ _FOUND: dict[str, type[_FoundCase]] = {
     "race": _FoundRaces,
     "nested": _FoundNested,
     "handover": _FoundHandovers,
+    "lifecycle": _FoundLives,
     "observed": _FoundObserved,
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kickbench.results.reader import CaseRecord, RunReader
-from kickbench.scenario.kinds import MAX_KICKERS, state_name
+from kickbench.scenario.kinds import MAX_KICKERS, moment_name, state_name
 from kickbench.stats.proportions import clopper_pearson
 from kickbench.summary.events import (
     CHUNK_KICKS,
@@ -198,6 +198,8 @@ def describe_kicks(parameters: Mapping[str, Any]) -> list[str]:
     elif kind == "race":
         width = parameters.get("window_ns")
         words.append(f"race, window {width:,.10g} ns" if width else "race, natural window")
+    elif kind == "lifecycle":
+        words.append(f"kicked {moment_name(parameters.get('moment'))}")
     transport = parameters.get("transport", "tgkill")
     if words and transport != "tgkill":
         words.append(f"by {transport}")

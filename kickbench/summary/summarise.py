@@ -3,7 +3,8 @@
 
 Each kind adds its part to a case: :mod:`kickbench.summary.exits`, :mod:`kickbench.summary.kicks`,
 :mod:`kickbench.summary.pauses`, :mod:`kickbench.summary.races`, :mod:`kickbench.summary.nested`,
-:mod:`kickbench.summary.handover` and :mod:`kickbench.summary.observed`.
+:mod:`kickbench.summary.handover`, :mod:`kickbench.summary.lifecycle` and
+:mod:`kickbench.summary.observed`.
 This module has the rest of a case, and what is judged over all cases. A number that does not exist
 (no exit happened, one round only) is null.
 """
@@ -25,6 +26,7 @@ from kickbench.summary.counts import read_counts
 from kickbench.summary.exits import read_rounds, summarise_exits
 from kickbench.summary.handover import summarise_handovers
 from kickbench.summary.kicks import describe_kicks, summarise_kicks
+from kickbench.summary.lifecycle import summarise_lifecycle
 from kickbench.summary.nested import describe_nested, summarise_nested
 from kickbench.summary.noise import describe_noise, read_noise
 from kickbench.summary.observed import summarise_observed
@@ -100,6 +102,8 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "kick_rate_hz": parameters.get("kick_rate_hz"),
         "window_ns": parameters.get("window_ns"),
         "kicks_wanted": parameters.get("kicks"),
+        "moment": parameters.get("moment"),
+        "vms_wanted": parameters.get("vms"),
         "iterations": parameters.get("iterations"),
         "pause_gap_us": pause_gap_us(parameters),
         "order": parameters.get("order", "parallel"),
@@ -230,6 +234,7 @@ _SUMMARISERS: dict[str, Callable[[RunReader, CaseRecord], tuple[dict[str, Any], 
     "race": summarise_races,
     "nested": summarise_nested,
     "handover": summarise_handovers,
+    "lifecycle": summarise_lifecycle,
     "observed": summarise_observed,
 }
 

@@ -49,7 +49,7 @@ from kickbench.report.words.names import (
 )
 from kickbench.report.words.noise import answer_noise
 from kickbench.report.words.pauses import answer_back_to_back, answer_orders
-from kickbench.scenario.kinds import NOISE, state_name
+from kickbench.scenario.kinds import NOISE, moment_name, state_name
 
 MIN_LANDED = 100
 """Kicks that must have landed for a bound. The bound is then 3 % at most if none was lost."""
@@ -658,5 +658,7 @@ def _kicked_how(summary: Summary, case: Summary) -> str:
             return f"sent {state_name(case['state'])}"
         case "pause_all":
             return "of all vCPUs"
+        case "lifecycle":
+            return f"sent {moment_name(case['moment'])}"
         case _:
             return f"at {kick_rate_name(case['kick_rate_hz'])}"

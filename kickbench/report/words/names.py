@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kickbench.numbers import listed, plural, significant
-from kickbench.scenario.kinds import DEFAULT_PAUSE_GAP_US, NOISE, state_name
+from kickbench.scenario.kinds import DEFAULT_PAUSE_GAP_US, NOISE, moment_name, state_name
 
 Summary = Mapping[str, Any]
 
@@ -219,6 +219,8 @@ def _kind_words(summary: Summary, case: Mapping[str, Any]) -> list[str]:
             return [f"race at {window_name(summary, case['window_ns'])}"]
         case "pause_all":
             return ["pause all"]
+        case "lifecycle":
+            return [f"kicked {moment_name(case['moment'])}"]
         case "nested":
             return [f"nested by {vendor_name(case)}"]
         case _:

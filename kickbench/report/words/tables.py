@@ -551,6 +551,55 @@ _RACE = Table(
     ),
 )
 
+_FAULTS = ("late", "lost", "refused", "killed", "poisoned")
+_VMS = _count("VMs", "", "sent")
+_MET = _count("in time", "", "met")
+_LIFECYCLE = Table(
+    "Life of a vCPU",
+    "Each VM is fresh, in a process of its own, and is kicked once. A kick is in time if it was "
+    "sent before the moment was over. It is late after 10 ms, without the time in which the vCPU's "
+    "thread waited for a CPU, and lost if the guest still runs after 50 ms or the thread has "
+    "ended. It is refused if the kicker got an error instead. It killed the VMM if the signal "
+    "ended the process, and poisoned the VM if every later KVM_RUN failed. The bounds are those of "
+    "the share of kicks in time, one-sided and exact.",
+    keys=(
+        Column("moment", "", _text("moment")),
+        _PLACEMENT,
+        _TRANSPORT,
+        _METHOD,
+    ),
+    parts=(
+        Part(
+            "Life of a vCPU: kicks",
+            (
+                Column("claim", "", _claim),
+                _VMS,
+                _MET,
+                _count("answered", "", "answered", group="kicks"),
+                *(_count(name, "", name, bad=_broken(name), group="kicks") for name in _FAULTS),
+                _number("p50", "", "latency_ns", "p50", scale=1e-3, group="latency [{us}]"),
+                _number("max", "", "latency_ns", "max", scale=1e-3, group="latency [{us}]"),
+                _ENDED_BY,
+            ),
+        ),
+        Part(
+            "Life of a vCPU: bounds",
+            tuple(
+                _number(name, "95 %", "upper95", name, words=_bound, group="at most")
+                for name in _FAULTS
+            ),
+        ),
+    ),
+    terminal=(
+        ("kicks", (_VMS, _MET, *(_count(name, "", name) for name in _FAULTS[:3]))),
+        ("VMs", tuple(_count(name, "", name) for name in _FAULTS[3:])),
+        (
+            "at most (95 %)",
+            tuple(_number(name, "", "upper95", name, words=_bound) for name in _FAULTS),
+        ),
+    ),
+)
+
 _LATENCIES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999", "max": "max"}
 _MOMENTS = tuple(
     _number(name, "", *path, "p50", group="p50 until [{ns}]")
@@ -953,6 +1002,7 @@ TABLES: dict[str, Table] = {
     "pause_all": _PAUSE,
     "nested": _NESTED,
     "handover": _HANDOVER,
+    "lifecycle": _LIFECYCLE,
     "observed": _OBSERVED,
 }
 """The table of each kind of measurement."""

@@ -5,8 +5,8 @@ Everything comes from the summary (``summary.json``). ``show`` and the HTML repo
 sentences. The sentences are plain text, and can contain foreign text, for example the name of a
 placement. The caller makes them safe for its output. The sentences of each kind are in a module of
 its own: :mod:`~kickbench.report.words.exits`, :mod:`~kickbench.report.words.kicks`,
-:mod:`~kickbench.report.words.nested`, :mod:`~kickbench.report.words.handover` and
-:mod:`~kickbench.report.words.observed`.
+:mod:`~kickbench.report.words.nested`, :mod:`~kickbench.report.words.handover`,
+:mod:`~kickbench.report.words.lifecycle` and :mod:`~kickbench.report.words.observed`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from kickbench.report.words.kicks import (
     floods,
     second_modes,
 )
+from kickbench.report.words.lifecycle import answer_lifecycle, harmed
 from kickbench.report.words.names import Summary, emulation, finished, label, nanoseconds
 from kickbench.report.words.nested import answer_nested, broken_injections
 from kickbench.report.words.observed import answer_observed, lost_events
@@ -107,6 +108,7 @@ def verdict(summary: Summary, oversubscribed: Collection[str] = ()) -> Verdict:
     alarms += stood_still(summary)
     alarms += floods(summary, oversubscribed)
     alarms += broken_claims(summary, oversubscribed)
+    alarms += harmed(summary)
     alarms += second_modes(summary, oversubscribed)
     alarms += broken_accesses(summary)
     alarms += broken_injections(summary)
@@ -301,6 +303,7 @@ ANSWERS: dict[str, Callable[[Summary, Collection[str]], list[str]]] = {
     "pause_all": answer_pause,
     "nested": answer_nested,
     "handover": answer_handover,
+    "lifecycle": answer_lifecycle,
     "observed": answer_observed,
 }
 
@@ -430,7 +433,7 @@ def notes(summary: Summary, without_tables: Collection[str] = ()) -> list[Note]:
         )
     short = [case for case in done if _kicks_missing(case)]
     if short:
-        text = f"{_of(short, done)} ended before the wanted number of kicks landed"
+        text = f"{_of(short, done)} ended before the wanted number of kicks"
         found.append(Note(text, "raise max_seconds for narrower bounds"))
     if unmet := [case for case in done if _total(case, "unmet")]:
         kicks = whole(sum(_total(case, "unmet") for case in unmet))
@@ -513,13 +516,17 @@ def _others_share(case: Summary) -> float:
     return float((case.get("load") or {}).get("others_share") or 0.0)
 
 
+_WANTED = {"race": ("kicks_wanted", "landed"), "lifecycle": ("vms_wanted", "sent")}
+"""By kind, how many kicks of each method are wanted, and which of them count."""
+
+
 def _kicks_missing(case: Summary) -> bool:
-    wanted = case["kicks_wanted"] if case["kind"] == "race" else None
-    if wanted is None:
+    wanted, counted = _WANTED.get(case["kind"], ("", ""))
+    if case.get(wanted) is None:
         return False
     # A method that loses kicks is given up early, because each lost kick costs a time-out.
-    landed = [m["landed"] for m in case["methods"].values() if not m["lost"]]
-    return any(count is not None and count < wanted for count in landed)
+    counts = [m[counted] for m in case["methods"].values() if not m["lost"]]
+    return any(count is not None and count < case[wanted] for count in counts)
 
 
 def _total(case: Summary, key: str) -> int:
