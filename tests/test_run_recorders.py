@@ -45,6 +45,17 @@ def round_of(
     return taken, results
 
 
+def exits_case(sample_budget: int) -> Any:
+    """What a recorder of exits reads of its case."""
+    return SimpleNamespace(
+        sample_budget=sample_budget,
+        processes=1,
+        program="pm_timer",
+        exit_rate_hz=None,
+        kick_rate_hz=None,
+    )
+
+
 def kicks_of(rng: np.random.Generator, n_blocks: int, n_kickers: int) -> list[np.ndarray]:
     """The made-up kicks of each kicker, in the order of their blocks."""
     found = []
@@ -146,7 +157,7 @@ def test_exits_are_kept_with_their_quantiles_and_samples(n_blocks: int, n: int, 
         samples=lambda vcpu, offset, count: cycles[vcpu, offset : offset + count].copy().data,
         histogram=lambda entry: [0, entry, 3],
     )
-    case = SimpleNamespace(sample_budget=1000, processes=1, exit_rate_hz=None, kick_rate_hz=None)
+    case = exits_case(sample_budget=1000)
     recorder = kinds.ExitRecorder(case, 3)  # type: ignore[arg-type]
     recorder.add(taken)
     arrays = {name: array_of(rows) for name, rows in recorder.arrays().items()}
@@ -190,7 +201,7 @@ def test_the_kept_samples_fit_the_budget_and_are_spread_over_the_rounds() -> Non
         "samples": lambda _, __, count: memoryview(np.zeros(count, np.uint32)),
         "histogram": lambda _: [0],
     }
-    case = SimpleNamespace(sample_budget=100, processes=1, exit_rate_hz=None, kick_rate_hz=None)
+    case = exits_case(sample_budget=100)
     recorder = kinds.ExitRecorder(case, 3)  # type: ignore[arg-type]
     taken, results = round_of(np.random.default_rng(1), 3, 2, **engine)
     results["samples_count"] = 5

@@ -277,6 +277,12 @@ PROGRAMS: Mapping[str, str] = {
     "mmio_write": "mmio",
     "hlt": "hlt",
     "mix": "mix",
+    "cpuid": "kernel",
+    "rdmsr": "kernel",
+    "wrmsr": "kernel",
+    "vmcall": "kernel",
+    "ioeventfd": "kernel",
+    "split_lock": "kernel",
     "spin": "none",
 }
 HAS_PORTS = True

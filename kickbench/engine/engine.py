@@ -51,6 +51,7 @@ _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "mmio": (abi.KVM_EXIT_MMIO, 0),
     "hlt": (abi.KVM_EXIT_HLT, 0),
     "mix": (abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO),
+    "kernel": (0, 0),
     "none": (0, 0),
 }
 """The exits of a program's own: ``expected_exit`` and ``other_exit`` of ``struct kb_vcpu``."""

@@ -29,6 +29,7 @@ GAPS = 0x10000
 MAX_GAPS = 4096
 # A power of two, and at least as large as the table: see KB_GUEST_MIX_MASK in params.h.
 MIX = 0x20000
+IOEVENTFD_PORT = 0x90  # KB_GUEST_IOEVENTFD of params.h
 VCPU_BLOCKS = 0x100000
 MEMORY_END = mixes.FIRST_ADDRESS
 MAX_CYCLES = 2**32 - 1
@@ -126,6 +127,8 @@ class Guest(Closing):
                     self.vm.enable_cap(abi.KVM_CAP_HALT_POLL, halt_poll_ns)
                 if halts_inside:
                     arch.current().halt_inside(self.vm)
+                if program == "ioeventfd":
+                    self.eventfd = self.vm.add_ioeventfd(IOEVENTFD_PORT, 1)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):

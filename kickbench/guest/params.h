@@ -21,6 +21,10 @@
 #define KB_GUEST_MIX 0x34 /* guest address of the next exit's code (at full speed, the first's) */
 #define KB_GUEST_MIX_MASK 0x38 /* what an exit's address may be: after the last comes the first */
 
+#define KB_GUEST_SPLIT 0x7e /* four bytes on two cache lines: behind the structure */
+
+#define KB_GUEST_IOEVENTFD 0x90 /* a port */
+
 #define KB_MIX_ENTRY 16 /* bytes of an exit's code, if the guest is paced */
 
 #define KB_GUEST_ENTRY 0x1000 /* guest address of the program */
@@ -40,6 +44,7 @@ struct kb_guest_params {
 	uint32_t mix, mix_mask;
 };
 
+_Static_assert(sizeof(struct kb_guest_params) <= KB_GUEST_SPLIT, "layout");
 _Static_assert(offsetof(struct kb_guest_params, gaps) == KB_GUEST_GAPS, "layout");
 _Static_assert(offsetof(struct kb_guest_params, ring) == KB_GUEST_RING, "layout");
 _Static_assert(offsetof(struct kb_guest_params, head) == KB_GUEST_HEAD, "layout");

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ExitKind = Literal["pio", "mmio", "hlt", "mix", "none"]
+ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "none"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Program:
     """One guest program.
 
     ``exits`` names the exit that each iteration takes to user space ("mix": of ports or of memory,
-    "none": the program never leaves by itself), on x86. An architecture without ports may have
-    another (``PROGRAMS`` of :class:`kickbench.arch.Arch`). ``paced`` says whether a variant exists
+    "kernel": it leaves the guest, but KVM answers in the kernel; "none": the program never leaves
+    by itself), on x86. An architecture without ports may have another (``PROGRAMS`` of
+    :class:`kickbench.arch.Arch`). ``paced`` says whether a variant exists
     that paces itself by the counter and stamps its own round trips.
     """
 
@@ -28,6 +29,15 @@ class Program:
     exits: ExitKind
     paced: bool
 
+
+_IN_KERNEL = {
+    "cpuid": "executes CPUID, leaf 0",
+    "rdmsr": "reads an MSR, IA32_BIOS_SIGN_ID",
+    "wrmsr": "writes that MSR",
+    "vmcall": "makes a hypercall that does nothing, VMCALL or VMMCALL",
+    "ioeventfd": "writes one byte to a port that is an eventfd",
+    "split_lock": "adds to four bytes on two cache lines, with LOCK",
+}
 
 PROGRAMS: dict[str, Program] = {
     program.name: program
@@ -38,6 +48,12 @@ PROGRAMS: dict[str, Program] = {
         Program("mmio_write", "writes four bytes to such an address", "mmio", True),
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
         Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
+        *(Program(name, doc, "kernel", True) for name, doc in _IN_KERNEL.items()),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),
     )
 }
+
+
+def stays_in_kernel(program: str | None) -> bool:
+    """Whether the exits of a program stay in the kernel. Only the guest itself can time them."""
+    return program in PROGRAMS and PROGRAMS[program].exits == "kernel"

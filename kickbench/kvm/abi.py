@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 
 # --- structs ---------------------------------------------------------------------------------
 
@@ -82,6 +82,19 @@ class kvm_stats_desc(ctypes.Structure):
         ("offset", c_uint32),
         ("bucket_size", c_uint32),
         ("name", ctypes.c_char * 0),
+    ]
+
+
+class kvm_ioeventfd(ctypes.Structure):
+    """Argument of KVM_IOEVENTFD; ``len`` bytes written to ``addr`` add 1 to the eventfd."""
+
+    _fields_ = [
+        ("datamatch", c_uint64),
+        ("addr", c_uint64),
+        ("len", c_uint32),
+        ("fd", c_int32),
+        ("flags", c_uint32),
+        ("pad", c_uint8 * 36),
     ]
 
 
@@ -196,6 +209,7 @@ KVM_GET_VCPU_MMAP_SIZE = IO(0x04)
 KVM_CREATE_VCPU = IO(0x41)
 KVM_SET_USER_MEMORY_REGION = IOW(0x46, kvm_userspace_memory_region)
 KVM_CREATE_IRQCHIP = IO(0x60)
+KVM_IOEVENTFD = IOW(0x79, kvm_ioeventfd)
 KVM_ENABLE_CAP = IOW(0xA3, kvm_enable_cap)
 # On a vCPU.
 KVM_RUN = IO(0x80)
@@ -243,6 +257,8 @@ KVM_EXIT_AP_RESET_HOLD = 32
 KVM_EXIT_X86_BUS_LOCK = 33
 KVM_EXIT_XEN = 34
 KVM_EXIT_NOTIFY = 37
+
+KVM_IOEVENTFD_FLAG_PIO = 2
 
 KVM_EXIT_IO_IN = 0
 KVM_EXIT_IO_OUT = 1

@@ -25,6 +25,8 @@ from kickbench.kvm.ioctl import KvmError
 
 DEVICE = "/dev/kvm"
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 class KvmUnavailableError(HostError):
     """KVM cannot be used on this host: ``problem`` says why not, ``advice`` what to do."""
@@ -148,6 +150,19 @@ class Vm(_Descriptor):
         for index, value in enumerate(args):
             request.args[index] = value
         ioctl.call(self.fd, abi.KVM_ENABLE_CAP, request)
+
+    def add_ioeventfd(self, port: int, size: int) -> int:
+        """KVM_IOEVENTFD: a write of ``size`` bytes to the port adds 1 to an eventfd, which is
+        returned and closed with the machine. Raises OSError, too."""
+        eventfd = _libc.eventfd(0, os.O_CLOEXEC)
+        if eventfd < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self.keep(eventfd)
+        request = abi.kvm_ioeventfd(
+            addr=port, len=size, fd=eventfd, flags=abi.KVM_IOEVENTFD_FLAG_PIO
+        )
+        ioctl.call(self.fd, abi.KVM_IOEVENTFD, request)
+        return int(eventfd)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU. With an in-kernel irqchip every vCPU but 0 waits for INIT and SIPI:

@@ -33,6 +33,7 @@ from kickbench.engine.engine import (
     histogram_edges,
     quantile_levels,
 )
+from kickbench.guest.programs import stays_in_kernel
 from kickbench.records import Collected, Records, RecordType
 from kickbench.run.schedule import Entry, Timing
 from kickbench.scenario.cases import Case
@@ -281,7 +282,7 @@ class ExitRecorder(BaseRecorder):
         self._n_entries = n_entries
         # At full speed the time per exit is the whole window over its exits, as in the summary.
         self._time = ("timed_cycles", "timed_exits")
-        if case.exit_rate_hz is None:
+        if case.exit_rate_hz is None and not stays_in_kernel(case.program):
             self._time = ("elapsed_cycles", "exits")
         self._kicks = KickRecorder() if case.kick_rate_hz is not None else None
 

@@ -13,7 +13,7 @@ from typing import Literal
 from kickbench.arch import ARCHS, Arch
 from kickbench.errors import HostError
 from kickbench.guest.mix import is_port
-from kickbench.guest.programs import PROGRAMS
+from kickbench.guest.programs import PROGRAMS, stays_in_kernel
 from kickbench.host.capabilities import (
     Capabilities,
     supports,
@@ -244,9 +244,13 @@ def _why_no_state(case: Case, machine: Arch, capabilities: Capabilities) -> str 
 
 def why_no_exit(case: Case, machine: Arch) -> str | None:
     """Why the case's program does not take its exits on this architecture, or None."""
-    uses_ports = case.program not in machine.PROGRAMS and case.program in PROGRAMS
-    if not machine.HAS_PORTS and (uses_ports or any(is_port(one.exit) for one in case.mix)):
+    uses_ports = case.program == "pio_out" or any(is_port(one.exit) for one in case.mix)
+    if not machine.HAS_PORTS and uses_ports:
         return f"the exits of {case.program} are of a port, and {machine.NAME} has no ports"
+    if case.program in PROGRAMS and case.program not in machine.PROGRAMS:
+        return f"{machine.NAME} has no {case.program}"
+    if stays_in_kernel(case.program) and case.kind != "exits":
+        return f"the exits of {case.program} stay in the kernel: only the kind exits measures them"
     if case.kind != "exits" or case.program != "hlt":
         return None
     if not machine.HALT_LEAVES:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from kickbench.guest.loader import MAX_CYCLES, MAX_GAPS
 from kickbench.guest.mix import MAX_ENTRIES, MixedExit
+from kickbench.guest.programs import stays_in_kernel
 from kickbench.methods import method_label
 from kickbench.native import placebo_name
 from kickbench.scenario.cases import Case
@@ -238,16 +239,19 @@ class Pacing:
 
         Poisson and recorded arrivals are one table of gaps, in which each vCPU begins elsewhere.
         """
-        if case.exit_rate_hz is None:
+        rate_hz = case.exit_rate_hz
+        if stays_in_kernel(case.program):
+            rate_hz = rate_hz or MAX_EXITS_PER_CPU_HZ  # at full speed it is always late
+        if rate_hz is None:
             return cls([], [0] * case.vcpus, [], 0)
-        mean_cycles = tsc_hz / case.exit_rate_hz
+        mean_cycles = tsc_hz / rate_hz
         gaps = [1.0]
         if case.arrival == "poisson":
             gaps = [rng.expovariate(1.0) for _ in range(MAX_GAPS)]
         elif case.arrival == "recorded":
             gaps = recorded_gaps(case.gaps_us, MAX_GAPS, rng)
         scale = mean_cycles / (math.fsum(gaps) / len(gaps))
-        highest_hz = case.exit_rate_hz * max(vcpu_rates(case))
+        highest_hz = rate_hz * max(vcpu_rates(case))
         per_block = min(highest_hz, MAX_EXITS_PER_CPU_HZ) * timing.block_ns / 1e9
         return cls(
             gaps_cycles=[min(max(round(gap * scale), 1), MAX_CYCLES) for gap in gaps],

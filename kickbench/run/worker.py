@@ -33,12 +33,14 @@ from kickbench.engine.lifecycle import Vmm
 from kickbench.engine.protocols import load
 from kickbench.errors import EXIT_MEASUREMENT, KickbenchError, MeasurementError
 from kickbench.guest.loader import Guest
+from kickbench.guest.programs import stays_in_kernel
 from kickbench.host.clock import distrust as counter_distrust
 from kickbench.host.clock import rate_objection
 from kickbench.host.cores import mixture
 from kickbench.host.load import Watch, near
 from kickbench.kvm import Kvm
 from kickbench.nested.guest import NestedGuest
+from kickbench.records import Records
 from kickbench.run import kinds, schedule, states
 from kickbench.run.handover import HandoverBench
 from kickbench.run.lifecycle import LifecycleBench
@@ -325,7 +327,7 @@ class _EngineBench:
         rng: Random,
         places: Whereabouts,
     ) -> None:
-        self._engine, self._participants = engine, participants
+        self._case, self._engine, self._participants = case, engine, participants
         self._timing, self.clock, self._rng, self._places = timing, clock, rng, places
         measurement = kinds.MEASUREMENTS[case.kind]
         self.recorder = measurement.recorder(case, len(participants))
@@ -343,6 +345,15 @@ class _EngineBench:
             "accesses": self._accesses.by_method,
         }
 
+    def _check_progress(self, number: int, results: Records) -> None:
+        """Whether a guest whose exits stay in the kernel took any. Raises MeasurementError."""
+        program = self._case.program
+        if number == 0 and stays_in_kernel(program) and not any(results["exits"]):
+            raise MeasurementError(
+                f"the guest does not get past its first {program}: this KVM or CPU cannot run it "
+                f"in such a guest; leave the program {program} out"
+            )
+
     def round(self, number: int, turns: list[int], _after_block: Callable[[], None], /) -> None:
         plan = replace(
             self._plan,
@@ -355,6 +366,7 @@ class _EngineBench:
             block_ns=self._timing.block_ns,
             plan=plan,
         )
+        self._check_progress(number, results)
         self._places.look(results)
         self._accesses.add(turns, results)
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)

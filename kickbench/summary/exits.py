@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kickbench.guest.programs import stays_in_kernel
 from kickbench.methods import control_pairs
 from kickbench.results.reader import CaseRecord, RunReader
 from kickbench.results.tables import QUANTILES
@@ -221,6 +222,7 @@ def _read_blocks(
     quantiles = {name: a.astype(np.float64) for name, a in numbers.items() if name in QUANTILES}
     entry = entry_index(table, methods, record.parameters["baseline"])
     paced = record.parameters["exit_rate_hz"] is not None
+    paced = paced or stays_in_kernel(record.parameters.get("program"))
     return _Blocks(entry, ns_per_cycle(document, arrays["process"]), arrays, quantiles, paced)
 
 

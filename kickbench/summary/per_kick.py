@@ -43,25 +43,31 @@ _ALIKE = (
 
 
 def pair_with_quiet(
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[Mapping[str, Any]], timed_by: str = "host"
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The cases at full speed with kicks, each with the case that differs only in having none.
 
     Cases without such a partner or without figures are left out. So are paced guests, because a
     kick between two exits takes no time of the exits. So are cases that got far fewer kicks than
     they asked for (:data:`REACHED`).
+
+    Exits that stay in the kernel are ``timed_by`` the "guest", and are paired apart. Their times
+    do not contain the kicks, whatever the number of these.
     """
     done = [
         case
         for case in cases
-        if case["kind"] == "exits" and case["methods"] and case["exit_rate_hz"] is None
+        if case["kind"] == "exits"
+        and case["methods"]
+        and case["exit_rate_hz"] is None
+        and case.get("timed_by", "host") == timed_by
     ]
     return [
         (kicked, quiet)
         for kicked in done
         for quiet in done
         if kicked["kick_rate_hz"] is not None
-        and _got_its_kicks(kicked)
+        and (timed_by == "guest" or _got_its_kicks(kicked))
         and quiet["kick_rate_hz"] is None
         and all(kicked[key] == quiet[key] for key in _ALIKE)
         and list(kicked["methods"]) == list(quiet["methods"])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kickbench.guest.programs import stays_in_kernel
 from kickbench.methods import method_label
 from kickbench.numbers import plural
 from kickbench.results.files import replace_file
@@ -110,6 +111,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "foreign_signals_hz": parameters.get("foreign_signals_hz"),
         "siglock_threads": parameters.get("siglock_threads", 0),
         "siglock_hz": parameters.get("siglock_hz"),
+        "timed_by": _timed_by(parameters),
         "timeout_ns": None,
         "first_timeout_ns": None,
         "nested": None,
@@ -149,6 +151,14 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
                 what: vars(count) for what, count in counts.items()
             }
     return summary, controls
+
+
+def _timed_by(parameters: Mapping[str, Any]) -> str | None:
+    """Who takes the stamps of an exit: "host", or "guest"; None if none are measured."""
+    if parameters["kind"] != "exits":
+        return None
+    paced = parameters["exit_rate_hz"] is not None
+    return "guest" if paced or stays_in_kernel(parameters.get("program")) else "host"
 
 
 def describe(parameters: dict[str, Any]) -> str:

@@ -59,8 +59,9 @@ struct vcpu_thread {
 	bool in_doubt;	 /* whether an access was pending at the block's end */
 	bool counted_in; /* for the block to begin */
 	bool window_opened;
-	atomic_bool busy; /* in its loop: can be kicked */
-	int pidfd_error;  /* why v.pidfd is -1 */
+	uint64_t own_window_at; /* clock: of a guest whose exits stay in the kernel */
+	atomic_bool busy;	/* in its loop: can be kicked */
+	int pidfd_error;	/* why v.pidfd is -1 */
 	/* Of the kick loop. */
 	uint32_t last_heartbeat; /* when it came round last */
 	uint32_t landed;	 /* kickers whose kicks came before the guest could run */

@@ -65,6 +65,12 @@ static void count_in(struct vcpu_thread *t)
 		begin_block(e);
 }
 
+/* A paced guest whose exits stay in the kernel: KVM_RUN returns for kicks alone. */
+static bool times_itself(const struct vcpu_thread *t)
+{
+	return t->ring && !t->v.expected_exit;
+}
+
 bool kb_window_opens(struct kb_vcpu *v, uint64_t now)
 {
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
@@ -76,6 +82,8 @@ bool kb_window_opens(struct kb_vcpu *v, uint64_t now)
 	v->record_until = e->record_until;
 	if (now >= e->record_until)
 		return true;
+	if (times_itself(t))
+		return false;
 	v->spurious_exits = v->stalled_cycles = v->spurious_at = 0;
 	t->window_opened = true;
 	t->opened = read_counters(t);
@@ -298,6 +306,8 @@ static void evaluate(struct vcpu_thread *t, struct kb_block_result *r)
 	r->exits = v->exits;
 	r->elapsed_cycles = v->window_last - v->window_first;
 	r->skew_cycles = t->window_opened ? v->window_first - e->record_from : e->block_cycles;
+	if (times_itself(t))
+		r->skew_cycles = 0;
 	r->spurious_exits = v->spurious_exits;
 	r->stalled_cycles = (int64_t)v->stalled_cycles;
 	if (r->stalled_cycles > r->elapsed_cycles)
@@ -341,6 +351,22 @@ static void draw_phase(struct vcpu_thread *t)
 	*(volatile uint32_t *)&t->params->phase = 1 + (uint32_t)(random % t->params->mean_gap);
 }
 
+/* The window of such a guest is all of its loop, the warm-up included: nothing opens it later. */
+static void open_own_window(struct vcpu_thread *t)
+{
+	t->guest_head = *(const volatile uint32_t *)&t->params->head;
+	t->window_opened = true;
+	t->opened = read_counters(t);
+	t->own_window_at = stamp(t);
+}
+
+static void close_own_window(struct vcpu_thread *t)
+{
+	t->v.window_first = t->own_window_at;
+	t->v.window_last = stamp(t);
+	t->v.exits = (uint32_t)(*(const volatile uint32_t *)&t->params->head - t->guest_head);
+}
+
 static void run_block(struct vcpu_thread *t)
 {
 	struct kb_engine *e = t->engine;
@@ -378,9 +404,13 @@ static void run_block(struct vcpu_thread *t)
 		result->cpu = sched_getcpu();
 		note_accesses(t, (uint64_t)result->exits, result);
 	} else if (t->enter_error == 0) {
+		if (times_itself(t))
+			open_own_window(t);
 		KB_PUT_MARK(KB_MARK_BEGIN);
 		t->protocol->exit_loop(v);
 		KB_PUT_MARK(KB_MARK_END);
+		if (times_itself(t))
+			close_own_window(t);
 		atomic_store_explicit(&t->busy, false, memory_order_release);
 		kb_mark(v, KB_EVALUATING);
 		evaluate(t, result);

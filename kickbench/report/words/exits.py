@@ -46,6 +46,7 @@ from kickbench.report.words.names import (
 from kickbench.report.words.noise import answer_noise
 from kickbench.report.words.shift import NOTABLE, answer_shift
 from kickbench.scenario.kinds import FIGURES
+from kickbench.summary.per_kick import pair_with_quiet
 
 MOST_OTHERS = 4
 """Series after the first that have a sentence of their own; the table has all."""
@@ -58,6 +59,7 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     if not methods:
         return [
             _nothing_compared([case for series in every for case in series.cases]),
+            *in_kernel(summary, oversubscribed),
             *answer_noise(summary, "exits", oversubscribed),
             *spurious_exits(finished(summary, "exits")),
         ]
@@ -65,6 +67,7 @@ def answer_exits(summary: Summary, oversubscribed: Collection[str]) -> list[str]
     for method in methods:
         answers += _answer_method(summary, every, method, oversubscribed)
     answers += _kicked(summary, oversubscribed)
+    answers += in_kernel(summary, oversubscribed)
     answers += kicks_costs(summary, oversubscribed)
     answers += answer_noise(summary, "exits", oversubscribed)
     return answers + spurious_exits(finished(summary, "exits"))
@@ -80,6 +83,34 @@ def kicks_costs(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
                 said = sentence(f"{cost(contrast, nanoseconds(summary))}, {where}")
                 answers.setdefault(method, said)
     return list(answers.values())
+
+
+def in_kernel(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """Which exits stay in the kernel, and how much the guest gets done while it is kicked."""
+    cases = [
+        case
+        for case in finished(summary, "exits")
+        if case.get("timed_by") == "guest" and case["exit_rate_hz"] is None
+    ]
+    if not cases:
+        return []
+    programs = listed(list(dict.fromkeys(str(case["program"]) for case in cases)))
+    apart = "compare them with no exit to user space"
+    said = [
+        f"The exits of {programs} stay in the kernel, and the guest times them itself: {apart}."
+    ]
+    for kicked, quiet in pair_with_quiet(cases, "guest"):
+        for method, figures in kicked["methods"].items():
+            rates = [one["methods"][method]["exits_per_second"] for one in (kicked, quiet)]
+            if None in rates:
+                continue
+            kicks = significant(figures["kicks"]["per_second"])
+            said.append(
+                f"With {method} and {kicks} kicks/s the guest did "
+                f"{whole(rates[0])} times {kicked['program']} a second, and {whole(rates[1])} "
+                f"without kicks, {label(summary, kicked)}{crowded(kicked, oversubscribed)}."
+            )
+    return said
 
 
 def spurious_exits(cases: Sequence[Summary]) -> list[str]:

@@ -346,6 +346,7 @@ _VCPUS = Column("vCPUs", "", _shown(_case("vcpus"), whole), _case("vcpus"))
 _PLACEMENT = Column("placement", "", _text("placement"))
 _METHOD = Column("method", "", lambda row: row.method)
 _RATE = Column("rate", "exits/{s} per vCPU", _exit_rate, _case("exit_rate_hz", math.inf))
+_TIMED_BY = Column("timed by", "", lambda row: row.case.get("timed_by") or NOTHING, always=False)
 _ENDED_BY = Column("ended by", "", _text("stopped_by"), always=False)
 _NOT_ONCE = Column(
     "not once",
@@ -452,6 +453,7 @@ _EXITS = Table(
         Column("kicks", "1/{s} per vCPU", _kick_rate, _case("kick_rate_hz", 0.0), always=False),
         _TRANSPORT,
         *_NOISE,
+        _TIMED_BY,
         _METHOD,
     ),
     parts=(
