@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -819,6 +820,61 @@ def test_vcpus_are_paused_one_by_one_if_the_plan_says_so(clock: Clock) -> None:
     assert (pauses["first"] < pauses["median"]).all()
     assert (pauses["median"] < pauses["last"]).all()
     assert (pauses["send"] < pauses["last"]).all()
+
+
+@contextmanager
+def pausing(clock: Clock, **guest: Any) -> Iterator[Engine]:
+    kickers = Kickers(count=1, cpus=[CPUS[-1]], pauses_capacity=1000)
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "spin", 2, **guest) as machine,
+        Engine(
+            machine,
+            "spin",
+            clock,
+            [[cpu] for cpu in (CPUS[0], CPUS[-1])],
+            n_entries=1,
+            samples_capacity=1024,
+            kickers=kickers,
+        ) as engine,
+    ):
+        yield engine
+
+
+PAUSES = Plan(loop="kick", kicking="pauses", gap_ns=MS)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("after", [("read_state",), ("kvmclock_ctrl", "read_state"), ()])
+def test_what_follows_a_pause_is_timed_behind_it(clock: Clock, after: tuple[str, ...]) -> None:
+    plan = replace(PAUSES, after=after)
+    has_clock = arch.current().HAS_KVMCLOCK
+    if "kvmclock_ctrl" in after and not has_clock:
+        pytest.skip("this architecture has no such clock")
+    with pausing(clock, kvmclock=has_clock) as engine:
+        left = until(engine, lambda left: len(left.pauses), [("sigmask", 0)], ms=50, plan=plan)
+    pauses = left.pauses
+    assert len(pauses) > 0
+    assert not pauses["rescues"].any()
+    done = pauses["last"]
+    for step, name in (("kvmclock_ctrl", "clock"), ("read_state", "state")):
+        if step in after:
+            assert (pauses[name] > done).all()
+            done = pauses[name]
+        else:
+            assert not pauses[name].any()
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(not arch.current().HAS_KVMCLOCK, reason="there is no such clock")
+def test_what_the_kernel_refuses_after_a_pause_is_reported_by_name(clock: Clock) -> None:
+    with (
+        pausing(clock) as engine,
+        pytest.raises(MeasurementError, match=r"what follows a pause failed: .*EINVAL"),
+    ):
+        until(
+            engine, in_vain, [("sigmask", 0)], ms=50, plan=replace(PAUSES, after=("kvmclock_ctrl",))
+        )
 
 
 @pytest.mark.kvm

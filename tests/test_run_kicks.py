@@ -21,9 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kickbench import arch
 from kickbench.engine.engine import Clock
 from kickbench.errors import UsageError
 from kickbench.host.topology import Topology
+from kickbench.report.words.pauses import answer_after
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import tables_of_case
 from kickbench.run import kinds, runner
@@ -113,6 +115,21 @@ def test_back_to_back_it_is_counted_which_vcpus_had_not_run(tmp_path: Path, orde
         assert figures["rescued"] == 0
         assert figures["not_run"]["pauses"] <= figures["not_run"]["vcpus"]
     assert counts[0.0]["not_run"]["pauses"] > 0
+
+
+@pytest.mark.skipif(not arch.current().HAS_KVMCLOCK, reason="there is no such clock")
+def test_what_follows_a_pause_is_in_the_summary(tmp_path: Path) -> None:
+    table = '[pause_all]\nafter = ["kvmclock_ctrl", "read_state"]\n'
+    summary = run(tmp_path, scenario('["pause_all"]', '["immediate_exit"]', table))
+    (case,) = summary["cases"]
+    after = case["methods"]["immediate_exit"]["after_ns"]
+    assert case["after"] == ["kvmclock_ctrl", "read_state"]
+    assert 0 < after["clock"]["p50"] <= after["clock"]["max"]
+    assert 0 < after["state"]["p50"] <= after["state"]["max"]
+    assert 0 < after["pause_share"] < 1
+    (said,) = answer_after(summary, ())
+    assert "takes" in said
+    assert said.endswith(" % of the whole.")
 
 
 NOISE = "[noise]\nforeign_signals_hz = [0, 2000]\nsiglock_threads = [0, 1]\n"

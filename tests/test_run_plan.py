@@ -147,6 +147,7 @@ ON_ARM64 = replace(CAPABLE, machine="aarch64", split_irqchip=False, nested="not 
         ({"program": "hlt"}, "never leaves to user space on arm64"),
         ({"program": "hlt", "irqchip": "none"}, "never leaves to user space on arm64"),
         ({"irqchip": "split"}, "split irqchip"),
+        ({"kind": "pause_all", "after": ("kvmclock_ctrl",)}, "arm64 has no KVM_KVMCLOCK_CTRL"),
         ({"kind": "kick", "state": "halted_in_guest"}, "kvm-arm.wfi_trap_policy"),
         ({"kind": "nested", "methods": ("plain",), "baseline": "plain"}, "not on arm64"),
     ],

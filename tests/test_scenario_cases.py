@@ -580,6 +580,10 @@ def recorded(gaps_us: list[Any]) -> dict[str, Any]:
             "case.pause_gap_us: expected a gap and an order of the kind pause_all",
         ),
         ({"pause_gap_us": 0.0}, "case.pause_gap_us: expected a gap and an order of the kind pause"),
+        (
+            {"after": ["read_state"]},
+            "case.after: expected some of kvmclock_ctrl, read_state, of the",
+        ),
         ({"foreign_signals_hz": 0.0}, "case.foreign_signals_hz: expected a number from 0.001"),
         ({"siglock_threads": 32}, "case.siglock_threads: expected a number from 0 to 31"),
         ({"siglock_threads": 1}, "case.siglock_hz: expected a rate if there are threads"),
@@ -638,6 +642,7 @@ def test_a_case_of_an_earlier_version_has_no_kicks_and_was_judged_by_the_mean() 
         "order",
         "moment",
         "vms",
+        "after",
     )
     assert list(GOOD)[-len(later) :] == list(later)
     earlier = {key: value for key, value in GOOD.items() if key not in later}

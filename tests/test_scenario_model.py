@@ -134,7 +134,7 @@ def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
         "vcpus": None,
     }
     assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
-    assert resolved["pause_all"] == {"gap_us": [500.0], "order": ["parallel"]}
+    assert resolved["pause_all"] == {"gap_us": [500.0], "order": ["parallel"], "after": []}
     assert resolved["nested"] == {"iterations": 200}
 
 
@@ -658,6 +658,14 @@ BAD = {
     "an order that is none": (
         pause_all(order="one"),
         'pause_all.order: expected one of parallel, serial, found "one"',
+    ),
+    "a step that is none": (
+        pause_all(after=["read_stat"]),
+        "pause_all.after[0]: expected one of kvmclock_ctrl, read_state, found",
+    ),
+    "a step twice": (
+        pause_all(after=["read_state", "read_state"]),
+        "pause_all.after: expected a list of some of kvmclock_ctrl, read_state, each once",
     ),
     "pauses that nobody makes": (
         scenario(pause_all={"gap_us": 0}),

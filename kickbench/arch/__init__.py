@@ -31,7 +31,8 @@ class Arch(Protocol):
     its address. ``HAS_PORTS``: there are exits of ports. ``HALT_LEAVES``: a guest that halts
     without an interrupt chip in the kernel leaves to user space. ``UNSTARTED`` is the MP state of a
     vCPU that nobody has started. ``WHY_HALTS_LEAVE`` says why, if guests cannot
-    be let halt inside. ``PACED_ENTRY`` is the length of what ``returning`` returns.
+    be let halt inside. ``HAS_KVMCLOCK``: there is ``start_clock``. ``PACED_ENTRY`` is the
+    length of what ``returning`` returns.
 
     ``COUNTER`` stamps exits, and results call it ``CLOCK_KIND``. ``CLOCK_SOURCES`` are the
     kernel's clock sources that read it, ``BARE_CLOCK_SOURCE`` is the one on bare metal. A CPU must
@@ -53,6 +54,7 @@ class Arch(Protocol):
     HALT_LEAVES: bool
     UNSTARTED: int
     WHY_HALTS_LEAVE: str
+    HAS_KVMCLOCK: bool
     COUNTER: str
     CLOCK_KIND: str
     CLOCK_SOURCES: frozenset[str]
@@ -76,6 +78,9 @@ class Arch(Protocol):
 
     def halt_inside(self, vm: Vm) -> None:
         """Let a guest that halts wait in the guest, before the first vCPU."""
+
+    def start_clock(self, vcpu: Vcpu, address: int) -> None:
+        """Have KVM keep a paravirtual clock for the vCPU, in 32 bytes of the guest's memory."""
 
     def start_probe(self, vm: Vm, vcpu: Vcpu, address: int) -> None:
         """Have a vCPU begin at PROBE."""

@@ -259,6 +259,11 @@ PROBE_NAME = "a store to an address without memory"
 PROBE_EXIT = abi.KVM_EXIT_MMIO
 
 
+def start_clock(vcpu: Vcpu, address: int) -> None:
+    """There is no such clock."""
+    raise NotImplementedError
+
+
 def start_probe(vm: Vm, vcpu: Vcpu, address: int) -> None:
     """Have a vCPU begin at PROBE, with the MMU off."""
     _reset(vcpu, vm)
@@ -279,6 +284,7 @@ PROGRAMS: Mapping[str, str] = {
 }
 HAS_PORTS = False
 HALT_LEAVES = False
+HAS_KVMCLOCK = False
 
 PACED_ENTRY = 16
 """Bytes of an exit in the table of a paced guest: KB_MIX_ENTRY of params.h."""

@@ -109,6 +109,18 @@ class kvm_cpuid2(ctypes.Structure):
     _fields_ = [("nent", c_uint32), ("padding", c_uint32), ("entries", kvm_cpuid_entry2 * 0)]
 
 
+class kvm_msr_entry(ctypes.Structure):
+    """One model-specific register."""
+
+    _fields_ = [("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64)]
+
+
+class kvm_msrs(ctypes.Structure):
+    """Argument of KVM_SET_MSRS: ``nmsrs`` entries follow."""
+
+    _fields_ = [("nmsrs", c_uint32), ("pad", c_uint32), ("entries", kvm_msr_entry * 0)]
+
+
 KVM_GET_SUPPORTED_CPUID = abi.IOWR(0x05, kvm_cpuid2)
 KVM_SET_TSS_ADDR = abi.IO(0x47)
 KVM_SET_IDENTITY_MAP_ADDR = abi.IOW(0x48, c_uint64)
@@ -116,6 +128,7 @@ KVM_GET_REGS = abi.IOR(0x81, kvm_regs)
 KVM_SET_REGS = abi.IOW(0x82, kvm_regs)
 KVM_GET_SREGS = abi.IOR(0x83, kvm_sregs)
 KVM_SET_SREGS = abi.IOW(0x84, kvm_sregs)
+KVM_SET_MSRS = abi.IOW(0x89, kvm_msrs)
 KVM_SET_CPUID2 = abi.IOW(0x90, kvm_cpuid2)
 KVM_GET_TSC_KHZ = abi.IO(0xA3)
 
@@ -130,7 +143,14 @@ KVM_VCPU_TSC_OFFSET = 0  # its attribute, Linux 5.16
 
 abi.name_ioctls(globals())
 
+SYSTEM_TIME_MSR = 0x4B564D01  # MSR_KVM_SYSTEM_TIME_NEW, arch/x86/include/uapi/asm/kvm_para.h
 MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES, arch/x86/include/asm/kvm_host.h
+
+
+class OneMsr(ctypes.Structure):
+    """struct kvm_msrs with room for one."""
+
+    _fields_ = [("nmsrs", c_uint32), ("pad", c_uint32), ("entries", kvm_msr_entry * 1)]
 
 
 class Cpuid(ctypes.Structure):
@@ -159,6 +179,16 @@ def supported_cpuid(kvm: Kvm) -> Cpuid:
 def set_cpuid(vcpu: Vcpu, cpuid: Cpuid) -> None:
     """KVM_SET_CPUID2, before the first KVM_RUN. Raises KvmError."""
     ioctl.call(vcpu.fd, KVM_SET_CPUID2, cpuid)
+
+
+def start_clock(vcpu: Vcpu, address: int) -> None:
+    """Write MSR_KVM_SYSTEM_TIME_NEW for the guest. Raises KvmError.
+
+    KVM_KVMCLOCK_CTRL fails without that clock (kvm_set_guest_paused, arch/x86/kvm/x86.c).
+    """
+    msrs = OneMsr(nmsrs=1)
+    msrs.entries[0].index, msrs.entries[0].data = SYSTEM_TIME_MSR, address | 1
+    ioctl.call(vcpu.fd, KVM_SET_MSRS, msrs)
 
 
 def get_sregs(vcpu: Vcpu) -> kvm_sregs:
@@ -287,6 +317,7 @@ PROGRAMS: Mapping[str, str] = {
 }
 HAS_PORTS = True
 HALT_LEAVES = True
+HAS_KVMCLOCK = True
 
 PACED_ENTRY = 16
 """Bytes of an exit in the table of a paced guest: KB_MIX_ENTRY of params.h."""

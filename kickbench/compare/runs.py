@@ -57,6 +57,7 @@ PARAMETERS = (
     "window_ns",
     "pause_gap_us",
     "order",
+    "after",
     "foreign_signals_hz",
     "siglock_threads",
     "siglock_hz",

@@ -91,6 +91,7 @@ TRANSPORTS = {
 """By name, the number in ``enum kb_transport`` and the signal that is sent."""
 _LOOPS = {"exit": 0, "kick": 1}
 _KICKING = {"none": 0, "volleys": 1, "aimed": 2, "pauses": 3}
+_AFTER = {"kvmclock_ctrl": 1, "read_state": 2}
 PARTS = ("flag", "tls", "samples")
 """The parts of a vCPU's own memory in the engine, as ``enum kb_part`` numbers them."""
 _STATES = {
@@ -116,6 +117,7 @@ class Plan:
     state: str | None = None  # a key of STATES (kickbench/scenario/kinds.py)
     seed: int = 1
     one_by_one: bool = False
+    after: tuple[str, ...] = ()  # kvmclock_ctrl | read_state
     gap_ns: int = 0
     userspace_ns: int = 0
     window_ns: int = 0
@@ -130,6 +132,7 @@ class Plan:
             state=_STATES[self.state],
             seed=self.seed,
             one_by_one=self.one_by_one,
+            after=sum(_AFTER[step] for step in self.after),
             gap_ns=self.gap_ns,
             userspace_ns=self.userspace_ns,
             window_ns=self.window_ns,

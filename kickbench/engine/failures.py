@@ -33,7 +33,7 @@ class Failure(ctypes.Structure):
         ("tid", c_int32),
         ("kicker", c_int32),
         ("slow", c_int32),
-        ("reserved", c_uint32),
+        ("following", c_int32),
         ("protocol", c_char_p),
     ]
 
@@ -139,6 +139,8 @@ def describe(failure: Failure, n_vcpus: int, n_cpus: int) -> str:
             what = "entering the protocol" if failure.entering else "a kick"
         elif failure.finishing:
             what = "completing the guest's I/O"
+        elif failure.following:
+            what = "what follows a pause"
         hint = ""
         if failure.error == errno.EMFILE:
             hint = "; raise the limit of open files (ulimit -n)"

@@ -71,6 +71,8 @@ class Guest(Closing):
     ``halts_inside`` a halted vCPU stays in the guest. If not ``started``, the vCPUs wait for what
     starts them, and no guest runs. The last two need an interrupt chip in the kernel on x86.
 
+    With ``kvmclock`` KVM keeps a paravirtual clock for each vCPU, which no program reads.
+
     ``on_node_of(i)`` is entered around everything that allocates memory for vCPU i, so that the
     caller can pin itself to the node of that memory.
 
@@ -92,6 +94,7 @@ class Guest(Closing):
         halt_poll_ns: int | None = None,
         halts_inside: bool = False,
         started: bool = True,
+        kvmclock: bool = False,
         on_node_of: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
     ) -> None:
         self.paced = bool(gaps_cycles)
@@ -139,6 +142,9 @@ class Guest(Closing):
                     self.vcpus.append(self._add_vcpu(index, irqchip))
                     if not started:
                         self.vcpus[-1].set_mp_state(arch.current().UNSTARTED)
+                    if kvmclock:  # in the page of the parameters, behind them
+                        address = self._params_gpa(index) + PAGE // 2
+                        arch.current().start_clock(self.vcpus[index], address)
             with on_node_of(0):
                 arch.current().finish(self.vm, irqchip, n_vcpus)
         except BaseException:

@@ -154,6 +154,7 @@ class _Case(Model):
     siglock_hz: Annotated[float, Field(gt=0)] | None = None
     pause_gap_us: Annotated[float, Field(ge=0)] | None = None
     order: Line = "parallel"
+    after: Annotated[list[Line], Field(max_length=100)] = []
 
 
 class _ManifestCase(Model):

@@ -335,6 +335,20 @@ TABLES: dict[str, Table] = {
                     "until half of them had, rounded up",
                 ),
                 Column("last_cycles", pa.int64(), "cycles", "until the last one had"),
+                Column(
+                    "clock_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "until the last one had called KVM_KVMCLOCK_CTRL; 0: none did",
+                    later=True,
+                ),
+                Column(
+                    "state_cycles",
+                    pa.int64(),
+                    "cycles",
+                    "until the state of the last one had been read; 0: none was",
+                    later=True,
+                ),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated"),
                 Column(
                     "not_run",

@@ -472,7 +472,7 @@ def _latencies(kicks: Records, which: bytes) -> Iterator[int]:
 
 # --- pause_all ----------------------------------------------------------------------------------
 
-_PAUSE_TIMES = ("at", "send", "first", "median", "last")
+_PAUSE_TIMES = ("at", "send", "first", "median", "last", "clock", "state")
 PAUSES = RecordType.of(
     [
         *PLACE,
@@ -665,6 +665,7 @@ def _pause_plan(case: Case) -> Plan:
         loop="kick",
         kicking="pauses",
         one_by_one=case.order == "serial",
+        after=case.after,
         gap_ns=int(gap_us * 1e3),
     )
 

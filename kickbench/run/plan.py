@@ -202,6 +202,8 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
         return reason
     if case.exit_rate_hz is not None and not PROGRAMS[case.program].paced:
         return f"{case.program} never exits by itself, so it has no exit rate: remove exit_rate_hz"
+    if "kvmclock_ctrl" in case.after and not machine.HAS_KVMCLOCK:
+        return f"{machine.NAME} has no KVM_KVMCLOCK_CTRL: leave it out of pause_all.after"
     if case.kind == "race" and case.vcpus > MAX_KICKERS:
         return f"a race has a kicking thread for each vCPU, at most {MAX_KICKERS}: use fewer vCPUs"
     if (case.kick_rate_hz or 0) * case.vcpus > MAX_KICKS_HZ:

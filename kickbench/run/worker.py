@@ -204,6 +204,7 @@ def _engine_bench(
             gap_scales=pacing.gap_scales,
             mix=schedule.mix_table(case.mix, rng),
             ring_entries=pacing.ring_entries,
+            kvmclock="kvmclock_ctrl" in case.after,
             on_node_of=lambda index: pinned(order.vcpu_cpus[index], f"vCPU {index}"),
             **states.MACHINES.get(case.state or "", {}),
         ) as guest,

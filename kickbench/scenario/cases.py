@@ -20,6 +20,7 @@ from kickbench.guest.mix import EXITS, MAX_EXITS, MAX_SHARE, SIZES, MixedExit, w
 from kickbench.guest.programs import PROGRAMS
 from kickbench.methods import is_protocol_file, method_label
 from kickbench.scenario.kinds import (
+    AFTER,
     ARRIVALS,
     DEFAULT_ORDER,
     DEFAULT_TRANSPORT,
@@ -84,6 +85,7 @@ class Case:
 
     Of kind "pause_all", ``pause_gap_us`` is the mean time between two pauses, 0 for none, and
     ``order`` (a key of ``kinds.ORDERS``) how a pause goes through the vCPUs.
+    ``after`` (keys of ``kinds.AFTER``) is what each vCPU's thread does once it is paused.
 
     Cases of ``kinds.NOISY_KINDS`` may have noise: ``foreign_signals_hz`` signals per second to each
     vCPU's thread that are no kicks, None for none, and ``siglock_threads`` that take the process's
@@ -133,6 +135,7 @@ class Case:
     order: str = DEFAULT_ORDER
     moment: str | None = None
     vms: int | None = None
+    after: tuple[str, ...] = ()
 
     @property
     def has_noise(self) -> bool:
@@ -172,7 +175,7 @@ class Case:
             MixedExit(**_checked(f"case.mix[{index}]", each, _types(MixedExit)))
             for index, each in enumerate(values["mix"])
         ]
-        for key in ("methods", "mix", "gaps_us", "vcpu_rates"):
+        for key in ("methods", "mix", "gaps_us", "vcpu_rates", "after"):
             values[key] = tuple(values[key])
         case = cls(**values)
         _check_values(case)
@@ -302,6 +305,8 @@ def _check_values(case: Case) -> None:
         _refuse(NOISE[0], f"noise of the kinds {', '.join(NOISY_KINDS)}, and of no other")
     if (case.siglock_hz is not None) != (case.siglock_threads > 0):
         _refuse("siglock_hz", "a rate if there are threads that take siglock, and only then")
+    if case.after and (case.kind != "pause_all" or not set(case.after) <= set(AFTER)):
+        _refuse("after", f"some of {', '.join(AFTER)}, of the kind pause_all")
     if case.kind != "pause_all" and (case.pause_gap_us, case.order) != (None, DEFAULT_ORDER):
         _refuse("pause_gap_us", "a gap and an order of the kind pause_all, and of no other")
     if not _NAME.fullmatch(case.placement.name):

@@ -271,6 +271,12 @@ ORDERS: dict[str, str] = {
 
 DEFAULT_ORDER = "parallel"
 
+AFTER: dict[str, str] = {
+    "kvmclock_ctrl": "KVM_KVMCLOCK_CTRL, which tells the guest's clock of the pause",
+    "read_state": "the ioctls that read a vCPU's state to save it",
+}
+"""What each vCPU's thread may do once it is paused, by name, in this order."""
+
 NOISY_KINDS = ("exits", "kick", "pause_all", "race")
 """The kinds that can be measured with noise."""
 

@@ -44,6 +44,7 @@ from kickbench.methods import CATALOGUE, is_protocol_file, method_label
 from kickbench.native import placebo_name
 from kickbench.scenario.findings import Axis, OneOf, Table, expected, expecting, explain, problem
 from kickbench.scenario.kinds import (
+    AFTER,
     ARRIVALS,
     DEFAULT_ITERATIONS,
     DEFAULT_ORDER,
@@ -163,6 +164,7 @@ VcpuRate = Annotated[
 ProgramName = Annotated[str, OneOf(tuple(PROGRAMS))]
 KindName = Annotated[str, OneOf(tuple(KINDS))]
 StateName = Annotated[str, OneOf(tuple(STATES))]
+AfterName = Annotated[str, OneOf(tuple(AFTER))]
 OrderName = Annotated[str, OneOf(tuple(ORDERS))]
 MomentName = Annotated[str, OneOf(tuple(MOMENTS))]
 TransportName = Annotated[str, OneOf(tuple(TRANSPORTS))]
@@ -583,6 +585,12 @@ class Race(Table):
     vcpus: OwnVcpus = None
 
 
+def _step_list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or len(set(map(str, value))) < len(value):
+        raise expected(f"a list of some of {', '.join(AFTER)}, each once")
+    return tuple(value)
+
+
 class PauseAll(Table):
     """The axes of the kind pause_all."""
 
@@ -595,6 +603,11 @@ class PauseAll(Table):
         default=(DEFAULT_ORDER,),
         description="parallel: all vCPUs are kicked, then each is waited for. serial: each is "
         "waited for before the next is kicked. A list is an axis of the sweep.",
+    )
+    after: Annotated[tuple[AfterName, ...], BeforeValidator(_step_list)] = Field(
+        default=(),
+        description="What each vCPU's thread does once it is paused, timed beside the pause: "
+        "kvmclock_ctrl and read_state.",
     )
 
 

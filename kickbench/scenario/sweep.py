@@ -133,7 +133,7 @@ def _kickers(scenario: Scenario) -> Choices:
 def _pauses(scenario: Scenario) -> Choices:
     assert scenario.pause_all is not None
     return [
-        {"pause_gap_us": float(gap_us), "order": order}
+        {"pause_gap_us": float(gap_us), "order": order, "after": scenario.pause_all.after}
         for gap_us in scenario.pause_all.gap_us
         for order in scenario.pause_all.order
     ]

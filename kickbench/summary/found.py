@@ -322,6 +322,13 @@ class _NotRun(_Found):
         return self
 
 
+class _After(_Found):
+    # They may be missing, but must not be null.
+    clock: Annotated[_PauseTimes, Field(default_factory=_PauseTimes.model_construct)]
+    state: Annotated[_PauseTimes, Field(default_factory=_PauseTimes.model_construct)]
+    pause_share: Annotated[Share, Field(default=0.0)]
+
+
 class _PauseMethod(_Method):
     first_ns: _PauseTimes
     median_ns: _PauseTimes
@@ -330,6 +337,7 @@ class _PauseMethod(_Method):
     last_ci95: _PauseIntervals
     timeout_ns: Amount | None = None
     not_run: _NotRun | None = None
+    after_ns: Annotated[_After, Field(default_factory=_After.model_construct)]
     n: Count
     rescued: Count
     rescues: Count

@@ -48,6 +48,8 @@ class Pauses:
     first_ns: Floats
     median_ns: Floats
     last_ns: Floats
+    clock_ns: Floats
+    state_ns: Floats
 
     @property
     def timed(self) -> NDArray[np.bool_]:
@@ -57,7 +59,8 @@ class Pauses:
 
 def read_pauses(reader: RunReader, case_id: str) -> Pauses:
     """Every pause of a finished case of the kind pause_all, in ns."""
-    columns = ("rescues", "not_run", "send_cycles", "first_cycles", "median_cycles", "last_cycles")
+    times = ("send", "first", "median", "last", "clock", "state")
+    columns = ("rescues", "not_run", *(f"{name}_cycles" for name in times))
     rounds, row, entry, scale, found = read_rows(reader, reader.case(case_id), "pauses", columns)
     return Pauses(
         round_process=rounds,
@@ -69,6 +72,8 @@ def read_pauses(reader: RunReader, case_id: str) -> Pauses:
         first_ns=found["first_cycles"] * scale,
         median_ns=found["median_cycles"] * scale,
         last_ns=found["last_cycles"] * scale,
+        clock_ns=found["clock_cycles"] * scale,
+        state_ns=found["state_cycles"] * scale,
     )
 
 
@@ -79,6 +84,24 @@ def _timeout_ns(last_ns: Floats, rescued: int) -> float | None:
     """
     bound = quantile_bound(np.append(last_ns, np.full(rescued, np.inf)), TIMEOUT_QUANTILE)
     return bound if bound is not None and np.isfinite(bound) else None
+
+
+def _after(pauses: Pauses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """The phases that follow a pause, each from the end of the phase before; empty without any.
+
+    The share is that of the pause itself in the whole, its median.
+    """
+    found: dict[str, Any] = {}
+    begin = pauses.last_ns[chosen]
+    for name in ("clock", "state"):
+        end = getattr(pauses, f"{name}_ns")[chosen]
+        if len(end) and end.any():
+            found[name] = named_quantiles(end - begin, EVENT_QUANTILES, maximum=True)
+            begin = end
+    if found:
+        shares = pauses.last_ns[chosen] / np.maximum(begin, 1e-9)
+        found["pause_share"] = float(np.median(np.minimum(shares, 1.0)))
+    return found
 
 
 def pause_gap_us(parameters: Mapping[str, Any]) -> float | None:
@@ -128,6 +151,7 @@ def summarise_pauses(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "timeout_ns": _timeout_ns(
                 pauses.last_ns[chosen], int((of_method & ~pauses.timed).sum())
             ),
+            "after_ns": _after(pauses, chosen),
             "not_run": _not_run(pauses.not_run[of_method]),
             "n": int(chosen.sum()),
             "rescued": int((of_method & ~pauses.timed).sum()),

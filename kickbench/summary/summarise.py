@@ -108,6 +108,7 @@ def _summarise_case(reader: RunReader, record: CaseRecord) -> tuple[dict[str, An
         "iterations": parameters.get("iterations"),
         "pause_gap_us": pause_gap_us(parameters),
         "order": parameters.get("order", "parallel"),
+        "after": parameters.get("after", []),
         "foreign_signals_hz": parameters.get("foreign_signals_hz"),
         "siglock_threads": parameters.get("siglock_threads", 0),
         "siglock_hz": parameters.get("siglock_hz"),

@@ -25,12 +25,15 @@ static void note_failures(struct kb_engine *e)
 		const struct vcpu_thread *t = &e->vcpu_threads[i];
 		const struct kvm_run *run = t->v.run;
 
-		if (!t->enter_error && !t->v.run_error && !t->v.unexpected_exit)
+		if (!t->enter_error && !t->v.run_error && !t->v.unexpected_exit && !t->follow_error)
 			continue;
 		e->failure.vcpu = (int32_t)i;
 		e->failure.entering = t->enter_error != 0;
 		e->failure.finishing = t->v.finish_failed;
-		e->failure.error = t->enter_error ? t->enter_error : t->v.run_error;
+		e->failure.following = t->follow_error != 0;
+		e->failure.error = t->enter_error    ? t->enter_error
+				   : t->follow_error ? t->follow_error
+						     : t->v.run_error;
 		e->failure.exit_reason = run->exit_reason;
 		if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 			e->failure.suberror = run->internal.suberror;

@@ -57,13 +57,16 @@ enum kb_state {
 	KB_HALTED_INSIDE, /* halted without an exit */
 };
 
+/* What follows a pause, in this order; bits. */
+enum kb_after { KB_TELL_CLOCK = 1, KB_READ_STATE = 2 };
+
 struct kb_plan {
 	uint32_t loop;
 	uint32_t kicking;
 	uint32_t state;
 	uint32_t seed;	     /* of the random times */
 	uint32_t one_by_one; /* pauses: each vCPU is waited for before the next is kicked */
-	uint32_t reserved;
+	uint32_t after;	     /* pauses: enum kb_after, what each vCPU's thread does then */
 	uint64_t gap_ns; /* mean time between two kicks of a kicker, or two pauses; pauses: 0: */
 			 /* the next one begins when the vCPUs are told to go on */
 	uint64_t userspace_ns;	 /* in user space before each KVM_RUN; aimed: the window's notice */
@@ -104,6 +107,8 @@ struct kb_pause {
 	int64_t first;
 	int64_t median; /* of an even number the lower one: until half of them had taken it */
 	int64_t last;
+	int64_t clock; /* until the last vCPU had called KVM_KVMCLOCK_CTRL; 0: none did */
+	int64_t state; /* until the state of the last vCPU had been read; 0: none was */
 	uint32_t block;
 	uint32_t rescues;
 	int32_t not_run; /* vCPUs whose guest had not run since the pause before; -1: not known */
@@ -191,7 +196,7 @@ struct kb_failure {
 	int32_t tid;	      /* of the same */
 	int32_t kicker;	      /* it is a kicker's, on its way to `vcpu`; -1: it is the vCPU's own */
 	int32_t slow;	      /* it still made progress */
-	uint32_t reserved;    /* not padding: see layout.c */
+	int32_t following;    /* the error is of what follows a pause */
 	const char *protocol; /* that it uses; NULL: none */
 };
 

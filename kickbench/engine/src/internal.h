@@ -70,7 +70,11 @@ struct vcpu_thread {
 	bool ran_before;  /* the same when it was taken; for the kicker */
 	bool io_pending;  /* the next KVM_RUN completes the guest's PIO or MMIO */
 	uint64_t resumed_after[KB_MAX_KICKERS]; /* as in struct kb_ack, for the next kick */
-	bool lacks_files;	     /* a descriptor of the thread's own could not be opened */
+	bool lacks_files; /* a descriptor of the thread's own could not be opened */
+	/* What followed a pause; for the kicker. */
+	uint64_t clock_at, state_at; /* clock: each step was done */
+	atomic_uint followed;	     /* kicks of the first kicker that it was done for */
+	int follow_error;
 	atomic_ullong foreign_taken; /* foreign signals in the block; its own thread counts them */
 };
 

@@ -162,13 +162,19 @@ static int compare(const void *a, const void *b)
 static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sending, uint32_t rescues)
 {
 	struct kb_pause *pause = &e->pauses[e->n_pauses++];
+	uint64_t clock = 0, state = 0;
 	int32_t not_run = 0;
 
 	for (uint32_t i = 0; i < e->n_vcpus; i++) {
-		uint64_t taken_at = e->vcpu_threads[i].v.acks[0].taken_at;
+		const struct vcpu_thread *t = &e->vcpu_threads[i];
+		const uint64_t taken_at = t->v.acks[0].taken_at;
 
 		e->scratch[i] = taken_at > begun ? taken_at - begun : 0;
-		not_run += !e->vcpu_threads[i].ran_before;
+		not_run += !t->ran_before;
+		if (e->plan.after & KB_TELL_CLOCK && t->clock_at - begun > clock)
+			clock = t->clock_at - begun;
+		if (e->plan.after & KB_READ_STATE && t->state_at - begun > state)
+			state = t->state_at - begun;
 	}
 	qsort(e->scratch, e->n_vcpus, sizeof(*e->scratch), compare);
 	*pause = (struct kb_pause){
@@ -177,6 +183,8 @@ static void note_pause(struct kb_engine *e, uint64_t begun, uint64_t sending, ui
 	    .first = e->scratch[0],
 	    .median = e->scratch[(e->n_vcpus - 1) / 2],
 	    .last = e->scratch[e->n_vcpus - 1],
+	    .clock = (int64_t)clock,
+	    .state = (int64_t)state,
 	    .block = e->block_index,
 	    .rescues = rescues,
 	    /* A guest that halts leaves no sign that it ran, and a kick may be its own sign. */
@@ -236,6 +244,22 @@ static bool pause_at_once(struct kick_in_flight *k, uint64_t *sending, uint32_t 
 	return true;
 }
 
+/* Waits until each vCPU's thread has done what follows. False when one has left its loop. */
+static bool wait_followed(struct kb_engine *e, const struct kb_kicker *kicker)
+{
+	for (uint32_t i = 0; i < e->n_vcpus; i++) {
+		struct vcpu_thread *t = &e->vcpu_threads[i];
+
+		while (atomic_load_explicit(&t->followed, memory_order_acquire) !=
+		       kicker->targets[i].requests) {
+			if (!is_busy(t))
+				return false;
+			doze();
+		}
+	}
+	return true;
+}
+
 /* As a pause of a VM does. False when it cannot be done. */
 static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 {
@@ -249,6 +273,8 @@ static bool pause_once(struct kb_engine *e, struct kick_in_flight *k)
 	if (!paused)
 		return false;
 	KB_PUT_MARK(KB_MARK_PAUSED);
+	if (e->plan.after && !wait_followed(e, k->kicker))
+		return false;
 	note_pause(e, begun, sending, rescues);
 	return true;
 }

@@ -102,6 +102,26 @@ void kb_note_spurious(struct kb_vcpu *v, uint64_t now, uint64_t exits)
 	v->spurious_after = exits;
 }
 
+/* False when the kernel refuses. */
+static bool follow_pause(struct vcpu_thread *t)
+{
+	const uint32_t after = t->engine->plan.after;
+	uint32_t cpu;
+
+	if (after & KB_TELL_CLOCK) {
+		t->follow_error = -kb_tell_clock(t->v.fd);
+		t->clock_at = kb_stamp(t->v.clock_is_counter, &cpu);
+	}
+	if (after & KB_READ_STATE && !t->follow_error) {
+		t->follow_error = -kb_read_state(t->v.fd);
+		t->state_at = kb_stamp(t->v.clock_is_counter, &cpu);
+	}
+	atomic_store_explicit(&t->followed,
+			      atomic_load_explicit(&t->v.acks[0].taken, memory_order_relaxed),
+			      memory_order_release);
+	return !t->follow_error;
+}
+
 bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 {
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
@@ -138,6 +158,8 @@ bool kb_take_kick(struct kb_vcpu *v, uint64_t returned_at)
 	/* Paused until it is resumed. A rescue, or the conductor, needs an answer meanwhile. */
 	if (!stop && e->plan.kicking == KB_PAUSES) {
 		kb_mark(v, KB_TAKING);
+		if (e->plan.after && !follow_pause(t))
+			return true;
 		while (atomic_load_explicit(&e->resumed, memory_order_acquire) == resumed &&
 		       !kb_kick_requested(v))
 			futex_wait(&e->resumed, resumed, PAUSED_LOOK_NS);
@@ -384,6 +406,7 @@ static void run_block(struct vcpu_thread *t)
 	v->kicked = v->unexpected_exit = v->finish_failed = false;
 	v->run_error = 0;
 	t->counted_in = t->window_opened = false;
+	t->follow_error = 0;
 	atomic_store_explicit(&t->foreign_taken, 0, memory_order_relaxed);
 	t->landed = v->resuming = 0;
 	t->free_at = 0;

@@ -91,6 +91,7 @@ _PARAMETERS = {
     "window_ns": "window",
     "pause_gap_us": "gap between pauses",
     "order": "order of a pause",
+    "after": "what follows a pause",
     "foreign_signals_hz": "foreign signals",
     "siglock_threads": "siglock threads",
     "siglock_hz": "rate of the siglock threads",

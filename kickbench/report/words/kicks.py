@@ -48,7 +48,7 @@ from kickbench.report.words.names import (
     window_name,
 )
 from kickbench.report.words.noise import answer_noise
-from kickbench.report.words.pauses import answer_back_to_back, answer_orders
+from kickbench.report.words.pauses import answer_after, answer_back_to_back, answer_orders
 from kickbench.scenario.kinds import NOISE, moment_name, state_name
 
 MIN_LANDED = 100
@@ -456,6 +456,7 @@ def answer_pause(summary: Summary, oversubscribed: Collection[str]) -> list[str]
         answers.append(f"The table has {len(series) - 1 - MOST_OTHERS} more of these.")
     answers += answer_orders(summary, oversubscribed)
     answers += answer_back_to_back(summary)
+    answers += answer_after(summary, oversubscribed)
     answers += answer_noise(summary, "pause_all", oversubscribed)
     return answers + _rescued(finished(summary, "pause_all"))
 

@@ -24,6 +24,13 @@ _ALIKE = (
 )
 
 
+_AFTER = {
+    "clock": "telling the guest's clock (KVM_KVMCLOCK_CTRL) takes",
+    "state": "reading the vCPUs' state takes",
+}
+"""What may follow a pause, in its order."""
+
+
 def answer_orders(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     """How much longer a pause takes whose vCPUs are kicked one by one.
 
@@ -39,12 +46,7 @@ def answer_orders(summary: Summary, oversubscribed: Collection[str]) -> list[str
     ]
     if not pairs:
         return []
-
-    def importance(pair: tuple[Summary, Summary]) -> tuple[bool, int, bool]:
-        serial, _ = pair
-        return serial["id"] not in oversubscribed, serial["vcpus"], serial["pause_gap_us"] > 0
-
-    serial, parallel = max(pairs, key=importance)
+    serial, parallel = max(pairs, key=lambda pair: _importance(pair[0], oversubscribed))
     shown = []
     for method in serial["methods"]:
         long, short = (
@@ -63,6 +65,10 @@ def answer_orders(summary: Summary, oversubscribed: Collection[str]) -> list[str
     return [f"Kicked one at a time, all vCPUs are paused after {listed(shown)}, p50 ({where})."]
 
 
+def _importance(case: Summary, oversubscribed: Collection[str]) -> tuple[bool, int, bool]:
+    return case["id"] not in oversubscribed, int(case["vcpus"]), case["pause_gap_us"] > 0
+
+
 def answer_back_to_back(summary: Summary) -> list[str]:
     """How many pauses found a vCPU that had not run since the pause before, by the gap."""
     cases = [case for case in finished(summary, "pause_all") if case["pause_gap_us"] == 0]
@@ -75,6 +81,31 @@ def answer_back_to_back(summary: Summary) -> list[str]:
         shown.append(f"{whole(found)} of {whole(pauses)} ({share} %) with {method}")
     what = "a pause found a vCPU whose guest had not run since the pause before"
     return [f"Back to back, {what}: {listed(shown)}."]
+
+
+def answer_after(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
+    """What follows a pause, and the share of the kicks in the whole.
+
+    It is of the pauses with the most vCPUs that had CPUs for them.
+    """
+    cases = [case for case in finished(summary, "pause_all") if case["after"]]
+    if not cases:
+        return []
+    case = max(cases, key=lambda case: _importance(case, oversubscribed))
+    figures = case["methods"][case["baseline"]]
+    after = figures.get("after_ns") or {}
+    shown = [
+        f"{words} {duration(summary, after[name]['p50'])}"
+        for name, words in _AFTER.items()
+        if after.get(name)
+    ]
+    if not shown:
+        return []
+    share = f"{100 * after['pause_share']:.0f} %"
+    where = f"{case['baseline']}, p50, {label(summary, case, of_kind=False)}"
+    pause = duration(summary, figures["last_ns"]["p50"])
+    whole_of_it = f"the kicks are {share} of the whole"
+    return [f"After a pause of {pause}, {listed(shown)} ({where}): {whole_of_it}."]
 
 
 def _not_run(cases: Sequence[Summary]) -> dict[str, tuple[int, int]]:

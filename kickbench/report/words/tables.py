@@ -699,6 +699,11 @@ def _pause(which: str, name: str, head: str, group: str = "") -> Column:
     return _number(head, "", f"{which}_ns", name, scale=1e-3, group=group)
 
 
+_AFTER = tuple(
+    _number(name, "{us}, p50", "after_ns", key, "p50", scale=1e-3, always=False, group="then")
+    for name, key in (("KVM_KVMCLOCK_CTRL", "clock"), ("state read", "state"))
+)
+
 _PAUSE = Table(
     "Pause all",
     "The times are from just before the first kick until the first, the median and the last vCPU "
@@ -735,6 +740,7 @@ _PAUSE = Table(
                 _PAUSES,
                 _RESCUED,
                 _count("not run between", "", "not_run", "pauses", always=False),
+                *_AFTER,
                 *_NOISE_COUNTS,
                 _NOT_ONCE,
                 _ENDED_BY,

@@ -3,6 +3,7 @@
 #ifndef KICKBENCH_ARCH_AARCH64_H
 #define KICKBENCH_ARCH_AARCH64_H
 
+#include <errno.h>
 #include <linux/kvm.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -99,6 +100,32 @@ static inline bool kb_guest_count(int fd, uint32_t *count)
 		return false;
 	*count = (uint32_t)x3;
 	return true;
+}
+
+/* There is no such clock. */
+static inline int kb_tell_clock(int fd)
+{
+	(void)fd;
+	return -ENOSYS;
+}
+
+/* The general registers, SP, PC and PSTATE, as a VMM reads them, one by one. 0 or -errno. */
+static inline int kb_read_state(int fd)
+{
+	struct kvm_mp_state mp;
+	uint64_t value;
+
+	for (size_t at = 0; at <= offsetof(struct user_pt_regs, pstate); at += sizeof(value)) {
+		struct kvm_one_reg reg = {
+		    .id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE |
+			  (at / sizeof(uint32_t)),
+		    .addr = (uintptr_t)&value,
+		};
+
+		if (ioctl(fd, KVM_GET_ONE_REG, &reg))
+			return -errno;
+	}
+	return ioctl(fd, KVM_GET_MP_STATE, &mp) ? -errno : 0;
 }
 
 /*

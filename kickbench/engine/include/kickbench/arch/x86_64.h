@@ -3,6 +3,7 @@
 #ifndef KICKBENCH_ARCH_X86_64_H
 #define KICKBENCH_ARCH_X86_64_H
 
+#include <errno.h>
 #include <linux/kvm.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -64,6 +65,38 @@ static inline bool kb_guest_count(int fd, uint32_t *count)
 		return false;
 	*count = 0 - (uint32_t)regs.rcx;
 	return true;
+}
+
+/* KVM_KVMCLOCK_CTRL: a guest that watches for lockups is to know of the pause. 0 or -errno. */
+static inline int kb_tell_clock(int fd)
+{
+	return ioctl(fd, KVM_KVMCLOCK_CTRL, 0) == 0 ? 0 : -errno;
+}
+
+/*
+ * Reads the vCPU's state as a VMM does that saves it, but for its MSRs, whose list is each VMM's
+ * own. There is no local APIC without an interrupt chip in the kernel (EINVAL). 0 or -errno.
+ */
+static inline int kb_read_state(int fd)
+{
+	struct {
+		struct kvm_mp_state mp;
+		struct kvm_regs regs;
+		struct kvm_sregs sregs;
+		struct kvm_xsave xsave;
+		struct kvm_xcrs xcrs;
+		struct kvm_debugregs debug;
+		struct kvm_lapic_state lapic;
+		struct kvm_vcpu_events events;
+	} state;
+
+	if (ioctl(fd, KVM_GET_MP_STATE, &state.mp) || ioctl(fd, KVM_GET_REGS, &state.regs) ||
+	    ioctl(fd, KVM_GET_SREGS, &state.sregs) || ioctl(fd, KVM_GET_XSAVE, &state.xsave) ||
+	    ioctl(fd, KVM_GET_XCRS, &state.xcrs) || ioctl(fd, KVM_GET_DEBUGREGS, &state.debug) ||
+	    ioctl(fd, KVM_GET_VCPU_EVENTS, &state.events) ||
+	    (ioctl(fd, KVM_GET_LAPIC, &state.lapic) && errno != EINVAL))
+		return -errno;
+	return 0;
 }
 
 /*
