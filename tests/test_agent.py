@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -91,6 +92,21 @@ def test_they_import_the_standard_library_only() -> None:
     # -S: there are no other packages.
     names = sorted(MODULES.keys() - {"kickbench.agent.bootstrap"})  # is sent, and not imported
     command = [sys.executable, "-S", "-c", IMPORT_ALL, str(ROOT), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_oldest_python_imports_them() -> None:
+    python = shutil.which("python3.9")
+    if (
+        python is None
+        or subprocess.run([python, "-V"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no python3.9")
+    names = sorted(MODULES.keys() - {"kickbench.agent.bootstrap"})
+    code = "import importlib, sys\nsys.path.append(sys.argv[1])\n"
+    code += "for name in sys.argv[2:]: importlib.import_module(name)"
+    command = [python, "-S", "-c", code, str(ROOT), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

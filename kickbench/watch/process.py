@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from kickbench.cpu_list import parse_cpu_list
@@ -264,7 +263,7 @@ def _command(pid: int) -> bytes:
 def _guest(folder: Path) -> str:
     """The guest's name by the process's command line; "" if it has none."""
     words = _command(int(folder.name)).decode(errors="replace").split("\0")
-    for option, value in pairwise(words):
+    for option, value in zip(words, words[1:]):
         name, equals, own = option.partition("=")
         if name in _NAMES and (match := _GUEST.search(own if equals else value)):
             return _printable_name(match[1] or match[2] or "")
