@@ -22,7 +22,6 @@ BEGINNINGS = (
     *(f"kickbench.agent.{path.stem}" for path in (ROOT / "kickbench" / "agent").glob("*.py")),
     "kickbench.run.worker",
     "kickbench.host.doctor",
-    "kickbench.watch.turns",
 )
 
 

@@ -56,6 +56,7 @@ from kickbench.observe.replay import scenario_of
 from kickbench.report.pages.run import drawn, page
 from kickbench.results.schema import dump_json
 from kickbench.results.tables import TABLES, tables_of
+from kickbench.run.this_host import ThisHost
 from kickbench.scenario.model import Scenario
 from kickbench.summary.data import RunData
 from kickbench.watch import layout, process, programs, turns
@@ -567,7 +568,7 @@ def test_on_a_full_disk_it_is_stored_elsewhere(
             until(engine, lambda left: left.results["exits"].sum() > 9, [("sigmask", 0)], ms=10)
             found = seen_of(watch)
         monkeypatch.setattr(recording, "observe", lambda *_, **__: found)
-        folder, _ = recording.record(found.vmm, 1.0, results, live=False)
+        folder, _ = recording.record(ThisHost(), found.vmm, 1.0, results, live=False)
         assert folder.is_relative_to(spare)
         assert json.loads((folder / "summary.json").read_text())["cases"][0]["status"] == "ok"
         said = capsys.readouterr().err
@@ -576,7 +577,7 @@ def test_on_a_full_disk_it_is_stored_elsewhere(
         assert not list(results.glob("*/*/*"))
         monkeypatch.setattr(tempfile, "tempdir", str(results))
         with pytest.raises(MeasurementError, match="what was seen is lost"):
-            recording.record(found.vmm, 1.0, results, live=False)
+            recording.record(ThisHost(), found.vmm, 1.0, results, live=False)
     finally:
         subprocess.run(["umount", results], check=True)
 

@@ -14,6 +14,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,11 +24,16 @@ import kickbench
 from kickbench.agent import supervisor
 from kickbench.agent.runs import Run, remove_old, remove_other_agents
 from kickbench.engine.engine import library
-from kickbench.errors import KickbenchError
+from kickbench.errors import EXIT_HOST, KickbenchError
 from kickbench.run.foreman import arrays_of, arrays_of_case
 from kickbench.run.machine import Facts, Survey
+from kickbench.run.this_host import ThisHost
+from kickbench.watch.process import RightsError, Vmm
+from kickbench.watch.snapshot import Progress
 
 ALIVE_SECONDS = 5.0
+TAKEN_SECONDS = 60
+"""After so long nobody is there who takes what is said of a VM."""
 _JOURNAL_SECONDS = 0.2
 _CHUNK = 1 << 20
 
@@ -122,6 +128,25 @@ class _Server:
             self._end()
         self._say("forgotten")
 
+    def vms(self, pid: int | None, name: str | None) -> None:
+        """Which VMs run here."""
+        self._say("vms", vms=[vmm.to_dict() for vmm in ThisHost().vms(pid, name)])
+
+    def watch(self, vmm: dict[str, Any], seconds: float) -> None:
+        """Watch a VM. Any request ends it early, and so does the end of the connection."""
+        for news in ThisHost().watch(Vmm.from_dict(vmm), seconds, self._has_no_request):
+            # The kernel ends this process, and with it the programs, if nobody takes the news.
+            signal.alarm(TAKEN_SECONDS)
+            if isinstance(news, Progress):
+                self._say("progress", **vars(news))
+            else:
+                self._say("snapshot", **news.to_dict())
+            signal.alarm(0)
+        self._say("watched")
+
+    def enough(self) -> None:
+        """End :meth:`watch`."""
+
     # --- the connection -------------------------------------------------------------------------
 
     def serve(self) -> None:
@@ -150,11 +175,17 @@ class _Server:
         words = request.pop("words", [])
         try:
             getattr(self, request.pop("op"))(*words, **request)
+        except RightsError as error:
+            reason = f"{error.what}: reach the machine as root"
+            self._say("error", reason=reason, exit_code=EXIT_HOST)
         except KickbenchError as error:
-            self._say("error", reason=str(error))
+            self._say("error", reason=str(error), exit_code=error.exit_code)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             self._say("error", reason=f"{where}{error.strerror or error}")
+
+    def _has_no_request(self) -> bool:
+        return not (self._input or select.select([0], [], [], 0)[0])
 
     def _follow(self, run: Run) -> None:
         self._run, self._offset, self._gone = run, 0, False

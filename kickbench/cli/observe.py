@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kickbench import interrupts
-from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from kickbench.cli.machines import machine_of
+from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, MeasurementError, UsageError
 from kickbench.numbers import plural
 
 if TYPE_CHECKING:
@@ -49,43 +51,59 @@ def observe(
     live: Annotated[
         bool, typer.Option("--live", help="Show what the VM does, once a second.")
     ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="USER@BOX",
+            help="Observe a VM of this machine, by ssh.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Observe a running VM: its exits, its kicks, its protocol, and what it pays.
 
     The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
     """
     from kickbench.observe import recording
-    from kickbench.watch import process, turns
+    from kickbench.watch import turns
+    from kickbench.watch.process import check_namespace
 
     turns.check_seconds(seconds)
     if sum(one is not None for one in (pid, name, replay)) > 1:
         raise UsageError("name a PID, --name GUEST or --replay SCENARIO, one of them")
-    process.check_namespace()
-    if pid is None and name is None and replay is None:
-        _list(list(process.running()))
-        raise typer.Exit(EXIT_USAGE)
+    if replay is not None and host is not None:
+        raise UsageError("--replay runs its guest on this host: leave out --host")
     interrupts.heed(signal.SIGTERM)
-    if replay is not None:
-        from kickbench.observe.replay import replaying
+    with machine_of(host) as machine, ExitStack() as stack:
+        if replay is not None:
+            from kickbench.observe.replay import replaying
 
-        with replaying(replay, seconds) as vmm:
-            folder, interrupted = recording.record(vmm, seconds, results, live=live)
-    else:
-        vmm = process.find_by_name(name) if name is not None else process.find(pid or 0)
-        folder, interrupted = recording.record(vmm, seconds, results, live=live)
+            check_namespace()
+            vmm = stack.enter_context(replaying(replay, seconds))
+        else:
+            found = machine.vms(pid, name)
+            if pid is None and name is None:
+                _list(found, host)
+                raise typer.Exit(EXIT_USAGE)
+            (vmm,) = found
+        folder, ended_by = recording.record(machine, vmm, seconds, results, live=live)
 
     from kickbench.cli.show import show  # imported now for the reason that recording.py has
 
     show(folder)
-    if interrupted:
+    if isinstance(ended_by, KeyboardInterrupt):
         typer.echo("kickbench: interrupted; what was seen until then is kept", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
+    if ended_by is not None:
+        raise MeasurementError(f"{ended_by}; what was seen until then is kept")
 
 
-def _list(running: list[Vmm]) -> None:
+def _list(running: list[Vmm], host: str | None) -> None:
     if not running:
+        where = "here" if host is None else f"on {host}"
         typer.echo(
-            "kickbench: no VM runs here, or none that you may look at (root sees all)", err=True
+            f"kickbench: no VM runs {where}, or none that you may look at (root sees all)", err=True
         )
         return
     typer.echo("kickbench: name one of these VMs by its PID:", err=True)

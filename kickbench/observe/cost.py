@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what sigmask costs per exit on this host, among the runs that measured it."""
+"""Finds what sigmask costs per exit on a host, among the runs that measured it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kickbench.errors import ResultsError
-from kickbench.host.files import read_text
 from kickbench.results.reader import MANIFEST, SUMMARY, RunReader, load_json
 
 _METHOD, _BASELINE, _METRIC = "sigmask", "immediate_exit", "quiet_ns_per_exit"
 _MOST_RUNS = 50
 
 
-def siglock_cost(results: Path) -> dict[str, Any] | None:
-    """The newest difference below ``results`` with one vCPU on this host and kernel.
+def siglock_cost(results: Path, environment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The newest difference below ``results`` with one vCPU on a host and kernel.
+
+    ``environment`` is that of the host (:mod:`kickbench.host.environment`).
 
     It has "value" and "ci95" in ns per quiet exit, and the "run". None if there is no such run.
     """
-    host = (
-        read_text("/", "/proc/sys/kernel/hostname"),
-        read_text("/", "/proc/sys/kernel/osrelease"),
-    )
+    host = _host_of(environment)
     runs = sorted(results.glob(f"*/*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
     for manifest in runs[:_MOST_RUNS]:
         try:
@@ -34,12 +33,14 @@ def siglock_cost(results: Path) -> dict[str, Any] | None:
     return None
 
 
-def _cost_of(folder: Path, host: tuple[str | None, str | None]) -> dict[str, Any] | None:
-    reader = RunReader(folder, stripped=True)
-    environment = reader.environment
+def _host_of(environment: Mapping[str, Any]) -> tuple[Any, Any]:
     kernel = environment.get("kernel")
-    release = kernel.get("release") if isinstance(kernel, dict) else None
-    if (environment.get("hostname"), release) != host or reader.manifest["emulated"]:
+    return environment.get("hostname"), kernel.get("release") if isinstance(kernel, dict) else None
+
+
+def _cost_of(folder: Path, host: tuple[Any, Any]) -> dict[str, Any] | None:
+    reader = RunReader(folder, stripped=True)
+    if _host_of(reader.environment) != host or reader.manifest["emulated"]:
         return None
     summary = load_json(folder, folder / SUMMARY)
     for case in summary.get("cases", ()):

@@ -40,7 +40,7 @@ class Observed:
     """What was seen of a VMM, as :class:`~kickbench.watch.snapshot.Snapshot` says it.
 
     ``kicks`` are those that :mod:`kickbench.observe.kept` keeps. ``vcpus`` counts all of them.
-    ``ended``: why it ended before its time, or None.
+    ``ended``: why it ended before its time, or None. ``broken``: how the connection broke.
     """
 
     vmm: Vmm
@@ -55,6 +55,7 @@ class Observed:
     memory_nodes: dict[int, int] = field(default_factory=dict)
     load: Load | None = None
     ended: str | None = None
+    broken: ConnectionBrokenError | None = None
     lost: Lost = field(default_factory=Lost)
     kvm_before: Rows = field(default_factory=_no(layout.KvmCounts))
     vcpus: Rows = field(default_factory=_no(layout.Vcpu))
@@ -113,10 +114,10 @@ def observe(
                     found.turns.append(one.turn)
                     progress("observing", min(1.0, one.elapsed_ns / (seconds * 1e9)))
                     on_turn(found)
-    except ConnectionBrokenError:
+    except ConnectionBrokenError as error:
         if not found.turns:
             raise
-        found.ended = BROKEN
+        found.ended, found.broken = BROKEN, error
     if not found.turns:
         raise KeyboardInterrupt
     found.kicks = kicks.rows

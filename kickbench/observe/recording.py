@@ -15,39 +15,57 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.observe.live import Live, bar
 from kickbench.observe.observer import INTERRUPTED, Observed, observe
+from kickbench.run.emulated import origin
 from kickbench.text import printable
 from kickbench.watch.process import Vmm
 from kickbench.watch.turns import ENDED_EARLY
 
+if TYPE_CHECKING:
+    from kickbench.run.machine import Machine
 
-def record(vmm: Vmm, seconds: float, results: Path, *, live: bool) -> tuple[Path, bool]:
-    """Observe the VMM and store it below ``results``.
 
-    Returns the folder, and whether Ctrl-C ended it. Raises UsageError if the folder cannot be made,
-    and the errors of :func:`observe`.
+def record(
+    machine: Machine, vmm: Vmm, seconds: float, results: Path, *, live: bool
+) -> tuple[Path, BaseException | None]:
+    """Observe the VMM on a machine, and store it below ``results``.
+
+    Returns the folder, and what ended the observation early: KeyboardInterrupt,
+    ConnectionBrokenError, or None. Raises UsageError if the folder cannot be made, and the errors
+    of :func:`observe`.
     """
     _check_place(results)
+    environment = machine.survey().environment
     with _noting_interrupts() as interrupts:
         if live:
             with Live(vmm, seconds) as screen:
                 found = observe(
                     vmm,
                     seconds,
+                    watch=machine.watch,
                     progress=screen.progress,
                     on_turn=screen.turn,
                     keep_on=lambda: not interrupts and screen.keep_on(),
                 )
         else:
             with bar(f"observing {vmm.title}", seconds) as progress:
-                found = observe(vmm, seconds, progress=progress, keep_on=lambda: not interrupts)
+                found = observe(
+                    vmm,
+                    seconds,
+                    watch=machine.watch,
+                    progress=progress,
+                    keep_on=lambda: not interrupts,
+                )
         if found.ended == ENDED_EARLY and interrupts:
             found.ended = INTERRUPTED
         # The rest takes a moment, and must be done.
-        return _stored_anywhere(found, seconds, results), found.ended == INTERRUPTED
+        about = {"environment": environment, **origin(machine.mark)}
+        folder = _stored_anywhere(found, seconds, results, about)
+    return folder, KeyboardInterrupt() if found.ended == INTERRUPTED else found.broken
 
 
 @contextmanager
@@ -77,17 +95,17 @@ def _check_place(results: Path) -> None:
         raise UsageError(f"{printable(str(there))}: cannot be written to; choose another --results")
 
 
-def _stored_anywhere(found: Observed, seconds: float, results: Path) -> Path:
+def _stored_anywhere(found: Observed, seconds: float, results: Path, about: dict[str, Any]) -> Path:
     """Store it below ``results``, or in the folder for temporary files if there is no room.
 
     A VM cannot be asked to do the same again.
     """
     try:
-        return _stored(found, seconds, results)
+        return _stored(found, seconds, results, about)
     except (MeasurementError, UsageError) as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="kickbench-observed-"))
         try:
-            folder = _stored(found, seconds, elsewhere)
+            folder = _stored(found, seconds, elsewhere, about)
         except (MeasurementError, UsageError):
             shutil.rmtree(elsewhere, ignore_errors=True)
             why = str(error).partition(";")[0]
@@ -100,23 +118,21 @@ def _stored_anywhere(found: Observed, seconds: float, results: Path) -> Path:
         return folder
 
 
-def _stored(found: Observed, seconds: float, results: Path) -> Path:
-    from kickbench.host import environment
+def _stored(found: Observed, seconds: float, results: Path, about: dict[str, Any]) -> Path:
     from kickbench.observe import store
     from kickbench.observe.cost import siglock_cost
     from kickbench.results.writer import RunWriter
-    from kickbench.run.emulated import Mark, origin
     from kickbench.summary.summarise import write_summary
 
     name = f"observed-{found.vmm.guest or found.vmm.program}"
-    document = store.document(found, siglock_cost(results))
+    document = store.document(found, siglock_cost(results, about["environment"]))
     with RunWriter.create(
         results,
         name,
         scenario={"name": name, "observed": {"pid": found.vmm.pid, "seconds": seconds}},
         cases=[document["case"]],
-        environment=environment.collect(),
-        **origin(Mark.of_this_process()),
+        host=about["environment"].get("hostname"),
+        **about,
     ) as writer:
         try:
             writer.write_case(store.CASE_ID, document, store.tables(found))

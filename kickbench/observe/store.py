@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kickbench.errors import MachineFailedError
 from kickbench.observe.observer import Observed
 from kickbench.observe.protocol import Seen, decide
 from kickbench.results.tables import LARGEST, TABLES, tables_of
@@ -104,7 +105,10 @@ def tables(found: Observed) -> dict[str, pa.Table]:
 
 def _table(name: str, columns: dict[str, Any]) -> pa.Table:
     table = TABLES[name]
-    arrays = [pa.array(columns[column.name]).cast(column.type) for column in table.columns]
+    try:
+        arrays = [pa.array(columns[column.name]).cast(column.type) for column in table.columns]
+    except pa.ArrowInvalid as error:  # another machine may say anything
+        raise MachineFailedError(f"what was seen cannot be: {name}: {error}") from None
     return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
@@ -265,7 +269,7 @@ def _seen(found: Observed) -> Seen:
         signal=number,
         has_mask=bool(len(masked)),
         let_through=blocked & ~mask if len(masked) else 0,
-        blocked=bool(number and blocked >> (number - 1) & 1),
+        blocked=bool(0 < number <= 64 and blocked >> (number - 1) & 1),
         kicks=len(kicks),
         handled=int((kicks["handled_ns"] > 0).sum()),
         in_run=int(in_run.sum()),

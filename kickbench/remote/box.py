@@ -19,8 +19,15 @@ from kickbench.run.emulated import Mark
 from kickbench.run.foreman import Job
 from kickbench.run.machine import WORK, Facts, Survey
 from kickbench.text import printable
+from kickbench.watch.process import Vmm
+from kickbench.watch.snapshot import Progress, Snapshot
+from kickbench.watch.turns import STEP_SECONDS, News
 
 _T = TypeVar("_T")
+
+
+def _progress(message: dict[str, Any]) -> News:
+    return Progress(**message)
 
 
 class Box(Closing):
@@ -156,6 +163,32 @@ class Box(Closing):
     def skip(self, case_id: str) -> None:
         """As :meth:`Machine.skip`."""
         self._link.send("tell", "skip", case_id)
+
+    def vms(self, pid: int | None, name: str | None) -> list[Vmm]:
+        """As :meth:`Machine.vms`."""
+        self._link.send("vms", pid=pid, name=name)
+        found = [Vmm.from_dict(one) for one in self._link.answer("vms")["vms"]]
+        if len(found) != 1 and (pid is not None or name is not None):
+            raise HostError(f"{self._name}: the agent there sent what is no message")
+        return found
+
+    def watch(
+        self, vmm: Vmm, seconds: float, keep_on: Callable[[], bool]
+    ) -> Generator[News, None, None]:
+        """As :meth:`Machine.watch`. Raises ConnectionBrokenError when the connection breaks."""
+        self._link.send("watch", vmm=vmm.to_dict(), seconds=seconds)
+        goes_on = True
+        while True:
+            if goes_on and not keep_on():
+                goes_on = False
+                self._link.send("enough")
+            if not self._link.ready(STEP_SECONDS):
+                continue
+            message = self._link.answer("progress", "snapshot", "watched")
+            event = message["event"]
+            if event == "watched":
+                return
+            yield self._checked(_progress if event == "progress" else Snapshot.from_dict, message)
 
     def keep(self) -> None:
         """As :meth:`Machine.keep`. The run goes on there."""

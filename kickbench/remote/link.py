@@ -18,7 +18,16 @@ from typing import Any, NoReturn, Protocol
 
 import kickbench.agent
 from kickbench.closing import Closing
-from kickbench.errors import ConnectionBrokenError, HostError, MachineFailedError
+from kickbench.errors import (
+    EXIT_MEASUREMENT,
+    EXIT_USAGE,
+    ConnectionBrokenError,
+    HostError,
+    KickbenchError,
+    MachineFailedError,
+    MeasurementError,
+    UsageError,
+)
 from kickbench.native import built_file
 from kickbench.remote import messages, package
 from kickbench.text import printable, shorten
@@ -30,6 +39,11 @@ PYTHON_ARGUMENTS = (
 )
 """What Python gets there. It has no packages (-S): one could be another kickbench. It reads its
 program from standard input, one line, and leaves the rest alone."""
+_ERRORS: dict[int, type[KickbenchError]] = {
+    EXIT_USAGE: UsageError,
+    EXIT_MEASUREMENT: MeasurementError,
+}
+"""The errors of an answer, by the exit code that they would have there. All others: HostError."""
 NO_PYTHON = "kickbench-no-python"
 """What comes instead of an answer if there is no Python there."""
 
@@ -76,6 +90,7 @@ class Link(Closing):
         self._waiting: deque[dict[str, Any]] = deque()
         self._begun = self._connected = False
         self._silence_seconds = streams.first_seconds
+        self._heard = time.monotonic()
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -175,10 +190,22 @@ class Link(Closing):
         while True:
             message = self._message()
             if message["event"] == "error":
-                raise HostError(f"{self.host}: {printable(message['reason'])}")
+                kind = _ERRORS.get(message["exit_code"], HostError)
+                raise kind(f"{self.host}: {printable(message['reason'])}")
             if message["event"] in wanted:
                 return message
             self._waiting.append(message)
+
+    def ready(self, seconds: float) -> bool:
+        """Whether there is something to read. Waits for ``seconds`` at most."""
+        if self._waiting or self._buffer:
+            return True
+        if select.select([self._streams.source], [], [], seconds)[0]:
+            return True
+        silence = self._silence_seconds
+        if silence is not None and time.monotonic() - self._heard > silence:
+            raise ConnectionBrokenError(self._silent())
+        return False
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All messages that nobody has asked for, without an end."""
@@ -236,15 +263,18 @@ class Link(Closing):
         """Wait for bytes until a time of the monotonic clock; None: without an end."""
         left = None if until is None else max(0.0, until - time.monotonic())
         if not select.select([self._streams.source], [], [], left)[0]:
-            seconds = self._silence_seconds
-            raise ConnectionBrokenError(f"{self.host} has said nothing for {seconds:.0f} s")
+            raise ConnectionBrokenError(self._silent())
         try:
             data = os.read(self._streams.source, 1 << 20)
         except ConnectionResetError:  # a socket whose other end was closed
             data = b""
         if not data:
             self._streams.ended()
+        self._heard = time.monotonic()
         self._buffer += data
+
+    def _silent(self) -> str:
+        return f"{self.host} has said nothing for {self._silence_seconds:.0f} s"
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -28,9 +28,10 @@ ROOMS = (
     "run",
     "scenario",
     "stats",
+    "watch",
 )
 """The folders of the package that go, with their Python modules and what CMake built for them."""
-_BUILT = (".so", ".bin")
+_BUILT = (".so", ".bin", ".o")
 _OTHERS = "remote"
 """The folder with what CMake built for other machines, in a folder for each."""
 

@@ -20,6 +20,8 @@ from kickbench.run.emulated import Mark
 
 if TYPE_CHECKING:
     from kickbench.run.foreman import Job  # it is slow to import, and not always needed
+    from kickbench.watch.process import Vmm
+    from kickbench.watch.turns import News
 
 WORK = ".work.tmp-"
 """How the names of temporary folders in a run's folder begin. :mod:`kickbench.results.writer`
@@ -105,7 +107,7 @@ def _numbers(values: Iterable[object]) -> tuple[int, ...]:
 
 
 class Machine(Protocol):
-    """Measures cases. The methods are called in the order in which they are here."""
+    """Measures cases. The methods of a run are called in the order in which they are here."""
 
     @property
     def host(self) -> str | None:
@@ -149,6 +151,17 @@ class Machine(Protocol):
 
     def skip(self, case_id: str) -> None:
         """As :meth:`Foreman.skip`."""
+
+    def vms(self, pid: int | None, name: str | None) -> list[Vmm]:
+        """The VM of a process, or of the guest with a name, or else all that run there.
+
+        Raises the errors of :mod:`kickbench.watch.process`.
+        """
+
+    def watch(
+        self, vmm: Vmm, seconds: float, keep_on: Callable[[], bool]
+    ) -> Generator[News, None, None]:
+        """As :func:`kickbench.watch.turns.watch`."""
 
     def keep(self) -> None:
         """Keep the run for whoever resumes it, because its results cannot be stored here. This

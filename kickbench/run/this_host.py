@@ -17,6 +17,8 @@ from kickbench.run.machine import WORK, Facts, Survey
 
 if TYPE_CHECKING:
     from kickbench.run.foreman import Foreman, Job  # it is slow to import, and not always needed
+    from kickbench.watch.process import Vmm
+    from kickbench.watch.turns import News
 
 
 class ThisHost:
@@ -78,6 +80,21 @@ class ThisHost:
 
     def skip(self, case_id: str) -> None:
         self._foreman.skip(case_id)
+
+    def vms(self, pid: int | None, name: str | None) -> list[Vmm]:
+        from kickbench.watch import process
+
+        process.check_namespace()
+        if pid is not None:
+            return [process.find(pid)]
+        return list(process.running()) if name is None else [process.find_by_name(name)]
+
+    def watch(
+        self, vmm: Vmm, seconds: float, keep_on: Callable[[], bool]
+    ) -> Generator[News, None, None]:
+        from kickbench.watch import turns
+
+        return turns.watch(vmm, seconds, keep_on)
 
     def keep(self) -> None:
         pass

@@ -16,7 +16,7 @@ from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_uint32, c_ui
 
 from kickbench.errors import HostError
 from kickbench.text import printable, shorten
-from kickbench.watch.process import RIGHTS
+from kickbench.watch.process import RightsError
 
 _LIBRARY = "libbpf.so.1"
 _INSTALL = "install it (Debian, Ubuntu: apt install libbpf1; Fedora: dnf install libbpf)"
@@ -120,5 +120,5 @@ def failed(what: str) -> HostError:
     last = shorten(printable(" ".join(said[-1].split())), 300) if said else ""
     said.clear()
     if number in (errno.EPERM, errno.EACCES):
-        return HostError(f"the kernel does not let this process {what}: {RIGHTS}")
+        return RightsError(f"the kernel does not let this process {what}")
     return HostError(f"cannot {what}: {reason}" + (f" ({last})" if last else ""))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kickbench.cpu_list import parse_cpu_list
 from kickbench.errors import HostError, UsageError
@@ -35,6 +36,14 @@ RIGHTS = (
 another user's process."""
 
 
+class RightsError(HostError):
+    """This user may not do ``what``: watching needs rights (exit code 3)."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: {RIGHTS}")
+        self.what = what
+
+
 @dataclass(frozen=True)
 class Vmm:
     """A process with vCPUs: its program's name, its guest's name ("" if its command line has
@@ -50,6 +59,15 @@ class Vmm:
         """The process in a few words."""
         guest = f", guest {quoted(self.guest)}" if self.guest else ""
         return f"{self.pid} ({self.program}{guest})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The process as JSON."""
+        return {**vars(self), "vcpu_files": list(self.vcpu_files.items())}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Vmm:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**data, "vcpu_files": dict(data["vcpu_files"])})
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ def find(pid: int) -> Vmm:
     try:
         files = _vcpu_files(folder)
     except PermissionError:
-        raise HostError(f"the files of process {pid} may not be looked at: {RIGHTS}") from None
+        raise RightsError(f"the files of process {pid} may not be looked at") from None
     except OSError:
         raise UsageError(f"process {pid} has ended") from None
     found = Vmm(pid, _program(folder), _guest(folder), files)

@@ -160,8 +160,10 @@ class Snapshot:
     def _check(self) -> None:
         """Raises ValueError if the parts do not fit together."""
         rows = self.rows
-        n_vcpus = len(rows.vcpus) // ctypes.sizeof(layout.Vcpu)
-        slots = [row.way.vcpu for row in array_of(layout.WayCount, rows.ways)]
+        vcpus = array_of(layout.Vcpu, rows.vcpus)
+        n_vcpus = len(vcpus)
+        slots = [vcpu.kick.vcpu for vcpu in vcpus if vcpu.kick.sent_ns]
+        slots += [row.way.vcpu for row in array_of(layout.WayCount, rows.ways)]
         slots += [row.vcpu for row in array_of(layout.Kick, rows.kicks)]
         slots += [*self.first, *self.last, len(self.turn.exits) - 1, len(self.turn.cpus) - 1]
         if max(slots, default=-1) >= n_vcpus:
