@@ -762,6 +762,9 @@ def test_control_characters_of_the_file_never_reach_the_terminal_raw() -> None:
         ("a = \x1b[2J", ":1:5: TOML syntax error: Invalid value"),
         ("a = " + "[" * 100_000, ": TOML syntax error: nested too deeply"),
         ("a = " + "9" * 5000, ": TOML syntax error: a number is too long"),
+        ("\n" + "a." * 500_000 + "b = 1", ":2: expected keys of at most 64 parts"),
+        ("[" + "a . " * 100 + "b]", ":1: expected keys of at most 64 parts"),
+        ("x = {" + '\'a\'."b\\"".' * 100 + "b = 1}", ":1: expected keys of at most 64 parts"),
     ],
 )
 def test_a_syntax_error_names_its_line_and_column(write: Any, text: str, expected: str) -> None:

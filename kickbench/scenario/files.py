@@ -20,6 +20,10 @@ from kickbench.scenario.sweep import check_size
 from kickbench.text import printable, shorten
 
 MAX_BYTES = 1 << 20
+_MAX_PARTS = 64
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![\w.\"'-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MAX_PARTS}}}")
+"""A dotted key of too many parts: the time that tomllib takes grows with the square of these."""
 
 
 def load(path: str | os.PathLike[str]) -> Scenario:
@@ -80,6 +84,9 @@ def _parse(data: bytes, source: str) -> dict[str, Any]:
         raise _FileError(
             f"{source}:{line}: expected UTF-8 text, found the byte 0x{data[error.start]:02x}"
         ) from None
+    if long_key := _LONG_KEY.search(text):
+        line = text.count("\n", 0, long_key.start()) + 1
+        raise _FileError(f"{source}:{line}: expected keys of at most {_MAX_PARTS} parts")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
