@@ -100,6 +100,13 @@ def test_help_is_0_and_goes_to_standard_output(command: list[str], option: str) 
     assert "Usage: " in done.stdout
 
 
+@pytest.mark.parametrize(
+    "command", [[], ["fleet"], ["history"], ["lab"], ["scenario"]], ids=" ".join
+)
+def test_the_list_of_commands_has_no_line_that_is_cut(command: list[str]) -> None:
+    assert "..." not in here(*command, "--help").stdout.partition("Commands:")[2]
+
+
 def test_version() -> None:
     done = cli("--version")
     assert (done.returncode, done.stdout, done.stderr) == (

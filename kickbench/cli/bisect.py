@@ -63,12 +63,13 @@ def bisect(
         ),
     ] = 1800,
 ) -> None:
-    """Find the commit that changed what an exit or a kick costs in instructions.
+    """Find the commit that changed the cost of an exit or a kick.
 
-    With shared_lines it is the number of cache lines that two vCPUs share in an exit. Kernels are
-    built without the lab's patches, and run in an emulated machine. git bisect chooses the
-    commits, in a worktree of its own. So the repository's files, HEAD, index and refs stay as they
-    are. A commit that cannot be built or run is skipped. After Ctrl-C, the same command goes on.
+    The cost is counted in instructions. With shared_lines it is the number of cache lines that two
+    vCPUs share in an exit. Kernels are built without the lab's patches, and run in an emulated
+    machine. git bisect chooses the commits, in a worktree of its own. So the repository's files,
+    HEAD, index and refs stay as they are. A commit that cannot be built or run is skipped. After
+    Ctrl-C, the same command goes on.
 
     The last line is "first bad commit: SHA SUBJECT".
     """

@@ -73,7 +73,7 @@ def explain(
     ] = True,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Explain what an exit and a kick cost: their instructions, function by function.
+    """Explain the instructions of an exit and a kick, by function.
 
     The machine is watched from outside while it runs the methods' own loops. So the functions of
     an exit add up to what lab counts prints. A function that the compiler put into its caller

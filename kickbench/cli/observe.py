@@ -61,9 +61,10 @@ def observe(
         ),
     ] = None,
 ) -> None:
-    """Observe a running VM: its exits, its kicks, its protocol, and what it pays.
+    """Observe a running VM: its exits, its kicks and its protocol.
 
-    The VM runs on meanwhile. For example: sudo kickbench observe $(pidof qemu-system-x86_64)
+    It shows what the VM pays, too. The VM runs on meanwhile. For example:
+    sudo kickbench observe $(pidof qemu-system-x86_64)
     """
     from kickbench.observe import recording
     from kickbench.watch import turns

@@ -56,7 +56,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Predict what siglock costs with more vCPUs and NUMA nodes than this host has.
+    """Predict what siglock costs with more vCPUs and NUMA nodes.
 
     A simulation of the kernel's queued spinlock starts from a run with one vCPU, and from the time
     that a cache line takes from CPU to CPU. For example: kickbench run siglock_prediction, then
