@@ -7,13 +7,15 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LOOK_PATIENCE_NS    50000  /* how long to look for the state before a kick */
 #define STATE_PATIENCE_NS   100000 /* how long to look for a sign that it still runs */
 #define STILL_RUNNING_SIGNS 10
-#define WORKS_ON_NS	    1000000 /* in one KVM_RUN: it was not kicked */
-#define WORKED_NS	    20000   /* in KVM_RUN: far longer than its way to sleep or out */
+#define TICK_PATIENCE_NS    12000000 /* a tick of the slowest kernel, HZ = 100 */
+#define STILL_WORKING_TICKS 3
+#define WORKED_NS	    20000 /* in KVM_RUN: far longer than its way to sleep or out */
 
 static uint32_t exit_count(const struct vcpu_thread *t)
 {
@@ -123,6 +125,51 @@ static bool is_blocked(const struct vcpu_thread *t)
 	return n <= 0 || (text[0] >= '0' && text[0] <= '9');
 }
 
+/* The thread's time on CPUs, modulo 2^32 ns, as its own CPU noted it at its last tick. */
+static uint32_t ticked_time(const struct vcpu_thread *t)
+{
+	char text[32] = "";
+
+	return pread(t->schedstat_fd, text, sizeof(text) - 1, 0) > 0
+		   ? (uint32_t)strtoull(text, NULL, 10)
+		   : 0;
+}
+
+/* The kick's signal was sent, and KVM_RUN has not seen it. Without the file nothing is known. */
+static bool signal_is_pending(const struct vcpu_thread *t)
+{
+	char path[64], line[128];
+	unsigned long long pending = ~0ull;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", (int)t->v.tid);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, "SigPnd:", 7))
+			pending = strtoull(line + 7, NULL, 16);
+	if (file)
+		fclose(file);
+	return pending >> (t->v.signal - 1) & 1;
+}
+
+/*
+ * A halted vCPU whose thread works on in one KVM_RUN, although its CPU has handled several ticks:
+ * each is an exit of the guest, after which KVM looks for signals and requests. The thread's CPU
+ * time alone is no sign here. It also grows while a hypervisor below lets the CPU wait, and then
+ * the kick is late.
+ */
+static bool works_on(const struct vcpu_thread *t)
+{
+	const unsigned int run = atomic_load_explicit(&t->v.runs, memory_order_acquire);
+
+	if (t->v.expected_exit != KVM_EXIT_HLT || !(run & 1) || signal_is_pending(t))
+		return false;
+	for (int i = 0; i < STILL_WORKING_TICKS; i++)
+		if (!changes(t, ticked_time, TICK_PATIENCE_NS))
+			return false;
+	return atomic_load_explicit(&t->v.runs, memory_order_acquire) == run;
+}
+
 /*
  * Is the vCPU in the state? Waits for a sign of it. The caller is in step with the guest after
  * that, so the kick must come some time later. Only user space, and a halted vCPU whose thread
@@ -158,7 +205,7 @@ bool still_runs(const struct vcpu_thread *t)
 {
 	if (is_halted(t) && is_blocked(t) && is_halted(t))
 		return true;
-	if (works_while_halted(t, WORKS_ON_NS, 2 * WORKS_ON_NS))
+	if (works_on(t))
 		return true;
 	for (int i = 0; i < STILL_RUNNING_SIGNS; i++)
 		if (!changes(t, t->v.expected_exit ? exit_count : heartbeat, STATE_PATIENCE_NS))
