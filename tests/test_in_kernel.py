@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +29,6 @@ from kickbench.scenario.files import load
 IN_KERNEL = [name for name in PROGRAMS if stays_in_kernel(name)]
 # Not every CPU and KVM leaves the guest for a split lock, or gets past a hypercall.
 SURE = [name for name in IN_KERNEL if name not in ("split_lock", "vmcall")]
-KVM_GET_STATS_FD = 0xAECE
 
 
 @contextmanager
@@ -56,21 +53,9 @@ def running(program: str, n_vcpus: int = 1) -> Iterator[tuple[Guest, Engine]]:
 
 
 def exits_of_kvm(vcpu: Vcpu) -> int:
-    """KVM's own counts of what it did for the vCPU: exits, and instructions that it emulated
-    (Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD)."""
-    found = 0
-    stats = fcntl.ioctl(vcpu.fd, KVM_GET_STATS_FD)
-    try:
-        _, name_size, count, _, first, data = struct.unpack("6I", os.pread(stats, 24, 0))
-        for index in range(count):
-            size = 16 + name_size
-            raw = os.pread(stats, size, first + index * size)
-            _, _, _, offset, _ = struct.unpack("IhHII", raw[:16])
-            if raw[16:].split(b"\0")[0] in (b"exits", b"insn_emulation"):
-                found += struct.unpack("Q", os.pread(stats, 8, data + offset))[0]
-        return found
-    finally:
-        os.close(stats)
+    """KVM's own counts of what it did for the vCPU: exits, and instructions that it emulated."""
+    stats = vcpu.stats()
+    return stats["exits"] + stats.get("insn_emulation", 0)
 
 
 @pytest.mark.kvm
@@ -165,3 +150,31 @@ def test_other_kinds_and_arm64_skip_these_programs_with_the_reason(program: str)
     arm64 = planned(case(program=program), replace(CAPABLE, machine="aarch64"))
     assert arm64.skip == f"arm64 has no {program}"
     assert planned(case(program=program)).skip is None
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("method", ["immediate_exit", "sigmask", "flag_signal"])
+def test_a_bounce_is_in_and_out_without_a_guest(method: str) -> None:
+    clock = Clock.choose(counter_usable=True)
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "bounce", 1) as guest,
+        Engine(
+            guest, "bounce", clock, [[CPUS[0]]], n_entries=1, samples_capacity=1 << 16
+        ) as engine,
+    ):
+        before = guest.vcpus[0].stats()
+        left = until(engine, lambda left: left.results["exits"].all(), [(method, 0)] * 2, ms=5)
+        after = guest.vcpus[0].stats()
+    results = left.results
+    assert (results["timed_exits"] == results["exits"]).all()
+    assert not results["spurious_exits"].any()
+    # A guest that ran would have to be kicked out, and KVM would count that.
+    assert after["exits"] - before["exits"] <= 2 * left.calls
+    assert not results["accesses"].any()
+
+
+def test_a_bounce_takes_no_kicks() -> None:
+    for changes in ({"kick_rate_hz": 100.0}, {"kind": "pause_all"}):
+        assert "takes no kicks" in planned(case(program="bounce", **changes)).skip
+    assert planned(case(program="bounce")).skip is None

@@ -280,6 +280,7 @@ PROGRAMS: Mapping[str, str] = {
     "mmio_write": "mmio",
     "hlt": "hlt",
     "mix": "mix",
+    "bounce": "bounce",
     "spin": "none",
 }
 HAS_PORTS = False

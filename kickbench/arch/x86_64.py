@@ -307,6 +307,7 @@ PROGRAMS: Mapping[str, str] = {
     "mmio_write": "mmio",
     "hlt": "hlt",
     "mix": "mix",
+    "bounce": "bounce",
     "cpuid": "kernel",
     "rdmsr": "kernel",
     "wrmsr": "kernel",

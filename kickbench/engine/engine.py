@@ -46,12 +46,16 @@ LIBRARY = "kickbench_engine.so"
 KICK_SIGNAL = signal.SIGUSR1
 FOREIGN_SIGNAL = signal.SIGURG
 
+KB_BOUNCE = 0xFFFF_FFFF
+"""``expected_exit`` of a vCPU that KVM_RUN returns from before the guest (protocol.h)."""
+
 _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "pio": (abi.KVM_EXIT_IO, 0),
     "mmio": (abi.KVM_EXIT_MMIO, 0),
     "hlt": (abi.KVM_EXIT_HLT, 0),
     "mix": (abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO),
     "kernel": (0, 0),
+    "bounce": (KB_BOUNCE, 0),
     "none": (0, 0),
 }
 """The exits of a program's own: ``expected_exit`` and ``other_exit`` of ``struct kb_vcpu``."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "none"]
+ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "bounce", "none"]
 
 
 @dataclass(frozen=True)
 class Program:
     """One guest program.
 
-    ``exits`` names the exit that each iteration takes to user space ("mix": of ports or of memory,
-    "kernel": it leaves the guest, but KVM answers in the kernel; "none": the program never leaves
-    by itself), on x86. An architecture without ports may have another (``PROGRAMS`` of
-    :class:`kickbench.arch.Arch`). ``paced`` says whether a variant exists
-    that paces itself by the counter and stamps its own round trips.
+    ``exits`` names the exit that each iteration takes to user space, on x86. An architecture
+    without ports may have another (``PROGRAMS`` of :class:`kickbench.arch.Arch`). "mix": of ports
+    or of memory. "kernel": it leaves the guest, but KVM answers in the kernel. "bounce": KVM_RUN
+    returns before the guest. "none": the program never leaves by itself. ``paced`` says whether a
+    variant exists that paces itself by the counter and stamps its own round trips.
     """
 
     name: str
@@ -48,6 +48,7 @@ PROGRAMS: dict[str, Program] = {
         Program("mmio_write", "writes four bytes to such an address", "mmio", True),
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
         Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
+        Program("bounce", "never runs: KVM_RUN with immediate_exit set", "bounce", False),
         *(Program(name, doc, "kernel", True) for name, doc in _IN_KERNEL.items()),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),
     )

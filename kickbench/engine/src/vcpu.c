@@ -429,6 +429,8 @@ static void run_block(struct vcpu_thread *t)
 	} else if (t->enter_error == 0) {
 		if (times_itself(t))
 			open_own_window(t);
+		if (v->expected_exit == KB_BOUNCE)
+			kb_set_immediate_exit(v, 1);
 		KB_PUT_MARK(KB_MARK_BEGIN);
 		t->protocol->exit_loop(v);
 		KB_PUT_MARK(KB_MARK_END);

@@ -183,7 +183,7 @@ struct kb_user_exit {
  * The version of this header that a protocol's library was compiled against. The engine loads no
  * other. Increase it with every change of a structure or a function of this header.
  */
-#define KB_PROTOCOL_ABI 4
+#define KB_PROTOCOL_ABI 5
 
 struct kb_protocol {
 	uint32_t abi;	    /* KB_PROTOCOL_ABI */
@@ -243,9 +243,17 @@ static inline bool kb_kick_requested(const struct kb_vcpu *v)
 	return atomic_load_explicit(&v->kick_requested, memory_order_acquire) != 0;
 }
 
-/* KVM_RUN returned with the second of the guest program's two kinds of exit. */
+/* expected_exit of a vCPU whose KVM_RUN returns before the guest: immediate_exit is set. */
+#define KB_BOUNCE UINT32_MAX
+
+/*
+ * KVM_RUN returned with the second of the guest program's two kinds of exit, or bounced: not the
+ * way on which the compiler should spend its registers.
+ */
 static inline bool kb_is_other_exit(const struct kb_vcpu *v, int error)
 {
+	if (v->expected_exit == KB_BOUNCE)
+		return error == EINTR;
 	return !error && v->other_exit && v->run->exit_reason == v->other_exit;
 }
 
