@@ -16,14 +16,14 @@
 
 static int kb_enter(struct kb_vcpu *v)
 {
-	kb_forget_kicks(v);
 	kb_set_immediate_exit(v, 0);
 	return 0;
 }
 
 static void kb_leave(struct kb_vcpu *v)
 {
-	kb_enter(v);
+	kb_set_immediate_exit(v, 0);
+	kb_forget_kicks(v);
 }
 
 static inline bool kb_before_run(struct kb_vcpu *v)

@@ -16,7 +16,6 @@
 
 static int kb_enter(struct kb_vcpu *v)
 {
-	kb_forget_kicks(v);
 	kb_set_immediate_exit(v, 0);
 	return 0;
 }
@@ -24,7 +23,8 @@ static int kb_enter(struct kb_vcpu *v)
 /* Or the next protocol on this vCPU would inherit the byte. */
 static void kb_leave(struct kb_vcpu *v)
 {
-	kb_enter(v);
+	kb_set_immediate_exit(v, 0);
+	kb_forget_kicks(v);
 }
 
 static inline bool kb_before_run(struct kb_vcpu *v)

@@ -31,7 +31,6 @@ static int kb_enter(struct kb_vcpu *v)
 	const sigset_t kick = kick_signal(v);
 	sigset_t inside;
 
-	kb_forget_kicks(v);
 	pthread_sigmask(SIG_BLOCK, &kick, &inside);
 	sigdelset(&inside, v->signal);
 	return kb_set_signal_mask(v, &inside);

@@ -42,14 +42,14 @@ unsafe fn set_immediate_exit(v: *mut Vcpu, value: u8) {
 
 #[no_mangle]
 pub unsafe extern "C" fn immediate_exit_rust_enter(v: *mut Vcpu) -> c_int {
-    kb_foreign_forget_kicks(v);
     set_immediate_exit(v, 0);
     0
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn immediate_exit_rust_leave(v: *mut Vcpu) {
-    immediate_exit_rust_enter(v);
+    set_immediate_exit(v, 0);
+    kb_foreign_forget_kicks(v);
 }
 
 #[no_mangle]
