@@ -27,6 +27,8 @@ METHODS = [method for method in CATALOGUE.values() if supports(method, HERE) is 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a thread's id away")
 ANSWERED = {"answered", "late"}  # the host may be busy
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples/protocols"
+
 HOOKS = {
     "enter": "static int kb_enter(struct kb_vcpu *v)\n{ (void)v; return 0; }",
     "handler": "static void kb_handler(struct kb_vcpu *v)\n{ kb_set_immediate_exit(v, 1); }",
@@ -161,6 +163,15 @@ def test_a_vcpu_whose_every_kvm_run_fails_is_poisoned(tmp_path: Path) -> None:
     handler = "static void kb_handler(struct kb_vcpu *v)\n{ v->fd = -1; }"
     life = life_of(tmp_path, "first_run", handler=handler)
     assert (fate(life), life.error) == ("poisoned", errno.EBADF)
+
+
+def test_a_guest_that_never_runs_again_is_poisoned(tmp_path: Path) -> None:
+    """The handler sets immediate_exit, and nobody clears it."""
+    path = build(EXAMPLES / "cloud_hypervisor_7427_uncleared.c", tmp_path)
+    name = "cloud_hypervisor_7427_uncleared"
+    life = vmm(**{name: path}).live(name, "first_run", 300_000)
+    assert (fate(life), life.error) == ("poisoned", errno.EINTR)
+    assert life.latency > 0
 
 
 def test_a_kvm_run_that_fails_once_poisons_nothing(tmp_path: Path) -> None:

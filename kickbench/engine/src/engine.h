@@ -319,7 +319,8 @@ enum kb_fate {
 	KB_LATE,     /* it took longer than late_after_ns, waits for a CPU apart */
 	KB_LOST,     /* the guest still ran after lost_after_ns, or the thread ended */
 	KB_REFUSED,  /* as KB_LOST, but kb_kick said so */
-	KB_POISONED, /* KVM_RUN failed, and so did all that followed */
+	KB_POISONED, /* KVM_RUN failed, and so did all that followed; or (EINTR) the guest stands
+			still */
 };
 
 struct kb_life_plan {

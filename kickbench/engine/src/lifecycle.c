@@ -13,11 +13,12 @@
 #include <stdio.h>
 
 #define NO_MOMENT	 UINT32_MAX
-#define RUNS_AFTER_ERROR 10	   /* KVM_RUNs that must fail as well */
-#define RETRY_NS	 1000000   /* between two of them */
-#define STOP_PERIOD_NS	 10000000  /* a kick that does not end the loop is sent again */
-#define STAND_IN_TRIES	 1000	   /* other processes take ids as well */
-#define BYSTANDER_NS	 100000000 /* a thread that only has an id sleeps */
+#define RUNS_AFTER_ERROR 10	    /* KVM_RUNs that must fail as well */
+#define RETRY_NS	 1000000    /* between two of them */
+#define STOP_PERIOD_NS	 10000000   /* a kick that does not end the loop is sent again */
+#define STILL_NS	 2000000000 /* a guest that runs on shows it much sooner */
+#define STAND_IN_TRIES	 1000	    /* other processes take ids as well */
+#define BYSTANDER_NS	 100000000  /* a thread that only has an id sleeps */
 
 struct life {
 	struct kb_engine *e;
@@ -235,17 +236,43 @@ static void kick(struct life *l, const struct kb_life_plan *plan, struct kb_life
 	found->waited = to_cycles(l->e, waited_after > 0 ? (uint64_t)waited_after : 0);
 }
 
-/* A kick can be answered, and have poisoned the VM all the same: the guest must run on. */
+/*
+ * A kick can be answered, and have poisoned the VM all the same: the guest must run on. False if it
+ * does not, although its thread has a CPU.
+ */
+static bool runs_on(struct life *l)
+{
+	const int64_t waited = waited_ns(l);
+	const uint64_t begin = stamp(l->t);
+	uint64_t until = begin + to_cycles(l->e, STILL_NS);
+	unsigned int spins = 0;
+
+	l->before = heartbeat(l->t);
+	while (!has_run(l) && !is_set(&l->over)) {
+		if (stamp(l->t) >= until) {
+			const int64_t more = waited_ns(l) - waited;
+
+			until = begin + to_cycles(l->e, STILL_NS + (uint64_t)(more > 0 ? more : 0));
+			if (stamp(l->t) >= until)
+				return false;
+		}
+		relax(l->e, &spins);
+	}
+	return true;
+}
+
 static void conclude(struct life *l, const struct kb_life_plan *plan, struct kb_life *found)
 {
-	l->before = heartbeat(l->t);
-	if (!is_set(&l->left_loop))
-		wait_until_it_runs(l);
+	const bool stands_still = !is_set(&l->left_loop) && !runs_on(l);
+
 	found->fate = fate_of(l, found, to_cycles(l->e, plan->late_after_ns));
 	if (!is_set(&l->over))
 		stop_loop(l);
 	pthread_join(l->t->thread, NULL);
-	if (l->run_error)
+	if (stands_still) {
+		found->fate = KB_POISONED;
+		found->error = EINTR;
+	} else if (l->run_error)
 		found->error = l->run_error;
 	else if (found->fate != KB_REFUSED)
 		found->error = 0;

@@ -562,8 +562,8 @@ _LIFECYCLE = Table(
     "sent before the moment was over. It is late after 10 ms, without the time in which the vCPU's "
     "thread waited for a CPU, and lost if the guest still runs after 50 ms or the thread has "
     "ended. It is refused if the kicker got an error instead. It killed the VMM if the signal "
-    "ended the process, and poisoned the VM if every later KVM_RUN failed. The bounds are those of "
-    "the share of kicks in time, one-sided and exact.",
+    "ended the process, and poisoned the VM if no later KVM_RUN ran the guest. The bounds are "
+    "those of the share of kicks in time, one-sided and exact.",
     keys=(
         Column("moment", "", _text("moment")),
         _PLACEMENT,
