@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from kickbench.errors import MeasurementError
 from kickbench.kvm import Kvm
 from kickbench.nested.guest import BROKEN, ITERATIONS, NestedGuest
 
 COUNT = 100
+KICKS, KICKS_HZ = 100, 500
 
 
 def complaint(broken: str) -> str | None:
@@ -19,6 +21,13 @@ def complaint(broken: str) -> str | None:
         except MeasurementError as error:
             return str(error)
     return None
+
+
+def delivery(injected: int, delivered: int) -> str:
+    """What became of an iteration's injection, or of none."""
+    if injected == delivered:
+        return "right"
+    return "lost" if delivered < injected else "doubled"
 
 
 with Kvm() as kvm, NestedGuest(kvm) as guest:
@@ -31,5 +40,12 @@ with Kvm() as kvm, NestedGuest(kvm) as guest:
             for guest_records in (guest.run(name, COUNT),)
         },
     }
+with Kvm() as kvm, NestedGuest(kvm, kick_rate_hz=KICKS_HZ) as kicked:
+    seen = Counter[str]()
+    while kicked.kicks < KICKS:
+        for way in ITERATIONS:
+            found = kicked.run(way, COUNT)
+            seen.update(map(delivery, found["injected"], found["delivered"]))
+    said["kicked"] = {**seen, "kicks": kicked.kicks}
 said["complaints"] = {broken: complaint(broken) for broken in BROKEN}
 print(json.dumps(said))

@@ -731,7 +731,8 @@ def case_document(
     if parameters["kind"] in ("kick", "race"):
         more = {"lost_timeout_ns": TIMEOUT_NS}
     if parameters["kind"] == "nested":
-        more = {"nested": {"vendor": "vmx", "nested_paging": True}}
+        kicks = 10 if parameters.get("kick_rate_hz") else 0
+        more = {"nested": {"vendor": "vmx", "nested_paging": True, "kicks": kicks}}
     return {
         "case": dict(parameters),
         "seconds": 12.5,

@@ -363,6 +363,14 @@ def test_every_exit_is_the_expected_and_every_injection_is_delivered_once(
 
 
 @EVERY
+def test_kicks_of_l1_lose_and_double_no_injection(machine: str) -> None:
+    """A kick may come while the injection is pending: KVM_RUN then ends before L2 has it."""
+    kicked = seen_in(machine)["kicked"]
+    assert kicked["kicks"] >= 100
+    assert set(kicked) == {"kicks", "right"}
+
+
+@EVERY
 def test_l2_does_no_work_when_an_interrupt_is_pending(machine: str) -> None:
     for iteration in ("plain", "pending", "pending_no_injection"):
         assert not records(machine, iteration)["work"].any(), iteration

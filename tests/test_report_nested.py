@@ -23,7 +23,7 @@ from kickbench.report.figures.table import FIGURES
 from kickbench.report.pages.downloads import csv_of
 from kickbench.report.pages.run import page
 from kickbench.report.words import comparison as compare
-from kickbench.report.words.names import exit_reason_name
+from kickbench.report.words.names import exit_reason_name, finished
 from kickbench.report.words.nested import MOST_LATE, is_late
 from kickbench.report.words.verdict import notes, verdict
 from kickbench.summary.data import RunData
@@ -80,6 +80,18 @@ def test_the_first_line_says_that_the_request_did_its_job(good: RunData) -> None
     assert said.trusted is True
 
 
+def test_the_kicks_of_l1_are_told_with_what_became_of_the_injections(good: RunData) -> None:
+    summary = copy.deepcopy(good.summary)
+    assert "kick" not in " ".join(verdict(summary).more)
+    case = finished(summary, "nested")[0]
+    case["kick_rate_hz"], case["nested"]["kicks"] = 500.0, 20
+    (said,) = [line for line in verdict(summary).more if "kicks of L1" in line]
+    assert said.startswith("Under 20 kicks of L1's vCPU, L0 delivered each of ")
+    case["methods"]["pending"]["lost"] = 1
+    (said,) = [line for line in verdict(summary).more if "kicks of L1" in line]
+    assert "L0 delivered 1 never of " in said
+
+
 def test_a_late_event_is_the_answer(late: RunData) -> None:
     work = pending(late)["work"]
     said = verdict(late.summary)
@@ -90,6 +102,18 @@ def test_a_late_event_is_the_answer(late: RunData) -> None:
     )
     assert "L0 delivered each of 12,000 injections once" in said.answer
     assert said.more[0].startswith("Without an injection L1's event was late as well: ")
+
+
+def test_a_late_event_may_be_the_fault_of_what_runs_below(good: RunData, late: RunData) -> None:
+    def says_it(data: RunData, name: str | None, emulated: bool = False) -> bool:
+        summary = copy.deepcopy(data.summary) | {"emulated": emulated}
+        summary["environment"]["virtualization"]["hypervisor"] = name
+        return "This host is itself a guest (kvm)." in " ".join(verdict(summary).more)
+
+    assert says_it(late, "kvm")
+    assert not says_it(late, None)
+    assert not says_it(late, "kvm", emulated=True)
+    assert not says_it(good, "kvm")
 
 
 def test_a_few_late_events_are_counted_but_are_no_other_answer(good: RunData) -> None:

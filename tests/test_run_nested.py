@@ -63,6 +63,7 @@ class StubGuest:
     """Takes the place of a machine: round trips of 1,000 cycles for plain, 100 more for others."""
 
     nested_paging = True
+    kicks = 3
     made: list[StubGuest] = []  # noqa: RUF012
 
     def __init__(self, _: object, **how: Any) -> None:
@@ -223,7 +224,7 @@ def test_a_round_has_every_way_twice_in_mirrored_order_and_plain_four_times(
     assert (rows["detail"] == 2**53).all()  # what a table takes at most
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [lines[0]["event"], lines[-1]["event"]] == ["ready", "done"]
-    assert lines[-1]["facts"] == {"nested": {"vendor": "svm", "nested_paging": True}}
+    assert lines[-1]["facts"] == {"nested": {"vendor": "svm", "nested_paging": True, "kicks": 3}}
     for round_ in (ns for line in lines[1:-1] for ns in line["ns"]):
         # plain, pending, pending_no_injection, nothing of asynchronous, the control
         found = [one.get("round_trip_p50_ns") for one in round_]
@@ -336,6 +337,7 @@ def test_a_run_ends_in_a_summary(tmp_path: Path) -> None:
     assert case["nested"] == {
         "vendor": "svm",
         "nested_paging": True,
+        "kicks": 6,  # of two processes
         "turn_ns": pytest.approx((51_100 - 1000) / 25_000),
         "at_once_turns": 49,
     }

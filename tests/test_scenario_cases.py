@@ -325,6 +325,20 @@ def test_the_state_of_a_kick_decides_what_the_guest_runs() -> None:
     assert {case.program for case in of("race")} == {"spin"}
 
 
+def test_kicks_of_l1_are_an_axis_of_nested() -> None:
+    scenario = Scenario.from_dict(
+        {
+            "name": "n",
+            "vm": {"vcpus": 1},
+            "guest": {"program": "spin"},
+            "measure": {"kinds": ["nested"]},
+            "nested": {"kick_rate_hz": [0, 500]},
+        }
+    )
+    cases = [(case.id, case.kick_rate_hz) for case in expand(scenario)]
+    assert cases == [("nested-any", None), ("nested-kick500hz-any", 500.0)]
+
+
 @pytest.mark.parametrize("irqchip", ["none", "kernel"])
 def test_pending_io_is_of_a_program_that_leaves_some(irqchip: str) -> None:
     scenario = Scenario.from_dict(

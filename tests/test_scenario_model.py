@@ -135,7 +135,7 @@ def test_the_tables_of_the_kinds_that_are_measured_get_their_defaults() -> None:
     }
     assert resolved["race"] == {"window_ns": [0.0, 50_000.0], "kicks": 1_000_000, "vcpus": None}
     assert resolved["pause_all"] == {"gap_us": [500.0], "order": ["parallel"], "after": []}
-    assert resolved["nested"] == {"iterations": 200}
+    assert resolved["nested"] == {"iterations": 200, "kick_rate_hz": [0.0]}
 
 
 @pytest.mark.parametrize(
@@ -553,6 +553,10 @@ BAD = {
     "no iterations": (
         scenario(measure={"kinds": "nested"}, nested={"iterations": 0}),
         "nested.iterations: expected a whole number from 1 to 100000, found 0",
+    ),
+    "kicks of L1 backwards": (
+        scenario(measure={"kinds": "nested"}, nested={"kick_rate_hz": -1}),
+        "nested.kick_rate_hz: expected 0 (no kicks) or a number of kicks per second",
     ),
     "the hypervisor as a program": (guest(program="hypervisor"), f"guest.program: {PROGRAM}"),
     "kick no table": (scenario(kick=3), "kick: expected a table, found 3"),

@@ -162,6 +162,7 @@ def test_late_begins_beyond_a_tenth_of_the_median_plain_round_trip(tmp_path: Pat
     assert case["nested"] == {
         "vendor": "vmx",
         "nested_paging": True,
+        "kicks": 0,
         "turn_ns": 1.0,
         "at_once_turns": 100,
     }

@@ -25,6 +25,7 @@ import mmap
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import c_int32, c_uint32, c_uint64
@@ -144,8 +145,10 @@ class NestedGuest(Closing):
 
     The vCPU runs in the thread that calls :meth:`run`, on ``vcpu_cpus``; the thread that sends the
     interrupts of asynchronous iterations runs on ``sender_cpus``. None: on any CPU that they may
-    use. ``broken`` is a key of BROKEN. A run that finishes no iteration for ``stall_seconds`` or
-    longer fails.
+    use. With ``kick_rate_hz`` a thread on ``sender_cpus`` kicks the vCPU out of KVM_RUN at random
+    moments, so often on average, and ``kicks`` counts the KVM_RUNs that ended by it: a kick may
+    come while L1's injection is pending, or its event. ``broken`` is a key of BROKEN. A run that
+    finishes no iteration for ``stall_seconds`` or longer fails.
 
     Raises KvmError, UsageError when the package is not built, and MeasurementError when L1 cannot
     begin.
@@ -160,8 +163,11 @@ class NestedGuest(Closing):
         seed: int = 1,
         broken: str | None = None,
         stall_seconds: float = STALL_SECONDS,
+        kick_rate_hz: float | None = None,
     ) -> None:
         self._vcpu_cpus, self._sender_cpus = vcpu_cpus, sender_cpus
+        self._kick_rate_hz = kick_rate_hz
+        self.kicks = 0
         self._random = Random(seed)
         self._broken = BROKEN[broken] if broken else 0
         self._stall_seconds = stall_seconds
@@ -264,10 +270,13 @@ class NestedGuest(Closing):
 
     def _order(self) -> None:
         """Let L1 run until its order is done. Raises MeasurementError."""
-        with pinned(self._vcpu_cpus, "the vCPU"), self._watched() as stalled:
-            reason = abi.KVM_EXIT_INTR
-            while reason == abi.KVM_EXIT_INTR and not stalled():
-                reason = self._vcpu.run_once()
+        with (
+            pinned(self._vcpu_cpus, "the vCPU"),
+            self._watched() as stalled,
+            self._kicked(),
+        ):
+            while (reason := self._vcpu.run_once()) == abi.KVM_EXIT_INTR and not stalled():
+                self.kicks += signal.sigtimedwait({KICK_SIGNAL}, 0) is not None
         if reason == abi.KVM_EXIT_INTR:
             raise MeasurementError(self._where_it_hangs())
         run = self._vcpu.run
@@ -304,6 +313,28 @@ class NestedGuest(Closing):
             thread.join()
             signal.sigtimedwait({KICK_SIGNAL}, 0)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @contextmanager
+    def _kicked(self) -> Iterator[None]:
+        """Kick the calling thread out of KVM_RUN at random moments, if a rate is asked for."""
+        if self._kick_rate_hz is None:
+            yield
+            return
+        rate_hz, over, runner = self._kick_rate_hz, threading.Event(), threading.get_ident()
+
+        def kick() -> None:
+            with pinned(self._sender_cpus, "the kicker"):
+                while not over.is_set():
+                    time.sleep(self._random.expovariate(rate_hz))
+                    signal.pthread_kill(runner, KICK_SIGNAL)
+
+        thread = threading.Thread(target=kick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     @contextmanager
     def _sending(self, wanted: bool) -> Iterator[None]:

@@ -189,6 +189,7 @@ class Clock(Model):
 class _NestedBy(Model):
     vendor: Literal["vmx", "svm"]
     nested_paging: bool
+    kicks: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
 _Seconds = Annotated[float, Field(ge=0, le=1e12)]

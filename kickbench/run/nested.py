@@ -109,9 +109,10 @@ class NestedBench:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How L1 enters L2 (VMX or SVM), and whether nested page tables map L2's memory."""
+        """How L1 enters L2 (VMX or SVM), whether nested page tables map L2's memory, and the
+        kicks that L1's vCPU had."""
         of = {"vendor": self._guest.vendor, "nested_paging": self._guest.nested_paging}
-        return {"nested": of}
+        return {"nested": {**of, "kicks": self._guest.kicks}}
 
     def round(self, number: int, turns: list[int], alive: Callable[[], None]) -> None:
         """Run a block of each of ``turns``, in this order. Raises MeasurementError."""

@@ -264,7 +264,13 @@ def _nested_bench(
     seed = rng.randrange(1, 2**31)
     with (
         Kvm() as kvm,
-        NestedGuest(kvm, vcpu_cpus=vcpu_cpus, sender_cpus=order.kicker_cpus, seed=seed) as guest,
+        NestedGuest(
+            kvm,
+            vcpu_cpus=vcpu_cpus,
+            sender_cpus=order.kicker_cpus,
+            seed=seed,
+            kick_rate_hz=order.case.kick_rate_hz,
+        ) as guest,
     ):
         yield NestedBench(order.case, guest, participants, clock)
 

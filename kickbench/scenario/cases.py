@@ -91,8 +91,9 @@ class Case:
     vCPU's thread that are no kicks, None for none, and ``siglock_threads`` that take the process's
     siglock ``siglock_hz`` times a second each.
 
-    Of kind "nested" the program is ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and
-    ``iterations`` is how many of them a block has.
+    Of kind "nested" ``kick_rate_hz`` are the kicks of L1's vCPU, the program is
+    ``kinds.HYPERVISOR``, the methods are ``kinds.ITERATIONS``, and ``iterations`` is how many of
+    them a block has.
 
     Of kind "handover" the program is ``kinds.NO_GUEST``, and the methods are ``kinds.WAYS``.
     ``vcpus`` is 2: the threads of a pair.

@@ -623,6 +623,11 @@ class Nested(Table):
         description="How often L1 enters L2 in a block. A block of this kind has no length in "
         "time.",
     )
+    kick_rate_hz: Axis[KickRateHz] = Field(
+        default=(0.0,),
+        description="Kicks per second of L1's vCPU meanwhile, at random moments, 0 for none. A "
+        "list is an axis of the sweep.",
+    )
 
 
 class Noise(Table):

@@ -177,7 +177,9 @@ def _hypervisor(scenario: Scenario) -> Choices:
             "methods": tuple(ITERATIONS),
             "baseline": NESTED_BASELINE,
             "iterations": scenario.nested.iterations,
+            "kick_rate_hz": float(rate) or None,
         }
+        for rate in scenario.nested.kick_rate_hz
     ]
 
 
@@ -232,7 +234,7 @@ SWEEPS: dict[str, Sweep] = {
         (_spin, _windows, _placements, _transports, _vcpus_of_race, _noise),
         "{window}-{vcpus}-{transport}{noise}-{placement}",
     ),
-    "nested": Sweep((_hypervisor, _placements), "{placement}"),
+    "nested": Sweep((_hypervisor, _placements), "{kicked}{placement}"),
     "handover": Sweep((_pairs, _placements), "{placement}"),
     "lifecycle": Sweep(
         (_spin, _moments, _placements, _transports), "{moment}-{transport}-{placement}"
@@ -310,6 +312,7 @@ def _words(case: Case) -> dict[str, str]:
         rate += f"_kick{_number(case.kick_rate_hz)}hz_{case.transport}"
     return {
         "program": case.program,
+        "kicked": f"kick{_number(case.kick_rate_hz)}hz-" if case.kick_rate_hz is not None else "",
         "state": case.state or "",
         "moment": case.moment or "",
         "window": f"{_number(case.window_ns or 0.0)}ns",

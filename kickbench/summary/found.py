@@ -657,6 +657,7 @@ class _FoundLives(_FoundCase):
 class _NestedCase(_Found):
     vendor: Literal["vmx", "svm"] | None
     nested_paging: bool | None
+    kicks: Count = 0
     turn_ns: Amount | None
     at_once_turns: Count | None
 

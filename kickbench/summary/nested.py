@@ -129,7 +129,10 @@ def read_nested_rounds(reader: RunReader, case_id: str) -> NestedRounds:
 
 def describe_nested(parameters: Mapping[str, Any]) -> list[str]:
     """The words about nesting in the title of a case."""
-    return ["nested"] if parameters["kind"] == "nested" else []
+    if parameters["kind"] != "nested":
+        return []
+    rate = parameters.get("kick_rate_hz")
+    return ["nested", *([f"{rate:,.10g} kicks/s of L1"] if rate is not None else [])]
 
 
 def turn_ns(data: Nested, plain: int, spinning: int) -> float | None:
@@ -179,7 +182,8 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         "ci_family": None,
         "ok": None,
     }
-    of_l1 = (record.document or {})["processes"][0].get("nested") or {}
+    processes = [one.get("nested") or {} for one in (record.document or {})["processes"]]
+    of_l1 = processes[0]
     return {
         "methods": statistics,
         "contrasts": contrasts,
@@ -189,6 +193,7 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
         "nested": {
             "vendor": of_l1.get("vendor"),
             "nested_paging": of_l1.get("nested_paging"),
+            "kicks": sum(one.get("kicks", 0) for one in processes),
             **limit,
         },
     }, [Control(control, partial(control_interval, differences), level_ns)]

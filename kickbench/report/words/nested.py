@@ -19,6 +19,7 @@ from kickbench.report.words.names import (
     label,
     nanoseconds,
 )
+from kickbench.text import printable
 
 PENDING, WITHOUT, PLAIN, OUTSIDE = ("pending", "pending_no_injection", "plain", "asynchronous")
 
@@ -32,11 +33,14 @@ def answer_nested(summary: Summary, _: Collection[str]) -> list[str]:
     if not cases:
         return ["No iteration with a pending event ended as expected, so there is no answer."]
     answers = [_at_once(summary, case) for case in cases]
+    if any(is_late(case["methods"][PENDING]) for case in cases):
+        answers += _below(summary)
     case = cases[0]
     answers += _without_injection(summary, case)
     answers += _injection(summary, case)
     answers += _floor(summary, case)
     answers += _from_outside(summary, case)
+    answers += [_kicked(summary, case) for case in cases if case["kick_rate_hz"] is not None]
     return answers + _unexpected(cases)
 
 
@@ -93,6 +97,19 @@ def _at_once(summary: Summary, case: Summary) -> str:
         f"L0 entered L2, {delivered}, and left at once: L2 got {_work(figures)} done{some}; "
         f"{cost}, {where}."
     )
+
+
+def _below(summary: Summary) -> list[str]:
+    """Late events may be the fault of what runs below this host."""
+    virtualization = (summary.get("environment") or {}).get("virtualization") or {}
+    if summary["emulated"] or not (name := virtualization.get("hypervisor")):
+        return []
+    said = (
+        f"This host is itself a guest ({printable(str(name))}). What makes L2 leave at once may "
+        "come late there: L0's IPI to its own CPU with SVM, a timer of the CPU with VMX. That is "
+        "no fault of this host's kernel."
+    )
+    return [said]
 
 
 def _delivered(figures: Summary) -> str:
@@ -180,6 +197,16 @@ def _from_outside(summary: Summary, case: Summary) -> list[str]:
     numbers = [significant(times[name]) for name in ("p50", "p99")]
     took = f"{numbers[0]} {unit} (p99 {numbers[1]})"
     return [f"An interrupt that another thread sends while L2 works reaches L1 after {took}."]
+
+
+def _kicked(summary: Summary, case: Summary) -> str:
+    """What the kicks of L1's vCPU did to the injections of all ways."""
+    counts = {
+        name: sum(figures[name] for figures in case["methods"].values())
+        for name in ("injected", "lost", "doubled")
+    }
+    kicks = plural(case["nested"]["kicks"], "kick")
+    return f"Under {kicks} of L1's vCPU, L0 {_delivered(counts)}, {label(summary, case)}."
 
 
 def _unexpected(cases: Sequence[Summary]) -> list[str]:
