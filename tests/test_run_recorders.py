@@ -18,7 +18,7 @@ from kickbench.run import kinds
 from kickbench.run.kinds import Round, by_block, medians
 from kickbench.run.placement import LOOKS, _spread
 from kickbench.run.schedule import interpolated, places
-from kickbench.scenario.kinds import FIGURES
+from kickbench.scenario.kinds import FIGURES, LATENCY_BINS
 from kickbench.stats.quiet import QUIET_LEVELS
 
 PAGE = 4096
@@ -111,6 +111,27 @@ def test_kicks_are_kept_and_counted(n_blocks: int, n: int, seed: int) -> None:
     assert recorder.round_cycles(1) == wanted
     found = every["latency"][~lost & (every["latency"] > 0)]
     assert sorted(recorder.latencies_cycles()) == sorted(found.tolist())
+
+
+@given(**SIZES)
+@settings(deadline=None)
+def test_latencies_of_a_race_are_counted_in_bins(n_blocks: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kicks = kicks_of(rng, n_blocks, n)
+    parts = [records("kick_record", one) for one in kicks]
+    taken, _ = round_of(rng, n_blocks, n, kicks=lambda: parts)
+    participants = [SimpleNamespace(method=name) for name in ("a", "b", "c")]
+    times = kinds.KickTimes(participants, SimpleNamespace(hz=2e9))  # type: ignore[arg-type]
+    times.add(taken)
+    every, order = np.concatenate(kicks), np.array(taken.order)
+    timed = ((every["flags"] & LOST) == 0) & (every["latency"] > 0)
+    for index, name in enumerate("abc"):
+        mine = timed & (order[every["block"]] == index)
+        for sent, which in (("one", every["signals"] <= 1), ("more", every["signals"] > 1)):
+            found = every["latency"][mine & which] / 2
+            bins = np.floor(LATENCY_BINS * np.log2(np.maximum(found, 1))).astype(int)
+            wanted = {str(bin_): int((bins == bin_).sum()) for bin_ in set(bins)}
+            assert times.by_method.get(name, {}).get(sent, {}) == wanted
 
 
 @given(**SIZES)

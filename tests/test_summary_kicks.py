@@ -560,6 +560,31 @@ def test_pause_figures_by_hand(tmp_path):
 # --- races -------------------------------------------------------------------------------------
 
 
+def test_a_race_has_the_latencies_of_kicks_that_were_sent_again_apart(tmp_path):
+    case = synthetic_run.race_case(processes=2)
+    document = synthetic_run.case_document(case)
+    for process in document["processes"]:
+        process["latencies"] = {"sigmask": {"one": {"160": 90}, "more": {"320": 10}}}
+    with synthetic_run.RunWriter.create(
+        tmp_path,
+        "latencies",
+        scenario={"name": "latencies"},
+        cases=[case],
+        environment=synthetic_run.ENVIRONMENT,
+        command=["kickbench"],
+    ) as writer:
+        writer.write_case(case["id"], document, synthetic_run.case_tables(case))
+        writer.finish()
+    found = case_of(RunReader(writer.path))
+    figures = found["methods"]["sigmask"]
+    short, long = 2**10.03125, 2**20.03125
+    assert figures["latency_ns"] == pytest.approx(
+        {"p50": short, "p90": short, "p99": long, "p999": long}
+    )
+    assert figures["resent_ns"]["p50"] == pytest.approx(long)
+    assert "latency_ns" not in found["methods"]["immediate_exit"]
+
+
 def test_race_figures_by_hand(tmp_path):
     parameters = synthetic_run.race_case(50_000.0, methods=["sigmask", "immediate_exit"])
     rows = [

@@ -246,6 +246,18 @@ class Accesses(Model):
     never: Count
 
 
+_Bins = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}$")], Count], Field(max_length=10_000)
+]
+
+
+class _Latencies(Model):
+    """The kicks of a race in each bin of latency, by the signals that their calls sent."""
+
+    one: _Bins
+    more: _Bins
+
+
 class _Process(Model):
     index: Annotated[int, Field(ge=0, lt=2**15)]
     clock: Clock
@@ -258,6 +270,7 @@ class _Process(Model):
     placement: _Placed | None = None  # runs before it was there lack it
     # Runs before they were counted lack them, and so do guests that do not count.
     accesses: Annotated[dict[Line, Accesses], Field(max_length=100)] = {}
+    latencies: Annotated[dict[Line, _Latencies], Field(max_length=100)] = {}
 
 
 class Sender(Model):

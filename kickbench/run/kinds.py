@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, compress
-from math import isfinite
+from math import isfinite, log2
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Protocol
@@ -37,7 +37,13 @@ from kickbench.guest.programs import stays_in_kernel
 from kickbench.records import Collected, Records, RecordType
 from kickbench.run.schedule import Entry, Timing
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import DEFAULT_PAUSE_GAP_US, FIGURES, MAX_KICKS_HZ, STATES
+from kickbench.scenario.kinds import (
+    DEFAULT_PAUSE_GAP_US,
+    FIGURES,
+    LATENCY_BINS,
+    MAX_KICKS_HZ,
+    STATES,
+)
 from kickbench.stats.quiet import QUIET_LEVELS, quiet
 
 # Mean time between two kicks of a kicker. It is far more than a kick takes, so that the vCPU is in
@@ -141,6 +147,30 @@ class AccessCounts:
                     method = self._participants[entry].method
                     counts = self.by_method.setdefault(method, dict.fromkeys(ACCESSES, 0))
                     counts[name] += count
+
+
+class KickTimes:
+    """By method, a race's kicks that were not lost, by their latency and by the signals sent.
+
+    A kick is of "one" signal, or of "more": those that its call sent. Bin i begins at
+    2^(i / LATENCY_BINS) ns. The kicks of the controls are the baseline's.
+    """
+
+    def __init__(self, participants: Sequence[Entry], clock: Clock) -> None:
+        self._participants, self._ns_per_cycle = participants, 1e9 / clock.hz
+        self.by_method: dict[str, dict[str, dict[str, int]]] = {}
+
+    def add(self, taken: Round) -> None:
+        """Take a round of aimed kicks."""
+        for position, kicks in taken.kicks():
+            method = self._participants[taken.order[position]].method
+            times = self.by_method.setdefault(method, {"one": {}, "more": {}})
+            signals = compress(kicks["signals"], kicks["flags"].tobytes().translate(_FOUND))
+            for cycles, sent in zip(_latencies(kicks, _FOUND), signals):
+                if cycles:
+                    bin_ = int(LATENCY_BINS * log2(max(1.0, cycles * self._ns_per_cycle)))
+                    counts = times["more" if sent > 1 else "one"]
+                    counts[str(bin_)] = counts.get(str(bin_), 0) + 1
 
 
 class Recorder(Protocol):

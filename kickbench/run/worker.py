@@ -342,6 +342,7 @@ class _EngineBench:
         self._plan = kinds.with_noise(measurement.plan(case), case)
         self._kicks = bool(measurement.n_kickers(case))
         self._accesses = kinds.AccessCounts(participants)
+        self._times = kinds.KickTimes(participants, clock) if case.kind == "race" else None
         self._lost_after_ns = kinds.FIRST_LOST_AFTER_NS
 
     @property
@@ -350,6 +351,7 @@ class _EngineBench:
             "lost_timeout_ns": self._lost_after_ns if self._kicks else None,
             "placement": self._places.facts(),
             "accesses": self._accesses.by_method,
+            **({"latencies": self._times.by_method} if self._times else {}),
         }
 
     def _check_progress(self, number: int, results: Records) -> None:
@@ -379,6 +381,8 @@ class _EngineBench:
         lost_after_cycles = int(self._lost_after_ns * self.clock.hz / 1e9)
         taken = kinds.Round(number, self._engine, turns, results, lost_after_cycles)
         self.recorder.add(taken)
+        if self._times is not None:
+            self._times.add(taken)
         if self.noise is not None:
             self.noise.add(taken)
         if number == 0 and self._plan.kicking != "none":

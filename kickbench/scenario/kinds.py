@@ -277,6 +277,9 @@ AFTER: dict[str, str] = {
 }
 """What each vCPU's thread may do once it is paused, by name, in this order."""
 
+LATENCY_BINS = 16
+"""Bins of a race's latencies to each power of two: a bin is 4.4 % wide."""
+
 NOISY_KINDS = ("exits", "kick", "pause_all", "race")
 """The kinds that can be measured with noise."""
 

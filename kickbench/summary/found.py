@@ -359,6 +359,13 @@ class _PauseMethod(_Method):
         return _Faults({"rescued": self.rescued}, self.n + self.rescued, self.race_free_claim)
 
 
+class _RaceTimes(_Quantiles):
+    p50: Amount | None
+    p90: Amount | None
+    p99: Amount | None
+    p999: Amount | None
+
+
 class _RaceMethod(_KickCounts, _Method):
     lost: Count
     landed: Count | None
@@ -368,6 +375,9 @@ class _RaceMethod(_KickCounts, _Method):
     lost_upper95: Share | None
     spurious_ci95: Shares | None
     latency_max_ns: Amount | None
+    # Older runs lack both.
+    latency_ns: Annotated[_RaceTimes, Field(default_factory=_RaceTimes.model_construct)]
+    resent_ns: Annotated[_RaceTimes, Field(default_factory=_RaceTimes.model_construct)]
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

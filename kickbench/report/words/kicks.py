@@ -85,7 +85,7 @@ def answer_race(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
     answers += [
         f"{_lost(summary, method, hit, cases, oversubscribed)}." for method, hit in losers.items()
     ]
-    answers += _resent(cases)
+    answers += _resent(summary, cases)
     answers += answer_noise(summary, "race", oversubscribed)
     answers += spurious_exits(cases)
     answers += _timeouts(summary, cases)
@@ -290,7 +290,7 @@ def answer_kick(summary: Summary, oversubscribed: Collection[str]) -> list[str]:
         *answers,
         *answer_contention(summary),
         *_not_ranked(cases),
-        *_resent(finished(summary, "kick")),
+        *_resent(summary, finished(summary, "kick")),
         *answer_noise(summary, "kick", oversubscribed),
         *spurious_exits(finished(summary, "kick")),
     ]
@@ -632,18 +632,38 @@ def _typical(summary: Summary, times: Mapping[str, float]) -> str:
     return high if low == high else f"{number if unit == other else low} to {high}"
 
 
-def _resent(cases: Sequence[Summary]) -> list[str]:
+def _resent(summary: Summary, cases: Sequence[Summary]) -> list[str]:
     """Which protocols send again. A kick that one signal would have lost is then only late."""
-    shown = []
+    answers = []
     for method, of in _by_method(cases, lambda figures: "resent" in figures).items():
         figures = [case["methods"][method] for case in of]
         resent, sent = (sum(f[key] for f in figures) for key in ("resent", "sent"))
-        if resent:
-            shown.append(f"{method} {whole(resent)} of {plural(sent, 'kick')}")
-    if not shown:
-        return []
-    who = f"Sent with more than one signal: {listed(shown)}."
-    return [f"{who} A protocol that sends again is late where another one loses a kick."]
+        if not resent:
+            continue
+        share = significant(100 * resent / sent, 2)
+        again = f"{whole(resent)} of {plural(sent, 'kick')} more than once ({share} %)"
+        answers.append(f"{method} sent {again}{_late(summary, of, method)}.")
+        if not sum(f["lost"] or 0 for f in figures):
+            answers[-1] += (
+                " That it loses none does not show that it is free of races: it is late where "
+                "another one loses a kick."
+            )
+    return answers
+
+
+def _late(summary: Summary, cases: Sequence[Summary], method: str) -> str:
+    """How late such kicks are, in the case that has the most of them; "" if it is not known."""
+    case = max(cases, key=lambda one: int(one["methods"][method]["resent"]))
+    figures = case["methods"][method]
+    late = figures.get("resent_ns", {}).get("p50")
+    usual = figures.get("latency_ns", {}).get("p50")
+    if late is None or usual is None or case["kind"] != "race":
+        return ""
+    worst = figures["latency_ns"]["p999"]
+    return (
+        f". They took {duration(summary, late)} at p50, while all its kicks took "
+        f"{duration(summary, usual)} at p50 and {duration(summary, worst)} at p99.9"
+    )
 
 
 def _importance(item: tuple[Summary, Mapping[str, Any]]) -> tuple[bool, float]:

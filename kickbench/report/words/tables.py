@@ -532,7 +532,12 @@ _RACE = Table(
                 _LOST,
                 _SPURIOUS,
                 _number("lost at most", "95 %", "lost_upper95", words=_bound),
-                _number("slowest", "{us}", "latency_max_ns", scale=1e-3),
+                _count("sent again", "", "resent", group="kicks", always=False),
+                *(
+                    _number(name, "", "latency_ns", key, scale=1e-3, group="latency [{us}]")
+                    for name, key in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"))
+                ),
+                _number("slowest", "", "latency_max_ns", scale=1e-3, group="latency [{us}]"),
                 Column("time-out", "{us}", _timeout, _case("timeout_ns")),
                 *_NOISE_COUNTS,
                 _NOT_ONCE,
@@ -547,6 +552,8 @@ _RACE = Table(
             (
                 Column("claim", "", _claim),
                 _number("lost at most", "", "lost_upper95", words=_bound),
+                _number("p50 [{us}]", "", "latency_ns", "p50", scale=1e-3),
+                _number("p99 [{us}]", "", "latency_ns", "p99", scale=1e-3),
                 _number("slowest [{us}]", "", "latency_max_ns", scale=1e-3),
             ),
         ),
