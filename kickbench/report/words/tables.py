@@ -552,9 +552,16 @@ _RACE = Table(
             (
                 Column("claim", "", _claim),
                 _number("lost at most", "", "lost_upper95", words=_bound),
-                _number("p50 [{us}]", "", "latency_ns", "p50", scale=1e-3),
-                _number("p99 [{us}]", "", "latency_ns", "p99", scale=1e-3),
-                _number("slowest [{us}]", "", "latency_max_ns", scale=1e-3),
+            ),
+        ),
+        (
+            "{us}",
+            (
+                *(
+                    _number(name, "", "latency_ns", key, scale=1e-3)
+                    for name, key in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"))
+                ),
+                _number("slowest", "", "latency_max_ns", scale=1e-3),
             ),
         ),
     ),
@@ -764,7 +771,7 @@ _PAUSE = Table(
                 _pause("last", "p99", "last p99"),
                 _PAUSES,
                 _RESCUED,
-                _count("not run between", "", "not_run", "pauses"),
+                _count("not run", "", "not_run", "pauses"),
             ),
         ),
     ),
