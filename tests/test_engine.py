@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -1046,6 +1047,17 @@ def test_two_fields_in_another_order_are_told() -> None:
     swapped = type("Swapped", (ctypes.Structure,), {"_fields_": fields})
     assert ctypes.sizeof(swapped) == ctypes.sizeof(STRUCTURES["failure"])
     assert misfits(library(), {**STRUCTURES, "failure": swapped}) == ["failure"]
+
+
+def test_a_library_without_a_function_is_to_be_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of its source, in an editable install that was not built again."""
+    (tmp_path / "old.c").write_text("int kb_old;\n")
+    subprocess.run(["cc", "-shared", "-o", "old.so", "old.c"], cwd=tmp_path, check=True)
+    monkeypatch.setattr("kickbench.engine.engine.built_file", lambda *_: tmp_path / "old.so")
+    with pytest.raises(MeasurementError, match=r"does not fit .* install the package again"):
+        library.__wrapped__()
 
 
 def test_the_layout_of_a_structure_has_no_gap() -> None:

@@ -210,15 +210,20 @@ def library() -> ctypes.CDLL:
         "kb_fields": (POINTER(_Field), [POINTER(ctypes.c_size_t)]),
     }
     for name, (restype, argtypes) in declarations.items():
-        function = getattr(lib, name)
+        function = getattr(lib, name, None)
+        if function is None:
+            raise _does_not_fit(f"no {name}")
         function.restype, function.argtypes = restype, argtypes
     readable = lib.kb_sizeof(b"field") == ctypes.sizeof(_Field)
     if wrong := misfits(lib, STRUCTURES) if readable else ["field"]:
-        raise MeasurementError(
-            f"{LIBRARY} does not fit this version of kickbench (struct kb_{wrong[0]}): "
-            "install the package again"
-        )
+        raise _does_not_fit(f"struct kb_{wrong[0]}")
     return lib
+
+
+def _does_not_fit(why: str) -> MeasurementError:
+    return MeasurementError(
+        f"{LIBRARY} does not fit this version of kickbench ({why}): install the package again"
+    )
 
 
 _CODES = {
