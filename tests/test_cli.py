@@ -70,6 +70,8 @@ def is_helpful(stderr: str) -> bool:
         ["run", "--nonsense"],
         ["run", "quick", "one-too-many"],
         ["run", "--results"],
+        ["run", "quick", "--results", ""],
+        ["report", "x", "-o", ""],
         ["methods", "--nonsense"],
         ["doctor", "superfluous"],
         ["report"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kickbench import interrupts
+from kickbench.cli.folders import folder
 from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, MeasurementError, UsageError
 from kickbench.numbers import plural
@@ -37,7 +38,12 @@ def observe(
     ] = 30.0,
     results: Annotated[
         Path,
-        typer.Option("--results", metavar="DIR", help="Make the folder of the results in DIR."),
+        typer.Option(
+            "--results",
+            metavar="DIR",
+            help="Make the folder of the results in DIR.",
+            parser=folder,
+        ),
     ] = Path("results"),
     replay: Annotated[
         Path | None,

@@ -9,12 +9,7 @@ from typing import Annotated
 
 import typer
 
-
-def _folder(name: str | Path) -> Path:
-    # To pathlib "" is the current folder: hardly what `-o "$UNSET"` means.
-    if not str(name):
-        raise typer.BadParameter("is empty; name a folder")
-    return Path(name)
+from kickbench.cli.folders import folder as named_folder
 
 
 def report(
@@ -29,7 +24,7 @@ def report(
     folder: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="DIR", help="Write the reports to DIR.", parser=_folder
+            "-o", "--output", metavar="DIR", help="Write the reports to DIR.", parser=named_folder
         ),
     ] = Path("reports"),
     assets: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from kickbench import interrupts
+from kickbench.cli.folders import folder
 from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
 
@@ -24,7 +25,8 @@ ScenarioName = Annotated[
     typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
 ]
 Results = Annotated[
-    Path, typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.")
+    Path,
+    typer.Option("--results", metavar="DIR", help="Make the run's folder in DIR.", parser=folder),
 ]
 Quick = Annotated[
     bool,
