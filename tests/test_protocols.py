@@ -1013,7 +1013,7 @@ def test_the_example_scenario_names_the_examples_beside_it() -> None:
 
 HEADERS = {
     *("protocol.h", "loop.h", "clock.h", "mark.h", "foreign.h"),
-    *("arch/current.h", "arch/x86_64.h", "arch/aarch64.h"),
+    *("arch/current.h", "arch/libc.h", "arch/x86_64.h", "arch/aarch64.h"),
 }
 
 

@@ -6,6 +6,7 @@ worker imports it: standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -172,6 +173,9 @@ def library() -> ctypes.CDLL:
     """The engine's library with its functions declared. Raises UsageError when it is not built,
     HostError when this host cannot load it."""
     path = built_file(kickbench.engine.__path__, LIBRARY)
+    for name in ("libpthread.so.0", "librt.so.1"):  # which are apart before glibc 2.34
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
     try:
         # Global: protocols that are loaded later call the engine's functions.
         lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL, use_errno=True)

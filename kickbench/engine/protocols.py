@@ -30,6 +30,7 @@ from kickbench.native import PLACEBO, built_file, placebo_name
 
 FLAGS = (
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"),
+    "-U_FORTIFY_SOURCE",
     # For a hook that is missing. Newer compilers make this an error anyway.
     "-Werror=implicit-function-declaration",
 )
@@ -114,6 +115,7 @@ def _compile(
         *FLAGS,
         *options,
         f"-I{include_folder()}",
+        *("-include", "kickbench/arch/libc.h"),
         *("-o", str(target), f"./{source.name}"),
         *link,
     ]

@@ -35,12 +35,12 @@ void stand_back(const union cpus *before)
 
 /*
  * A thread's task_struct, kernel stack and TLS are allocated on the node of its creator
- * (kernel/fork.c). So the creator moves to the new thread's CPUs for that time.
+ * (kernel/fork.c). So the creator moves to the new thread's CPUs for that time, and the thread has
+ * these from it.
  */
 int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *(*run)(void *),
 		 void *arg)
 {
-	const union cpus set = cpus_of(cpus, n_cpus);
 	union cpus before;
 	pthread_attr_t attr;
 	int error = n_cpus ? stand_on(cpus, n_cpus, &before) : 0;
@@ -49,10 +49,7 @@ int start_thread(pthread_t *thread, const int32_t *cpus, uint32_t n_cpus, void *
 		return error;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
-	if (n_cpus)
-		error = pthread_attr_setaffinity_np(&attr, sizeof(set), &set.set);
-	if (!error)
-		error = pthread_create(thread, &attr, run, arg);
+	error = pthread_create(thread, &attr, run, arg);
 	pthread_attr_destroy(&attr);
 	if (n_cpus)
 		stand_back(&before);
