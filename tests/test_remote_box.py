@@ -32,6 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import only_run, statuses, wait_for
 
+import kickbench.agent
 from kickbench.cli import several
 from kickbench.errors import (
     ConnectionBrokenError,
@@ -43,6 +44,7 @@ from kickbench.errors import (
 )
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
+from kickbench.native import built_file
 from kickbench.remote import link, messages, package, ssh
 from kickbench.remote.box import Box
 from kickbench.remote.package import ROOMS, agent
@@ -105,6 +107,23 @@ def test_a_machine_of_another_architecture_gets_its_own_agent() -> None:
             library = archive.read("kickbench/engine/kickbench_engine.so")
             assert library[18] == {"aarch64": 183, "x86_64": 62}[machine]  # e_machine of ELF
             assert "kickbench/guest/images/hlt.max.bin" in archive.namelist()
+
+
+def test_without_glibc_python_starts_again_with_the_engine_in_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """musl's os.confstr does not know the name of glibc's version."""
+    sent = built_file(kickbench.agent.__path__, "bootstrap.py").read_text()
+    bootstrap = tmp_path / "bootstrap.py"
+    bootstrap.write_text(sent.replace("CS_GNU_LIBC_VERSION", "CS_NONE"))
+    assert bootstrap.read_text() != sent
+    monkeypatch.setattr(link, "built_file", lambda *_: bootstrap)
+    streams = Ssh("box", ["sh", "-c"])
+    with Box(streams) as box:
+        assert box.look() == Facts.of_this_host()
+        environment = Path(f"/proc/{streams._process.pid}/environ").read_text().split("\0")
+    (engine,) = home.glob("agent-*/kickbench/engine/kickbench_engine.so")
+    assert f"LD_PRELOAD={engine}" in environment
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "fish", "csh", "zsh", "busybox"])

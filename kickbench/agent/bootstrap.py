@@ -15,9 +15,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, NoReturn, Optional, Tuple
 
 OLDEST = (3, 9)
+_SERVE = (
+    "import sys;sys.path.insert(0,sys.argv[1]);"
+    "from kickbench.agent.server import serve;serve(sys.argv[2])"
+)
 
 
 def _problem_of(folder: Path) -> Optional[str]:
@@ -89,6 +93,26 @@ def _read(source: io.FileIO, size: int) -> bytes:
     return data
 
 
+def _is_glibc() -> bool:
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (OSError, ValueError):
+        return False
+
+
+def _start_with_engine(home: Path, folder: Path) -> NoReturn:
+    """Start Python again with the engine's library in it from the beginning.
+
+    The engine's signal handler needs its thread's own variable at a fixed place ("initial-exec").
+    musl has no such place for a library that comes later.
+    """
+    engine = home / "kickbench" / "engine" / "kickbench_engine.so"
+    environment = {**os.environ, "LD_PRELOAD": str(engine), "PYTHONPATH": str(home)}
+    os.chdir("/")
+    words = [sys.executable, "-u", "-E", "-S", "-c", _SERVE, str(home), str(folder)]
+    os.execve(sys.executable, words, environment)  # noqa: S606 (this Python)
+
+
 def main() -> None:
     source = io.FileIO(0, closefd=False)  # without a buffer: the rest is for the server
     order = json.loads(source.readline().decode())
@@ -120,6 +144,8 @@ def main() -> None:
         say(error="unpack", detail=f"{folder}: {error.strerror}")
         return
     say(ready=True)
+    if not _is_glibc():
+        _start_with_engine(home, folder)
     sys.path.insert(0, str(home))
     os.environ["PYTHONPATH"] = str(home)
     os.chdir("/")

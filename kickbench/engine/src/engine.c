@@ -307,7 +307,8 @@ static struct kb_engine *allocate_engine(const struct kb_config *config)
 
 static bool is_realtime(void)
 {
-	const int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+	/* musl's functions for this only return ENOSYS. */
+	const long policy = syscall(SYS_sched_getscheduler, 0) & ~SCHED_RESET_ON_FORK;
 
 	return policy == SCHED_FIFO || policy == SCHED_RR;
 }

@@ -484,10 +484,10 @@ static void let_kickers_come_first(const struct kb_engine *e)
 {
 	struct sched_param param;
 
-	if (!e->realtime || sched_getparam(0, &param))
+	if (!e->realtime || syscall(SYS_sched_getparam, 0, &param))
 		return;
 	param.sched_priority -= param.sched_priority > sched_get_priority_min(SCHED_FIFO);
-	sched_setparam(0, &param);
+	syscall(SYS_sched_setparam, 0, &param);
 }
 
 void identify_thread(struct vcpu_thread *t)
