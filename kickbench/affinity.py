@@ -53,3 +53,12 @@ def _move_to(cpus: Collection[int]) -> set[int]:
 def current_cpu() -> int:
     """The CPU that the calling thread is on at this moment (sched_getcpu(3)); -1: not known."""
     return int(ctypes.CDLL(None).sched_getcpu())
+
+
+def policy() -> int:
+    """The scheduling policy of this thread (sched(7)); that of most threads if musl is the C
+    library, whose function for it only returns ENOSYS."""
+    try:
+        return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+    except OSError:
+        return os.SCHED_OTHER

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, Optional
 
-from kickbench import arch
+from kickbench import affinity, arch
 from kickbench.cpu_list import format_cpu_list
 from kickbench.host import cgroups, clock, cores, environment
 from kickbench.host.capabilities import Capabilities, probe
@@ -111,7 +111,7 @@ class Host:
             Topology.read(root),
             before,
             after,
-            policy=os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK,
+            policy=affinity.policy(),
         )
 
 

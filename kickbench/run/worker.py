@@ -26,7 +26,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from kickbench import arch
-from kickbench.affinity import pinned
+from kickbench.affinity import pinned, policy
 from kickbench.closing import end_with
 from kickbench.engine.engine import Clock, Engine, StuckVcpuError
 from kickbench.engine.lifecycle import Vmm
@@ -153,7 +153,7 @@ def measure(order: Order) -> None:
 def _check_realtime(warnings: list[str]) -> None:
     """The vCPUs' real-time threads have a priority below the kickers'. Raises MeasurementError."""
     policies = {os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR"}
-    name = policies.get(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+    name = policies.get(policy())
     if name is None:
         return
     priority = os.sched_getparam(0).sched_priority
