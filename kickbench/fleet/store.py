@@ -46,6 +46,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
     RUNS: (
         *_OF_RUN,
         ("stored", _TIME, "when the run was written to the store"),
+        ("fleet", _TEXT, "the fleet's measurement that it is a part of; null: it was added alone"),
         ("cmdline", _TEXT, "the kernel's command line"),
         ("mitigations", _TEXT, "the CPU's vulnerabilities and what is done about each"),
         ("emulated", pa.bool_(), "whether an emulator of the lab measured"),
@@ -78,7 +79,7 @@ def host_name(environment: Mapping[str, Any]) -> str:
     return safe_name(str(dig(environment, "hostname") or ""), default="unnamed")
 
 
-def add_run(files: Files, data: RunData, host: str | None = None) -> str:
+def add_run(files: Files, data: RunData, host: str | None = None, fleet: str | None = None) -> str:
     """Put a run into a store, and return its host's name. A run that is there is written anew.
 
     Raises UsageError for a host's name that no path can have, ResultsError for a run that was
@@ -94,7 +95,7 @@ def add_run(files: Files, data: RunData, host: str | None = None) -> str:
     place = f"host={host}/month={night.when:%Y-%m}/{night.run_id}.parquet"
     files.copy_folder(data.reader.path, f"{RESULTS}/host={host}/{night.run_id}")
     files.write(f"{METRICS_TABLE}/{place}", _parquet(METRICS_TABLE, _metrics(night)))
-    files.write(f"{RUNS}/{place}", _parquet(RUNS, [_run(night)]))
+    files.write(f"{RUNS}/{place}", _parquet(RUNS, [_run(night, fleet)]))
     return host
 
 
@@ -119,12 +120,13 @@ def _of_run(night: Night) -> dict[str, Any]:
     }
 
 
-def _run(night: Night) -> dict[str, Any]:
+def _run(night: Night, fleet: str | None) -> dict[str, Any]:
     status = [case["status"] for case in night.document["cases"]]
     mitigations = dig(night.environment, "mitigations")
     return {
         **_of_run(night),
         "stored": datetime.datetime.now(datetime.UTC),
+        "fleet": fleet,
         "cmdline": _line(night.environment, "kernel", "cmdline"),
         "mitigations": "; ".join(f"{name}: {what}" for name, what in sorted(mitigations.items()))
         if isinstance(mitigations, Mapping)

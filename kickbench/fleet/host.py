@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs on each host of a fleet: a look at it, and a measurement.
+
+A Dask worker calls :func:`look` and :func:`measure`. The measurement itself is a process of its own
+(``python -m kickbench.fleet.host FOLDER``). It is ``kickbench run``, and then it puts the run into
+the store. So it needs neither the worker nor the scheduler, and a host that both have lost still
+keeps what it measured.
+
+Its folder has ``order.json``, ``lock`` (held while it works), ``said`` (what the run wrote) and
+``results``. It is removed when the store has the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import kickbench
+from kickbench.errors import EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_OK, KickbenchError
+from kickbench.fleet.files import Files
+from kickbench.fleet.store import add_run, host_name
+from kickbench.host import doctor, environment
+from kickbench.results.files import replace_file
+from kickbench.results.schema import is_safe_name, one_line
+from kickbench.summary.data import RunData
+
+POLL_SECONDS = 0.25
+_SAID, _OUTCOME, _LOCK, _ORDER = "said", "outcome.json", "lock", "order.json"
+_LONGEST_LINE = 500
+
+
+@dataclass(frozen=True)
+class Order:
+    """What each host of a fleet has to do: run a scenario, and put the run into a store."""
+
+    fleet: str
+    name: str
+    scenario: str
+    options: tuple[str, ...]
+    store: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a host is. ``faults`` say why it cannot measure."""
+
+    host: str
+    kickbench: str
+    environment: dict[str, Any]
+    faults: tuple[str, ...]
+
+
+def look() -> Seen:
+    """What this host is, and why it cannot measure."""
+    facts = environment.collect()
+    findings = doctor.examine()
+    return Seen(
+        host=host_name(facts),
+        kickbench=kickbench.__version__,
+        environment=facts,
+        faults=tuple(
+            one_line(f"{finding.title}: {finding.detail}; {finding.advice}")
+            for finding in findings
+            if finding.status == "fail"
+        ),
+    )
+
+
+def folder_of(fleet: str) -> Path:
+    """Where a host keeps its part of a fleet's measurement until the store has it."""
+    if not is_safe_name(fleet):
+        raise ValueError("a fleet's id is no name of a file")
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "kickbench" / "fleet" / fleet
+
+
+def measure(
+    order: Order, say: Callable[[str], None], stopped: Callable[[], bool]
+) -> tuple[int, str]:
+    """Measure here, or follow the measurement that goes on already.
+
+    ``say`` gets each line of the run's progress. When ``stopped`` returns true, the run is
+    interrupted as by Ctrl-C. Returns the exit code, and the last line: what went wrong, or the run.
+    """
+    folder = folder_of(order.fleet)
+    folder.mkdir(parents=True, exist_ok=True)
+    process = None
+    if not _is_held(folder):
+        for name in (_OUTCOME, _SAID):
+            (folder / name).unlink(missing_ok=True)
+        replace_file(folder / _ORDER, json.dumps(asdict(order)).encode())
+        process = _start(folder)
+    said = _Lines(folder / _SAID)
+    told = False
+    while _is_held(folder):
+        for line in said:
+            say(line)
+        if stopped() and not told:
+            told = True
+            with suppress(OSError, ValueError):
+                os.kill(int((folder / _LOCK).read_text()), signal.SIGINT)
+        time.sleep(POLL_SECONDS)
+    if process is not None:
+        process.wait()  # or it would be a zombie as long as the worker lives
+    for line in said:
+        say(line)
+    code: int
+    last: str
+    try:
+        code, last = json.loads((folder / _OUTCOME).read_text())
+    except (OSError, ValueError):
+        return EXIT_MEASUREMENT, said.last or "it was killed, and said nothing"
+    if code != EXIT_INTERRUPTED and not (folder / "results").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    return code, last
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that measures, and return when it holds its lock."""
+    with (folder / _SAID).open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "kickbench.fleet.host", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    while process.poll() is None and not _is_held(folder):
+        time.sleep(POLL_SECONDS)
+    return process
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+class _Lines:
+    """The whole lines that a file has since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self.last = ""
+
+    def __iter__(self) -> Iterator[str]:
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.decode(errors="replace").splitlines():
+                if line.strip():
+                    self.last = one_line(line)[:_LONGEST_LINE]
+                    yield self.last
+
+
+# --- the process that measures ------------------------------------------------------------------
+
+
+def _work(folder: Path) -> tuple[int, str]:
+    """Measure or finish the order of a folder, and store it: the exit code and the last word."""
+    order = Order(**json.loads((folder / _ORDER).read_text()))
+    runs = folder / "results"
+    begun = _newest(runs)
+    if begun is None or not RunData.load(begun).reader.manifest["complete"]:
+        code = _run(folder, order, begun)
+    else:  # the store could not be written when it was finished
+        code = EXIT_OK
+    run = _newest(runs)
+    if run is None:
+        return code or EXIT_MEASUREMENT, _last_line(folder)
+    data = RunData.load(run)
+    if not data.reader.manifest["complete"]:
+        return code, _last_line(folder)
+    add_run(Files(order.store), data, fleet=order.fleet)
+    shutil.rmtree(runs)
+    return code, data.reader.run_id if code == EXIT_OK else _last_line(folder)
+
+
+def _run(folder: Path, order: Order, begun: Path | None) -> int:
+    """``kickbench run``, or its continuation, and its exit code."""
+    words = ["run", "--resume", str(begun)]
+    if begun is None:
+        scenario = folder / f"{order.name}.toml"
+        replace_file(scenario, order.scenario.encode())
+        words = ["run", str(scenario), "--results", str(folder / "results"), *order.options]
+    # Ctrl-C has the run end in its own good time: this process only waits for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "kickbench", *words, "--wait"],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
+    return process.wait()
+
+
+def _newest(results: Path) -> Path | None:
+    """The run that was begun in these results, finished or not."""
+    manifests = sorted(results.glob("*/*/manifest.json"))
+    return manifests[-1].parent if manifests else None
+
+
+def _last_line(folder: Path) -> str:
+    """The last error that the run told, or else its last line."""
+    lines: list[str] = [*_Lines(folder / _SAID)]
+    errors = [line.removeprefix("kickbench: ") for line in lines if line.startswith("kickbench: ")]
+    last: str = (errors or lines or ["it said nothing"])[-1]
+    return last
+
+
+def main(folder: Path) -> None:
+    """Work in a folder, unless somebody does already, and leave the outcome there."""
+    with (folder / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        try:
+            outcome = _work(folder)
+        except KickbenchError as error:
+            outcome = error.exit_code, one_line(str(error))
+        replace_file(folder / _OUTCOME, json.dumps(outcome).encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
