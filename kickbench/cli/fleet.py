@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench.errors import UsageError
+
 if TYPE_CHECKING:
     from kickbench.fleet.query import Answer
+    from kickbench.fleet.run import Outcome
 
 app = typer.Typer(help="Keep many hosts' runs in one store, and ask it.", no_args_is_help=True)
 
@@ -45,6 +48,89 @@ def add(
         data = RunData.load(find_run(path))
         name = add_run(files, data, host)
         typer.echo(f"{name} {data.reader.run_id}")
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SCENARIO]", help="A scenario's name or file, as for kickbench run."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", metavar="ADDRESS", help="Dask's, such as tcp://box:8786.")
+    ] = "",
+    store: Annotated[
+        str, typer.Option("--store", metavar="STORE", help="Where the runs go: a folder or a URL.")
+    ] = "",
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only", metavar="CONDITION", help="Only such hosts: 'kernel>=6.12 and cpu~EPYC'."
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="As for kickbench run.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="As for kickbench run.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="FLEET", help="Go on with a fleet that was interrupted."),
+    ] = None,
+) -> None:
+    """Measure a scenario on every host of a Dask cluster.
+
+    Each host writes its run to the store. The exit code is 0 if every host finished, 4 if some
+    failed, and 3 if none could measure.
+    """
+    from kickbench.fleet import run as fleet_run
+    from kickbench.fleet.files import Files
+    from kickbench.fleet.only import chooser
+
+    if not scheduler or not store:
+        raise UsageError(
+            "name the cluster with --scheduler ADDRESS, and the place for the runs with --store"
+        )
+    if (scenario is None) == (resume is None):
+        raise UsageError("name a scenario, or the fleet to --resume, one of them")
+    files = Files(store)
+    options = [name for name, chosen in (("--quick", quick), ("--strict", strict)) if chosen]
+    if resume is not None:
+        order, done = fleet_run.begun(files, resume)
+    else:
+        assert scenario is not None
+        order, done = fleet_run.new_order(files, scenario, options), set()
+    wanted = chooser(only) if only is not None else None
+    with fleet_run.connected(scheduler) as client:
+        outcome = fleet_run.run(client, order, done, wanted, _say_of_host)
+    _print_outcome(outcome, scheduler, store)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _say_of_host(host: str, line: str) -> None:
+    from kickbench.text import printable
+
+    typer.echo(printable(f"{host}: {line}"), err=True)
+
+
+def _print_outcome(outcome: Outcome, scheduler: str, store: str) -> None:
+    from kickbench.numbers import plural
+    from kickbench.text import printable
+
+    for title, hosts in (
+        ("finished", outcome.ok),
+        ("failed", outcome.failed),
+        ("left out", outcome.left_out),
+    ):
+        if hosts:
+            typer.echo(f"{plural(len(hosts), 'host')} {title}:")
+        for host, what in sorted(hosts.items()):
+            typer.echo(printable(f"  {host}: {what}"))
+    typer.echo(f"Fleet: {outcome.fleet}")
+    if outcome.failed:
+        words = (
+            f"kickbench fleet run --resume {outcome.fleet} --scheduler {scheduler} --store {store}"
+        )
+        typer.echo(f"kickbench: continue with: {words}", err=True)
 
 
 @app.command()
