@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kickbench fleet run: a real Dask cluster, whose hosts measure on real KVM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import kickbench_captured
+from dask_hosts import Cluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kickbench.errors import UsageError
+from kickbench.fleet import run as fleet_run
+from kickbench.fleet.files import Files
+from kickbench.fleet.only import FACTS, chooser
+from kickbench.fleet.query import ask
+
+pytestmark = pytest.mark.kvm
+
+SCENARIO = """
+name = "tiny"
+[vm]
+vcpus = [1]
+[guest]
+program = "pm_timer"
+[measure]
+kinds = ["exits"]
+methods = ["sigmask", "immediate_exit"]
+processes = 2
+max_seconds = {seconds}
+precision = 1e-6
+"""
+
+SOON = """
+from kickbench.entry import main
+from kickbench.fleet import run
+run.GONE_SECONDS = 5
+main()
+"""
+
+needs_hosts = pytest.mark.skipif(os.geteuid() != 0, reason="it names hosts: root only")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    (tmp_path / "cluster").mkdir()
+    made = Cluster(tmp_path / "cluster")
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def fleet(cluster: Cluster, tmp_path: Path) -> list[object]:
+    """The words of a command that measures for a second."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(SCENARIO.format(seconds=1))
+    return ["fleet", "run", path, "--scheduler", cluster.address, "--store", tmp_path / "store"]
+
+
+def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
+    sql = "SELECT host, ok, fleet FROM runs ORDER BY host"
+    return [*ask(Files(str(tmp_path / "store")), sql, lambda _: None).rows]
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    while not (value := found()):
+        time.sleep(0.1)
+    return value
+
+
+class Begun:
+    """A fleet whose host "alpha" measures for some seconds."""
+
+    def __init__(self, cluster: Cluster, tmp_path: Path) -> None:
+        self.cluster = cluster
+        path = tmp_path / "long.toml"
+        path.write_text(SCENARIO.format(seconds=8))
+        self.words = ["--scheduler", cluster.address, "--store", str(tmp_path / "store")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SOON, "fleet", "run", str(path), *self.words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if "alpha: [1/1]" in line:
+                break
+        (self.folder,) = cluster.state("alpha").iterdir()
+        self.fleet = self.folder.name
+
+    @property
+    def worker(self) -> int:
+        """The process on the host that measures, and that nobody but itself needs."""
+        return int((self.folder / "lock").read_text())
+
+    def end(self) -> tuple[int, str]:
+        out, err = self.process.communicate(timeout=300)
+        return self.process.returncode, out + err
+
+
+@pytest.fixture
+def begun(cluster: Cluster, tmp_path: Path) -> Iterator[Begun]:
+    cluster.add("alpha")
+    made = Begun(cluster, tmp_path)
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+@needs_hosts
+def test_every_host_measures_and_stores(
+    cluster: Cluster, fleet: list[object], tmp_path: Path
+) -> None:
+    for name in ("alpha", "beta", "beta"):  # two workers of one host
+        cluster.add(name)
+    cluster.add("gamma", "mount --bind /dev/null /dev/kvm")
+    wait_for(lambda: len(workers(cluster)) == 4)
+    done = kickbench_captured(*fleet)
+    assert done.returncode == 0, done.stderr
+    (name,) = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("Fleet: ")]
+    assert stored(tmp_path) == [("alpha", 1, name), ("beta", 1, name)]
+    assert "2 hosts finished:\n" in done.stdout
+    assert "1 host left out:\n  gamma: " in done.stdout
+    assert "/dev/kvm" in done.stdout
+    assert "alpha: [1/1]" in done.stderr
+    assert not [*cluster.state("alpha").iterdir()]
+    # Whoever has finished is not asked again.
+    again = kickbench_captured("fleet", "run", "--resume", name, *fleet[3:])
+    assert again.returncode == 0, again.stderr
+    assert len(stored(tmp_path)) == 2
+
+
+def workers(cluster: Cluster) -> list[str]:
+    with fleet_run.connected(cluster.address) as client:
+        return list(client.scheduler_info(n_workers=-1)["workers"])
+
+
+@needs_hosts
+def test_only_some_hosts(cluster: Cluster, fleet: list[object], tmp_path: Path) -> None:
+    cluster.add("alpha")
+    cluster.add("beta")
+    wait_for(lambda: len(workers(cluster)) == 2)
+    done = kickbench_captured(*fleet, "--quick", "--only", "host=beta")
+    assert done.returncode == 0, done.stderr
+    assert [row[0] for row in stored(tmp_path)] == ["beta"]
+    none = kickbench_captured(*fleet, "--only", "kernel<2.6")
+    assert none.returncode == 3
+
+
+@needs_hosts
+def test_ctrl_c_ends_the_hosts_runs_and_can_be_resumed(begun: Begun, tmp_path: Path) -> None:
+    pid = begun.worker
+    begun.process.send_signal(signal.SIGINT)
+    code, said = begun.end()
+    assert code == 130
+    assert f"kickbench fleet run --resume {begun.fleet} " in said
+    assert "Traceback" not in said
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert json.loads((begun.folder / "outcome.json").read_text())[0] == 130
+    assert stored(tmp_path) == []
+    done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
+    assert done.returncode == 0, done.stderr
+    assert stored(tmp_path) == [("alpha", 1, begun.fleet)]
+
+
+@needs_hosts
+@pytest.mark.parametrize(
+    ("who", "said"), [("alpha", "its worker is gone"), ("scheduler", "the scheduler is gone")]
+)
+def test_who_dies_costs_nothing_that_is_measured(
+    begun: Begun, who: str, said: str, tmp_path: Path
+) -> None:
+    begun.cluster.kill(who)
+    code, text = begun.end()
+    assert code == 4
+    assert f"alpha: {said}; the run may go on there" in text
+    assert "Traceback" not in text
+    # The host has finished by itself, and stored its run.
+    wait_for(lambda: stored(tmp_path) == [("alpha", 1, begun.fleet)])
+    if who == "alpha":
+        begun.cluster.add("alpha")
+        wait_for(lambda: len(workers(begun.cluster)) == 1)
+        done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
+        assert done.returncode == 0, done.stderr
+        assert "alpha: it had finished before" in done.stdout
+
+
+@needs_hosts
+def test_a_killed_measurement_is_said_and_finished_later(begun: Begun, tmp_path: Path) -> None:
+    os.killpg(begun.worker, signal.SIGKILL)
+    code, text = begun.end()
+    assert code == 4
+    assert "1 host failed:\n  alpha: " in text
+    done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
+    assert done.returncode == 0, done.stderr
+    assert stored(tmp_path) == [("alpha", 1, begun.fleet)]
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+)
+def test_versions_are_compared_as_numbers(fact: list[int], wanted: list[int]) -> None:
+    environment = {"kernel": {"release": ".".join(map(str, fact)) + "-generic"}}
+    text = ".".join(map(str, wanted))
+    ordered = fact[: len(wanted)] + [0] * (len(wanted) - len(fact))
+    for operator, holds in (
+        (">=", ordered >= wanted),
+        ("<=", ordered <= wanted),
+        (">", ordered > wanted),
+        ("<", ordered < wanted),
+    ):
+        assert chooser(f"kernel {operator} {text}")(environment) is holds
+
+
+def test_terms_are_joined_and_unknown_facts_hold_for_nothing() -> None:
+    environment = {"kernel": {"release": "6.12.9"}, "cpu": {"model": "AMD EPYC 9004"}}
+    assert chooser("kernel>=6.12 and cpu~epyc")(environment)
+    assert not chooser("kernel>=6.12 and cpu~xeon")(environment)
+    assert not chooser("microcode!=0x1")(environment)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_condition_or_refused_in_a_line(text: str) -> None:
+    try:
+        chosen = chooser(text)
+    except UsageError as error:
+        said = str(error)
+    else:
+        said = f"{chosen({name: {} for name in FACTS})}"
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "name the cluster with --scheduler"),
+        (["quick", "--scheduler", "tcp://127.0.0.1:1", "--store", "{tmp}"], 3, "cannot be reached"),
+        (["quick", "--scheduler", "nonsense", "--store", "{tmp}"], 3, "cannot be reached"),
+        (["--scheduler", "x", "--store", "{tmp}"], 2, "name a scenario, or the fleet to --resume"),
+        (["--resume", "nix", "--scheduler", "x", "--store", "{tmp}"], 2, "has no fleet 'nix'"),
+        (["{tmp}/own.toml", "--scheduler", "x", "--store", "{tmp}"], 2, "does not carry protocol"),
+        (
+            ["quick", "--only", "vendor=x", "--scheduler", "x", "--store", "{tmp}"],
+            2,
+            "no condition",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "mine.c").write_text("")
+    text = SCENARIO.format(seconds=1).replace('"sigmask"', '"./mine.c"')
+    (tmp_path / "own.toml").write_text(text)
+    monkeypatch.setattr(fleet_run, "CONNECT_SECONDS", 1)
+    done = kickbench_captured("fleet", "run", *(word.format(tmp=tmp_path) for word in words))
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert said in line
