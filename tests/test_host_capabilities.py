@@ -270,6 +270,14 @@ def test_how_long_to_poll_can_be_set_if_the_kernel_says_so(
     assert probe(device).halt_poll
 
 
+@pytest.mark.parametrize(("allowed", "exits"), [(0, False), (1 << 3, False), (1 << 12, True)])
+def test_hypercalls_exit_if_the_kernel_hands_out_the_one_of_mapping(
+    kernel: PlayedKernel, device: Path, allowed: int, exits: bool
+) -> None:
+    kernel.extensions[abi.KVM_CAP_EXIT_HYPERCALL] = allowed
+    assert probe(device).hypercall_exits is exits
+
+
 def test_an_old_kernel_does_not_say_how_many_vcpus(kernel: PlayedKernel, device: Path) -> None:
     found = probe(device)
     assert found.max_vcpus == 4

@@ -85,7 +85,7 @@ def header_says(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dic
 
     @cache
     def says(machine: str) -> dict[str, int]:
-        lines = ["#include <stddef.h>", "#include <linux/kvm.h>"]
+        lines = [f"#include <{name}.h>" for name in ("stddef", "linux/kvm", "linux/kvm_para")]
         answers = [
             (question, f"(unsigned long long)({expression})", None)
             for (owner, _), questions in LAYOUTS.items()

@@ -367,6 +367,7 @@ def test_pending_io_is_of_a_program_that_leaves_some(irqchip: str) -> None:
         (("hlt", "pio_out"), "split", "pio_out"),
         (("spin", "hlt"), "none", "hlt"),
         (("hlt", "mix"), "kernel", "mix"),
+        (("cpuid", "hypercall"), "kernel", "hypercall"),
     ],
 )
 def test_a_storm_needs_a_program_that_exits(

@@ -307,6 +307,7 @@ PROGRAMS: Mapping[str, str] = {
     "mmio_write": "mmio",
     "hlt": "hlt",
     "mix": "mix",
+    "hypercall": "hypercall",
     "bounce": "bounce",
     "cpuid": "kernel",
     "rdmsr": "kernel",

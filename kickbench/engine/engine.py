@@ -56,6 +56,7 @@ _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "hlt": (abi.KVM_EXIT_HLT, 0),
     "mix": (abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO),
     "kernel": (0, 0),
+    "hypercall": (abi.KVM_EXIT_HYPERCALL, 0),
     "bounce": (KB_BOUNCE, 0),
     "none": (0, 0),
 }

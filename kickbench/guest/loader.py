@@ -132,6 +132,9 @@ class Guest(Closing):
                     arch.current().halt_inside(self.vm)
                 if program == "ioeventfd":
                     self.eventfd = self.vm.add_ioeventfd(IOEVENTFD_PORT, 1)
+                if program == "hypercall":
+                    leaving = 1 << abi.KVM_HC_MAP_GPA_RANGE
+                    self.vm.enable_cap(abi.KVM_CAP_EXIT_HYPERCALL, leaving)
             self.vcpus: list[Vcpu] = []
             for index in range(n_vcpus):
                 with on_node_of(index):

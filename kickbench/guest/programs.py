@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "bounce", "none"]
+ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "hypercall", "bounce", "none"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ PROGRAMS: dict[str, Program] = {
         Program("mmio_write", "writes four bytes to such an address", "mmio", True),
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
         Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
+        Program("hypercall", "asks user space to map memory", "hypercall", True),
         Program("bounce", "never runs: KVM_RUN with immediate_exit set", "bounce", False),
         *(Program(name, doc, "kernel", True) for name, doc in _IN_KERNEL.items()),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),

@@ -60,6 +60,8 @@ class Capabilities:
     (PIDFD_SIGNAL_THREAD) was tried on the calling thread, where ``pidfd_forbidden`` is EPERM.
     ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
     hypervisor itself, else the reason why not. ``machine`` is the architecture, as in uname(2).
+    ``hypercall_exits`` is that KVM_CAP_EXIT_HYPERCALL has KVM_HC_MAP_GPA_RANGE. Whether a guest
+    gets past the instruction was not tried.
     ``last_id_settable``: a new thread can be given the id of one that ended (kernel.ns_last_pid).
     """
 
@@ -82,6 +84,7 @@ class Capabilities:
     halts_inside: bool = False
     nested: str | None = "KVM is not usable"
     counter_khz: int | None = None
+    hypercall_exits: bool = False
     last_id_settable: bool = False
 
 
@@ -143,6 +146,16 @@ def supports_state(state: str, capabilities: Capabilities) -> str | None:
     return None
 
 
+def supports_program(program: str, capabilities: Capabilities) -> str | None:
+    """None when guests of this host can run ``program``, else the reason."""
+    if program == "hypercall" and not capabilities.hypercall_exits:
+        return (
+            "this KVM hands no hypercalls to user space (KVM_CAP_EXIT_HYPERCALL with "
+            "KVM_HC_MAP_GPA_RANGE, Linux 5.14)"
+        )
+    return None
+
+
 def supports_machine(vcpus: int, irqchip: str, capabilities: Capabilities) -> str | None:
     """None when this host can make a machine with ``vcpus`` and ``irqchip`` (none, split or
     kernel), else the reason."""
@@ -164,6 +177,9 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
         found,
         api_version=kvm.api_version(),
         max_vcpus=kvm.check_extension(abi.KVM_CAP_MAX_VCPUS) or recommended,
+        hypercall_exits=bool(
+            kvm.check_extension(abi.KVM_CAP_EXIT_HYPERCALL) & 1 << abi.KVM_HC_MAP_GPA_RANGE
+        ),
         nested=arch.current().why_not_nested(kvm),
     )
 

@@ -18,6 +18,7 @@ from kickbench.host.capabilities import (
     Capabilities,
     supports,
     supports_machine,
+    supports_program,
     supports_state,
     supports_transport,
 )
@@ -197,6 +198,8 @@ def _why_not(case: Case, topology: Topology, capabilities: Capabilities) -> str 
     if reason := why_no_exit(case, machine):
         return reason
     if reason := supports_machine(case.vcpus, case.irqchip, capabilities):
+        return reason
+    if reason := supports_program(case.program, capabilities):
         return reason
     if case.state is not None and (reason := _why_no_state(case, machine, capabilities)):
         return reason

@@ -75,7 +75,7 @@ def exiting_program(programs: tuple[str, ...], irqchip: str) -> str:
     """
     for name in programs:
         exits = PROGRAMS[name].exits
-        if exits in ("pio", "mmio", "mix") or (exits == "hlt" and irqchip == "none"):
+        if exits in ("pio", "mmio", "mix", "hypercall") or (exits == "hlt" and irqchip == "none"):
             return name
     return "pm_timer"
 

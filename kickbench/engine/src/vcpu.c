@@ -251,7 +251,8 @@ void kb_came_back(struct kb_vcpu *v, int error)
 	struct vcpu_thread *t = (struct vcpu_thread *)v;
 
 	t->io_pending =
-	    !error && (v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO);
+	    !error && (v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO ||
+		       v->run->exit_reason == KVM_EXIT_HYPERCALL);
 	/* kb_before_run had not seen these kicks, and KVM_RUN ended before the guest. */
 	if (!guest_ran(t, error)) {
 		t->landed |= atomic_load_explicit(&v->kick_requested, memory_order_relaxed);

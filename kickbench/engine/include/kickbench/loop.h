@@ -151,13 +151,14 @@ static inline void kb_count_run(struct kb_vcpu *v)
 }
 
 /*
- * The guest's last exit is only half done: KVM takes the result of PIO and MMIO, and moves the
- * guest's RIP on, at the next KVM_RUN. The guest's state must not be saved before that
+ * The guest's last exit is only half done: KVM takes the result of PIO, MMIO or a hypercall, and
+ * moves the guest's RIP on, at the next KVM_RUN. The guest's state must not be saved before that
  * (Documentation/virt/kvm/api.rst, KVM_EXIT_IO).
  */
 static inline bool kb_leaves_io(const struct kb_vcpu *v)
 {
-	return v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO;
+	return v->run->exit_reason == KVM_EXIT_IO || v->run->exit_reason == KVM_EXIT_MMIO ||
+	       v->run->exit_reason == KVM_EXIT_HYPERCALL;
 }
 
 /* Called before the kick is taken, because the vCPU is paused from then on. False: it failed. */

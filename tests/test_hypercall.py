@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest program whose hypercalls leave to user space: on KVM, in the lab, and as planned.
+
+Not every KVM gets a guest past the instruction, so the lab runs this file, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from blocks_until import until
+from command import KICKBENCH
+from own_protocol import CPUS
+from test_run_plan import CAPABLE, case, planned
+
+from kickbench.engine.engine import Clock, Engine, Kickers, Plan
+from kickbench.guest.loader import Guest
+from kickbench.host.capabilities import probe
+from kickbench.kvm import Kvm, KvmError, Vm, abi
+from kickbench.run import runner
+from kickbench.run.progress import PlainProgress
+from kickbench.scenario.files import load
+
+MS = 1_000_000
+PACED = {"gaps_cycles": [1000], "first_gaps": [0], "ring_entries": 1024}
+IN_LAB = "KICKBENCH_TEST_HYPERCALL"
+"""Set in the lab: the guest must get past a hypercall there."""
+
+
+@contextmanager
+def running(**pacing: object) -> Iterator[tuple[Guest, Engine]]:
+    if not probe().hypercall_exits:
+        pytest.skip("this KVM hands no hypercalls to user space")
+    clock = Clock.choose(counter_usable=True)
+    with (
+        Kvm() as kvm,
+        Guest(kvm, "hypercall", 1, **pacing) as guest,  # type: ignore[arg-type]
+        Engine(
+            guest,
+            "hypercall",
+            clock,
+            [[CPUS[0]]],
+            n_entries=1,
+            samples_capacity=1 << 16,
+            kickers=Kickers(1, [CPUS[-1]]),
+        ) as engine,
+    ):
+        yield guest, engine
+
+
+def made(guest: Guest) -> int:
+    """The hypercalls of the guest that are complete, as KVM counts them."""
+    return guest.vcpus[0].stats()["hypercalls"]
+
+
+def skip_unless_made(guest: Guest) -> None:
+    if IN_LAB not in os.environ and not made(guest):
+        pytest.skip("this KVM does not get past a VMCALL")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("pacing", [{}, PACED], ids=["max", "paced"])
+@pytest.mark.parametrize("method", ["immediate_exit", "sigmask", "flag_signal"])
+def test_every_hypercall_leaves_to_user_space_once(method: str, pacing: dict[str, object]) -> None:
+    with running(**pacing) as (guest, engine):
+        engine.blocks([(method, 0)], warmup_ns=MS, block_ns=100 * MS)
+        skip_unless_made(guest)
+        before = made(guest)
+        left = until(engine, lambda left: left.results["exits"].all(), [(method, 0)] * 2, ms=50)
+        complete = made(guest) - before
+    # KVM has those of the warm-up too. One of each block may be pending.
+    assert complete >= left.results["exits"].sum() - left.calls * 2 > 0
+    assert not left.results["spurious_exits"].any()
+    assert left.results["timed_exits"].all()
+
+
+@pytest.mark.kvm
+def test_a_kick_is_taken_when_the_hypercall_is_complete() -> None:
+    """KVM moves the guest on at the next KVM_RUN: a VMM must not save the vCPU before that."""
+    plan = Plan(loop="kick", kicking="volleys", gap_ns=5 * MS, userspace_ns=MS)
+    exits = 0
+    with running() as (guest, engine):
+        for _ in range(10):
+            results = engine.blocks(
+                [("immediate_exit", 0)], warmup_ns=MS, block_ns=50 * MS, plan=plan
+            )
+            skip_unless_made(guest)
+            exits += sum(results["exits"])
+            assert made(guest) == exits
+    assert exits
+
+
+@pytest.mark.lab
+def test_the_lab_has_hypercalls(tmp_path: Path) -> None:
+    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "kvm", __file__]
+    done = subprocess.run(
+        [*KICKBENCH, "lab", "shell", "--machine", "amd-numa", "--", "env", f"{IN_LAB}=1", *tests],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+SCENARIO = """
+name = "hypercall"
+[vm]
+vcpus = [1]
+[guest]
+program = "hypercall"
+[measure]
+kinds = ["exits", "pause_all"]
+methods = ["immediate_exit"]
+processes = 1
+max_seconds = 1
+"""
+
+
+@pytest.mark.kvm
+def test_a_run_measures_it_or_says_that_this_kvm_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "hypercall.toml"
+    path.write_text(SCENARIO)
+    outcome = runner.run(load(path), tmp_path / "results", PlainProgress())
+    if IN_LAB in os.environ:
+        assert not outcome.failed
+    for reason in outcome.failed.values():
+        assert "the guest does not get past its first hypercall" in reason
+        assert "leave the program hypercall out" in reason
+
+
+def test_without_the_capability_or_on_arm64_it_is_skipped_with_the_reason() -> None:
+    able = replace(CAPABLE, hypercall_exits=True)
+    for kind in ("exits", "pause_all"):
+        asked = case(kind=kind, program="hypercall")
+        assert planned(asked, able).skip is None
+        assert "hands no hypercalls to user space" in str(planned(asked, CAPABLE).skip)
+        arm64 = planned(asked, replace(able, machine="aarch64"))
+        assert arm64.skip == "arm64 has no hypercall"
+
+
+@pytest.mark.kvm
+def test_a_kernel_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_vm: Vm, cap: int, *args: int) -> None:
+        if cap == abi.KVM_CAP_EXIT_HYPERCALL:
+            assert args == (1 << 12,)
+            raise KvmError(errno.EINVAL, "KVM_ENABLE_CAP")
+
+    monkeypatch.setattr(Vm, "enable_cap", refuse)
+    with Kvm() as kvm, pytest.raises(KvmError, match="KVM_ENABLE_CAP failed"):
+        Guest(kvm, "hypercall", 1, irqchip="none")
