@@ -47,5 +47,9 @@ with Kvm() as kvm, NestedGuest(kvm, kick_rate_hz=KICKS_HZ) as kicked:
             found = kicked.run(way, COUNT)
             seen.update(map(delivery, found["injected"], found["delivered"]))
     said["kicked"] = {**seen, "kicks": kicked.kicks}
+with Kvm() as kvm, NestedGuest(kvm, kick_rate_hz=KICKS_HZ) as guest:
+    before = guest.kicks  # L1 has begun
+    said["entries"] = {name: guest.entries(name, COUNT) for name in ("plain", "pending")}
+    said["kicks_meanwhile"] = guest.kicks - before
 said["complaints"] = {broken: complaint(broken) for broken in BROKEN}
 print(json.dumps(said))

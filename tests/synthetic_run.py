@@ -733,6 +733,7 @@ def case_document(
     if parameters["kind"] == "nested":
         kicks = 10 if parameters.get("kick_rate_hz") else 0
         more = {"nested": {"vendor": "vmx", "nested_paging": True, "kicks": kicks}}
+        more["nested"]["entries"] = {"iterations": 32, "all": 230, "at_once": 31}
     return {
         "case": dict(parameters),
         "seconds": 12.5,

@@ -30,7 +30,15 @@ from kickbench.host.capabilities import probe
 from kickbench.kvm import Kvm
 from kickbench.lab import build as builder
 from kickbench.nested import guest as nested
-from kickbench.nested.guest import BROKEN, ITERATIONS, RECORD, NestedGuest, Sender, Shared
+from kickbench.nested.guest import (
+    BROKEN,
+    ITERATIONS,
+    RECORD,
+    WARMUP,
+    NestedGuest,
+    Sender,
+    Shared,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "kickbench" / "nested" / "hypervisor"
@@ -314,6 +322,7 @@ def test_the_affinity_and_the_signal_mask_are_the_callers_again(program: Path) -
 
 # --- in the lab ---------------------------------------------------------------------------------
 
+ENTERED = 100  # iterations that the probe looks at by the tracepoint
 VENDORS = {"amd-numa": "svm", "amd-count": "svm", "amd-lines": "svm", "intel-vmx": "vmx"}
 EVERY = pytest.mark.parametrize(
     "machine", [pytest.param(name, marks=pytest.mark.lab(name)) for name in VENDORS]
@@ -368,6 +377,20 @@ def test_kicks_of_l1_lose_and_double_no_injection(machine: str) -> None:
     kicked = seen_in(machine)["kicked"]
     assert kicked["kicks"] >= 100
     assert set(kicked) == {"kicks", "right"}
+
+
+@EVERY
+def test_the_kernel_says_that_it_requested_an_immediate_exit_for_each_event(machine: str) -> None:
+    said = seen_in(machine)["entries"]
+    assert said["plain"][1] == 0
+    in_all, at_once = said["pending"]
+    assert ENTERED + WARMUP <= at_once < in_all  # it may have to request one again
+    assert seen_in(machine)["kicks_meanwhile"] == 0
+
+
+@pytest.mark.lab("amd-count", "no-immediate-exit")
+def test_the_kernel_says_that_it_requested_none() -> None:
+    assert seen_in("amd-count", "no-immediate-exit")["entries"]["pending"][1] == 0
 
 
 @EVERY

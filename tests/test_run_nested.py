@@ -23,6 +23,7 @@ from kickbench.errors import HostError, MeasurementError
 from kickbench.host.capabilities import Capabilities
 from kickbench.host.topology import Topology
 from kickbench.nested import guest as nested_guest
+from kickbench.nested.entries import Entries
 from kickbench.records import Records
 from kickbench.results.reader import RunReader
 from kickbench.run import foreman, machine, runner, schedule, worker
@@ -93,6 +94,11 @@ class StubGuest:
         rows["detail"] = 2**64 - 1
         return Records(nested_guest.RECORD, rows.tobytes())
 
+    def entries(self, iteration: str, count: int) -> Entries | None:
+        assert not self.runs  # before anything is timed
+        assert iteration == "pending"
+        return Entries(7 * count, count) if readable else None
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,6 +107,8 @@ class StubGuest:
 
 
 failing: list[str] = []
+readable: list[bool] = []
+"""Not empty: the kernel's tracepoint can be read."""
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +116,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker in this process, with the guest and the clock made up."""
     StubGuest.made, clock = [], Clock("tsc", 1e9, 20)
     failing.clear()
+    readable.clear()
     monkeypatch.setattr(worker, "NestedGuest", StubGuest)
     monkeypatch.setattr(worker, "Kvm", nullcontext)
     monkeypatch.setattr(Clock, "choose", classmethod(lambda *_, **__: clock))
@@ -224,7 +233,8 @@ def test_a_round_has_every_way_twice_in_mirrored_order_and_plain_four_times(
     assert (rows["detail"] == 2**53).all()  # what a table takes at most
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [lines[0]["event"], lines[-1]["event"]] == ["ready", "done"]
-    assert lines[-1]["facts"] == {"nested": {"vendor": "svm", "nested_paging": True, "kicks": 3}}
+    facts = {"vendor": "svm", "nested_paging": True, "kicks": 3, "entries": None}
+    assert lines[-1]["facts"] == {"nested": facts}
     for round_ in (ns for line in lines[1:-1] for ns in line["ns"]):
         # plain, pending, pending_no_injection, nothing of asynchronous, the control
         found = [one.get("round_trip_p50_ns") for one in round_]
@@ -330,6 +340,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("able")
 def test_a_run_ends_in_a_summary(tmp_path: Path) -> None:
+    readable.append(True)
     outcome = runner.run(scenario(), tmp_path, PlainProgress())
     assert (outcome.finished, outcome.failed) == (1, {})
     (case,) = json.loads((outcome.folder / "summary.json").read_text())["cases"]
@@ -338,6 +349,7 @@ def test_a_run_ends_in_a_summary(tmp_path: Path) -> None:
         "vendor": "svm",
         "nested_paging": True,
         "kicks": 6,  # of two processes
+        "entries": {"iterations": 64, "all": 224, "at_once": 32},
         "turn_ns": pytest.approx((51_100 - 1000) / 25_000),
         "at_once_turns": 49,
     }

@@ -163,6 +163,7 @@ def test_late_begins_beyond_a_tenth_of_the_median_plain_round_trip(tmp_path: Pat
         "vendor": "vmx",
         "nested_paging": True,
         "kicks": 0,
+        "entries": {"iterations": 32, "all": 230, "at_once": 31},
         "turn_ns": 1.0,
         "at_once_turns": 100,
     }

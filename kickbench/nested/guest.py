@@ -41,6 +41,7 @@ from kickbench.errors import MeasurementError
 from kickbench.guest.loader import PAGE
 from kickbench.kvm import Kvm, Vcpu, Vm, abi
 from kickbench.native import built_file
+from kickbench.nested.entries import Entries, count_entries
 from kickbench.records import Records, RecordType
 
 ITERATIONS = ("plain", "pending", "pending_no_injection", "asynchronous")
@@ -212,6 +213,17 @@ class NestedGuest(Closing):
             parts.append(Records(RECORD, written))
             count -= now
         return Records.joined(parts)
+
+    def entries(self, iteration: str, count: int) -> Entries | None:
+        """The vCPU's entries of ``count`` iterations and WARMUP before them, without kicks.
+
+        None where the kernel's tracepoint cannot be read. Raises as :meth:`run`.
+        """
+        rate_hz, self._kick_rate_hz = self._kick_rate_hz, None
+        try:
+            return count_entries(lambda: self.run(iteration, count))
+        finally:
+            self._kick_rate_hz = rate_hz
 
     def close(self) -> None:
         """Close the machine, then free its memory."""

@@ -186,10 +186,19 @@ class Clock(Model):
     stamp_cycles: Annotated[float, Field(ge=0)] | None = None
 
 
+class Entries(Model):
+    """A vCPU's entries of some iterations, and how many of them left at once by KVM's request."""
+
+    iterations: Annotated[int, Field(ge=1, le=2**53)]
+    all: Annotated[int, Field(ge=0, le=2**53)]
+    at_once: Annotated[int, Field(ge=0, le=2**53)]
+
+
 class _NestedBy(Model):
     vendor: Literal["vmx", "svm"]
     nested_paging: bool
     kicks: Annotated[int, Field(ge=0, le=2**53)] = 0
+    entries: Entries | None = None  # older runs lack it
 
 
 _Seconds = Annotated[float, Field(ge=0, le=1e12)]

@@ -19,10 +19,13 @@ from kickbench.records import Collected, Records, RecordType
 from kickbench.run.kinds import PLACE, BaseRecorder, medians
 from kickbench.run.schedule import Entry, is_compared
 from kickbench.scenario.cases import Case
-from kickbench.scenario.kinds import ITERATIONS
+from kickbench.scenario.kinds import INJECTION, ITERATIONS
 
 # The largest number that the tables take. The detail of an exit can be any 64 bits.
 _LARGEST = 2**53
+
+AT_ONCE = INJECTION[0]
+"""The way whose entries are looked at: KVM must make L2 leave at once."""
 
 ORDER_SECONDS = 1.0
 FIRST_ORDER = 16
@@ -104,15 +107,24 @@ class NestedBench:
         self._iterations = case.iterations
         self._case_seconds = case.max_seconds / case.processes
         self._order_of: dict[str, int] = {}  # by way: the iterations of the next order
+        self._entries = self._look_at_entries()
         self.clock = clock
         self.recorder = NestedRecorder(case, participants)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How L1 enters L2 (VMX or SVM), whether nested page tables map L2's memory, and the
-        kicks that L1's vCPU had."""
+        """How L1 enters L2 (VMX or SVM), whether nested page tables map L2's memory, the kicks
+        that L1's vCPU had, and what the kernel said of its entries."""
         of = {"vendor": self._guest.vendor, "nested_paging": self._guest.nested_paging}
-        return {"nested": {**of, "kicks": self._guest.kicks}}
+        return {"nested": {**of, "kicks": self._guest.kicks, "entries": self._entries}}
+
+    def _look_at_entries(self) -> dict[str, int] | None:
+        """What the kernel's tracepoint says of one order of pending iterations.
+
+        This is before the rounds, because entries take longer under a tracepoint.
+        """
+        found = self._guest.entries(AT_ONCE, FIRST_ORDER)
+        return found and {"iterations": FIRST_ORDER + WARMUP, **found._asdict()}
 
     def round(self, number: int, turns: list[int], alive: Callable[[], None]) -> None:
         """Run a block of each of ``turns``, in this order. Raises MeasurementError."""

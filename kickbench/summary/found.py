@@ -31,6 +31,7 @@ from kickbench.results.reader import SUMMARY, RunReader, load_json
 from kickbench.results.schema import (
     Clock,
     Count,
+    Entries,
     Line,
     ObservedProtocol,
     Sender,
@@ -668,6 +669,7 @@ class _NestedCase(_Found):
     vendor: Literal["vmx", "svm"] | None
     nested_paging: bool | None
     kicks: Count = 0
+    entries: Entries | None = None
     turn_ns: Amount | None
     at_once_turns: Count | None
 

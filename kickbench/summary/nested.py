@@ -8,7 +8,7 @@ its reason, and is in no other figure. The work of L2 shows whether L1 got its e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -194,12 +194,21 @@ def summarise_nested(reader: RunReader, record: CaseRecord) -> tuple[dict[str, A
             "vendor": of_l1.get("vendor"),
             "nested_paging": of_l1.get("nested_paging"),
             "kicks": sum(one.get("kicks", 0) for one in processes),
+            "entries": _entries(processes),
             **limit,
         },
     }, [Control(control, partial(control_interval, differences), level_ns)]
 
 
 # --- figures -----------------------------------------------------------------------------------
+
+
+def _entries(processes: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """What the kernel's tracepoint said in all processes; None if it said nothing."""
+    found = [entries for one in processes if (entries := one.get("entries"))]
+    if not found:
+        return None
+    return {name: sum(one[name] for one in found) for name in ("iterations", "all", "at_once")}
 
 
 def _is_compared(method: str) -> bool:

@@ -40,6 +40,7 @@ def answer_nested(summary: Summary, _: Collection[str]) -> list[str]:
     answers += _injection(summary, case)
     answers += _floor(summary, case)
     answers += _from_outside(summary, case)
+    answers += _entries(case)
     answers += [_kicked(summary, case) for case in cases if case["kick_rate_hz"] is not None]
     return answers + _unexpected(cases)
 
@@ -157,6 +158,18 @@ def _ends(contrast: Summary) -> str:
         return interval(magnitude(contrast)[1])
     _, low, high = measured(contrast["diff"], contrast["ci95"])
     return f"(95 % CI {low} to {high})"
+
+
+def _entries(case: Summary) -> list[str]:
+    """What the host's kernel said of the immediate exits."""
+    if (found := case["nested"]["entries"]) is None:
+        return []
+    said = (
+        f"Of {plural(found['all'], 'entry', 'entries')} of L1's vCPU in "
+        f"{plural(found['iterations'], 'iteration')} of {PENDING}, {whole(found['at_once'])} left "
+        "at once by KVM's request, as its tracepoint kvm_entry says."
+    )
+    return [said]
 
 
 def _without_injection(summary: Summary, case: Summary) -> list[str]:
