@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from made_once import made_once
 
 from kickbench.engine.engine import TRANSPORTS
-from kickbench.engine.failures import Failure, describe, why_not_created
+from kickbench.engine.failures import FIRST_RUN_BUG, Failure, describe, why_not_created
 from kickbench.methods import CATALOGUE
 from kickbench.scenario.kinds import STATES
 
@@ -189,4 +189,5 @@ def test_kicks_that_get_on_but_take_too_long_are_told_from_one_that_hangs() -> N
 
 def test_memory_that_kvm_itself_lacks_is_no_matter_of_fewer_vcpus() -> None:
     said = describe(Failure(error=errno.ENOMEM, kicker=-1), 2, 2)
-    assert said == "vCPU 0: KVM_RUN failed: Cannot allocate memory (ENOMEM)"
+    assert said == f"vCPU 0: KVM_RUN failed: Cannot allocate memory (ENOMEM); {FIRST_RUN_BUG}"
+    assert "fewer vCPUs" not in said
