@@ -58,12 +58,12 @@ class ThisHost:
     ) -> Generator[dict[str, Any], None, None]:
         from kickbench.run.foreman import Foreman
 
-        with tempfile.TemporaryDirectory(
-            prefix=WORK, dir=folder, ignore_cleanup_errors=True
-        ) as work:
-            self._folder = Path(work)
+        self._folder = Path(tempfile.mkdtemp(prefix=WORK, dir=folder))
+        try:
             self._foreman = Foreman(jobs, self._folder)
             yield from self._foreman.work()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def arrays(self, case_id: str, process: int) -> Iterator[Path]:
