@@ -100,7 +100,9 @@ def test_a_kick_is_taken_when_the_hypercall_is_complete() -> None:
 
 @pytest.mark.lab
 def test_the_lab_has_hypercalls(tmp_path: Path) -> None:
-    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "kvm", __file__]
+    # -P: the installed package, and not the folder that this is started in.
+    pytest_there = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    tests = [*pytest_there, "-m", "kvm", __file__]
     done = subprocess.run(
         [*KICKBENCH, "lab", "shell", "--machine", "amd-numa", "--", "env", f"{IN_LAB}=1", *tests],
         stdin=subprocess.DEVNULL,
