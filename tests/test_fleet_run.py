@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from kickbench.errors import UsageError
 from kickbench.fleet import run as fleet_run
 from kickbench.fleet.files import Files
+from kickbench.fleet.host import Order, measure
 from kickbench.fleet.only import FACTS, chooser
 from kickbench.fleet.query import ask
 
@@ -205,6 +206,27 @@ def test_a_killed_measurement_is_said_and_finished_later(begun: Begun, tmp_path:
     done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
     assert done.returncode == 0, done.stderr
     assert stored(tmp_path) == [("alpha", 1, begun.fleet)]
+
+
+def test_a_host_that_is_stopped_at_once_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    text = SCENARIO.format(seconds=600)
+    order = Order("fleet", "tiny", text, (), str(tmp_path / "store"))
+    code, _ = measure(order, lambda _: None, lambda: True)
+    assert code == 130
+    assert not (tmp_path / "store").exists()
+
+
+def test_hosts_hear_of_a_store_by_a_name_that_is_good_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    order = fleet_run.new_order(Files("store"), "quick", [])
+    monkeypatch.chdir("/")
+    resumed, done = fleet_run.begun(Files(order.store), order.fleet)
+    assert (resumed, done) == (order, set())
 
 
 @given(

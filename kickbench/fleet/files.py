@@ -91,6 +91,11 @@ class Files:
         """The file system of fsspec that knows the addresses; None for plain files."""
         return None if self._is_local else self._system
 
+    @property
+    def absolute_url(self) -> str:
+        """The URL for a process that was started in another folder, or on another host."""
+        return str(self._system.unstrip_protocol(self._root))
+
     def _exists(self, name: str) -> bool:
         return bool(self._system.exists(self._path(name)))
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import kickbench
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_OK, KickbenchError
@@ -106,10 +106,10 @@ def measure(
     while _is_held(folder):
         for line in said:
             say(line)
-        if stopped() and not told:
-            told = True
-            with suppress(OSError, ValueError):
+        if not told and stopped():
+            with suppress(OSError, ValueError):  # it has not written its id yet
                 os.kill(int((folder / _LOCK).read_text()), signal.SIGINT)
+                told = True
         time.sleep(POLL_SECONDS)
     if process is not None:
         process.wait()  # or it would be a zombie as long as the worker lives
@@ -227,18 +227,28 @@ def _last_line(folder: Path) -> str:
     return last
 
 
+def _taken(lock: IO[str]) -> bool:
+    """Take the lock, unless another process works. Who only looks has it for a moment, too."""
+    for _ in range(20):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def main(folder: Path) -> None:
     """Work in a folder, unless somebody does already, and leave the outcome there."""
     with (folder / _LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(lock):
             return
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         try:
             outcome = _work(folder)
+        except KeyboardInterrupt:
+            outcome = EXIT_INTERRUPTED, "interrupted"
         except KickbenchError as error:
             outcome = error.exit_code, one_line(str(error))
         replace_file(folder / _OUTCOME, json.dumps(outcome).encode())

@@ -91,7 +91,7 @@ def new_order(files: Files, scenario: str, options: Sequence[str]) -> Order:
         name=safe_name(path.stem, default="scenario"),
         scenario=path.read_text(encoding="utf-8"),
         options=tuple(options),
-        store=files.url,
+        store=files.absolute_url,
     )
     files.write(_place(order.fleet), json.dumps(asdict(order)).encode())
     return order
@@ -104,7 +104,9 @@ def begun(files: Files, fleet: str) -> tuple[Order, set[str]]:
     """
     if not is_safe_name(fleet) or not files.list(_place(fleet), ""):
         raise UsageError(f"{place(files.url)} has no fleet {one_line(fleet)[:80]!r} to resume")
-    order = Order(**{**json.loads(files.read(_place(fleet))), "store": files.url})
+    kept = json.loads(files.read(_place(fleet)))
+    kept |= {"options": tuple(kept["options"]), "store": files.absolute_url}
+    order = Order(**kept)
     answer = ask(files, "SELECT host, fleet FROM runs WHERE failed = 0", lambda _: None)
     return order, {str(host) for host, of in answer.rows if of == fleet}
 
