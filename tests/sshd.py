@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+SUPERVISOR = "kickbench-run"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,20 @@ class Sshd:
         parents = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if (folder / "comm").read_text().strip() == "kickbench-run":
+                if _comm(int(folder.name)) == SUPERVISOR:
                     files = [str(file.readlink()) for file in (folder / "fd").iterdir()]
                     if any(file.startswith(str(self.cache)) for file in files):
                         stat = (folder / "stat").read_text()
                         parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
         # A worker has its supervisor's name and files until it becomes its program.
         return [pid for pid, parent in parents.items() if parent not in parents]
+
+    def workers(self, supervisor: int) -> list[int]:
+        """The processes that this supervisor has measure, once they are their own program.
+
+        A worker that is stopped before would be taken for a supervisor when its own one is gone.
+        """
+        return [pid for pid in children(supervisor) if _comm(pid) not in (SUPERVISOR, None)]
 
     def cut(self) -> None:
         """End all connections that there are, as a broken network does. The server stays."""
@@ -53,6 +61,12 @@ class Sshd:
                 os.kill(grandchild, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+
+
+def _comm(pid: int) -> str | None:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return None
 
 
 def children(pid: int) -> list[int]:

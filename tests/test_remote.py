@@ -84,7 +84,7 @@ class Started:
         os.kill(self.supervisor, signal.SIGSTOP)
         try:
             ends = sum((run / "journal").read_bytes().count(b'"end"') for run in self.box.runs)
-            for worker in sshd.children(self.supervisor) if ends == 1 else []:
+            for worker in self.box.workers(self.supervisor) if ends == 1 else []:
                 os.kill(worker, signal.SIGSTOP)
                 return worker
             assert ends < 2, "the run was over before its second case was seen"
@@ -238,7 +238,7 @@ def test_a_connection_that_breaks_in_a_later_process_costs_nothing(
     os.kill(run.worker, signal.SIGCONT)
     (journal,) = (folder / "journal" for folder in run.box.runs)
     wait_for(lambda: journal.read_text().count('"event": "process"') == 3)
-    worker = wait_for(lambda: next(iter({*sshd.children(run.supervisor)} - {run.worker}), None))
+    worker = wait_for(lambda: next(iter({*run.box.workers(run.supervisor)} - {run.worker}), None))
     os.kill(worker, signal.SIGSTOP)
     time.sleep(1)  # the arrays of the case's first process are fetched
     run.box.cut()
