@@ -8,8 +8,6 @@ Names may come from a history that other people write to, so each output escapes
 from __future__ import annotations
 
 import math
-import re
-import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,13 +22,12 @@ from kickbench.nightly.judgement import Judgement
 from kickbench.nightly.remarks import lost_kicks
 from kickbench.nightly.trends import QUIET, Key, key_name
 from kickbench.numbers import listed, measured, plural, significant
+from kickbench.report.words.markdown import bullet, code, escaped, paragraph, table
 from kickbench.report.words.names import emulation
-from kickbench.results.schema import dump_json, one_line
+from kickbench.results.schema import dump_json
 from kickbench.text import printable
 
 SCHEMA = 1
-WIDTH = 80
-
 _MOST_STEPS = 5
 _MOST_GROUPS = 10
 _MOST_LINES = 5
@@ -333,16 +330,18 @@ def _baseline(parts: Iterable[Part]) -> str:
 
 def markdown(result: Result) -> str:
     """The night for people: the answer, what it rests on, and a table."""
-    blocks = [_paragraph(f"**{_text(headline(result))}**")]
+    blocks = [paragraph(f"**{escaped(headline(result))}**")]
     for part in result.parts:
         blocks += _steps_of(part)
-    if notes := [_bullet(note) for note in _notes(result)]:
+    if notes := [bullet(note) for note in _notes(result)]:
         blocks.append("\n".join(notes))
     if any(part.night is not None for part in result.parts):
         blocks.append(_overview(result))
     written = [(part, path) for part in result.parts for path in (part.report, part.trend) if path]
     if written:
-        lines = [f"- {_code(_shown(path))} {_text(_on([part]))}".rstrip() for part, path in written]
+        lines = [
+            f"- {code(_shown(path))} {escaped(_on([part]))}".rstrip() for part, path in written
+        ]
         blocks.append("\n".join(["Reports and trends:", "", *lines]))
     return "\n\n".join(blocks) + "\n"
 
@@ -356,8 +355,8 @@ def _steps_of(part: Part) -> Iterator[str]:
         if number == _MOST_STEPS:
             yield f"And {plural(len(steps) - number, 'more step')}: the trend page has them all."
             return
-        yield _paragraph(" ".join(_step(part, groups)))
-        lines = [_bullet(_group(some)) for some in groups[:_MOST_GROUPS]]
+        yield paragraph(" ".join(_step(part, groups)))
+        lines = [bullet(_group(some)) for some in groups[:_MOST_GROUPS]]
         if rest := sum(map(len, groups[_MOST_GROUPS:])):
             lines.append(f"- and {plural(rest, 'more metric')}")
         yield "\n".join(lines)
@@ -372,7 +371,7 @@ def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
         since += f", with {_listed_changes(changes)}"
     elif last is not None:
         since += ", when no known fact of the host changed"
-    yield f"{_text(part.name)} {_text(since)}."
+    yield f"{escaped(part.name)} {escaped(since)}."
     for why in dict.fromkeys(j.reason for some in groups for j in some if j.common):
         yield f"{why[0].upper()}{why[1:]}."
     sure = _sure(max(judgement.q for some in groups for judgement in some))
@@ -382,12 +381,12 @@ def _step(part: Part, groups: list[list[Judgement]]) -> Iterator[str]:
 def _group(some: list[Judgement]) -> str:
     """One metric in all cases where it got worse."""
     largest = some[0]
-    case = _code(largest.key.case)
-    numbers = f"{_interval(largest)}; {_text(_levels(largest))}"
+    case = code(largest.key.case)
+    numbers = f"{_interval(largest)}; {escaped(_levels(largest))}"
     if len(some) == 1:
-        return f"{_text(_what(largest.key))}: **{_amount(largest)}** in {case} ({numbers})"
+        return f"{escaped(_what(largest.key))}: **{_amount(largest)}** in {case} ({numbers})"
     return (
-        f"{_text(_what(largest.key))}: **{_range(some)}** in {len(some)} cases, most in {case} "
+        f"{escaped(_what(largest.key))}: **{_range(some)}** in {len(some)} cases, most in {case} "
         f"({numbers})"
     )
 
@@ -404,25 +403,25 @@ def _notes(result: Result) -> Iterator[str]:
     for (unmeasured, error), parts in alike.items():
         were = "was" if len(parts) == 1 else "were"
         what = f"{were} not measured" if unmeasured else f"{were} measured, but"
-        yield f"{_text(_names(parts))} {what}: {_text(error)}"
+        yield f"{escaped(_names(parts))} {what}: {escaped(error)}"
     if result.interrupted is not None:
-        yield _text(f"The job was interrupted: {result.interrupted}")
+        yield escaped(f"The job was interrupted: {result.interrupted}")
     for part in result.parts:
         yield from _by_host(part, _findings(part))
-    yield from (_text(line) for line in _shortened(list(result.problems), _MOST_LINES))
+    yield from (escaped(line) for line in _shortened(list(result.problems), _MOST_LINES))
 
 
 def _by_host(part: Part, lines: Iterable[str]) -> Iterator[str]:
     """The lines, each with its host before it if the job has several."""
-    yield from (f"{_text(part.host)}: {line}" if part.several else line for line in lines)
+    yield from (f"{escaped(part.host)}: {line}" if part.several else line for line in lines)
 
 
 def _failures(part: Part) -> Iterator[str]:
     """The kicks that were lost, and the cases that failed."""
-    yield from _shortened([_text(lost_kicks(lost)) for lost in part.lost], _MOST_LINES)
+    yield from _shortened([escaped(lost_kicks(lost)) for lost in part.lost], _MOST_LINES)
     yield from _shortened(
         [
-            f"{_code(case['id'])} failed: {_text(case['reason'] or 'no reason is known')}"
+            f"{code(case['id'])} failed: {escaped(case['reason'] or 'no reason is known')}"
             for case in part.cases("failed")
         ],
         _MOST_LINES,
@@ -431,20 +430,20 @@ def _failures(part: Part) -> Iterator[str]:
 
 def _findings(part: Part) -> Iterator[str]:
     """What is odd about the night of a scenario, and what is no alarm."""
-    yield from (_text(remark) for remark in part.remarks)
+    yield from (escaped(remark) for remark in part.remarks)
     if gone := part.decision.of("not measured"):
         names = {j.key.case for j in gone}
         yield (
             f"{plural(len(gone), 'metric')} of {plural(len(names), 'case')} of "
-            f"{_text(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value tonight"
+            f"{escaped(part.scenario)} {'has' if len(gone) == 1 else 'have'} no value tonight"
         )
-    yield from (_text(line) for line in _of_load(part))
+    yield from (escaped(line) for line in _of_load(part))
     if suspects := _ranked(part.decision.suspects):
         busy = any(judgement.verdict == "no witness" for judgement in suspects)
         why = "nights of a busy host raise" if busy else "a single night raises"
         yield f"Far off tonight, but {why} no alarm: {_some(suspects)}"
     if better := _ranked(part.decision.of("improvement")):
-        yield f"Better than before: {_some(better)}, {_text(_since(part, better[0]))}"
+        yield f"Better than before: {_some(better)}, {escaped(_since(part, better[0]))}"
 
 
 def _of_load(part: Part) -> Iterator[str]:
@@ -462,7 +461,7 @@ def _of_load(part: Part) -> Iterator[str]:
 def _some(judgements: list[Judgement]) -> str:
     first = judgements[0]
     more = f" and {len(judgements) - 1} more" if len(judgements) > 1 else ""
-    return f"{_text(_what(first.key))} in {_code(first.key.case)} ({_amount(first)}){more}"
+    return f"{escaped(_what(first.key))} in {code(first.key.case)} ({_amount(first)}){more}"
 
 
 def _overview(result: Result) -> str:
@@ -472,72 +471,26 @@ def _overview(result: Result) -> str:
     rows = [_row(part) for part in result.parts]
     if any(part.several for part in result.parts):
         heads, right = ("host", *heads), (False, *right)
-        rows = [(_text(p.host), *row) for p, row in zip(result.parts, rows, strict=True)]
-    rows = [heads, *rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = [
-        "-" * (width - 1) + ":" if to_right else "-" * width
-        for width, to_right in zip(widths, right, strict=True)
-    ]
-    lines = []
-    for row in (heads, rule, *rows[1:]):
-        cells = [
-            text.rjust(width) if to_right else text.ljust(width)
-            for text, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows = [(escaped(p.host), *row) for p, row in zip(result.parts, rows, strict=True)]
+    return table(heads, rows, right)
 
 
 def _row(part: Part) -> tuple[str, ...]:
     if part.night is None:
         what = "not measured" if part.run is None else "not judged"
-        return (_text(part.scenario), what, "-", "-", "-", "-")
+        return (escaped(part.scenario), what, "-", "-", "-", "-")
     counts = [(len(part.cases(status)), status) for status in ("ok", "failed", "skipped")]
     cases = ", ".join(f"{count} {status}" for count, status in counts if count) or "none"
     if not part.judged:
-        return (_text(part.scenario), cases, "-", "-", "-", "none yet")
+        return (escaped(part.scenario), cases, "-", "-", "-", "none yet")
     return (
-        _text(part.scenario),
+        escaped(part.scenario),
         cases,
         f"{len(part.judged):,}",
         f"{len(part.regressions) + len(part.lost):,}",
         f"{len(part.decision.of('improvement')):,}",
         "pinned" if part.pinned else plural(max(j.baseline_nights for j in part.judged), "night"),
     )
-
-
-def _paragraph(text: str) -> str:
-    return _filled(text, "")
-
-
-def _bullet(text: str) -> str:
-    return _filled(f"- {text}", "  ")
-
-
-def _filled(text: str, indent: str) -> str:
-    kept = text.replace(" %", "\0%")  # never a line that begins with the sign
-    filled = textwrap.fill(
-        kept, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return filled.replace("\0", " ")
-
-
-_SPECIAL = re.compile(
-    r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)[-+#=]+(?!\S)|(?<=(?<!\S)1)[.)](?!\S)"
-)
-# At the start of a line any number begins a list. Elsewhere only 1 does, if the line is wrapped.
-_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?!\S)")
-
-
-def _text(text: str) -> str:
-    """Any text on one line of Markdown, with its special characters escaped."""
-    escaped = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text))
-    return _NUMBERED.sub(r"\1\\\2", escaped)
-
-
-def _code(text: str) -> str:
-    return f"`{one_line(text).replace('`', chr(39))}`"
 
 
 def _shown(path: Path) -> str:
@@ -568,9 +521,9 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
     name = printable(part.name)
     when = "" if part.night is None else part.night.created_utc.rstrip("Z")
     suite.attrib |= {"name": name, "timestamp": when} if when else {"name": name}
-    for error, code in part.errors:
+    for error, exit_code in part.errors:
         what = "measuring" if part.night is None else "after measuring"
-        _test(suite, name, what, "error", error, _KINDS_OF_ERROR.get(code, "measurement"))
+        _test(suite, name, what, "error", error, _KINDS_OF_ERROR.get(exit_code, "measurement"))
     if part.run is None and not part.errors:
         _test(suite, name, "measuring", "skipped", "the job ended before this scenario")
     for case in (*part.cases("failed"), *part.cases("skipped")):
