@@ -115,6 +115,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Hosts that are ``like`` each other but for a ``fact``, side by side now.
+
+    ``values`` are the one that most of them have, and another. ``hosts`` counts those of each. The
+    effects are how much more the others pay, the largest first.
+    """
+
+    like: dict[str, str]
+    fact: str
+    values: tuple[str, str]
+    hosts: tuple[int, int]
+    effects: tuple[Effect, ...]
+    words: str
+
+
+@dataclass(frozen=True)
 class Odd:
     """A host that is unlike its like. ``score`` is how many usual deviations it is off.
 
@@ -165,6 +181,7 @@ class Found:
     figures: tuple[Figure, ...]
     hosts: tuple[Host, ...]
     findings: tuple[Finding, ...]
+    contrasts: tuple[Contrast, ...]
     odd: tuple[Odd, ...]
     groups: tuple[Group, ...]
     map: NDArray[np.float32]
