@@ -21,7 +21,7 @@ from kickbench.compare.metrics import points
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet import store
 from kickbench.fleet.files import Files
-from kickbench.fleet.query import ask
+from kickbench.fleet.query import ask, frame
 from kickbench.results.schema import is_safe_name
 from kickbench.summary.data import RunData
 
@@ -192,6 +192,14 @@ def test_an_answer_is_a_table_or_json(run: Path, tmp_path: Path) -> None:
         "third": 1 / 3,
         "nothing": None,
     }
+
+
+def test_an_answer_is_a_frame_of_pandas(url: str, run: Path) -> None:
+    store.add_run(Files(url), RunData.load(run))
+    found = frame(url, "SELECT host, time, NULL::DOUBLE AS nothing FROM runs", pytest.fail)
+    assert list(found["host"]) == ["testhost"]
+    assert str(found["time"][0]) == "2026-03-01 12:00:00+00:00"
+    assert found["nothing"].isna().all()
 
 
 def test_an_empty_store_has_its_views(tmp_path: Path) -> None:

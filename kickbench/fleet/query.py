@@ -1,35 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a store questions in SQL, by DuckDB, which reads the Parquet files where they are."""
+"""Asks a store questions in SQL."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from kickbench.errors import MeasurementError, UsageError
-from kickbench.fleet.files import INSTALL, Files
-from kickbench.fleet.store import COLUMNS, METRICS_TABLE, RUNS
-from kickbench.results.reader import DAMAGE
-from kickbench.results.schema import one_line
+from kickbench.fleet.files import Files
+from kickbench.fleet.views import with_views
 
 if TYPE_CHECKING:
     import duckdb
-
-_PATH = re.compile(r"\w+/host=[A-Za-z0-9._+-]+/month=[0-9]{4}-[0-9]{2}/[^/]+\.parquet")
-
-HOSTS = """
-CREATE VIEW hosts AS
-SELECT host, last(cpu_model ORDER BY time) AS cpu_model, last(kernel ORDER BY time) AS kernel,
-    last(microcode ORDER BY time) AS microcode, last(fingerprint ORDER BY time) AS fingerprint,
-    count(DISTINCT fingerprint) AS fingerprints, count(*) AS runs,
-    min(time) AS first_time, max(time) AS last_time
-FROM runs GROUP BY host ORDER BY host
-"""
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -46,92 +29,21 @@ def ask(files: Files, sql: str, say: Callable[[str], None]) -> Answer:
     A damaged or foreign file is left out, and ``say`` gets a line for it. Raises UsageError for a
     query that DuckDB refuses, and MeasurementError if the store cannot be read.
     """
-    try:
-        import duckdb
-    except ImportError:
-        raise UsageError(f"a query needs DuckDB; {INSTALL}") from None
-    names = {table: _names(files, table, say) for table in (RUNS, METRICS_TABLE)}
-    # A run is there when its row in RUNS is, which is written last.
-    whole = {name.removeprefix(RUNS) for name in names[RUNS]}
-    names[METRICS_TABLE] = [
-        name for name in names[METRICS_TABLE] if name.removeprefix(METRICS_TABLE) in whole
-    ]
-    if not names[RUNS]:
-        say(f"{files.url}: no runs yet; kickbench fleet add puts one there")
-    try:
-        return _ask(duckdb.connect(), files, names, sql)
-    except (duckdb.Error, pa.ArrowException) as error:
-        first = error
-    # Every file is looked at only now: most stores have no damaged one, and many files.
-    sound = {table: [n for n in names[table] if _is_sound(files, table, n, say)] for table in names}
-    if sound == names:
-        raise UsageError(_told(first))
-    try:
-        return _ask(duckdb.connect(), files, sound, sql)
-    except duckdb.Error as error:
-        raise UsageError(_told(error)) from None
+
+    def answer(connection: duckdb.DuckDBPyConnection) -> Answer:
+        found = connection.execute(sql)
+        if found.description is None:
+            return Answer((), ())
+        return Answer(tuple(column[0] for column in found.description), found.fetchall())
+
+    return with_views(files, say, answer)
 
 
-def _told(error: Exception) -> str:
-    return f"the query cannot be answered: {one_line(str(error))}"
+def frame(url: str, sql: str, say: Callable[[str], None] = print) -> pd.DataFrame:
+    """As :func:`ask`, but of the store at ``url``, and as a frame of pandas.
 
-
-def _ask(
-    connection: duckdb.DuckDBPyConnection, files: Files, names: dict[str, list[str]], sql: str
-) -> Answer:
-    if files.system is not None:
-        connection.register_filesystem(files.system)
-    # DuckDB would ask for extensions on the network, which nobody asked for.
-    connection.execute("SET autoinstall_known_extensions = false")
-    connection.execute("SET TimeZone = 'UTC'")
-    for table, of_table in names.items():
-        columns = ", ".join(f'"{name}"' for name in ("host", *(c for c, _, _ in COLUMNS[table])))
-        source = f"no_{table}"
-        if of_table:
-            addresses = ", ".join(_quoted(files.address(name)) for name in of_table)
-            source = (
-                f"read_parquet([{addresses}], union_by_name = true, hive_partitioning = true, "
-                "hive_types = {'host': VARCHAR, 'month': VARCHAR})"
-            )
-        else:
-            connection.register(source, _empty(table))
-        view = f"CREATE VIEW {table} AS SELECT {columns}, month FROM {source}"  # noqa: S608 (ours)
-        connection.execute(view)
-    connection.execute(HOSTS)
-    found = connection.execute(sql)
-    if found.description is None:
-        return Answer((), ())
-    return Answer(tuple(column[0] for column in found.description), found.fetchall())
-
-
-def _names(files: Files, table: str, say: Callable[[str], None]) -> list[str]:
-    """The table's files; ``say`` hears of those that are in no host's and month's folder."""
-    found = files.list(table, ".parquet")
-    for name in found:
-        if not _PATH.fullmatch(name):
-            say(f"{name}: is no file of a store; left out")
-    return [name for name in found if _PATH.fullmatch(name)]
-
-
-def _is_sound(files: Files, table: str, name: str, say: Callable[[str], None]) -> bool:
-    wanted = {column: kind for column, kind, _ in COLUMNS[table]}
-    try:
-        read = pq.read_table(pa.BufferReader(files.read(name)))
-    except (*DAMAGE, MeasurementError) as error:
-        say(f"{name}: is damaged; left out ({one_line(str(error))[:200]})")
-        return False
-    there = {field.name: field.type for field in read.schema}
-    if any(there.get(column) != kind for column, kind in wanted.items()):
-        say(f"{name}: has not the columns of this table; left out")
-        return False
-    return True
-
-
-def _empty(table: str) -> pa.Table:
-    fields = [pa.field(name, kind) for name, kind, _ in COLUMNS[table]]
-    place = [pa.field(name, pa.string()) for name in ("host", "month")]
-    return pa.schema([*fields, *place]).empty_table()
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    For example: ``frame("s3://bucket/kickbench", "SELECT * FROM hosts")``. Texts have pandas' own
+    type of texts, times are in UTC, and what is not known is NaN, NaT or None. ``say`` gets a line
+    for each file that was left out.
+    """
+    return with_views(Files(url), say, lambda connection: connection.execute(sql).df())
