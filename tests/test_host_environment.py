@@ -103,6 +103,11 @@ def test_private_kernel_parameters_stay_here(server: Path) -> None:
     assert line == "root=*** isolcpus=2-3 rd.luks.key=*** api_token=*** quiet"
 
 
+def test_a_host_may_be_given_a_name(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KICKBENCH_HOSTNAME", "node7")
+    assert environment.collect(server)["hostname"] == "node7"
+
+
 def test_an_empty_root_gives_nulls_and_no_error(tmp_path: Path) -> None:
     found = environment.collect(tmp_path)
     assert found["hostname"] is None
