@@ -46,7 +46,7 @@ class Cluster:
 
     def state(self, name: str) -> Path:
         """Where the host keeps what the store has not."""
-        return self.folder / name / "kickbench" / "fleet"
+        return self.folder / name / "kickbench" / "fleet" / name
 
     def kill(self, name: str) -> None:
         """The scheduler or a worker dies, and nothing that it started."""
@@ -59,7 +59,7 @@ class Cluster:
         for _, process in self.processes:
             process.kill()
             process.wait()
-        for lock in self.folder.glob("*/kickbench/fleet/*/lock"):
+        for lock in self.folder.glob("*/kickbench/fleet/*/*/lock"):
             try:
                 os.kill(int(lock.read_text()), signal.SIGINT)
             except (OSError, ValueError):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from kickbench.errors import UsageError
 from kickbench.fleet import run as fleet_run
 from kickbench.fleet.files import Files
-from kickbench.fleet.host import Order, measure
+from kickbench.fleet.host import Order, folder_of, measure
 from kickbench.fleet.only import FACTS, chooser
 from kickbench.fleet.query import ask
 
@@ -217,6 +217,17 @@ def test_a_host_that_is_stopped_at_once_is_interrupted(
     code, _ = measure(order, lambda _: None, lambda: True)
     assert code == 130
     assert not (tmp_path / "store").exists()
+
+
+def test_hosts_that_share_a_home_keep_apart_what_they_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folders = set()
+    for name in ("alpha", "beta"):
+        monkeypatch.setenv("KICKBENCH_HOSTNAME", name)
+        folders.add(folder_of("fleet"))
+    assert len(folders) == 2
 
 
 def test_hosts_hear_of_a_store_by_a_name_that_is_good_anywhere(

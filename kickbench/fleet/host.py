@@ -78,11 +78,15 @@ def look() -> Seen:
 
 
 def folder_of(fleet: str) -> Path:
-    """Where a host keeps its part of a fleet's measurement until the store has it."""
+    """Where a host keeps its part of a fleet's measurement until the store has it.
+
+    The host's name is a part of it, because hosts may share a home.
+    """
     if not is_safe_name(fleet):
         raise ValueError("a fleet's id is no name of a file")
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "kickbench" / "fleet" / fleet
+    host = host_name({"hostname": environment.hostname()})
+    return Path(state) / "kickbench" / "fleet" / host / fleet
 
 
 def measure(
