@@ -6,48 +6,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import kickbench_captured
 from dask_hosts import Cluster
+from fleets import SCENARIO, Begun, beginning, stored
 from hypothesis import given
 from hypothesis import strategies as st
+from watching import wait_for
 
 from kickbench.errors import UsageError
 from kickbench.fleet import run as fleet_run
 from kickbench.fleet.files import Files
 from kickbench.fleet.host import Order, folder_of, measure
 from kickbench.fleet.only import FACTS, chooser
-from kickbench.fleet.query import ask
 
 pytestmark = pytest.mark.kvm
-
-SCENARIO = """
-name = "tiny"
-[vm]
-vcpus = [1]
-[guest]
-program = "pm_timer"
-[measure]
-kinds = ["exits"]
-methods = ["sigmask", "immediate_exit"]
-processes = 2
-max_seconds = {seconds}
-precision = 1e-6
-"""
-
-SOON = """
-from kickbench.entry import main
-from kickbench.fleet import run
-run.GONE_SECONDS = 5
-main()
-"""
 
 needs_hosts = pytest.mark.skipif(os.geteuid() != 0, reason="it names hosts: root only")
 
@@ -68,55 +44,12 @@ def fleet(cluster: Cluster, tmp_path: Path) -> list[object]:
     return ["fleet", "run", path, "--scheduler", cluster.address, "--store", tmp_path / "store"]
 
 
-def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
-    sql = "SELECT host, ok, fleet FROM runs ORDER BY host"
-    return [*ask(Files(str(tmp_path / "store")), sql, lambda _: None).rows]
-
-
-def wait_for(found: Callable[[], Any]) -> Any:
-    while not (value := found()):
-        time.sleep(0.1)
-    return value
-
-
-class Begun:
-    """A fleet whose host "alpha" measures for some seconds."""
-
-    def __init__(self, cluster: Cluster, tmp_path: Path) -> None:
-        self.cluster = cluster
-        path = tmp_path / "long.toml"
-        path.write_text(SCENARIO.format(seconds=8))
-        self.words = ["--scheduler", cluster.address, "--store", str(tmp_path / "store")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", SOON, "fleet", "run", str(path), *self.words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if "alpha: [1/1]" in line:
-                break
-        (self.folder,) = cluster.state("alpha").iterdir()
-        self.fleet = self.folder.name
-
-    @property
-    def worker(self) -> int:
-        """The process on the host that measures, and that nobody but itself needs."""
-        return int((self.folder / "lock").read_text())
-
-    def end(self) -> tuple[int, str]:
-        out, err = self.process.communicate(timeout=300)
-        return self.process.returncode, out + err
-
-
 @pytest.fixture
 def begun(cluster: Cluster, tmp_path: Path) -> Iterator[Begun]:
     cluster.add("alpha")
-    made = Begun(cluster, tmp_path)
-    yield made
-    made.process.kill()
-    made.process.communicate()
+    words = ["--scheduler", cluster.address, "--store", str(tmp_path / "store")]
+    with beginning("alpha", cluster.state("alpha"), words, tmp_path) as made:
+        yield made
 
 
 @needs_hosts
@@ -180,9 +113,9 @@ def test_ctrl_c_ends_the_hosts_runs_and_can_be_resumed(begun: Begun, tmp_path: P
     ("who", "said"), [("alpha", "its worker is gone"), ("scheduler", "the scheduler is gone")]
 )
 def test_who_dies_costs_nothing_that_is_measured(
-    begun: Begun, who: str, said: str, tmp_path: Path
+    begun: Begun, cluster: Cluster, who: str, said: str, tmp_path: Path
 ) -> None:
-    begun.cluster.kill(who)
+    cluster.kill(who)
     code, text = begun.end()
     assert code == 4
     assert f"alpha: {said}; the run may go on there" in text
@@ -190,8 +123,8 @@ def test_who_dies_costs_nothing_that_is_measured(
     # The host has finished by itself, and stored its run.
     wait_for(lambda: stored(tmp_path) == [("alpha", 1, begun.fleet)])
     if who == "alpha":
-        begun.cluster.add("alpha")
-        wait_for(lambda: len(workers(begun.cluster)) == 1)
+        cluster.add("alpha")
+        wait_for(lambda: len(workers(cluster)) == 1)
         done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
         assert done.returncode == 0, done.stderr
         assert "alpha: it had finished before" in done.stdout
