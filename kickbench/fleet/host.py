@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import kickbench
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_OK, KickbenchError
 from kickbench.fleet.files import Files
 from kickbench.fleet.store import add_run, host_name
+from kickbench.fleet.versions import versions
 from kickbench.host import doctor, environment
 from kickbench.results.files import replace_file
 from kickbench.results.schema import is_safe_name, one_line
@@ -56,7 +56,7 @@ class Seen:
     """What a host is. ``faults`` say why it cannot measure."""
 
     host: str
-    kickbench: str
+    versions: dict[str, str]
     environment: dict[str, Any]
     faults: tuple[str, ...]
 
@@ -67,7 +67,7 @@ def look() -> Seen:
     findings = doctor.examine()
     return Seen(
         host=host_name(facts),
-        kickbench=kickbench.__version__,
+        versions=versions(),
         environment=facts,
         faults=tuple(
             one_line(f"{finding.title}: {finding.detail}; {finding.advice}")

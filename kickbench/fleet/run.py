@@ -15,6 +15,7 @@ import json
 import logging
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ from kickbench.fleet.files import INSTALL, Files
 from kickbench.fleet.host import Order, Seen
 from kickbench.fleet.only import Test
 from kickbench.fleet.query import ask
+from kickbench.fleet.versions import differing, versions
 from kickbench.methods import is_protocol_file
 from kickbench.numbers import plural
 from kickbench.results.schema import is_safe_name, one_line, place, safe_name
@@ -42,6 +44,7 @@ from kickbench.scenario.shipped import resolve
 
 if TYPE_CHECKING:
     import distributed
+    from distributed.security import Security
 
 CONNECT_SECONDS = 30
 LOOK_SECONDS = 120
@@ -143,17 +146,21 @@ def run(
 
 
 @contextmanager
-def connected(address: str) -> Iterator[distributed.Client]:
+def connected(address: str, security: Security | None = None) -> Iterator[distributed.Client]:
     """A client of the scheduler. Raises HostError, in one line, if there is none."""
     try:
         import distributed
+        from distributed.versions import VersionMismatchWarning
     except ImportError:
         raise UsageError(f"fleet run needs Dask; {INSTALL}") from None
     # Dask logs the traceback of a connection that breaks. It is told in a line here.
     for name in ("distributed", "distributed.client"):  # each has a level of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore", VersionMismatchWarning)
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(
+            address, timeout=CONNECT_SECONDS, security=security, set_as_default=False
+        )
     except (OSError, ValueError, TypeError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise HostError(f"the scheduler {address} cannot be reached: {reason}") from None
@@ -168,8 +175,6 @@ def look_at_hosts(
     client: distributed.Client,
 ) -> tuple[dict[str, tuple[str, Seen]], dict[str, str]]:
     """The worker to use of each host with what the host is, and why others cannot say that."""
-    import kickbench
-
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
     futures = {
         worker: client.submit(on_host.look, workers=[worker], pure=False, retries=0)
@@ -184,10 +189,8 @@ def look_at_hosts(
         except Exception as error:  # whatever a host raises, a missing kickbench among it
             faults[worker] = _why(error)
             continue
-        if found.kickbench != kickbench.__version__:
-            faults[found.host] = (
-                f"it has kickbench {found.kickbench}, and not {kickbench.__version__}"
-            )
+        if others := differing(found.versions, versions()):
+            faults[found.host] = others
         elif found.faults:
             faults[found.host] = found.faults[0]
         else:
