@@ -118,15 +118,15 @@ def network() -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, inside: Network | None = None) -> Iterator[Sshd]:
+def running(folder: Path, inside: Network | None = None, name: str = "box") -> Iterator[Sshd]:
     """Run the server with its files in ``folder``. The agents' cache is there as well.
 
-    It is on loopback, or ``inside`` a network.
+    It is on loopback, or ``inside`` a network. Another ``name`` is the host's own, too: root only.
     """
     address = inside.address if inside else "127.0.0.1"
     assert SSHD is not None
-    for name in ("host", "user"):
-        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+    for file in ("host", "user"):
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / file)]
         subprocess.run(key, check=True)
     shutil.copy(folder / "user.pub", folder / "authorized")
     if os.geteuid() == 0:
@@ -142,13 +142,13 @@ StrictModes no
 UsePAM no
 PidFile none
 PermitRootLogin yes
-SetEnv XDG_CACHE_HOME={cache} KICKBENCH_LOCK={os.environ["KICKBENCH_LOCK"]}
+SetEnv XDG_CACHE_HOME={cache} XDG_STATE_HOME={cache} KICKBENCH_LOCK={os.environ["KICKBENCH_LOCK"]}
 """
     )
     (folder / "known").write_text(f"[{address}]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "ssh_config").write_text(
         f"""
-Host box
+Host {name}
 HostName {address}
 Port {port}
 User {getpass.getuser()}
@@ -159,6 +159,8 @@ StrictHostKeyChecking yes
 """
     )
     command = ["ip", "netns", "exec", inside.name] if inside else []
+    if name != "box":
+        command += ["unshare", "-u", "sh", "-c", f'hostname {name} && exec "$@"', "sh"]
     command += [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log)
@@ -169,7 +171,7 @@ StrictHostKeyChecking yes
                 break
             time.sleep(0.05)
         ssh = shlex.join(["ssh", "-F", str(folder / "ssh_config")])
-        yield Sshd(process, ssh, "box", cache)
+        yield Sshd(process, ssh, name, cache)
     finally:
         process.terminate()
         process.wait()

@@ -211,7 +211,7 @@ def test_any_text_is_a_condition_or_refused_in_a_line(text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "name the cluster with --scheduler"),
+        ([], 2, "name the hosts with --scheduler ADDRESS or --hosts FILE"),
         (["quick", "--scheduler", "tcp://127.0.0.1:1", "--store", "{tmp}"], 3, "cannot be reached"),
         (["quick", "--scheduler", "nonsense", "--store", "{tmp}"], 3, "cannot be reached"),
         (["--scheduler", "x", "--store", "{tmp}"], 2, "name a scenario, or the fleet to --resume"),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +63,10 @@ def run(
     scheduler: Annotated[
         str, typer.Option("--scheduler", metavar="ADDRESS", help="Dask's, such as tcp://box:8786.")
     ] = "",
+    hosts: Annotated[
+        Path | None,
+        typer.Option("--hosts", metavar="FILE", help="Or a file of hosts to reach by ssh."),
+    ] = None,
     store: Annotated[
         str, typer.Option("--store", metavar="STORE", help="Where the runs go: a folder or a URL.")
     ] = "",
@@ -77,21 +83,25 @@ def run(
         typer.Option("--resume", metavar="FLEET", help="Go on with a fleet that was interrupted."),
     ] = None,
 ) -> None:
-    """Measure a scenario on every host of a Dask cluster.
+    """Measure a scenario on every host of a Dask cluster, or of a file.
 
     Each host writes its run to the store. The exit code is 0 if every host finished, 4 if some
     failed, and 3 if none could measure.
     """
     from kickbench.fleet import run as fleet_run
+    from kickbench.fleet.by_ssh import workers
     from kickbench.fleet.files import Files
+    from kickbench.fleet.inventory import read
     from kickbench.fleet.only import chooser
 
-    if not scheduler or not store:
+    if not store or bool(scheduler) == (hosts is not None):
         raise UsageError(
-            "name the cluster with --scheduler ADDRESS, and the place for the runs with --store"
+            "name the hosts with --scheduler ADDRESS or --hosts FILE, one of them, and the place "
+            "for the runs with --store"
         )
     if (scenario is None) == (resume is None):
         raise UsageError("name a scenario, or the fleet to --resume, one of them")
+    inventory = read(hosts) if hosts is not None else ()
     files = Files(store)
     options = [name for name, chosen in (("--quick", quick), ("--strict", strict)) if chosen]
     if resume is not None:
@@ -100,9 +110,16 @@ def run(
         assert scenario is not None
         order, done = fleet_run.new_order(files, scenario, options), set()
     wanted = chooser(only) if only is not None else None
-    with fleet_run.connected(scheduler) as client:
+    with ExitStack() as opened:
+        security, faults = None, dict[str, str]()
+        if hosts is not None:
+            by_ssh = workers(inventory, _say_of_host)
+            scheduler, security, faults = opened.enter_context(by_ssh)
+        client = opened.enter_context(fleet_run.connected(scheduler, security))
         outcome = fleet_run.run(client, order, done, wanted, _say_of_host)
-    _print_outcome(outcome, scheduler, store)
+    outcome.left_out |= faults
+    cluster = ["--scheduler", scheduler] if hosts is None else ["--hosts", str(hosts)]
+    _print_outcome(outcome, shlex.join([*cluster, "--store", store]))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -112,7 +129,7 @@ def _say_of_host(host: str, line: str) -> None:
     typer.echo(printable(f"{host}: {line}"), err=True)
 
 
-def _print_outcome(outcome: Outcome, scheduler: str, store: str) -> None:
+def _print_outcome(outcome: Outcome, words: str) -> None:
     from kickbench.numbers import plural
     from kickbench.text import printable
 
@@ -127,10 +144,8 @@ def _print_outcome(outcome: Outcome, scheduler: str, store: str) -> None:
             typer.echo(printable(f"  {host}: {what}"))
     typer.echo(f"Fleet: {outcome.fleet}")
     if outcome.failed:
-        words = (
-            f"kickbench fleet run --resume {outcome.fleet} --scheduler {scheduler} --store {store}"
-        )
-        typer.echo(f"kickbench: continue with: {words}", err=True)
+        again = f"kickbench fleet run --resume {outcome.fleet} {words}"
+        typer.echo(f"kickbench: continue with: {again}", err=True)
 
 
 @app.command()

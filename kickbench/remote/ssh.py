@@ -32,15 +32,18 @@ _START = (
 )
 
 
-def command(host: str) -> list[str]:
-    """The command that reaches a host. Raises UsageError for what is no host's name or command."""
+def command(host: str, *options: str) -> list[str]:
+    """The command that reaches a host, with more options for ssh.
+
+    Raises UsageError for what is no host's name or command.
+    """
     if not is_host(host):
         raise UsageError(f"--host: {shorten(printable(host))!r} is no host; write user@box or box")
     try:
         words = shlex.split(os.environ.get(VARIABLE, "")) or ["ssh"]
     except ValueError as error:
         raise UsageError(f"{VARIABLE}: {str(error).lower()}; write it as for a shell") from None
-    return [*words, "-T", "--", host]
+    return [*words, *options, "-T", "--", host]
 
 
 class Ssh:
