@@ -62,6 +62,7 @@ class _Run(NamedTuple):
     microcode: str
     mitigations: str
     cmdline: str
+    kickbench: str
     fingerprint: str
     failed: int
     lost: int
@@ -185,7 +186,8 @@ def _runs(connection: duckdb.DuckDBPyConnection, since: datetime.date) -> list[_
         """
         SELECT host, run_id, time, day, scenario, scenario_digest, coalesce(cpu_model, $unknown),
             coalesce(kernel, $unknown), coalesce(microcode, $unknown),
-            coalesce(mitigations, $unknown), coalesce(cmdline, $unknown), fingerprint, failed, lost
+            coalesce(mitigations, $unknown), coalesce(cmdline, $unknown),
+            coalesce(kickbench, $unknown), fingerprint, failed, lost
         FROM timed WHERE clock_ok AND day >= $since AND month >= $month ORDER BY time, run_id
         """,
         {"since": since, "month": f"{since:%Y-%m}", "unknown": UNKNOWN},

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kickbench.fleet.judge.found import Figure, Host
 
-FACTS = ("cpu_model", "kernel", "microcode", "mitigations", "cmdline", "fingerprint")
+FACTS = ("cpu_model", "kernel", "microcode", "mitigations", "cmdline", "kickbench", "fingerprint")
 """What is known of a host on a day. Hosts are grouped by these."""
 
 
