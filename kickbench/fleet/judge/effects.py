@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much each figure of a cohort changed, and how often that happens to hosts without a change.
+
+Hosts that moved are compared with hosts that did not, on the same days (difference in differences).
+The error is that between hosts, times what the placebo shows: the same hosts at days on which none
+of them moved. If they went up and down together there, for a reason that nobody knows, they do that
+here, too.
+
+Hosts that did not move are looked at on each day. Their placebo are all the other days.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from kickbench.fleet.judge.cohorts import Histories, Hosts
+from kickbench.fleet.judge.robust import Mean, median, trimmed
+from kickbench.fleet.judge.steps import AFTER, BEFORE, Steps
+
+Floats = NDArray[np.float64]
+
+PLACEBOS = 12
+"""Days before a move at which a cohort is looked at as if it had moved, at most."""
+
+_PRIOR = 20.0  # placebos that all figures together count as, for each figure
+_LARGEST = 16.0  # square of a placebo's effect, in errors, where there may be a change as well
+_FEW = 5  # hosts of the same CPU model that are a control
+
+
+def _of(mean: Mean) -> tuple[Floats, Floats, Floats]:
+    return mean.value, mean.error, mean.df
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effect on each figure, as a share, by the ``nights`` after the day.
+
+    Arrays are (figures,). ``low`` and ``high`` are the 95 % interval, and ``p`` is two-sided.
+    ``day`` is that of the step, of hosts that did not move.
+    """
+
+    hosts: Hosts
+    nights: int
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    day: NDArray[np.intp] | None
+
+    @property
+    def z(self) -> Floats:
+        """How far each is from 0, in the halves of its interval."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: Floats = self.value / ((self.high - self.low) / 2)
+        return found
+
+
+class Fleet:
+    """The steps of all hosts, with what happened to hosts that did not move."""
+
+    def __init__(self, steps: Steps, histories: Histories) -> None:
+        self.steps, self._histories = steps, histories
+        self._controls: dict[int, dict[int, Mean]] = {}
+        self._calm: dict[int, NDArray[np.float32]] = {}
+
+    def calm(self, nights: int) -> NDArray[np.float32]:
+        """The steps of hosts on days that no move of theirs is near."""
+        if nights not in self._calm:
+            unsettled = self._histories.unsettled(nights, BEFORE)
+            self._calm[nights] = np.where(unsettled, np.float32(np.nan), self.steps.field[nights])
+        return self._calm[nights]
+
+    def _control(self, nights: int) -> dict[int, Mean]:
+        """By code of the CPU model, the mean steps (figures, days) of hosts that did not move.
+
+        If too few of that model did not, it is that of all hosts.
+        """
+        if nights not in self._controls:
+            calm = self.calm(nights).transpose(0, 2, 1)
+            model = self._histories.codes["cpu_model"][:, -1]
+            everyone = trimmed(calm)
+            found = {}
+            for code in np.unique(model):
+                alike = calm[..., model == code]
+                enough = np.isfinite(alike).sum(-1) >= _FEW
+                own = trimmed(alike)
+                found[int(code)] = Mean(
+                    *(np.where(enough, *of) for of in zip(_of(own), _of(everyone), strict=True))
+                )
+            self._controls[nights] = found
+        return self._controls[nights]
+
+    def against_control(self, hosts: Hosts, back: int, nights: int, alone: bool) -> Mean:
+        """The mean step ``back`` days before the hosts moved, less the control's, by figure."""
+        assert hosts.day is not None
+        day = np.maximum(hosts.day - back, 0)
+        steps = self.steps.field[nights][:, hosts.place, day].astype(np.float64)
+        steps[:, hosts.day < back] = np.nan
+        if alone:
+            return trimmed(steps)
+        control, error = np.empty((2, *steps.shape))
+        model = self._histories.codes["cpu_model"][hosts.place, -1]
+        for code in np.unique(model):
+            own = model == code
+            of = self._control(nights)[int(code)]
+            control[:, own], error[:, own] = of.value[:, day[own]], of.error[:, day[own]]
+        mean = trimmed(steps - control)
+        # Most hosts share their control, so its error does not get less with more of them.
+        both = np.hypot(mean.error, median(error.astype(np.float32)))
+        return Mean(mean.value, both, mean.df)
+
+    def moved(self, hosts: Hosts) -> Effects | None:
+        """The effects of a move; None if too few of its hosts have been measured since."""
+        assert hosts.day is not None
+        for nights in AFTER:
+            steps = self.steps.field[nights][:, hosts.place, hosts.day]
+            if np.isfinite(steps).any(0).sum() > len(hosts.place) / 2:
+                break
+        else:
+            return None
+        # If all hosts moved on the same day, there is no control.
+        alone = not np.isfinite(self.against_control(hosts, 0, nights, False).value).any()
+        mean = self.against_control(hosts, 0, nights, alone)
+        placebo = [
+            self.against_control(hosts, back, nights, alone)
+            for back in range(nights, nights * (PLACEBOS + 1), nights)
+        ]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = np.stack([(one.value / one.error) ** 2 for one in placebo])
+        return _effects(hosts, nights, mean, *_inflation(ratios, mean.df), None)
+
+    def settled(self, hosts: Hosts) -> Effects | None:
+        """The largest step of each figure of hosts that did not move; None if there is no day."""
+        nights = AFTER[1]
+        calm = self.calm(nights)[:, hosts.place].transpose(0, 2, 1)
+        mean = trimmed(calm)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = (mean.value / mean.error) ** 2
+        known = np.isfinite(ratio)
+        if not known.any():
+            return None
+        day = self._begin(hosts, mean.value, np.where(known, ratio, -1.0).argmax(1))
+        rows = np.arange(len(day))
+        # Days that share nights with that day, or have it in their past, are no placebo. There may
+        # be other days with a change.
+        after = np.arange(ratio.shape[1]) - day[:, None]
+        distant = (after <= -nights) | (after > BEFORE)
+        others = np.minimum(np.where(distant, ratio, np.nan), _LARGEST)[:, ::nights].T
+        at = Mean(*(array[rows, day] for array in (mean.value, mean.error, mean.df)))
+        found = _effects(hosts, nights, at, *_inflation(others, at.df), day)
+        tried = np.maximum(known.sum(1) / nights, 1.0)
+        return Effects(**{**vars(found), "p": np.minimum(found.p * tried, 1.0)})
+
+    def _begin(self, hosts: Hosts, value: Floats, peak: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first night of the steps (figures, days) that are largest at ``peak``.
+
+        A step looks about the same on each of the days that have its old level as their past.
+        """
+        night = trimmed(self.calm(1)[:, hosts.place].transpose(0, 2, 1)).value
+        day = peak.copy()
+        for row, at in enumerate(peak):
+            half = value[row, at] / 2
+            with np.errstate(invalid="ignore"):
+                part = (night[row] * np.sign(half) > abs(half)) & np.isfinite(value[row])
+            while day[row] > 0 and part[day[row] - 1]:
+                day[row] -= 1
+        return day
+
+    def on_day(self, hosts: Hosts, day: int) -> Effects:
+        """The step of hosts that did not move on a day."""
+        nights = AFTER[1]
+        mean = trimmed(self.calm(nights)[:, hosts.place, day])
+        return _effects(hosts, nights, mean, np.ones_like(mean.value), mean.df, None)
+
+
+def _inflation(ratios: Floats, df: Floats) -> tuple[Floats, Floats]:
+    """By how much errors are larger than the hosts show, and the degrees of freedom then.
+
+    ``ratios`` (placebos, figures) are squares of the placebo's effect over its error. All figures
+    together say what is usual. A figure's own placebos are few.
+    """
+    count = np.isfinite(ratios).sum(0).astype(np.float64)
+    squares = np.nansum(ratios, axis=0)
+    # The square of a t has this mean.
+    expected = df / np.maximum(df - 2, 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = squares / expected
+        usual = np.nansum(own) / np.nansum(count) if count.any() else 1.0
+    factor = (_PRIOR * usual + own) / (_PRIOR + count)
+    larger = factor > 1
+    return np.sqrt(np.maximum(factor, 1.0)), np.where(larger, np.minimum(df, _PRIOR + count), df)
+
+
+def _effects(
+    hosts: Hosts,
+    nights: int,
+    mean: Mean,
+    inflation: Floats,
+    df: Floats,
+    day: NDArray[np.intp] | None,
+) -> Effects:
+    error = mean.error * inflation
+    half = error * stdtrit(df, 0.975)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.abs(mean.value / error)
+        p = np.where(error > 0, 2 * stdtr(df, -t), np.where(mean.value == 0, 1.0, 0.0))
+    p[~np.isfinite(mean.value)] = np.nan
+    return Effects(hosts, nights, mean.value, mean.value - half, mean.value + half, p, day)
