@@ -26,7 +26,7 @@ Bools = NDArray[np.bool_]
 class Settings:
     """``min_effect`` is the share of a level that a change must exceed to be told."""
 
-    false_discovery_rate: float = 0.002
+    false_discovery_rate: float = 0.005
     min_effect: float = 0.0005
 
 
@@ -162,6 +162,10 @@ def _of_days(fleet: Fleet, stood: Sequence[Effects], judge: _Judge) -> list[Chan
         if not len(near):
             near, first = figures[:1], int(days[0])
         told.append(_settle(fleet, Change(one, near, judge.q(one), first, None)))
+        assert one.end is not None
+        ends = one.end[near]
+        if (ends < fleet.steps.value.shape[-1]).mean() > 0.5:
+            told[-1] = replace(told[-1], end=int(np.median(ends)) - 1)
 
 
 def _news(one: Effects, figures: NDArray[np.intp], told: Sequence[Change]) -> NDArray[np.intp]:
@@ -170,6 +174,7 @@ def _news(one: Effects, figures: NDArray[np.intp], told: Sequence[Change]) -> ND
     news = np.ones(len(figures), np.bool_)
     for change in told:
         if np.isin(change.hosts.place, one.hosts.place).any():
-            near = np.abs(one.day[figures] - change.day) <= 2 * one.nights
-            news &= ~(near & np.isin(figures, change.figures))
+            days = [change.day] if change.end is None else [change.day, change.end]
+            apart = np.min(np.abs(one.day[figures, None] - days), axis=1)
+            news &= ~((apart <= 2 * one.nights) & np.isin(figures, change.figures))
     return figures[news]

@@ -19,7 +19,7 @@ from scipy.special import stdtr, stdtrit
 
 from kickbench.fleet.judge.cohorts import Histories, Hosts
 from kickbench.fleet.judge.robust import Mean, median, trimmed
-from kickbench.fleet.judge.steps import AFTER, BEFORE, Steps
+from kickbench.fleet.judge.steps import AFTER, BEFORE, FRESH, Steps
 
 Floats = NDArray[np.float64]
 
@@ -28,11 +28,6 @@ PLACEBOS = 12
 
 _PRIOR = 20.0  # placebos that all figures together count as, for each figure
 _LARGEST = 16.0  # square of a placebo's effect, in errors, where there may be a change as well
-_FEW = 5  # hosts of the same CPU model that are a control
-
-
-def _of(mean: Mean) -> tuple[Floats, Floats, Floats]:
-    return mean.value, mean.error, mean.df
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,8 @@ class Effects:
     """The effect on each figure, as a share, by the ``nights`` after the day.
 
     Arrays are (figures,). ``low`` and ``high`` are the 95 % interval, and ``p`` is two-sided.
-    ``day`` is that of the step, of hosts that did not move.
+    Of hosts that did not move, ``day`` is that of the step, and ``end`` that on which the figure
+    went back; the number of days: it did not.
     """
 
     hosts: Hosts
@@ -49,7 +45,8 @@ class Effects:
     low: Floats
     high: Floats
     p: Floats
-    day: NDArray[np.intp] | None
+    day: NDArray[np.intp] | None = None
+    end: NDArray[np.intp] | None = None
 
     @property
     def z(self) -> Floats:
@@ -64,7 +61,7 @@ class Fleet:
 
     def __init__(self, steps: Steps, histories: Histories) -> None:
         self.steps, self._histories = steps, histories
-        self._controls: dict[int, dict[int, Mean]] = {}
+        self._controls: dict[int, Mean] = {}
         self._calm: dict[int, NDArray[np.float32]] = {}
 
     def calm(self, nights: int) -> NDArray[np.float32]:
@@ -74,24 +71,10 @@ class Fleet:
             self._calm[nights] = np.where(unsettled, np.float32(np.nan), self.steps.field[nights])
         return self._calm[nights]
 
-    def _control(self, nights: int) -> dict[int, Mean]:
-        """By code of the CPU model, the mean steps (figures, days) of hosts that did not move.
-
-        If too few of that model did not, it is that of all hosts.
-        """
+    def _control(self, nights: int) -> Mean:
+        """The mean step (figures, days) of hosts that did not move near each day."""
         if nights not in self._controls:
-            calm = self.calm(nights).transpose(0, 2, 1)
-            model = self._histories.codes["cpu_model"][:, -1]
-            everyone = trimmed(calm)
-            found = {}
-            for code in np.unique(model):
-                alike = calm[..., model == code]
-                enough = np.isfinite(alike).sum(-1) >= _FEW
-                own = trimmed(alike)
-                found[int(code)] = Mean(
-                    *(np.where(enough, *of) for of in zip(_of(own), _of(everyone), strict=True))
-                )
-            self._controls[nights] = found
+            self._controls[nights] = trimmed(self.calm(nights).transpose(0, 2, 1))
         return self._controls[nights]
 
     def against_control(self, hosts: Hosts, back: int, nights: int, alone: bool) -> Mean:
@@ -102,16 +85,12 @@ class Fleet:
         steps[:, hosts.day < back] = np.nan
         if alone:
             return trimmed(steps)
-        control, error = np.empty((2, *steps.shape))
-        model = self._histories.codes["cpu_model"][hosts.place, -1]
-        for code in np.unique(model):
-            own = model == code
-            of = self._control(nights)[int(code)]
-            control[:, own], error[:, own] = of.value[:, day[own]], of.error[:, day[own]]
-        mean = trimmed(steps - control)
-        # Most hosts share their control, so its error does not get less with more of them.
-        both = np.hypot(mean.error, median(error.astype(np.float32)))
-        return Mean(mean.value, both, mean.df)
+        control = self._control(nights)
+        mean = trimmed(steps - control.value[:, day])
+        # Hosts that moved on the same day share their control. So its error does not get less with
+        # more of them.
+        error = np.hypot(mean.error, median(control.error[:, day].astype(np.float32)))
+        return Mean(mean.value, error, mean.df)
 
     def moved(self, hosts: Hosts) -> Effects | None:
         """The effects of a move; None if too few of its hosts have been measured since."""
@@ -131,11 +110,11 @@ class Fleet:
         ]
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios = np.stack([(one.value / one.error) ** 2 for one in placebo])
-        return _effects(hosts, nights, mean, *_inflation(ratios, mean.df), None)
+        return _effects(hosts, nights, mean, *_inflation(ratios, mean.df))
 
     def settled(self, hosts: Hosts) -> Effects | None:
         """The largest step of each figure of hosts that did not move; None if there is no day."""
-        nights = AFTER[1]
+        nights = FRESH
         calm = self.calm(nights)[:, hosts.place].transpose(0, 2, 1)
         mean = trimmed(calm)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -143,38 +122,56 @@ class Fleet:
         known = np.isfinite(ratio)
         if not known.any():
             return None
-        day = self._begin(hosts, mean.value, np.where(known, ratio, -1.0).argmax(1))
+        begin = _Begin(trimmed(self.calm(1)[:, hosts.place].transpose(0, 2, 1)).value, mean.value)
+        day = begin.of(np.where(known, ratio, -1.0).argmax(1))
         rows = np.arange(len(day))
+        sign = np.sign(mean.value[rows, day])[:, None]
+        back = begin.of(np.where(known & (mean.value * sign < 0), ratio, -1.0).argmax(1))
+        with np.errstate(invalid="ignore"):
+            left = mean.value[rows, day] + mean.value[rows, back]
+            went = (ratio[rows, back] > _LARGEST) & (
+                np.abs(left) < np.abs(mean.value[rows, day]) / 2
+            )
+        end = np.where(went, np.maximum(day, back), ratio.shape[1])
+        day = np.where(went, np.minimum(day, back), day)
         # Days that share nights with that day, or have it in their past, are no placebo. There may
         # be other days with a change.
-        after = np.arange(ratio.shape[1]) - day[:, None]
-        distant = (after <= -nights) | (after > BEFORE)
+        at = np.arange(ratio.shape[1])
+        distant = (at <= day[:, None] - nights) | (at > np.where(went, end, day)[:, None] + BEFORE)
         others = np.minimum(np.where(distant, ratio, np.nan), _LARGEST)[:, ::nights].T
-        at = Mean(*(array[rows, day] for array in (mean.value, mean.error, mean.df)))
-        found = _effects(hosts, nights, at, *_inflation(others, at.df), day)
+        then = Mean(*(array[rows, day] for array in (mean.value, mean.error, mean.df)))
+        found = _effects(hosts, nights, then, *_inflation(others, then.df), day, end)
         tried = np.maximum(known.sum(1) / nights, 1.0)
         return Effects(**{**vars(found), "p": np.minimum(found.p * tried, 1.0)})
 
-    def _begin(self, hosts: Hosts, value: Floats, peak: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The first night of the steps (figures, days) that are largest at ``peak``.
+    def on_day(self, hosts: Hosts, day: int) -> Effects:
+        """The step of hosts that did not move on a day."""
+        nights = FRESH
+        mean = trimmed(self.calm(nights)[:, hosts.place, day])
+        return _effects(hosts, nights, mean, np.ones_like(mean.value), mean.df)
 
-        A step looks about the same on each of the days that have its old level as their past.
-        """
-        night = trimmed(self.calm(1)[:, hosts.place].transpose(0, 2, 1)).value
+
+@dataclass(frozen=True)
+class _Begin:
+    """When steps began: ``night`` and ``value`` (figures, days) are those of one night, and all.
+
+    A step looks about the same on each of the days that have its old level as their past.
+    """
+
+    night: Floats
+    value: Floats
+
+    def of(self, peak: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first nights of the steps that are largest at ``peak``."""
         day = peak.copy()
         for row, at in enumerate(peak):
-            half = value[row, at] / 2
+            half = self.value[row, at] / 2
             with np.errstate(invalid="ignore"):
-                part = (night[row] * np.sign(half) > abs(half)) & np.isfinite(value[row])
+                part = self.night[row] * np.sign(half) > abs(half)
+            part &= np.isfinite(self.value[row])
             while day[row] > 0 and part[day[row] - 1]:
                 day[row] -= 1
         return day
-
-    def on_day(self, hosts: Hosts, day: int) -> Effects:
-        """The step of hosts that did not move on a day."""
-        nights = AFTER[1]
-        mean = trimmed(self.calm(nights)[:, hosts.place, day])
-        return _effects(hosts, nights, mean, np.ones_like(mean.value), mean.df, None)
 
 
 def _inflation(ratios: Floats, df: Floats) -> tuple[Floats, Floats]:
@@ -201,7 +198,8 @@ def _effects(
     mean: Mean,
     inflation: Floats,
     df: Floats,
-    day: NDArray[np.intp] | None,
+    day: NDArray[np.intp] | None = None,
+    end: NDArray[np.intp] | None = None,
 ) -> Effects:
     error = mean.error * inflation
     half = error * stdtrit(df, 0.975)
@@ -209,4 +207,4 @@ def _effects(
         t = np.abs(mean.value / error)
         p = np.where(error > 0, 2 * stdtr(df, -t), np.where(mean.value == 0, 1.0, 0.0))
     p[~np.isfinite(mean.value)] = np.nan
-    return Effects(hosts, nights, mean.value, mean.value - half, mean.value + half, p, day)
+    return Effects(hosts, nights, mean.value, mean.value - half, mean.value + half, p, day, end)

@@ -18,11 +18,14 @@ from kickbench.fleet.judge.effects import Fleet
 from kickbench.fleet.judge.found import Odd, Oddity
 from kickbench.fleet.judge.panel import Panel
 from kickbench.fleet.judge.robust import median
-from kickbench.fleet.judge.steps import AFTER, BEFORE, Floats
+from kickbench.fleet.judge.steps import AFTER, Floats
 from kickbench.nightly.evidence import adjust
 
 FEWEST_PEERS = 8
 """Hosts, with itself, that a host can be odd among."""
+
+LATE = 28
+"""Nights that show how much a host scatters, and days on which it may have stepped."""
 
 LEVEL, STEP, SCATTER = 0.02, 0.005, 3.0
 """The share that a host must be off or have stepped, and the factor of its scatter, to be told."""
@@ -73,7 +76,7 @@ def _peers(histories: Histories) -> Iterator[tuple[tuple[Fact, ...], NDArray[np.
 
 def _scatter(value: Floats) -> Floats:
     """(figures, hosts): how far a host's last nights are from their median, but for a fifth."""
-    late = value[..., -BEFORE:]
+    late = value[..., -LATE:]
     apart = np.sort(np.abs(late - median(late, 2)[..., None]), axis=2)  # NaN last
     at = np.maximum((0.8 * np.isfinite(apart).sum(2)).astype(np.intp) - 1, 0)
     return np.take_along_axis(apart, at[..., None], 2)[..., 0]
@@ -141,7 +144,7 @@ def _stepped(
     typical = float(np.nanmedian(usual)) if np.isfinite(usual).any() else np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         z = together / np.maximum(usual, typical)
-    late = z[:, -(BEFORE + AFTER[0]) :]
+    late = z[:, -(LATE + AFTER[0]) :]
     p = 2 * student.sf(np.abs(late), 5)
     told = (adjust(p.ravel()).reshape(p.shape) <= _RATE) & ~explained[:, None]
     told &= np.abs(together[:, -late.shape[1] :]) >= STEP

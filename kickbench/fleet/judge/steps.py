@@ -20,13 +20,16 @@ from kickbench.fleet.judge.robust import median
 
 Floats = NDArray[np.float32]
 
-BEFORE = 28
+BEFORE = 14
 """Nights before a day that are its past."""
 
-AFTER = (14, 3, 1)
+AFTER = (14, 7, 3, 1)
 """Nights from a day on that are its present, the longest first."""
 
-_ENOUGH = {1: 1, 3: 2, 14: 5, BEFORE: 5}
+FRESH = 3
+"""Those that are enough to tell of hosts that changed on the same day."""
+
+_ENOUGH = {3: 2, 7: 4, 14: 5}
 """Nights of a window that must have been measured."""
 
 _AT_ONCE = 16_000_000  # values in the copies that windows are sorted in
@@ -52,14 +55,14 @@ def steps(panel: Panel) -> Steps:
     """The steps of a panel."""
     value, level = shares(panel)
     days = value.shape[-1]
+    middle = {1: value} | {n: rolling_median(value, n) for n in {BEFORE, *AFTER} - {1}}
     before = np.full_like(value, np.nan)
-    before[..., 1:] = rolling_median(value, BEFORE)[..., :-1]
+    before[..., 1:] = middle[BEFORE][..., :-1]
     field = {}
     for nights in AFTER:
         found = np.full_like(value, np.nan)
         if nights <= days:
-            present = value if nights == 1 else rolling_median(value, nights)
-            found[..., : days - nights + 1] = present[..., nights - 1 :]
+            found[..., : days - nights + 1] = middle[nights][..., nights - 1 :]
             found -= before
         field[nights] = found
     return Steps(value, level, before, field, median(value[..., -AFTER[0] :]))
