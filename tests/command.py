@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,18 @@ def kickbench(*arguments: object, **options: Any) -> subprocess.CompletedProcess
     return subprocess.run(
         command, capture_output=True, text=True, timeout=600, check=False, **options
     )
+
+
+def check_words(words: list[str]) -> None:
+    """Fails if kickbench has no such subcommand, or the subcommand no such option."""
+    assert words[0] == "kickbench"
+    subcommand = words[1:3] if words[1] in ("fleet", "history") else words[1:2]
+    shown = subprocess.run(
+        [*KICKBENCH, *subcommand, "--help"], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"(?m)(^|\s){option}\b", shown.stdout), f"{words}: no {option}"
 
 
 def kickbench_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import KICKBENCH
+from command import check_words
 from cross_compiler import compiler
 from elftools.elf.elffile import ELFFile
 
@@ -60,24 +60,12 @@ def only(unit: Path, name: str) -> str:
     return value
 
 
-def check_command(words: list[str]) -> None:
-    """Fails if kickbench has no such subcommand, or the subcommand no such option."""
-    assert words[0] == "kickbench"
-    subcommand = words[1:3] if words[1] == "history" else words[1:2]
-    shown = subprocess.run(
-        [*KICKBENCH, *subcommand, "--help"], capture_output=True, text=True, check=False
-    )
-    assert shown.returncode == 0, shown.stderr
-    for option in (word for word in words if word.startswith("-")):
-        assert re.search(rf"(?m)(^|\s){option}\b", shown.stdout), f"{words}: no {option}"
-
-
 # --- systemd -------------------------------------------------------------------------------------
 
 
 def test_the_service_starts_a_command_that_there_is() -> None:
     words = shlex.split(only(SERVICE, "ExecStart"))
-    check_command(words)
+    check_words(words)
     assert words[-1] == INSTALLED_JOB
     assert only(SERVICE, "Type") == "oneshot"  # whose exit code is the unit's
 
@@ -186,7 +174,7 @@ def cron_command() -> str:
 def test_cron_starts_a_command_that_there_is() -> None:
     (command,) = re.findall(r"\((kickbench [^>)]*)", cron_command())
     words = shlex.split(command.removesuffix("2"))
-    check_command(words)
+    check_words(words)
     assert words[-1] == INSTALLED_JOB
 
 
@@ -213,7 +201,7 @@ def test_the_workflow_runs_commands_that_there_are() -> None:
     commands = [shlex.split(line) for line in lines if line.startswith("kickbench ")]
     assert [words[1] for words in commands] == ["history", "nightly"]
     for words in commands:
-        check_command(words)
+        check_words(words)
 
 
 def test_the_workflow_keeps_the_history_also_after_a_regression() -> None:
