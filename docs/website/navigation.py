@@ -61,7 +61,7 @@ SECTIONS = (
         "watch_every_night",
         "Watch every night",
         "You want to be told when something gets slower.",
-        ("docs/nightly.md", "docs/history.md", "docs/fleet.md"),
+        ("docs/nightly.md", "docs/history.md", "docs/fleet.md", "docs/fleet_schedules.md"),
         ("docs/compare.md",),
     ),
     Section(
@@ -109,6 +109,7 @@ PURPOSES = {
     "docs/nightly.md": "a job for cron that says what got slower, since when and how sure",
     "docs/history.md": "the stored nights, and how you look into them",
     "docs/fleet.md": "the runs of many hosts in one store, asked in SQL",
+    "docs/fleet_schedules.md": "a container for the hosts of a fleet",
     "docs/protocols.md": "a kick protocol as a C file, measured beside the known ones",
     "docs/memory_ordering.md": "which store pairs with which load, and how that was checked",
     "reference/command_line.md": "every command with its arguments and options",
