@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What schedules a fleet's nights: the container's file."""
+"""What schedules a fleet's nights: the manifest and the container's file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,128 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from command import check_words
+from lightkube.codecs import from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
+MANIFEST = ROOT / "packaging/kubernetes/kickbench.yaml"
 CONTAINER = ROOT / "packaging/container/Containerfile"
+PAGE = ROOT / "docs/fleet_schedules.md"
+
+
+# --- Kubernetes ----------------------------------------------------------------------------------
+
+
+def objects() -> dict[tuple[str, str], dict[str, Any]]:
+    """The manifest's objects by kind and name."""
+    found = yaml.safe_load_all(MANIFEST.read_text())
+    return {(each["kind"], each["metadata"]["name"]): each for each in found}
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """What the pods of each workload are, by its name."""
+    made = objects()
+    return {
+        "scheduler": made["Deployment", "kickbench-scheduler"]["spec"]["template"],
+        "worker": made["DaemonSet", "kickbench-worker"]["spec"]["template"],
+        "night": made["CronJob", "kickbench-night"]["spec"]["jobTemplate"]["spec"]["template"],
+    }
+
+
+def container(name: str) -> dict[str, Any]:
+    (only,) = pods()[name]["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def check_object(found: dict[str, Any]) -> None:
+    """Fails if Kubernetes has no such kind, or the kind no such key, or a key no such value."""
+    # Unknown keys are not read, and so are not written.
+    assert from_dict(found).to_dict() == found
+
+
+@pytest.mark.parametrize("name", [f"{kind}/{name}" for kind, name in objects()])
+def test_kubernetes_knows_every_key_of_the_manifest(name: str) -> None:
+    kind, _, object_name = name.partition("/")
+    check_object(objects()[kind, object_name])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"imag": "kickbench"}, {"name": None}, {"ports": [{"containerPort": "8786"}]}],
+    ids=["a key that there is not", "a name that is missing", "a port that is a text"],
+)
+def test_a_wrong_manifest_is_noticed(wrong: dict[str, Any]) -> None:
+    found = objects()["DaemonSet", "kickbench-worker"]
+    found["spec"]["template"]["spec"]["containers"][0] |= wrong
+    with pytest.raises((AssertionError, TypeError, ValueError)):
+        check_object(found)
+
+
+def test_all_pods_are_of_one_image() -> None:
+    assert len({container(name)["image"] for name in pods()}) == 1
+
+
+def test_workloads_find_their_pods() -> None:
+    for workload in objects().values():
+        if workload["kind"] in ("Deployment", "DaemonSet"):
+            labels = workload["spec"]["template"]["metadata"]["labels"]
+            assert workload["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    service = objects()["Service", "kickbench-scheduler"]["spec"]
+    assert service["selector"].items() <= pods()["scheduler"]["metadata"]["labels"].items()
+
+
+def test_the_night_and_the_workers_ask_the_scheduler_that_there_is() -> None:
+    (port,) = objects()["Service", "kickbench-scheduler"]["spec"]["ports"]
+    address = f"tls://kickbench-scheduler:{port['port']}"
+    assert address in " ".join(container("worker")["args"])
+    assert address in container("night")["args"]
+    words = container("scheduler")["command"]
+    assert words[words.index("--port") + 1] == str(port["port"])
+
+
+def test_the_night_runs_a_command_that_there_is() -> None:
+    words = container("night")["args"]
+    check_words(["kickbench", *words])
+    assert (ROOT / f"scenarios/{words[2]}.toml").exists()
+
+
+def test_only_a_worker_has_a_device_and_no_container_is_privileged() -> None:
+    for name in pods():
+        limits = container(name)["resources"].get("limits", {})
+        assert [*limits] == (["devices.kubevirt.io/kvm"] if name == "worker" else [])
+        security = container(name)["securityContext"]
+        assert "privileged" not in security
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert pods()[name]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_nothing_in_a_worker_is_measured_with_the_kicks() -> None:
+    """No filter of system calls, and no quota of CPU time."""
+    worker = pods()["worker"]["spec"]
+    assert worker["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
+    assert "cpu" not in container("worker")["resources"]["limits"]
+
+
+def test_every_pod_has_what_it_mounts_and_reads() -> None:
+    for name, pod in pods().items():
+        volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+        assert {mount["name"] for mount in container(name)["volumeMounts"]} == volumes
+        maps = [each["configMapRef"]["name"] for each in container(name)["envFrom"][:1]]
+        assert ("ConfigMap", *maps) in objects()
+
+
+def test_the_page_makes_the_secrets_that_the_pods_read() -> None:
+    read = {
+        *re.findall(r"secretName: (\S+)", MANIFEST.read_text()),
+        *re.findall(r"secretRef:\n +name: (\S+)", MANIFEST.read_text()),
+    }
+    assert read == set(re.findall(r"create secret generic (\S+)", PAGE.read_text()))
 
 
 # --- the container -------------------------------------------------------------------------------
