@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What schedules a fleet's nights: the manifest and the container's file."""
+"""What schedules a fleet's nights: the manifest, the batch script and the container's file."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,8 +18,15 @@ from lightkube.codecs import from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ROOT / "packaging/kubernetes/kickbench.yaml"
+BATCH = ROOT / "packaging/slurm/kickbench.sbatch"
 CONTAINER = ROOT / "packaging/container/Containerfile"
 PAGE = ROOT / "docs/fleet_schedules.md"
+
+SBATCH = {
+    *("cpus-per-task", "exclusive", "job-name", "mem", "no-kill", "no-requeue"),
+    *("nodes", "ntasks", "ntasks-per-node", "output", "time"),
+}
+"""Options of sbatch(1) that the script uses."""
 
 
 # --- Kubernetes ----------------------------------------------------------------------------------
@@ -130,6 +138,83 @@ def test_the_page_makes_the_secrets_that_the_pods_read() -> None:
         *re.findall(r"secretRef:\n +name: (\S+)", MANIFEST.read_text()),
     }
     assert read == set(re.findall(r"create secret generic (\S+)", PAGE.read_text()))
+
+
+# --- Slurm ---------------------------------------------------------------------------------------
+
+
+def test_sbatch_knows_the_directives() -> None:
+    lines = re.findall(r"(?m)^#SBATCH (.*)$", BATCH.read_text())
+    assert lines.count("hetjob") == 1
+    options = [re.fullmatch(r"--([a-z-]+)(=\S+)?", line) for line in lines if line != "hetjob"]
+    assert {option and option[1] for option in options} == SBATCH
+    # sbatch reads no directive below the first command.
+    before, _, _ = BATCH.read_text().partition("\nset -euo")
+    assert before.count("\n#SBATCH") == len(lines)
+
+
+def test_the_shell_understands_the_batch_script() -> None:
+    subprocess.run(["bash", "-n", BATCH], check=True)
+    checked = subprocess.run(["shellcheck", BATCH], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_batch_script_runs_a_command_that_there_is() -> None:
+    (line,) = re.findall(r"(?m)^kickbench .*$", BATCH.read_text())
+    check_words([word.strip('"') for word in line.split()])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+def test_the_batch_script_has_the_fleet_measure_and_leaves_nothing(tmp_path: Path) -> None:
+    """With Dask's own scheduler and worker, and in place of Slurm what runs its commands here."""
+    python = f'exec "{sys.executable}" -P'
+    stubs = {
+        "dask": f'{python} -m dask "$@"',
+        "hostname": "echo 127.0.0.1",
+        "kickbench": f'{python} -c "$LOOK" "$@"',
+        "python3": f'{python} "$@"',
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; echo $$ > worker; exec "$@"',
+    }
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "shared").mkdir()
+    for name, script in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", BATCH, "quick", "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path / "shared",
+        timeout=300,
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin",
+            "KICKBENCH_STORE": "/store",
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NUM_NODES_HET_GROUP_1": "1",
+            "LOOK": LOOK,
+        },
+    )
+    assert done.returncode == 4, done.stderr
+    scheduler = f"tls://127.0.0.1:{20000 + os.getpid() % 10000}"
+    words = ["fleet", "run", "quick", "--quick", "--scheduler", scheduler, "--store", "/store"]
+    assert done.stdout.splitlines() == [*words, "1"]
+    worker = int((tmp_path / "shared/worker").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["worker"]
+
+
+LOOK = """
+import sys
+from distributed import Client
+
+print(*sys.argv[1:], sep="\\n")
+scheduler = sys.argv[sys.argv.index("--scheduler") + 1]
+print(len(Client(scheduler).scheduler_info(n_workers=-1)["workers"]))
+sys.exit(4)
+"""
 
 
 # --- the container -------------------------------------------------------------------------------
