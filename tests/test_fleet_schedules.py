@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What schedules a fleet's nights: the manifest, the batch script and the container's file."""
+"""What schedules a fleet's nights: manifest, batch script, hosts and the container's file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import pytest
 import yaml
 from command import check_words
 from lightkube.codecs import from_dict
+
+from kickbench.fleet import inventory
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ROOT / "packaging/kubernetes/kickbench.yaml"
@@ -215,6 +217,16 @@ scheduler = sys.argv[sys.argv.index("--scheduler") + 1]
 print(len(Client(scheduler).scheduler_info(n_workers=-1)["workers"]))
 sys.exit(4)
 """
+
+
+# --- ssh -----------------------------------------------------------------------------------------
+
+
+def test_the_file_of_hosts_is_one() -> None:
+    hosts = inventory.read(ROOT / "packaging/ssh/hosts")
+    assert [host.name for host in hosts] == ["kvm1.example", "kvm2.example", "kvm3"]
+    assert hosts[0].python == "/opt/kickbench/bin/python"
+    assert (hosts[2].address, hosts[2].port) == ("kickbench@192.0.2.3", 2222)
 
 
 # --- the container -------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ SERVICE = SYSTEMD / "kickbench-nightly.service"
 TIMER = SYSTEMD / "kickbench-nightly.timer"
 MAIL = SYSTEMD / "kickbench-mail@.service"
 CRON = ROOT / "packaging/cron/kickbench"
+FLEET_CRON = ROOT / "packaging/ssh/cron"
 JOB = ROOT / "packaging/nightly.toml"
 WORKFLOW = ROOT / ".github/workflows/nightly.yml"
 
@@ -142,8 +143,19 @@ def test_the_job_keeps_everything_where_the_service_may_write() -> None:
 # --- cron ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[CRON, FLEET_CRON], ids=["a host", "a fleet"])
+def cron_command(request: pytest.FixtureRequest) -> str:
+    """The command of a table's only entry."""
+    table: Path = request.param
+    (line,) = [line for line in table.read_text().splitlines() if line[:1].isdigit()]
+    *_when, user, command = line.split(None, 6)
+    assert user == only(SERVICE, "User")
+    assert "%" not in command  # a line's end to cron
+    return command
+
+
 @pytest.fixture
-def cron_mail(tmp_path: Path) -> Callable[[str], str]:
+def cron_mail(tmp_path: Path, cron_command: str) -> Callable[[str], str]:
     """What cron would mail after a kickbench that is the given shell script."""
 
     def run(script: str) -> str:
@@ -151,7 +163,7 @@ def cron_mail(tmp_path: Path) -> Callable[[str], str]:
         kickbench.write_text(f"#!/bin/sh\n{script}\n")
         kickbench.chmod(0o755)
         done = subprocess.run(
-            ["/bin/sh", "-c", cron_command()],
+            ["/bin/sh", "-c", cron_command],
             capture_output=True,
             text=True,
             check=False,
@@ -162,20 +174,13 @@ def cron_mail(tmp_path: Path) -> Callable[[str], str]:
     return run
 
 
-def cron_command() -> str:
-    """The command of the table's only entry."""
-    (line,) = [line for line in CRON.read_text().splitlines() if line[:1].isdigit()]
-    *_when, user, command = line.split(None, 6)
-    assert user == only(SERVICE, "User")
-    assert "%" not in command  # a line's end to cron
-    return command
+def test_cron_starts_a_command_that_there_is(cron_command: str) -> None:
+    (command,) = re.findall(r"\((kickbench [^>)]*)", cron_command)
+    check_words(shlex.split(command.removesuffix("2")))
 
 
-def test_cron_starts_a_command_that_there_is() -> None:
-    (command,) = re.findall(r"\((kickbench [^>)]*)", cron_command())
-    words = shlex.split(command.removesuffix("2"))
-    check_words(words)
-    assert words[-1] == INSTALLED_JOB
+def test_cron_reads_the_job_that_is_installed() -> None:
+    assert f" {INSTALLED_JOB} " in CRON.read_text()
 
 
 def test_cron_mails_nothing_after_a_good_night(cron_mail: Callable[[str], str]) -> None:
@@ -184,7 +189,9 @@ def test_cron_mails_nothing_after_a_good_night(cron_mail: Callable[[str], str]) 
 
 def test_cron_mails_everything_after_a_bad_night(cron_mail: Callable[[str], str]) -> None:
     mail = cron_mail('echo "**1 metric got slower**"; echo "  * by 5 %" >&2; exit 1')
-    assert mail == "kickbench nightly: exit code 1\n**1 metric got slower**\n  * by 5 %\n"
+    title, _, rest = mail.partition("\n")
+    assert title in ("kickbench nightly: exit code 1", "kickbench fleet run: exit code 1")
+    assert rest == "**1 metric got slower**\n  * by 5 %\n"
 
 
 # --- GitHub --------------------------------------------------------------------------------------

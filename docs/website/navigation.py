@@ -109,7 +109,7 @@ PURPOSES = {
     "docs/nightly.md": "a job for cron that says what got slower, since when and how sure",
     "docs/history.md": "the stored nights, and how you look into them",
     "docs/fleet.md": "the runs of many hosts in one store, asked in SQL",
-    "docs/fleet_schedules.md": "every night on Kubernetes or Slurm, and the container for it",
+    "docs/fleet_schedules.md": "every night by ssh, on Kubernetes or Slurm, and a container",
     "docs/protocols.md": "a kick protocol as a C file, measured beside the known ones",
     "docs/memory_ordering.md": "which store pairs with which load, and how that was checked",
     "reference/command_line.md": "every command with its arguments and options",
