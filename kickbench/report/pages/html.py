@@ -33,7 +33,12 @@ Rows = list[tuple[bool, list[tuple[str, str | None, str]]]]
 """Rows of a table. Each says whether it begins a block, and has cells: text, the number by which it
 is sorted, and class."""
 
-_ROOMS = ("kickbench.report.pages", "kickbench.nightly", "kickbench.lab.explain")
+_ROOMS = (
+    "kickbench.report.pages",
+    "kickbench.nightly",
+    "kickbench.lab.explain",
+    "kickbench.fleet.pages",
+)
 """Where templates are."""
 _UNITS = r"%|[nµm]?s|emulated|[kMG]Hz|v?CPUs?|cases?"
 _BEFORE_UNIT = re.compile(rf"(?<=[0-9]) (?=(?:{_UNITS})(?!\w))")
@@ -76,7 +81,9 @@ def units(text: str) -> Markup:
 
 
 def cell(text: str) -> Markup:
-    """The text of a table's cell. Parentheses at its end are set apart."""
+    """The text of a table's cell. Parentheses at its end are set apart. A link is ready."""
+    if isinstance(text, Markup):
+        return text
     aside = _ASIDE.fullmatch(text)
     if aside is None:
         return units(text)
