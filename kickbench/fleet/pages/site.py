@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the pages of a fleet's report into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kickbench.fleet.judge.found import Found
+from kickbench.fleet.pages import group, host, index
+from kickbench.fleet.pages.links import INDEX, links_of
+from kickbench.results.files import make_folder, replace_file
+
+_MOST_PLOTS = 80
+"""Plots of all groups together. A plot takes a tenth of a second."""
+
+
+def write(found: Found, folder: Path) -> Path:
+    """Write all pages, and return the first of them. It is written last.
+
+    Raises UsageError if the folder cannot be made, MeasurementError if a file cannot be written.
+    """
+    make_folder(folder, "choose another folder with -o")
+    for name, page in pages(found):
+        replace_file(folder / name, page.encode("utf-8", "replace"))
+    return folder / INDEX
+
+
+def pages(found: Found) -> Iterator[tuple[str, str]]:
+    """Each page: its file and its HTML. The first page comes last, when all that it names exist."""
+    links = links_of(found)
+    plots = min(group.MOST_PLOTS, max(1, _MOST_PLOTS // max(len(links.groups), 1)))
+    for number, name in links.groups.items():
+        yield name, group.page(found, number, links, plots)
+    for host_name, name in links.hosts.items():
+        yield name, host.page(found, host_name, links)
+    yield INDEX, index.page(found, links)
