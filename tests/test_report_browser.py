@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote
 
 import pytest
+import synthetic_found
 import synthetic_observed
 import synthetic_run
 from made_once import made_once
@@ -28,6 +30,7 @@ from synthetic_explanation import shared_lines, small
 from typer.testing import CliRunner
 
 from kickbench.cli import app
+from kickbench.fleet.pages.site import write as write_fleet
 from kickbench.lab.explain.page import page as explanation_page
 from kickbench.summary.summarise import write_summary
 
@@ -214,11 +217,15 @@ def write_reports(made: Path) -> Reports:
     )
     pages["observed"] = report(folder / "observed", watched)[0]
     pages["index"] = folder / "index.html"
+    pages["fleet"] = write_fleet(synthetic_found.found(mark=HOSTILE), folder / "fleet")
+    pages["fleet's group"] = folder / "fleet" / "group-1.html"
+    pages["fleet's host"] = next((folder / "fleet").glob("host-*.html"))
     return Reports(folder, pages, {name: write_summary(run) for name, run in runs.items()})
 
 
 RUNS = ("every kind", "emulated", "partial", "hostile")
-PAGES = (*RUNS, "comparison", "observed", "index")
+FLEET = ("fleet", "fleet's group", "fleet's host")
+PAGES = (*RUNS, "comparison", "observed", "index", *FLEET)
 
 
 @pytest.fixture(scope="module")
@@ -458,6 +465,31 @@ def test_hostile_text_is_text(name: str, reports: Reports, visit: Visit) -> None
         "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())"
     )
     assert not [attribute for attribute in attributes if attribute.startswith("on")]
+
+
+def test_hostile_text_of_a_fleet_is_text(reports: Reports, visit: Visit) -> None:
+    for name in FLEET:
+        page = visit(reports.pages[name])
+        open_all(page)
+        assert HOSTILE in page.locator("main").inner_text().replace("\xa0", " ")
+        pictures = page.locator("img").evaluate_all("all => all.map(one => one.src.slice(0, 22))")
+        assert {*pictures} <= {"data:image/png;base64,"}
+        assert page.locator("script").count() == 1
+
+
+def test_a_fleet_is_walked_from_its_answer_to_a_host(reports: Reports, visit: Visit) -> None:
+    page = visit(reports.pages["fleet"])
+    box = page.locator("#verdict .answer").bounding_box()
+    assert box is not None
+    assert box["y"] < DESKTOP[1] / 2  # before anything else
+    loaded = "all => all.every(one => one.complete && one.naturalWidth > 0)"
+    assert page.locator("img").evaluate_all(loaded)
+    assert page.locator("img[alt*='worse than their like']").count() == page.locator("img").count()
+    addresses = page.locator("main a").evaluate_all("all => all.map(one => one.href)")
+    files = {address.rpartition("/")[2].partition("#")[0] for address in addresses}
+    there = {path.name for path in reports.pages["fleet"].parent.iterdir()}
+    assert {unquote(file) for file in files} <= there
+    assert reports.pages["fleet's host"].name in files
 
 
 def test_hostile_text_is_shown_where_it_belongs(reports: Reports, visit: Visit) -> None:
