@@ -17,10 +17,10 @@ from kickbench.scenario.sweep import expand
 
 ROOT = Path(__file__).resolve().parents[1]
 VMMS = ROOT / "examples" / "vmms"
-LOSES = {"kvmtool_task"}
+LOSES = {"cloud_hypervisor_7455", "kvmtool_task"}
 RESENDS = {"cloud_hypervisor_50", "hyperlight"}
 LOSES_NONE = {
-    *("crosvm", "firecracker_1_13", "firecracker_1_14"),
+    *("crosvm", "firecracker_1_13", "firecracker_1_14", "gvisor"),
     *("qemu_2_8", "qemu_10_1", "qemu_10_2", "selftest_sigwait"),
 }
 

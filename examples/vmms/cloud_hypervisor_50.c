@@ -14,8 +14,8 @@
  * (commit e023efce3, 2025), vmm/src/cpu.rs at ae44c2971c83 (wait_until_signal_acknowledged).
  * Left out: the KVM_RUN before a pause when no I/O is pending, and that the first signals go to all
  * vCPUs before it waits for one of them.
- * Two other mends were proposed and not merged. Pull request 7428 is immediate_exit of the
- * catalogue, and 7455 immediate_exit_remote.
+ * Two other mends were proposed and not merged: pull request 7428 is
+ * ../protocols/cloud_hypervisor_7427_fixed.c, and 7455 is cloud_hypervisor_7455.c.
  *
  * Expected: no kick is lost, and in a race with a wide window nearly every aimed kick is sent
  * again.
