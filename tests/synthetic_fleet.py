@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kickbench.fleet.files import Files
-from kickbench.fleet.store import COLUMNS, METRICS_TABLE, RUNS
+from kickbench.fleet.tables import COLUMNS, METRICS_TABLE, RUNS
 
 BEGIN = datetime.datetime(2026, 3, 1, 2, 0, tzinfo=datetime.UTC)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from kickbench.compare.metrics import points
 from kickbench.errors import MeasurementError, UsageError
-from kickbench.fleet import store
+from kickbench.fleet import store, tables
 from kickbench.fleet.files import Files
 from kickbench.fleet.query import ask, frame
 from kickbench.results.schema import is_safe_name
@@ -127,6 +127,19 @@ def test_hosts_write_at_once(url: str, tmp_path: Path) -> None:
     assert answer(url, "SELECT count(DISTINCT run_id) FROM metrics") == [(8,)]
 
 
+def test_small_files_are_packed_wherever_the_store_is(url: str, tmp_path: Path) -> None:
+    for host in "ab":
+        store.add_run(Files(url), kept_from(tmp_path, host))
+    sql = "SELECT * FROM metrics ORDER BY ALL"
+    before = answer(url, sql)
+    done = kickbench_captured("fleet", "compact", url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2026-03: 2 runs packed, and 2 files of each table removed\n"
+    assert Files(url).list("metrics", "") == Files(url).list("runs", "") == []
+    assert answer(url, sql) == before
+    assert answer(url, "SELECT host, runs FROM hosts") == [("a", 1), ("b", 1)]
+
+
 def test_a_host_is_what_it_was_last(tmp_path: Path) -> None:
     files = Files(str(tmp_path / "store"))
     store.add_run(files, kept_from(tmp_path, "a", release="6.12.9"))
@@ -142,7 +155,7 @@ def test_a_host_that_dies_while_it_writes_has_no_run_there(
     write = Files.write
 
     def die(self: Files, name: str, data: bytes) -> None:
-        if name.startswith(store.RUNS):
+        if name.startswith(tables.RUNS):
             raise MeasurementError("it died")
         write(self, name, data)
 
@@ -167,12 +180,12 @@ def test_a_damaged_file_costs_its_own_rows(url: str, run: Path, tmp_path: Path) 
     row = files.read("runs" + damaged.removeprefix("metrics"))
     for table in ("metrics", "runs"):
         files.write(f"{table}/host=other/month=2026-01/foreign.parquet", row)
-    files.write("metrics/readme.parquet", b"hello")
+    files.write("runs/readme.parquet", b"hello")
     done = kickbench_captured("fleet", "query", url, "SELECT DISTINCT host FROM metrics")
     assert (done.returncode, done.stdout) == (0, "host\ntesthost\n")
     lines = done.stderr.splitlines()
     assert len(lines) == 3
-    assert any("metrics/readme.parquet: is no file of a store" in line for line in lines)
+    assert any("runs/readme.parquet: is no file of a store" in line for line in lines)
     assert any(f"{damaged}: is damaged" in line for line in lines)
     assert any("foreign.parquet: has not the columns of this table" in line for line in lines)
 
@@ -259,9 +272,9 @@ def test_a_name_that_no_path_can_have_is_refused(run: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("table", [store.RUNS, store.METRICS_TABLE])
+@pytest.mark.parametrize("table", [tables.RUNS, tables.METRICS_TABLE])
 def test_the_page_has_every_column(table: str) -> None:
     page = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^### `{table}`\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE)
     found = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert found == ["host", *(name for name, _, _ in store.COLUMNS[table]), "month"]
+    assert found == ["host", *(name for name, _, _ in tables.COLUMNS[table]), "month"]

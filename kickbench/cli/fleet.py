@@ -149,6 +149,26 @@ def _print_outcome(outcome: Outcome, words: str) -> None:
 
 
 @app.command()
+def compact(store: _Store) -> None:
+    """Pack the small files of a store, so that questions are answered fast.
+
+    Do this once a day. Hosts may add runs meanwhile.
+    """
+    from kickbench.fleet.compact import Packed
+    from kickbench.fleet.compact import compact as pack
+    from kickbench.fleet.files import Files
+    from kickbench.numbers import plural
+
+    def say(packed: Packed) -> None:
+        typer.echo(
+            f"{packed.month}: {plural(packed.runs, 'run')} packed, and "
+            f"{plural(packed.replaced, 'file')} of each table removed"
+        )
+
+    pack(Files(store), lambda line: typer.echo(f"kickbench: {line}", err=True), say)
+
+
+@app.command()
 def query(
     store: _Store,
     sql: Annotated[

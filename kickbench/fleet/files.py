@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a store, wherever its URL leads: a folder, ``s3://``, ``gs://``, by fsspec.
 
-Files are only ever added, and each appears whole. So any number of hosts write at once, and there
-is no lock between them.
+Each file appears whole, and none is changed. So any number of hosts write at once, and there is no
+lock between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ class Files:
         path = self._path(name)
         with self._told("written to"):
             if self._is_local:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                replace_file(Path(path), data)
+                _write_local(Path(path), data)
             else:
                 self._system.pipe_file(path, data)
 
@@ -80,6 +79,33 @@ class Files:
         with self._told("read"):
             data: bytes = self._system.cat_file(self._path(name))
         return data
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """A file to read parts of."""
+        with self._told("read"), self._system.open(self._path(name), "rb") as file:
+            yield file
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files. It is no error if others have removed them."""
+        with self._told("written to"):
+            if not self._is_local:
+                self._remove_remote([self._path(name) for name in names])
+                return
+            for name in names:
+                path = Path(self._path(name))
+                path.unlink(missing_ok=True)
+                # The folder of a month that is empty now. Others may write there again.
+                with suppress(OSError):
+                    path.parent.rmdir()
+
+    def _remove_remote(self, paths: Sequence[str]) -> None:
+        try:
+            self._system.rm(list(paths))
+        except FileNotFoundError:
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    self._system.rm_file(path)
 
     def address(self, name: str) -> str:
         """What DuckDB calls a file: see :attr:`system`."""
@@ -114,3 +140,15 @@ class Files:
             raise MeasurementError(
                 one_line(f"the store {place(self.url)} cannot be {what}: {reason}")
             ) from error
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        replace_file(path, data)
+    except MeasurementError as error:
+        # Somebody may have removed the folder while it was empty.
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)

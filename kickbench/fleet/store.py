@@ -22,56 +22,12 @@ import kickbench
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.fleet.files import Files
+from kickbench.fleet.tables import COLUMNS, METRICS_TABLE, RUNS
 from kickbench.nightly.night import Night
 from kickbench.results.schema import dig, fail, is_safe_name, one_line, safe_name
 from kickbench.summary.data import RunData
 
-RESULTS, METRICS_TABLE, RUNS = "results", "metrics", "runs"
-
-_TEXT = pa.string()
-_TIME = pa.timestamp("ms", "UTC")
-
-_OF_RUN = (
-    ("run_id", _TEXT, "the run's id"),
-    ("time", _TIME, "when the run began, by the host's own clock"),
-    ("cpu_model", _TEXT, "the host's CPU"),
-    ("kernel", _TEXT, "the host's kernel release"),
-    ("microcode", _TEXT, "its microcode's revision"),
-    ("fingerprint", _TEXT, "that of its hardware and command line: see history.md"),
-    ("scenario", _TEXT, "name of the scenario"),
-    ("scenario_digest", _TEXT, "changes with the scenario, but not with its description"),
-)
-
-COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
-    RUNS: (
-        *_OF_RUN,
-        ("stored", _TIME, "when the run was written to the store"),
-        ("fleet", _TEXT, "the fleet's measurement that it is a part of; null: it was added alone"),
-        ("cmdline", _TEXT, "the kernel's command line"),
-        ("mitigations", _TEXT, "the CPU's vulnerabilities and what is done about each"),
-        ("emulated", pa.bool_(), "whether an emulator of the lab measured"),
-        ("ok", pa.int32(), "cases that were measured"),
-        ("skipped", pa.int32(), "cases that the host could not do"),
-        ("failed", pa.int32(), "cases that failed"),
-        ("lost", pa.int32(), "findings that a race-free protocol lost a kick"),
-        ("kickbench", _TEXT, "the version that measured"),
-    ),
-    METRICS_TABLE: (
-        *_OF_RUN,
-        ("case", _TEXT, "id of the case"),
-        ("kind", _TEXT, "kind of the case"),
-        ("method", _TEXT, "kick protocol"),
-        ("baseline", _TEXT, "null: a level; else the run's own paired difference to this one"),
-        ("metric", _TEXT, "e.g. quiet_ns_per_exit; of a pair, quiet_ns_per_exit difference"),
-        ("unit", _TEXT, "of value, low and high"),
-        ("better", _TEXT, "lower or higher"),
-        ("value", pa.float64(), "the estimate"),
-        ("low", pa.float64(), "lower end of the run's own 95 % interval; null: it has none"),
-        ("high", pa.float64(), "upper end"),
-        ("processes", pa.int32(), "worker processes that the interval rests on"),
-    ),
-}
-"""The tables: name, type and meaning of each column. ``host`` and ``month`` are in the path."""
+RESULTS = "results"
 
 
 def host_name(environment: Mapping[str, Any]) -> str:

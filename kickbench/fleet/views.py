@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -12,7 +11,8 @@ import pyarrow.parquet as pq
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet.files import INSTALL, Files
-from kickbench.fleet.store import COLUMNS, METRICS_TABLE, RUNS
+from kickbench.fleet.snapshot import Snapshot, take
+from kickbench.fleet.tables import COLUMNS
 from kickbench.results.reader import DAMAGE
 from kickbench.results.schema import one_line
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import duckdb
 
 _T = TypeVar("_T")
-
-_PATH = re.compile(r"\w+/host=[A-Za-z0-9._+-]+/month=[0-9]{4}-[0-9]{2}/[^/]+\.parquet")
 
 _HOSTS = """
 CREATE VIEW hosts AS
@@ -38,41 +36,62 @@ def with_views(
 ) -> _T:
     """What ``work`` makes of a connection with the views ``runs``, ``metrics`` and ``hosts``.
 
-    A damaged or foreign file is left out, and ``say`` gets a line for it. Then ``work`` is called a
-    second time. Raises UsageError for what DuckDB refuses though no file is damaged, and
-    MeasurementError if the store cannot be read.
+    A damaged or foreign file is left out, and ``say`` gets a line for it. Then ``work`` is called
+    again, and so it is when files were packed meanwhile. Raises UsageError for what DuckDB refuses
+    though no file is damaged, and MeasurementError if the store cannot be read.
     """
+
+    def with_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _T:
+        if not snapshot.sources:
+            say(f"{files.url}: no runs yet; kickbench fleet add puts one there")
+        return work(connection)
+
+    return with_snapshot(files, say, lambda snapshot: snapshot, with_all)
+
+
+def with_snapshot(
+    files: Files,
+    say: Callable[[str], None],
+    choose: Callable[[Snapshot], Snapshot],
+    work: Callable[[duckdb.DuckDBPyConnection, Snapshot], _T],
+) -> _T:
+    """As :func:`with_views`, of the part of the store that ``choose`` chooses."""
     try:
         import duckdb
     except ImportError:
         raise UsageError(f"a query needs DuckDB; {INSTALL}") from None
-    names = {table: _names(files, table, say) for table in (RUNS, METRICS_TABLE)}
-    # A run is there when its row in RUNS is, which is written last.
-    whole = {name.removeprefix(RUNS) for name in names[RUNS]}
-    names[METRICS_TABLE] = [
-        name for name in names[METRICS_TABLE] if name.removeprefix(METRICS_TABLE) in whole
-    ]
-    if not names[RUNS]:
-        say(f"{files.url}: no runs yet; kickbench fleet add puts one there")
-    try:
-        return work(_connection(files, names))
-    except (duckdb.Error, pa.ArrowException) as error:
-        first = error
-    # Every file is looked at only now: most stores have no damaged one, and many files.
-    sound = {table: [n for n in names[table] if _is_sound(files, table, n, say)] for table in names}
-    if sound == names:
-        raise UsageError(_told(first))
-    try:
-        return work(_connection(files, sound))
-    except duckdb.Error as error:
-        raise UsageError(_told(error)) from None
+    left_out: set[str] = set()
+    snapshot = choose(take(files, say=say))
+    while True:
+        error: Exception | None = None
+        if not snapshot.unread:
+            try:
+                return work(_connection(files, snapshot), snapshot)
+            except (duckdb.Error, pa.ArrowException, OSError) as wrong:
+                error = wrong
+        before, snapshot = snapshot, choose(take(files, left_out))
+        if _is_packed(before, snapshot):
+            continue
+        # A file is damaged, or the work is wrong. Most stores have no such file, and many files.
+        footers = isinstance(error, (duckdb.BinderException, duckdb.ParserException))
+        damaged = dict(_damage(files, before, footers=footers))
+        snapshot = choose(take(files, left_out))
+        if _is_packed(before, snapshot):
+            continue
+        if not damaged:
+            raise UsageError(f"the query cannot be answered: {one_line(str(error))}") from None
+        for name, what in damaged.items():
+            say(f"{name}: {what}; left out")
+        left_out |= damaged.keys()
+        snapshot = choose(take(files, left_out))
 
 
-def _told(error: Exception) -> str:
-    return f"the query cannot be answered: {one_line(str(error))}"
+def _is_packed(before: Snapshot, after: Snapshot) -> bool:
+    """Whether something was moved to another file."""
+    return not before.sources <= after.sources or before.unread != after.unread
 
 
-def _connection(files: Files, names: dict[str, list[str]]) -> duckdb.DuckDBPyConnection:
+def _connection(files: Files, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect()
@@ -81,44 +100,76 @@ def _connection(files: Files, names: dict[str, list[str]]) -> duckdb.DuckDBPyCon
     # DuckDB would ask for extensions on the network, which nobody asked for.
     connection.execute("SET autoinstall_known_extensions = false")
     connection.execute("SET TimeZone = 'UTC'")
-    for table, of_table in names.items():
+    for number, hidden in enumerate(snapshot.hidden.values()):
+        host, run_id = zip(*hidden, strict=True)
+        connection.register(f"hidden_{number}", pa.table({"host": host, "run_id": run_id}))
+    for table in COLUMNS:
         columns = ", ".join(f'"{name}"' for name in ("host", *(c for c, _, _ in COLUMNS[table])))
-        source = f"no_{table}"
-        if of_table:
-            addresses = ", ".join(_quoted(files.address(name)) for name in of_table)
-            source = (
-                f"read_parquet([{addresses}], union_by_name = true, hive_partitioning = true, "
-                "hive_types = {'host': VARCHAR, 'month': VARCHAR})"
-            )
-        else:
-            connection.register(source, _empty(table))
-        view = f"CREATE VIEW {table} AS SELECT {columns}, month FROM {source}"  # noqa: S608 (ours)
-        connection.execute(view)
+        parts = list(_parts(files, snapshot, table))
+        if not parts:
+            connection.register(f"no_{table}", _empty(table))
+            parts = [f"no_{table}"]
+        selected = (f"SELECT {columns}, month FROM {part}" for part in parts)  # noqa: S608 (ours)
+        connection.execute(f"CREATE VIEW {table} AS {' UNION ALL '.join(selected)}")
     connection.execute(_HOSTS)
     return connection
 
 
-def _names(files: Files, table: str, say: Callable[[str], None]) -> list[str]:
-    """The table's files; ``say`` hears of those that are in no host's and month's folder."""
-    found = files.list(table, ".parquet")
-    for name in found:
-        if not _PATH.fullmatch(name):
-            say(f"{name}: is no file of a store; left out")
-    return [name for name in found if _PATH.fullmatch(name)]
+def _parts(files: Files, snapshot: Snapshot, table: str) -> Iterator[str]:
+    """What follows FROM for each part of a table."""
+    if names := snapshot.files(table, snapshot.loose):
+        yield _read(files, names, "'host': VARCHAR, 'month': VARCHAR")
+    whole = [pack for pack in snapshot.packs if pack not in snapshot.hidden]
+    if names := snapshot.files(table, whole):
+        yield _read(files, names, "'month': VARCHAR")
+    for number, pack in enumerate(snapshot.hidden):
+        if pack in snapshot.packs and (names := snapshot.files(table, [pack])):
+            read = _read(files, names, "'month': VARCHAR")
+            yield f"{read} ANTI JOIN hidden_{number} USING (host, run_id)"
 
 
-def _is_sound(files: Files, table: str, name: str, say: Callable[[str], None]) -> bool:
+def _read(files: Files, names: Sequence[str], in_path: str) -> str:
+    addresses = ", ".join(_quoted(files.address(name)) for name in names)
+    return (
+        f"read_parquet([{addresses}], union_by_name = true, hive_partitioning = true, "
+        f"hive_types = {{{in_path}}})"
+    )
+
+
+def _damage(files: Files, snapshot: Snapshot, *, footers: bool) -> Iterator[tuple[str, str]]:
+    """What is wrong with each file that has something wrong. With ``footers``, only these count."""
+    for sources, packed in ((snapshot.loose, False), ((*snapshot.packs, *snapshot.unread), True)):
+        for table in COLUMNS:
+            for name in snapshot.files(table, sources):
+                if (what := _fault(files, name, table, packed, footers=footers)) is not None:
+                    yield name, what
+
+
+def _fault(files: Files, name: str, table: str, packed: bool, *, footers: bool) -> str | None:
     wanted = {column: kind for column, kind, _ in COLUMNS[table]}
+    if packed:
+        wanted["host"] = pa.string()
     try:
-        read = pq.read_table(pa.BufferReader(files.read(name)))
+        with files.open(name) as file:
+            found = pq.ParquetFile(file)
+            there = {field.name: field.type for field in found.schema_arrow}
+            if not footers:
+                for _ in found.iter_batches():
+                    pass
     except (*DAMAGE, MeasurementError) as error:
-        say(f"{name}: is damaged; left out ({one_line(str(error))[:200]})")
-        return False
-    there = {field.name: field.type for field in read.schema}
-    if any(there.get(column) != kind for column, kind in wanted.items()):
-        say(f"{name}: has not the columns of this table; left out")
-        return False
-    return True
+        return f"is damaged ({one_line(str(error))[:200]})"
+    if any(not _is_like(there.get(column), kind) for column, kind in wanted.items()):
+        return "has not the columns of this table"
+    return None
+
+
+def _is_like(found: pa.DataType | None, wanted: pa.DataType) -> bool:
+    """DuckDB writes times in microseconds."""
+    return found == wanted or (
+        found is not None
+        and str(found) == "timestamp[us, tz=UTC]"
+        and pa.types.is_timestamp(wanted)
+    )
 
 
 def _empty(table: str) -> pa.Table:
