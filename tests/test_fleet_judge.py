@@ -162,6 +162,15 @@ def test_what_went_by_itself_is_no_regression() -> None:
     assert "It went away by itself." in found.findings[0].words
 
 
+@pytest.mark.parametrize("nights", [2, 3, 5, 6, 7, 13, 14, 27, 28])
+def test_what_stayed_did_not_go(nights: int) -> None:
+    world = World()
+    world.move(world.of(0), 60 - nights, "kernel", "6.12.9")
+    world.step(world.of(0), 60 - nights, 0.03)
+    first = told(world).findings[0]
+    assert (first.verdict, first.cohort.moved) == ("regression", ("kernel", "6.12.9"))
+
+
 def test_a_difference_that_grew_because_its_baseline_got_cheaper_only_moved() -> None:
     world = World()
     world.value[0] *= 1.1

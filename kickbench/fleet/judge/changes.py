@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kickbench.fleet.judge.cohorts import Hosts
 from kickbench.fleet.judge.effects import Effects, Fleet
-from kickbench.fleet.judge.robust import trimmed
+from kickbench.fleet.judge.robust import median, trimmed
 from kickbench.nightly.evidence import adjust
 
 Bools = NDArray[np.bool_]
@@ -132,7 +132,8 @@ def _settle(fleet: Fleet, change: Change) -> Change:
     if not len(change.figures) or days - int(np.max(since)) < 2 * change.effects.nights:
         return change
     figures = change.figures[:, None]
-    now = trimmed(steps.now[figures, hosts.place] - steps.before[figures, hosts.place, since])
+    late = median(steps.value[figures, hosts.place, -change.effects.nights :])
+    now = trimmed(late - steps.before[figures, hosts.place, since])
     then = change.effects.value[change.figures]
     left = np.abs(now.value) < np.abs(then) / 2
     told = np.abs(now.value - then) > 4 * now.error

@@ -40,15 +40,14 @@ class Steps:
     """The steps of all figures (figures, hosts, days), as shares; NaN where nights are missing.
 
     ``field`` has them by the nights that are the present: see :data:`AFTER`. ``value`` has the
-    nights themselves, ``level`` (figures, hosts) their median, ``before`` that of the nights before
-    each day, and ``now`` that of the last 14.
+    nights themselves, ``level`` (figures, hosts) their median, and ``before`` that of the nights
+    before each day.
     """
 
     value: Floats
     level: Floats
     before: Floats
     field: dict[int, Floats]
-    now: Floats
 
 
 def steps(panel: Panel) -> Steps:
@@ -65,7 +64,7 @@ def steps(panel: Panel) -> Steps:
             found[..., : days - nights + 1] = middle[nights][..., nights - 1 :]
             found -= before
         field[nights] = found
-    return Steps(value, level, before, field, median(value[..., -AFTER[0] :]))
+    return Steps(value, level, before, field)
 
 
 def shares(panel: Panel) -> tuple[Floats, Floats]:
