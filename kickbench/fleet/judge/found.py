@@ -201,7 +201,8 @@ class Found:
 def _json(value: Any) -> Any:
     match value:
         case np.ndarray():
-            return _json(value.tolist())
+            # Shares, of single precision: as doubles they would have twice the digits.
+            return _json(np.round(value.astype(np.float64), 7).tolist())
         case dict():
             return {name: _json(one) for name, one in value.items()}
         case list() | tuple():

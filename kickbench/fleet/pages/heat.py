@@ -75,13 +75,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Map:
-    """The whole map. ``kinds`` are (kind, first column, last column), counted from 1."""
+    """The whole map. ``kinds`` are (kind, first column, last column), counted from 1.
+
+    A cell that is off by less than ``least`` has no colour.
+    """
 
     bands: list[Band]
     figures: list[int]
     kinds: list[tuple[str, int, int]]
     legend: list[Swatch]
     cells: list[Cell]
+    least: str
     left_out: str
 
 
@@ -105,7 +109,8 @@ def draw(found: Found) -> Map:
         [int(index) for index in figures],
         list(_runs(kinds)),
         _legend(steps),
-        list(_extremes(found, cost)),
+        list(_extremes(found, cost, steps[0])),
+        percent(steps[0]).lstrip("+"),
         _left_out(found, len(hosts), len(figures)),
     )
 
@@ -253,13 +258,13 @@ def _css(colour: tuple[int, ...], alpha: int) -> str:
     return f"rgb({red} {green} {blue} / {alpha / 255:.2f})"
 
 
-def _extremes(found: Found, cost: Floats) -> Iterator[Cell]:
-    """The cells that are furthest off, the furthest first, a few of each host."""
+def _extremes(found: Found, cost: Floats, least: float) -> Iterator[Cell]:
+    """The cells with a colour, the furthest off first, a few of each host."""
     off = np.nan_to_num(np.abs(cost), nan=-1.0, posinf=np.inf)
     shown: Counter[int] = Counter()
     for flat in np.argsort(-off, axis=None, kind="stable"):
         row, column = (int(at) for at in np.unravel_index(flat, cost.shape))
-        if off[row, column] <= 0 or shown.total() == MOST_CELLS:
+        if off[row, column] < least or shown.total() == MOST_CELLS:
             return
         if shown[row] < MOST_OF_A_HOST:
             shown[row] += 1
