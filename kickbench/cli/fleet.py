@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kickbench.cli.folders import folder as named_folder
 from kickbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -188,6 +189,53 @@ def query(
         _print_json(answer)
     else:
         _print_table(answer)
+
+
+@app.command()
+def report(
+    store: _Store,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Write HTML pages to DIR.", parser=named_folder
+        ),
+    ] = None,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=2, help="Judge the last N days.")
+    ] = 120,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, for a mail or an issue.")
+    ] = False,
+) -> None:
+    """Say what changed on which hosts, and what these have in common.
+
+    The exit code is 1 if a group of hosts has a regression.
+    """
+    from kickbench.errors import EXIT_REGRESSION
+    from kickbench.fleet.files import Files
+    from kickbench.fleet.judge.judge import judge
+    from kickbench.fleet.judge.load import load
+    from kickbench.fleet.pages.markdown import to_markdown
+    from kickbench.fleet.pages.site import write
+    from kickbench.results.schema import dump_json
+    from kickbench.text import printable
+
+    if as_json and as_markdown:
+        raise UsageError("--json and --markdown both print; choose one of them")
+    found = judge(load(Files(store), days), store)
+    page = write(found, folder) if folder is not None else None
+    if as_json:
+        typer.echo(dump_json(found.to_dict(), ensure_ascii=True), nl=False)
+    elif as_markdown:
+        typer.echo(to_markdown(found), nl=False)
+    else:
+        for line in (*found.answer, *found.notes):
+            typer.echo(printable(line))
+    if page is not None:
+        typer.echo(printable(str(page)), err=as_json or as_markdown)
+    if found.regressed:
+        raise typer.Exit(EXIT_REGRESSION)
 
 
 def _print_json(answer: Answer) -> None:
