@@ -58,10 +58,8 @@ def packs(files: Files, level: str) -> list[str]:
     return files.list(f"packed/{level}/runs", ".parquet")
 
 
-def fill(files: Files) -> None:
-    for host in "ab":
-        for day in (0, 1, 35):
-            write(files, host, day, VALUES)
+def fill(files: Files, days: Sequence[float] = (0, 1, 35)) -> set[tuple[str, str]]:
+    return {(host, write(files, host, day, VALUES)) for host in "ab" for day in days}
 
 
 def test_a_month_that_is_over_is_one_file(files: Files) -> None:
@@ -255,7 +253,56 @@ def adds(known: set[tuple[str, str]], runs: Sequence[tuple[str, float]]) -> Call
     return work
 
 
-@settings(max_examples=15, deadline=None)
+def finish(actor: Actor) -> int:
+    """Let it go on to its end; how many steps that took."""
+    steps = 0
+    while not actor.done:
+        actor.step()
+        steps += 1
+    return steps
+
+
+def pack(files: Files) -> None:
+    compact(files, pytest.fail, now=MAY)
+
+
+def test_a_reader_sees_every_run_whenever_the_store_is_packed(tmp_path: Path) -> None:
+    known = fill(Files(str(tmp_path / "0")), [0])
+    steps = finish(Actor(str(tmp_path / "0"), reads(known), 0.5))
+    assert steps > 5
+    for step in range(steps):
+        files = Files(str(tmp_path / f"{step + 1}"))
+        reader = Actor(files.url, reads(fill(files, [0])), 0.5)
+        for _ in range(step):
+            reader.step()
+        pack(files)
+        finish(reader)
+
+
+@pytest.mark.parametrize("days_first", [False, True], ids=["small", "days"])
+def test_every_run_is_there_wherever_packing_is_killed(tmp_path: Path, days_first: bool) -> None:
+    step = 0
+    while True:
+        step += 1
+        files = Files(str(tmp_path / f"{step}"))
+        known = fill(files, [0])
+        if days_first:
+            packed(files, time_of(5))
+        packer = Actor(files.url, pack, 0.5)
+        for _ in range(step):
+            packer.step()
+        if packer.done:
+            break
+        reads(known)(files)
+        packer.kill()
+        reads(known)(files)
+        pack(files)
+        reads(known)(files)
+        assert small_files(files) == packs(files, "days") == []
+    assert step > 10
+
+
+@settings(max_examples=10, deadline=None)
 @given(
     turns=st.lists(st.integers(0, 5), max_size=120),
     pivots=st.lists(st.floats(0, 0.99), min_size=6, max_size=6),
