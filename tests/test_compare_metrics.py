@@ -107,6 +107,32 @@ def test_lost_kicks_are_an_exact_proportion(summary: dict[str, Any]) -> None:
     assert (none.count, none.estimate.low, none.race_free) == (0, 0.0, True)
 
 
+def counted(summary: dict[str, Any], twice: int = 0, never: int = 0) -> dict[str, Any]:
+    """The same, whose exits were counted by the guest, too."""
+    changed = copy.deepcopy(summary)
+    counts = {"accesses": 10**6, "twice": twice, "never": never}
+    changed["cases"][0]["methods"]["sigmask"]["accesses"] = counts
+    return changed
+
+
+def test_accesses_that_were_not_done_once_are_a_proportion(summary: dict[str, Any]) -> None:
+    assert of(summary, metric="accesses") == []
+    (point,) = of(counted(summary, twice=2, never=1), metric="accesses")
+    assert (point.method, point.count, point.of) == ("sigmask", 3, 10**6 + 1)
+    assert point.race_free is True  # no method may do that, whatever it claims
+
+
+def test_what_a_guest_gets_done_whose_exits_stay_in_the_kernel_is_compared(
+    summary: dict[str, Any],
+) -> None:
+    changed = copy.deepcopy(summary)
+    changed["cases"][0] |= {"program": "cpuid", "timed_by": "guest", "kick_rate_hz": 100.0}
+    found = of(changed, kind="exits", method="sigmask", baseline=None)
+    assert {point.metric for point in found} == {
+        *("quiet_ns_per_exit", "ns_per_exit", "cpu_ns_per_exit", "exits_per_second")
+    }
+
+
 def test_a_kick_that_the_control_lost_counts(summary: dict[str, Any]) -> None:
     changed = copy.deepcopy(summary)
     case = changed["cases"][1]

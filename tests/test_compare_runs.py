@@ -12,6 +12,7 @@ import synthetic_run
 
 from kickbench.compare.runs import Comparison, Judged, compare
 from kickbench.errors import ResultsError
+from kickbench.report.words.comparison import headline
 from kickbench.results.reader import RunReader
 from kickbench.summary.summarise import summarise
 
@@ -331,6 +332,18 @@ def test_a_race_free_protocol_that_loses_kicks_is_an_alarm(base: Summary, case: 
     assert alarm.base.method == "immediate_exit"
     assert alarm.verdict == "same"
     assert found.regressions == (alarm,)
+
+
+def test_an_access_that_was_not_done_once_is_an_alarm(base: Summary) -> None:
+    good, bad = copy.deepcopy(base), copy.deepcopy(base)
+    for run, twice in ((good, 0), (bad, 1)):
+        counts = {"accesses": 10**6, "twice": twice, "never": 0}
+        run["cases"][0]["methods"]["sigmask"]["accesses"] = counts
+    (alarm,) = compare(good, bad).alarms
+    assert (alarm.base.method, alarm.base.metric) == ("sigmask", "accesses")
+    said = " ".join(sentence.text for sentence in headline(compare(good, bad)))
+    assert "did 1 of 1,000,000 accesses of the guest twice, or never in other" in said
+    assert "free of races" not in said
 
 
 def test_it_is_an_alarm_on_other_hardware_too(base: Summary) -> None:

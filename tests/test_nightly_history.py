@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import errno
 import json
@@ -36,6 +37,7 @@ from kickbench.nightly.night_file import MAX_BYTES, night_bytes, parse_night
 from kickbench.nightly.remarks import remarks
 from kickbench.nightly.trends import Key, key_name, matching
 from kickbench.results.reader import RunReader
+from kickbench.summary.data import RunData
 from kickbench.summary.summarise import summarise
 
 night = synthetic_night.night
@@ -108,6 +110,23 @@ def test_lost_kicks_of_a_protocol_without_races_are_kept() -> None:
         ("exitfd", "rescued"),
     ]
     assert lost[0] == {"case": "race-1", "method": "sigmask", "what": "lost", "count": 3, "of": 9}
+
+
+def test_accesses_not_done_once_are_kept_and_are_no_trend(tmp_path: Path) -> None:
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case()], rounds=10)
+    data = RunData.load(run)
+    summary = copy.deepcopy(data.summary)
+    counts = {"accesses": 100, "twice": 0, "never": 1}
+    summary["cases"][0]["methods"]["sigmask"]["accesses"] = counts
+    kept = Night.of(data.reader.manifest, summary)
+    (lost,) = kept.lost
+    assert (lost["what"], lost["method"], lost["count"], lost["of"]) == (
+        "accesses",
+        "sigmask",
+        1,
+        101,
+    )
+    assert "accesses" not in kept.table["metric"].to_pylist()
 
 
 def test_nights_come_by_date_whatever_the_order_of_appending(tmp_path: Path) -> None:

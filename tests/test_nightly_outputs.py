@@ -197,6 +197,16 @@ def test_kicks_lost_that_must_not_be_come_first_and_always_alarm() -> None:
     assert "3 of 1,000,000" in str(failure.get("message"))
 
 
+def test_accesses_that_were_not_done_once_always_alarm() -> None:
+    result = result_of(part_of([night(0, lost=[{**LOST, "what": "accesses"}])]))
+    assert result.exit_code == 1
+    assert headline(result).startswith(
+        "The guest and the host disagree: 3 of 1,000,000 accesses of the guest were done twice, or "
+        "never, in race-spin with sigmask."
+    )
+    assert "free of races" not in junit(result)
+
+
 def test_lost_kicks_are_not_counted_twice() -> None:
     lost = row(case="race-spin", metric="lost", unit="share", value=0.0, ci95_low=0.0, ci95_high=0)
     bad = {**lost, "value": 0.5, "ci95_low": 0.4, "ci95_high": 0.6}

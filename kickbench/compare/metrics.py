@@ -41,7 +41,9 @@ class Metric:
     ``value`` and ``ci95`` are the paths of both in a method's part of the summary. A metric without
     ``ci95`` has differences only, which are a share of the ``value``. A proportion has instead
     ``fault``, the name of a fault in the case's findings, and ``of``, the keys whose sum is the
-    number of times that it could have happened. An exact count has ``count``, the name of what was
+    number of times that it could have happened. Without a finding, ``sums`` are the keys whose sum
+    is how often it did; both are below ``part``. What ``must_not`` happen has no protocol that may
+    do it. An exact count has ``count``, the name of what was
     counted. ``set_by_rate`` says that in a case with an exit rate the figure is that rate, and
     shows nothing of the method. ``floor`` is the path of what the figure is where nothing disturbs
     it, if it has one. ``min_effect`` is the part of a level by which two runs of one kernel may
@@ -58,6 +60,9 @@ class Metric:
     ci95: tuple[str, ...] = ()
     fault: str | None = None
     of: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+    part: tuple[str, ...] = ()
+    must_not: bool = False
     count: str | None = None
     set_by_rate: bool = False
     floor: tuple[str, ...] = ()
@@ -102,7 +107,7 @@ def _share(
     name: str, title: str, kinds: tuple[str, ...], fault: str, of: tuple[str, ...], since: int = 1
 ) -> Metric:
     """The share of what may meet with a fault that did."""
-    return Metric(name, title, kinds, "share", fault=fault, of=of, since=since)
+    return Metric(name, title, kinds, "share", fault=fault, of=of, sums=(fault,), since=since)
 
 
 METRICS: dict[str, Metric] = {
@@ -132,6 +137,17 @@ METRICS: dict[str, Metric] = {
         _share("killed", "VMMs killed by a kick", ("lifecycle",), "killed", ("sent",)),
         _share("poisoned", "VMs poisoned by a kick", ("lifecycle",), "poisoned", ("sent",)),
         _share("rescued", "pauses rescued", ("pause_all",), "rescued", ("n", "rescued"), since=2),
+        Metric(
+            "accesses",
+            "accesses not done once",
+            ("exits", "kick", "pause_all", "race"),
+            "share",
+            fault="accesses",
+            of=("accesses", "never"),
+            sums=("twice", "never"),
+            part=("accesses",),
+            must_not=True,
+        ),
         _estimated("round_trip_p50_ns", "round trip to L2 p50", "nested"),
         # Only a difference: its levels are those of round_trip_p50_ns.
         Metric(
@@ -155,8 +171,9 @@ class Point:
 
     Without a ``baseline`` it is the level of a method. With one it is the run's own paired
     difference, method - baseline. ``reference`` is then the baseline's level, of which it is a
-    share; None if it is not known. A proportion is ``count`` of ``of``, and ``race_free`` is the
-    claim of its method; all three are None for other figures. ``waiting`` is the time for which the
+    share; None if it is not known. A proportion is ``count`` of ``of``, and ``race_free`` says that
+    its method claims that it does not happen, or that no method may; all three are None for other
+    figures. ``waiting`` is the time for which the
     vCPU threads were ready but had to wait for a CPU, as a part of their CPU time; None if it is
     not known. ``floor`` is that of a level, where the metric has one and the summary knows it.
     """
@@ -253,7 +270,7 @@ def _levels(case: Summary) -> Iterator[Point]:
                     metric.name,
                     estimate,
                     None,
-                    race_free=claim if isinstance(claim, bool) else None,
+                    race_free=metric.must_not or (claim if isinstance(claim, bool) else None),
                     count=count,
                     of=of,
                 )
@@ -296,11 +313,14 @@ def _faults(case: Summary, method: str, figures: object, metric: Metric) -> tupl
             counts = [_count(dig(finding, "count")), _count(dig(finding, "of"))]
             break
     else:
-        parts = [_count(dig(figures, key)) for key in metric.of]
-        of = None if None in parts else sum(part or 0 for part in parts)
-        counts = [_count(dig(figures, str(metric.fault))), of]
+        counts = [_sum(dig(figures, *metric.part), keys) for keys in (metric.sums, metric.of)]
     count, of = counts
     return (0, 0) if count is None or of is None or count > of else (count, of)
+
+
+def _sum(figures: object, keys: tuple[str, ...]) -> int | None:
+    parts = [_count(dig(figures, key)) for key in keys]
+    return None if None in parts else sum(part or 0 for part in parts)
 
 
 def _waiting(figures: object) -> float | None:

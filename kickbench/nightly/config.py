@@ -41,7 +41,8 @@ MAX_NIGHTS = 10_000
 _USUAL = Settings()
 _OF_DIFFERENCE = " difference"
 _DEFAULT = "default"
-_EFFECTS = (_DEFAULT, *METRICS, *(name + _OF_DIFFERENCE for name in METRICS))
+_TRENDS = [name for name, metric in METRICS.items() if not metric.must_not]
+_EFFECTS = (_DEFAULT, *_TRENDS, *(name + _OF_DIFFERENCE for name in _TRENDS))
 
 _PathText = Annotated[
     str,
@@ -105,7 +106,7 @@ def _listed(value: Any) -> Any:
 def _of_metrics(effects: dict[str, float]) -> dict[str, float]:
     for name in effects:
         if name not in _EFFECTS:
-            meant = did_you_mean(name, _EFFECTS) or f"; there are {', '.join(METRICS)}, each also "
+            meant = did_you_mean(name, _EFFECTS) or f"; there are {', '.join(_TRENDS)}, each also "
             more = "" if meant.startswith("; did") else 'as "METRIC difference", and default'
             raise problem(f"no metric {quoted(name)}{meant}{more}")
     return effects

@@ -160,6 +160,7 @@ class Night:
                 "floor": point.floor,
             }
             for point in points(summary)
+            if not METRICS[point.metric].must_not  # one is an alarm, and no trend: see _lost
         ]
         return cls(document, figures(rows))
 
@@ -206,7 +207,8 @@ class Night:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """The kicks that were lost by protocols that claim to be free of races: always an alarm."""
+        """What must not happen, always an alarm: kicks that were lost by protocols that claim to be
+        free of races, and accesses of the guest that were not done once."""
         return list(self.document["lost"])
 
     def load(self, case: str) -> float:
@@ -285,6 +287,10 @@ def _lost(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "case": case["id"],
                     **{name: finding[name] for name in ("method", "what", "count", "of")},
                 }
+    for point in points(summary):
+        if METRICS[point.metric].must_not and point.count:
+            named = {"case": point.case, "method": point.method, "what": point.metric}
+            yield {**named, "count": point.count, "of": point.of}
 
 
 def short_reason(text: str) -> str:

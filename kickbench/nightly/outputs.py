@@ -56,10 +56,10 @@ def _headline(result: Result) -> Iterator[str]:
     if lost:
         more = f"; and {len(lost) - 1} more like it" if len(lost) > 1 else ""
         first_part, first_lost = lost[0]
-        yield (
-            f"Kicks were lost{_on([first_part])} that must not be lost: "
-            f"{lost_kicks(first_lost)}{more}."
-        )
+        what = "Kicks were lost{} that must not be lost"
+        if first_lost["what"] == "accesses":
+            what = "The guest and the host disagree{}"
+        yield f"{what.format(_on([first_part]))}: {lost_kicks(first_lost)}{more}."
     if worse:
         part, first = max(
             ((part, some) for part in result.parts for some in _together(part)),
@@ -533,7 +533,9 @@ def _suite(suite: ElementTree.Element, part: Part) -> None:
         _test(
             suite,
             f"{name}.{lost['case']}",
-            f"{lost['method']} is free of races",
+            f"{lost['method']} is free of races"
+            if lost["what"] != "accesses"
+            else f"{lost['method']} does each access once",
             "failure",
             lost_kicks(lost),
         )

@@ -67,6 +67,11 @@ def _earlier_meaning(earlier: Sequence[Night], night: Night) -> Iterator[str]:
 def lost_kicks(lost: Mapping[str, Any]) -> str:
     """An entry of a night's ``lost``, in words."""
     of = "" if lost["of"] is None else f" of {lost['of']:,}"
+    if lost["what"] == "accesses":
+        return (
+            f"{lost['count']:,}{of} accesses of the guest were done twice, or never, in "
+            f"{lost['case']} with {lost['method']}"
+        )
     what = "pauses had to be rescued" if lost["what"] == "rescued" else "kicks were lost"
     return (
         f"{lost['count']:,}{of} {what} in {lost['case']} with {lost['method']}, which claims to be "

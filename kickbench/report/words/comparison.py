@@ -323,15 +323,20 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
 def word(judged: Judged) -> str:
     """The verdict in a word or three, e.g. "maybe slower"."""
     if judged.alarm:
-        return _WORDS["share"]["worse"]
+        return _WORDS["share" if _is_loss(judged.base) else "faults"]["worse"]
     unit = METRICS[judged.base.metric].unit
     if judged.base.metric == "vm_exits_per_second":
         words = _WORDS["exits"]
     elif unit != "share":
         words = _WORDS["time"]
     else:
-        words = _WORDS["faults" if judged.base.kind == "nested" else "share"]
+        words = _WORDS["share" if _is_loss(judged.base) else "faults"]
     return words.get(judged.verdict, SAME if judged.verdict == "same" else judged.verdict)
+
+
+def _is_loss(point: Point) -> bool:
+    """Whether the figure counts kicks or pauses that were lost, and not another fault."""
+    return point.kind != "nested" and METRICS[point.metric].fault in ("lost", "rescued")
 
 
 def _order(comparison: Comparison) -> list[Judged]:
@@ -431,10 +436,13 @@ def _loss(comparison: Comparison, loss: Loss) -> str:
 
 def _broken(comparison: Comparison, point: Point, count: str = "") -> str:
     """E.g. "sigmask (2 vCPUs, local) claims to be free of races, but lost 3 of 1,000,000 kicks"."""
+    label = _case_label(comparison, point.case)
+    if METRICS[point.metric].must_not:
+        done = f"{count or _value(point)} accesses of the guest twice, or never"
+        return f"{point.method} ({label}) did {done}"
     verb, of = ("lost", "kicks")
     if point.metric == "rescued":
         verb, of = ("needed a rescue in", "pauses")
-    label = _case_label(comparison, point.case)
     claim = f"{point.method} ({label}) claims to be free of races"
     return f"{claim}, but {verb} {count or _value(point)} {of}"
 
