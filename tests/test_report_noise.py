@@ -61,6 +61,16 @@ def test_each_noise_is_compared_with_the_case_without_it(
     assert taken.endswith(", 10,000 times a second each.")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("gaps_us", [1.0, 2.0]), ("vcpu_rates", [0.5, 1.5]), ("vcpus", 8)]
+)
+def test_noise_is_compared_with_the_same_guest_only(data: RunData, key: str, value: Any) -> None:
+    summary = copy.deepcopy(data.summary)
+    silent = next(one for one in summary["cases"] if one["kind"] == "exits")
+    silent[key] = value
+    assert not any("against none" in said for said in answer_noise(summary, "exits", ()))
+
+
 def test_what_noise_costs_has_an_interval(data: RunData) -> None:
     summary = copy.deepcopy(data.summary)
     _, foreign, _ = (one for one in summary["cases"] if one["kind"] == "pause_all")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from kickbench.compare.runs import PARAMETERS
 from kickbench.numbers import listed, measured, plural, significant, whole
 from kickbench.report.words.differences import amount, interval, is_seen, magnitude
 from kickbench.report.words.names import (
@@ -50,21 +51,8 @@ _LEVELS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
 }
 """By kind, what noise may make longer: its name, and where its value and its interval are."""
 
-_ALIKE = (
-    "program",
-    "irqchip",
-    "vcpus",
-    "exit_rate_hz",
-    "arrival",
-    "placement_spec",
-    "transport",
-    "state",
-    "kickers",
-    "kick_rate_hz",
-    "window_ns",
-    "pause_gap_us",
-    "order",
-)
+_ALIKE = [key for key in PARAMETERS if key not in NOISE]
+"""What the case without noise must have in common with the one with it."""
 
 
 def answer_noise(summary: Summary, kind: str, oversubscribed: Collection[str]) -> list[str]:
@@ -83,7 +71,7 @@ def _without(summary: Summary, case: Summary) -> Summary | None:
         (
             one
             for one in finished(summary, case["kind"])
-            if not noise_name(one) and all(one[key] == case[key] for key in _ALIKE)
+            if not noise_name(one) and all(one.get(key) == case.get(key) for key in _ALIKE)
         ),
         None,
     )
