@@ -492,6 +492,31 @@ def test_a_fleet_is_walked_from_its_answer_to_a_host(reports: Reports, visit: Vi
     assert reports.pages["fleet's host"].name in files
 
 
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_the_pointer_names_a_cell_of_the_map(
+    size: tuple[int, int], reports: Reports, visit: Visit
+) -> None:
+    page = visit(reports.pages["fleet"], size=size)
+    picture = page.locator(".band img").last
+    label = page.locator(".cell")
+    assert not label.is_visible()
+    box = picture.bounding_box()
+    assert box is not None
+    for x, y, host, figure in (
+        (1, 1, "rack00-box03", "time per quiet exit"),
+        (box["width"] - 1, box["height"] - 1, "rack00-box07", "pause all p50"),
+    ):
+        picture.hover(position={"x": x, "y": y})
+        text = label.inner_text()
+        assert text.startswith(host + HOSTILE[:9])
+        assert figure in text
+        where = label.bounding_box()
+        assert where is not None
+        assert 0 <= where["x"] <= where["x"] + where["width"] <= size[0]
+    page.mouse.move(0, 0)
+    assert not label.is_visible()
+
+
 def test_hostile_text_is_shown_where_it_belongs(reports: Reports, visit: Visit) -> None:
     page = visit(reports.pages["hostile"])
     open_all(page)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,20 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import image
 from numpy.typing import NDArray
 
 from kickbench.fleet.judge.found import Found
 from kickbench.fleet.pages.words import figure_name, figure_order, group_name, percent, worse
 from kickbench.numbers import fixed, plural
+from kickbench.text import printable, shorten
 
 MOST_HOSTS, MOST_FIGURES = 2000, 400
 """What a map shows at most: the hosts and figures that are furthest off."""
 MOST_CELLS, MOST_OF_A_HOST = 30, 3
 """Extreme cells that have words, in all and of one host."""
+_LONGEST = 60
 _HEIGHT = 2000
 _HIGHEST_ROW, _LABEL = 18, 15
 """Pixels: the height of a row with a name, and the distance of two names."""
@@ -44,7 +47,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Band:
-    """A group's picture. ``labels`` are (pixels from the top, host)."""
+    """A group's picture. ``labels`` are (pixels from the top, host).
+
+    ``names`` has the hosts from top to bottom, as JSON for an attribute.
+    """
 
     title: str
     group: int | None
@@ -52,6 +58,7 @@ class Band:
     figures: int
     height: int
     address: Markup
+    names: Markup
     words: str
     labels: list[tuple[int, str]]
 
@@ -180,6 +187,7 @@ def _band(
         cost.shape[1],
         height * len(rows),
         _picture(cost, steps),
+        escape(json.dumps([shorten(printable(found.hosts[row].name), _LONGEST) for row in rows])),
         _words(cost, steps),
         _labels(found, rows, height),
     )

@@ -10,7 +10,7 @@ from kickbench.fleet.judge.found import Cohort, Effect, Finding, Found, Group
 from kickbench.fleet.pages import heat, tables, words
 from kickbench.fleet.pages.links import MOST_HOSTS, MOST_TOLD, Links
 from kickbench.numbers import fixed, plural, significant
-from kickbench.report.pages.html import TABLES, Head, Rows, render
+from kickbench.report.pages.html import MAPS, TABLES, Head, Rows, render
 from kickbench.text import shorten
 
 MOST_FINDINGS = 200
@@ -32,7 +32,7 @@ def page(found: Found, links: Links) -> str:
     drawn = heat.draw(found)
     return render(
         "fleet.html.j2",
-        scripts=[TABLES],
+        scripts=[TABLES, MAPS],
         store=found.store,
         origin=list(_origin(found)),
         badges=list(_badges(found)),

@@ -51,6 +51,8 @@ TABLES = "page.js"
 """The script that sorts tables, switches scales, and copies text."""
 FLAMES = "flame.js"
 """The script that zooms into flame graphs."""
+MAPS = "map.js"
+"""The script that names the cells of a map."""
 
 
 def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
