@@ -267,6 +267,21 @@ def test_pages_are_written_and_the_first_is_returned(tmp_path: Path) -> None:
     assert dict(pages(small)) == {one.name: one.read_text() for one in path.parent.iterdir()}
 
 
+def test_the_next_report_removes_pages_that_it_does_not_have(tmp_path: Path) -> None:
+    small = synthetic_found.found(hosts=4, figure_count=3, day_count=5)
+    write(small, tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "host-of-the-user.html").write_text("<p>not ours</p>")
+    (tmp_path / "host-folder.html").mkdir()
+    fewer = dataclasses.replace(small, hosts=small.hosts[:3], map=small.map[:3])
+    write(fewer, tmp_path)
+    after = {path.name for path in tmp_path.iterdir()}
+    assert after == before - {"host-rack00-box03.html"} | {
+        "host-of-the-user.html",
+        "host-folder.html",
+    }
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, found: Found) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; choose another folder with -o"):

@@ -7,6 +7,7 @@ A fleet can have thousands of hosts. Then only those that are odd or have change
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,11 +17,13 @@ from kickbench.report.pages.html import safe
 from kickbench.results.schema import safe_name
 
 MOST_GROUPS = 40
-MOST_HOSTS = 60
+MOST_HOSTS = 50
 """Hosts that have a page. Odd ones come first, then those of findings, then all others."""
 MOST_TOLD = 40
 """Findings that have a section on the first page. The table there has more."""
 INDEX = "index.html"
+PAGE = re.compile(r"(group-[0-9]+|host-[A-Za-z0-9._+-]+)\.html", re.ASCII)
+"""The file of a group or host."""
 
 
 @dataclass(frozen=True)

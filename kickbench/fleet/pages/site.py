@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from kickbench.fleet.judge.found import Found
 from kickbench.fleet.pages import group, host, index
-from kickbench.fleet.pages.links import INDEX, links_of
+from kickbench.fleet.pages.links import INDEX, PAGE, links_of
 from kickbench.results.files import make_folder, replace_file
 
-_MOST_PLOTS = 80
+_MOST_PLOTS = 60
 """Plots of all groups together. A plot takes a tenth of a second."""
+_MARK = b'<meta name="kickbench-fleet"'
+_HEAD_BYTES = 2000
 
 
 def write(found: Found, folder: Path) -> Path:
@@ -21,9 +24,27 @@ def write(found: Found, folder: Path) -> Path:
     Raises UsageError if the folder cannot be made, MeasurementError if a file cannot be written.
     """
     make_folder(folder, "choose another folder with -o")
+    written = set()
     for name, page in pages(found):
         replace_file(folder / name, page.encode("utf-8", "replace"))
+        written.add(name)
+    _remove_stale(folder, written)
     return folder / INDEX
+
+
+def _remove_stale(folder: Path, written: set[str]) -> None:
+    """Remove pages of an earlier report that this one does not have. Other files stay."""
+    for path in folder.iterdir():
+        if PAGE.fullmatch(path.name) and path.name not in written and _is_ours(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return _MARK in file.read(_HEAD_BYTES)
+    return False
 
 
 def pages(found: Found) -> Iterator[tuple[str, str]]:
