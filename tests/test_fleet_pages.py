@@ -100,6 +100,7 @@ def test_a_finding_has_its_interval_its_hosts_and_what_they_have_in_common(
         "CPU AMD EPYC 7763 64-Core Processor 6 cannot be told",
         "Another figure of the same hosts makes up for it: time per quiet exit, sigmask",
         "4. Went away: ",
+        "CPU AMD EPYC 7763 64-Core Processor differs since 2026-11-12",
     ):
         assert told in text
 
@@ -169,6 +170,17 @@ def test_the_worst_host_of_a_group_is_at_the_top_and_the_best_at_the_bottom(foun
     assert band.labels[-1][1] == "rack00-box07"
     first, *_, last = pixels(band)[:, 0]
     assert (first[0] > first[2], last[0] > last[2]) == (True, False)  # red is worse, blue better
+
+
+@pytest.mark.parametrize(
+    ("hosts", "height"), [(1, 18), (24, 18), (100, 9), (900, 2), (1000, 2), (2000, 1)]
+)
+def test_a_map_is_as_high_as_a_few_screens_at_most(hosts: int, height: int) -> None:
+    few = synthetic_found.found(hosts=8, figure_count=3, day_count=5)
+    many = tuple(dataclasses.replace(few.hosts[0], name=f"box{n}") for n in range(hosts))
+    fleet = dataclasses.replace(few, hosts=many, map=np.zeros((hosts, 3), np.float32), groups=())
+    (band,) = heat.draw(fleet).bands
+    assert band.height == hosts * height
 
 
 def test_worse_is_worse_also_if_higher_is_better(found: Found) -> None:

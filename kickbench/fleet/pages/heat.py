@@ -31,7 +31,7 @@ MOST_HOSTS, MOST_FIGURES = 2000, 400
 MOST_CELLS, MOST_OF_A_HOST = 30, 3
 """Extreme cells that have words, in all and of one host."""
 _LONGEST = 60
-_HEIGHT = 2000
+_HEIGHT, _MOST_HEIGHT = 900, 2000
 _HIGHEST_ROW, _LABEL = 18, 15
 """Pixels: the height of a row with a name, and the distance of two names."""
 
@@ -103,8 +103,7 @@ def draw(found: Found) -> Map:
     hosts = _furthest(cost, 0, MOST_HOSTS)
     figures = order[np.isin(order, _furthest(cost, 1, MOST_FIGURES))]
     steps = _steps(cost)
-    total = len(hosts) if len(figures) else 0
-    height = min(max(_HEIGHT // max(total, 1), 1), _HIGHEST_ROW)
+    height = _row_height(len(hosts))
     bands = [
         _band(found, cost[np.ix_(rows, figures)], rows, steps, height, group)
         for group, rows in _grouped(found, hosts, cost)
@@ -120,6 +119,12 @@ def draw(found: Found) -> Map:
         percent(steps[0]).lstrip("+"),
         _left_out(found, len(hosts), len(figures)),
     )
+
+
+def _row_height(hosts: int) -> int:
+    """Pixels: names fit beside the rows of a small fleet, and a row of a large one is seen."""
+    least = 2 if 2 * hosts <= _MOST_HEIGHT else 1
+    return min(max(_HEIGHT // max(hosts, 1), least), _HIGHEST_ROW)
 
 
 def _cost(found: Found) -> Floats:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kickbench.fleet.judge.found import Cohort, Effect, Finding, Found, Group
+from kickbench.fleet.judge.found import Effect, Finding, Found, Group
 from kickbench.fleet.pages import heat, tables, words
 from kickbench.fleet.pages.links import MOST_HOSTS, MOST_TOLD, Links
 from kickbench.numbers import fixed, plural, significant
@@ -140,7 +140,7 @@ def _told(found: Found, number: int, finding: Finding, links: Links) -> dict[str
         "number": number,
         "title": words.finding_title(found, finding),
         "words": finding.words,
-        "facts": list(_cohort_facts(cohort)),
+        "facts": list(_cohort_facts(finding)),
         "hosts": [links.host(name) for name in cohort.hosts[:MOST_NAMES]],
         "more_hosts": max(len(cohort.hosts) - MOST_NAMES, 0),
         "effects": _effects_table(found, finding.effects[:MOST_EFFECTS], look),
@@ -152,14 +152,17 @@ def _told(found: Found, number: int, finding: Finding, links: Links) -> dict[str
     }
 
 
-def _cohort_facts(cohort: Cohort) -> Iterator[tuple[str, str | list[str]]]:
+def _cohort_facts(finding: Finding) -> Iterator[tuple[str, str | list[str]]]:
+    cohort = finding.cohort
     for fact, value in cohort.where.items():
         yield words.fact_name(fact), value or "not known"
     if cohort.moved is not None:
         yield "moved", words.move(cohort.moved, cohort.before)
         yield "on", words.days(cohort)
+    elif finding.verdict == "gone":
+        yield "differed", words.days(cohort)
     else:
-        yield "differs since", words.days(cohort)
+        yield "differs since", cohort.first_day
     if cohort.also:
         yield "also moved", [*map(words.move, cohort.also), _CONFOUNDED]
 
