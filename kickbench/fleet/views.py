@@ -100,6 +100,8 @@ def _connection(files: Files, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
     # DuckDB would ask for extensions on the network, which nobody asked for.
     connection.execute("SET autoinstall_known_extensions = false")
     connection.execute("SET TimeZone = 'UTC'")
+    # The footers are read when the views are made, and again for each query.
+    connection.execute("SET parquet_metadata_cache = true")
     for number, hidden in enumerate(snapshot.hidden.values()):
         host, run_id = zip(*hidden, strict=True)
         connection.register(f"hidden_{number}", pa.table({"host": host, "run_id": run_id}))
