@@ -16,12 +16,15 @@ import synthetic_run
 from command import kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_night import night
 
 from kickbench.compare.metrics import points
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet import store, tables
 from kickbench.fleet.files import Files
+from kickbench.fleet.nights import exchange
 from kickbench.fleet.query import ask, frame
+from kickbench.nightly.history import History
 from kickbench.results.schema import is_safe_name
 from kickbench.summary.data import RunData
 
@@ -138,6 +141,14 @@ def test_small_files_are_packed_wherever_the_store_is(url: str, tmp_path: Path) 
     assert Files(url).list("metrics", "") == Files(url).list("runs", "") == []
     assert answer(url, sql) == before
     assert answer(url, "SELECT host, runs FROM hosts") == [("a", 1), ("b", 1)]
+
+
+def test_a_history_is_kept_wherever_the_store_is(url: str, tmp_path: Path) -> None:
+    History(tmp_path / "here").append(night(0))
+    exchange(Files(url), "history/host=alpha", tmp_path / "here")
+    exchange(Files(f"{url}/history/host=alpha"), "", tmp_path / "there")
+    (kept,) = History(tmp_path / "there").partitions()
+    assert kept.runs == (f"{night(0).run_id}.parquet",)
 
 
 def test_a_host_is_what_it_was_last(tmp_path: Path) -> None:

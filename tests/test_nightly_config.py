@@ -207,7 +207,7 @@ def _toml(value: object) -> str:
 
 
 _KEYS = {
-    "": ["scenarios", "hosts", "history", "results", "reports", "nonsense"],
+    "": ["scenarios", "hosts", "history", "results", "reports", "store", "nonsense"],
     "baseline": ["nights", "min_nights", "pinned"],
     "decision": ["false_discovery_rate", "window"],
     "min_effect": ["default", *METRICS],
@@ -261,4 +261,6 @@ def test_the_documentation_has_every_key_with_its_default() -> None:
     assert rows["scenarios"] == "required"
     for name, default in defaults.items():
         said = rows[name].strip("`")
-        assert said == {(): "[]", (THIS_HOST,): THIS_HOST}.get(default, str(default)), name
+        assert said == {(): "[]", (THIS_HOST,): THIS_HOST, "": "none"}.get(default, str(default)), (
+            name
+        )

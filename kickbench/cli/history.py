@@ -22,7 +22,10 @@ app = typer.Typer(
     help="Show the nightly job's history, and set what is normal.", no_args_is_help=True
 )
 
-_Folder = Annotated[Path, typer.Argument(metavar="HISTORY", help="The folder of the history.")]
+_Folder = Annotated[
+    str,
+    typer.Argument(metavar="HISTORY", help="The folder of the history, or its URL in a store."),
+]
 _Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="The id of a run, or a part of it that no other run has."),
@@ -44,12 +47,12 @@ _Host = Annotated[
 
 
 @app.command("list")
-def list_history(folder: _Folder) -> None:
+def list_history(context: typer.Context, folder: _Folder) -> None:
     """List the hosts, and the nights of each scenario.
 
     For each host it also shows the facts in which hosts differ.
     """
-    history = _open(folder)
+    history = _open(context, folder)
     partitions = history.partitions()
     events = history.events()
     if not partitions:
@@ -60,6 +63,7 @@ def list_history(folder: _Folder) -> None:
 
 @app.command()
 def show(
+    context: typer.Context,
     folder: _Folder,
     run: Annotated[
         str | None,
@@ -72,7 +76,7 @@ def show(
 
     It also shows whether the night was accepted or forgotten since, and why.
     """
-    history = _open(folder)
+    history = _open(context, folder)
     if run is None:
         newest = [n for p in history.partitions() if (n := history.newest(p)) is not None]
         night = max(newest, key=lambda night: night.order, default=None)
@@ -87,6 +91,7 @@ def show(
 
 @app.command()
 def trend(
+    context: typer.Context,
     folder: _Folder,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Write the pages to DIR.")
@@ -100,7 +105,7 @@ def trend(
     """
     from kickbench.nightly.page import write
 
-    history = _open(folder)
+    history = _open(context, folder)
     events = history.events()
     for partition in _chosen(history, scenario, host):
         nights = history.read(partition)
@@ -111,6 +116,7 @@ def trend(
 
 @app.command()
 def export(
+    context: typer.Context,
     folder: _Folder,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.csv", help="The CSV file to write.")
@@ -126,7 +132,7 @@ def export(
     from kickbench.nightly.otava import export as otava
     from kickbench.results.files import write_output
 
-    history = _open(folder)
+    history = _open(context, folder)
     chosen = _chosen(history, scenario, host)
     if len(chosen) > 1:
         known = ", ".join(f"{p.scenario} on {p.fingerprint}" for p in chosen[:5])
@@ -147,6 +153,7 @@ def export(
 
 @app.command()
 def accept(
+    context: typer.Context,
     folder: _Folder,
     run: _Run,
     reason: _Reason,
@@ -168,7 +175,7 @@ def accept(
     from kickbench.nightly.events import forgotten
     from kickbench.nightly.trends import matching
 
-    history = _open(folder)
+    history = _open(context, folder)
     night = history.find(run)
     if night.run_id in forgotten(history.events()):
         raise UsageError(f"run {night.run_id} was forgotten; accept another night")
@@ -187,14 +194,14 @@ def accept(
 
 
 @app.command()
-def forget(folder: _Folder, run: _Run, reason: _Reason) -> None:
+def forget(context: typer.Context, folder: _Folder, run: _Run, reason: _Reason) -> None:
     """Leave a night out of all baselines.
 
     For example, because the host was disturbed in that night.
     """
     from kickbench.nightly.events import forgotten
 
-    history = _open(folder)
+    history = _open(context, folder)
     night = history.find(run)
     said = forgotten(history.events()).get(night.run_id)
     if said is not None:
@@ -315,12 +322,18 @@ def _counted(count: int, one: str, many: str | None = None) -> str:
 # --- arguments ---------------------------------------------------------------------------------
 
 
-def _open(folder: Path) -> History:
+def _open(context: typer.Context, folder: str) -> History:
     from kickbench.nightly.history import History
     from kickbench.results.schema import fail
 
+    if "://" in folder:
+        from kickbench.fleet.nights import history_at
+
+        # What the command adds goes there when it is done.
+        here = context.with_resource(history_at(folder))
+        return History(here)
     history = History(folder)
-    if not folder.exists():
+    if not Path(folder).exists():
         fail(folder, "does not exist; name the folder of the history, as in the nightly job's file")
     return history
 

@@ -14,7 +14,7 @@ import typer
 from kickbench import interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kickbench.nightly.config import Config
     from kickbench.nightly.job import Result
@@ -62,9 +62,11 @@ def nightly(
     wanted = {name: file for name, file in files.items() if file is not None}
     job_config = load(config)
     _check(wanted, job_config)
+    _keep(job_config, [])  # what others have added to the history
     result = job.run(job_config, partial(_measure, several=len(job_config.hosts) > 1))
     typer.echo(OUTPUTS["markdown"](result), nl=False)
     codes = {result.exit_code} | _write_all(result, wanted, OUTPUTS)
+    codes |= _keep(job_config, [p.run for p in result.parts if p.run and p.night is not None])
     code = result.exit_code if result.interrupted is not None else job.worst(codes)
     if code != EXIT_OK:
         raise typer.Exit(code)
@@ -88,6 +90,35 @@ def _measure(scenario: Scenario, results: Path, host: str, *, several: bool) -> 
     watching, display = observer()
     with machine_of(None if host == THIS_HOST else host) as machine, display:
         return runner.run(scenario, results, watching, wait=True, say=say, machine=machine)
+
+
+def _keep(config: Config, runs: Sequence[Path]) -> set[int]:
+    """Exchange the history with the store, and add runs to it. Returns the code of a failure.
+
+    Raises UsageError if there can be no such store. One that cannot be reached costs no night.
+    """
+    if not config.store:
+        return set()
+    from kickbench.errors import KickbenchError, UsageError
+    from kickbench.fleet.files import Files
+    from kickbench.fleet.nights import HISTORY, exchange
+    from kickbench.fleet.store import add_run, host_name
+    from kickbench.host.environment import hostname
+    from kickbench.summary.data import RunData
+    from kickbench.text import printable
+
+    files = Files(config.store)
+    try:
+        for run in runs:
+            add_run(files, RunData.load(run))
+        host = host_name({"hostname": hostname()})
+        exchange(files, f"{HISTORY}/host={host}", config.history)
+    except UsageError:
+        raise
+    except KickbenchError as error:
+        typer.echo(printable(f"kickbench: {error}"), err=True)
+        return {error.exit_code}
+    return set()
 
 
 def _check(outputs: dict[str, Path], config: Config) -> None:

@@ -49,6 +49,11 @@ _PathText = Annotated[
     Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
     expecting("a path"),
 ]
+_StoreText = Annotated[
+    str,
+    Field(strict=True, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"),
+    expecting("a folder or a URL"),
+]
 _ScenarioText = Annotated[
     str,
     Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
@@ -146,6 +151,7 @@ class _File(Table):
     history: _PathText = "history"
     results: _PathText = "results"
     reports: _PathText = "reports"
+    store: _StoreText = ""
     baseline: Baseline = Baseline()
     decision: Decision = Decision()
     min_effect: Annotated[
@@ -162,7 +168,8 @@ class Config:
 
     ``hosts`` are as ``--host`` of ``kickbench run`` has them, or THIS_HOST.
     ``pinned`` has ids of runs, each the baseline of its own scenario and host. ``files`` are those
-    that were read: the job's file (``path``), and those of the scenarios.
+    that were read: the job's file (``path``), and those of the scenarios. ``store`` is the fleet's,
+    as a folder or a URL, or "".
     """
 
     path: Path
@@ -172,6 +179,7 @@ class Config:
     history: Path
     results: Path
     reports: Path
+    store: str
     settings: Settings
     pinned: tuple[str, ...]
 
@@ -194,6 +202,7 @@ def load(path: str | os.PathLike[str]) -> Config:
         scenarios=tuple(scenario for scenario, _ in scenarios.values()),
         hosts=file.hosts,
         **folders,
+        store=file.store if "://" in file.store or not file.store else str(folder / file.store),
         settings=Settings(
             baseline_nights=file.baseline.nights,
             min_nights=file.baseline.min_nights,
