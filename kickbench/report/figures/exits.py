@@ -83,20 +83,35 @@ def draw_cost(data: RunData) -> list[Plot]:
 
     There is a plot per rate, with a line per placement.
     """
+    return draw_each(cost_groups(data), lambda group: _cost_plot(data, group))
+
+
+def cost_groups(data: RunData) -> list[list[Series]]:
+    """The series with differences, those of a plot together."""
     groups: dict[Series, list[Series]] = {}
     for series in series_of(data.summary):
         if contrast_methods(series.cases):
             key = replace(series, placement="", cases=())
             groups.setdefault(key, []).append(series)
-    return draw_each(list(groups.values()), lambda group: _cost_plot(data, group))
+    return list(groups.values())
 
 
 def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
+    title = cost_title(data, group)
+    canvas, axes = new_plot(title)
+    return Plot(title, " ".join(draw_cost_on(axes, data, group)), canvas)
+
+
+def cost_title(data: RunData, group: Sequence[Series]) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, apart_from_placement(data, group[0]))
+
+
+def draw_cost_on(axes: Axes, data: RunData, group: Sequence[Series]) -> list[str]:
+    """Draw a group of :func:`cost_groups`. Returns what the plot shows, in sentences."""
     unit = nanoseconds(data.summary)
     cases = [case for series in group for case in series.cases]
     methods = cost_names(cases)
-    title = titled(data, apart_from_placement(data, group[0]))
-    canvas, axes = new_plot(title)
     vcpu_axis(axes, [case["vcpus"] for case in cases])
     limits = _sound_limits(data, cases)
     # The control of a case that waits for CPUs would fill the plot, and hide the others.
@@ -141,7 +156,7 @@ def _cost_plot(data: RunData, group: Sequence[Series]) -> Plot:
             draw_cut_ends(axes, at, ends, colour)
         findings += _cut_off(cases, limits)
     draw_legend(axes, handles, names)
-    return Plot(title, " ".join(findings), canvas)
+    return findings
 
 
 def _sound_limits(data: RunData, cases: Iterable[Summary]) -> tuple[float, float] | None:
@@ -366,22 +381,8 @@ def _ecdf_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> 
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        handles = [
-            _draw_distribution(axes, data, method, index, d.ns, 100 * d.probability)
-            for index, (method, d) in enumerate(found.items())
-        ]
-        low, high = _bulk(found)
-        if scale == LOGARITHMIC:
-            axes.set_xscale("log")
-            log_ticks(axes, [low, high], "x", tick_time)
-        else:
-            axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-            round_ticks(axes, "x", tick_time)
+        draw_ecdf_on(axes, data, found, scale)
         ends.append(axes.get_xlim()[1])
-        axes.set_xlabel(f"time per exit [{unit}]")
-        axes.set_ylabel("exits that took no longer [%]")
-        axes.set_ylim(0, 102)
-        draw_legend(axes, handles, list(found))
         return canvas
 
     plot = on_both(title, "", draw, LOGARITHMIC, LINEAR)
@@ -395,6 +396,25 @@ def _ecdf_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> 
     if shares:
         finding += f" Beyond the axis are {listed(shares)}."
     return replace(plot, finding=finding)
+
+
+def draw_ecdf_on(axes: Axes, data: RunData, found: dict[str, Distribution], scale: str) -> None:
+    """Draw the share of exits that took no longer, on an axis of time with this scale."""
+    handles = [
+        _draw_distribution(axes, data, method, index, d.ns, 100 * d.probability)
+        for index, (method, d) in enumerate(found.items())
+    ]
+    low, high = _bulk(found)
+    if scale == LOGARITHMIC:
+        axes.set_xscale("log")
+        log_ticks(axes, [low, high], "x", tick_time)
+    else:
+        axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        round_ticks(axes, "x", tick_time)
+    axes.set_xlabel(f"time per exit [{nanoseconds(data.summary)}]")
+    axes.set_ylabel("exits that took no longer [%]")
+    axes.set_ylim(0, 102)
+    draw_legend(axes, handles, list(found))
 
 
 def _draw_distribution(
@@ -433,25 +453,7 @@ def _percentile_plot(data: RunData, case: Summary, found: dict[str, Distribution
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        handles = [
-            _draw_distribution(axes, data, method, index, _nines(d.probability), d.ns)
-            for index, (method, d) in enumerate(found.items())
-        ]
-        axes.xaxis.set_major_locator(FixedLocator(_nines(_PERCENTILES).tolist()))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{100 * level:.7g}" for level in _PERCENTILES])
-        axes.set_xlim(0, 5.1)
-        if scale == LOGARITHMIC:
-            axes.set_yscale("log")
-            log_ticks(axes, _ends(found), "y", tick_time)
-        else:
-            low, high = min(_ends(found)), max(_ends(found))
-            room = 0.05 * max(high - low, 1e-3 * high)
-            axes.set_ylim(low - room, high + room)
-            round_ticks(axes, "y", tick_time)
-        axes.set_xlabel("percentile [%]")
-        axes.set_ylabel(f"time per exit [{unit}]")
-        draw_legend(axes, handles, list(found))
+        draw_percentiles_on(axes, data, found, scale)
         return canvas
 
     tails = [
@@ -459,6 +461,31 @@ def _percentile_plot(data: RunData, case: Summary, found: dict[str, Distribution
         for method, d in found.items()
     ]
     return on_both(title, f"The slowest exits reached: {listed(tails)}.", draw, LOGARITHMIC, LINEAR)
+
+
+def draw_percentiles_on(
+    axes: Axes, data: RunData, found: dict[str, Distribution], scale: str
+) -> None:
+    """Draw the time per exit, on an axis with this scale, against an axis of nines."""
+    handles = [
+        _draw_distribution(axes, data, method, index, _nines(d.probability), d.ns)
+        for index, (method, d) in enumerate(found.items())
+    ]
+    axes.xaxis.set_major_locator(FixedLocator(_nines(_PERCENTILES).tolist()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{100 * level:.7g}" for level in _PERCENTILES])
+    axes.set_xlim(0, 5.1)
+    if scale == LOGARITHMIC:
+        axes.set_yscale("log")
+        log_ticks(axes, _ends(found), "y", tick_time)
+    else:
+        low, high = min(_ends(found)), max(_ends(found))
+        room = 0.05 * max(high - low, 1e-3 * high)
+        axes.set_ylim(low - room, high + room)
+        round_ticks(axes, "y", tick_time)
+    axes.set_xlabel("percentile [%]")
+    axes.set_ylabel(f"time per exit [{nanoseconds(data.summary)}]")
+    draw_legend(axes, handles, list(found))
 
 
 def _ends(found: dict[str, Distribution]) -> list[float]:

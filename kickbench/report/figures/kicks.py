@@ -74,12 +74,17 @@ _MOMENTS = (
 
 def draw_kick_latency(data: RunData) -> list[Plot]:
     """Latency by state and method: a plot per vCPUs, placement, transport and kickers."""
+    return draw_each(latency_groups(data), lambda cases: _latency_plot(data, cases))
+
+
+def latency_groups(data: RunData) -> list[list[Summary]]:
+    """The cases with kicks that were timed, those of a plot together."""
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(data.summary, "kick"):
         if _timed(case):
             keys = ("vcpus", "placement", "irqchip", "transport", "kickers", *NOISE)
             groups.setdefault(tuple(case[key] for key in keys), []).append(case)
-    return draw_each(list(groups.values()), lambda cases: _latency_plot(data, cases))
+    return list(groups.values())
 
 
 def _timed(case: Summary) -> list[str]:
@@ -87,9 +92,21 @@ def _timed(case: Summary) -> list[str]:
 
 
 def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
+    bars = sum(len(_timed(case)) for case in cases)
+    title = latency_title(data, cases)
+    canvas, axes = new_plot(title, 0.9 + 0.2 * bars + 0.25 * len(cases))
+    draw_latency_on(axes, data, cases)
+    return Plot(title, _latency_finding(data, cases), canvas)
+
+
+def latency_title(data: RunData, cases: Sequence[Summary]) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, _apart_from_state(data, cases[0]))
+
+
+def draw_latency_on(axes: Axes, data: RunData, cases: Sequence[Summary]) -> None:
+    """Draw a group of :func:`latency_groups`."""
     bars = [(case, method) for case in cases for method in _timed(case)]
-    title = titled(data, _apart_from_state(data, cases[0]))
-    canvas, axes = new_plot(title, 0.9 + 0.2 * len(bars) + 0.25 * len(cases))
     medians = [max(_moments(case["methods"][method]).values()) * _US for case, method in bars]
     tails = [_p99(case["methods"][method]) for case, method in bars]
     end = 1.08 * max(*medians, min(max(tails), _BEYOND * max(medians)), 1e-3)
@@ -113,7 +130,6 @@ def _latency_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     axes.set_xlabel(f"latency [{microseconds(data.summary)}]")
     axes.set_ylabel("state when kicked")
     _latency_legend(axes, data, bars)
-    return Plot(title, _latency_finding(data, cases), canvas)
 
 
 def _apart_from_state(data: RunData, case: Summary) -> str:
@@ -195,12 +211,17 @@ _LINES: tuple[tuple[str, Literal[":", "--", "-"]], ...] = (
 
 def draw_pauses(data: RunData) -> list[Plot]:
     """Time to pause all vCPUs against their number: a plot per program and placement."""
+    return draw_each(pause_groups(data), lambda one: _pause_plot(data, *one))
+
+
+def pause_groups(data: RunData) -> list[tuple[Series, list[Summary]]]:
+    """The series with pauses at several numbers of vCPUs, each with the cases that had some."""
     found = []
     for series in series_of(data.summary, "pause_all"):
         drawn = [case for case in series.cases if _paused(case)]
         if len(drawn) > 1:
             found.append((series, drawn))
-    return draw_each(found, lambda one: _pause_plot(data, *one))
+    return found
 
 
 def _paused(case: Summary) -> list[str]:
@@ -209,40 +230,43 @@ def _paused(case: Summary) -> list[str]:
 
 def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
     title = titled(data, conditions(data.summary, series, of_kind=False))
-    methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        vcpus = [case["vcpus"] for case in cases]
-        values = np.concatenate(
-            [
-                _draw_method(
-                    axes, data, [case for case in cases if method in _paused(case)], method
-                )
-                for method in methods
-            ]
-        )
-        if scale == LOGARITHMIC:
-            vcpu_axis(axes, vcpus)
-            axes.set_yscale("log")
-            log_ticks(axes, values.tolist(), "y", tick_time)
-        else:
-            linear_vcpu_axis(axes, vcpus)
-            axes.set_ylim(0, 1.08 * values.max())
-            round_ticks(axes, "y", tick_time)
-        axes.set_ylabel(f"time to acknowledge [{microseconds(data.summary)}]")
-        handles: list[Any] = []
-        for method in methods:
-            colour, marker = style(data, method)
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
-        names = list(methods)
-        for which, dashes in reversed(_LINES):
-            handles.append(Line2D([], [], color=BAND, linestyle=dashes))
-            names.append(f"the {which} vCPU")
-        draw_legend(axes, handles, names, split=len(methods))
+        draw_pauses_on(axes, data, cases, scale)
         return canvas
 
     return on_both(title, _pause_finding(data, cases), draw, LOGARITHMIC, LINEAR)
+
+
+def draw_pauses_on(axes: Axes, data: RunData, cases: Sequence[Summary], scale: str) -> None:
+    """Draw the cases of a series of :func:`pause_groups`, on axes with this scale."""
+    methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
+    vcpus = [case["vcpus"] for case in cases]
+    values = np.concatenate(
+        [
+            _draw_method(axes, data, [case for case in cases if method in _paused(case)], method)
+            for method in methods
+        ]
+    )
+    if scale == LOGARITHMIC:
+        vcpu_axis(axes, vcpus)
+        axes.set_yscale("log")
+        log_ticks(axes, values.tolist(), "y", tick_time)
+    else:
+        linear_vcpu_axis(axes, vcpus)
+        axes.set_ylim(0, 1.08 * values.max())
+        round_ticks(axes, "y", tick_time)
+    axes.set_ylabel(f"time to acknowledge [{microseconds(data.summary)}]")
+    handles: list[Any] = []
+    for method in methods:
+        colour, marker = style(data, method)
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=6))
+    names = list(methods)
+    for which, dashes in reversed(_LINES):
+        handles.append(Line2D([], [], color=BAND, linestyle=dashes))
+        names.append(f"the {which} vCPU")
+    draw_legend(axes, handles, names, split=len(methods))
 
 
 def _draw_method(axes: Axes, data: RunData, cases: Sequence[Summary], method: str) -> Any:

@@ -41,6 +41,7 @@ from kickbench.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
     from numpy.typing import ArrayLike
 
 _T = TypeVar("_T")
@@ -93,6 +94,10 @@ _LEGEND_ROW_INCHES = 0.19
 
 MOST_PLOTS = 8
 """A figure has at most this number of plots; the table has every case."""
+
+
+class PageCanvas(Canvas):
+    """The drawing of a report. Its legend is below the axes, and the drawing grows by it."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +194,9 @@ def difference_name(method: str, baseline: str) -> str:
 
 def new_plot(title: str, height_inches: float = SIZE_INCHES[1]) -> tuple[Canvas, Axes]:
     """An empty plot with its title, in the colours of the page."""
-    canvas = Canvas(figsize=(SIZE_INCHES[0], height_inches), layout="constrained")
+    canvas = PageCanvas(figsize=(SIZE_INCHES[0], height_inches), layout="constrained")
     axes = canvas.add_subplot()
-    shown = "\n".join(textwrap.wrap(plain(title, 100), _TITLE_WIDTH))
-    axes.set_title(shown, color=INK, fontsize=10, loc="left", parse_math=False)
+    draw_title(axes, title)
     for spine in axes.spines.values():
         spine.set_color(INK)
         spine.set_alpha(0.5)
@@ -206,6 +210,12 @@ def new_plot(title: str, height_inches: float = SIZE_INCHES[1]) -> tuple[Canvas,
     return canvas, axes
 
 
+def draw_title(axes: Axes, title: str) -> None:
+    """The title in lines that fit. It can be foreign text."""
+    shown = "\n".join(textwrap.wrap(plain(title, 100), _TITLE_WIDTH))
+    axes.set_title(shown, color=INK, fontsize=10, loc="left", parse_math=False)
+
+
 def draw_legend(
     axes: Axes,
     handles: list[Any],
@@ -216,10 +226,14 @@ def draw_legend(
     """Draws the legend below the axes, so that no line crosses it. The plot grows by it.
 
     It has two columns if they fit. The first has ``split`` entries, by default half of them. Names
-    can be foreign text.
+    can be foreign text. In a drawing that is no report's the legend is within the axes.
     """
     # matplotlib leaves out names that begin with an underscore.
     shown = [f" {name}" if name.startswith("_") else name for name in map(_folded, names)]
+    canvas = axes.get_figure()
+    if not isinstance(canvas, PageCanvas):
+        _without_formulas(axes.legend(handles, shown, fontsize="small"))
+        return
     first = -(-len(shown) // 2) if split is None else split
     longest = [max(map(len, part), default=0) for part in (shown[:first], shown[first:])]
     columns = 2 if sum(longest) <= _LONGEST_IN_TWO_COLUMNS else 1
@@ -229,8 +243,6 @@ def draw_legend(
         at = len(shown) if missing > 0 else first
         handles[at:at] = [Patch(alpha=0)] * abs(missing)
         shown[at:at] = [""] * abs(missing)
-    canvas = axes.get_figure()
-    assert isinstance(canvas, Canvas)
     lines = len(shown) // columns + sum(name.count("\n") for name in shown)
     canvas.set_figheight(canvas.get_figheight() + _LEGEND_ROW_INCHES * lines)
     legend = canvas.legend(
@@ -243,6 +255,10 @@ def draw_legend(
         labelcolor=INK,
         framealpha=0,
     )
+    _without_formulas(legend)
+
+
+def _without_formulas(legend: Legend) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)
 
