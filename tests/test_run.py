@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -67,6 +68,27 @@ def scenario(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class _InterruptedProgress(PlainProgress):
+    """Raises what Ctrl-C raises, as soon as there is a round."""
+
+    def case_advances(self, *_: object) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.kvm
+def test_a_run_in_a_thread_can_be_ended_and_keeps_what_is_finished(
+    scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Only the main thread may set what a signal does."""
+    wanted = load(scenario())
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        pytest.raises(runner.RunInterruptedError) as ended,
+    ):
+        pool.submit(runner.run, wanted, tmp_path, _InterruptedProgress()).result()
+    assert ended.value.outcome.finished == 0
 
 
 @pytest.mark.kvm

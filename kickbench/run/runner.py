@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -321,9 +322,11 @@ class _Run:
                 self._measure(todo)
             self.writer.finish()
         except KeyboardInterrupt:
-            # The rest takes a moment, and must be done: a second Ctrl-C has no effect.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            # The rest takes a moment, and must be done: a second Ctrl-C has no effect. It would
+            # come to the main thread.
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
             raise RunInterruptedError(self._conclude()) from None
         except ConnectionBrokenError as error:
             outcome = self._conclude()
