@@ -60,7 +60,11 @@ class RunData:
     @classmethod
     def load(cls, run: Path | str) -> RunData:
         """Read a run folder. Raises ResultsError, in one line, if it is damaged or is none."""
-        reader = RunReader(run, stripped=True)
+        return cls.of(RunReader(run, stripped=True))
+
+    @classmethod
+    def of(cls, reader: RunReader) -> RunData:
+        """Summarise a run whose folder is checked. Raises ResultsError, as :meth:`load`."""
         summary = summarise(reader)
         if reader.stripped:
             found = load_summary(reader)
