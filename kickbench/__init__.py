@@ -15,20 +15,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kickbench import errors
+    from kickbench.api.comparing import compare, query
     from kickbench.api.reading import Histogram, Run, read
+    from kickbench.compare.runs import Comparison
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Histogram",
     "Run",
+    "compare",
     "errors",
+    "query",
     "read",
 ]
 
 _MODULES = {
+    "Comparison": "kickbench.compare.runs",
     "Histogram": "kickbench.api.reading",
     "Run": "kickbench.api.reading",
+    "compare": "kickbench.api.comparing",
+    "query": "kickbench.api.comparing",
     "read": "kickbench.api.reading",
 }
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kickbench.compare.identity import NONE, UNKNOWN, Change, changes
 from kickbench.compare.metrics import METRICS, OBSERVED, Point, control_ok, points
@@ -25,6 +25,9 @@ from kickbench.errors import ResultsError
 from kickbench.results.schema import one_line
 from kickbench.stats.contrasts import family_confidence
 from kickbench.stats.independent import Difference, difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Summary = Mapping[str, Any]
 
@@ -192,6 +195,46 @@ class Comparison:
     def comparable(self) -> tuple[Judged, ...]:
         """The figures that were judged."""
         return tuple(j for j in self.judged if j.verdict != "not comparable" or j.alarm)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each figure of ``judged``, in the same order.
+
+        ``base`` and ``other`` have their own intervals of 95 % beside them (``base_low``), and
+        ``diff``, which is other - base, has one from ``low`` to ``high``. All are in ``unit``. The
+        interval from ``family_low`` to ``family_high`` is the one that was judged. The rest is as
+        in :class:`Judged`.
+        """
+        import pandas as pd  # takes longer to load than a comparison
+
+        rows = [
+            {
+                "case": judged.base.case,
+                "kind": judged.base.kind,
+                "method": judged.base.method,
+                "baseline": judged.base.baseline,
+                "metric": judged.base.metric,
+                "unit": METRICS[judged.base.metric].unit,
+                "base": judged.base.estimate.value,
+                "base_low": judged.base.estimate.low,
+                "base_high": judged.base.estimate.high,
+                "other": judged.other.estimate.value,
+                "other_low": judged.other.estimate.low,
+                "other_high": judged.other.estimate.high,
+                "diff": judged.difference.value,
+                "low": judged.difference.low,
+                "high": judged.difference.high,
+                "family_low": judged.corrected.low,
+                "family_high": judged.corrected.high,
+                "effect": judged.effect,
+                "least_effect": judged.least_effect,
+                "verdict": judged.verdict,
+                "differs_in": judged.differs_in,
+                "alarm": judged.alarm,
+            }
+            for judged in self.judged
+        ]
+        words = ("case", "kind", "method", "baseline", "metric", "unit", "verdict")
+        return pd.DataFrame(rows).astype({**dict.fromkeys(words, "category"), "effect": "float64"})
 
 
 def default_names(others: int) -> list[tuple[str, str]]:
