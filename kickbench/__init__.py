@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kickbench import errors
     from kickbench.api.comparing import compare, query
+    from kickbench.api.measuring import Progress, run
     from kickbench.api.reading import Histogram, Run, read
     from kickbench.compare.runs import Comparison
 
@@ -24,20 +25,24 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Histogram",
+    "Progress",
     "Run",
     "compare",
     "errors",
     "query",
     "read",
+    "run",
 ]
 
 _MODULES = {
     "Comparison": "kickbench.compare.runs",
     "Histogram": "kickbench.api.reading",
+    "Progress": "kickbench.api.measuring",
     "Run": "kickbench.api.reading",
     "compare": "kickbench.api.comparing",
     "query": "kickbench.api.comparing",
     "read": "kickbench.api.reading",
+    "run": "kickbench.api.measuring",
 }
 
 
