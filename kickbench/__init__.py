@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kickbench import errors
+    from kickbench.api import plot
     from kickbench.api.comparing import compare, query
     from kickbench.api.measuring import Progress, run
     from kickbench.api.reading import Histogram, Run, read
@@ -29,6 +30,7 @@ __all__ = [
     "Run",
     "compare",
     "errors",
+    "plot",
     "query",
     "read",
     "run",
@@ -51,6 +53,8 @@ def __getattr__(name: str) -> object:
 
     if name == "errors":
         return import_module("kickbench.errors")
+    if name == "plot":
+        return import_module("kickbench.api.plot")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(_MODULES[name]), name)
