@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -31,14 +31,14 @@ from kickbench.stats.proportions import clopper_pearson
 
 PERIOD = 120  # nights that a report looks at
 YEAR = 365
-WITHIN = 10  # nights in which a step may be found
+LOOKED = (1, 3, 7)  # nights after a step at which it is looked for
 TARGET_NIGHTS = 3
 
 
-def nights(panel: Panel, first: int) -> Iterator[tuple[int, list[Change], Panel]]:
-    """What the report of each night from ``first`` on says, as it looked on that night."""
+def nights(panel: Panel, which: Iterable[int]) -> Iterator[tuple[int, list[Change], Panel]]:
+    """What the report of each of these nights says, as it looked on that night."""
     whole = steps(panel)
-    for night in range(first, len(panel.days)):
+    for night in which:
         yield night, *on_night(panel, whole, night)
 
 
@@ -68,7 +68,7 @@ def false_alarms(hosts: int, figures: int, years: int) -> None:
     for year in range(years):
         world = World(hosts, PERIOD + YEAR, figures, np.random.default_rng(year))
         before: set[tuple[object, ...]] = set()
-        for _, found, seen in nights(world.panel(), PERIOD):
+        for _, found, seen in nights(world.panel(), range(PERIOD, PERIOD + YEAR)):
             now = {_name(change, seen) for change in found if _is_alarm(change)}
             fresh = [one for one in now if one not in before]
             for one in fresh:
@@ -95,29 +95,24 @@ def _name(change: Change, panel: Panel) -> tuple[object, ...]:
 
 
 def power(hosts: int, share: float, size: float, figures: int, hit: int, trials: int) -> None:
-    """Prints within how many nights a step of some hosts is found, and how often."""
-    found_after = []
+    """Prints how often a step of some hosts is found so many nights after it."""
+    found: dict[int, int] = dict.fromkeys(LOOKED, 0)
     for trial in range(trials):
         random = np.random.default_rng(1000 + trial)
-        world = World(hosts, PERIOD + WITHIN, figures, random)
+        world = World(hosts, PERIOD + max(LOOKED), figures, random)
         some = random.permutation(hosts)[: round(share * hosts)]
         days = np.full(len(some), PERIOD)
         world.roll_out(some, days)
         world.step(some, days, size, range(hit))
-        told = None
-        for night, changes_then, _ in nights(world.panel(), PERIOD):
-            if any(_is_it(change, world.kernels[-1], hit) for change in changes_then):
-                told = night - PERIOD + 1
-                break
-        found_after.append(WITHIN + 1 if told is None else told)
-    soon = sum(after <= TARGET_NIGHTS for after in found_after)
-    part = clopper_pearson(soon, trials)
+        for night, seen, _ in nights(world.panel(), (PERIOD + after - 1 for after in LOOKED)):
+            told = any(_is_it(change, world.kernels[-1], hit) for change in seen)
+            found[night - PERIOD + 1] += told
+    part = clopper_pearson(found[TARGET_NIGHTS], trials)
     print(
-        f"{100 * size:.2f} % on {len(some)} of {hosts} hosts, {hit} of {figures} figures: within "
-        f"{TARGET_NIGHTS} nights in {100 * soon / trials:.0f} % ({100 * part.low:.0f} to "
-        f"{100 * part.high:.0f}) of {trials}, within {WITHIN} in "
-        f"{100 * sum(a <= WITHIN for a in found_after) / trials:.0f} %; median "
-        f"{np.median(found_after):.0f} nights",
+        f"{100 * size:.2f} % on {round(share * hosts)} of {hosts} hosts, {hit} of {figures} "
+        "figures: found after "
+        + ", ".join(f"{after}: {100 * n / trials:.0f} %" for after, n in found.items())
+        + f" nights of {trials} ({TARGET_NIGHTS}: {100 * part.low:.0f} to {100 * part.high:.0f})",
         flush=True,
     )
 
