@@ -13,14 +13,13 @@ Packs at the level of months are never removed.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,9 +27,6 @@ from kickbench.errors import MeasurementError
 from kickbench.fleet.files import Files
 from kickbench.fleet.tables import RUNS
 from kickbench.results.reader import DAMAGE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DAYS, MONTHS = "packed/days", "packed/months"
 
@@ -138,36 +134,47 @@ def take(
 
 
 def _hidden(
-    files: Files, in_packs: Mapping[Pack, pd.DataFrame], loose: Sequence[Loose]
+    files: Files, in_packs: Mapping[Pack, pa.Table], loose: Sequence[Loose]
 ) -> Mapping[Loose | Pack, set[Key]]:
     """The runs of each file that are to be read elsewhere: what was stored last counts.
 
     So does a pack, if both were stored at once, and of packs the first one here.
     """
-    if not in_packs:
-        return {}
-    import pandas as pd  # half of the time that a query takes to start
-
-    sources: list[Loose | Pack] = [*in_packs, *loose]
-    own = pd.DataFrame([run.key for run in loose], columns=["host", "run_id"])
-    everything = pd.concat([*in_packs.values(), own], ignore_index=True)
-    lengths = [*map(len, in_packs.values()), *([1] * len(loose))]
-    number = np.repeat(np.arange(len(sources)), lengths)
-    everything["source"] = number
-    twice = everything[everything.duplicated(["host", "run_id"], keep=False)].copy()
-    at = [n for n in twice.index.to_list() if isinstance(sources[number[n]], Loose)]
-    found = (sources[number[n]] for n in at)
-    with ThreadPoolExecutor(8) as pool:
-        own_rows = pool.map(partial(_rows, files), found)
-    twice.loc[at, "stored"] = [
-        0 if rows is None else int(rows["stored"].max()) for rows in own_rows
-    ]
-    twice = twice.sort_values(["stored", "source"], ascending=[False, True])
-    twice = twice[twice.duplicated(["host", "run_id"], keep="first")]
+    ids = [run.run_id for run in loose]
+    for rows in in_packs.values():
+        ids += rows.column("run_id").to_pylist()
+    twice = {run_id for run_id, count in Counter(ids).items() if count > 1}
     hidden: dict[Loose | Pack, set[Key]] = defaultdict(set)
-    for of, host, run_id in zip(*(twice[c] for c in ("source", "host", "run_id")), strict=True):
-        hidden[sources[int(of)]].add((host, run_id))
+    if not twice:
+        return hidden
+    best: dict[Key, tuple[int, Loose | Pack]] = {}
+    # From what counts least, if all are stored at once, to what counts most.
+    for source, rows in _candidates(files, in_packs, loose, twice):
+        for key, stored in rows:
+            before = best.get(key)
+            if before is not None and before[1] == source:
+                continue  # twice in one file, which is not for us to mend
+            if before is None or stored >= before[0]:
+                best[key] = stored, source
+                if before is not None:
+                    hidden[before[1]].add(key)
+            else:
+                hidden[source].add(key)
     return hidden
+
+
+def _candidates(
+    files: Files, in_packs: Mapping[Pack, pa.Table], loose: Sequence[Loose], twice: set[str]
+) -> Iterator[tuple[Loose | Pack, list[tuple[Key, int]]]]:
+    """The files that have one of these runs, with the times at which they were stored."""
+    own = [run for run in loose if run.run_id in twice]
+    with ThreadPoolExecutor(8) as pool:
+        for run, found in zip(own, pool.map(partial(_rows, files), own), strict=True):
+            # What cannot be read counts as new. Its reader then finds out whether it is damaged.
+            yield run, [(run.key, _NEW if found is None else max(_stored(found), default=0))]
+    for pack, table in reversed(list(in_packs.items())):
+        keys = zip(*(table.column(name).to_pylist() for name in ("host", "run_id")), strict=True)
+        yield pack, [(k, at) for k, at in zip(keys, _stored(table), strict=True) if k[1] in twice]
 
 
 def _listed(
@@ -186,10 +193,8 @@ def _listed(
     return found
 
 
-def _rows(files: Files, source: Loose | Pack) -> pd.DataFrame | None:
-    """The hosts, ids and times of what a file has, in ms; None if it cannot be read."""
-    import pandas as pd
-
+def _rows(files: Files, source: Loose | Pack) -> pa.Table | None:
+    """The runs of a file, and when they were stored; None if it cannot be read."""
     columns = ["stored"] if isinstance(source, Loose) else ["host", "run_id", "stored"]
     try:
         data = pa.BufferReader(files.read(source.file(RUNS)))
@@ -198,6 +203,9 @@ def _rows(files: Files, source: Loose | Pack) -> pd.DataFrame | None:
         stored = rows.column("stored").cast(pa.timestamp("ms", "UTC")).cast(pa.int64())
     except (*DAMAGE, MeasurementError):
         return None
-    texts = {name: rows.column(name).to_pylist() for name in columns if name != "stored"}
-    found = pd.DataFrame({**texts, "stored": stored.fill_null(0).to_numpy()})
-    return found.drop_duplicates(columns[:-1] or None)
+    return rows.set_column(len(columns) - 1, "stored", stored)
+
+
+def _stored(rows: pa.Table) -> list[int]:
+    """In ms since 1970; 0 if it is not known."""
+    return [at or 0 for at in rows.column("stored").to_pylist()]
