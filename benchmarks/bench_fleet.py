@@ -58,19 +58,23 @@ QUESTIONS = {
     ),
     "all hosts": query("SELECT * FROM hosts"),
     "load 120 days": [sys.executable, "-c", LOAD, "STORE"],
+    "report of 120 days, with its pages": [*KICKBENCH, "report", "STORE", "-o", "PAGES"],
+    "pack the last night": [*KICKBENCH, "compact", "STORE"],
 }
 
 
-def measured(command: list[str], store: Path) -> str:
+def measured(command: list[str], store: Path, pages: Path) -> str:
     """Seconds, seconds of CPU and the largest memory of a process."""
     begin = time.perf_counter()
+    places = {"STORE": str(store), "PAGES": str(pages)}
     process = subprocess.Popen(
-        [str(store) if word == "STORE" else word for word in command], stdout=subprocess.DEVNULL
+        [places.get(word, word) for word in command], stdout=subprocess.DEVNULL
     )
     _, status, used = os.wait4(process.pid, 0)
     took = time.perf_counter() - begin
     cpu = used.ru_utime + used.ru_stime
-    failed = "" if status == 0 else "  FAILED"
+    # A report of a regression, which is there, exits with 1.
+    failed = "" if os.waitstatus_to_exitcode(status) in (0, 1) else "  FAILED"
     return f"{took:6.2f} s  {cpu:6.2f} s of CPU  {used.ru_maxrss / 2**20:5.2f} GiB{failed}"
 
 
@@ -84,12 +88,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kickbench-fleet-") as folder:
         store = chosen.store
         if store is None:
-            store = Path(folder)
+            store = Path(folder) / "store"
             fleet_world.write(store, chosen.hosts, chosen.nights)
         for name, command in QUESTIONS.items():
-            for _ in range(chosen.times):
-                print(f"{name:42} {measured(command, store)}", flush=True)
-        print(f"{'pack the last night':42} {measured([*KICKBENCH, 'compact', 'STORE'], store)}")
+            for _ in range(1 if "compact" in command else chosen.times):
+                print(f"{name:42} {measured(command, store, Path(folder) / 'pages')}", flush=True)
 
 
 if __name__ == "__main__":
