@@ -185,6 +185,15 @@ def test_a_difference_that_grew_because_its_baseline_got_cheaper_only_moved() ->
     assert finding.shifted.figure == 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_change_lets_no_other_pass(seed: int) -> None:
+    world = World(seed=seed)
+    world.move(world.of(0), 32, "kernel", "6.12.9")
+    world.step(world.of(0), 32, 0.03)
+    (finding,) = told(world).findings
+    assert finding.cohort.moved == ("kernel", "6.12.9")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_told_of_hosts_that_did_not_change(seed: int) -> None:
     world = World(seed=seed)

@@ -151,7 +151,7 @@ def _print_outcome(outcome: Outcome, words: str) -> None:
 
 @app.command()
 def compact(store: _Store) -> None:
-    """Pack the small files of a store, so that questions are answered fast.
+    """Pack the small files of a store, for fast answers.
 
     Do this once a day. Hosts may add runs meanwhile.
     """

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cohorts changed: the fewest that explain what is seen, and what they have in common.
 
-Every cohort is tried on every figure, at one false discovery rate. Most cohorts share hosts. So the
+Every cohort is tried on every figure, at one false discovery rate for hosts that moved, and one for
+those that did not. Most cohorts share hosts. So the
 one that shows most is taken first, its hosts are taken out of the others, and these are looked at
 again. Hosts that moved come first: a move explains a change better than a day does.
 """
@@ -55,14 +56,15 @@ def changes(
     """The changes of these cohorts, those of moves first."""
     tried = [one for one in map(fleet.moved, moved) if one is not None]
     stood = [one for one in map(fleet.settled, settled) if one is not None]
-    judge = _Judge([*tried, *stood], settings)
+    # Apart: a move that changed much would let more of the others pass.
+    judge, judge_of_days = _Judge(tried, settings), _Judge(stood, settings)
     found = []
     for effects in _greedy(tried, fleet.moved, judge):
         assert effects.hosts.day is not None
         figures = judge.found(effects)
         day = int(effects.hosts.day.min())
         found.append(_settle(fleet, Change(effects, figures, judge.q(effects), day, None)))
-    found += _of_days(fleet, stood, judge)
+    found += _of_days(fleet, stood, judge_of_days)
     return found
 
 
