@@ -679,6 +679,52 @@ def test_what_no_kick_tested_is_not_drawn(kicked: RunData) -> None:
 # --- all ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    """Kicks of 1,000 fresh VMs of each method, at two moments."""
+    methods = ["immediate_exit", "sigmask", "flag_signal"]
+    cases = [
+        synthetic_run.lifecycle_case(moment, methods=methods, processes=1)
+        for moment in ("entry", "first_run")
+    ]
+    fates = {"sigmask": {"lost": 1}, "flag_signal": {"lost": 300, "killed": 100}}
+    folder = tmp_path_factory.mktemp("lives")
+    run = synthetic_run.build(folder, cases=cases, rounds=500, lives={"fates": fates, "met": 0.8})
+    return RunData.load(run)
+
+
+def bars(plot: Plot) -> list[list[tuple[float, float]]]:
+    """The begin and the width of each part of each bar, from above."""
+    rows: dict[float, list[tuple[float, float]]] = {}
+    for patch in plot.canvas.axes[0].patches:
+        rows.setdefault(round(patch.get_y(), 3), []).append((patch.get_x(), patch.get_width()))
+    return [rows[y] for y in sorted(rows)]
+
+
+def test_lives_are_drawn_by_what_became_of_the_kicks(lives: RunData) -> None:
+    (plot,) = drawn(lives, "lifecycle")
+    assert [len(parts) for parts in bars(plot)] == [1, 2, 3] * 2
+    for parts in bars(plot):
+        assert parts[0][0] == 0
+        assert sum(width for _, width in parts) == pytest.approx(100)
+    assert [width for _, width in bars(plot)[2]] == pytest.approx([60, 30, 10])
+    assert bars(plot)[1][1][1] > 1  # one of 1,000 kicks can be seen
+    assert texts(plot) == [
+        *("at protocol entry", "1", "400", "in its first KVM_RUN", "1", "400"),
+    ]
+    axes = plot.canvas.axes[0]
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([80] * 6)
+    assert "lost 2 of 2,000 (sigmask)" in plot.finding
+
+
+def test_a_life_without_kicks_is_not_drawn(lives: RunData) -> None:
+    def quiet(case: dict[str, Any]) -> None:
+        for figures in case["methods"].values():
+            figures["sent"] = 0
+
+    assert drawn(changed(lives, quiet), "lifecycle") == []
+
+
 def test_an_emulated_run_says_so_in_every_title(tmp_path: Path) -> None:
     here, there = synthetic_run.node_placements()[:2]
     cases = [synthetic_run.case(n, placement=here) for n in (1, 2)]

@@ -104,6 +104,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     cases = [*synthetic_run.sweep(), *synthetic_run.rate_sweep()[:2], *synthetic_run.kick_sweep()]
     cases.append(synthetic_run.kick_case(kickers=2, id="kick-guest-2vcpu-2kicker-local"))
     cases += [synthetic_run.nested_case(), synthetic_run.handover_case()]
+    cases.append(synthetic_run.lifecycle_case(methods=["sigmask", "immediate_exit"]))
     controlled = ("sigmask", "sigmask_same", "immediate_exit")
     cases.append(synthetic_run.case(1, rate=5000.0, methods=controlled))
     run = synthetic_run.build(tmp_path_factory.mktemp("runs"), cases=cases, paced=True)
@@ -418,7 +419,7 @@ def test_every_axis_has_a_unit(every: RunData, observed: RunData) -> None:
         for plot in (*figure.draw(every), *figure.draw(observed)):
             (axes,) = plot.canvas.axes
             for label in (axes.get_xlabel(), axes.get_ylabel()):
-                assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|window|way", label)
+                assert re.search(r"\[.+\]|vCPUs|kickers|per second|state|moment|window|way", label)
 
 
 def test_a_method_has_one_colour_in_all_figures(every: RunData) -> None:

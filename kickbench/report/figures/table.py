@@ -20,6 +20,7 @@ from kickbench.report.figures.exits import (
 )
 from kickbench.report.figures.handover import draw_handovers
 from kickbench.report.figures.kicks import draw_kick_latency, draw_pauses
+from kickbench.report.figures.lifecycle import draw_lifecycle
 from kickbench.report.figures.nested import draw_round_trips, draw_work
 from kickbench.report.figures.nodes import draw_nodes
 from kickbench.report.figures.observed import (
@@ -148,6 +149,15 @@ FIGURES: tuple[Figure, ...] = (
         "(95 %). If a protocol can lose kicks, it loses more with a wider window between the check "
         "of the flag and KVM_RUN.",
         draw_race,
+    ),
+    Figure(
+        "lifecycle",
+        "What became of the kicks of fresh VMs",
+        "Each bar is all kicks of a protocol at a moment of a vCPU's life. The number beside it "
+        "says how many went wrong. The triangle is the share that was sent in time, before "
+        "the moment was over. A fault is never narrower than it can be seen. The table has the "
+        "exact bounds.",
+        draw_lifecycle,
     ),
     Figure(
         "pause-all",
