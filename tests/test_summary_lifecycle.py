@@ -111,6 +111,21 @@ def test_a_sound_run_says_how_sure_it_is(tmp_path: Path) -> None:
     assert "5.9 % at protocol entry and 5.9 % in its first KVM_RUN could be" in line
 
 
+def test_the_moments_of_a_fault_have_one_alarm(tmp_path: Path) -> None:
+    fates = {"sigmask": {"poisoned": 7, "killed": 4}}
+    run = build(tmp_path, "entry", "first_run", "thread_end", fates=fates, error=errno.ENOMEM)
+    poisoned, killed = verdict(RunData.load(run).summary).alarms
+    assert poisoned.startswith(
+        "A kick POISONED the VM, at protocol entry: 7 of 100 (sigmask); in its first KVM_RUN: 7 of "
+        "100 (sigmask); when its thread ends: 7 of 100 (sigmask). Every later KVM_RUN failed"
+    )
+    assert poisoned.count("bug of the kernel") == 1
+    assert killed == (
+        "A kick KILLED the VMM, at protocol entry: 4 of 100 (sigmask); in its first KVM_RUN: 4 of "
+        "100 (sigmask)."
+    )
+
+
 def test_a_poisoned_vm_is_an_alarm_that_names_the_commit(tmp_path: Path) -> None:
     (alarm, answer, *_) = said_of(tmp_path, fates={"sigmask": {"poisoned": 7}}, error=errno.ENOMEM)
     assert alarm.startswith("A kick POISONED the VM, in its first KVM_RUN: 7 of 100 (sigmask).")
