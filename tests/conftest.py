@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
+import sshd
 from hypothesis import settings
 
 from kickbench.errors import KickbenchError
@@ -48,6 +50,20 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_svg(plot: Plot, name: str, *, alternative: bool = False) -> str:
     return "<svg></svg>"
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Sshd]:
+    """A machine that ssh reaches: a real OpenSSH server on loopback."""
+    if sshd.SSHD is None:
+        assert not os.environ.get("KICKBENCH_REQUIRE_SSHD"), "the tests by ssh must run here"
+        pytest.skip("no sshd: apt install openssh-server")
+    (folder := tmp_path / "sshd").mkdir()
+    with sshd.running(folder) as server:
+        monkeypatch.setenv("KICKBENCH_SSH", server.ssh)
+        yield server
+        for pid in server.supervisors():
+            os.kill(pid, signal.SIGKILL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,17 +19,6 @@ from watching import wait_for
 from kickbench.fleet.versions import differing, versions
 
 
-@pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Sshd]:
-    if sshd.SSHD is None:
-        assert not os.environ.get("KICKBENCH_REQUIRE_SSHD"), "the tests by ssh must run here"
-        pytest.skip("no sshd: apt install openssh-server")
-    (folder := tmp_path / "sshd").mkdir()
-    with sshd.running(folder) as server:
-        monkeypatch.setenv("KICKBENCH_SSH", server.ssh)
-        yield server
-
-
 def words(tmp_path: Path, *lines: str) -> list[str]:
     """The options of a command for these hosts."""
     (tmp_path / "hosts").write_text("\n".join(lines))

@@ -35,20 +35,6 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.kvm
 
 
-@pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Sshd]:
-    if sshd.SSHD is None:
-        assert not os.environ.get("KICKBENCH_REQUIRE_SSHD"), "the tests by ssh must run here"
-        pytest.skip("no sshd: apt install openssh-server")
-    folder = tmp_path / "sshd"
-    folder.mkdir()
-    with sshd.running(folder) as server:
-        monkeypatch.setenv("KICKBENCH_SSH", server.ssh)
-        yield server
-        for pid in server.supervisors():
-            os.kill(pid, signal.SIGKILL)
-
-
 def scenario(folder: Path, processes: int = 2, seconds: float = 1.0) -> Path:
     path = folder / "tiny.toml"
     path.write_text(SCENARIO.format(processes=processes, seconds=seconds))

@@ -44,18 +44,6 @@ from kickbench.watch.snapshot import Lost, Rows, Snapshot, Turn, array_of
 VMM = Vmm(4711, "vmm", "guest", {5: 0, 6: 1})
 
 
-@pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Sshd]:
-    if sshd.SSHD is None:
-        assert not os.environ.get("KICKBENCH_REQUIRE_SSHD"), "the tests by ssh must run here"
-        pytest.skip("no sshd: apt install openssh-server")
-    folder = tmp_path / "sshd"
-    folder.mkdir()
-    with sshd.running(folder) as server:
-        monkeypatch.setenv("KICKBENCH_SSH", server.ssh)
-        yield server
-
-
 @pytest.fixture(scope="module")
 def clock() -> Clock:
     return Clock.choose(counter_usable=True)
