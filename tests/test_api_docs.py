@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def test_the_example_that_measures_does(results: Path, capsys: pytest.CaptureFix
     exec(compile(example, "docs/python.md", "exec"), names)  # noqa: S102 (our own)
     assert "1 of 1" in capsys.readouterr().out
     assert names["run"].path.is_relative_to("results/two-vcpus")
+
+
+def test_the_cells_of_the_notebook_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``nox -s docs`` also runs them in a kernel, for the site."""
+    monkeypatch.chdir(DOCS)
+    mpl.use("agg")
+    notebook = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)  # they come of a build
+            exec(compile("".join(cell["source"]), "docs/example.ipynb", "exec"), names)  # noqa: S102
+    assert len(names["figure"].axes) == 2
+    names["plt"].close("all")
 
 
 def test_the_page_has_every_name() -> None:

@@ -2,7 +2,10 @@
 """Sphinx's configuration. No font, script or picture comes from another host."""
 
 project = "kickbench"
-extensions = ["myst_parser"]
+extensions = ["myst_nb"]  # reads Markdown as myst_parser does, and notebooks
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 myst_heading_anchors = 6
 nitpicky = True
 smartquotes = False  # quotes are often those of code

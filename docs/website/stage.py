@@ -8,6 +8,7 @@ is there for whoever reads the site, too.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ GENERATED: dict[str, Callable[[Path], str]] = {
     "reference/scenario_keys.md": lambda _: scenario_keys.page(),
     "reference/c_hooks.md": c_hooks.page,
 }
+RUN = "tests/data/schema_2"
+"""The run that the notebook reads."""
 # What is in none of these may be the work of whoever builds the site, such as a run's results.
 _FOLDERS = r"kickbench|docs|tests|benchmarks|scenarios|examples|packaging|\.ci"
 _SOURCE_PATH = re.compile(
@@ -73,6 +76,15 @@ class Stage:
 
     def rewritten(self, page: str, text: str) -> str:
         """The page's text with links that hold in the site."""
+        if page.endswith(".ipynb"):
+            notebook = json.loads(text)
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = self._rewritten(page, "".join(cell["source"]))
+            return json.dumps(notebook)
+        return self._rewritten(page, text)
+
+    def _rewritten(self, page: str, text: str) -> str:
         text = _PICTURE.sub(_picture, text)
         return "".join(
             _LINK_OR_CODE.sub(lambda match: self._link(page, match), part) if is_prose else part
@@ -114,7 +126,8 @@ def write(root: Path, folder: Path) -> None:
     for name, text in Stage(root).texts().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    shutil.copytree(root / "docs" / "images", folder / "docs" / "images")
+    for data in ("docs/images", RUN):
+        shutil.copytree(root / data, folder / data)
 
 
 def _staged(page: str) -> str:
@@ -160,4 +173,6 @@ def _table_of_contents(pages: Iterator[str] | tuple[str, ...]) -> str:
 
 
 def _title(text: str) -> str:
+    if text.startswith("{"):  # a notebook
+        text = json.loads(text)["cells"][0]["source"][0]
     return text.partition("\n")[0].removeprefix("# ")
