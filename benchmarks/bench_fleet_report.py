@@ -25,8 +25,7 @@ from kickbench.fleet.judge.cohorts import Histories
 from kickbench.fleet.judge.effects import Fleet
 from kickbench.fleet.judge.judge import judge
 from kickbench.fleet.judge.panel import Panel
-from kickbench.fleet.judge.robust import median
-from kickbench.fleet.judge.steps import AFTER, Steps, steps
+from kickbench.fleet.judge.steps import Steps, steps
 from kickbench.stats.proportions import clopper_pearson
 
 PERIOD = 120  # nights that a report looks at
@@ -49,8 +48,7 @@ def on_night(panel: Panel, whole: Steps, night: int) -> tuple[list[Change], Pane
     for after, steps_after in whole.field.items():
         field[after] = steps_after[..., days].copy()
         field[after][..., field[after].shape[2] - after + 1 :] = np.nan  # nights yet to come
-    late = whole.value[..., days][..., -AFTER[0] :]
-    part = Steps(whole.value[..., days], whole.level, whole.before[..., days], field, median(late))
+    part = Steps(whole.value[..., days], whole.level, whole.before[..., days], field)
     seen = replace(
         panel,
         days=panel.days[days],
