@@ -24,6 +24,7 @@ from kickbench.results.reader import RunReader
 from kickbench.results.tables import ROLES, TABLES, tables_of_case
 from kickbench.summary.summarise import write_summary
 
+STORED = Path(__file__).parent / "data"
 CASES = [
     synthetic_run.case(2, kick_rate_hz=1000.0, siglock_threads=1, siglock_hz=1e4),
     synthetic_run.kick_case(),
@@ -158,6 +159,16 @@ def test_a_run_says_what_its_folder_says(run: kickbench.Run) -> None:
     assert run.environment == synthetic_run.ENVIRONMENT
     assert list(run.cases) == [record.id for record in reader.cases]
     assert repr(run) == f"<kickbench.Run {run.id}: 3 of 3 cases finished>"
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_stored_run_of_each_schema_is_read(schema: int) -> None:
+    run = kickbench.read(STORED / f"schema_{schema}")
+    assert run.summary["run_schema"] == schema
+    for case in run.cases.values():
+        for table in tables_of_case(case):
+            assert len(run.frame(table.name, case["id"]))
+    assert set(run.figures()["case"]) == set(run.cases)
 
 
 def test_the_newest_run_below_a_folder_is_read(run: kickbench.Run) -> None:

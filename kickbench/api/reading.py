@@ -189,7 +189,8 @@ class Run:
         """All timed exits of a method in a case of the kind exits, over all processes.
 
         Controls are left out. The processes' clocks differ by some millionths, so the edges are by
-        the mean of them. Raises UsageError, too, for a method that the case does not have.
+        the mean of them. An emulator's ns are its own. Raises UsageError, too, for a method that
+        the case does not have.
         """
         (record,) = frames.records(self._reader, "exit_histograms", case)
         methods = record.parameters["methods"]
