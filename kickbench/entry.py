@@ -15,9 +15,9 @@ from kickbench.errors import EXIT_INTERRUPTED
 
 def main() -> None:
     """Load the command line and run it."""
-    if interrupts.is_heeded(signal.SIGINT):  # and not ignored, as it is in a shell's background
-        interrupts.heed(signal.SIGINT)
     try:
+        if interrupts.is_heeded(signal.SIGINT):  # not ignored, as it is in a shell's background
+            interrupts.heed(signal.SIGINT)
         from kickbench.cli import main as run
 
         run()

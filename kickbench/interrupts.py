@@ -19,10 +19,12 @@ _IMPORT_SYSTEM = "<frozen importlib"
 def heed(*numbers: signal.Signals) -> None:
     """Have these signals raise KeyboardInterrupt, for example when a service manager ends us.
 
-    Only the main thread may call this.
+    Only the main thread may call this. Whoever starts us can block the signals until then, and
+    send them at any time: while Python begins, it would end with another exit code.
     """
     for number in numbers:
         signal.signal(number, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def is_heeded(number: signal.Signals) -> bool:

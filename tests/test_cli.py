@@ -463,6 +463,20 @@ def test_a_ctrl_c_while_python_ends_is_no_traceback() -> None:
     assert done.returncode == -signal.SIGINT
 
 
+def test_ctrl_c_before_python_has_begun_is_heard_later(tmp_path: Path) -> None:
+    """Whoever starts kickbench may keep the signal back until kickbench can hear it."""
+    process = subprocess.Popen(
+        [*KICKBENCH, "run", "quick", "--results", tmp_path],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]),
+    )
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said == "kickbench: interrupted\n"
+
+
 # --- imports -----------------------------------------------------------------------------------
 
 DECOY = "raise SystemExit('the wrong kickbench was imported')\n"
