@@ -20,8 +20,9 @@ from watching import wait_for
 from kickbench.errors import UsageError
 from kickbench.fleet import run as fleet_run
 from kickbench.fleet.files import Files
-from kickbench.fleet.host import Order, folder_of, measure
+from kickbench.fleet.host import Order, folder_of, measure, order_name
 from kickbench.fleet.only import FACTS, chooser
+from kickbench.fleet.query import ask
 
 pytestmark = pytest.mark.kvm
 
@@ -93,6 +94,40 @@ def test_only_some_hosts(cluster: Cluster, fleet: list[object], tmp_path: Path) 
 
 
 @needs_hosts
+def test_a_nightly_job_s_scenarios_are_measured_on_each_host(
+    cluster: Cluster, fleet: list[object], tmp_path: Path
+) -> None:
+    text = SCENARIO.format(seconds=1)
+    (tmp_path / "other.toml").write_text(text.replace('"tiny"', '"other"'))
+    # One vCPU on a CPU that no host has: no case can run.
+    (tmp_path / "none.toml").write_text(
+        text.replace('"tiny"', '"none"') + '[[placement]]\nname = "far"\nvcpus = "cpu:9999"\n'
+    )
+    job = tmp_path / "nightly.toml"
+    job.write_text('scenarios = ["tiny.toml", "none.toml", "other.toml"]\nhosts = ["root@box"]\n')
+    for name in ("alpha", "beta"):
+        cluster.add(name)
+    wait_for(lambda: len(workers(cluster)) == 2)
+    done = kickbench_captured("fleet", "run", job, *fleet[3:])
+    assert done.returncode == 4, done.stderr
+    assert "2 hosts failed:\n  alpha: this host can run no case of none: " in done.stdout
+    assert "alpha: scenario 3 of 3: other" in done.stderr
+    sql = "SELECT host, scenario FROM runs ORDER BY ALL"
+    assert [*ask(Files(str(tmp_path / "store")), sql, lambda _: None).rows] == [
+        ("alpha", "other"),
+        ("alpha", "tiny"),
+        ("beta", "other"),
+        ("beta", "tiny"),
+    ]
+    # Only what is not finished is measured again.
+    (name,) = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("Fleet: ")]
+    again = kickbench_captured("fleet", "run", "--resume", name, *fleet[3:])
+    assert again.returncode == 4, again.stderr
+    assert "alpha: kickbench: this host can run no case of none" in again.stderr
+    assert "scenario 1 of" not in again.stderr
+
+
+@needs_hosts
 def test_ctrl_c_ends_the_hosts_runs_and_can_be_resumed(begun: Begun, tmp_path: Path) -> None:
     pid = begun.worker
     begun.process.send_signal(signal.SIGINT)
@@ -146,10 +181,23 @@ def test_a_host_that_is_stopped_at_once_is_interrupted(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     text = SCENARIO.format(seconds=600)
-    order = Order("fleet", "tiny", text, (), str(tmp_path / "store"))
-    code, _ = measure(order, lambda _: None, lambda: True)
-    assert code == 130
-    assert not (tmp_path / "store").exists()
+    store = Files(str(tmp_path / "store"))
+    store.write(order_name("fleet"), b"{}")
+    order = Order("fleet", {"tiny": text}, (), store.url)
+    said: list[str] = []
+    code, last = measure(order, said.append, lambda: True)
+    assert code == 130, (last, said)
+    assert stored(tmp_path) == []
+
+
+def test_a_store_that_is_another_folder_on_the_host_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    order = Order("fleet", {"tiny": ""}, (), str(tmp_path / "store"))
+    code, said = measure(order, lambda _: None, lambda: False)
+    assert code == 3
+    assert "is not that of the fleet; name one that all hosts share" in said
 
 
 def test_hosts_that_share_a_home_keep_apart_what_they_measure(
@@ -170,7 +218,7 @@ def test_hosts_hear_of_a_store_by_a_name_that_is_good_anywhere(
     order = fleet_run.new_order(Files("store"), "quick", [])
     monkeypatch.chdir("/")
     resumed, done = fleet_run.begun(Files(order.store), order.fleet)
-    assert (resumed, done) == (order, set())
+    assert (resumed, done) == (order, {})
 
 
 @given(

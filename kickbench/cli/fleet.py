@@ -58,7 +58,8 @@ def run(
     scenario: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SCENARIO]", help="A scenario's name or file, as for kickbench run."
+            metavar="[SCENARIO]",
+            help="A scenario's name or file, as for kickbench run. Or the file of a nightly job.",
         ),
     ] = None,
     scheduler: Annotated[
@@ -109,7 +110,7 @@ def run(
         order, done = fleet_run.begun(files, resume)
     else:
         assert scenario is not None
-        order, done = fleet_run.new_order(files, scenario, options), set()
+        order, done = fleet_run.new_order(files, scenario, options), {}
     wanted = chooser(only) if only is not None else None
     with ExitStack() as opened:
         security, faults = None, dict[str, str]()

@@ -26,13 +26,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kickbench.errors import EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_OK, KickbenchError
+from kickbench import interrupts
+from kickbench.errors import EXIT_INTERRUPTED, EXIT_MEASUREMENT, EXIT_OK, HostError, KickbenchError
 from kickbench.fleet.files import Files
 from kickbench.fleet.store import add_run, host_name
 from kickbench.fleet.versions import versions
 from kickbench.host import doctor, environment
 from kickbench.results.files import replace_file
-from kickbench.results.schema import is_safe_name, one_line
+from kickbench.results.schema import is_safe_name, one_line, place
 from kickbench.summary.data import RunData
 
 POLL_SECONDS = 0.25
@@ -42,11 +43,13 @@ _LONGEST_LINE = 500
 
 @dataclass(frozen=True)
 class Order:
-    """What each host of a fleet has to do: run a scenario, and put the run into a store."""
+    """What a host of a fleet has to do: run scenarios, and put each run into a store.
+
+    ``scenarios`` has their TOML by name.
+    """
 
     fleet: str
-    name: str
-    scenario: str
+    scenarios: dict[str, str]
     options: tuple[str, ...]
     store: str
 
@@ -75,6 +78,11 @@ def look() -> Seen:
             if finding.status == "fail"
         ),
     )
+
+
+def order_name(fleet: str) -> str:
+    """The file of a store that has a fleet's order."""
+    return f"fleets/{fleet}.json"
 
 
 def folder_of(fleet: str) -> Path:
@@ -180,12 +188,35 @@ class _Lines:
 
 
 def _work(folder: Path) -> tuple[int, str]:
-    """Measure or finish the order of a folder, and store it: the exit code and the last word."""
+    """Measure and store what a folder's order says: the exit code, and the last word."""
     order = Order(**json.loads((folder / _ORDER).read_text()))
-    runs = folder / "results"
+    files = Files(order.store)
+    # Hours of measuring are lost if the runs then go where nobody looks for them.
+    if not files.list(order_name(order.fleet), ""):
+        raise HostError(
+            f"the store {place(files.url)} here is not that of the fleet; name one that all hosts "
+            "share"
+        )
+    ended: list[tuple[int, str]] = []
+    for number, name in enumerate(order.scenarios, 1):
+        if len(order.scenarios) > 1:
+            print(f"scenario {number} of {len(order.scenarios)}: {name}", flush=True)
+        ended.append(_scenario(folder, order, name, files))
+        if ended[-1][0] == EXIT_INTERRUPTED:
+            return ended[-1]
+    failed = [each for each in ended if each[0] != EXIT_OK]
+    if failed:
+        return failed[0]
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    return EXIT_OK, ", ".join(run for _, run in ended)
+
+
+def _scenario(folder: Path, order: Order, name: str, files: Files) -> tuple[int, str]:
+    """Measure or finish one scenario, and store its run: the exit code, and the run or a reason."""
+    runs = folder / "results" / name
     begun = _newest(runs)
     if begun is None or not RunData.load(begun).reader.manifest["complete"]:
-        code = _run(folder, order, begun)
+        code = _run(folder, order, name, begun)
     else:  # the store could not be written when it was finished
         code = EXIT_OK
     run = _newest(runs)
@@ -194,27 +225,38 @@ def _work(folder: Path) -> tuple[int, str]:
     data = RunData.load(run)
     if not data.reader.manifest["complete"]:
         return code, _last_line(folder)
-    add_run(Files(order.store), data, fleet=order.fleet)
+    add_run(files, data, fleet=order.fleet)
     shutil.rmtree(runs)
     return code, data.reader.run_id if code == EXIT_OK else _last_line(folder)
 
 
-def _run(folder: Path, order: Order, begun: Path | None) -> int:
+def _run(folder: Path, order: Order, name: str, begun: Path | None) -> int:
     """``kickbench run``, or its continuation, and its exit code."""
     words = ["run", "--resume", str(begun)]
     if begun is None:
-        scenario = folder / f"{order.name}.toml"
-        replace_file(scenario, order.scenario.encode())
-        words = ["run", str(scenario), "--results", str(folder / "results"), *order.options]
-    # Ctrl-C has the run end in its own good time: this process only waits for it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        scenario = folder / f"{name}.toml"
+        replace_file(scenario, order.scenarios[name].encode())
+        runs = str(folder / "results" / name)
+        words = ["run", str(scenario), "--results", runs, *order.options]
+    # Ctrl-C is for the run, also when it comes before that can hear it: see heed().
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "kickbench", *words, "--wait"],
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        [sys.executable, "-P", "-m", "kickbench", *words, "--wait"], stdout=subprocess.DEVNULL
     )
-    signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
-    return process.wait()
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        process.send_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    code = process.wait()
+    interrupts.heed(signal.SIGINT)
+    if interrupted and code == EXIT_OK:  # it has just ended by itself
+        raise KeyboardInterrupt
+    return code
 
 
 def _newest(results: Path) -> Path | None:
@@ -246,10 +288,11 @@ def main(folder: Path) -> None:
     with (folder / _LOCK).open("a+") as lock:
         if not _taken(lock):
             return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         try:
+            interrupts.heed(signal.SIGINT)  # whoever started the worker may have it ignored
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
             outcome = _work(folder)
         except KeyboardInterrupt:
             outcome = EXIT_INTERRUPTED, "interrupted"

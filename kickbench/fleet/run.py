@@ -19,7 +19,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kickbench.errors import (
@@ -28,6 +29,7 @@ from kickbench.errors import (
     EXIT_MEASUREMENT,
     EXIT_OK,
     HostError,
+    ScenarioError,
     UsageError,
 )
 from kickbench.fleet import host as on_host
@@ -37,14 +39,17 @@ from kickbench.fleet.only import Test
 from kickbench.fleet.query import ask
 from kickbench.fleet.versions import differing, versions
 from kickbench.methods import is_protocol_file
+from kickbench.nightly import config as nightly
 from kickbench.numbers import plural
-from kickbench.results.schema import is_safe_name, one_line, place, safe_name
-from kickbench.scenario.files import load
+from kickbench.results.schema import is_safe_name, one_line, place
+from kickbench.scenario.files import load, read_toml
 from kickbench.scenario.shipped import resolve
 
 if TYPE_CHECKING:
     import distributed
     from distributed.security import Security
+
+    from kickbench.scenario.model import Scenario
 
 CONNECT_SECONDS = 30
 LOOK_SECONDS = 120
@@ -60,7 +65,7 @@ class Outcome:
     ``left_out`` says why a host could not begin.
     """
 
-    fleet: str
+    fleet: str = ""
     ok: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -76,56 +81,73 @@ class Outcome:
         return EXIT_OK if self.ok else EXIT_HOST
 
 
-def new_order(files: Files, scenario: str, options: Sequence[str]) -> Order:
-    """The order for a scenario, which is kept in the store as ``fleets/ID.json``.
+def new_order(files: Files, measured: str, options: Sequence[str]) -> Order:
+    """The order for a scenario or the file of a nightly job. The store keeps it.
 
-    Raises ScenarioError for a wrong scenario, UsageError for one with protocols of your own.
+    Raises UsageError for a wrong one, and for one with protocols of your own.
     """
-    path = resolve(scenario)
-    loaded = load(path)
-    own = [method for method in loaded.measure.methods if is_protocol_file(method)]
-    if own:
-        raise UsageError(
-            f"{own[0]}: a fleet does not carry protocol files to its hosts; measure them with "
-            "kickbench run --host"
-        )
+    scenarios = _scenarios(resolve(measured))
+    for _, scenario in scenarios:
+        for method in filter(is_protocol_file, scenario.measure.methods):
+            raise UsageError(
+                f"{method}: a fleet does not carry protocol files to its hosts; measure them with "
+                "kickbench run --host"
+            )
     order = Order(
         fleet=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{secrets.token_hex(4)}",
-        name=safe_name(path.stem, default="scenario"),
-        scenario=path.read_text(encoding="utf-8"),
+        scenarios={one.name: path.read_text(encoding="utf-8") for path, one in scenarios},
         options=tuple(options),
         store=files.absolute_url,
     )
-    files.write(_place(order.fleet), json.dumps(asdict(order)).encode())
+    files.write(on_host.order_name(order.fleet), json.dumps(asdict(order)).encode())
     return order
 
 
-def begun(files: Files, fleet: str) -> tuple[Order, set[str]]:
-    """The order of a fleet that was begun, and the hosts that have finished it.
+def _scenarios(path: Path) -> list[tuple[Path, Scenario]]:
+    data, _ = read_toml(path, "a scenario file", ScenarioError)
+    if "scenarios" not in data:
+        return [(path, load(path))]
+    job = nightly.load(path)
+    return list(zip(job.files[1:], job.scenarios, strict=True))
+
+
+def begun(files: Files, fleet: str) -> tuple[Order, dict[str, set[str]]]:
+    """The order of a fleet that was begun, and which of its scenarios each host has finished.
 
     Raises UsageError, in one line, if the store has no such fleet.
     """
-    if not is_safe_name(fleet) or not files.list(_place(fleet), ""):
+    if not is_safe_name(fleet) or not files.list(on_host.order_name(fleet), ""):
         raise UsageError(f"{place(files.url)} has no fleet {one_line(fleet)[:80]!r} to resume")
-    kept = json.loads(files.read(_place(fleet)))
+    kept = json.loads(files.read(on_host.order_name(fleet)))
     kept |= {"options": tuple(kept["options"]), "store": files.absolute_url}
-    order = Order(**kept)
-    answer = ask(files, "SELECT host, fleet FROM runs WHERE failed = 0", lambda _: None)
-    return order, {str(host) for host, of in answer.rows if of == fleet}
+    answer = ask(files, "SELECT host, scenario, fleet FROM runs WHERE failed = 0", lambda _: None)
+    done: dict[str, set[str]] = {}
+    for host, scenario, of in answer.rows:
+        if of == fleet:
+            done.setdefault(str(host), set()).add(str(scenario))
+    return Order(**kept), done
 
 
-def _place(fleet: str) -> str:
-    return f"fleets/{fleet}.json"
+def _orders(
+    order: Order, hosts: Collection[str], done: Mapping[str, Collection[str]]
+) -> dict[str, Order]:
+    """What each host has yet to do, without those that have nothing to do."""
+    todo = {}
+    for host in hosts:
+        left = {n: text for n, text in order.scenarios.items() if n not in done.get(host, ())}
+        if left:
+            todo[host] = replace(order, scenarios=left)
+    return todo
 
 
 def run(
     client: distributed.Client,
     order: Order,
-    done: Collection[str],
+    done: Mapping[str, Collection[str]],
     wanted: Test | None,
     say: Callable[[str, str], None],
 ) -> Outcome:
-    """Have all hosts measure that are ``wanted``, can, and are not ``done``.
+    """Have all hosts measure that are ``wanted``, can, and have scenarios that are not ``done``.
 
     ``say`` gets a host, or "kickbench", and a line of progress.
     """
@@ -137,10 +159,12 @@ def run(
         for host, (worker, what) in seen.items()
         if wanted is None or wanted(what.environment)
     }
-    todo = {host: worker for host, worker in chosen.items() if host not in done}
+    todo = _orders(order, chosen, done)
     say("kickbench", f"{plural(len(todo), 'host')} to measure: {', '.join(sorted(todo))}")
-    outcome = measure(client, order, todo, say)
-    outcome.ok |= dict.fromkeys(done, "it had finished before")
+    outcome = measure(client, todo, chosen, say)
+    finished = [host for host in {*chosen, *done} if not _orders(order, [host], done)]
+    outcome.ok |= dict.fromkeys(finished, "it had finished before")
+    outcome.fleet = order.fleet
     outcome.left_out = faults
     return outcome
 
@@ -231,22 +255,24 @@ def _measure(order: Order, topic: str) -> tuple[int, str]:
 
 def measure(
     client: distributed.Client,
-    order: Order,
+    orders: Mapping[str, Order],
     workers: Mapping[str, str],
     say: Callable[[str, str], None],
 ) -> Outcome:
-    """Have the hosts measure, each by its worker. ``say`` gets a host and a line of its progress.
+    """Have the hosts do their orders, each by its worker.
+
+    ``say`` gets a host and a line of its progress.
 
     A host whose worker is gone for :data:`GONE_SECONDS` has failed. It may measure on, and
     ``--resume`` finds what it stored.
     """
-    outcome = Outcome(order.fleet)
+    outcome = Outcome()
     futures = {}
-    for host, worker in workers.items():
+    for host, order in orders.items():
         topic = f"kickbench-{order.fleet}-{host}"
         client.subscribe_topic(topic, _listener(say, host))
         futures[host] = client.submit(
-            _measure, order, topic, workers=[worker], pure=False, retries=0
+            _measure, order, topic, workers=[workers[host]], pure=False, retries=0
         )
     gone: dict[str, float] = {}
     try:
