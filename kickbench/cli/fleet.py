@@ -95,6 +95,7 @@ def run(
     from kickbench.fleet.files import Files
     from kickbench.fleet.inventory import read
     from kickbench.fleet.only import chooser
+    from kickbench.fleet.progress import observer
 
     if not store or bool(scheduler) == (hosts is not None):
         raise UsageError(
@@ -112,23 +113,18 @@ def run(
         assert scenario is not None
         order, done = fleet_run.new_order(files, scenario, options), {}
     wanted = chooser(only) if only is not None else None
-    with ExitStack() as opened:
+    watching, display = observer()
+    with display, ExitStack() as opened:
         security, faults = None, dict[str, str]()
         if hosts is not None:
-            by_ssh = workers(inventory, _say_of_host)
+            by_ssh = workers(inventory, watching.note)
             scheduler, security, faults = opened.enter_context(by_ssh)
         client = opened.enter_context(fleet_run.connected(scheduler, security))
-        outcome = fleet_run.run(client, order, done, wanted, _say_of_host)
+        outcome = fleet_run.run(client, order, done, wanted, watching)
     outcome.left_out |= faults
     cluster = ["--scheduler", scheduler] if hosts is None else ["--hosts", str(hosts)]
     _print_outcome(outcome, shlex.join([*cluster, "--store", store]))
     raise typer.Exit(outcome.exit_code)
-
-
-def _say_of_host(host: str, line: str) -> None:
-    from kickbench.text import printable
-
-    typer.echo(printable(f"{host}: {line}"), err=True)
 
 
 def _print_outcome(outcome: Outcome, words: str) -> None:

@@ -153,12 +153,12 @@ class Worker:
 
 @contextmanager
 def workers(
-    hosts: Sequence[Host], say: Callable[[str, str], None]
+    hosts: Sequence[Host], say: Callable[[str], None]
 ) -> Iterator[tuple[str, Security, dict[str, str]]]:
     """A scheduler with a worker on each host, as long as the ``with`` block lasts.
 
     It gets the scheduler's address, what its clients need, and why other hosts have no worker.
-    ``say`` gets "kickbench" and a line. Raises UsageError if Dask is not installed.
+    ``say`` gets a line. Raises UsageError if Dask is not installed.
     """
     try:
         from distributed import LocalCluster
@@ -184,7 +184,7 @@ def workers(
                 "tls_worker_key": security.tls_worker_key,
             },
         }
-        say("kickbench", f"connecting to {plural(len(hosts), 'host')} by ssh")
+        say(f"connecting to {plural(len(hosts), 'host')} by ssh")
         try:
             yield cluster.scheduler_address, security, _started(hosts, order, made)
         finally:

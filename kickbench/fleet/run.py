@@ -16,7 +16,7 @@ import logging
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +36,7 @@ from kickbench.fleet import host as on_host
 from kickbench.fleet.files import INSTALL, Files
 from kickbench.fleet.host import Order, Seen
 from kickbench.fleet.only import Test
+from kickbench.fleet.progress import Observer
 from kickbench.fleet.query import ask
 from kickbench.fleet.versions import differing, versions
 from kickbench.methods import is_protocol_file
@@ -55,6 +56,7 @@ CONNECT_SECONDS = 30
 LOOK_SECONDS = 120
 GONE_SECONDS = 60
 """How long a host that measures may be out of the scheduler's sight."""
+SEEN_SECONDS = 2
 POLL_SECONDS = 0.5
 
 
@@ -145,14 +147,11 @@ def run(
     order: Order,
     done: Mapping[str, Collection[str]],
     wanted: Test | None,
-    say: Callable[[str, str], None],
+    watching: Observer,
 ) -> Outcome:
-    """Have all hosts measure that are ``wanted``, can, and have scenarios that are not ``done``.
-
-    ``say`` gets a host, or "kickbench", and a line of progress.
-    """
+    """Have all hosts measure that are ``wanted``, can, and have scenarios that are not ``done``."""
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    say("kickbench", f"fleet {order.fleet}: looking at {plural(workers, 'worker')}")
+    watching.note(f"fleet {order.fleet}: looking at {plural(workers, 'worker')}")
     seen, faults = look_at_hosts(client)
     chosen = {
         host: worker
@@ -160,8 +159,8 @@ def run(
         if wanted is None or wanted(what.environment)
     }
     todo = _orders(order, chosen, done)
-    say("kickbench", f"{plural(len(todo), 'host')} to measure: {', '.join(sorted(todo))}")
-    outcome = measure(client, todo, chosen, say)
+    watching.planned(todo)
+    outcome = measure(client, todo, chosen, watching)
     finished = [host for host in {*chosen, *done} if not _orders(order, [host], done)]
     outcome.ok |= dict.fromkeys(finished, "it had finished before")
     outcome.fleet = order.fleet
@@ -232,14 +231,19 @@ def _why(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}")[:300]
 
 
-def _measure(order: Order, topic: str) -> tuple[int, str]:
+def _topic(fleet: str) -> str:
+    """Where the hosts of a fleet say their lines."""
+    return f"kickbench-{fleet}"
+
+
+def _measure(order: Order, host: str) -> tuple[int, str]:
     """What a worker calls: :func:`kickbench.fleet.host.measure`, which hears of the client."""
     import distributed
 
     worker = distributed.get_worker()
 
     def say(line: str) -> None:
-        worker.log_event(topic, line)
+        worker.log_event(_topic(order.fleet), (host, line))
 
     def stopped() -> bool:
         # The scheduler forgets a task that nobody wants any more: the client has gone.
@@ -257,29 +261,44 @@ def measure(
     client: distributed.Client,
     orders: Mapping[str, Order],
     workers: Mapping[str, str],
-    say: Callable[[str, str], None],
+    watching: Observer,
 ) -> Outcome:
     """Have the hosts do their orders, each by its worker.
-
-    ``say`` gets a host and a line of its progress.
 
     A host whose worker is gone for :data:`GONE_SECONDS` has failed. It may measure on, and
     ``--resume`` finds what it stored.
     """
     outcome = Outcome()
-    futures = {}
-    for host, order in orders.items():
-        topic = f"kickbench-{order.fleet}-{host}"
-        client.subscribe_topic(topic, _listener(say, host))
-        futures[host] = client.submit(
-            _measure, order, topic, workers=[workers[host]], pure=False, retries=0
-        )
-    gone: dict[str, float] = {}
+    for topic in {_topic(order.fleet) for order in orders.values()}:
+        client.subscribe_topic(topic, lambda event: watching.said(*map(str, event[1])))
+    futures = {
+        host: client.submit(_measure, order, host, workers=[workers[host]], pure=False, retries=0)
+        for host, order in orders.items()
+    }
+
+    def failed(host: str, why: str) -> None:
+        del futures[host]
+        outcome.failed[host] = why
+        watching.ended(host, why)
+
+    seen = _Seen(client)
     try:
         while futures:
             time.sleep(POLL_SECONDS)
-            _collect(futures, outcome)
-            _give_up(client, futures, {h: workers[h] for h in futures}, gone, outcome)
+            for host in [host for host, future in futures.items() if future.done()]:
+                try:
+                    code, last = futures[host].result(timeout=10)
+                except (Exception, CancelledError) as error:
+                    failed(host, _why(error))
+                    continue
+                if code == EXIT_OK:
+                    del futures[host]
+                    outcome.ok[host] = last
+                    watching.ended(host, None)
+                else:
+                    failed(host, last)
+            for host, why in seen.lost({host: workers[host] for host in futures}):
+                failed(host, f"{why}; the run may go on there")
     except KeyboardInterrupt:
         outcome.interrupted = True
         client.cancel(list(futures.values()), force=True)
@@ -288,43 +307,31 @@ def measure(
     return outcome
 
 
-def _listener(say: Callable[[str, str], None], host: str) -> Callable[[tuple[float, Any]], None]:
-    return lambda event: say(host, str(event[1]))
+class _Seen:
+    """When the scheduler has last seen each worker. It is asked rarely: its answer has them all."""
 
+    def __init__(self, client: distributed.Client) -> None:
+        self._client = client
+        self._gone: dict[str, float] = {}
+        self._looked = 0.0
 
-def _collect(futures: dict[str, Any], outcome: Outcome) -> None:
-    """Move the hosts that have ended to the outcome."""
-    for host, future in list(futures.items()):
-        if not future.done():
-            continue
-        del futures[host]
-        try:
-            code, last = future.result(timeout=10)
-        except (Exception, CancelledError) as error:
-            outcome.failed[host] = _why(error)
-            continue
-        (outcome.ok if code == EXIT_OK else outcome.failed)[host] = last
-
-
-def _give_up(
-    client: distributed.Client,
-    futures: dict[str, Any],
-    workers: Mapping[str, str],
-    gone: dict[str, float],
-    outcome: Outcome,
-) -> None:
-    """Give up hosts whose workers are gone, or all if the scheduler is."""
-    there: Sequence[str] = ()
-    why = "its worker is gone"
-    if client.status == "running":
-        with suppress(OSError, TimeoutError):
-            there = client.scheduler_info(n_workers=-1)["workers"]
-    else:
-        why = "the scheduler is gone"
-    now = time.monotonic()
-    for host, worker in workers.items():
-        if worker in there:
-            gone.pop(host, None)
-        elif now - gone.setdefault(host, now) > GONE_SECONDS:
-            del futures[host]
-            outcome.failed[host] = f"{why}; the run may go on there"
+    def lost(self, workers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Hosts whose workers are gone for good, or all if the scheduler is, and which it is."""
+        now = time.monotonic()
+        if now - self._looked < SEEN_SECONDS:
+            return []
+        self._looked = now
+        there: Collection[str] = ()
+        why = "its worker is gone"
+        if self._client.status == "running":
+            with suppress(OSError, TimeoutError):
+                there = self._client.scheduler_info(n_workers=-1)["workers"]
+        else:
+            why = "the scheduler is gone"
+        lost = []
+        for host, worker in workers.items():
+            if worker in there:
+                self._gone.pop(host, None)
+            elif now - self._gone.setdefault(host, now) > GONE_SECONDS:
+                lost.append((host, why))
+        return lost
