@@ -2,7 +2,7 @@
 """A Dask scheduler and its workers, each worker with a host's name of its own.
 
 All are on this machine, so the lock of the host has them measure one after the other. A UTS
-namespace makes a host of each: root only.
+namespace makes a host of each, and a network namespace can: root only.
 """
 
 from __future__ import annotations
@@ -15,33 +15,50 @@ import sys
 import time
 from pathlib import Path
 
+from sshd import Network
+
 PREPARE = 'hostname {name} && mount --make-rprivate / && {more} exec "$@"'
 
 
 class Cluster:
-    """A scheduler, and the workers that were started. ``address`` is the scheduler's."""
+    """A scheduler at an address of this machine, and the workers that were started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         self.folder = folder
         self.processes: list[tuple[str, subprocess.Popen[bytes]]] = []
-        file = folder / "scheduler.json"
+        self.file = file = folder / "scheduler.json"
         self._start(
-            "scheduler", ["dask_scheduler", "--port", "0", "--scheduler-file", str(file)], []
+            "scheduler",
+            ["dask_scheduler", "--port", "0", "--scheduler-file", str(file)],
+            address,
+            [],
         )
         _wait_for(file)
-        self.file = file
 
     @property
     def address(self) -> str:
-        return str(json.loads(self.file.read_text())["address"])
+        """The scheduler's, for who is on this machine."""
+        return self._address("127.0.0.1")
 
-    def add(self, name: str, more: str = "") -> None:
-        """A worker on a host of this name. ``more`` is run in its mount namespace before."""
+    def add(self, name: str, more: str = "", inside: Network | None = None) -> None:
+        """A worker on a host of this name. ``more`` is run in its mount namespace before.
+
+        ``inside`` a network, it measures whatever the other hosts do.
+        """
+        if inside is not None:
+            more = f"export KICKBENCH_LOCK={self.folder}/{name}.lock"
         prepare = PREPARE.format(name=name, more=f"{more} &&" if more else "")
         self._start(
             name,
-            ["dask_worker", "--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny"],
-            ["unshare", "-um", "sh", "-c", prepare, "sh"],
+            [
+                *("dask_worker", self._address(inside.near if inside else "127.0.0.1")),
+                *("--nthreads", "1", "--no-nanny"),
+            ],
+            inside.address if inside else "127.0.0.1",
+            [
+                *(("ip", "netns", "exec", inside.name) if inside else ()),
+                *("unshare", "-um", "sh", "-c", prepare, "sh"),
+            ],
         )
 
     def state(self, name: str) -> Path:
@@ -65,16 +82,25 @@ class Cluster:
             except (OSError, ValueError):
                 continue
 
-    def _start(self, name: str, words: list[str], before: list[str]) -> None:
+    def _address(self, host: str) -> str:
+        _, _, port = json.loads(self.file.read_text())["address"].rpartition(":")
+        return f"tcp://{host}:{port}"
+
+    def _start(self, name: str, words: list[str], address: str, before: list[str]) -> None:
         module, *options = words
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [
                     *before,
                     *(sys.executable, "-P", "-m", f"distributed.cli.{module}", *options),
-                    *("--host", "127.0.0.1", "--no-dashboard"),
+                    *("--host", address, "--no-dashboard"),
                 ],
-                env={**os.environ, "XDG_STATE_HOME": str(self.folder / name)},
+                env={
+                    **os.environ,
+                    "XDG_STATE_HOME": str(self.folder / name),
+                    # A cable that is pulled is not noticed before.
+                    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
+                },
                 cwd=self.folder,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

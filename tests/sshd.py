@@ -84,10 +84,14 @@ def _free_port() -> int:
 
 @dataclass(frozen=True)
 class Network:
-    """A network namespace, with a cable to this one. ``address`` is the one at its end."""
+    """A network namespace, with a cable to this one.
+
+    ``address`` is the one at its end, and ``near`` that at ours.
+    """
 
     name: str
     address: str
+    near: str
 
     def cable(self, state: str) -> None:
         """Have the cable ``up`` or ``down``."""
@@ -99,18 +103,21 @@ def _ip(*words: str) -> None:
 
 
 @contextlib.contextmanager
-def network() -> Iterator[Network]:
-    """Make a network namespace. The addresses are of RFC 2544, and of this process."""
-    name = f"kb{os.getpid()}"
-    number = 4 * (os.getpid() % 16384)
-    one, other = (f"198.18.{number >> 8}.{(number & 255) + end}" for end in (1, 2))
+def network(which: int = 0) -> Iterator[Network]:
+    """Make a network namespace, ``which`` of eight. Addresses are of RFC 2544, and this process."""
+    name = f"kb{os.getpid()}n{which}"
+    number = 4 * ((8 * os.getpid() + which) % 32768)
+    one, other = (
+        f"198.{18 + (number >> 16)}.{number >> 8 & 255}.{(number & 255) + end}" for end in (1, 2)
+    )
     _ip("netns", "add", name)
     try:
         _ip("link", "add", name, "type", "veth", "peer", "name", "cable", "netns", name)
         _ip("addr", "add", f"{one}/30", "dev", name)
         _ip("link", "set", name, "up")
         _ip("-n", name, "addr", "add", f"{other}/30", "dev", "cable")
-        found = Network(name, other)
+        _ip("-n", name, "link", "set", "lo", "up")
+        found = Network(name, other, one)
         found.cable("up")
         yield found
     finally:

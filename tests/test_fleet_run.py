@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sshd
 from command import kickbench_captured
 from dask_hosts import Cluster
 from fleets import SCENARIO, Begun, beginning, stored
@@ -174,6 +178,63 @@ def test_a_killed_measurement_is_said_and_finished_later(begun: Begun, tmp_path:
     done = kickbench_captured("fleet", "run", "--resume", begun.fleet, *begun.words)
     assert done.returncode == 0, done.stderr
     assert stored(tmp_path) == [("alpha", 1, begun.fleet)]
+
+
+HOSTS = ("alpha", "beta", "gamma", "delta")
+
+
+class FourHosts:
+    """A fleet of four hosts, each in a network of its own, that all measure."""
+
+    def __init__(self, opened: ExitStack, tmp_path: Path) -> None:
+        (tmp_path / "cluster").mkdir()
+        self.cluster = Cluster(tmp_path / "cluster", "0.0.0.0")  # noqa: S104 (the networks' too)
+        opened.callback(self.cluster.end)
+        self.networks = {
+            name: opened.enter_context(sshd.network(which)) for which, name in enumerate(HOSTS)
+        }
+        for name, network in self.networks.items():
+            self.cluster.add(name, inside=network)
+        wait_for(lambda: len(workers(self.cluster)) == 4)
+        words = ["--scheduler", self.cluster.address, "--store", str(tmp_path / "store")]
+        state = self.cluster.state("alpha")
+        self.begun = opened.enter_context(beginning("alpha", state, words, tmp_path))
+        for name in HOSTS:
+            wait_for(lambda name=name: [*self.cluster.state(name).glob("*/results/*/*/*")])
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Iterator[FourHosts]:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("it makes networks: root and iproute2 only")
+    if subprocess.run(["unshare", "--net", "true"]).returncode:
+        pytest.skip("no network namespaces here")
+    with ExitStack() as opened:
+        yield FourHosts(opened, tmp_path)
+
+
+def test_hosts_that_die_or_are_cut_off_cost_their_own_run_only(
+    four: FourHosts, tmp_path: Path
+) -> None:
+    four.cluster.kill("beta")
+    four.networks["gamma"].cable("down")
+    code, text = four.begun.end()
+    assert code == 4
+    assert "2 hosts finished:\n  alpha: " in text
+    assert "2 hosts failed:\n  beta: its worker is gone; the run may go on there\n  gamma: " in text
+    assert "Traceback" not in text
+    # Both have measured on, and stored what they found.
+    fleet = four.begun.fleet
+    wait_for(lambda: stored(tmp_path) == [(name, 1, fleet) for name in sorted(HOSTS)])
+
+
+def test_a_scheduler_that_dies_costs_no_host_its_run(four: FourHosts, tmp_path: Path) -> None:
+    four.cluster.kill("scheduler")
+    code, text = four.begun.end()
+    assert code == 4
+    assert text.count(": the scheduler is gone; the run may go on there\n") == 2 * len(HOSTS)
+    fleet = four.begun.fleet
+    wait_for(lambda: stored(tmp_path) == [(name, 1, fleet) for name in sorted(HOSTS)])
 
 
 def test_a_host_that_is_stopped_at_once_is_interrupted(
