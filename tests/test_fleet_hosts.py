@@ -87,8 +87,9 @@ def test_no_host_can_be_reached(box: sshd.Sshd, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def measuring(box: sshd.Sshd, tmp_path: Path) -> Iterator[Begun]:
-    state = box.cache / "kickbench" / "fleet"
-    with beginning(os.uname().nodename, state, words(tmp_path, "box"), tmp_path) as begun:
+    name = os.uname().nodename
+    state = box.cache / "kickbench" / "fleet" / name
+    with beginning(name, state, words(tmp_path, "box"), tmp_path) as begun:
         yield begun
 
 
@@ -99,7 +100,7 @@ def test_ctrl_c_ends_the_run_there_and_it_can_be_resumed(box: sshd.Sshd, tmp_pat
         begun.process.send_signal(signal.SIGINT)
         code, said = begun.end()
         assert code == 130
-        assert not Path(f"/proc/{pid}").exists()
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
         assert "Traceback" not in said
         assert f"kickbench fleet run --resume {begun.fleet} --hosts " in said
         assert stored(tmp_path) == []
