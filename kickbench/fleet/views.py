@@ -132,10 +132,7 @@ def _parts(files: Files, snapshot: Snapshot, table: str) -> Iterator[str]:
 
 def _read(files: Files, names: Sequence[str], in_path: str) -> str:
     addresses = ", ".join(_quoted(files.address(name)) for name in names)
-    return (
-        f"read_parquet([{addresses}], union_by_name = true, hive_partitioning = true, "
-        f"hive_types = {{{in_path}}})"
-    )
+    return f"read_parquet([{addresses}], hive_partitioning = true, hive_types = {{{in_path}}})"
 
 
 def _damage(files: Files, snapshot: Snapshot, *, footers: bool) -> Iterator[tuple[str, str]]:
