@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_fleet import time_of, write
 
+from kickbench.errors import MeasurementError
 from kickbench.fleet.compact import Packed, compact
 from kickbench.fleet.files import Files
 from kickbench.fleet.query import ask
@@ -141,6 +142,22 @@ def test_a_damaged_pack_costs_its_own_rows(files: Files, table: str) -> None:
     assert len(rows) == 8
     assert len(said) == 1
     assert f"{march}: is damaged" in said[0]
+
+
+def test_a_store_that_is_full_loses_nothing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(files)
+    before = content(files)
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise MeasurementError(f"cannot write to {path.parent}: the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr("kickbench.fleet.files.replace_file", refuse)
+        done = kickbench_captured("fleet", "compact", files.url)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the disk is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert content(files) == before
 
 
 def test_an_error_in_sql_reads_no_pack_as_damaged(files: Files) -> None:
