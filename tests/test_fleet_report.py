@@ -92,6 +92,8 @@ def test_an_empty_store_is_said_to_be_empty(tmp_path: Path) -> None:
     [
         (["--json", "--markdown"], "choose one of them"),
         (["--days", "1"], "--days"),
+        (["--days", "99999999"], "--days"),
+        (["--days", "9" * 30], "--days"),
         (["-o", ""], "is empty; name a folder"),
     ],
 )

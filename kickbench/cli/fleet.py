@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kickbench.fleet.query import Answer
     from kickbench.fleet.run import Outcome
 
+_MOST_DAYS = 36_500
+"""A century. The calendar of Python begins in the year 1."""
+
 app = typer.Typer(help="Keep many hosts' runs in one store, and ask it.", no_args_is_help=True)
 
 _Store = Annotated[
@@ -198,7 +201,8 @@ def report(
         ),
     ] = None,
     days: Annotated[
-        int, typer.Option("--days", metavar="N", min=2, help="Judge the last N days.")
+        int,
+        typer.Option("--days", metavar="N", min=2, max=_MOST_DAYS, help="Judge the last N days."),
     ] = 120,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     as_markdown: Annotated[
