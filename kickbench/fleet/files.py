@@ -22,8 +22,8 @@ INSTALL = "pip install 'kickbench[fleet]'"
 class Files:
     """The files below a URL, by names such as ``runs/host=a/month=2026-11/run.parquet``.
 
-    Raises UsageError for a URL that no library here knows, and MeasurementError, in one line, for
-    what cannot be read or written.
+    Raises UsageError for a URL that is empty, that no library here knows or that names a file,
+    and MeasurementError, in one line, for what cannot be read or written.
     """
 
     def __init__(self, url: str) -> None:
@@ -31,6 +31,8 @@ class Files:
             import fsspec.core
         except ImportError:
             raise UsageError(f"a store needs fsspec; {INSTALL}") from None
+        if not url:  # to fsspec the current folder: hardly what "$UNSET" means
+            raise UsageError("the store's name is empty; name a folder or a URL")
         self.url = url
         with self._told("opened"):
             try:
@@ -40,6 +42,9 @@ class Files:
                     one_line(f"{place(url)} is no store that can be opened here: {error}")
                 ) from None
         self._is_local = "file" in self._system.protocol
+        if self._is_local and Path(self._root).is_file():
+            # fsspec would find nothing in it: a store without runs.
+            raise UsageError(f"the store {place(url)} is a file; name a folder")
         # What was listed may be older than what others wrote since.
         self._system.use_listings_cache = False
 
