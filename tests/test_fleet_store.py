@@ -233,12 +233,23 @@ def test_an_empty_store_has_its_views(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS a, ['inf'::DOUBLE, 1.5] AS b, 'NaN' AS c"
+    done = kickbench_captured("fleet", "query", tmp_path, sql, "--json")
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == [
+        {"a": None, "b": [None, 1.5], "c": "NaN"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["query", "{folder}", "SELEC"], 2, "the query cannot be answered"),
         (["query", "{folder}", "SELECT nonsense FROM metrics"], 2, "nonsense"),
         (["query", "nonsense://x", "SELECT 1"], 2, "is no store that can be opened here"),
+        (["query", "{folder}", ""], 2, "the query is empty"),
+        (["query", "{folder}", "/* nothing */"], 2, "the query is empty"),
+        (["query", "{folder}", "SELECT 1 a, 2 a", "--json"], 2, "two columns are called 'a'"),
         (["query", "", "SELECT 1"], 2, "the store's name is empty"),
         (["query", "{file}", "SELECT * FROM runs"], 2, "the store {file} is a file"),
         (["compact", "{file}"], 2, "the store {file} is a file"),

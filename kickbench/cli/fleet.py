@@ -242,9 +242,14 @@ def report(
 def _print_json(answer: Answer) -> None:
     import json
 
+    for name in answer.columns:
+        if answer.columns.count(name) > 1:
+            raise UsageError(f"two columns are called {name!r}; give one another name with AS")
     # Times, and whatever else SQL has that JSON has not, as their text.
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-    typer.echo(json.dumps(rows, default=str))
+    text = json.dumps(rows, default=str)
+    # Python writes NaN and Infinity, also inside lists, and other readers refuse them.
+    typer.echo(json.dumps(json.loads(text, parse_constant=lambda _: None)))
 
 
 def _print_table(answer: Answer) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kickbench.errors import UsageError
 from kickbench.fleet.files import Files
 from kickbench.fleet.views import with_views
 
@@ -27,11 +28,11 @@ def ask(files: Files, sql: str, say: Callable[[str], None]) -> Answer:
     """The answer to a query of the views ``runs``, ``metrics`` and ``hosts``.
 
     A damaged or foreign file is left out, and ``say`` gets a line for it. Raises UsageError for a
-    query that DuckDB refuses, and MeasurementError if the store cannot be read.
+    query that is empty or that DuckDB refuses, and MeasurementError if the store cannot be read.
     """
 
     def answer(connection: duckdb.DuckDBPyConnection) -> Answer:
-        found = connection.execute(sql)
+        found = _executed(connection, sql)
         if found.description is None:
             return Answer((), ())
         return Answer(tuple(column[0] for column in found.description), found.fetchall())
@@ -46,4 +47,12 @@ def frame(url: str, sql: str, say: Callable[[str], None] = print) -> pd.DataFram
     type of texts, times are in UTC, and what is not known is NaN, NaT or None. ``say`` gets a line
     for each file that was left out.
     """
-    return with_views(Files(url), say, lambda connection: connection.execute(sql).df())
+    return with_views(Files(url), say, lambda connection: _executed(connection, sql).df())
+
+
+def _executed(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+    # DuckDB's stubs do not know that nothing comes of nothing, or of a comment.
+    found: duckdb.DuckDBPyConnection | None = connection.execute(sql)
+    if found is None:
+        raise UsageError("the query is empty")
+    return found
