@@ -6,6 +6,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +20,7 @@ from command import kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_night import night
+from watching import wait_for
 
 from kickbench.compare.metrics import points
 from kickbench.errors import MeasurementError, UsageError
@@ -231,6 +235,23 @@ def test_an_empty_store_has_its_views(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "host  value\n")
     assert "no runs yet" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_ends_a_query_while_duckdb_works(tmp_path: Path) -> None:
+    begun = tmp_path / "begun.csv"
+    endless = "FROM range(1000000000000000) SELECT count(*) WHERE range % 7 = 3"
+    sql = f"COPY (FROM range(1)) TO '{begun}'; {endless}"
+    words = [sys.executable, "-m", "kickbench", "fleet", "query", str(tmp_path / "new"), sql]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(begun.exists)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "kickbench: interrupted"
+    assert "Traceback" not in said
 
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _T = TypeVar("_T")
+
+_AGAIN_SECONDS = 0.05
 
 _HOSTS = """
 CREATE VIEW hosts AS
@@ -66,7 +70,7 @@ def with_snapshot(
         error: Exception | None = None
         if not snapshot.unread:
             try:
-                return work(_connection(files, snapshot), snapshot)
+                return _interruptible(partial(_worked, files, snapshot, work))
             except (duckdb.Error, pa.ArrowException, OSError) as wrong:
                 error = wrong
         before, snapshot = snapshot, choose(take(files, left_out))
@@ -91,10 +95,35 @@ def _is_packed(before: Snapshot, after: Snapshot) -> bool:
     return not before.sources <= after.sources or before.unread != after.unread
 
 
-def _connection(files: Files, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
+def _interruptible(work: Callable[[duckdb.DuckDBPyConnection], _T]) -> _T:
+    """What ``work`` makes of a connection, in a thread of its own, so that Ctrl-C ends it.
+
+    In the main thread, DuckDB heeds Ctrl-C late or not at all, or makes a RuntimeError of it.
+    """
     import duckdb
 
     connection = duckdb.connect()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work, connection)
+        try:
+            return future.result()
+        finally:
+            while not future.done():  # work may be between two queries
+                connection.interrupt()
+                wait([future], _AGAIN_SECONDS)
+
+
+def _worked(
+    files: Files,
+    snapshot: Snapshot,
+    work: Callable[[duckdb.DuckDBPyConnection, Snapshot], _T],
+    connection: duckdb.DuckDBPyConnection,
+) -> _T:
+    _create_views(connection, files, snapshot)
+    return work(connection, snapshot)
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot) -> None:
     if files.system is not None:
         connection.register_filesystem(files.system)
     # DuckDB would ask for extensions on the network, which nobody asked for.
@@ -114,7 +143,6 @@ def _connection(files: Files, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
         selected = (f"SELECT {columns}, month FROM {part}" for part in parts)  # noqa: S608 (ours)
         connection.execute(f"CREATE VIEW {table} AS {' UNION ALL '.join(selected)}")
     connection.execute(_HOSTS)
-    return connection
 
 
 def _parts(files: Files, snapshot: Snapshot, table: str) -> Iterator[str]:
