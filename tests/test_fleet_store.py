@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import synthetic_run
 from command import kickbench_captured
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_night import night
@@ -252,6 +253,19 @@ def test_ctrl_c_ends_a_query_while_duckdb_works(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said.splitlines()[-1] == "kickbench: interrupted"
     assert "Traceback" not in said
+
+
+def test_ctrl_c_while_a_folder_is_looked_for_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "runs").mkdir()
+    files = Files(str(tmp_path))
+    monkeypatch.setattr(LocalFileSystem, "info", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.list("runs", ".parquet")
 
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:

@@ -128,7 +128,14 @@ class Files:
         return str(self._system.unstrip_protocol(self._root))
 
     def _exists(self, name: str) -> bool:
-        return bool(self._system.exists(self._path(name)))
+        path = self._path(name)
+        if not self._is_local:
+            return bool(self._system.exists(path))
+        try:
+            self._system.info(path)  # its exists() takes any error for a no, even Ctrl-C
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
