@@ -64,6 +64,21 @@ def explain(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all counts there.", show_default=False),
     ] = None,
+    as_markdown: Annotated[
+        Path | None,
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="With --against: write what differs there, as a comment on a pull request.",
+            show_default=False,
+        ),
+    ] = None,
+    fail: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-increase", help="With --against: exit code 1 if a count is larger."
+        ),
+    ] = False,
     lines: Annotated[
         bool,
         typer.Option(
@@ -83,11 +98,13 @@ def explain(
     import json
     from dataclasses import replace
 
+    from kickbench.errors import EXIT_REGRESSION, UsageError
     from kickbench.lab.beside import beside
     from kickbench.lab.emulator import LIMIT_SECONDS, Limits
     from kickbench.lab.explain import shared_words, words
     from kickbench.lab.explain.case import cases_of
     from kickbench.lab.explain.explain import explain as count
+    from kickbench.lab.explain.gate import grew, to_markdown
     from kickbench.lab.explain.page import page
     from kickbench.lab.explain.shared import jobs, shared
     from kickbench.lab.explain.subject import EXIT
@@ -98,6 +115,8 @@ def explain(
     from kickbench.results.files import make_folder, replace_file, write_output
     from kickbench.scenario.shipped import resolve
 
+    if base is None and (as_markdown or fail):
+        raise UsageError("--markdown and --fail-on-increase need a kernel to compare: --against")
     path = resolve(scenario or "instruction_counts")
     named = methods.split(",") if methods else None
     cases = cases_of(path, named, machine=find(machine), everything=scenario is not None)
@@ -106,7 +125,8 @@ def explain(
     for image in images:  # before the first machine has run for a while
         system_map_of(image)
     run = find_run(into) if into else None
-    for place in filter(None, (output, as_json and as_json.parent)):
+    files = [file.parent for file in (as_json, as_markdown) if file]
+    for place in filter(None, (output, *files)):
         make_folder(place, "choose another one")
     heed_sigterm()
     limits = Limits(total=time_limit or LIMIT_SECONDS)
@@ -121,6 +141,8 @@ def explain(
     as_text = f"{json.dumps(document, indent=2)}\n".encode()
     if as_json:
         write_output(as_json, as_text)
+    if as_markdown and other:
+        write_output(as_markdown, to_markdown(found, other).encode())
     if run:
         replace_file(run / PAGE, page(found).encode())
         replace_file(run / FILE, as_text)
@@ -135,3 +157,5 @@ def explain(
     said = words.against(found, other) if other else (*words.answer(found), *words.tables(found))
     for line in (*said, *shared_words.text(found.shared)):
         typer.echo(line)
+    if fail and other and grew(found, other):
+        raise typer.Exit(EXIT_REGRESSION)
