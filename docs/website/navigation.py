@@ -40,7 +40,7 @@ SECTIONS = (
         "compare",
         "Compare",
         "You have two kernels, two hosts or two settings, and want to show what differs.",
-        ("docs/compare.md", "docs/reports.md", "docs/export.md"),
+        ("docs/compare.md", "docs/reports.md", "docs/export.md", "docs/gate.md"),
         ("docs/statistics.md",),
     ),
     Section(
@@ -108,6 +108,7 @@ PURPOSES = {
     "docs/lab.md": "emulated hosts, for what your host does not have",
     "docs/compare.md": "what counts as slower, between two runs",
     "docs/export.md": "a run for KCIDB, Prometheus, JUnit, TAP and others",
+    "docs/gate.md": "exact counts on every pull request of your fork of KVM",
     "docs/reports.md": "HTML pages, figures and tables that you can attach to a patch",
     "docs/method.md": "how each figure is measured, and what it cannot say",
     "docs/statistics.md": "how rounds become an interval and a verdict",
