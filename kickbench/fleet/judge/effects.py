@@ -27,7 +27,8 @@ PLACEBOS = 12
 """Days before a move at which a cohort is looked at as if it had moved, at most."""
 
 _PRIOR = 20.0  # placebos that all figures together count as, for each figure
-_LARGEST = 16.0  # square of a placebo's effect, in errors, where there may be a change as well
+_HALF_BELOW = 0.455  # the median of the square of a normal number, with standard deviation 1
+_LARGEST = 16.0  # square of a placebo's effect, in usual errors, where there may be a change, too
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Fleet:
         known = np.isfinite(ratio)
         if not known.any():
             return None
+        # All hosts may drift together, which the spread between them does not show. Half of all
+        # figures and days have no change, so that these show how much.
+        largest = _LARGEST * max(1.0, float(np.nanmedian(ratio)) / _HALF_BELOW)
         begin = _Begin(trimmed(self.calm(1)[:, hosts.place].transpose(0, 2, 1)).value, mean.value)
         day = begin.of(np.where(known, ratio, -1.0).argmax(1))
         rows = np.arange(len(day))
@@ -129,7 +133,7 @@ class Fleet:
         back = begin.of(np.where(known & (mean.value * sign < 0), ratio, -1.0).argmax(1))
         with np.errstate(invalid="ignore"):
             left = mean.value[rows, day] + mean.value[rows, back]
-            went = (ratio[rows, back] > _LARGEST) & (
+            went = (ratio[rows, back] > largest) & (
                 np.abs(left) < np.abs(mean.value[rows, day]) / 2
             )
         end = np.where(went, np.maximum(day, back), ratio.shape[1])
@@ -138,11 +142,10 @@ class Fleet:
         # be other days with a change.
         at = np.arange(ratio.shape[1])
         distant = (at <= day[:, None] - nights) | (at > np.where(went, end, day)[:, None] + BEFORE)
-        others = np.minimum(np.where(distant, ratio, np.nan), _LARGEST)[:, ::nights].T
+        others = np.minimum(np.where(distant, ratio, np.nan), largest)[:, ::nights].T
         then = Mean(*(array[rows, day] for array in (mean.value, mean.error, mean.df)))
         found = _effects(hosts, nights, then, *_inflation(others, then.df), day, end)
-        tried = np.maximum(known.sum(1) / nights, 1.0)
-        return Effects(**{**vars(found), "p": np.minimum(found.p * tried, 1.0)})
+        return Effects(**{**vars(found), "p": np.minimum(found.p * known.sum(1), 1.0)})
 
     def on_day(self, hosts: Hosts, day: int) -> Effects:
         """The step of hosts that did not move on a day."""
