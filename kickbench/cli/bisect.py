@@ -21,7 +21,7 @@ def bisect(
     scenario: Annotated[
         str,
         typer.Argument(
-            metavar="[SCENARIO]", help="A scenario's file, or a name that scenario list shows."
+            metavar="SCENARIO", help="A scenario's file, or a name that scenario list shows."
         ),
     ] = "instruction_counts",
     case: Annotated[

@@ -15,7 +15,7 @@ def explain(
     scenario: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SCENARIO]",
+            metavar="SCENARIO",
             help="A scenario's file, or a name that scenario list shows. All that can be explained "
             "of it is.",
             show_default="exits and kicks of a halted vCPU",

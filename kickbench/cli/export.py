@@ -15,7 +15,7 @@ def export(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="The folder of a run, or one with runs below it. Of several runs, the newest is "
             "taken.",
         ),

@@ -61,7 +61,7 @@ def run(
     scenario: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SCENARIO]",
+            metavar="SCENARIO",
             help="A scenario's name or file, as for kickbench run. Or the file of a nightly job.",
         ),
     ] = None,

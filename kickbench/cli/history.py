@@ -68,7 +68,7 @@ def show(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]", help="The id of a run, or a part of it. The default is the newest run."
+            metavar="RUN", help="The id of a run, or a part of it. The default is the newest run."
         ),
     ] = None,
 ) -> None:

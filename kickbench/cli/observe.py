@@ -24,7 +24,7 @@ def observe(
     pid: Annotated[
         int | None,
         typer.Argument(
-            metavar="[PID]",
+            metavar="PID",
             help="The process of the VM. Without it the VMs of this host are listed.",
             show_default=False,
         ),

@@ -26,7 +26,7 @@ def predict(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="The folder of a run that measured exits with sigmask and sigmask_same, or one "
             "with runs below it. Of several runs, the newest is taken.",
         ),

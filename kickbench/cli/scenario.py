@@ -83,7 +83,7 @@ def from_results(
     results: Annotated[
         Path,
         typer.Argument(
-            metavar="[RESULTS]",
+            metavar="RESULTS",
             help="The folder of an observation, or one with runs below it. Of several runs, the "
             "newest is taken.",
         ),

@@ -29,7 +29,7 @@ def show(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="The folder of a run, or one with runs below it. Of several runs, the newest is "
             "shown.",
         ),
