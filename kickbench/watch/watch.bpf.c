@@ -202,11 +202,11 @@ struct thread {
 	__u64 entered_ns; /* 0: unknown */
 	__u64 left_ns;	  /* 0: unknown */
 	__u32 way;	  /* index of the last exit's way, + 1; 0: none */
-	__u32 pad;
-	__u64 early_ns; /* when KVM_RUN returned for a signal that `sent` did not see yet */
-	__u64 n_before; /* signals to it alone before it was known to run a vCPU */
-	__u64 before;	/* of these, those that were still pending then: bit 0 is signal 1 */
-	__u64 waits_ns; /* since when it waits for siglock; 0: it does not */
+	int id;		  /* the vCPU's number */
+	__u64 early_ns;	  /* when KVM_RUN returned for a signal that `sent` did not see yet */
+	__u64 n_before;	  /* signals to it alone before it was known to run a vCPU */
+	__u64 before;	  /* of these, those that were still pending then: bit 0 is signal 1 */
+	__u64 waits_ns;	  /* since when it waits for siglock; 0: it does not */
 };
 
 struct {
@@ -309,6 +309,7 @@ static __always_inline void runs(struct task_struct *task, struct thread *thread
 	thread->slot = slot + 1;
 	thread->kvm_vcpu = (__u64)kvm_vcpu;
 	thread->run = (__u64)BPF_CORE_READ(kvm_vcpu, run);
+	thread->id = BPF_CORE_READ(kvm_vcpu, vcpu_id);
 	thread->left_ns = 0;
 	thread->way = 0;
 }
@@ -613,9 +614,10 @@ static __always_inline void find_vcpu(struct kb_totals *total, struct task_struc
 				bpf_core_field_offset(struct preempt_notifier, link));
 	if (!link)
 		return;
-	/* A vCPU that was closed leaves its address to another one, with a page of its own. */
+	/* A vCPU that was closed leaves its address to another one, and at times its page, too. */
 	run = (__u64)BPF_CORE_READ(kvm_vcpu, run);
-	if ((__u64)kvm_vcpu == thread->kvm_vcpu && run == thread->run)
+	if ((__u64)kvm_vcpu == thread->kvm_vcpu && run == thread->run &&
+	    BPF_CORE_READ(kvm_vcpu, vcpu_id) == thread->id)
 		return;
 	slot = slot_of(total, kvm_vcpu);
 	runs(task, thread, kvm_vcpu, slot);
