@@ -103,7 +103,8 @@ def test_a_night_is_in_the_store_and_so_is_its_history(
 def test_a_store_that_cannot_be_written_costs_no_night(
     tmp_path: Path, measured: Callable[[int], None]
 ) -> None:
-    (tmp_path / "store").write_text("")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/results").write_text("")
     measured(0)
     done = kickbench_captured("nightly", job(tmp_path / "job", "../store"))
     assert done.returncode == 4
