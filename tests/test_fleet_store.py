@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +66,11 @@ def bucket() -> Iterator[str]:
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         import s3fs
 
+        # An earlier server of this process had another port, which fsspec remembers, and left its
+        # buckets to this one.
+        s3fs.S3FileSystem.clear_instance_cache()
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # noqa: S310 (our own server)
         s3fs.S3FileSystem().mkdir("fleet")
         yield "s3://fleet"
     server.stop()
