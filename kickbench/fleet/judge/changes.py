@@ -2,9 +2,9 @@
 """Which cohorts changed: the fewest that explain what is seen, and what they have in common.
 
 Every cohort is tried on every figure, at one false discovery rate for hosts that moved, and one for
-those that did not. Most cohorts share hosts. So the
-one that shows most is taken first, its hosts are taken out of the others, and these are looked at
-again. Hosts that moved come first: a move explains a change better than a day does.
+those that did not. Most cohorts share hosts. So the one that shows most is taken first, its hosts
+are taken out of the others, and these are looked at again. Hosts that moved come first: a move
+explains a change better than a day does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from kickbench.fleet.judge.cohorts import Hosts
 from kickbench.fleet.judge.effects import Effects, Fleet
 from kickbench.fleet.judge.robust import median, trimmed
 from kickbench.nightly.evidence import adjust
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
