@@ -213,6 +213,14 @@ def test_hosts_that_are_disturbed_together_now_and_then_are_no_finding() -> None
     assert not told(world).regressed
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_slow_drift_that_all_hosts_share_is_no_finding(seed: int) -> None:
+    world = World(hosts=200, days=120, figures=4, seed=seed)
+    drift = np.cumsum(np.random.default_rng(seed).normal(0, 5e-4, 120))
+    world.value *= np.exp(drift).astype(np.float32)
+    assert told(world).findings == ()
+
+
 # --- hosts --------------------------------------------------------------------------------------
 
 
