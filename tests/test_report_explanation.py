@@ -224,7 +224,10 @@ def at_sigmask(**changes: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda d: d.update(schema=2), "schema"),
+    (
+        lambda d: d.update(schema=2, methods="in another shape"),
+        "was written by a newer kickbench (schema 2); upgrade kickbench",
+    ),
     (lambda d: d.update(schema=True), "schema"),
     (lambda d: d.update(methods=[]), "methods"),
     (lambda d: d.update(machine="x\n\x1b[31m"), "machine"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kickbench.nightly.night import MAX_ROWS, check_version
+from kickbench.nightly.night import MAX_ROWS, SCHEMA
 from kickbench.nightly.trends import Key
 from kickbench.results.schema import (
     Line,
@@ -21,6 +21,7 @@ from kickbench.results.schema import (
     SafeName,
     Time,
     check_model,
+    check_version,
     one_line,
     parse_json,
 )
@@ -89,7 +90,7 @@ def verdicts(events: Iterable[Event]) -> dict[str, Event]:
 def parse_event(data: bytes, order: str, where: object) -> Event:
     """An event from its JSON. Raises ResultsError if anything about it is wrong."""
     document = parse_json(data, where)
-    check_version(document, where)
+    check_version(document, where, "event", SCHEMA)
     event = check_model(_Event, document, where)
     keys = event.alarms if event.what == "verdict" else event.metrics
     return Event(

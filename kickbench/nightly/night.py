@@ -26,7 +26,7 @@ from kickbench.compare.metrics import METRICS, control_ok, points
 from kickbench.compare.runs import is_observed
 from kickbench.errors import ResultsError
 from kickbench.nightly.trends import Key
-from kickbench.results.schema import fail, one_line
+from kickbench.results.schema import one_line
 
 SCHEMA = 1
 """Version of what the history keeps."""
@@ -296,12 +296,3 @@ def _lost(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def short_reason(text: str) -> str:
     """A reason as it is kept: one line, and no longer than a few hundred characters."""
     return one_line(text)[:_LONGEST_REASON]
-
-
-def check_version(document: Mapping[str, Any], where: object) -> None:
-    """Raise ResultsError unless this kickbench can read a document of the history."""
-    version = document.get("schema")
-    if type(version) is not int or version < 1:
-        fail(where, "does not belong to a kickbench history (it has no schema version)")
-    if version > SCHEMA:
-        fail(where, f"was written by a newer kickbench (schema {version}); upgrade kickbench")

@@ -23,9 +23,9 @@ from kickbench.nightly.night import (
     FIGURE_COLUMNS,
     LATER_COLUMNS,
     MAX_ROWS,
+    SCHEMA,
     TEXT_COLUMNS,
     Night,
-    check_version,
     key_codes,
 )
 from kickbench.results.reader import DAMAGE
@@ -36,6 +36,7 @@ from kickbench.results.schema import (
     SafeName,
     Time,
     check_model,
+    check_version,
     fail,
     parse_json,
 )
@@ -134,7 +135,7 @@ def parse_night(data: bytes, where: object) -> Night:
         if text is None:
             fail(where, "is not a night of kickbench")
         document = parse_json(text, where)
-        check_version(document, where)
+        check_version(document, where, "night", SCHEMA)
         when = check_model(_Document, document, where).created_utc
         if int(when[:4]) not in _YEARS:
             fail(where, f"is dated {when}, outside 2000 to 2199, so the clock was wrong")

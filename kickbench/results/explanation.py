@@ -16,8 +16,9 @@ from typing import Annotated
 from pydantic import Field
 
 from kickbench.results.reader import load_json, real_file
-from kickbench.results.schema import Line, Model, check_model, fail
+from kickbench.results.schema import Line, Model, check_model, check_version, fail
 
+SCHEMA = 1
 FILE = "explain.json"
 PAGE = "explain.html"
 """The page of the same explanation, beside it."""
@@ -91,7 +92,6 @@ _Pauses = Annotated[dict[Line, _Pause], Field(max_length=_MOST_METHODS)]
 
 
 class _Document(Model):
-    schema_: Annotated[int, Field(alias="schema", ge=1, le=1)]
     machine: Line
     kernel: Line
     baseline: Line | None = None
@@ -165,6 +165,7 @@ def load_explanation(run: Path) -> Explanation | None:
     if not where.exists() and not where.is_symlink():
         return None
     data = load_json(run, where)
+    check_version(data, where, "explanation", SCHEMA)
     checked = check_model(_Document, data, where)
     if not checked.methods:
         return None

@@ -453,12 +453,13 @@ def check_model(model: type[_M], data: object, where: object, what: str = "") ->
         fail(where, f"is damaged: {what}{key}: {first['msg']}")
 
 
-def check_version(data: dict[str, Any], where: object, what: str) -> None:
+def check_version(data: Mapping[str, Any], where: object, what: str, newest: int = SCHEMA) -> None:
+    """Raise ResultsError, in one line, unless this kickbench can read the document's schema."""
     version = data.get("schema")
     if type(version) is not int or version < 1:
         fail(where, f"is not a kickbench {what} (no schema version)")
-    if version > SCHEMA:
-        fail(where, f"was written by a newer kickbench (schema {version}); upgrade")
+    if version > newest:
+        fail(where, f"was written by a newer kickbench (schema {version}); upgrade kickbench")
 
 
 def check_manifest(data: dict[str, Any], where: object) -> None:

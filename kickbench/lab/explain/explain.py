@@ -29,12 +29,11 @@ from kickbench.lab.explain.watch import Watched, watched
 from kickbench.lab.machines import COUNTING_LINES, MACHINES, Machine
 from kickbench.lab.qemu import Qemu
 from kickbench.methods import method_label
-from kickbench.results.explanation import GUEST, SEPARATOR
+from kickbench.results.explanation import GUEST, SCHEMA, SEPARATOR
 from kickbench.run.kinds import kicking_threads
 from kickbench.scenario.cases import Case
 from kickbench.scenario.kinds import NESTED_BASELINE
 
-SCHEMA = 1
 RUNNING = COUNTING_LINES
 """By architecture, the machine for vCPUs that run while they are kicked. Its CPUs take turns."""
 _RUNNING_VCPUS, _RUNNING_KICKER, _RUNNING_TIMERS = (1, 3), 5, (0, 2, 4)
