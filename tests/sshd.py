@@ -121,6 +121,9 @@ def network(which: int = 0) -> Iterator[Network]:
         found.cable("up")
         yield found
     finally:
+        # The kernel ends a namespace, and the cable with it, some time after the command. The next
+        # test's cable has the same name, so this one is taken away here and now.
+        subprocess.run(["ip", "link", "delete", name])
         _ip("netns", "delete", name)
 
 
