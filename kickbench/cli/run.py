@@ -20,9 +20,21 @@ if TYPE_CHECKING:
     from kickbench.run.machine import Machine
     from kickbench.run.runner import Outcome
 
+
+def _shipped(incomplete: str) -> list[str]:
+    """What a shell completes. It completes files by itself if there is nothing."""
+    from kickbench.scenario.shipped import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
 ScenarioName = Annotated[
     str | None,
-    typer.Argument(help="A scenario file, or the name of a shipped one.", show_default=False),
+    typer.Argument(
+        help="A scenario file, or the name of a shipped one.",
+        show_default=False,
+        autocompletion=_shipped,
+    ),
 ]
 Results = Annotated[
     Path,
