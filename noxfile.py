@@ -57,6 +57,8 @@ def tests(session: nox.Session) -> None:
     _give_ci_a_browser(session)
     if not Path("/usr/sbin/sshd").exists():
         _install_on_ci(session, ["openssh-client", "openssh-server", "fish", "csh", "busybox"])
+    if not shutil.which("zsh"):
+        _install_on_ci(session, ["bash-completion", "groff-base", "mandoc", "zsh"])
     # Those in emulated machines have a session of their own.
     session.run("pytest", "-m", "not lab", *SIDE_BY_SIDE, *session.posargs)
 

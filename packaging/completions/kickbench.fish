@@ -1,0 +1,1 @@
+complete --command kickbench --no-files --arguments "(env _KICKBENCH_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) kickbench)" --condition "env _KICKBENCH_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) kickbench"
