@@ -38,6 +38,7 @@ from kickbench.fleet.host import Order, Seen
 from kickbench.fleet.only import Test
 from kickbench.fleet.progress import Observer
 from kickbench.fleet.query import ask
+from kickbench.fleet.tables import check_schema, note_schema
 from kickbench.fleet.versions import differing, versions
 from kickbench.methods import is_protocol_file
 from kickbench.nightly import config as nightly
@@ -101,6 +102,7 @@ def new_order(files: Files, measured: str, options: Sequence[str]) -> Order:
         options=tuple(options),
         store=files.absolute_url,
     )
+    note_schema(files)
     files.write(on_host.order_name(order.fleet), json.dumps(asdict(order)).encode())
     return order
 
@@ -116,18 +118,21 @@ def _scenarios(path: Path) -> list[tuple[Path, Scenario]]:
 def begun(files: Files, fleet: str) -> tuple[Order, dict[str, set[str]]]:
     """The order of a fleet that was begun, and which of its scenarios each host has finished.
 
-    Raises UsageError, in one line, if the store has no such fleet.
+    Raises UsageError, in one line, if the store has no such fleet, or one of an earlier version.
     """
+    check_schema(files)
     if not is_safe_name(fleet) or not files.list(on_host.order_name(fleet), ""):
         raise UsageError(f"{place(files.url)} has no fleet {one_line(fleet)[:80]!r} to resume")
     kept = json.loads(files.read(on_host.order_name(fleet)))
-    kept |= {"options": tuple(kept["options"]), "store": files.absolute_url}
+    if "scenarios" not in kept:
+        raise UsageError(f"fleet {fleet} was begun by an earlier kickbench; start a new one")
+    order = Order(fleet, kept["scenarios"], tuple(kept["options"]), files.absolute_url)
     answer = ask(files, "SELECT host, scenario, fleet FROM runs WHERE failed = 0", lambda _: None)
     done: dict[str, set[str]] = {}
     for host, scenario, of in answer.rows:
         if of == fleet:
             done.setdefault(str(host), set()).add(str(scenario))
-    return Order(**kept), done
+    return order, done
 
 
 def _orders(

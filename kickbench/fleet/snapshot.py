@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from kickbench.errors import MeasurementError
 from kickbench.fleet.files import Files
-from kickbench.fleet.tables import RUNS
+from kickbench.fleet.tables import RUNS, check_schema
 from kickbench.results.reader import DAMAGE
 
 DAYS, MONTHS = "packed/days", "packed/months"
@@ -97,7 +97,11 @@ class Snapshot:
 def take(
     files: Files, left_out: Collection[str] = (), say: Callable[[str], None] = lambda _: None
 ) -> Snapshot:
-    """Look at a store. ``say`` hears of files that have no place in it."""
+    """Look at a store. ``say`` hears of files that have no place in it.
+
+    Raises ResultsError, in one line, for a store of a newer schema.
+    """
+    check_schema(files)
     loose: dict[str, list[Loose]] = defaultdict(list)
     for match in _listed(files, RUNS, _LOOSE, left_out, say):
         loose[match[2]].append(Loose(match[1], match[2], match[3]))

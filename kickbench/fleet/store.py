@@ -4,9 +4,10 @@
 - ``results/host=H/RUN/`` is the results folder of a run, as it was on its host.
 - ``metrics/host=H/month=M/RUN.parquet`` has a row for each figure of a run.
 - ``runs/host=H/month=M/RUN.parquet`` has one row: the run, and the host that it ran on.
+- ``store.json`` has the store's schema.
 
-The last is written last. So a run is in the store when its row is, and a host that dies before has
-only left files that it writes again.
+The row of a run is written last. So a run is in the store when its row is, and a host that dies
+before has only left files that it writes again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import kickbench
 from kickbench.compare.metrics import METRICS
 from kickbench.errors import UsageError
 from kickbench.fleet.files import Files
-from kickbench.fleet.tables import COLUMNS, METRICS_TABLE, RUNS
+from kickbench.fleet.tables import COLUMNS, METRICS_TABLE, RUNS, note_schema
 from kickbench.nightly.night import Night
 from kickbench.results.schema import dig, fail, is_safe_name, one_line, safe_name
 from kickbench.summary.data import RunData
@@ -39,7 +40,8 @@ def add_run(files: Files, data: RunData, host: str | None = None, fleet: str | N
     """Put a run into a store, and return its host's name. A run that is there is written anew.
 
     Raises UsageError for a host's name that no path can have, ResultsError for a run that was
-    interrupted or that no history can keep, and MeasurementError if the store cannot be written.
+    interrupted or that no history can keep and for a store of a newer schema, and MeasurementError
+    if the store cannot be written.
     """
     manifest = data.reader.manifest
     if not manifest["complete"]:
@@ -48,6 +50,7 @@ def add_run(files: Files, data: RunData, host: str | None = None, fleet: str | N
     host = host_name(night.environment) if host is None else host
     if not is_safe_name(host) or len(host) > 60:
         raise UsageError(f"--host: {one_line(host)[:60]!r} is no name; write letters, digits, - .")
+    note_schema(files)
     place = f"host={host}/month={night.when:%Y-%m}/{night.run_id}.parquet"
     files.copy_folder(data.reader.path, f"{RESULTS}/host={host}/{night.run_id}")
     files.write(f"{METRICS_TABLE}/{place}", _parquet(METRICS_TABLE, _metrics(night)))

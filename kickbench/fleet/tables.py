@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a store: their names and columns."""
+"""The tables of a store: their names and columns, and the schema of a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from kickbench.fleet.files import Files
+from kickbench.results.schema import check_version, dump_json, parse_json
+
 METRICS_TABLE, RUNS = "metrics", "runs"
+
+SCHEMA = 1
+"""Of a store. It grows when earlier versions of kickbench could not read the store, or misread it.
+A new column is no such change: they do not read it."""
+SCHEMA_FILE = "store.json"
+"""Has the store's schema. A store without it is of schema 1."""
 
 _TEXT = pa.string()
 _TIME = pa.timestamp("ms", "UTC")
@@ -53,3 +62,24 @@ COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
     ),
 }
 """The tables: name, type and meaning of each column. ``host`` and ``month`` are in the path."""
+
+LATER_COLUMNS: Mapping[str, tuple[str, ...]] = {RUNS: ("fleet",), METRICS_TABLE: ()}
+"""Those that older files lack. Their rows have null instead."""
+
+
+def check_schema(files: Files) -> bool:
+    """Whether the store says which schema it has.
+
+    Raises ResultsError, in one line, for a newer one, and MeasurementError if it cannot be read.
+    """
+    if not files.list(SCHEMA_FILE, ""):
+        return False
+    where = f"{files.url}/{SCHEMA_FILE}"
+    check_version(parse_json(files.read(SCHEMA_FILE), where), where, "store", SCHEMA)
+    return True
+
+
+def note_schema(files: Files) -> None:
+    """Have the store say its schema, before something is written to it. Raises as above."""
+    if not check_schema(files):
+        files.write(SCHEMA_FILE, dump_json({"schema": SCHEMA}))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet.files import INSTALL, Files
 from kickbench.fleet.snapshot import Snapshot, take
-from kickbench.fleet.tables import COLUMNS
+from kickbench.fleet.tables import COLUMNS, LATER_COLUMNS
 from kickbench.results.reader import DAMAGE
 from kickbench.results.schema import one_line
 
@@ -65,25 +65,29 @@ def with_snapshot(
     except ImportError:
         raise UsageError(f"a query needs DuckDB; {INSTALL}") from None
     left_out: set[str] = set()
+    uneven = False
     snapshot = choose(take(files, say=say))
     while True:
         error: Exception | None = None
         if not snapshot.unread:
             try:
-                return _interruptible(partial(_worked, files, snapshot, work))
+                return _interruptible(partial(_worked, files, snapshot, work, uneven))
             except (duckdb.Error, pa.ArrowException, OSError) as wrong:
                 error = wrong
         before, snapshot = snapshot, choose(take(files, left_out))
         if _is_packed(before, snapshot):
             continue
         # A file is damaged, or the work is wrong. Most stores have no such file, and many files.
-        footers = isinstance(error, (duckdb.BinderException, duckdb.ParserException))
+        of_columns = isinstance(error, duckdb.InvalidInputException) and not uneven
+        footers = of_columns or isinstance(error, (duckdb.BinderException, duckdb.ParserException))
         damaged = dict(_damage(files, before, footers=footers))
         snapshot = choose(take(files, left_out))
         if _is_packed(before, snapshot):
             continue
         if not damaged:
-            raise UsageError(f"the query cannot be answered: {one_line(str(error))}") from None
+            if uneven:
+                raise UsageError(f"the query cannot be answered: {one_line(str(error))}") from None
+            uneven = True
         for name, what in damaged.items():
             say(f"{name}: {what}; left out")
         left_out |= damaged.keys()
@@ -117,13 +121,17 @@ def _worked(
     files: Files,
     snapshot: Snapshot,
     work: Callable[[duckdb.DuckDBPyConnection, Snapshot], _T],
+    uneven: bool,
     connection: duckdb.DuckDBPyConnection,
 ) -> _T:
-    _create_views(connection, files, snapshot)
+    _create_views(connection, files, snapshot, uneven=uneven)
     return work(connection, snapshot)
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot) -> None:
+def _create_views(
+    connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot, *, uneven: bool
+) -> None:
+    """Make the views. With ``uneven``, files may lack later columns, and DuckDB looks at each."""
     if files.system is not None:
         connection.register_filesystem(files.system)
     # DuckDB would ask for extensions on the network, which nobody asked for.
@@ -136,31 +144,34 @@ def _create_views(connection: duckdb.DuckDBPyConnection, files: Files, snapshot:
         connection.register(f"hidden_{number}", pa.table({"host": host, "run_id": run_id}))
     for table in COLUMNS:
         columns = ", ".join(f'"{name}"' for name in ("host", *(c for c, _, _ in COLUMNS[table])))
-        parts = list(_parts(files, snapshot, table))
+        parts = list(_parts(files, snapshot, table, uneven=uneven))
+        connection.register(f"no_{table}", _empty(table))
         if not parts:
-            connection.register(f"no_{table}", _empty(table))
             parts = [f"no_{table}"]
         selected = (f"SELECT {columns}, month FROM {part}" for part in parts)  # noqa: S608 (ours)
         connection.execute(f"CREATE VIEW {table} AS {' UNION ALL '.join(selected)}")
     connection.execute(_HOSTS)
 
 
-def _parts(files: Files, snapshot: Snapshot, table: str) -> Iterator[str]:
+def _parts(files: Files, snapshot: Snapshot, table: str, *, uneven: bool) -> Iterator[str]:
     """What follows FROM for each part of a table."""
+
+    def read(names: Sequence[str], in_path: str) -> str:
+        addresses = ", ".join(_quoted(files.address(name)) for name in names)
+        options = f"hive_partitioning = true, hive_types = {{{in_path}}}, union_by_name = {uneven}"
+        found = f"read_parquet([{addresses}], {options})"
+        # Files may all lack a column.
+        return f"(FROM no_{table} UNION ALL BY NAME FROM {found})" if uneven else found
+
     if names := snapshot.files(table, snapshot.loose):
-        yield _read(files, names, "'host': VARCHAR, 'month': VARCHAR")
+        yield read(names, "'host': VARCHAR, 'month': VARCHAR")
     whole = [pack for pack in snapshot.packs if pack not in snapshot.hidden]
     if names := snapshot.files(table, whole):
-        yield _read(files, names, "'month': VARCHAR")
+        yield read(names, "'month': VARCHAR")
     for number, pack in enumerate(snapshot.hidden):
         if pack in snapshot.packs and (names := snapshot.files(table, [pack])):
-            read = _read(files, names, "'month': VARCHAR")
-            yield f"{read} ANTI JOIN hidden_{number} USING (host, run_id)"
-
-
-def _read(files: Files, names: Sequence[str], in_path: str) -> str:
-    addresses = ", ".join(_quoted(files.address(name)) for name in names)
-    return f"read_parquet([{addresses}], hive_partitioning = true, hive_types = {{{in_path}}})"
+            part = read(names, "'month': VARCHAR")
+            yield f"{part} ANTI JOIN hidden_{number} USING (host, run_id)"
 
 
 def _damage(files: Files, snapshot: Snapshot, *, footers: bool) -> Iterator[tuple[str, str]]:
@@ -185,6 +196,9 @@ def _fault(files: Files, name: str, table: str, packed: bool, *, footers: bool) 
                     pass
     except (*DAMAGE, MeasurementError) as error:
         return f"is damaged ({one_line(str(error))[:200]})"
+    for column in LATER_COLUMNS[table]:
+        if column not in there:
+            del wanted[column]
     if any(not _is_like(there.get(column), kind) for column, kind in wanted.items()):
         return "has not the columns of this table"
     return None
