@@ -19,7 +19,8 @@ from kickbench.errors import UsageError
 from kickbench.text import did_you_mean
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
-    from kickbench.report.figures import exits, kicks
+    from kickbench.report.figures import exits, kicks, races
+    from kickbench.report.figures import shift as shifts
     from kickbench.report.figures.plots import draw_title, titled, where
     from kickbench.report.words.names import conditions
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Scale = Literal["logarithmic", "linear"]
 
-__all__ = ["cost", "ecdf", "kick_latency", "pauses", "percentiles"]
+__all__ = [
+    *("cost", "ecdf", "kick_latency", "pauses", "percentiles"),
+    *("race", "shift", "throughput", "throughput_per_vcpu"),
+]
 
 
 def cost(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
@@ -77,6 +81,49 @@ def pauses(
     series, cases = _chosen(run, kicks.pause_groups(data), lambda group: group[1], case, several)
     title = titled(data, conditions(data.summary, series, of_kind=False))
     return _drawn(ax, title, lambda ax: kicks.draw_pauses_on(ax, data, cases, scale))
+
+
+def race(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The share of kicks that each method lost, with 95 % intervals, by window."""
+    data = run._data
+    what = "races with enough kicks"
+    cases = _chosen(run, races.race_groups(data), lambda group: group, case, what)
+    title = races.race_title(data, cases)
+    return _drawn(ax, title, lambda ax: races.draw_race_on(ax, data, cases))
+
+
+def shift(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The difference of two methods at each quantile of an exit's time, of one case."""
+    data = run._data
+    known = [one for one in data.finished if one.get("shift")]
+    chosen = _chosen(run, known, lambda one: [one], case, "differences by quantile")
+    title = shifts.shift_title(data, chosen)
+    return _drawn(ax, title, lambda ax: shifts.draw_shift_on(ax, data, chosen))
+
+
+def throughput(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
+) -> Axes:
+    """Exits per second of all vCPUs together against their number, on axes with this scale."""
+    return _scaling(run, case, ax, scale, exits.draw_throughput_on)
+
+
+def throughput_per_vcpu(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "linear"
+) -> Axes:
+    """Exits per second and vCPU, on an axis with this scale, against the number of vCPUs."""
+    return _scaling(run, case, ax, scale, exits.draw_per_vcpu_on)
+
+
+def _scaling(
+    run: Run, case: str | None, ax: Axes | None, scale: Scale, draw: Callable[..., None]
+) -> Axes:
+    data = run._data
+    what = "exits at several numbers of vCPUs"
+    groups = exits.scaling_groups(data)
+    series, cases = _chosen(run, groups, lambda group: group[1], case, what)
+    title = titled(data, conditions(data.summary, series))
+    return _drawn(ax, title, lambda ax: draw(ax, data, series, cases, scale))
 
 
 def _distribution(

@@ -212,15 +212,15 @@ def _cut_off(cases: Iterable[Summary], limits: tuple[float, float]) -> list[str]
 
 def draw_throughput(data: RunData) -> list[Plot]:
     """Exits per second of all vCPUs together against their number, a plot per series."""
-    return draw_each(_scaling(data), lambda found: _throughput_plot(data, *found))
+    return draw_each(scaling_groups(data), lambda found: _throughput_plot(data, *found))
 
 
 def draw_throughput_per_vcpu(data: RunData) -> list[Plot]:
     """Exits per second and vCPU against the number of vCPUs, a plot per series."""
-    return draw_each(_scaling(data), lambda found: _per_vcpu_plot(data, *found))
+    return draw_each(scaling_groups(data), lambda found: _per_vcpu_plot(data, *found))
 
 
-def _scaling(data: RunData) -> list[tuple[Series, list[Summary]]]:
+def scaling_groups(data: RunData) -> list[tuple[Series, list[Summary]]]:
     """The series with exits at several numbers of vCPUs, each with the cases that had exits."""
     found = []
     for series in series_of(data.summary):
@@ -261,19 +261,25 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        # Both axes have the same scale, so that perfect scaling is a line of slope 1.
-        _vcpu_scale(axes, cases, scale)
-        x = np.array([case["vcpus"] for case in cases])
-        _draw_rates(axes, data, cases, (x, x * perfect), scale, per_vcpu=False)
-        axes.set_ylabel(f"exits per {second_name(data.summary)}")
+        draw_throughput_on(axes, data, series, cases, scale)
         return canvas
 
     return on_both(title, " ".join(findings), draw, LOGARITHMIC, LINEAR)
 
 
+def draw_throughput_on(
+    axes: Axes, data: RunData, series: Series, cases: Sequence[Summary], scale: str
+) -> None:
+    """Draw a group of :func:`scaling_groups`: the exits of all vCPUs together."""
+    # Both axes have the same scale, so that perfect scaling is a line of slope 1.
+    _vcpu_scale(axes, cases, scale)
+    x = np.array([case["vcpus"] for case in cases])
+    _draw_rates(axes, data, cases, (x, x * _perfect(series, cases)), scale, per_vcpu=False)
+    axes.set_ylabel(f"exits per {second_name(data.summary)}")
+
+
 def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
     title = titled(data, conditions(data.summary, series))
-    perfect = _perfect(series, cases)
     findings = []
     for method in _methods(cases):
         points = [
@@ -291,13 +297,21 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        _vcpu_scale(axes, cases, LOGARITHMIC)
-        x = np.array([case["vcpus"] for case in cases])
-        _draw_rates(axes, data, cases, (x, np.full(len(x), perfect)), scale, per_vcpu=True)
-        axes.set_ylabel(f"exits per {second_name(data.summary)} and vCPU")
+        draw_per_vcpu_on(axes, data, series, cases, scale)
         return canvas
 
     return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
+
+
+def draw_per_vcpu_on(
+    axes: Axes, data: RunData, series: Series, cases: Sequence[Summary], scale: str
+) -> None:
+    """Draw a group of :func:`scaling_groups`: the exits of each vCPU. The rates have the scale."""
+    _vcpu_scale(axes, cases, LOGARITHMIC)
+    x = np.array([case["vcpus"] for case in cases])
+    perfect = np.full(len(x), _perfect(series, cases))
+    _draw_rates(axes, data, cases, (x, perfect), scale, per_vcpu=True)
+    axes.set_ylabel(f"exits per {second_name(data.summary)} and vCPU")
 
 
 def _methods(cases: Iterable[Summary]) -> list[str]:

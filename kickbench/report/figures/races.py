@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
@@ -34,11 +35,16 @@ _KEYS = ("vcpus", "placement", "program", "irqchip", "transport", "kickers", *NO
 
 def draw_race(data: RunData) -> list[Plot]:
     """The share of kicks lost by window and method: a plot per vCPUs, placement and transport."""
+    return draw_each(race_groups(data), lambda cases: _race_plot(data, cases))
+
+
+def race_groups(data: RunData) -> list[list[Summary]]:
+    """The cases in which kicks could have been lost, those of a plot together."""
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(data.summary, "race"):
         if _tested(case):
             groups.setdefault(tuple(case[key] for key in _KEYS), []).append(case)
-    return draw_each(list(groups.values()), lambda cases: _race_plot(data, cases))
+    return list(groups.values())
 
 
 def _tested(case: Summary) -> list[str]:
@@ -51,9 +57,21 @@ def _tested(case: Summary) -> list[str]:
 
 
 def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
-    rows = [(case, method) for case in cases for method in _tested(case)]
-    title = titled(data, label(data.summary, cases[0], of_kind=False))
-    canvas, axes = new_plot(title, 1.0 + 0.26 * len(rows) + 0.3 * len(cases))
+    rows = sum(len(_tested(case)) for case in cases)
+    title = race_title(data, cases)
+    canvas, axes = new_plot(title, 1.0 + 0.26 * rows + 0.3 * len(cases))
+    draw_race_on(axes, data, cases)
+    said = answer_race({**data.summary, "cases": cases}, data.oversubscribed)[0]
+    return Plot(title, said, canvas)
+
+
+def race_title(data: RunData, cases: Sequence[Summary]) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, label(data.summary, cases[0], of_kind=False))
+
+
+def draw_race_on(axes: Axes, data: RunData, cases: Sequence[Summary]) -> None:
+    """Draw a group of :func:`race_groups`."""
     axes.set_xscale("log")
     y, places, drawn = 0.0, [], []
     for case in cases:
@@ -77,7 +95,7 @@ def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("kicks lost, of those that could have been [%]")
     axes.set_ylabel("window")
-    methods = list(dict.fromkeys(method for _, method in rows))
+    methods = list(dict.fromkeys(method for case in cases for method in _tested(case)))
     handles = []
     names = []
     for method in methods:
@@ -89,8 +107,6 @@ def _race_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     handles.append(Line2D([], [], color=BAND, marker="<", markersize=6, markerfacecolor="none"))
     names.append("none lost: at most so many (95 %)")
     draw_legend(axes, handles, names, split=len(methods))
-    said = answer_race({**data.summary, "cases": cases}, data.oversubscribed)[0]
-    return Plot(title, said, canvas)
 
 
 def _shares(figures: Summary) -> list[float]:
@@ -100,7 +116,7 @@ def _shares(figures: Summary) -> list[float]:
     return [100 * end for end in figures["lost_ci95"] if end > 0]
 
 
-def _draw_row(axes: Any, data: RunData, y: float, method: str, figures: Summary) -> None:
+def _draw_row(axes: Axes, data: RunData, y: float, method: str, figures: Summary) -> None:
     colour, marker = style(data, method)
     lost, landed = figures["lost"], max(figures["lost"], figures["landed"])
     left, right = axes.get_xlim()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.report.figures.plots import (
@@ -35,14 +36,32 @@ def draw_shift(data: RunData) -> list[Plot]:
 
 
 def _shift_plot(data: RunData, case: Summary) -> Plot:
-    unit = nanoseconds(data.summary)
-    title = titled(data, where(data, case))
+    title = shift_title(data, case)
     canvas, axes = new_plot(title)
+    draw_shift_on(axes, data, case)
+    unit = nanoseconds(data.summary)
+    findings = []
+    for one in case["shift"]:
+        points = shift_points(case, one["method"], one["baseline"])
+        shown = [
+            f"{amount(point, unit)} at {percentile(point['level'])}"
+            for point in (points[0], points[-1])
+        ]
+        findings.append(f"{one['method']} - {one['baseline']}: {shown[0]}, {shown[1]}.")
+    return Plot(title, " ".join(findings), canvas)
+
+
+def shift_title(data: RunData, case: Summary) -> str:
+    """What distinguishes the plot from those of other cases."""
+    return titled(data, where(data, case))
+
+
+def draw_shift_on(axes: Axes, data: RunData, case: Summary) -> None:
+    """Draw the differences of a case that has a ``shift``."""
     levels = sorted({point["level"] for one in case["shift"] for point in one["points"]})
     at = {level: index for index, level in enumerate(levels)}
-    handles, names, findings = [], [], []
+    handles, names = [], []
     for one in case["shift"]:
-        name = f"{one['method']} - {one['baseline']}"
         colour, marker = style(data, one["method"])
         is_part = one["baseline"] != case["baseline"]
         if is_part:
@@ -65,10 +84,7 @@ def _shift_plot(data: RunData, case: Summary) -> Plot:
             markersize=4,
             linewidth=1.6,
         )
-        names.append(name)
-        ends = (points[0], points[-1])
-        shown = [f"{amount(point, unit)} at {percentile(point['level'])}" for point in ends]
-        findings.append(f"{name}: {shown[0]}, {shown[1]}.")
+        names.append(f"{one['method']} - {one['baseline']}")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_ylim(_limits(case))
     every = max(1, -(-len(levels) // 8))
@@ -78,9 +94,8 @@ def _shift_plot(data: RunData, case: Summary) -> Plot:
     axes.set_xticklabels([f"{100 * levels[index]:.6g}" for index in shown_ticks])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
     axes.set_xlabel("percentile of a block's exits [%]")
-    axes.set_ylabel(f"difference [{unit} per exit]")
+    axes.set_ylabel(f"difference [{nanoseconds(data.summary)} per exit]")
     draw_legend(axes, handles, names)
-    return Plot(title, " ".join(findings), canvas)
 
 
 def _limits(case: Summary) -> tuple[float, float]:
