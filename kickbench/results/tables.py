@@ -185,9 +185,21 @@ TABLES: dict[str, Table] = {
                     -1,
                 ),
                 Column("rescues", pa.int32(), "", "kicks that had to be repeated to end the block"),
-                Column("kicked", pa.int32(), "", "1: a kick ended the block; 0: the clock did"),
                 Column(
-                    "spurious_exits", pa.int64(), "exits", "KVM_RUN gave up with no kick pending"
+                    "kicked",
+                    pa.int32(),
+                    "",
+                    "1: a kick ended the block; 0: the clock did; -1 unknown",
+                    -1,
+                    later=True,
+                ),
+                Column(
+                    "spurious_exits",
+                    pa.int64(),
+                    "exits",
+                    "KVM_RUN gave up with no kick pending; -1 unknown",
+                    -1,
+                    later=True,
                 ),
                 Column("unsampled", pa.int64(), "exits", "exits that did not fit the raw buffer"),
                 *(
