@@ -35,7 +35,7 @@ def doctor(
     runs = can_run(findings)
     if as_json:
         rows = [dataclasses.asdict(finding) for finding in findings]
-        typer.echo(json.dumps({"can_run": runs, "findings": rows}, indent=2))
+        typer.echo(json.dumps({"schema": 1, "can_run": runs, "findings": rows}, indent=2))
     else:
         _print(findings, answer(findings, host))
     if not runs:

@@ -72,7 +72,7 @@ def doctor(
             {**vars(tool), "found": path and str(path)}
             for tool, path in zip(TOOLS, found.values(), strict=True)
         ]
-        answer = {"complete": not lacking, "tools": rows}
+        answer = {"schema": 1, "complete": not lacking, "tools": rows}
         answer["install"] = install_line(lacking) if lacking else None
         typer.echo(json.dumps(answer, indent=2))
     else:

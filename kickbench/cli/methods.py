@@ -44,7 +44,7 @@ def methods(
             | {"reason": transports[name]}
             for name, doc in TRANSPORTS.items()
         ]
-        typer.echo(json.dumps({"methods": rows, "transports": sent}, indent=2))
+        typer.echo(json.dumps({"schema": 1, "methods": rows, "transports": sent}, indent=2))
         return
 
     supported = sum(1 for reason in reasons.values() if reason is None)
