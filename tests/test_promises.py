@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,23 +16,33 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
+import typer
+from command import kickbench_captured
 from typer.testing import CliRunner
 
 import kickbench
+from kickbench import errors
 from kickbench.cli import app
-from kickbench.errors import ResultsError, UsageError
+from kickbench.engine import protocols
+from kickbench.errors import EXIT_USAGE, ResultsError, UsageError
 from kickbench.fleet.compact import compact
 from kickbench.fleet.files import Files
 from kickbench.fleet.query import ask
 from kickbench.fleet.run import begun
 from kickbench.fleet.store import add_run
+from kickbench.nightly import config as nightly
 from kickbench.nightly.history import History
 from kickbench.results.explanation import load_explanation
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import TABLES
+from kickbench.scenario.files import load
+from kickbench.scenario.sweep import expand
 from kickbench.summary.data import RunData
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
+FIRST = DATA / "first"
+"""What people wrote for the first version that could read it."""
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -136,6 +147,136 @@ def test_the_first_nights_and_what_was_said_of_them_are_read() -> None:
         ("forget", "20261130T171021Z", "a backup ran"),
     ]
     assert history.problems == []
+
+
+# --- what people write ---------------------------------------------------------------------------
+
+SCENARIOS = {"quick": 2, "exit_throughput": 8, "numa_siglock": 16, "smp_windows_like": 16}
+"""The first scenarios, with the number of their cases."""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_first_scenarios_still_say_the_same(name: str) -> None:
+    assert len(expand(load(FIRST / f"{name}.toml"))) == SCENARIOS[name]
+
+
+def test_so_does_the_first_file_of_a_nightly_job() -> None:
+    job = nightly.load(FIRST / "nightly.toml")
+    assert [scenario.name for scenario in job.scenarios] == ["smp_windows_like", "pause_all"]
+    assert (job.settings.baseline_nights, job.settings.window) == (60, 3)
+
+
+def test_the_first_protocol_still_compiles(tmp_path: Path) -> None:
+    library = protocols.build(FIRST / "my_protocol.c", tmp_path)
+    protocols.load(library, "my_protocol")
+
+
+# --- a newer kickbench ---------------------------------------------------------------------------
+
+
+def newer(path: Path) -> str:
+    """Make the file one of a later schema. Returns what is to be said of it."""
+    document = json.loads(path.read_text())
+    document = dict.fromkeys(document, "in another shape") | {"schema": 9}
+    path.write_text(json.dumps(document))
+    return f"{path}: was written by a newer kickbench (schema 9); upgrade kickbench"
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("manifest.json", ("show",)),
+        ("manifest.json", ("run", "--resume")),
+        ("summary.json", ("show",)),
+        ("explain.json", ("report", "-o", "reports")),
+    ],
+)
+def test_a_newer_file_of_a_run_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(DATA / "run_first", tmp_path / "run")
+    shutil.copy(DATA / "explanation_first.json", run / "explain.json")
+    if file == "summary.json":
+        shutil.rmtree(run / "cases")
+    said = newer(run / file)
+    done = kickbench_captured(*command, run)
+    assert (done.returncode, done.stderr) == (EXIT_USAGE, f"kickbench: {said}\n")
+
+
+def test_a_newer_event_of_a_history_is_left_out_with_a_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(DATA / "history_first", tmp_path / "history")
+    said = newer(min(folder.glob("_events/*")))
+    history = History(folder)
+    assert len(history.events()) == 3
+    assert history.problems == [f"{said}; left out"]
+
+
+def test_a_newer_night_of_a_history_is_left_out_with_a_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(DATA / "history_first", tmp_path / "history")
+    path = min(folder.rglob("*.parquet"))
+    table = pq.ParquetFile(path).read()
+    document = json.loads(table.schema.metadata[b"kickbench.night"])
+    newest = json.dumps({**document, "schema": 9, "cases": "in another shape"})
+    pq.write_table(table.replace_schema_metadata({b"kickbench.night": newest}), path)
+    history = History(folder)
+    (partition,) = history.partitions()
+    assert [night.run_id for night in history.read(partition)] == ["20261130T171021Z-vm-e950aea6"]
+    said = "was written by a newer kickbench (schema 9); upgrade kickbench; left out"
+    assert history.problems == [f"{path}: {said}"]
+
+
+# --- names and numbers ---------------------------------------------------------------------------
+
+
+def rows(page: str, heading: str) -> dict[str, str]:
+    """The first two columns of a table of docs/promises.md, by the first."""
+    text = page.partition(f"| {heading} |")[2].partition("\n\n")[0]
+    cells = [line.strip("|").split("|") for line in text.splitlines()[2:]]
+    return {row[0].strip().strip("`"): row[1].strip() for row in cells}
+
+
+PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+
+
+def test_the_exit_codes_are_these() -> None:
+    codes = {name: code for name, code in vars(errors).items() if name.startswith("EXIT_")}
+    assert codes == {
+        "EXIT_OK": 0,
+        "EXIT_REGRESSION": 1,
+        "EXIT_USAGE": 2,
+        "EXIT_HOST": 3,
+        "EXIT_MEASUREMENT": 4,
+        "EXIT_INTERRUPTED": 130,
+    }
+    assert [int(code) for code in rows(PAGE, "code")] == list(codes.values())
+
+
+OURS = {"KICKBENCH_LAB", "KICKBENCH_MACHINE"}
+"""What kickbench says to itself, or to the shell in a machine of the lab."""
+
+
+def test_the_page_has_every_variable_of_the_environment() -> None:
+    modules = (ROOT / "kickbench").rglob("*.py")
+    found = {
+        name
+        for module in modules
+        for name in re.findall(r"\"(KICKBENCH_[A-Z_]+)\"", module.read_text(encoding="utf-8"))
+    }
+    assert found - OURS == set(rows(PAGE, "variable"))
+
+
+def options(command: Any, name: str = "") -> Iterator[str]:
+    """Each command with each of its options and arguments: "run --quick"."""
+    for one in command.params:
+        yield from (f"{name} {option}".strip() for option in one.opts)
+    for inner, sub in getattr(command, "commands", {}).items():
+        yield from options(sub, f"{name} {inner}".strip())
+
+
+def test_every_command_has_the_options_that_it_had() -> None:
+    promised = (DATA / "options.txt").read_text().splitlines()
+    assert {*promised} - {*options(typer.main.get_command(app))} == set()
 
 
 # --- the store of a fleet ------------------------------------------------------------------------
