@@ -355,3 +355,16 @@ def test_no_two_rooms_or_files_import_each_other() -> None:
         room = path.relative_to(ROOT / "kickbench").parts[0].removesuffix(".py")
         below.setdefault(room, set()).update(imports_of(path) - {room})
     TopologicalSorter(below).prepare()  # raises CycleError, with the circle
+
+
+def test_what_is_written_by_hand_has_about_the_lines_that_its_table_says() -> None:
+    section = text("docs/architecture.md").partition("## Written by hand")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    assert rows
+    for _, what, said, *_ in rows:
+        paths = [ROOT / name for name in re.findall("`([^`]+)`", what)]
+        files = [
+            file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path])
+        ]
+        lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        assert lines == pytest.approx(int(said), rel=0.25), what
