@@ -62,9 +62,21 @@ def counts(folder: Path) -> Any:
     return printed("lab", "counts", "--json", run)
 
 
+def predict(folder: Path) -> Any:
+    methods = ["sigmask", "sigmask_same", "immediate_exit"]
+    cases = [
+        *(synthetic_run.case(vcpus, methods=methods) for vcpus in (1, 2, 4)),
+        synthetic_run.handover_case(processes=3),
+    ]
+    places = {"cpus": 8, "nodes": 2, "siblings": True}
+    run = synthetic_run.build(folder, cases=cases, handover=places, rounds=20)
+    return printed("predict", run, "--vcpus", "2", "--nodes", "1", "--json")
+
+
 DOCUMENTS: dict[str, Callable[[Path], Any]] = {
     "show": show,
     "compare": compare,
+    "predict": predict,
     "doctor": lambda _: printed("doctor", "--json"),
     "methods": lambda _: printed("methods", "--json"),
     "fleet report": lambda _: printed("fleet", "report", DATA / "store_first", "--json"),

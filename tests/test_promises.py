@@ -32,6 +32,7 @@ from kickbench.fleet.run import begun
 from kickbench.fleet.store import add_run
 from kickbench.nightly import config as nightly
 from kickbench.nightly.history import History
+from kickbench.report.pages import index
 from kickbench.results.explanation import load_explanation
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import TABLES
@@ -48,9 +49,22 @@ FIRST = DATA / "first"
 # --- runs ----------------------------------------------------------------------------------------
 
 
-RUNS = {"run_first": 8, "schema_1": 49, "schema_2": 26, "run_kinds": 20, "run_observed": 1}
-"""Runs, oldest first, with the number of their figures. The first is of the first version of all.
-``run_kinds`` has kinds that the others lack, and ``run_observed`` is of a VM that ran already."""
+RUNS = {
+    "run_first": 8,
+    "schema_1": 49,
+    "schema_2": 26,
+    "run_kinds": 20,
+    "run_nested": 13,
+    "run_observed": 1,
+}
+"""Runs with the number of their figures. The first is of the first version of all. ``run_kinds``
+and ``run_nested`` have the other kinds, and ``run_observed`` is of a VM that ran already."""
+
+
+def test_there_is_a_run_of_every_kind() -> None:
+    records = [record for name in RUNS for record in RunReader(DATA / name).cases]
+    kinds = {record.parameters["kind"] for record in records if record.status == "ok"}
+    assert kinds == {kind for table in TABLES.values() for kind in table.kinds}
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -122,6 +136,15 @@ def test_an_explanation_of_before_there_were_shared_lines_is_read(tmp_path: Path
         "sigmask": 2656,
     }
     assert found.kicks["halted"]["immediate_exit"].instructions == 6916
+
+
+def test_the_index_lists_a_report_of_the_first_version(tmp_path: Path) -> None:
+    """Its head is all that is read. The file here has no more."""
+    shutil.copy(FIRST / "report.html", tmp_path / "old.html")
+    index.update(tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "./old.html" in page
+    assert "No difference between methods has an interval: too few rounds had exits." in page
 
 
 # --- the history of the nights -------------------------------------------------------------------
