@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kickbench.nightly.collect import trends
 from kickbench.nightly.events import Event, forgotten
@@ -52,19 +53,17 @@ def _csv(nights: Sequence[Night], found: Sequence[Trend]) -> str:
     for number, trend in enumerate(found):
         values[trend.night, number] = trend.value
     missing = np.isnan(values)
-    for row in range(1, len(nights)):
-        values[row] = np.where(missing[row], values[row - 1], values[row])
-    for row in range(len(nights) - 2, -1, -1):  # before a metric's first night
-        values[row] = np.where(np.isnan(values[row]), values[row + 1], values[row])
+    filled = pd.DataFrame(values).ffill().bfill()  # back, before a metric's first night
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [key_name(trend.key) for trend in found]
     writer.writerow([TIME, _RUN, *_ATTRIBUTES, FILLED, *names])
-    for night, cells, filled in zip(nights, values.tolist(), missing.sum(axis=1), strict=True):
+    rows = zip(nights, filled.to_numpy().tolist(), missing.sum(axis=1), strict=True)
+    for night, cells, count in rows:
         attributes = [_text(night.environment, path) for path in _ATTRIBUTES.values()]
         when = f"{night.when:%Y-%m-%d %H:%M:%S} +0000"
         writer.writerow(
-            [when, night.run_id, *attributes, int(filled), *(repr(value) for value in cells)]
+            [when, night.run_id, *attributes, int(count), *(repr(value) for value in cells)]
         )
     return out.getvalue()
 
