@@ -153,7 +153,9 @@ class Doubt:
 class Comparison:
     """Two runs of one scenario. ``judged`` is in the order of the base's cases and figures.
 
-    ``names`` are the names of the two, which are not equal.
+    ``names`` are the names of the two, which are not equal. ``boots`` is how many boots each side
+    has, if boots are compared and not runs (:mod:`kickbench.compare.boots`). ``base`` and ``other``
+    are the first of them then.
     """
 
     base: Summary
@@ -164,6 +166,7 @@ class Comparison:
     losses: tuple[Loss, ...]
     unmatched: tuple[Unmatched, ...]
     doubts: tuple[Doubt, ...]
+    boots: int = 0
 
     @property
     def of_itself(self) -> bool:
@@ -283,7 +286,7 @@ def compare(
                 "file, and for long enough"
             )
         )
-    by_case = {case: _differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
+    by_case = {case: differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
     changed = _changed_metrics(base, other)
     differing = {
         one.key: (*by_case[one.case], *(("schema",) if one.metric in changed else ()))
@@ -295,16 +298,16 @@ def compare(
     family = [
         (one, two)
         for one, two in pairs
-        if not (forbidden or differing[one.key] or _exact(base, one, two))
+        if not (forbidden or differing[one.key] or are_exact(base, one, two))
     ]
     confidence = family_confidence(CONFIDENCE, max(1, len(family)))
     judged = []
     for one, two in pairs:
-        exact = _exact(base, one, two)
+        exact = are_exact(base, one, two)
         least_effect = 0.0 if exact else _least_effect(one, two, min_effect)
         single = not exact and _single(one, two)
         corrected = difference(two.estimate, one.estimate, confidence=confidence)
-        level = _level(one)
+        level = level_of(one)
         judged.append(
             Judged(
                 base=one,
@@ -315,7 +318,7 @@ def compare(
                 least_effect=least_effect,
                 verdict="not comparable"
                 if forbidden or differing[one.key]
-                else _verdict(one, corrected, math.inf if single else least_effect),
+                else verdict_of(one, corrected, math.inf if single else least_effect),
                 differs_in=differing[one.key],
                 alarm=two.race_free is True and one.count == 0 and bool(two.count),
                 single=single,
@@ -363,15 +366,15 @@ def _pairs(base: Summary, other: Summary) -> list[tuple[Point, Point]]:
     return [(point, there[point.key]) for point in points(base) if point.key in there]
 
 
-def _verdict(base: Point, corrected: Difference, least_effect: float) -> Verdict:
+def verdict_of(base: Point, corrected: Difference, least_effect: float) -> Verdict:
     """The verdict. To be worse or better, the whole interval must be beyond the least effect."""
     of_clock = METRICS[base.metric].unit in ("ns", "1/s")
-    rounding = (_CALIBRATION if of_clock else _ROUNDING) * _level(base)
+    rounding = (_CALIBRATION if of_clock else _ROUNDING) * level_of(base)
     if not corrected.seen or abs(corrected.value) <= rounding:
         return "same"
     worse = (corrected.value > 0) == (METRICS[base.metric].better == "lower")
     nearest = min(abs(corrected.low), abs(corrected.high))
-    if nearest > least_effect * _level(base):
+    if nearest > least_effect * level_of(base):
         return "worse" if worse else "better"
     return "maybe worse" if worse else "maybe better"
 
@@ -401,24 +404,24 @@ def _waited(one: Point, two: Point) -> float:
     return abs((one.waiting or 0.0) - (two.waiting or 0.0))
 
 
-def _exact(base: Summary, one: Point, two: Point) -> bool:
+def are_exact(base: Summary, one: Point, two: Point) -> bool:
     """Whether both are counts of a deterministic emulator, which do not vary by chance.
 
     On hardware, an interval without width only means that the clock was too coarse.
     """
     return bool(base["emulated"]) and all(
-        point.estimate.high - point.estimate.low <= _ROUNDING * _level(point)
+        point.estimate.high - point.estimate.low <= _ROUNDING * level_of(point)
         for point in (one, two)
     )
 
 
-def _level(point: Point) -> float:
+def level_of(point: Point) -> float:
     """The size of which an effect is a part; 0 if it is not known."""
     level = point.estimate.value if point.baseline is None else point.reference
     return abs(level or 0.0)
 
 
-def _differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
+def differs_in(base: Summary, other: Summary, case_id: str) -> tuple[str, ...]:
     """The parameters in which a case differs, of those that both summaries have."""
     one, two = _case(base, case_id), _case(other, case_id)
     found = []
@@ -519,7 +522,7 @@ def _unmatched(base: Summary, other: Summary) -> Iterator[Unmatched]:
                 continue
             if point.kind != OBSERVED and point.method not in case["methods"]:
                 continue
-            if "exit_rate_hz" in _differs_in(base, other, point.case):
+            if "exit_rate_hz" in differs_in(base, other, point.case):
                 continue  # only one is at full speed, so the other has no figure of its rate
             baseline, metric = point.baseline, point.metric
             yield Unmatched(point.case, point.method, baseline, metric, lacks, "ok", None)

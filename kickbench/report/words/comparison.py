@@ -35,6 +35,12 @@ LEVELS = (
     "to see how much levels vary on this host."
 )
 
+BOOTS = (
+    "A boot is one value, however long it measured. So the intervals hold what varies from boot to "
+    "boot of one kernel on this host. They do not hold what another build of the same source, or "
+    "another host, would show."
+)
+
 SAME = "no difference seen"
 
 DIFFERENCE = "difference (95 %, all at once)"
@@ -190,7 +196,13 @@ def who(comparison: Comparison) -> tuple[str, str]:
             for side, text in zip(parts, found, strict=True):
                 side.append(f"{title} {_brief(text)}")
     base, other = (
-        ", ".join([*side, *filter(None, [emulation(run).lower()]), _created(run)])
+        ", ".join(
+            [
+                *side,
+                *filter(None, [emulation(run).lower()]),
+                f"{comparison.boots} boots" if comparison.boots else _created(run),
+            ]
+        )
         for side, run in zip(parts, runs, strict=True)
     )
     return base, other
@@ -600,7 +612,7 @@ def caveats(comparison: Comparison) -> tuple[str, ...]:
     said = [_doubt(comparison, doubt) for doubt in comparison.doubts]
     levels = (j for j in comparison.comparable if j.base.baseline is None and j.base.of is None)
     if any(j.difference.low < j.difference.high for j in levels):
-        said.append(LEVELS)
+        said.append(BOOTS if comparison.boots else LEVELS)
     return tuple(said)
 
 
