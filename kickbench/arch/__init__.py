@@ -44,6 +44,7 @@ class Arch(Protocol):
     CROSS_PACKAGES: tuple[str, ...]
     LOAD_KVM: str
     IOCTL_SYSCALL: int
+    KEXEC_FILE_LOAD_SYSCALL: int
     IRQCHIPS: Mapping[str, Callable[[Vm, int], None]]
     PROBE: bytes
     PROBE_NAME: str

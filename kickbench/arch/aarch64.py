@@ -23,6 +23,8 @@ CROSS_PACKAGES: tuple[str, ...] = ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cro
 LOAD_KVM = "boot the kernel at EL2, with CONFIG_KVM"
 IOCTL_SYSCALL = 29
 """The number of ioctl(2): include/uapi/asm-generic/unistd.h."""
+KEXEC_FILE_LOAD_SYSCALL = 294
+"""The number of kexec_file_load(2): the same file."""
 
 # --- the ABI ------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ CROSS_PACKAGES: tuple[str, ...] = ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cros
 LOAD_KVM = "modprobe kvm_intel or modprobe kvm_amd"
 IOCTL_SYSCALL = 16
 """The number of ioctl(2): arch/x86/entry/syscalls/syscall_64.tbl."""
+KEXEC_FILE_LOAD_SYSCALL = 320
+"""The number of kexec_file_load(2): the same table."""
 
 # --- the ABI ------------------------------------------------------------------------------------
 
