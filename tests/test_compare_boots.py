@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from kickbench.compare.runs import Comparison, Judged
 from kickbench.errors import ResultsError
 from kickbench.report.words import comparison as words
 from kickbench.results.reader import RunReader
+from kickbench.stats.contrasts import family_confidence, t_quantile
 from kickbench.summary.summarise import summarise
 
 Summary = dict[str, Any]
@@ -119,3 +122,15 @@ def test_the_words_say_that_the_unit_is_the_boot(measured: Summary) -> None:
     assert words.BOOTS in words.caveats(found)
     assert words.LEVELS not in words.caveats(found)
     assert "slower" in words.headline(found)[0].text
+
+
+def test_the_documentation_says_what_boots_can_show() -> None:
+    """docs/recipes.md has half the width of an interval, in standard deviations of the pairs."""
+    text = (Path(__file__).parents[1] / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for boots, *told in rows:
+        for figures, value in zip((1, 4, 12), told, strict=True):
+            pairs = int(boots)
+            half = t_quantile(family_confidence(0.95, figures), pairs - 1) / pairs**0.5
+            assert f"{half:.2f}" == value

@@ -19,6 +19,8 @@ from command import check_words
 from cross_compiler import compiler
 from elftools.elf.elffile import ELFFile
 
+from kickbench.ab.hosts import UNIT
+from kickbench.ab.state import STATE, STOPPED
 from kickbench.arch import ARCHS
 from kickbench.nightly.config import load
 
@@ -27,6 +29,7 @@ SYSTEMD = ROOT / "packaging/systemd"
 SERVICE = SYSTEMD / "kickbench-nightly.service"
 TIMER = SYSTEMD / "kickbench-nightly.timer"
 MAIL = SYSTEMD / "kickbench-mail@.service"
+AB = SYSTEMD / "kickbench-ab@.service"
 CRON = ROOT / "packaging/cron/kickbench"
 FLEET_CRON = ROOT / "packaging/ssh/cron"
 JOB = ROOT / "packaging/nightly.toml"
@@ -77,8 +80,18 @@ def test_the_service_may_open_kvm_and_no_other_device() -> None:
     assert only(SERVICE, "SupplementaryGroups") == "kvm"
 
 
-def test_nothing_in_the_service_filters_system_calls() -> None:
-    assert not [name for name in settings(SERVICE) if BY_SECCOMP.fullmatch(name)]
+def test_nothing_in_the_services_filters_system_calls() -> None:
+    for service in (SERVICE, AB):
+        assert not [name for name in settings(service) if BY_SECCOMP.fullmatch(name)]
+
+
+def test_a_plan_of_boots_goes_on_after_each_boot_unless_it_was_stopped() -> None:
+    words = shlex.split(only(AB, "ExecStart"))
+    check_words(words)
+    assert words[-1] == "%f"  # the folder, of the instance
+    assert settings(AB)["ConditionPathExists"] == [f"%f/{STATE}", f"!%f/{STOPPED}"]
+    assert AB.name == UNIT
+    assert only(AB, "WantedBy") == "multi-user.target"
 
 
 def test_the_timer_starts_the_service_and_makes_up_for_missed_nights() -> None:
@@ -106,12 +119,12 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     kickbench = tmp_path / "kickbench"
     kickbench.write_text("#!/bin/sh\n")
     kickbench.chmod(0o755)
-    for unit in (SERVICE, TIMER, MAIL):
+    for unit in (SERVICE, TIMER, MAIL, AB):
         text = unit.read_text().replace("ExecStart=kickbench", f"ExecStart={kickbench}")
         (tmp_path / unit.name).write_text(text)
-    for unit in (SERVICE.name, TIMER.name, MAIL.name.replace("@", "@x")):
+    for unit in (SERVICE, TIMER, MAIL, AB):
         verified = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", f"./{unit}"],
+            ["systemd-analyze", "verify", "--man=no", f"./{unit.name.replace('@', '@x')}"],
             capture_output=True,
             text=True,
             check=False,

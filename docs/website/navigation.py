@@ -40,7 +40,13 @@ SECTIONS = (
         "compare",
         "Compare",
         "You have two kernels, two hosts or two settings, and want to show what differs.",
-        ("docs/compare.md", "docs/reports.md", "docs/export.md", "docs/gate.md"),
+        (
+            "docs/recipes.md",
+            "docs/compare.md",
+            "docs/reports.md",
+            "docs/export.md",
+            "docs/gate.md",
+        ),
         ("docs/statistics.md",),
     ),
     Section(
@@ -107,6 +113,7 @@ PURPOSES = {
     "docs/doctor.md": "what disturbs a measurement on a host, and what you do about it",
     "docs/remote.md": "measuring on a test box by ssh",
     "docs/lab.md": "emulated hosts, for what your host does not have",
+    "docs/recipes.md": "two kernels, a patch, a gate, a bug report: the commands from start to end",
     "docs/compare.md": "what counts as slower, between two runs",
     "docs/export.md": "a run for KCIDB, Prometheus, JUnit, TAP and others",
     "docs/gate.md": "exact counts on every pull request of your fork of KVM",

@@ -21,6 +21,7 @@ import typer
 import kickbench
 from kickbench import interrupts
 from kickbench.cli import (
+    ab,
     bisect,
     compare,
     doctor,
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "show": show.show,
     "report": report.report,
     "compare": compare.compare,
+    "ab": ab.app,
     "predict": predict.predict,
     "export": export.export,
     "observe": observe.observe,

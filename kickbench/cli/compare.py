@@ -91,17 +91,17 @@ def compare(
         for other, pair in zip(others, names, strict=True)
     ]
     if as_json:
-        document = {
+        told = {
             "schema": 1,
             "regression": any(comparison.regressions for comparison in found),
-            "comparisons": [_document(comparison) for comparison in found],
+            "comparisons": [document(comparison) for comparison in found],
         }
-        typer.echo(dump_json(document, ensure_ascii=True), nl=False)
+        typer.echo(dump_json(told, ensure_ascii=True), nl=False)
     else:
         for comparison, other in zip(found, others, strict=True):
             if comparison is not found[0]:
                 print_lines([("", "", "")])
-            print_lines(_lines(comparison, base.reader.path, other.reader.path, every))
+            print_lines(lines(comparison, base.reader.path, other.reader.path, every))
     if not fail_on_regression:
         return
     if any(comparison.regressions for comparison in found):
@@ -146,7 +146,8 @@ def _names(given: Sequence[str | None]) -> list[tuple[str, str]]:
 # --- on the terminal ---------------------------------------------------------------------------
 
 
-def _lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iterator[Line]:
+def lines(comparison: Comparison, base: Path, other: Path, every: bool) -> Iterator[Line]:
+    """What is printed of a comparison. ``base`` and ``other`` are where the two are."""
     from kickbench.report.words import comparison as words
 
     first, second = words.names(comparison)
@@ -225,7 +226,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 # --- for programs ------------------------------------------------------------------------------
 
 
-def _document(comparison: Comparison) -> dict[str, Any]:
+def document(comparison: Comparison) -> dict[str, Any]:
     """A comparison as JSON; docs/compare.md has its keys."""
     import dataclasses
 

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kickbench ab on the command line: what it refuses, shows and reports. No host reboots here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import synthetic_run
+from command import kickbench_captured
+
+from kickbench.ab import state
+from kickbench.ab.order import order
+from kickbench.ab.state import RUNS, Boot, Kernel, State
+from kickbench.errors import EXIT_HOST, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pairs of boots that are measured, and a third of which one boot went wrong."""
+    folder = tmp_path_factory.mktemp("plans") / "plan"
+    boots = [Boot(kernel=letter) for letter in order(3, 1)]
+    for number, boot in enumerate(boots[:5], 1):
+        boot.place = f"{number:03}-{boot.kernel}-1"
+        run = synthetic_run.build(
+            folder / RUNS / boot.place, cases=[synthetic_run.case(2)], seed=number
+        )
+        boot.boot_id, boot.run = f"boot-{number}", str(run.relative_to(folder / RUNS))
+    boots[4].faults = ["6.12-b was asked for, and 6.1 came up\x1b[2J"]
+    kernels = {
+        letter: Kernel(given=f"/boot/{letter}", build=f"6.12-{letter}") for letter in ("A", "B")
+    }
+    made = State(
+        scenario="/s.toml",
+        by="kexec",
+        seed=1,
+        settle_seconds=60,
+        began_on="6.1",
+        kernels=kernels,  # type: ignore[arg-type]
+        boots=boots,
+    )
+    state.create(folder, made)
+    return folder
+
+
+def test_the_status_names_each_boot(plan: Path) -> None:
+    done = kickbench_captured("ab", "status", plan)
+    assert done.returncode == EXIT_OK
+    lines = done.stdout.splitlines()
+    assert lines[0] == "under way: 5 of 6 boots are measured"
+    assert sum("synthetic/" in line for line in lines) == 5
+    assert any("was asked for, and 6.1 came up" in line for line in lines)
+    assert "\x1b" not in done.stdout
+
+
+def test_the_report_is_of_the_pairs_that_are_measured(plan: Path) -> None:
+    done = kickbench_captured("ab", "report", plan)
+    assert done.returncode == EXIT_OK, done.stderr
+    assert "A: 2 boots, /boot/A" in done.stdout
+    assert "A boot is one value" in done.stdout
+    found = json.loads(kickbench_captured("ab", "report", plan, "--json").stdout)
+    assert len(found["pairs"]) == 2
+    assert all("-A-" in one and "-B-" in other for one, other in found["pairs"])
+    assert found["base"]["name"] == "A"
+    assert found["figures"]
+
+
+def test_a_regression_is_an_exit_code(plan: Path) -> None:
+    words = ("ab", "report", plan, "--fail-on-regression")
+    found = json.loads(kickbench_captured("ab", "report", plan, "--json").stdout)
+    wanted = EXIT_REGRESSION if found["regression"] else EXIT_OK
+    assert kickbench_captured(*words).returncode == wanted
+    assert kickbench_captured("ab", "report", plan, "--min-effect", "-1").returncode == EXIT_USAGE
+
+
+def test_a_plan_is_stopped_by_a_file(plan: Path) -> None:
+    assert kickbench_captured("ab", "stop", plan).returncode == EXIT_OK
+    assert kickbench_captured("ab", "status", plan).stdout.startswith("stopped: 5 of 6")
+    done = kickbench_captured("ab", "continue", plan)
+    assert done.returncode == EXIT_OK
+    assert "no reboot" in done.stderr
+    (plan / state.STOPPED).unlink()
+
+
+def start(*words: object) -> tuple[int, str]:
+    done = kickbench_captured("ab", "start", "quick", "--state", "/nonexistent/plan", *words)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--by", "grub", "--kernel", "a", "--kernel", "b"], "kexec or systemd"),
+        (["--by", "kexec", "--kernel", "a"], "twice"),
+        (["--by", "kexec", "--kernel", "a", "--kernel", "b", "--boots", "1"], "--boots"),
+        (["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", "-1"], "--settle"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_done(words: list[str], what: str) -> None:
+    code, error = start(*words)
+    assert code == EXIT_USAGE
+    assert what in error
+    assert error.count("\n") <= 2
+
+
+def test_a_host_that_cannot_boot_a_kernel_is_refused(tmp_path: Path) -> None:
+    """Nowhere do these tests reboot: the kernels are no kernels."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"no kernel")
+    words = ["--kernel", tmp_path / "a", "--kernel", tmp_path / "b", "--yes"]
+    code, error = start("--by", "kexec", *words)
+    assert (code, "kexec" in error or "is no kernel" in error) in (
+        (EXIT_HOST, True),
+        (EXIT_USAGE, True),
+    )
+    assert not Path("/nonexistent").exists()
+    if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112
+        assert start("--by", "systemd", *words)[0] == EXIT_HOST
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
+    for command in ("continue", "status", "stop", "report"):
+        done = kickbench_captured("ab", command, tmp_path)
+        assert done.returncode == EXIT_USAGE
+        assert "ab start" in done.stderr
