@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic_run
@@ -25,6 +26,7 @@ from kickbench import errors
 from kickbench.cli import app
 from kickbench.engine import protocols
 from kickbench.errors import EXIT_USAGE, ResultsError, UsageError
+from kickbench.fleet import tables
 from kickbench.fleet.compact import compact
 from kickbench.fleet.files import Files
 from kickbench.fleet.query import ask
@@ -32,11 +34,13 @@ from kickbench.fleet.run import begun
 from kickbench.fleet.store import add_run
 from kickbench.nightly import config as nightly
 from kickbench.nightly.history import History
+from kickbench.nightly.night import COLUMNS
 from kickbench.report.pages import index
 from kickbench.results.explanation import load_explanation
 from kickbench.results.reader import RunReader
 from kickbench.results.tables import TABLES
 from kickbench.scenario.files import load
+from kickbench.scenario.model import Scenario
 from kickbench.scenario.sweep import expand
 from kickbench.summary.data import RunData
 
@@ -86,17 +90,24 @@ def missing(run: kickbench.Run, written: set[float]) -> list[str]:
     return sorted({*figures.metric[~figures.value.isin(written)]})
 
 
+REPLACED = {"aimed"}
+"""Columns that were left out with schema 2, because others say what they were for."""
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_column_of_a_run_reads_as_it_was_written(name: str) -> None:
     reader = RunReader(DATA / name)
-    tables = sorted((DATA / name).glob("cases/*/*.parquet"))
-    assert tables
-    for path in tables:
+    paths = sorted((DATA / name).glob("cases/*/*.parquet"))
+    assert paths
+    for path in paths:
         written = pq.ParquetFile(path).read()
         read = reader.table(path.parent.name, path.stem)
+        assert {*written.column_names} - {*read.column_names} <= REPLACED
         for column in TABLES[path.stem].columns:
             if column.name in written.column_names:
                 wanted = written.column(column.name).to_pylist()
+                metadata = written.field(column.name).metadata
+                assert metadata[b"unit"].decode() == column.unit
             else:
                 assert column.later
                 wanted = [column.absent.as_py()] * written.num_rows
@@ -161,6 +172,7 @@ def test_the_first_nights_and_what_was_said_of_them_are_read() -> None:
     for night, name in zip(nights, partition.runs, strict=True):
         written = pq.ParquetFile(partition.path / name).read()
         assert night.table.column("floor").null_count == written.num_rows
+        assert {*written.column_names} <= {column for column, _, _ in COLUMNS}
         for column in ("case", "method", "baseline", "metric", "value", "ci95_low", "ci95_high"):
             assert night.table.column(column).to_pylist() == written.column(column).to_pylist()
     assert [(event.what, event.run_id[:16], event.reason) for event in history.events()] == [
@@ -183,7 +195,15 @@ def test_the_first_scenarios_still_say_the_same(name: str) -> None:
     assert len(expand(load(FIRST / f"{name}.toml"))) == SCENARIOS[name]
 
 
-def test_so_does_the_first_file_of_a_nightly_job() -> None:
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "run_observed"])
+def test_the_scenario_of_a_run_still_has_its_cases(name: str) -> None:
+    """Cases are compared by their ids, from run to run and from night to night."""
+    manifest = RunReader(DATA / name).manifest
+    scenario = Scenario.from_dict(manifest["scenario"])
+    assert [case.id for case in expand(scenario)] == [case["id"] for case in manifest["cases"]]
+
+
+def test_the_first_file_of_a_nightly_job_still_says_the_same() -> None:
     job = nightly.load(FIRST / "nightly.toml")
     assert [scenario.name for scenario in job.scenarios] == ["smp_windows_like", "pause_all"]
     assert (job.settings.baseline_nights, job.settings.window) == (60, 3)
@@ -331,6 +351,14 @@ def test_an_old_store_is_read_beside_new_runs(store: Files, tmp_path: Path, new:
         assert ask(store, SQL, pytest.fail).rows == OLD_ROWS
         assert ask(store, "SELECT host FROM runs WHERE fleet = 'f'", pytest.fail).rows == [(new,)]
         compact(store, pytest.fail)
+
+
+def test_a_store_has_the_columns_that_it_had() -> None:
+    for table, columns in tables.COLUMNS.items():
+        for path in (DATA / "store_first" / table).rglob("*.parquet"):
+            written = pq.ParquetFile(path).schema_arrow
+            there = pa.schema([(name, kind) for name, kind, _ in columns if name in written.names])
+            assert there.equals(written)
 
 
 def test_a_store_says_its_schema(tmp_path: Path) -> None:
