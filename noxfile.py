@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's jobs: ``nox -s bench|tests|busy|lab|packages|lint|docs|benchmark``.
+"""The project's jobs: ``nox -s bench|tests|busy|lab|packages|debian|lint|docs|benchmark``.
 
 Each has an environment of its own.
 """
@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import shutil
+import subprocess
+import tempfile
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -91,14 +93,17 @@ def _give_ci_a_cross_compiler(session: nox.Session) -> None:
         _install_on_ci(session, ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
 
 
-def _install_on_ci(session: nox.Session, packages: list[str]) -> None:
-    """Install Debian packages, on a CI machine only: a user's system is not ours to change."""
+def _install_on_ci(session: nox.Session, packages: list[str], verb: str = "install") -> None:
+    """Install Debian packages, on a CI machine only: a user's system is not ours to change.
+
+    With the verb build-dep, what the build of a package needs whose source is in a folder.
+    """
     if not os.environ.get("CI") or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
     quiet = {"external": True, "silent": True, "env": {"DEBIAN_FRONTEND": "noninteractive"}}
     apt = ["apt-get", "-q", "-y", "-o", "Acquire::Retries=3"]
     session.run(*apt, "update", **quiet)
-    session.run(*apt, "install", "--no-install-recommends", *packages, **quiet)
+    session.run(*apt, verb, "--no-install-recommends", *packages, **quiet)
 
 
 @nox.session
@@ -152,6 +157,31 @@ def _for_machine(machine: str) -> dict[str, str]:
             f"-DCMAKE_C_COMPILER={machine.replace('_', '-')}-linux-gnu-gcc"
         ),
     }
+
+
+@nox.session(venv_backend="none")
+def debian(session: nox.Session) -> None:
+    """Build the Debian package into dist/, check it, and have it measure in a clean root."""
+    _install_on_ci(session, ["dpkg-dev", "lintian", "mmdebstrap"])
+    files = str(session.run("git", "ls-files", "-co", "--exclude-standard", silent=True))
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "kickbench"
+        for name in files.splitlines():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, tree / name, follow_symlinks=False)
+        (tree / "debian").symlink_to("packaging/debian")
+        _install_on_ci(session, [str(tree)], "build-dep")
+        # xz takes a minute more.
+        fast = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+        with session.chdir(tree):
+            session.run("dpkg-buildpackage", "-us", "-uc", "-b", env=fast)
+        Path("dist").mkdir(exist_ok=True)
+        (built,) = Path(folder).glob("*.deb")
+        package = shutil.copy2(built, Path("dist").resolve())
+    with subprocess.Popen(["lintian", "--fail-on", "error,warning", package]) as lintian:
+        session.run("packaging/debian/tests/clean-root", package)
+    if lintian.returncode:
+        session.error("lintian is not content")
 
 
 @nox.session
