@@ -18,9 +18,8 @@ from scipy import stats
 from kickbench.fleet.judge.found import Found
 from kickbench.fleet.judge.judge import judge
 from kickbench.fleet.judge.panel import FACTS, Panel
-from kickbench.fleet.judge.robust import trimmed
+from kickbench.fleet.judge.robust import median, quartiles, trimmed
 from kickbench.fleet.judge.steps import BEFORE, rolling_median
-from kickbench.stats.known import median, quartiles
 
 numbers = st.floats(-1e3, 1e3, width=32) | st.just(float("nan"))
 

@@ -28,6 +28,7 @@ SECTIONS = (
         "Measure",
         "You want to know what an exit or a kick costs on a host.",
         (
+            "docs/install.md",
             "docs/first_run.md",
             "docs/scenarios.md",
             "docs/doctor.md",
@@ -128,6 +129,7 @@ PURPOSES = {
     "docs/history.md": "the stored nights, and how you look into them",
     "docs/fleet.md": "the runs of many hosts in one store, asked in SQL",
     "docs/fleet_model.md": "how a fleet's report decides, and how often it is wrong",
+    "docs/install.md": "pipx, uv, Debian, a container; manual pages and completion",
     "docs/fleet_schedules.md": "every night by ssh, on Kubernetes or Slurm, and a container",
     "docs/protocols.md": "a kick protocol as a C file, measured beside the known ones",
     "docs/memory_ordering.md": "which store pairs with which load, and how that was checked",

@@ -19,7 +19,6 @@ from kickbench.nightly.noise import LONG, Floats
 from kickbench.nightly.settings import Settings
 from kickbench.nightly.trends import QUIET, Trend
 from kickbench.numbers import plural
-from kickbench.stats.known import median
 
 EXACT_NIGHTS = 2
 """Nights that an exact metric needs as its baseline."""
@@ -222,7 +221,7 @@ class Metric:
             return False
         aside = np.full(LONG - 3, np.nan)
         weeks = sliding_window_view(np.concatenate([aside, value, aside]), LONG)
-        level_of = median(weeks)
+        level_of = noise.row_median(weeks)
         steps = (level_of[LONG:] - level_of[:-LONG]) * np.sign(effect)
         # The largest of many steps is about a scale too large.
         return bool(steps.max() - scale < CREPT * abs(effect))
@@ -309,8 +308,8 @@ def _improvement(value: Floats, error: Floats, minimal: float, settings: Setting
     after = sliding_window_view(value, LONG)[least:]
     padded = np.concatenate([np.full(most - least, np.nan), value])
     before = sliding_window_view(padded, most)[: len(after)]
-    level = median(before)
-    scale = 1.4826 * median(np.abs(before - level[:, None]))
+    level = noise.row_median(before)
+    scale = 1.4826 * noise.row_median(np.abs(before - level[:, None]))
     # The scale of a few nights may be far too small by luck.
     scale = np.maximum(scale, np.median(error)) * (1 + LONG / np.isfinite(before).sum(1))
     gain = level - np.median(after, 1)

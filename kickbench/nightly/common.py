@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from kickbench.nightly.noise import Floats, row_rank, standard_error
+from kickbench.nightly.noise import Floats, row_median, row_rank, standard_error
 from kickbench.nightly.trends import USUAL_NIGHTS, Key, Trend
-from kickbench.stats.known import median
 
 MIN_CASES = 8
 """Cases that a common factor needs. Of so many, it is safe from a third of them at once."""
@@ -129,12 +128,12 @@ def share(logs: Floats, like: NDArray[np.bool_]) -> Shared:
     factor = np.zeros(len(logs))
     for _ in range(2):
         own = logs - factor[:, None]
-        level = median(_latest(own[like]).T)
-        factor = median(logs - level)
+        level = row_median(_latest(own[like]).T)
+        factor = row_median(logs - level)
     factor[np.isfinite(logs).sum(1) < MIN_CASES] = np.nan
     own = np.where(like[:, None], logs - level - factor[:, None], np.nan)
     scale, spread = _spread(own)
-    usual = median(_latest(np.where(like, spread, np.nan)[:, None]).T)
+    usual = row_median(_latest(np.where(like, spread, np.nan)[:, None]).T)
     odd = spread > ODD * (usual[0] if len(usual) else np.nan)
     return Shared(factor, spread, odd, scale)
 
@@ -158,7 +157,7 @@ def _spread(own: Floats) -> tuple[Floats, Floats]:
     y = own[kept]
     around = np.concatenate([y[2:3], y, y[-3:-2]])
     three = np.stack([around[:-2], around[1:-1], around[2:]])
-    deviation = np.abs(y - median(three.reshape(3, -1).T).reshape(y.shape))
+    deviation = np.abs(y - row_median(three.reshape(3, -1).T).reshape(y.shape))
     scale = np.nan_to_num(row_rank(deviation[-USUAL_NIGHTS:].T, _SPREAD) / _OF_NORMAL)
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = np.where(scale > 0, deviation / scale, np.nan)
@@ -210,5 +209,5 @@ def _common(trends: list[Trend], factor: Floats, load: Floats, tonight: int) -> 
         reference=None,
         usable=(2 * usable[0] > usable[1])[night],
         accepted_from=sorted(trend.accepted_from for trend in trends)[len(trends) // 2],
-        load=median(load[night]),
+        load=row_median(load[night]),
     )

@@ -17,7 +17,6 @@ from scipy.stats import false_discovery_control
 
 from kickbench.nightly import noise
 from kickbench.nightly.noise import LONG, Floats
-from kickbench.stats.known import median
 
 WEIGHTS = {1: 1.0, 2: 0.3, 3: 0.5, LONG: 0.2}
 """The share of the error that each window has (weighted Bonferroni)."""
@@ -144,7 +143,7 @@ def _wilder(ratio: Floats, decisions: int) -> Floats:
     The last nights are few, so the host's median counts for all metrics. A metric's own ratio
     counts only if it is beyond doubt.
     """
-    host = median(ratio.reshape(decisions, -1)).repeat(len(ratio) // decisions)
+    host = noise.row_median(ratio.reshape(decisions, -1)).repeat(len(ratio) // decisions)
     return np.where(ratio > WILDER_METRIC, ratio, np.where(host > WILDER_HOST, host, 1.0))
 
 
@@ -192,8 +191,7 @@ def _rounded(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _median_of_positive(errors: Floats) -> Floats:
     """The median of the positive errors of each row; 0 in a row without any."""
-    result: Floats = np.nan_to_num(median(np.where(errors > 0, errors, np.nan)))
-    return result
+    return np.nan_to_num(noise.row_median(np.where(errors > 0, errors, np.nan)))
 
 
 def _in_scales(deviation: Floats, scale: Floats) -> Floats:

@@ -21,8 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc, stdtr, stdtrit
 
-from kickbench.stats.known import median
-
 Floats = NDArray[np.float64]
 
 TAILS = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0, 30.0)
@@ -54,8 +52,8 @@ def fit(values: Floats) -> tuple[Floats, Floats]:
     known = np.isfinite(values)
     count = known.sum(-1)
     filled = np.where(known, values, np.nan)
-    level = median(filled)
-    scale = 1.4826 * median(np.abs(filled - level[:, None]))
+    level = row_median(filled)
+    scale = 1.4826 * row_median(np.abs(filled - level[:, None]))
     spread = np.flatnonzero(scale > 0)
     for work in np.array_split(spread, len(spread) // _FIT_ROWS + 1):
         here = known[work]
@@ -75,6 +73,16 @@ def fit(values: Floats) -> tuple[Floats, Floats]:
     return level, scale
 
 
+def row_median(values: Floats) -> Floats:
+    """The median of each row without its NaN. A row of NaN alone gives NaN."""
+    ranked = np.sort(values, axis=1)  # NaN last
+    count = np.isfinite(values).sum(1)
+    rows = np.arange(len(values))
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, np.maximum(count - 1, 0))
+    result: Floats = (ranked[rows, low] + ranked[rows, high]) / 2
+    return result
+
+
 def row_rank(values: Floats, share: float) -> Floats:
     """By row the value that so large a share of its known ones does not exceed; NaN without any."""
     ranked = np.sort(values, axis=1)  # NaN last
@@ -91,7 +99,7 @@ def successive_scale(values: Floats) -> Floats:
     differences = np.abs(np.diff(values, axis=1))
     result = np.full(len(values), np.nan)
     enough = np.isfinite(differences).sum(1) >= 4
-    result[enough] = median(differences[enough]) / 0.954 * _NORMAL_SCALE
+    result[enough] = row_median(differences[enough]) / 0.954 * _NORMAL_SCALE
     return result
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from kickbench.fleet.judge.cohorts import Hosts
 from kickbench.fleet.judge.effects import Effects, Fleet
-from kickbench.fleet.judge.robust import trimmed
+from kickbench.fleet.judge.robust import median, trimmed
 from kickbench.nightly.evidence import adjust
-from kickbench.stats.known import median
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from kickbench.fleet.judge.cohorts import Histories, Hosts
-from kickbench.fleet.judge.robust import Mean, trimmed
+from kickbench.fleet.judge.robust import Mean, median, trimmed
 from kickbench.fleet.judge.steps import AFTER, BEFORE, FRESH, Steps
-from kickbench.stats.known import median
 
 Floats = NDArray[np.float64]
 

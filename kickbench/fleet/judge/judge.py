@@ -26,9 +26,9 @@ from kickbench.fleet.judge.found import (
 from kickbench.fleet.judge.levels import contrasts
 from kickbench.fleet.judge.odd import odd_hosts
 from kickbench.fleet.judge.panel import Panel
+from kickbench.fleet.judge.robust import quartiles
 from kickbench.fleet.judge.steps import steps
 from kickbench.fleet.judge.trends import level_changes
-from kickbench.stats.known import quartiles
 
 SHIFTED = 0.25
 """What may be left, as a part of the change, if a cost only moved from one figure to another."""

@@ -16,10 +16,9 @@ from scipy.special import stdtr, stdtrit
 from kickbench.fleet.judge.cohorts import Histories
 from kickbench.fleet.judge.found import Contrast, Effect
 from kickbench.fleet.judge.panel import Panel
-from kickbench.fleet.judge.robust import trimmed
+from kickbench.fleet.judge.robust import median, trimmed
 from kickbench.fleet.judge.steps import AFTER
 from kickbench.nightly.evidence import adjust
-from kickbench.stats.known import median
 
 LIKE = {"kernel": ("cpu_model",), "microcode": ("cpu_model", "kernel")}
 """The facts that are compared, and those in which the hosts must agree."""

@@ -17,9 +17,9 @@ from kickbench.fleet.judge.cohorts import Fact, Histories
 from kickbench.fleet.judge.effects import Fleet
 from kickbench.fleet.judge.found import Odd, Oddity
 from kickbench.fleet.judge.panel import Panel
+from kickbench.fleet.judge.robust import median
 from kickbench.fleet.judge.steps import AFTER, Floats
 from kickbench.nightly.evidence import adjust
-from kickbench.stats.known import median
 
 FEWEST_PEERS = 8
 """Hosts, with itself, that a host can be odd among."""

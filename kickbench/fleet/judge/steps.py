@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kickbench.fleet.judge.found import Figure
 from kickbench.fleet.judge.panel import Panel
-from kickbench.stats.known import median
+from kickbench.fleet.judge.robust import median
 
 Floats = NDArray[np.float32]
 
