@@ -162,7 +162,12 @@ def _for_machine(machine: str) -> dict[str, str]:
 @nox.session(venv_backend="none")
 def debian(session: nox.Session) -> None:
     """Build the Debian package into dist/, check it, and have it measure in a clean root."""
-    _install_on_ci(session, ["dpkg-dev", "lintian", "mmdebstrap"])
+    tools = {"dpkg-buildpackage": "dpkg-dev", "lintian": "lintian", "mmdebstrap": "mmdebstrap"}
+    _install_on_ci(session, [*tools.values()])
+    if lacking := [package for tool, package in tools.items() if not shutil.which(tool)]:
+        session.error(f"not installed: {', '.join(lacking)}")
+    if os.geteuid() != 0:
+        session.error("the clean root needs root")
     files = str(session.run("git", "ls-files", "-co", "--exclude-standard", silent=True))
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "kickbench"

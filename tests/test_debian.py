@@ -95,3 +95,7 @@ def test_the_list_of_dependencies_has_their_versions_and_licences() -> None:
     assert rows["numpy"][0] == importlib.metadata.version("numpy")
     assert "BSD" in rows["numpy"][1]
     assert "kickbench" not in rows
+
+
+def test_ci_builds_and_tries_the_package() -> None:
+    assert "nox -s debian" in (ROOT / ".ci/run").read_text()
