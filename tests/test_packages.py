@@ -96,7 +96,7 @@ def test_the_sdist_has_all_of_the_repository_but_results(packages: Path) -> None
         pytest.skip("this is not a git checkout")
     (sdist,) = packages.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        found = {member.name.partition("/")[2] for member in archive if member.isfile()}
+        found = {member.name.partition("/")[2] for member in archive if not member.isdir()}
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
