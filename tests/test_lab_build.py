@@ -305,7 +305,7 @@ def test_what_no_arm64_kernel_has_is_refused(lab: Path, cross: Path) -> None:
     tree = source(lab)
     with pytest.raises(UsageError, match="no architecture vax; there are: x86_64, arm64"):
         builder.inputs(tree, arch="vax")
-    for config in ("no-immediate-exit", "observe"):
+    for config in ("no-immediate-exit", "observe", "private-memory"):
         with pytest.raises(
             UsageError, match=f"{config} is of x86_64 alone; arm64 has: lab, debug$"
         ):

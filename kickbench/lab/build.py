@@ -95,6 +95,9 @@ CONFIGS: dict[str, Config] = {
         "KVM does not leave a nested guest at once", removals=("no-immediate-exit.patch",)
     ),
     "observe": Config("BTF and BPF, for kickbench observe", ("observe.config",)),
+    "private-memory": Config(
+        "VMs with private memory, for the program memory_fault", ("private-memory.config",)
+    ),
 }
 """The kernels that can be built, by name."""
 
