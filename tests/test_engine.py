@@ -57,7 +57,7 @@ from kickbench.native import built_file
 
 CPUS = Topology.read().affinity
 MIX = [MixedExit("port_read", 0x608, 4, 1), MixedExit("mmio_write", 0xFE00_0000, 2, 1)]
-UNSURE = ("kernel", "hypercall", "bounce", "none")
+UNSURE = ("kernel", "hypercall", "memory_fault", "bounce", "none")
 EXITING = [name for name, one in PROGRAMS.items() if one.exits not in UNSURE]
 HOST = probe()
 

@@ -26,6 +26,7 @@ from kickbench.host.capabilities import (
     probe,
     supports,
     supports_machine,
+    supports_program,
     supports_transport,
 )
 from kickbench.kvm import KvmError, abi, ioctl, proposed
@@ -287,6 +288,16 @@ def test_hypercalls_exit_if_the_kernel_hands_out_the_one_of_mapping(
 ) -> None:
     kernel.extensions[abi.KVM_CAP_EXIT_HYPERCALL] = allowed
     assert probe(device).hypercall_exits is exits
+
+
+@pytest.mark.parametrize(("types", "has"), [(0, False), (1, False), (1 << 1, True)])
+def test_memory_can_be_private_in_a_type_of_vm(
+    kernel: PlayedKernel, device: Path, types: int, has: bool
+) -> None:
+    kernel.extensions[x86_64.KVM_CAP_VM_TYPES] = types
+    found = probe(device)
+    assert found.private_memory is has
+    assert (supports_program("memory_fault", found) is None) is has
 
 
 def test_an_old_kernel_does_not_say_how_many_vcpus(kernel: PlayedKernel, device: Path) -> None:

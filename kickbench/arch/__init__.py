@@ -65,8 +65,12 @@ class Arch(Protocol):
     MAX_STAMPED_CPU: int
     PACED_ENTRY: int
 
-    def create_vm(self, kvm: Kvm) -> Vm:
-        """A machine of the type that this host can have."""
+    def create_vm(self, kvm: Kvm, *, private_memory: bool = False) -> Vm:
+        """A machine of the type that this host can have. Its memory may be private to the guest if
+        asked for, where :meth:`has_private_memory`."""
+
+    def has_private_memory(self, kvm: Kvm) -> bool:
+        """Whether there are machines whose memory may be private to the guest."""
 
     def set_up(self, vm: Vm, irqchip: str) -> None:
         """Set up what a machine needs before its first vCPU."""

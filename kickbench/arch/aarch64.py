@@ -118,11 +118,16 @@ _MAIR_EL1 = _sysreg(3, 0, 10, 2, 0)
 _MAX_IPA_BITS = 40
 
 
-def create_vm(kvm: Kvm) -> Vm:
+def create_vm(kvm: Kvm, *, private_memory: bool = False) -> Vm:
     """A machine with the addresses that this CPU has: some cores have fewer than KVM's default."""
     bits = kvm.check_extension(KVM_CAP_ARM_VM_IPA_SIZE)
     fewer = 0 < bits < _MAX_IPA_BITS
     return kvm.create_vm(bits & KVM_VM_TYPE_ARM_IPA_SIZE_MASK if fewer else 0)
+
+
+def has_private_memory(kvm: Kvm) -> bool:
+    """None of its own: the memory of a protected machine is private to it in another way."""
+    return False
 
 
 # The memory of a guest is cached, as it is here. With the MMU off, its accesses would go past the

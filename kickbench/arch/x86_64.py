@@ -140,6 +140,8 @@ KVM_CAP_GET_TSC_KHZ = 61
 KVM_CAP_SPLIT_IRQCHIP = 121
 KVM_CAP_X86_DISABLE_EXITS = 143
 KVM_X86_DISABLE_EXITS_HLT = 1 << 1
+KVM_CAP_VM_TYPES = 235
+KVM_X86_SW_PROTECTED_VM = 1  # Linux 6.8
 KVM_VCPU_TSC_CTRL = 0  # a group of attributes of a vCPU
 KVM_VCPU_TSC_OFFSET = 0  # its attribute, Linux 5.16
 
@@ -221,9 +223,14 @@ IOAPIC_PINS = 24
 BESIDE_PROGRAM: Mapping[int, bytes] = {}
 
 
-def create_vm(kvm: Kvm) -> Vm:
-    """A machine of KVM's default type."""
-    return kvm.create_vm()
+def create_vm(kvm: Kvm, *, private_memory: bool = False) -> Vm:
+    """A machine of KVM's default type, or one whose memory may be private to the guest."""
+    return kvm.create_vm(KVM_X86_SW_PROTECTED_VM if private_memory else 0)
+
+
+def has_private_memory(kvm: Kvm) -> bool:
+    """Whether there are machines of that type."""
+    return bool(kvm.check_extension(KVM_CAP_VM_TYPES) & 1 << KVM_X86_SW_PROTECTED_VM)
 
 
 def set_up(vm: Vm, irqchip: str) -> None:
@@ -310,6 +317,7 @@ PROGRAMS: Mapping[str, str] = {
     "hlt": "hlt",
     "mix": "mix",
     "hypercall": "hypercall",
+    "memory_fault": "memory_fault",
     "bounce": "bounce",
     "cpuid": "kernel",
     "rdmsr": "kernel",

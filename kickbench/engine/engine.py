@@ -57,6 +57,7 @@ _EXPECTED_EXITS: dict[str, tuple[int, int]] = {
     "mix": (abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO),
     "kernel": (0, 0),
     "hypercall": (abi.KVM_EXIT_HYPERCALL, 0),
+    "memory_fault": (abi.KVM_EXIT_MEMORY_FAULT, 0),
     "bounce": (KB_BOUNCE, 0),
     "none": (0, 0),
 }

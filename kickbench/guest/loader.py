@@ -30,6 +30,7 @@ MAX_GAPS = 4096
 # A power of two, and at least as large as the table: see KB_GUEST_MIX_MASK in params.h.
 MIX = 0x20000
 IOEVENTFD_PORT = 0x90  # KB_GUEST_IOEVENTFD of params.h
+PRIVATE = 0xFF000  # KB_GUEST_PRIVATE
 VCPU_BLOCKS = 0x100000
 MEMORY_END = mixes.FIRST_ADDRESS
 MAX_CYCLES = 2**32 - 1
@@ -123,7 +124,9 @@ class Guest(Closing):
                 self._write_mix(mix)
                 for address, data in arch.current().BESIDE_PROGRAM.items():
                     self._write(address, data)
-                self.vm: Vm = self._stack.enter_context(arch.current().create_vm(kvm))
+                private = program == "memory_fault"
+                created = arch.current().create_vm(kvm, private_memory=private)
+                self.vm: Vm = self._stack.enter_context(created)
                 self.vm.set_memory(0, 0, self._size, self._address)
                 arch.current().set_up(self.vm, irqchip)
                 if halt_poll_ns is not None:
@@ -132,6 +135,8 @@ class Guest(Closing):
                     arch.current().halt_inside(self.vm)
                 if program == "ioeventfd":
                     self.eventfd = self.vm.add_ioeventfd(IOEVENTFD_PORT, 1)
+                if private:
+                    self.vm.make_private(PRIVATE, PAGE)
                 if program == "hypercall":
                     leaving = 1 << abi.KVM_HC_MAP_GPA_RANGE
                     self.vm.enable_cap(abi.KVM_CAP_EXIT_HYPERCALL, leaving)

@@ -25,6 +25,8 @@
 
 #define KB_GUEST_IOEVENTFD 0x90 /* a port */
 
+#define KB_GUEST_PRIVATE 0xff000 /* a page that is private to the guest, and not there */
+
 #define KB_MIX_ENTRY 16 /* bytes of an exit's code, if the guest is paced */
 
 #define KB_GUEST_ENTRY 0x1000 /* guest address of the program */

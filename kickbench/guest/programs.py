@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ExitKind = Literal["pio", "mmio", "hlt", "mix", "kernel", "hypercall", "bounce", "none"]
+ExitKind = Literal[
+    "pio", "mmio", "hlt", "mix", "kernel", "hypercall", "memory_fault", "bounce", "none"
+]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Program:
 
     ``exits`` names the exit that each iteration takes to user space, on x86. An architecture
     without ports may have another (``PROGRAMS`` of :class:`kickbench.arch.Arch`). "mix": of ports
-    or of memory. "kernel": it leaves the guest, but KVM answers in the kernel. "bounce": KVM_RUN
+    or of memory. "memory_fault": KVM_RUN fails with EFAULT, again and again at the same access.
+    "kernel": it leaves the guest, but KVM answers in the kernel. "bounce": KVM_RUN
     returns before the guest. "none": the program never leaves by itself. ``paced`` says whether a
     variant exists that paces itself by the counter and stamps its own round trips.
     """
@@ -49,6 +52,7 @@ PROGRAMS: dict[str, Program] = {
         Program("hlt", "halts; exits only without an in-kernel irqchip", "hlt", True),
         Program("mix", "takes the exits of a table in turn, see kickbench.guest.mix", "mix", True),
         Program("hypercall", "asks user space to map memory", "hypercall", True),
+        Program("memory_fault", "reads private memory that it has not got", "memory_fault", False),
         Program("bounce", "never runs: KVM_RUN with immediate_exit set", "bounce", False),
         *(Program(name, doc, "kernel", True) for name, doc in _IN_KERNEL.items()),
         Program("spin", "counts in its parameter block and never exits by itself", "none", False),

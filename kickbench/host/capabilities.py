@@ -64,7 +64,8 @@ class Capabilities:
     ``counter_khz`` is the rate of the guest's counter. ``nested`` is None when a guest can be a
     hypervisor itself, else the reason why not. ``machine`` is the architecture, as in uname(2).
     ``hypercall_exits`` is that KVM_CAP_EXIT_HYPERCALL has KVM_HC_MAP_GPA_RANGE. Whether a guest
-    gets past the instruction was not tried.
+    gets past the instruction was not tried. ``private_memory``: there are VMs with
+    memory that is private to the guest.
     ``last_id_settable``: a new thread can be given the id of one that ended (kernel.ns_last_pid).
     """
 
@@ -88,6 +89,7 @@ class Capabilities:
     nested: str | None = "KVM is not usable"
     counter_khz: int | None = None
     hypercall_exits: bool = False
+    private_memory: bool = False
     last_id_settable: bool = False
 
 
@@ -156,6 +158,11 @@ def supports_program(program: str, capabilities: Capabilities) -> str | None:
             "this KVM hands no hypercalls to user space (KVM_CAP_EXIT_HYPERCALL with "
             "KVM_HC_MAP_GPA_RANGE, Linux 5.14)"
         )
+    if program == "memory_fault" and not capabilities.private_memory:
+        return (
+            "this KVM has no VMs with private memory (Linux 6.8 with CONFIG_KVM_SW_PROTECTED_VM; "
+            "kickbench lab build --config private-memory builds one)"
+        )
     return None
 
 
@@ -183,6 +190,7 @@ def _ask(kvm: Kvm, found: Capabilities) -> Capabilities:
         hypercall_exits=bool(
             kvm.check_extension(abi.KVM_CAP_EXIT_HYPERCALL) & 1 << abi.KVM_HC_MAP_GPA_RANGE
         ),
+        private_memory=arch.current().has_private_memory(kvm),
         nested=arch.current().why_not_nested(kvm),
     )
 

@@ -98,6 +98,17 @@ class kvm_ioeventfd(ctypes.Structure):
     ]
 
 
+class kvm_memory_attributes(ctypes.Structure):
+    """Argument of KVM_SET_MEMORY_ATTRIBUTES: guest memory from ``address`` on, in bytes."""
+
+    _fields_ = [
+        ("address", c_uint64),
+        ("size", c_uint64),
+        ("attributes", c_uint64),
+        ("flags", c_uint64),
+    ]
+
+
 class _run_hw(ctypes.Structure):
     _fields_ = [("hardware_exit_reason", c_uint64)]
 
@@ -211,6 +222,7 @@ KVM_SET_USER_MEMORY_REGION = IOW(0x46, kvm_userspace_memory_region)
 KVM_CREATE_IRQCHIP = IO(0x60)
 KVM_IOEVENTFD = IOW(0x79, kvm_ioeventfd)
 KVM_ENABLE_CAP = IOW(0xA3, kvm_enable_cap)
+KVM_SET_MEMORY_ATTRIBUTES = IOW(0xD2, kvm_memory_attributes)
 # On a vCPU.
 KVM_RUN = IO(0x80)
 KVM_SET_SIGNAL_MASK = IOW(0x8B, kvm_signal_mask)
@@ -258,8 +270,11 @@ KVM_EXIT_AP_RESET_HOLD = 32
 KVM_EXIT_X86_BUS_LOCK = 33
 KVM_EXIT_XEN = 34
 KVM_EXIT_NOTIFY = 37
+KVM_EXIT_MEMORY_FAULT = 39
 
 KVM_IOEVENTFD_FLAG_PIO = 2
+
+KVM_MEMORY_ATTRIBUTE_PRIVATE = 1 << 3
 
 KVM_HC_MAP_GPA_RANGE = 12  # include/uapi/linux/kvm_para.h
 

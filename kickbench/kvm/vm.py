@@ -151,6 +151,13 @@ class Vm(_Descriptor):
             request.args[index] = value
         ioctl.call(self.fd, abi.KVM_ENABLE_CAP, request)
 
+    def make_private(self, guest_address: int, size: int) -> None:
+        """Have guest memory be private to the guest (KVM_SET_MEMORY_ATTRIBUTES, Linux 6.8)."""
+        request = abi.kvm_memory_attributes(
+            address=guest_address, size=size, attributes=abi.KVM_MEMORY_ATTRIBUTE_PRIVATE
+        )
+        ioctl.call(self.fd, abi.KVM_SET_MEMORY_ATTRIBUTES, request)
+
     def add_ioeventfd(self, port: int, size: int) -> int:
         """KVM_IOEVENTFD: a write of ``size`` bytes to the port adds 1 to an eventfd, which is
         returned and closed with the machine. Raises OSError, too."""

@@ -183,7 +183,7 @@ struct kb_user_exit {
  * The version of this header that a protocol's library was compiled against. The engine loads no
  * other. Increase it with every change of a structure or a function of this header.
  */
-#define KB_PROTOCOL_ABI 5
+#define KB_PROTOCOL_ABI 6
 
 struct kb_protocol {
 	uint32_t abi;	    /* KB_PROTOCOL_ABI */
@@ -246,14 +246,21 @@ static inline bool kb_kick_requested(const struct kb_vcpu *v)
 /* expected_exit of a vCPU whose KVM_RUN returns before the guest: immediate_exit is set. */
 #define KB_BOUNCE UINT32_MAX
 
+#ifndef KVM_EXIT_MEMORY_FAULT
+#define KVM_EXIT_MEMORY_FAULT 39 /* Linux 6.8 */
+#endif
+
 /*
- * KVM_RUN returned with the second of the guest program's two kinds of exit, or bounced: not the
- * way on which the compiler should spend its registers.
+ * KVM_RUN returned with the second of the guest program's two kinds of exit, or bounced, or
+ * faulted: not the way on which the compiler should spend its registers. An exit for a memory fault
+ * is an error of KVM_RUN (Documentation/virt/kvm/api.rst, KVM_EXIT_MEMORY_FAULT).
  */
 static inline bool kb_is_other_exit(const struct kb_vcpu *v, int error)
 {
 	if (v->expected_exit == KB_BOUNCE)
 		return error == EINTR;
+	if (v->expected_exit == KVM_EXIT_MEMORY_FAULT)
+		return error == EFAULT && v->run->exit_reason == KVM_EXIT_MEMORY_FAULT;
 	return !error && v->other_exit && v->run->exit_reason == v->other_exit;
 }
 
