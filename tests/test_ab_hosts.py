@@ -200,6 +200,14 @@ def test_who_cannot_reboot_the_host_is_refused(
 
 
 @pytest.mark.usefixtures("as_root")
+def test_a_kernel_without_name_spaces_is_of_no_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_PID_NAMESPACE", tmp_path / "none")
+    hosts.check(tmp_path, kernels("a", "b"))
+
+
+@pytest.mark.usefixtures("as_root")
 def test_a_host_on_which_nothing_would_go_on_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ module that it does not have."""
 _OF_THIS_BOOT = re.compile(rf"(?:^|\s)(?:(?:BOOT_IMAGE|initrd)=\S+|{re.escape(MARK)}(?=\s|$))")
 """Parameters that say which file the running kernel came from, and how."""
 _INITRDS = ("initrd.img-", "initramfs-", "initrd-")
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h."""
 _NO_INITRD = 4
@@ -242,7 +243,7 @@ def check(folder: Path, kernels: Sequence[Kernel]) -> None:
     """Raise HostError or UsageError, before anything is done, if a plan cannot work here."""
     if os.geteuid() != 0:
         raise HostError("only root can reboot a host; run this as root")
-    if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:
+    if _is_in_container():
         raise HostError("a container cannot reboot its host; run this on the host itself")
     first, second = kernels
     if first.build == second.build:
@@ -252,6 +253,14 @@ def check(folder: Path, kernels: Sequence[Kernel]) -> None:
         )
     if has_systemd():
         _check_unit(folder)
+
+
+def _is_in_container() -> bool:
+    """Whether reboot(2) ends a name space of processes only: pid_namespaces(7)."""
+    try:
+        return _PID_NAMESPACE.stat().st_ino != _FIRST_PID_NAMESPACE
+    except FileNotFoundError:  # this kernel has no name spaces
+        return False
 
 
 def unit_of(folder: Path) -> str:
