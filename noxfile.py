@@ -117,7 +117,8 @@ def lab(session: nox.Session) -> None:
     found = json.loads(str(session.run(*doctor, silent=True, success_codes=[0, 3])))
     if lacking := {tool["package"] for tool in found["tools"] if tool["found"] is None}:
         _install_on_ci(session, sorted(lacking))
-    for config in ("lab", "no-immediate-exit", "observe", "private-memory"):
+    configs = ("lab", "no-immediate-exit", "observe", "private-memory", "kexec")
+    for config in (*configs, "kexec-no-immediate-exit"):
         session.run("kickbench", "lab", "build", "--config", config, success_codes=[0, 3])
     session.run("kickbench", "lab", "build", "--arch", "arm64", success_codes=[0, 3])
     session.run("pytest", "-m", "lab", *TWO_MACHINES, *session.posargs)

@@ -115,7 +115,8 @@ def build(
         typer.Option(
             "--config",
             metavar="NAME",
-            help="The configuration: lab, debug, no-immediate-exit or observe.",
+            help="The configuration: lab, debug, no-immediate-exit, observe, private-memory, kexec "
+            "or kexec-no-immediate-exit.",
         ),
     ] = "lab",
     arch: Annotated[

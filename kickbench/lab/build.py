@@ -98,6 +98,12 @@ CONFIGS: dict[str, Config] = {
     "private-memory": Config(
         "VMs with private memory, for the program memory_fault", ("private-memory.config",)
     ),
+    "kexec": Config("boots the next kernel by itself, for kickbench ab", ("kexec.config",)),
+    "kexec-no-immediate-exit": Config(
+        "another that does, to be told from it: KVM does not leave a nested guest at once",
+        ("kexec.config",),
+        ("no-immediate-exit.patch",),
+    ),
 }
 """The kernels that can be built, by name."""
 
