@@ -311,6 +311,29 @@ def test_a_run_on_intel_vmx_comes_out_and_has_counts(tmp_path: Path) -> None:
     assert {count % 5 for count in found.values()} == {0}
 
 
+SORT_AT_THE_END_OF_MEMORY = """
+import ctypes, mmap, numpy
+pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+assert not ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + mmap.PAGESIZE), mmap.PAGESIZE, 0)
+for kind in ("int64", "float64", "int32"):
+    for n in range(1, 200):
+        values = numpy.frombuffer(pages, kind, n, mmap.PAGESIZE - n * numpy.dtype(kind).itemsize)
+        values[:] = numpy.arange(n)[::-1]
+        values.sort()
+        assert list(values) == list(range(n))
+"""
+
+
+@pytest.mark.lab("amd-numa")
+def test_numpy_sorts_at_the_end_of_memory() -> None:
+    """QEMU's AVX2 does not get past it."""
+    done = lab(
+        "shell", "--machine", "amd-numa", "--", sys.executable, "-c", SORT_AT_THE_END_OF_MEMORY
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.lab
 def test_what_is_written_inside_is_gone_but_in_the_results(tmp_path: Path) -> None:
     done = lab("shell", "--", "sh", "-c", f"echo x > {tmp_path}/x && cat {tmp_path}/x")
