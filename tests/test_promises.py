@@ -247,6 +247,13 @@ def test_a_newer_file_of_a_run_is_refused_in_a_line(
     assert (done.returncode, done.stderr) == (EXIT_USAGE, f"kickbench: {said}\n")
 
 
+def test_a_newer_plan_of_boots_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    said = newer(tmp_path / "state.json")
+    done = kickbench_captured("ab", "status", tmp_path)
+    assert (done.returncode, done.stderr) == (EXIT_USAGE, f"kickbench: {said}\n")
+
+
 def test_a_newer_event_of_a_history_is_left_out_with_a_line(tmp_path: Path) -> None:
     folder = shutil.copytree(DATA / "history_first", tmp_path / "history")
     said = newer(min(folder.glob("_events/*")))

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kickbench.ab.order import FEWEST_BOOTS, MOST_BOOTS, Letter
 from kickbench.errors import HostError, ResultsError, UsageError
 from kickbench.results.files import make_folder, replace_file
-from kickbench.results.schema import Line, SafeName, place
+from kickbench.results.schema import Line, SafeName, check_model, check_version, parse_json, place
 
 STATE, STOPPED, RUNS = "state.json", "stopped", "runs"
+SCHEMA = 1
+"""Of the file. It grows when earlier versions of kickbench could not go on with a plan."""
 MOST_FAULTS = 2
 """How often a boot may go wrong. Then the plan ends, so no host reboots for ever."""
 _MOST_BYTES = 1 << 20
@@ -30,7 +32,7 @@ _Text = Annotated[str, Field(max_length=4096)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 class Kernel(_Model):
@@ -70,7 +72,7 @@ class State(_Model):
     long each boot waits before it measures. ``end`` is None while there is something left to do.
     """
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_: Annotated[int, Field(alias="schema")] = SCHEMA
     scenario: Line
     quick: bool = False
     by: Literal["kexec", "systemd"]
@@ -105,17 +107,13 @@ def load(folder: Path) -> State:
     path = folder / STATE
     try:
         with path.open("rb") as file:
-            text = file.read(_MOST_BYTES)
+            data = parse_json(file.read(_MOST_BYTES), path)
     except OSError as error:
         raise ResultsError(
             f"{place(path)}: {error.strerror}; name the folder that kickbench ab start made"
         ) from None
-    try:
-        state = State.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ResultsError(f"{place(path)}: {where}: {first['msg']}") from None
+    check_version(data, path, "plan of boots", SCHEMA)
+    state = check_model(State, data, path)
     if {*state.kernels} != {"A", "B"} or len(state.boots) % 2:
         raise ResultsError(f"{place(path)}: a plan has the kernels A and B, and pairs of boots")
     for one, other in zip(state.boots[::2], state.boots[1::2], strict=True):
