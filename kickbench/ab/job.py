@@ -8,6 +8,7 @@ reboot that was asked for, has the kernel of the plan, and lived until its run w
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -144,7 +145,9 @@ class _Step:
         if at is None:
             state.end = "done"
             state.save(self._folder)
-            self._say("all boots are measured; the host returns to its default kernel")
+            compare = shlex.join(["kickbench", "ab", "report", str(self._folder)])
+            self._say(f"all boots are measured; {compare} compares them")
+            self._say("the host returns to its default kernel")
             host.leave()
             return
         if is_stopped(self._folder):
