@@ -73,6 +73,9 @@ def layout(machine: str, name: str) -> dict[str, tuple[str, int]]:
     return questions
 
 
+NEW = {"kvm_memory_attributes": "KVM_SET_MEMORY_ATTRIBUTES"}
+"""Structures that an older header lacks, each with a constant that came with it."""
+
 LAYOUTS = {(machine, name): layout(machine, name) for machine, name in STRUCTS}
 
 
@@ -87,8 +90,8 @@ def header_says(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dic
     def says(machine: str) -> dict[str, int]:
         lines = [f"#include <{name}.h>" for name in ("stddef", "linux/kvm", "linux/kvm_para")]
         answers = [
-            (question, f"(unsigned long long)({expression})", None)
-            for (owner, _), questions in LAYOUTS.items()
+            (question, f"(unsigned long long)({expression})", NEW.get(struct))
+            for (owner, struct), questions in LAYOUTS.items()
             if owner == machine
             for question, (expression, _) in questions.items()
         ] + [(name, f"(unsigned long long)({name})", name) for name in constants(machine)]
@@ -129,6 +132,8 @@ def test_layout_is_the_kernels(
 ) -> None:
     answers = {question: answer for question, (_, answer) in LAYOUTS[machine, name].items()}
     header = header_says(machine)
+    if name in NEW and NEW[name] not in header:
+        pytest.skip(f"the installed <linux/kvm.h> is too old to know {name}")
     assert answers == {question: header[question] for question in answers}
 
 
