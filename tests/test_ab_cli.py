@@ -96,6 +96,7 @@ def start(*words: object) -> tuple[int, str]:
         (["--by", "kexec", "--kernel", "a"], "twice"),
         (["--by", "kexec", "--kernel", "a", "--kernel", "b", "--boots", "1"], "--boots"),
         (["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", "-1"], "--settle"),
+        (["--by", "kexec", "--kernel", "a", "--kernel", "b", "--seed", "-1"], "--seed"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_done(words: list[str], what: str) -> None:

@@ -45,7 +45,11 @@ def test_a_long_version_is_cut_as_the_kernel_cuts_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no kernel", b"\x1f\x8bnot packed", gzip.compress(b"a", mtime=0)[:9]]
+    "data",
+    [
+        *(b"", b"no kernel", b"\x1f\x8bnot packed", gzip.compress(b"a", mtime=0)[:9]),
+        gzip.compress(b"a", mtime=0)[:10] + b"\xff" * 9,
+    ],
 )
 def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UsageError):
@@ -70,7 +74,13 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("command_line")
 def test_the_next_kernel_gets_the_command_line_of_this_one(tmp_path: Path) -> None:
     kernel = Kexec().kernel(str(file(tmp_path, PACKED)), "mitigations=off")
-    assert kernel.parameters == "kickbench.ab mitigations=off root=/dev/sda1 ro quiet"
+    assert kernel.parameters == "kickbench.ab panic=30 mitigations=off root=/dev/sda1 ro quiet"
+    own = Kexec().kernel(str(file(tmp_path, PACKED)), "panic=5").parameters
+    assert own == "kickbench.ab panic=5 root=/dev/sda1 ro quiet"
+    for append in ("a\nb", "a\udcffb", "a" * 5000):
+        with pytest.raises(UsageError) as refused:
+            Kexec().kernel(str(file(tmp_path, PACKED)), append)
+        assert "\n" not in str(refused.value)
     assert kernel.build == BUILD
     assert kernel.initrd is None
 
@@ -82,6 +92,8 @@ def test_the_initrd_beside_a_kernel_is_its_own(tmp_path: Path, name: str) -> Non
     given, initrd = file(tmp_path, PACKED), file(tmp_path, b"initrd", name)
     assert Kexec().kernel(str(given), None).initrd == str(initrd)
     assert Kexec().kernel(f"{given},", None).initrd is None
+    (link := tmp_path / "vmlinuz").symlink_to(given)
+    assert Kexec().kernel(str(link), None).initrd == str(initrd)
     other = file(tmp_path, b"other", "other")
     assert Kexec().kernel(f"{given},{other}", None).initrd == str(other)
     with pytest.raises(UsageError, match="no such initrd"):
@@ -211,11 +223,35 @@ def test_a_kernel_without_name_spaces_is_of_no_container(
 def test_a_host_on_which_nothing_would_go_on_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for tool, status in (("systemd-escape", 0), ("systemctl", 1)):
+    def stand_in(tool: str, prints: str, status: int = 0) -> None:
         path = tmp_path / tool
-        path.write_text(f"#!/bin/sh\necho kickbench-ab@plan.service\nexit {status}\n")
+        path.write_text(f"#!/bin/sh\necho '{prints}'\nexit {status}\n")
         path.chmod(0o755)
+
+    stand_in("systemd-escape", "kickbench-ab@plan.service")
+    stand_in("systemctl", "", 1)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(hosts, "has_systemd", lambda: True)
     with pytest.raises(KickbenchError, match=r"systemctl enable 'kickbench-ab@plan\.service'"):
         hosts.check(tmp_path, kernels("a", "b"))
+    # The service would not find what this shell finds.
+    stand_in("of-one-user", "")
+    stand_in("systemctl", "ExecStart=of-one-user ab continue %f")
+    with pytest.raises(HostError, match="services find no of-one-user"):
+        hosts.check(tmp_path, kernels("a", "b"))
+    stand_in("systemctl", f"ExecStart={tmp_path}/of-one-user ab continue %f")
+    hosts.check(tmp_path, kernels("a", "b"))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_plan_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_told", lambda *_, **__: "tmpfs\n")
+    with pytest.raises(UsageError, match="is in memory"):
+        hosts.check(Path("/dev/shm/no/plan"), kernels("a", "b"))
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_boot_loader_may_print_what_is_no_text(tools: Path) -> None:
+    (tools / "entries").write_bytes(b'[{"id": "\xff"}]')
+    with pytest.raises(UsageError, match="no boot entry"):
+        Systemd().kernel("c.conf", None)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 from kickbench import arch
 from kickbench.ab import image
-from kickbench.ab.state import Kernel
+from kickbench.ab.state import Kernel, made
 from kickbench.errors import HostError, UsageError
 from kickbench.results.schema import one_line, place
 
@@ -28,6 +29,8 @@ UNIT = "kickbench-ab@.service"
 MARK = "kickbench.ab"
 """In the command line of a kernel that :class:`Kexec` booted. The kernel ignores a parameter of a
 module that it does not have."""
+PANIC_SECONDS = 30
+"""After so long a kernel that panicked has the firmware boot the default one."""
 _OF_THIS_BOOT = re.compile(rf"(?:^|\s)(?:(?:BOOT_IMAGE|initrd)=\S+|{re.escape(MARK)}(?=\s|$))")
 """Parameters that say which file the running kernel came from, and how."""
 _INITRDS = ("initrd.img-", "initramfs-", "initrd-")
@@ -39,6 +42,9 @@ _NO_INITRD = 4
 _REBOOT, _BOOT_LOADED = 0x01234567, 0x45584543
 """LINUX_REBOOT_CMD_RESTART and LINUX_REBOOT_CMD_KEXEC of linux/reboot.h."""
 _TOOL_SECONDS = 60
+_IN_MEMORY = ("tmpfs", "ramfs")
+_PATH_OF_SERVICES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where systemd looks for the command of a service (systemd.exec(5), PATH)."""
 
 
 class Here(ABC):
@@ -80,12 +86,15 @@ class Kexec(Here):
         """``given`` is the kernel's file, or that and its initrd, with a comma between. Without
         one, it is the initrd beside it with the name that distributions give it, if there is one.
         """
+        if append is not None and not append.isprintable():
+            raise UsageError("--append: the words of a command line are one line of text")
         name, comma, initrd = given.partition(",")
         file = Path(name).absolute()
         found = Path(initrd).absolute() if initrd else None if comma else _initrd_of(file)
         if found is not None and not found.is_file():
             raise UsageError(f"{place(found)}: there is no such initrd")
-        return Kernel(
+        return made(
+            Kernel,
             given=str(file),
             build=image.build(file),
             initrd=str(found) if found is not None else None,
@@ -111,18 +120,22 @@ class Kexec(Here):
 
 
 def _initrd_of(kernel: Path) -> Path | None:
-    """The initrd that belongs to /boot/vmlinuz-VERSION."""
-    version = kernel.name.partition("-")[2]
-    names = (f"{begin}{version}{end}" for begin in _INITRDS for end in ("", ".img"))
-    return next(
-        (kernel.with_name(n) for n in names if version and (kernel.with_name(n)).is_file()), None
-    )
+    """The initrd that belongs to /boot/vmlinuz-VERSION, or to the file that a link names."""
+    for file in (kernel, kernel.resolve()):
+        version = file.name.partition("-")[2]
+        for begin in _INITRDS if version else ():
+            for end in ("", ".img"):
+                if (initrd := file.with_name(f"{begin}{version}{end}")).is_file():
+                    return initrd
+    return None
 
 
 def _parameters(append: str | None) -> str:
     """The command line of the kernel that runs, without what names its file, and more."""
-    words = _OF_THIS_BOOT.sub("", _command_line()).strip()
-    return " ".join(filter(None, (MARK, append, words)))
+    words = " ".join(filter(None, (append, _OF_THIS_BOOT.sub("", _command_line()).strip())))
+    # A kernel that panics waits for ever by default, and the host with it.
+    panic = None if re.search(r"(?:^|\s)panic=", words) else f"panic={PANIC_SECONDS}"
+    return " ".join(filter(None, (MARK, panic, words)))
 
 
 def _command_line() -> str:
@@ -173,7 +186,7 @@ class Systemd(Here):
         root = Path(str(entry.get("root") or "/"))
         if not file.is_relative_to(root):
             file = root / str(file).lstrip("/")
-        return Kernel(given=given, build=image.build(file))
+        return made(Kernel, given=given, build=image.build(file))
 
     def check(self) -> None:
         _systemd_runs()
@@ -189,7 +202,7 @@ class Systemd(Here):
 
 
 def _entries() -> list[dict[str, Any]]:
-    text = _told("bootctl", "list", "--json=short")
+    text = _told("bootctl", "list", "--json=short", hint="; try --by kexec")
     try:
         found = json.loads(text)
     except ValueError:
@@ -197,18 +210,23 @@ def _entries() -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
-def _told(*words: str) -> str:
-    """What a tool prints. Raises HostError if it fails."""
+def _told(*words: str, hint: str = "") -> str:
+    """What a tool prints. Raises HostError, with the hint, if it fails."""
     command = shlex.join(words)
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, check=False, timeout=_TOOL_SECONDS
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_TOOL_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         why = getattr(error, "strerror", None) or "it does not end"
-        raise HostError(f"{command}: {why}; try --by kexec") from None
+        raise HostError(f"{command}: {why}{hint}") from None
     if done.returncode:
-        raise HostError(one_line(f"{command}: {done.stderr or done.returncode}"))
+        raise HostError(one_line(f"{command}: {done.stderr or done.returncode}{hint}"))
     return done.stdout
 
 
@@ -251,8 +269,16 @@ def check(folder: Path, kernels: Sequence[Kernel]) -> None:
             f"both kernels are {first.build}, so kickbench could not tell which of them runs; "
             "build one with another CONFIG_LOCALVERSION"
         )
+    _check_disk(folder)
     if has_systemd():
         _check_unit(folder)
+
+
+def _check_disk(folder: Path) -> None:
+    there = next(one for one in (folder, *folder.parents) if one.is_dir())
+    kind = _told("stat", "--file-system", "--format=%T", str(there)).strip()
+    if kind in _IN_MEMORY:
+        raise UsageError(f"{place(folder)} is in memory ({kind}), which a reboot empties")
 
 
 def _is_in_container() -> bool:
@@ -270,11 +296,18 @@ def unit_of(folder: Path) -> str:
 
 def _check_unit(folder: Path) -> None:
     unit = unit_of(folder)
-    done = subprocess.run(["systemctl", "is-enabled", "--quiet", unit], check=False)
-    if done.returncode:
+    try:
+        _told("systemctl", "is-enabled", "--quiet", unit)
+    except HostError:
         raise HostError(
             f"nothing would go on after the first reboot: {unit} is not enabled\n"
             f"install {UNIT} (docs/recipes.md), then: systemctl enable '{unit}'"
+        ) from None
+    starts = re.findall(r"^ExecStart=(\S+)", _told("systemctl", "cat", unit), re.MULTILINE)
+    if starts and not shutil.which(starts[-1], path=_PATH_OF_SERVICES):
+        raise HostError(
+            f"nothing would go on after the first reboot: services find no {starts[-1]}\n"
+            f"write its whole path into ExecStart: systemctl edit --full {UNIT}"
         )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import zlib
 from pathlib import Path
 
 from kickbench.errors import UsageError
@@ -35,13 +36,15 @@ def build(file: Path) -> str:
     The file is a kernel for a boot loader, a unified kernel image, or a plain image that may be
     packed by gzip. Raises UsageError if it cannot be read, or does not say.
     """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UsageError(f"{place(file)}: is no file")
     try:
         with file.open("rb") as opened:
             data = opened.read(_MOST_BYTES)
         if data[:2] == b"\x1f\x8b":
             with gzip.open(file) as packed:
                 data = packed.read(_MOST_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         what = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{place(file)}: cannot be read: {what}") from None
     for words in _WORDS:

@@ -17,6 +17,7 @@ from kickbench.ab.state import MOST_FAULTS, RUNS, Boot, Kernel, State, alone, is
 from kickbench.errors import KickbenchError, MeasurementError, ResultsError
 from kickbench.results.discover import find_run
 from kickbench.results.reader import load_manifest
+from kickbench.results.schema import one_line
 
 
 class Host(Protocol):
@@ -126,7 +127,8 @@ class _Step:
     def _fault(self, boot: Boot, what: str) -> None:
         """Note what went wrong. Raises MeasurementError if it did so too often."""
         state = self._state
-        self._say(f"boot {state.boots.index(boot) + 1} of {len(state.boots)}: {what}")
+        number = state.boots.index(boot) + 1
+        self._say(f"boot {number} of {len(state.boots)}: {one_line(what)}")
         boot.faults.append(what[:4000])
         boot.asked_in = boot.boot_id = boot.place = None
         if len(boot.faults) >= MOST_FAULTS:

@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kickbench.ab.order import FEWEST_BOOTS, MOST_BOOTS, Letter
 from kickbench.errors import HostError, ResultsError, UsageError
@@ -33,6 +33,9 @@ _Text = Annotated[str, Field(max_length=4096)]
 
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True)
+
+
+_M = TypeVar("_M", bound=_Model)
 
 
 class Kernel(_Model):
@@ -119,6 +122,8 @@ def load(folder: Path) -> State:
     for one, other in zip(state.boots[::2], state.boots[1::2], strict=True):
         if one.kernel == other.kernel:
             raise ResultsError(f"{place(path)}: a pair has a boot of each kernel")
+    if state.end is None and any(len(boot.faults) >= MOST_FAULTS for boot in state.boots):
+        raise ResultsError(f"{place(path)}: a boot went wrong too often for a plan that goes on")
     for boot in state.boots:
         if boot.boot_id is not None and boot.place is None:
             raise ResultsError(f"{place(path)}: a boot that is measured has a place for its run")
@@ -127,10 +132,19 @@ def load(folder: Path) -> State:
     return state
 
 
+def made(kind: type[_M], **words: Any) -> _M:
+    """A part of a plan, of what a user wrote. Raises UsageError, in one line, if it cannot be."""
+    try:
+        return kind(**words)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def create(folder: Path, state: State) -> None:
     """Make the folder of a plan. Raises UsageError if it cannot be made, or has a plan."""
     make_folder(folder / RUNS, "choose another --state")
-    if (folder / STATE).exists():
+    if (folder / STATE).exists() or is_stopped(folder):
         raise UsageError(
             f"{place(folder)} has a plan already; choose another --state, or delete that folder"
         )

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure two kernels on this host, in boots by turns.", no_args_is_help=True)
 
 _Plan = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The plan's folder: --state of kickbench ab start.")
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="The plan's folder: --state of kickbench ab start.",
+        parser=named_folder,
+    ),
 ]
 
 
@@ -76,13 +81,13 @@ def start(
     """Make a plan of boots, and reboot into the first of them.
 
     After each boot, kickbench ab continue has to run, by packaging/systemd/kickbench-ab@.service
-    for example. It measures the scenario and boots the next kernel. The host ends in its default
-    kernel.
+    for example. It measures the scenario and boots the next kernel. When all boots are measured,
+    the host returns to its default kernel.
     """
     from kickbench.ab import hosts
     from kickbench.ab.job import go_on
     from kickbench.ab.order import FEWEST_BOOTS, MOST_BOOTS, order
-    from kickbench.ab.state import Boot, State, create
+    from kickbench.ab.state import Boot, State, create, made
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
@@ -94,6 +99,8 @@ def start(
         raise UsageError(f"--boots is from {FEWEST_BOOTS} to {MOST_BOOTS}")
     if not 0 <= settle <= _LONGEST_SETTLE:
         raise UsageError(f"--settle is from 0 to {_LONGEST_SETTLE:g} seconds")
+    if seed is not None and not 0 <= seed < _SEEDS:
+        raise UsageError(f"--seed is from 0 to {_SEEDS - 1}")
     path = resolve(scenario).absolute()
     name = load(path).name
     host = hosts.HOSTS[by]()
@@ -104,10 +111,11 @@ def start(
     seed = secrets.randbits(32) if seed is None else seed
     letters = order(boots, seed)
     first, second = kernels
-    plan = State(
+    plan = made(
+        State,
         scenario=str(path),
         quick=quick,
-        by=by,  # type: ignore[arg-type]  # it is checked
+        by=by,
         seed=seed,
         settle_seconds=settle,
         began_on=host.build(),
@@ -115,7 +123,8 @@ def start(
         boots=[Boot(kernel=letter) for letter in letters],
     )
     for letter, one in plan.kernels.items():
-        _say(f"{letter} is {one.build} ({one.given})")
+        with_what = f", with {one.initrd}" if one.initrd else ", without an initrd"
+        _say(f"{letter} is {one.build} ({one.given}{with_what if by == 'kexec' else ''})")
     if users := hosts.who_is_here():
         _say(f"these users are logged in, and will lose what they do: {', '.join(users)}")
     what = f"reboot this host {len(letters) + 1} times, measure {name} in the order "
@@ -125,6 +134,7 @@ def start(
 
 
 _LONGEST_SETTLE = 86400.0
+_SEEDS = 2**64
 
 
 @app.command("continue")
@@ -132,8 +142,9 @@ def continue_(plan: _Plan) -> None:
     """Do what is to be done in this boot: measure, and boot the next kernel.
 
     It runs after each boot, and does nothing if the plan has ended or was stopped. Exit codes: 0,
-    it went on. 3, this host cannot boot a kernel. 4, a boot went wrong for the second time, and the
-    plan has ended.
+    it went on. 2, there is no plan, or it is damaged. 3, this host cannot boot a kernel, which ends
+    the plan, or another kickbench goes on with it. 4, a boot went wrong for the second time, which
+    ends the plan, or the disk is full. 130, it was interrupted.
     """
     from kickbench.ab import hosts
     from kickbench.ab.job import go_on
@@ -151,9 +162,11 @@ def status(plan: _Plan) -> None:
     """Show each boot of a plan: what it gave, and what went wrong."""
     from kickbench.ab.state import is_stopped, load
     from kickbench.cli.terminal import BAD, GOOD, print_lines
+    from kickbench.results.schema import one_line
 
     state = load(plan)
     done = sum(boot.run is not None for boot in state.boots)
+    goes_on = state.end is None and not is_stopped(plan)
     how = "stopped" if is_stopped(plan) and state.end is None else state.end or "under way"
     lines = [(f"{how}: {done} of {len(state.boots)} boots are measured", "bold", "")]
     lines += [
@@ -161,12 +174,14 @@ def status(plan: _Plan) -> None:
         for letter, kernel in state.kernels.items()
     ]
     for number, boot in enumerate(state.boots, 1):
-        lines += [(f"boot {number}, {boot.kernel}: {fault}", BAD, "  ") for fault in boot.faults]
+        lines += [
+            (f"boot {number}, {boot.kernel}: {one_line(fault)}", BAD, "  ") for fault in boot.faults
+        ]
         if boot.run is not None:
             lines.append((f"boot {number}, {boot.kernel}: {boot.run}", GOOD, "  "))
         elif boot.boot_id is not None:
-            lines.append((f"boot {number}, {boot.kernel}: being measured", "", "  "))
-        elif boot.asked_in is not None:
+            lines.append((f"boot {number}, {boot.kernel}: begun, and not finished", "", "  "))
+        elif boot.asked_in is not None and goes_on:
             lines.append((f"boot {number}, {boot.kernel}: the host reboots into it", "", "  "))
     print_lines(lines)
 
@@ -175,15 +190,18 @@ def status(plan: _Plan) -> None:
 def stop(plan: _Plan) -> None:
     """Have a plan make no more reboots. What was measured is kept.
 
-    A run that is being measured goes on to its end. To go on with the plan later, delete the file
-    "stopped" in its folder and run kickbench ab continue.
+    The host stays in the kernel that runs: reboot it to return to the default kernel. A run that is
+    being measured goes on to its end. To go on with the plan later, delete the file "stopped" in
+    its folder and run kickbench ab continue.
     """
     from kickbench.ab.state import STOPPED, load
     from kickbench.results.files import replace_file
 
-    load(plan)
+    if (end := load(plan).end) is not None:
+        _say(f"this plan is {end} already")
+        return
     replace_file(plan / STOPPED, b"")
-    _say("there will be no more reboots")
+    _say("there will be no more reboots; the host stays in the kernel that runs now")
 
 
 @app.command()
@@ -278,7 +296,11 @@ def _confirm(what: str, *, yes: bool) -> None:
     elif not sys.stdin.isatty():
         raise UsageError(f"{what} Give --yes to confirm it")
     else:
-        typer.confirm(f"{what}\nGo on?", abort=True)
+        try:
+            typer.confirm(f"{what}\nGo on?", abort=True)
+        except typer.Abort:
+            typer.echo("\nkickbench: nothing was done", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _say(text: str) -> None:

@@ -33,6 +33,7 @@ from kickbench.compare.runs import (
     verdict_of,
 )
 from kickbench.errors import ResultsError
+from kickbench.numbers import plural
 from kickbench.stats.contrasts import family_confidence, t_quantile
 from kickbench.stats.independent import Difference, difference
 from kickbench.stats.proportions import clopper_pearson
@@ -55,8 +56,8 @@ def compare_boots(
     """
     if len(pairs) < FEWEST_PAIRS:
         raise ResultsError(
-            f"{len(pairs)} of the pairs of boots are measured, and an interval takes "
-            f"{FEWEST_PAIRS}, because one does not show how pairs differ"
+            f"only {plural(len(pairs), 'pair')} of boots measured: an interval takes "
+            f"{FEWEST_PAIRS}, because one pair does not show how pairs differ"
         )
     compared = [compare(*pair, names=names) for pair in pairs]
     first = compared[0]
