@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,15 @@ def test_without_axes_there_is_a_new_figure_of_pyplot(name: str, run: kickbench.
 def test_a_scale_can_be_chosen(name: str, run: kickbench.Run, axes: Any) -> None:
     draw(name)(run, ax=axes, scale="linear")
     assert {axes.get_xscale(), axes.get_yscale()} == {"linear"}
+
+
+@pytest.mark.parametrize("scale", ["log", "cubic", "", None, 5, math.nan, ["linear"]])
+@pytest.mark.parametrize("name", [*SCALED, "throughput_per_vcpu"])
+def test_another_scale_is_an_error(name: str, scale: object, run: kickbench.Run, axes: Any) -> None:
+    with pytest.raises(UsageError, match="logarithmic or linear") as error:
+        draw(name)(run, ax=axes, scale=scale)
+    assert "\n" not in str(error.value)
+    assert not axes.has_data()
 
 
 def test_a_case_chooses_its_plot(run: kickbench.Run, axes: Any) -> None:

@@ -4,19 +4,20 @@
 Each function draws on ``ax`` and returns it. Without ``ax`` it makes a new figure of pyplot. A
 figure can have several plots. ``case`` is the id of a case, and chooses the plot that has it; by
 default it is the first. Times of an emulator are called "emulated ns", as in the report. Each
-function raises UsageError if the run has nothing to draw, and ResultsError if a table is damaged.
+function raises UsageError for a scale that is neither "logarithmic" nor "linear" and if the run has
+nothing to draw, and ResultsError if a table is damaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import matplotlib as mpl
 
 from kickbench.api.reading import Run
 from kickbench.errors import UsageError
-from kickbench.text import did_you_mean
+from kickbench.text import did_you_mean, printable, shorten
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
     from kickbench.report.figures import exits, kicks, races
@@ -76,6 +77,7 @@ def pauses(
     run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
 ) -> Axes:
     """The time to pause all vCPUs against their number, on axes with this scale."""
+    _check_scale(scale)
     data = run._data
     several = "pauses at several numbers of vCPUs"
     series, cases = _chosen(run, kicks.pause_groups(data), lambda group: group[1], case, several)
@@ -118,6 +120,7 @@ def throughput_per_vcpu(
 def _scaling(
     run: Run, case: str | None, ax: Axes | None, scale: Scale, draw: Callable[..., None]
 ) -> Axes:
+    _check_scale(scale)
     data = run._data
     what = "exits at several numbers of vCPUs"
     groups = exits.scaling_groups(data)
@@ -129,6 +132,7 @@ def _scaling(
 def _distribution(
     run: Run, case: str | None, ax: Axes | None, scale: Scale, draw: Callable[..., None]
 ) -> Axes:
+    _check_scale(scale)
     data = run._data
     of_exits = [one for one in data.finished if one["kind"] == "exits"]
     chosen = _chosen(run, of_exits, lambda one: [one], case, "distribution of exits")
@@ -137,6 +141,13 @@ def _distribution(
         raise UsageError(f"the case {chosen['id']} has no timed exits, or has lost its tables")
     title = titled(data, where(data, chosen))
     return _drawn(ax, title, lambda ax: draw(ax, data, found, scale))
+
+
+def _check_scale(scale: Scale) -> None:
+    # The figures take all that is not "logarithmic" for "linear".
+    if scale not in get_args(Scale):
+        given = shorten(printable(repr(scale)))
+        raise UsageError(f"scale is logarithmic or linear, not {given}")
 
 
 def _chosen(
