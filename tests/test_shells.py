@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import kickbench
+from command import kickbench, kickbench_captured
 from website import man_pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,24 @@ def test_the_command_prints_the_completion_too() -> None:
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     shown = kickbench("--show-completion", "bash", env=environment)
     assert shown.stdout.strip() == man_pages.completion("bash").strip()
+
+
+COMMANDS_WITH_A_SCENARIO = [
+    *("run", "lab run", "lab explain", "fleet run", "bisect"),
+    *("scenario validate", "scenario validate my_guest.toml"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_A_SCENARIO)
+def test_every_command_that_takes_a_shipped_scenario_completes_its_name(command: str) -> None:
+    done = completed(f"kickbench {command} smp_w")
+    assert (done.returncode, done.stdout.split()) == (0, ["smp_windows_like"])
+
+
+def completed(line: str) -> subprocess.CompletedProcess[str]:
+    """What bash gets for the last word of a line."""
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    return kickbench_captured(env={**os.environ, "_KICKBENCH_COMPLETE": "complete_bash", **asked})
 
 
 def bash(folder: Path) -> tuple[list[str], dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kickbench.cli.lab import Jobs, heed_sigterm
+from kickbench.cli.run import shipped_names
 from kickbench.errors import MeasurementError
 
 
@@ -21,7 +22,9 @@ def bisect(
     scenario: Annotated[
         str,
         typer.Argument(
-            metavar="SCENARIO", help="A scenario's file, or a name that scenario list shows."
+            metavar="SCENARIO",
+            help="A scenario's file, or a name that scenario list shows.",
+            autocompletion=shipped_names,
         ),
     ] = "instruction_counts",
     case: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kickbench.cli.lab import Kernel, MachineName, TimeLimit, heed_sigterm, prepare
+from kickbench.cli.run import shipped_names
 
 
 def explain(
@@ -19,6 +20,7 @@ def explain(
             help="A scenario's file, or a name that scenario list shows. All that can be explained "
             "of it is.",
             show_default="exits and kicks of a halted vCPU",
+            autocompletion=shipped_names,
         ),
     ] = None,
     methods: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kickbench.cli.folders import folder as named_folder
+from kickbench.cli.run import shipped_names
 from kickbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def run(
         typer.Argument(
             metavar="SCENARIO",
             help="A scenario's name or file, as for kickbench run. Or the file of a nightly job.",
+            autocompletion=shipped_names,
         ),
     ] = None,
     scheduler: Annotated[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kickbench.run.runner import Outcome
 
 
-def _shipped(incomplete: str) -> list[str]:
+def shipped_names(incomplete: str) -> list[str]:
     """What a shell completes. It completes files by itself if there is nothing."""
     from kickbench.scenario.shipped import shipped
 
@@ -33,7 +33,7 @@ ScenarioName = Annotated[
     typer.Argument(
         help="A scenario file, or the name of a shipped one.",
         show_default=False,
-        autocompletion=_shipped,
+        autocompletion=shipped_names,
     ),
 ]
 Results = Annotated[

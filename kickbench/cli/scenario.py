@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from kickbench.cli.run import shipped_names
 from kickbench.errors import EXIT_USAGE, ScenarioError
 
 app = typer.Typer(help="Check, list and make scenario files.", no_args_is_help=True)
@@ -21,7 +22,11 @@ def _cases(count: int) -> str:
 def validate(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Scenario files, or names of shipped ones."),
+        typer.Argument(
+            metavar="FILE...",
+            help="Scenario files, or names of shipped ones.",
+            autocompletion=shipped_names,
+        ),
     ],
 ) -> None:
     """Check scenario files.
