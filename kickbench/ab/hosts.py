@@ -23,6 +23,7 @@ from kickbench import arch
 from kickbench.ab import image
 from kickbench.ab.state import Kernel, made
 from kickbench.errors import HostError, UsageError
+from kickbench.host.capabilities import probe
 from kickbench.results.schema import one_line, place
 
 UNIT = "kickbench-ab@.service"
@@ -263,6 +264,8 @@ def check(folder: Path, kernels: Sequence[Kernel]) -> None:
         raise HostError("only root can reboot a host; run this as root")
     if _is_in_container():
         raise HostError("a container cannot reboot its host; run this on the host itself")
+    if not (kvm := probe()).usable:
+        raise HostError(f"this host cannot measure: {kvm.reason}")
     first, second = kernels
     if first.build == second.build:
         raise UsageError(
