@@ -92,6 +92,14 @@ def test_every_command_that_takes_a_shipped_scenario_completes_its_name(command:
     assert (done.returncode, done.stdout.split()) == (0, ["smp_windows_like"])
 
 
+@pytest.mark.parametrize(
+    "asked", [{}, {"COMP_WORDS": "kickbench ru"}, {"COMP_WORDS": "kickbench", "COMP_CWORD": "x"}]
+)
+def test_a_completion_that_no_shell_asks_for_ends_quietly(asked: dict[str, str]) -> None:
+    done = kickbench(env={**os.environ, "_KICKBENCH_COMPLETE": "complete_bash", **asked})
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
 def completed(line: str) -> subprocess.CompletedProcess[str]:
     """What bash gets for the last word of a line."""
     asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}

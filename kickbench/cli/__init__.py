@@ -117,7 +117,7 @@ def _run() -> None:
     interrupts.heed(signal.SIGHUP)
     command = typer.main.get_command(app)
     if os.environ.get("_KICKBENCH_COMPLETE"):
-        command.main(prog_name="kickbench")  # answers the shell that completes a command, and ends
+        _complete(command)
     try:
         # Not command.main(): that has exit codes of its own for Ctrl-C and a closed pipe.
         with command.make_context("kickbench", sys.argv[1:]) as context:
@@ -143,6 +143,16 @@ def _run() -> None:
         _fail(
             f"internal error: {error!r}; please report it (--debug shows where)", EXIT_MEASUREMENT
         )
+
+
+def _complete(command: Any) -> NoReturn:
+    """Answer the shell that completes a command."""
+    try:
+        command.main(prog_name="kickbench")
+    except (KeyError, ValueError):
+        # Somebody else asks: a shell's COMP_WORDS or COMP_CWORD are missing, or are none.
+        sys.exit(1)  # as typer does for what it does not understand
+    sys.exit()
 
 
 class _Output(io.BufferedWriter):
