@@ -39,6 +39,12 @@ def test_a_manual_page_has_a_name_that_whatis_shows(page: Path) -> None:
     assert re.fullmatch(rf"{page.stem} - [a-z].*[^.]", line)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_manual_page_shows_no_marks_of_markdown(page: Path) -> None:
+    """Nor does --help, which has the same texts."""
+    assert r"\(ga" not in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "check",
     [

@@ -41,7 +41,7 @@ _Host = Annotated[
     typer.Option(
         "--host",
         metavar="FINGERPRINT",
-        help="Only this host, by the fingerprint that `list` shows.",
+        help="Only this host, by the fingerprint that history list shows.",
     ),
 ]
 
@@ -162,8 +162,8 @@ def accept(
         typer.Option(
             "--metric",
             metavar="PATTERN",
-            help="Only the metrics whose name contains PATTERN or matches it (* and ?). `show` "
-            "prints the names. You can repeat this option. The default is all metrics.",
+            help="Only the metrics whose name contains PATTERN or matches it (* and ?). history "
+            "show prints the names. You can repeat this option. The default is all metrics.",
         ),
     ] = None,
 ) -> None:
