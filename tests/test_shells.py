@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from command import kickbench, kickbench_captured
 from website import man_pages
+from website.command_line import contexts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / man_pages.MAN).glob("*.1"))
@@ -68,6 +69,19 @@ def test_the_main_manual_page_names_every_variable_that_users_set() -> None:
     users = set(re.findall(r'"(KICKBENCH_[A-Z]+)"', text)) - inside
     page = (ROOT / man_pages.MAN / "kickbench.1").read_text(encoding="utf-8")
     assert users == set(re.findall(r"^\\fB(KICKBENCH_\w+)\\fP$", page, re.MULTILINE))
+
+
+def test_exit_code_1_names_every_command_that_can_be_asked_for_it() -> None:
+    asked = {
+        f"{context.command_path.removeprefix('kickbench ')} {option}"
+        for context in contexts()
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--fail-on")
+    }
+    assert "ab report --fail-on-regression" in asked
+    (row,) = re.findall(r"(?m)^\| 1 \| .*", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert asked == {words for words in re.findall(r"`([^`]+)`", row) if "--" in words}
 
 
 # --- completion --------------------------------------------------------------------------------
