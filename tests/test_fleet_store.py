@@ -238,17 +238,49 @@ def test_an_answer_is_a_frame_of_pandas(url: str, run: Path) -> None:
 
 
 def test_an_empty_store_has_its_views(tmp_path: Path) -> None:
-    done = kickbench_captured("fleet", "query", tmp_path / "new", "SELECT host, value FROM metrics")
+    done = kickbench_captured("fleet", "query", tmp_path, "SELECT host, value FROM metrics")
     assert (done.returncode, done.stdout) == (0, "host  value\n")
-    assert "no runs yet" in done.stderr
+    assert done.stderr.count("no runs yet") == 1
+    done = kickbench_captured("fleet", "report", tmp_path)
+    assert (done.returncode, done.stdout.count("no runs yet")) == (0, 1)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_wrong_query_of_an_empty_store_is_told_in_a_line(tmp_path: Path) -> None:
+    done = kickbench_captured("fleet", "query", tmp_path, "SELECT price FROM runs")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "price" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["query", "SELECT * FROM runs"], ["report"], ["compact"]], ids=lambda words: words[0]
+)
+@pytest.mark.parametrize("name", ["{new}", "file://{new}", "/dev/null", "/dev/null/store"])
+def test_a_store_to_read_must_be_there(words: list[str], name: str, tmp_path: Path) -> None:
+    store = name.format(new=tmp_path / "new")
+    command, *sql = words
+    done = kickbench_captured("fleet", command, store, *sql)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"the store {store} " in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_frame_is_of_a_store_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="new does not exist"):
+        frame(str(tmp_path / "new"), "SELECT * FROM runs", pytest.fail)
+
+
+def test_a_bucket_without_files_has_no_runs_yet(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert frame(f"memory://{tmp_path}", "SELECT * FROM runs", said.append).empty
+    assert ["no runs yet" in line for line in said] == [True]
 
 
 def test_ctrl_c_ends_a_query_while_duckdb_works(tmp_path: Path) -> None:
     begun = tmp_path / "begun.csv"
     endless = "FROM range(1000000000000000) SELECT count(*) WHERE range % 7 = 3"
     sql = f"COPY (FROM range(1)) TO '{begun}'; {endless}"
-    words = [sys.executable, "-m", "kickbench", "fleet", "query", str(tmp_path / "new"), sql]
+    words = [sys.executable, "-m", "kickbench", "fleet", "query", str(tmp_path), sql]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(begun.exists)
@@ -292,10 +324,10 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
         (["query", "{folder}", "/* nothing */"], 2, "the query is empty"),
         (["query", "{folder}", "SELECT 1 a, 2 a", "--json"], 2, "two columns are called 'a'"),
         (["query", "", "SELECT 1"], 2, "the store's name is empty"),
-        (["query", "{file}", "SELECT * FROM runs"], 2, "the store {file} is a file"),
-        (["compact", "{file}"], 2, "the store {file} is a file"),
-        (["report", "{file}"], 2, "the store {file} is a file"),
-        (["add", "{file}", "{run}"], 2, "the store {file} is a file"),
+        (["query", "{file}", "SELECT * FROM runs"], 2, "the store {file} is no folder"),
+        (["compact", "{file}"], 2, "the store {file} is no folder"),
+        (["report", "{file}"], 2, "the store {file} is no folder"),
+        (["add", "{file}", "{run}"], 2, "the store {file} is no folder"),
         (["add", "{folder}", "{folder}"], 2, "is not a results folder"),
         (["add", "{folder}", "{run}", "--host", "a/b"], 2, "'a/b' is no name"),
         (["add", "{folder}", "{run}", "--host", "x" * 61], 2, "is no name"),

@@ -38,8 +38,8 @@ def query(store: str, sql: str, *, say: Callable[[str], None] = print) -> pd.Dat
 
     For example: ``query("s3://bucket/kickbench", "SELECT * FROM hosts")``. docs/fleet.md has the
     views and their columns. ``say`` gets a line for each file of the store that is damaged. Raises
-    UsageError for a query that makes no sense or if ``kickbench[fleet]`` is not installed, and
-    MeasurementError if the store cannot be read.
+    UsageError for a query that makes no sense, for a local folder that does not exist or if
+    ``kickbench[fleet]`` is not installed, and MeasurementError if the store cannot be read.
     """
     from kickbench.fleet.query import frame  # DuckDB is not needed for anything else here
 

@@ -168,7 +168,7 @@ def compact(store: _Store) -> None:
             f"{plural(packed.replaced, 'file')} of each table removed"
         )
 
-    pack(Files(store), lambda line: typer.echo(f"kickbench: {line}", err=True), say)
+    pack(Files.existing(store), lambda line: typer.echo(f"kickbench: {line}", err=True), say)
 
 
 @app.command()
@@ -186,7 +186,9 @@ def query(
     from kickbench.fleet.files import Files
     from kickbench.fleet.query import ask
 
-    answer = ask(Files(store), sql, lambda line: typer.echo(f"kickbench: {line}", err=True))
+    answer = ask(
+        Files.existing(store), sql, lambda line: typer.echo(f"kickbench: {line}", err=True)
+    )
     if as_json:
         _print_json(answer)
     else:
@@ -226,7 +228,7 @@ def report(
 
     if as_json and as_markdown:
         raise UsageError("--json and --markdown both print; choose one of them")
-    found = judge(load(Files(store), days), store)
+    found = judge(load(Files.existing(store), days), store)
     page = write(found, folder) if folder is not None else None
     if as_json:
         typer.echo(dump_json(found.to_dict(), ensure_ascii=True), nl=False)

@@ -22,8 +22,10 @@ INSTALL = "pip install 'kickbench[fleet]'"
 class Files:
     """The files below a URL, by names such as ``runs/host=a/month=2026-11/run.parquet``.
 
-    Raises UsageError for a URL that is empty, that no library here knows or that names a file,
-    and MeasurementError, in one line, for what cannot be read or written.
+    A local folder that is missing is made when something is written: see also :meth:`existing`.
+
+    Raises UsageError for a URL that is empty, that no library here knows or whose local path is no
+    folder, and MeasurementError, in one line, for what cannot be read or written.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,11 +44,29 @@ class Files:
                     one_line(f"{place(url)} is no store that can be opened here: {error}")
                 ) from None
         self._is_local = "file" in self._system.protocol
-        if self._is_local and Path(self._root).is_file():
-            # fsspec would find nothing in it: a store without runs.
-            raise UsageError(f"the store {place(url)} is a file; name a folder")
+        if self._is_local:
+            with self._told("opened"):
+                path = Path(self._root)
+                if path.exists() and not path.is_dir():
+                    # fsspec would find nothing in it: a store without runs.
+                    raise UsageError(f"the store {place(url)} is no folder; name a folder")
         # What was listed may be older than what others wrote since.
         self._system.use_listings_cache = False
+
+    @classmethod
+    def existing(cls, url: str) -> Files:
+        """The files of a store that is only read.
+
+        Raises UsageError, too, for a local folder that does not exist. Its name is probably
+        mistyped, and would be a store without runs. A bucket has no folders that could be missing.
+        """
+        files = cls(url)
+        with files._told("opened"):
+            if files._is_local and not Path(files._root).exists():
+                raise UsageError(
+                    f"the store {place(url)} does not exist; kickbench fleet add makes it"
+                )
+        return files
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file. Readers see all of it or nothing, and then it is stored for good."""

@@ -45,9 +45,9 @@ def frame(url: str, sql: str, say: Callable[[str], None] = print) -> pd.DataFram
 
     For example: ``frame("s3://bucket/kickbench", "SELECT * FROM hosts")``. Texts have pandas' own
     type of texts, times are in UTC, and what is not known is NaN, NaT or None. ``say`` gets a line
-    for each file that was left out.
+    for each file that was left out. Raises UsageError for a local folder that does not exist, too.
     """
-    return with_views(Files(url), say, lambda connection: _executed(connection, sql).df())
+    return with_views(Files.existing(url), say, lambda connection: _executed(connection, sql).df())
 
 
 def _executed(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:

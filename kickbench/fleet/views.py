@@ -46,9 +46,10 @@ def with_views(
     """
 
     def with_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _T:
+        done = work(connection)  # first: what is refused is tried again
         if not snapshot.sources:
             say(f"{files.url}: no runs yet; kickbench fleet add puts one there")
-        return work(connection)
+        return done
 
     return with_snapshot(files, say, lambda snapshot: snapshot, with_all)
 
