@@ -14,7 +14,6 @@ from kickbench.ab import hosts, image
 from kickbench.ab.hosts import Kexec, Systemd
 from kickbench.ab.state import Kernel
 from kickbench.errors import HostError, KickbenchError, UsageError
-from kickbench.host.capabilities import Capabilities
 
 PACKED = b"HdrS\0" + b"6.12.9-lab (me@box) #3 SMP PREEMPT_DYNAMIC Fri Nov 20\0" + b"\xff" * 99
 PLAIN = b"ARM\x64\0Linux version 6.12.9-lab (me@box) (gcc 12, ld 2.40) #3 SMP Fri Nov 20\n\0"
@@ -191,14 +190,12 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "has_systemd", lambda: False)
     own = Path("/proc/self/ns/pid").stat().st_ino
     monkeypatch.setattr(hosts, "_FIRST_PID_NAMESPACE", own)
-    monkeypatch.setattr(hosts, "probe", lambda: Capabilities("/dev/kvm", usable=True))
 
 
 @pytest.mark.usefixtures("as_root")
-def test_a_host_without_kvm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "probe", lambda: Capabilities("/dev/kvm", reason="no /dev/kvm"))
+def test_a_host_without_kvm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="this host cannot measure: no /dev/kvm"):
-        hosts.check(tmp_path, kernels("a", "b"))
+        hosts.check(tmp_path, kernels("a", "b"), "no /dev/kvm")
 
 
 @pytest.mark.usefixtures("as_root")

@@ -102,7 +102,7 @@ def test_the_command_prints_the_completion_too() -> None:
 
 COMMANDS_WITH_A_SCENARIO = [
     *("run", "lab run", "lab explain", "fleet run", "bisect"),
-    *("scenario validate", "scenario validate my_guest.toml"),
+    *("ab start", "scenario validate", "scenario validate my_guest.toml"),
 ]
 
 

@@ -23,7 +23,6 @@ from kickbench import arch
 from kickbench.ab import image
 from kickbench.ab.state import Kernel, made
 from kickbench.errors import HostError, UsageError
-from kickbench.host.capabilities import probe
 from kickbench.results.schema import one_line, place
 
 UNIT = "kickbench-ab@.service"
@@ -258,14 +257,17 @@ HOSTS: dict[str, type[Here]] = {"kexec": Kexec, "systemd": Systemd}
 # --- before the first reboot ---------------------------------------------------------------------
 
 
-def check(folder: Path, kernels: Sequence[Kernel]) -> None:
-    """Raise HostError or UsageError, before anything is done, if a plan cannot work here."""
+def check(folder: Path, kernels: Sequence[Kernel], why_no_kvm: str | None = None) -> None:
+    """Raise HostError or UsageError, before anything is done, if a plan cannot work here.
+
+    ``why_no_kvm`` is why this host has no KVM to measure, or None if it has.
+    """
     if os.geteuid() != 0:
         raise HostError("only root can reboot a host; run this as root")
     if _is_in_container():
         raise HostError("a container cannot reboot its host; run this on the host itself")
-    if not (kvm := probe()).usable:
-        raise HostError(f"this host cannot measure: {kvm.reason}")
+    if why_no_kvm is not None:
+        raise HostError(f"this host cannot measure: {why_no_kvm}")
     first, second = kernels
     if first.build == second.build:
         raise UsageError(

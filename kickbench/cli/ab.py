@@ -14,6 +14,7 @@ import typer
 
 from kickbench import interrupts
 from kickbench.cli.folders import folder as named_folder
+from kickbench.cli.run import shipped_names
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_REGRESSION,
@@ -39,7 +40,12 @@ _Plan = Annotated[
 
 @app.command()
 def start(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A scenario file, or the name of a shipped one.", autocompletion=shipped_names
+        ),
+    ],
     kernel: Annotated[
         list[str],
         typer.Option(
@@ -88,6 +94,7 @@ def start(
     from kickbench.ab.job import go_on
     from kickbench.ab.order import FEWEST_BOOTS, MOST_BOOTS, order
     from kickbench.ab.state import Boot, State, create, made
+    from kickbench.host.capabilities import probe
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
 
@@ -107,7 +114,8 @@ def start(
     host.check()
     kernels = [host.kernel(given, append) for given in kernel]
     state = state.absolute()
-    hosts.check(state, kernels)
+    found = probe()
+    hosts.check(state, kernels, None if found.usable else str(found.reason))
     seed = secrets.randbits(32) if seed is None else seed
     letters = order(boots, seed)
     first, second = kernels
