@@ -81,15 +81,14 @@ class _Server:
     def bring(self, name: str, size: int) -> None:
         """Take a file of ``size`` bytes, which follow, under its name."""
         assert self._run is not None
-        path = self._run.brought / Path(name).name
-        with path.open("wb") as file:
-            while size:
-                data = self._input[:size] or os.read(0, min(size, _CHUNK))
-                if not data:
-                    sys.exit(1)
-                self._input = self._input[len(data) :]
-                file.write(data)
-                size -= len(data)
+        # All of it is read first. What a failure leaves unread would be taken for requests.
+        while len(self._input) < size:
+            data = os.read(0, _CHUNK)
+            if not data:
+                sys.exit(1)
+            self._input += data
+        data, self._input = self._input[:size], self._input[size:]
+        (self._run.brought / Path(name).name).write_bytes(data)
         self._say("brought")
 
     def jobs(self, run: str, jobs: list[dict[str, Any]]) -> None:

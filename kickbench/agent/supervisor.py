@@ -24,8 +24,7 @@ from kickbench.agent.runs import Run
 from kickbench.host import turn
 from kickbench.run.foreman import Foreman, Job
 
-# The jobs follow the turn at once, unless the connection broke in that moment.
-JOBS_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 NAME = "kickbench-run"
 """What ps calls a supervisor."""
 _PR_SET_NAME = 15
@@ -40,12 +39,20 @@ class _Commands:
         self._foreman: Foreman | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def jobs(self) -> Run | None:
-        """The run with its name and its jobs; None if they do not come."""
-        try:
-            return Run(self._folders.get(timeout=JOBS_SECONDS))
-        except queue.Empty:
-            return None
+    def jobs(self, server: int) -> Run | None:
+        """The run with its name and its jobs; None if they do not come: the server, which
+        is the parent process, has ended.
+
+        No time is too long. What comes before the jobs may be compiled meanwhile, and the time of
+        an idle emulated machine can pass far faster than that of its host.
+        """
+        while True:
+            has_ended = os.getppid() != server
+            try:
+                return Run(self._folders.get(timeout=LOOK_SECONDS))
+            except queue.Empty:
+                if has_ended:
+                    return None
 
     def steer(self, foreman: Foreman) -> None:
         """Pass on what is meant for the foreman."""
@@ -61,8 +68,8 @@ class _Commands:
                 getattr(self._foreman, name)(*words)
 
 
-def supervise(run: Run, note: str, *, wait: bool) -> None:
-    """Measure the jobs that come."""
+def supervise(run: Run, note: str, server: int, *, wait: bool) -> None:
+    """Measure the jobs that come from the server, the parent process."""
     journal = os.open(run.journal, os.O_WRONLY | os.O_APPEND)
     lock = run.lock()
 
@@ -75,7 +82,7 @@ def supervise(run: Run, note: str, *, wait: bool) -> None:
             note, wait=wait, say=lambda text: write({"event": "say", "text": text})
         ) as other:
             write({"event": "turn", "other": other})
-            named = commands.jobs()
+            named = commands.jobs(server)
             if named is None:
                 run.remove()
                 return
@@ -100,6 +107,7 @@ def _job(data: dict[str, Any], run: Run) -> Job:
 
 def start(run: Run, note: str, *, wait: bool) -> int:
     """Start a supervisor. Returns its process id."""
+    server = os.getpid()
     pid = os.fork()
     if pid:
         return pid
@@ -114,7 +122,7 @@ def start(run: Run, note: str, *, wait: bool) -> int:
         os.closerange(3, 64)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        supervise(run, note, wait=wait)
+        supervise(run, note, server, wait=wait)
         status = 0
     except KeyboardInterrupt:  # cancelled: whoever did it removes the folder
         status = 130
