@@ -278,6 +278,27 @@ def test_a_plan_that_is_stopped_reboots_no_more(tmp_path: Path, measure: job.Mea
     assert state.load(folder).end == "done"
 
 
+def test_a_plan_that_is_stopped_in_its_last_boot_does_not_leave_it(
+    tmp_path: Path, measure: job.Measure
+) -> None:
+    folder, host = a_plan(tmp_path / "plan"), SimulatedHost()
+    host.leave = lambda: pytest.fail("it rebooted")  # type: ignore[method-assign]
+
+    def stops(plan: State, place: Path) -> None:
+        measure(plan, place)
+        if place.name.startswith("004"):
+            (folder / state.STOPPED).touch()
+
+    assert play(folder, host, stops)[-1] == "this plan was stopped: no reboot"
+    assert state.load(folder).next is None
+    (folder / state.STOPPED).unlink()
+    left: list[bool] = []
+    host.leave = lambda: left.append(True)  # type: ignore[method-assign]
+    play(folder, host, measure)
+    assert state.load(folder).end == "done"
+    assert left == [True]
+
+
 def test_only_one_process_goes_on_with_a_plan(tmp_path: Path, measure: job.Measure) -> None:
     folder = a_plan(tmp_path / "plan")
     with state.alone(folder), pytest.raises(HostError, match="already"):

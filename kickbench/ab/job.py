@@ -143,6 +143,9 @@ class _Step:
     def _reboot(self) -> None:
         """Boot what comes next, or the default kernel when all is measured."""
         state, host = self._state, self._host
+        if is_stopped(self._folder):
+            self._say("this plan was stopped: no reboot")
+            return
         at = state.next
         if at is None:
             state.end = "done"
@@ -151,9 +154,6 @@ class _Step:
             self._say(f"all boots are measured; {compare} compares them")
             self._say("the host returns to its default kernel")
             host.leave()
-            return
-        if is_stopped(self._folder):
-            self._say("this plan was stopped: no reboot")
             return
         boot = state.boots[at]
         boot.asked_in = self._now
