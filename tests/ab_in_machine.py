@@ -39,7 +39,7 @@ def main(share: Path, run: Path, kernels: list[str]) -> None:
         first, second = (host.kernel(given, None) for given in kernels)
         hosts.check(plan, [first, second])
         made = State(
-            scenario="/none.toml",
+            scenario={},
             by="kexec",
             seed=1,
             settle_seconds=0,

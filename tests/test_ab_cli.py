@@ -11,10 +11,13 @@ import pytest
 import synthetic_run
 from command import kickbench_captured
 
-from kickbench.ab import state
+from kickbench.ab import hosts, state
 from kickbench.ab.order import order
 from kickbench.ab.state import RUNS, Boot, Kernel, State
-from kickbench.errors import EXIT_HOST, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+from kickbench.run import runner
+from kickbench.scenario.files import load
+from kickbench.scenario.model import Scenario
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         letter: Kernel(given=f"/boot/{letter}", build=f"6.12-{letter}") for letter in ("A", "B")
     }
     made = State(
-        scenario="/s.toml",
+        scenario={},
         by="kexec",
         seed=1,
         settle_seconds=60,
@@ -119,6 +122,71 @@ def test_a_host_that_cannot_boot_a_kernel_is_refused(tmp_path: Path) -> None:
     assert not Path("/nonexistent").exists()
     if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112
         assert start("--by", "systemd", *words)[0] == EXIT_HOST
+
+
+class Playing:
+    """A host whose reboots are taken for made at once."""
+
+    def __init__(self) -> None:
+        self.boots: list[Kernel] = []
+
+    def check(self) -> None:
+        pass
+
+    def kernel(self, given: str, append: str | None) -> Kernel:  # noqa: ARG002
+        return Kernel(given=given, build=given)
+
+    def build(self) -> str:
+        return self.boots[-1].build if self.boots else "default"
+
+    def boot_id(self) -> str:
+        return str(len(self.boots))
+
+    def came(self, kernel: Kernel) -> bool:
+        return kernel == self.boots[-1]
+
+    def boot(self, kernel: Kernel) -> None:
+        self.boots.append(kernel)
+
+
+@pytest.fixture
+def playing(monkeypatch: pytest.MonkeyPatch) -> Playing:
+    host = Playing()
+    monkeypatch.setattr(hosts, "HOSTS", {"kexec": lambda: host})
+    monkeypatch.setattr(hosts, "check", lambda *_: None)
+    return host
+
+
+TINY = """
+name = "tiny"
+[vm]
+vcpus = [1]
+[guest]
+program = "pm_timer"
+[measure]
+methods = ["immediate_exit"]
+"""
+
+
+def test_all_boots_measure_what_the_scenario_was_when_the_plan_began(
+    playing: Playing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, plan = tmp_path / "tiny.toml", tmp_path / "plan"
+    file.write_text(TINY)
+    wanted = load(file)
+    measured = []
+
+    def run(scenario: Scenario, *_: object, **__: object) -> None:
+        measured.append(scenario)
+        raise runner.RunInterruptedError(runner.Outcome(tmp_path, 0, {}, ""))
+
+    words = ["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", 0, "--yes"]
+    done = kickbench_captured("ab", "start", file, "--state", plan, *words)
+    assert (done.returncode, len(playing.boots)) == (EXIT_OK, 1), done.stderr
+    file.unlink()
+    monkeypatch.setattr(runner, "run", run)
+    assert kickbench_captured("ab", "continue", plan).returncode == EXIT_INTERRUPTED
+    assert measured == [wanted]
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def measure(finished_run: Path) -> job.Measure:
 def a_plan(folder: Path, boots: int = 2, seed: int = 1) -> Path:
     kernels = {letter: Kernel(given=f"/boot/{letter}", build=b) for letter, b in BUILDS.items()}
     plan = State(
-        scenario="/scenario.toml",
+        scenario={},
         by="kexec",
         seed=seed,
         settle_seconds=60,

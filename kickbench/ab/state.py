@@ -27,7 +27,8 @@ SCHEMA = 1
 """Of the file. It grows when earlier versions of kickbench could not go on with a plan."""
 MOST_FAULTS = 2
 """How often a boot may go wrong. Then the plan ends, so no host reboots for ever."""
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 8 << 20
+"""A scenario file has 1 MiB at most, and takes some more here."""
 _Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -71,12 +72,14 @@ class Boot(_Model):
 class State(_Model):
     """A plan, and how far it is.
 
-    ``began_on`` is the build of the kernel that ran when it was made. ``settle_seconds`` is how
-    long each boot waits before it measures. ``end`` is None while there is something left to do.
+    ``scenario`` is the scenario itself, as :meth:`kickbench.scenario.model.Scenario.to_dict` has
+    it: all boots measure the same, whatever becomes of its file. ``began_on`` is the build of the
+    kernel that ran when the plan was made. ``settle_seconds`` is how long each boot waits before it
+    measures. ``end`` is None while there is something left to do.
     """
 
     schema_: Annotated[int, Field(alias="schema")] = SCHEMA
-    scenario: Line
+    scenario: dict[str, Any]
     quick: bool = False
     by: Literal["kexec", "systemd"]
     seed: Annotated[int, Field(ge=0, lt=2**64)]

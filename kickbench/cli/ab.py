@@ -108,8 +108,7 @@ def start(
         raise UsageError(f"--settle is from 0 to {_LONGEST_SETTLE:g} seconds")
     if seed is not None and not 0 <= seed < _SEEDS:
         raise UsageError(f"--seed is from 0 to {_SEEDS - 1}")
-    path = resolve(scenario).absolute()
-    name = load(path).name
+    wanted = load(resolve(scenario))
     host = hosts.HOSTS[by]()
     host.check()
     kernels = [host.kernel(given, append) for given in kernel]
@@ -121,7 +120,7 @@ def start(
     first, second = kernels
     plan = made(
         State,
-        scenario=str(path),
+        scenario=wanted.to_dict(),
         quick=quick,
         by=by,
         seed=seed,
@@ -135,8 +134,11 @@ def start(
         _say(f"{letter} is {one.build} ({one.given}{with_what if by == 'kexec' else ''})")
     if users := hosts.who_is_here():
         _say(f"these users are logged in, and will lose what they do: {', '.join(users)}")
-    what = f"reboot this host {len(letters) + 1} times, measure {name} in the order "
-    _confirm(f"This will {what}{''.join(letters)}, and return to the default kernel.", yes=yes)
+    _confirm(
+        f"This will reboot this host {len(letters) + 1} times, measure {wanted.name} in the order "
+        f"{''.join(letters)}, and return to the default kernel.",
+        yes=yes,
+    )
     create(state, plan)
     go_on(state, host, _measure, _say, time.sleep)
 
@@ -276,13 +278,13 @@ def _measure(state: State, folder: Path) -> None:
     from kickbench.cli.machines import machine_of
     from kickbench.run import runner
     from kickbench.run.progress import observer
-    from kickbench.scenario.files import load
+    from kickbench.scenario.model import Scenario
 
     watching, display = observer()
     try:
         with machine_of(None) as machine, display:
             outcome = runner.run(
-                load(Path(state.scenario)),
+                Scenario.from_dict(state.scenario),
                 folder,
                 watching,
                 quick=state.quick,
