@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,16 @@ from command import kickbench_captured
 from kickbench.ab import hosts, state
 from kickbench.ab.order import order
 from kickbench.ab.state import RUNS, Boot, Kernel, State
-from kickbench.errors import EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+from kickbench.errors import (
+    EXIT_HOST,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REGRESSION,
+    EXIT_USAGE,
+    StorageError,
+)
+from kickbench.results import writer
+from kickbench.results.writer import RunWriter
 from kickbench.run import runner
 from kickbench.scenario.files import load
 from kickbench.scenario.model import Scenario
@@ -168,25 +178,59 @@ methods = ["immediate_exit"]
 """
 
 
-def test_all_boots_measure_what_the_scenario_was_when_the_plan_began(
-    playing: Playing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def begun(playing: Playing, tmp_path: Path) -> Path:
+    """A plan whose host came up in its first kernel. Its scenario's file is gone."""
     file, plan = tmp_path / "tiny.toml", tmp_path / "plan"
     file.write_text(TINY)
-    wanted = load(file)
+    words = ["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", 0, "--yes"]
+    done = kickbench_captured("ab", "start", file, "--state", plan, *words)
+    assert (done.returncode, len(playing.boots)) == (EXIT_OK, 1), done.stderr
+    file.unlink()
+    return plan
+
+
+def test_all_boots_measure_what_the_scenario_was_when_the_plan_began(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "again.toml").write_text(TINY)
     measured = []
 
     def run(scenario: Scenario, *_: object, **__: object) -> None:
         measured.append(scenario)
         raise runner.RunInterruptedError(runner.Outcome(tmp_path, 0, {}, ""))
 
-    words = ["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", 0, "--yes"]
-    done = kickbench_captured("ab", "start", file, "--state", plan, *words)
-    assert (done.returncode, len(playing.boots)) == (EXIT_OK, 1), done.stderr
-    file.unlink()
     monkeypatch.setattr(runner, "run", run)
-    assert kickbench_captured("ab", "continue", plan).returncode == EXIT_INTERRUPTED
-    assert measured == [wanted]
+    assert kickbench_captured("ab", "continue", begun).returncode == EXIT_INTERRUPTED
+    assert measured == [load(tmp_path / "again.toml")]
+
+
+def no_folder(runs: Path) -> None:
+    runs.touch()
+    RunWriter.create(runs, "tiny", scenario={}, cases=[], environment={})
+
+
+def no_room(runs: Path) -> None:
+    raise StorageError(f"{runs}: is full; {writer._resume_advice(runs)}")
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [(no_folder, "tiny: cannot make a folder there: Not a directory"), (no_room, ": is full")],
+)
+def test_a_plan_is_not_told_to_choose_other_results_or_to_resume_a_run(
+    begun: Path,
+    playing: Playing,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[Path], None],
+    said: str,
+) -> None:
+    monkeypatch.setattr(runner, "run", lambda _, results, *__, **___: fails(results))
+    done = kickbench_captured("ab", "continue", begun)
+    *_, error, advice = done.stderr.splitlines()
+    assert error.endswith(said)
+    assert advice.endswith(f"continue with: kickbench ab continue {begun}")
+    assert len(playing.boots) == 1
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from kickbench.ab import job, state
 from kickbench.ab.order import order
 from kickbench.ab.state import MOST_FAULTS, Boot, Kernel, State
-from kickbench.errors import HostError, KickbenchError, MeasurementError, ResultsError, UsageError
+from kickbench.errors import (
+    HostError,
+    KickbenchError,
+    MeasurementError,
+    ResultsError,
+    StorageError,
+    UsageError,
+)
 
 BUILDS = {"A": "6.12.0-a #1 SMP", "B": "6.12.0-b #2 SMP"}
 DEFAULT = "6.1.0-default #1 SMP"
@@ -232,6 +240,27 @@ def test_a_measurement_that_fails_is_tried_in_another_boot(
     assert found.boots[0].faults == ["a worker died"]
     assert found.end == "done"
     assert host.reboots == 5
+
+
+@pytest.mark.parametrize("error", [UsageError, StorageError])
+def test_what_no_boot_can_mend_costs_no_boot(
+    tmp_path: Path, measure: job.Measure, error: type[KickbenchError]
+) -> None:
+    def cannot(plan: State, place: Path) -> None:
+        raise error("my_loop.c cannot be read")
+
+    folder, host = a_plan(tmp_path / "plan"), SimulatedHost()
+    host.start()
+    job.go_on(folder, host, measure, print, lambda _: None)
+    host.start()
+    again = re.escape(f"kickbench ab continue {folder}")
+    for _ in range(3):
+        with pytest.raises(error, match=rf"my_loop\.c cannot be read\n.*{again}"):
+            job.go_on(folder, host, cannot, print, lambda _: None)
+    assert host.reboots == 1
+    job.go_on(folder, host, measure, print, lambda _: None)  # it was mended
+    first = state.load(folder).boots[0]
+    assert (first.run is not None, first.faults) == (True, [])
 
 
 def test_a_panic_while_measuring_is_seen(tmp_path: Path, measure: job.Measure) -> None:

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from kickbench.ab.state import MOST_FAULTS, RUNS, Boot, Kernel, State, alone, is_stopped, load
-from kickbench.errors import KickbenchError, MeasurementError, ResultsError
+from kickbench.errors import (
+    KickbenchError,
+    MeasurementError,
+    ResultsError,
+    StorageError,
+    UsageError,
+)
 from kickbench.results.discover import find_run
 from kickbench.results.reader import load_manifest
 from kickbench.results.schema import one_line
@@ -52,7 +58,8 @@ def go_on(
 
     ``wait`` waits for so many seconds. Returns the state. The exit of a plan that failed is an
     error: raises MeasurementError if a boot went wrong for the last time. Raises ResultsError if
-    there is no plan, HostError if another process goes on with it.
+    there is no plan, HostError if another process goes on with it. Raises UsageError or
+    StorageError as ``measure`` does, without a reboot: the next call measures this boot again.
     """
     with alone(folder):
         state = load(folder)
@@ -118,6 +125,12 @@ class _Step:
         wait(state.settle_seconds)
         try:
             measure(state, self._folder / RUNS / boot.place)
+        except (UsageError, StorageError) as error:
+            again = shlex.join(["kickbench", "ab", "continue", str(self._folder)])
+            raise type(error)(
+                f"{error}\nno other boot would mend this, so there is no reboot; when you have "
+                f"mended it, continue with: {again}"
+            ) from error
         except KickbenchError as error:
             self._fault(boot, str(error))
         else:

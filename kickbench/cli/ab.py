@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import signal
 import sys
@@ -18,6 +19,7 @@ from kickbench.cli.run import shipped_names
 from kickbench.errors import (
     EXIT_INTERRUPTED,
     EXIT_REGRESSION,
+    KickbenchError,
     MeasurementError,
     UsageError,
 )
@@ -152,9 +154,9 @@ def continue_(plan: _Plan) -> None:
     """Do what is to be done in this boot: measure, and boot the next kernel.
 
     It runs after each boot, and does nothing if the plan has ended or was stopped. Exit codes: 0,
-    it went on. 2, there is no plan, or it is damaged. 3, this host cannot boot a kernel, which ends
-    the plan, or another kickbench goes on with it. 4, a boot went wrong for the second time, which
-    ends the plan, or the disk is full. 130, it was interrupted.
+    it went on. 2, there is no plan, it is damaged, or its scenario cannot be measured. 3, this host
+    cannot boot a kernel, which ends the plan, or another kickbench goes on with it. 4, a boot went
+    wrong for the second time, which ends the plan, or the disk is full. 130, it was interrupted.
     """
     from kickbench.ab import hosts
     from kickbench.ab.job import go_on
@@ -273,6 +275,13 @@ def _compared(plan: Path, state: State, min_effect: float) -> Comparison:
     return compare_boots(pairs, min_effect=min_effect, names=("A", "B"))
 
 
+_OF_RUN = re.compile(
+    r"(; | or )choose another --results|(; |\n)the finished cases are kept.*", re.DOTALL
+)
+"""What the runner's errors advise, and nobody can do: a plan's runs have one place, and a boot is
+measured in one piece."""
+
+
 def _measure(state: State, folder: Path) -> None:
     """Run the plan's scenario as ``kickbench run`` does, into a folder."""
     from kickbench.cli.machines import machine_of
@@ -295,6 +304,8 @@ def _measure(state: State, folder: Path) -> None:
     except runner.RunInterruptedError:
         _say("interrupted; kickbench ab continue measures this boot again")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except KickbenchError as error:
+        raise type(error)(_OF_RUN.sub("", str(error))) from error
     if outcome.failed:
         case, reason = next(iter(outcome.failed.items()))
         raise MeasurementError(f"{case} failed: {reason}")
