@@ -103,6 +103,22 @@ def test_private_kernel_parameters_stay_here(server: Path) -> None:
     assert line == "root=*** isolcpus=2-3 rd.luks.key=*** api_token=*** quiet"
 
 
+def test_a_machine_is_told_from_others_without_its_own_id(server: Path) -> None:
+    assert environment.collect(server)["machine_id"] is None
+    found = set()
+    for own in ("0123456789abcdef" * 2, "0123456789abcdef" * 2 + "\n", "f" * 32):
+        write(server, {"etc/machine-id": own})
+        found.add(environment.collect(server)["machine_id"])
+        assert own.strip() not in json.dumps(environment.collect(server))
+    assert [len(one) for one in found] == [12, 12]
+
+
+@pytest.mark.parametrize("own", ["", "uninitialized\n"])
+def test_a_container_without_an_id_is_any_machine(server: Path, own: str) -> None:
+    write(server, {"etc/machine-id": own})
+    assert environment.collect(server)["machine_id"] is None
+
+
 def test_a_host_may_be_given_a_name(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KICKBENCH_HOSTNAME", "node7")
     assert environment.collect(server)["hostname"] == "node7"

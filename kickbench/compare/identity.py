@@ -121,6 +121,7 @@ FACTS = (
     Fact("library", ("software", "libraries"), "tested"),
     Fact("protocol", ("protocols",), "tested"),
     Fact("host name", ("hostname",), "shown"),
+    Fact("installation", ("machine_id",), "shown"),
 )
 
 
