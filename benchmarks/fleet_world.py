@@ -150,6 +150,7 @@ def rows(some: World, first: int, last: int, chance: np.random.Generator) -> dic
             for name, number in (("ok", len(CASES)), ("skipped", 0), ("failed", 0), ("lost", 0))
         },
         "kickbench": coded(["0.1.0"], same, 1),
+        "machine_id": coded([f"{number:012x}" for number in range(len(some.names))], host, 1),
     }
     level = np.array([level for _, _, _, level in KINDS])[kind] * some.host_level[host]
     level = level * np.where((kernel == len(KERNELS) - 1) & (kind == 0), DEARER, 1.0)

@@ -30,6 +30,7 @@ RUN: dict[str, Any] = {
     "skipped": 0,
     "failed": 0,
     "lost": 0,
+    "machine_id": None,
     "kickbench": "0.1.0",
 }
 

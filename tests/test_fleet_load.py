@@ -145,9 +145,21 @@ def test_a_host_that_came_back_as_other_hardware_begins_anew(
     )
 
 
-def test_several_machines_of_one_name_are_noticed(files: Files) -> None:
+def test_machines_of_one_name_have_a_history_each(files: Files) -> None:
     for day in range(4):
-        write(files, "localhost", day, {"sigmask": day}, cpu_model=f"CPU {day % 2}")
+        machine = f"{day % 2}1234567890f"
+        write(files, "localhost", day, {"sigmask": day}, machine_id=machine)
+    panel = loaded(files)
+    assert [host.name for host in panel.hosts] == ["localhost@01234567", "localhost@11234567"]
+    nan = np.nan
+    np.testing.assert_array_equal(panel.value, [[[0, nan, 2, nan], [nan, 1, nan, 3]]])
+    (note,) = panel.notes
+    assert note.startswith("localhost is the name of several machines")
+
+
+def test_hardware_that_changes_often_may_be_several_machines(files: Files) -> None:
+    for day in range(4):
+        write(files, "localhost", day, {"sigmask": day}, fingerprint=f"{day % 2}")
     (host,) = loaded(files).hosts
     assert "(the 3rd time: several of one name?)" in host.remark
 

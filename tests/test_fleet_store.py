@@ -21,12 +21,14 @@ from command import kickbench_captured
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_fleet import write
 from synthetic_night import night
 from watching import wait_for
 
 from kickbench.compare.metrics import points
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet import store, tables
+from kickbench.fleet.compact import compact
 from kickbench.fleet.files import Files
 from kickbench.fleet.nights import exchange
 from kickbench.fleet.query import ask, frame
@@ -210,6 +212,67 @@ def test_a_damaged_file_costs_its_own_rows(url: str, run: Path, tmp_path: Path) 
     assert any("runs/readme.parquet: is no file of a store" in line for line in lines)
     assert any(f"{damaged}: is damaged" in line for line in lines)
     assert any("foreign.parquet: has not the columns of this table" in line for line in lines)
+
+
+def machines_of_one_name(url: str, machines: str, **columns: dict[str, Any]) -> None:
+    """A run of "localhost" each night, each by the machine of that letter."""
+    for day, letter in enumerate(machines):
+        own = {"machine_id": f"{letter}1234567890f", "cpu_model": "A CPU"} | columns.get(letter, {})
+        write(Files(url), "localhost", day, {"sigmask": day}, **own)
+
+
+def test_two_machines_of_one_name_are_two_hosts(url: str) -> None:
+    machines_of_one_name(url, "abab")
+    write(Files(url), "other", 0, {"sigmask": 1}, machine_id="c1234567890f")
+    done = kickbench_captured(
+        *(
+            "fleet",
+            "query",
+            url,
+            "SELECT host, list(value ORDER BY time) v FROM metrics GROUP BY 1",
+        ),
+        "--json",
+    )
+    assert sorted(json.loads(done.stdout), key=lambda row: str(row["host"])) == [
+        {"host": "localhost@a1234567", "v": [0, 2]},
+        {"host": "localhost@b1234567", "v": [1, 3]},
+        {"host": "other", "v": [1]},
+    ]
+    (line,) = done.stderr.splitlines()
+    assert "localhost is the name of several machines" in line
+    assert "localhost@a1234567 and localhost@b1234567" in line
+    assert "KICKBENCH_HOSTNAME" in line
+    said: list[str] = []
+    sql = "SELECT host, runs FROM hosts ORDER BY host"
+    wanted = [("localhost@a1234567", 2), ("localhost@b1234567", 2), ("other", 1)]
+    for _ in range(2):
+        assert ask(Files(url), sql, said.append).rows == wanted
+        compact(Files(url), pytest.fail)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    "machines",
+    ["aaab", "aabb", "abc", "aaba", "baab"],
+    ids=["new", "installed anew", "twice", "a clock was ahead", "a clock was behind"],
+)
+def test_a_host_that_was_installed_anew_is_one_host(tmp_path: Path, machines: str) -> None:
+    machines_of_one_name(str(tmp_path), machines)
+    assert answer(str(tmp_path), "SELECT host, runs FROM hosts") == [("localhost", len(machines))]
+
+
+def test_machines_without_an_id_are_told_apart_by_their_cpus(tmp_path: Path) -> None:
+    unknown = {"machine_id": None}
+    machines_of_one_name(str(tmp_path), "abab", a=unknown, b=unknown | {"cpu_model": "B CPU"})
+    said: list[str] = []
+    rows = ask(Files(str(tmp_path)), "SELECT cpu_model, runs FROM hosts ORDER BY 1", said.append)
+    assert rows.rows == [("A CPU", 2), ("B CPU", 2)]
+    assert len(said) == 1
+
+
+def test_a_run_without_an_id_is_of_no_other_machine(tmp_path: Path) -> None:
+    machines_of_one_name(str(tmp_path), "abab", b={"machine_id": None})
+    assert answer(str(tmp_path), "SELECT host, runs FROM hosts") == [("localhost", 4)]
 
 
 def test_an_answer_is_a_table_or_json(run: Path, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def _run(night: Night, fleet: str | None) -> dict[str, Any]:
         **{name: status.count(name) for name in ("ok", "skipped", "failed")},
         "lost": len(night.lost),
         "kickbench": kickbench.__version__,
+        "machine_id": _line(night.environment, "machine_id"),
     }
 
 

@@ -45,6 +45,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
         ("failed", pa.int32(), "cases that failed"),
         ("lost", pa.int32(), "findings that a race-free protocol lost a kick"),
         ("kickbench", _TEXT, "the version that measured"),
+        ("machine_id", _TEXT, "tells the machine from others: see results.md; null: not known"),
     ),
     METRICS_TABLE: (
         *_OF_RUN,
@@ -63,7 +64,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, pa.DataType, str], ...]] = {
 }
 """The tables: name, type and meaning of each column. ``host`` and ``month`` are in the path."""
 
-LATER_COLUMNS: Mapping[str, tuple[str, ...]] = {RUNS: ("fleet",), METRICS_TABLE: ()}
+LATER_COLUMNS: Mapping[str, tuple[str, ...]] = {RUNS: ("fleet", "machine_id"), METRICS_TABLE: ()}
 """Those that older files lack. Their rows have null instead."""
 
 

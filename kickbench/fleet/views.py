@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from kickbench.errors import MeasurementError, UsageError
 from kickbench.fleet.files import INSTALL, Files
+from kickbench.fleet.names import keep_apart
 from kickbench.fleet.snapshot import Snapshot, take
 from kickbench.fleet.tables import COLUMNS, LATER_COLUMNS
 from kickbench.results.reader import DAMAGE
@@ -40,13 +41,17 @@ def with_views(
 ) -> _T:
     """What ``work`` makes of a connection with the views ``runs``, ``metrics`` and ``hosts``.
 
-    A damaged or foreign file is left out, and ``say`` gets a line for it. Then ``work`` is called
+    Several machines of one name are told apart, and ``say`` gets a line for that. A damaged or
+    foreign file is left out, and ``say`` gets a line for it. Then ``work`` is called
     again, and so it is when files were packed meanwhile. Raises UsageError for what DuckDB refuses
     though no file is damaged, and MeasurementError if the store cannot be read.
     """
 
     def with_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _T:
+        several = keep_apart(connection, _HOSTS)
         done = work(connection)  # first: what is refused is tried again
+        if several is not None:
+            say(several)
         if not snapshot.sources:
             say(f"{files.url}: no runs yet; kickbench fleet add puts one there")
         return done
