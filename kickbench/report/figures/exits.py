@@ -20,6 +20,7 @@ from kickbench.report.figures.plots import (
     LOGARITHMIC,
     Plot,
     apart_from_placement,
+    case_title,
     difference_name,
     draw_control,
     draw_cut_ends,
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
 # at which it spans less than this factor. Else one long preemption would press all lines into one.
 _FASTEST, _SLOWEST = 0.001, (0.995, 0.99, 0.95, 0.9)
 _WIDEST = 2.0
+
+Scaling = tuple[Series, list[Summary]]
+"""A series, and those of its cases that had exits."""
 
 # The ticks of a percentile axis.
 _PERCENTILES = (0.0, 0.9, 0.99, 0.999, 0.9999, MOST)
@@ -212,22 +216,27 @@ def _cut_off(cases: Iterable[Summary], limits: tuple[float, float]) -> list[str]
 
 def draw_throughput(data: RunData) -> list[Plot]:
     """Exits per second of all vCPUs together against their number, a plot per series."""
-    return draw_each(scaling_groups(data), lambda found: _throughput_plot(data, *found))
+    return draw_each(scaling_groups(data), lambda group: _throughput_plot(data, group))
 
 
 def draw_throughput_per_vcpu(data: RunData) -> list[Plot]:
     """Exits per second and vCPU against the number of vCPUs, a plot per series."""
-    return draw_each(scaling_groups(data), lambda found: _per_vcpu_plot(data, *found))
+    return draw_each(scaling_groups(data), lambda group: _per_vcpu_plot(data, group))
 
 
-def scaling_groups(data: RunData) -> list[tuple[Series, list[Summary]]]:
-    """The series with exits at several numbers of vCPUs, each with the cases that had exits."""
+def scaling_groups(data: RunData) -> list[Scaling]:
+    """The series with exits at several numbers of vCPUs."""
     found = []
     for series in series_of(data.summary):
         drawn = [case for case in series.cases if _rates(case)]
         if len({case["vcpus"] for case in drawn}) > 1:
             found.append((series, drawn))
     return found
+
+
+def scaling_title(data: RunData, group: Scaling) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, conditions(data.summary, group[0]))
 
 
 def _rates(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
@@ -245,8 +254,9 @@ def _perfect(series: Series, cases: Sequence[Summary]) -> float:
     return series.exit_rate_hz or best / int(cases[0]["vcpus"])
 
 
-def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
-    title = titled(data, conditions(data.summary, series))
+def _throughput_plot(data: RunData, group: Scaling) -> Plot:
+    series, cases = group
+    title = scaling_title(data, group)
     perfect = _perfect(series, cases)
     findings = []
     for method in _methods(cases):
@@ -261,16 +271,15 @@ def _throughput_plot(data: RunData, series: Series, cases: Sequence[Summary]) ->
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        draw_throughput_on(axes, data, series, cases, scale)
+        draw_throughput_on(axes, data, group, scale)
         return canvas
 
     return on_both(title, " ".join(findings), draw, LOGARITHMIC, LINEAR)
 
 
-def draw_throughput_on(
-    axes: Axes, data: RunData, series: Series, cases: Sequence[Summary], scale: str
-) -> None:
+def draw_throughput_on(axes: Axes, data: RunData, group: Scaling, scale: str) -> None:
     """Draw a group of :func:`scaling_groups`: the exits of all vCPUs together."""
+    series, cases = group
     # Both axes have the same scale, so that perfect scaling is a line of slope 1.
     _vcpu_scale(axes, cases, scale)
     x = np.array([case["vcpus"] for case in cases])
@@ -278,8 +287,9 @@ def draw_throughput_on(
     axes.set_ylabel(f"exits per {second_name(data.summary)}")
 
 
-def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
-    title = titled(data, conditions(data.summary, series))
+def _per_vcpu_plot(data: RunData, group: Scaling) -> Plot:
+    _, cases = group
+    title = scaling_title(data, group)
     findings = []
     for method in _methods(cases):
         points = [
@@ -297,16 +307,15 @@ def _per_vcpu_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> P
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        draw_per_vcpu_on(axes, data, series, cases, scale)
+        draw_per_vcpu_on(axes, data, group, scale)
         return canvas
 
     return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
 
 
-def draw_per_vcpu_on(
-    axes: Axes, data: RunData, series: Series, cases: Sequence[Summary], scale: str
-) -> None:
+def draw_per_vcpu_on(axes: Axes, data: RunData, group: Scaling, scale: str) -> None:
     """Draw a group of :func:`scaling_groups`: the exits of each vCPU. The rates have the scale."""
+    series, cases = group
     _vcpu_scale(axes, cases, LOGARITHMIC)
     x = np.array([case["vcpus"] for case in cases])
     perfect = np.full(len(x), _perfect(series, cases))
@@ -390,7 +399,7 @@ def _distributions(data: RunData) -> list[tuple[Summary, dict[str, Distribution]
 
 def _ecdf_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> Plot:
     unit = nanoseconds(data.summary)
-    title = titled(data, where(data, case))
+    title = case_title(data, case)
     ends = [0.0]
 
     def draw(scale: str) -> Canvas:
@@ -463,7 +472,7 @@ def _bulk(found: dict[str, Distribution]) -> list[float]:
 
 def _percentile_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> Plot:
     unit = nanoseconds(data.summary)
-    title = titled(data, where(data, case))
+    title = case_title(data, case)
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)

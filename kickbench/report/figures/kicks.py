@@ -208,14 +208,17 @@ _LINES: tuple[tuple[str, Literal[":", "--", "-"]], ...] = (
     ("last", "-"),
 )
 
+Pauses = tuple[Series, list[Summary]]
+"""A series, and those of its cases that had pauses."""
+
 
 def draw_pauses(data: RunData) -> list[Plot]:
     """Time to pause all vCPUs against their number: a plot per program and placement."""
-    return draw_each(pause_groups(data), lambda one: _pause_plot(data, *one))
+    return draw_each(pause_groups(data), lambda group: _pause_plot(data, group))
 
 
-def pause_groups(data: RunData) -> list[tuple[Series, list[Summary]]]:
-    """The series with pauses at several numbers of vCPUs, each with the cases that had some."""
+def pause_groups(data: RunData) -> list[Pauses]:
+    """The series with pauses at several numbers of vCPUs."""
     found = []
     for series in series_of(data.summary, "pause_all"):
         drawn = [case for case in series.cases if _paused(case)]
@@ -224,23 +227,29 @@ def pause_groups(data: RunData) -> list[tuple[Series, list[Summary]]]:
     return found
 
 
+def pause_title(data: RunData, group: Pauses) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, conditions(data.summary, group[0], of_kind=False))
+
+
 def _paused(case: Summary) -> list[str]:
     return [m for m, figures in case["methods"].items() if figures["last_ns"]["p50"]]
 
 
-def _pause_plot(data: RunData, series: Series, cases: Sequence[Summary]) -> Plot:
-    title = titled(data, conditions(data.summary, series, of_kind=False))
+def _pause_plot(data: RunData, group: Pauses) -> Plot:
+    title = pause_title(data, group)
 
     def draw(scale: str) -> Canvas:
         canvas, axes = new_plot(title)
-        draw_pauses_on(axes, data, cases, scale)
+        draw_pauses_on(axes, data, group, scale)
         return canvas
 
-    return on_both(title, _pause_finding(data, cases), draw, LOGARITHMIC, LINEAR)
+    return on_both(title, _pause_finding(data, group[1]), draw, LOGARITHMIC, LINEAR)
 
 
-def draw_pauses_on(axes: Axes, data: RunData, cases: Sequence[Summary], scale: str) -> None:
-    """Draw the cases of a series of :func:`pause_groups`, on axes with this scale."""
+def draw_pauses_on(axes: Axes, data: RunData, group: Pauses, scale: str) -> None:
+    """Draw a group of :func:`pause_groups`, on axes with this scale."""
+    _, cases = group
     methods = list(dict.fromkeys(method for case in cases for method in _paused(case)))
     vcpus = [case["vcpus"] for case in cases]
     values = np.concatenate(

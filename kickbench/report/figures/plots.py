@@ -179,6 +179,11 @@ def titled(data: RunData, text: str) -> str:
     return ": ".join(filter(None, [emulation(data.summary), text]))
 
 
+def case_title(data: RunData, case: Summary) -> str:
+    """The title of a plot of one case."""
+    return titled(data, where(data, case))
+
+
 def apart_from_placement(data: RunData, series: Series) -> str:
     """What distinguishes this plot from the others of the figure, without the placement."""
     words = conditions(data.summary, series, of_kind=False)

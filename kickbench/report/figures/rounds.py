@@ -22,6 +22,7 @@ from kickbench.report.figures.plots import (
     BAND,
     INK,
     Plot,
+    case_title,
     draw_each,
     draw_legend,
     draw_strokes,
@@ -100,7 +101,7 @@ def _over_time_plot(data: RunData, case: Summary) -> Plot:
     values = rounds.ns_per_exit[:, : len(methods)]
     each = -(-len(values) // MOST_POINTS)
     lines = _grouped(rounds.process, values, each)
-    title = titled(data, where(data, case))
+    title = case_title(data, case)
     canvas, axes = new_plot(title, _HEIGHT_INCHES)
     low, high = _bulk(lines.median)
     handles: list[Any] = []

@@ -10,14 +10,13 @@ from kickbench.report.figures.plots import (
     INK,
     PART_STYLE,
     Plot,
+    case_title,
     draw_each,
     draw_legend,
     new_plot,
     style,
     telling,
     tick_time,
-    titled,
-    where,
 )
 from kickbench.report.words.differences import amount
 from kickbench.report.words.names import Summary, nanoseconds, series_of
@@ -35,8 +34,13 @@ def draw_shift(data: RunData) -> list[Plot]:
     return draw_each(cases, lambda case: _shift_plot(data, case))
 
 
+def shift_cases(data: RunData) -> list[Summary]:
+    """The cases with differences by quantile."""
+    return [case for case in data.finished if case.get("shift")]
+
+
 def _shift_plot(data: RunData, case: Summary) -> Plot:
-    title = shift_title(data, case)
+    title = case_title(data, case)
     canvas, axes = new_plot(title)
     draw_shift_on(axes, data, case)
     unit = nanoseconds(data.summary)
@@ -51,13 +55,8 @@ def _shift_plot(data: RunData, case: Summary) -> Plot:
     return Plot(title, " ".join(findings), canvas)
 
 
-def shift_title(data: RunData, case: Summary) -> str:
-    """What distinguishes the plot from those of other cases."""
-    return titled(data, where(data, case))
-
-
 def draw_shift_on(axes: Axes, data: RunData, case: Summary) -> None:
-    """Draw the differences of a case that has a ``shift``."""
+    """Draw a case of :func:`shift_cases`."""
     levels = sorted({point["level"] for one in case["shift"] for point in one["points"]})
     at = {level: index for index, level in enumerate(levels)}
     handles, names = [], []
