@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure as Canvas
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
@@ -20,7 +20,6 @@ from kickbench.report.figures.plots import (
     draw_intervals,
     draw_legend,
     log_ticks,
-    new_plot,
     on_both,
     round_ticks,
     scaled,
@@ -46,8 +45,7 @@ def _contention_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     title = titled(data, place_of(data.summary, cases[0]))
     methods = list(dict.fromkeys(method for case in cases for method in senders(case)))
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         values: list[float] = []
         marks = []
         for place, method in enumerate(methods):
@@ -92,6 +90,5 @@ def _contention_plot(data: RunData, cases: Sequence[Summary]) -> Plot:
             handles.append(Line2D([], [], color=BAND, marker="o", markersize=6, **hollow))
             names.append("hollow: kickers took turns")
         draw_legend(axes, handles, names)
-        return canvas
 
     return on_both(title, answer(data.summary, cases), draw, LINEAR, LOGARITHMIC)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant, whole
@@ -269,12 +268,13 @@ def _throughput_plot(data: RunData, group: Scaling) -> Plot:
             f"{with_crowd(data, case, plural(case['vcpus'], 'vCPU'))}, {share} % of {whole_of}."
         )
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
-        draw_throughput_on(axes, data, group, scale)
-        return canvas
-
-    return on_both(title, " ".join(findings), draw, LOGARITHMIC, LINEAR)
+    return on_both(
+        title,
+        " ".join(findings),
+        lambda axes, scale: draw_throughput_on(axes, data, group, scale),
+        LOGARITHMIC,
+        LINEAR,
+    )
 
 
 def draw_throughput_on(axes: Axes, data: RunData, group: Scaling, scale: str) -> None:
@@ -305,12 +305,13 @@ def _per_vcpu_plot(data: RunData, group: Scaling) -> Plot:
             + (f", {whole(before)} at {first['vcpus']}." if first is not case else ".")
         )
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
-        draw_per_vcpu_on(axes, data, group, scale)
-        return canvas
-
-    return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
+    return on_both(
+        title,
+        " ".join(findings),
+        lambda axes, scale: draw_per_vcpu_on(axes, data, group, scale),
+        LINEAR,
+        LOGARITHMIC,
+    )
 
 
 def draw_per_vcpu_on(axes: Axes, data: RunData, group: Scaling, scale: str) -> None:
@@ -402,11 +403,9 @@ def _ecdf_plot(data: RunData, case: Summary, found: dict[str, Distribution]) -> 
     title = case_title(data, case)
     ends = [0.0]
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         draw_ecdf_on(axes, data, found, scale)
         ends.append(axes.get_xlim()[1])
-        return canvas
 
     plot = on_both(title, "", draw, LOGARITHMIC, LINEAR)
     medians = [f"{method} {_at(d, 0.5)} {unit}" for method, d in found.items()]
@@ -474,16 +473,17 @@ def _percentile_plot(data: RunData, case: Summary, found: dict[str, Distribution
     unit = nanoseconds(data.summary)
     title = case_title(data, case)
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
-        draw_percentiles_on(axes, data, found, scale)
-        return canvas
-
     tails = [
         f"{method} {_at(d, d.probability[-1])} {unit} at {100 * d.probability[-1]:.5g} %"
         for method, d in found.items()
     ]
-    return on_both(title, f"The slowest exits reached: {listed(tails)}.", draw, LOGARITHMIC, LINEAR)
+    return on_both(
+        title,
+        f"The slowest exits reached: {listed(tails)}.",
+        lambda axes, scale: draw_percentiles_on(axes, data, found, scale),
+        LOGARITHMIC,
+        LINEAR,
+    )
 
 
 def draw_percentiles_on(

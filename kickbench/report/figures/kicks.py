@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
@@ -239,12 +238,13 @@ def _paused(case: Summary) -> list[str]:
 def _pause_plot(data: RunData, group: Pauses) -> Plot:
     title = pause_title(data, group)
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
-        draw_pauses_on(axes, data, group, scale)
-        return canvas
-
-    return on_both(title, _pause_finding(data, group[1]), draw, LOGARITHMIC, LINEAR)
+    return on_both(
+        title,
+        _pause_finding(data, group[1]),
+        lambda axes, scale: draw_pauses_on(axes, data, group, scale),
+        LOGARITHMIC,
+        LINEAR,
+    )
 
 
 def draw_pauses_on(axes: Axes, data: RunData, group: Pauses, scale: str) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -130,8 +129,7 @@ def _round_trip_plot(data: RunData, case: Summary, times: dict[str, Floats]) -> 
     high = max(float(np.quantile(ns, _SLOWEST)) for ns in times.values())
     high = max(high, 1.02 * low)
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         handles = [
             _draw_line(axes, data, method, index, ns)
             for index, (method, ns) in enumerate(times.items())
@@ -147,7 +145,6 @@ def _round_trip_plot(data: RunData, case: Summary, times: dict[str, Floats]) -> 
         axes.set_ylabel("round trips that took no longer [%]")
         axes.set_ylim(0, 102)
         draw_legend(axes, handles, list(times))
-        return canvas
 
     medians = [
         f"{method} {significant(case['methods'][method]['round_trip_ns']['p50'])} {unit}"

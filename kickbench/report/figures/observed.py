@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
@@ -221,8 +220,7 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
     title = titled(data, vm_name(case))
     rates = np.concatenate([rate for _, _, rate in lines])
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         handles = []
         for (_, at, rate), (colour, dashes) in zip(lines, _LOOKS, strict=False):
             if scale == LOGARITHMIC:
@@ -239,7 +237,6 @@ def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
             [*handles, *(handle for handle, _ in marks)],
             [*(name for name, _, _ in lines), *(name for _, name in marks)],
         )
-        return canvas
 
     low, high = (significant(end, 3) for end in (total.min(), total.max()))
     said = f"All vCPUs together left {low} times {a_second(data.summary)}"

@@ -139,9 +139,17 @@ LOGARITHMIC, LINEAR = "logarithmic", "linear"
 """The names of scales."""
 
 
-def on_both(title: str, finding: str, draw: Callable[[str], Canvas], main: str, other: str) -> Plot:
-    """A plot on two scales; ``draw`` gets the name of the scale."""
-    return Plot(title, finding, draw(main), draw(other), (main, other))
+def on_both(
+    title: str, finding: str, draw: Callable[[Axes, str], object], main: str, other: str
+) -> Plot:
+    """A plot on two scales; ``draw`` gets the axes and the name of the scale."""
+
+    def on(scale: str) -> Canvas:
+        canvas, axes = new_plot(title)
+        draw(axes, scale)
+        return canvas
+
+    return Plot(title, finding, on(main), on(other), (main, other))
 
 
 # --- parts of a plot ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure as Canvas
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from kickbench.report.figures.plots import (
@@ -18,7 +18,6 @@ from kickbench.report.figures.plots import (
     draw_intervals,
     draw_legend,
     log_ticks,
-    new_plot,
     on_both,
     round_ticks,
     tick_time,
@@ -41,8 +40,7 @@ def _plot(data: RunData, basis: Basis) -> Plot:
     title = titled(data, f"{basis.isolates}, {NOT_MEASURED}: {rate_name(basis.exit_rate_hz)}")
     unit = nanoseconds(data.summary)
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         handles: list[Line2D] = []
         names: list[str] = []
         for nodes, dashes in zip(NODES, DASHES, strict=True):
@@ -77,7 +75,6 @@ def _plot(data: RunData, basis: Basis) -> Plot:
             handles += axes.plot([], [], marker, color=colour, markersize=6)
             names.append("measured")
         draw_legend(axes, handles, names)
-        return canvas
 
     said = " ".join(answer(data.summary, basis, found))
     return on_both(title, said, draw, LOGARITHMIC, LINEAR)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kickbench.numbers import listed, plural, significant
@@ -104,12 +103,10 @@ def _rate_time_plot(data: RunData, every: Sequence[Summary]) -> Plot:
         ]
         findings.append(f"{method}: {listed(shown)}.")
 
-    def draw(scale: str) -> Canvas:
-        canvas, axes = new_plot(title)
+    def draw(axes: Axes, scale: str) -> None:
         _rate_axis(axes, data, row)
         _draw_means(axes, data, row, scale)
         axes.set_ylabel(f"time per exit [{unit}]")
-        return canvas
 
     return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
 
