@@ -86,6 +86,21 @@ def workers(cluster: Cluster) -> list[str]:
 
 
 @needs_hosts
+def test_another_machine_of_the_name_is_left_out(
+    cluster: Cluster, fleet: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "machine-id").write_text("f" * 32)
+    cluster.add("beta")
+    cluster.add("beta", f"mount --bind {tmp_path}/machine-id /etc/machine-id")
+    wait_for(lambda: len(workers(cluster)) == 2)
+    done = kickbench_captured(*fleet)
+    assert done.returncode == 0, done.stderr
+    assert [row[0] for row in stored(tmp_path)] == ["beta"]
+    assert "1 host left out:\n  beta at tcp://" in done.stdout
+    assert "another machine has this name, too; set KICKBENCH_HOSTNAME there" in done.stdout
+
+
+@needs_hosts
 def test_only_some_hosts(cluster: Cluster, fleet: list[object], tmp_path: Path) -> None:
     cluster.add("alpha")
     cluster.add("beta")

@@ -222,8 +222,17 @@ def look_at_hosts(
         elif found.faults:
             faults[found.host] = found.faults[0]
         else:
-            seen.setdefault(found.host, (worker, found))  # one worker of a host is enough
+            _, before = seen.setdefault(found.host, (worker, found))  # one worker is enough
+            if _is_other_machine(before, found):
+                faults[f"{found.host} at {worker}"] = (
+                    "another machine has this name, too; set KICKBENCH_HOSTNAME there"
+                )
     return seen, {name: why for name, why in faults.items() if name not in seen}
+
+
+def _is_other_machine(one: Seen, other: Seen) -> bool:
+    ids = {seen.environment.get("machine_id") for seen in (one, other)} - {None}
+    return len(ids) > 1
 
 
 def _why(error: BaseException) -> str:
