@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_run
@@ -30,15 +31,17 @@ from kickbench.scenario.files import load
 from kickbench.scenario.model import Scenario
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pairs of boots that are measured, and a third of which one boot went wrong."""
-    folder = tmp_path_factory.mktemp("plans") / "plan"
+def a_plan(folder: Path, **of_b: Any) -> Path:
+    """Two pairs of boots that are measured, and a third of which one boot went wrong. ``of_b`` is
+    for the runs of B."""
     boots = [Boot(kernel=letter) for letter in order(3, 1)]
     for number, boot in enumerate(boots[:5], 1):
         boot.place = f"{number:03}-{boot.kernel}-1"
         run = synthetic_run.build(
-            folder / RUNS / boot.place, cases=[synthetic_run.case(2)], seed=number
+            folder / RUNS / boot.place,
+            cases=[synthetic_run.case(2)],
+            seed=number,
+            **(of_b if boot.kernel == "B" else {}),
         )
         boot.boot_id, boot.run = f"boot-{number}", str(run.relative_to(folder / RUNS))
     boots[4].faults = ["6.12-b was asked for, and 6.1 came up\x1b[2J"]
@@ -56,6 +59,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     state.create(folder, made)
     return folder
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_plan(tmp_path_factory.mktemp("plans") / "plan")
 
 
 def test_the_status_names_each_boot(plan: Path) -> None:
@@ -80,12 +88,21 @@ def test_the_report_is_of_the_pairs_that_are_measured(plan: Path) -> None:
     assert found["figures"]
 
 
-def test_a_regression_is_an_exit_code(plan: Path) -> None:
-    words = ("ab", "report", plan, "--fail-on-regression")
-    found = json.loads(kickbench_captured("ab", "report", plan, "--json").stdout)
-    wanted = EXIT_REGRESSION if found["regression"] else EXIT_OK
-    assert kickbench_captured(*words).returncode == wanted
+def test_a_regression_is_an_exit_code_only_when_asked_for(plan: Path, tmp_path: Path) -> None:
+    slower = a_plan(tmp_path / "slower", shift_ns=9000.0)
+    assert kickbench_captured("ab", "report", slower).returncode == EXIT_OK
+    asked = ("ab", "report", "--fail-on-regression")
+    assert kickbench_captured(*asked, slower).returncode == EXIT_REGRESSION
+    assert kickbench_captured(*asked, plan).returncode == EXIT_OK
     assert kickbench_captured("ab", "report", plan, "--min-effect", "-1").returncode == EXIT_USAGE
+
+
+def test_boots_in_which_no_regression_can_be_found_are_no_success(tmp_path: Path) -> None:
+    emulated = a_plan(tmp_path / "plan", emulated=True)
+    assert kickbench_captured("ab", "report", emulated).returncode == EXIT_OK
+    done = kickbench_captured("ab", "report", emulated, "--fail-on-regression")
+    assert done.returncode == EXIT_USAGE
+    assert "a regression cannot be found" in done.stderr
 
 
 def test_a_plan_is_stopped_by_a_file(plan: Path) -> None:

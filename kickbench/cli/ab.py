@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kickbench import interrupts
+from kickbench.cli import compare
 from kickbench.cli.folders import folder as named_folder
 from kickbench.cli.run import shipped_names
 from kickbench.errors import (
     EXIT_INTERRUPTED,
-    EXIT_REGRESSION,
     KickbenchError,
     MeasurementError,
     UsageError,
@@ -219,18 +219,9 @@ def stop(plan: _Plan) -> None:
 @app.command()
 def report(
     plan: _Plan,
-    every: Annotated[
-        bool, typer.Option("--all", help="Also show the figures without a difference.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
-    fail_on_regression: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-regression",
-            help="Exit with 1 if B is slower in a figure, or if a race-free protocol newly lost "
-            "kicks.",
-        ),
-    ] = False,
+    every: compare.Every = False,
+    as_json: compare.AsJson = False,
+    fail_on_regression: compare.FailOnRegression = False,
     min_effect: Annotated[
         float,
         typer.Option(
@@ -246,23 +237,21 @@ def report(
     pairs. Two pairs are enough, so a plan need not have ended.
     """
     from kickbench.ab.state import load
-    from kickbench.cli import compare
     from kickbench.cli.terminal import print_lines
     from kickbench.results.schema import dump_json
 
-    if not 0 <= min_effect <= compare.MAX_MIN_EFFECT:
-        raise UsageError(f"--min-effect must be between 0 and {compare.MAX_MIN_EFFECT:g} per cent")
+    least = compare.as_part(min_effect)
     state = load(plan)
-    found = _compared(plan, state, min_effect / 100)
+    found = _compared(plan, state, least)
     if as_json:
         runs = [[str(run) for run in pair] for pair in state.pairs(plan)]
         document = {"schema": 1, "pairs": runs, **compare.document(found)}
         typer.echo(dump_json(document, ensure_ascii=True), nl=False)
     else:
-        files = tuple(Path(kernel.given) for kernel in state.kernels.values())
-        print_lines(compare.lines(found, files[0], files[1], every))
-    if fail_on_regression and found.regressions:
-        raise typer.Exit(EXIT_REGRESSION)
+        base, other = (Path(state.kernels[letter].given) for letter in ("A", "B"))
+        print_lines(compare.lines(found, base, other, every))
+    if fail_on_regression:
+        compare.fail_if_slower([found])
 
 
 def _compared(plan: Path, state: State, min_effect: float) -> Comparison:

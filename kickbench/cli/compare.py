@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kickbench.compare.runs import Comparison, Judged, Loss
     from kickbench.report.words.comparison import Row, Table
 
-MAX_MIN_EFFECT = 1000.0
+_MAX_MIN_EFFECT = 1000.0
 
 LONGEST_NAME = 24
 """Longer names of runs make the columns too wide."""
@@ -37,6 +37,17 @@ _FEW_CASES = 6
 _STYLES = {"good": GOOD, "bad": BAD, "none": ""}
 
 
+Every = Annotated[bool, typer.Option("--all", help="Also show the figures without a difference.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")]
+FailOnRegression = Annotated[
+    bool,
+    typer.Option(
+        "--fail-on-regression",
+        help="Exit with 1 if a figure is slower, or if a race-free protocol newly lost kicks.",
+    ),
+]
+
+
 def compare(
     runs: Annotated[
         list[str],
@@ -47,17 +58,9 @@ def compare(
             "the run. Without it, the runs are called base and other.",
         ),
     ],
-    every: Annotated[
-        bool, typer.Option("--all", help="Also show the figures without a difference.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
-    fail_on_regression: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-regression",
-            help="Exit with 1 if a figure is slower, or if a race-free protocol newly lost kicks.",
-        ),
-    ] = False,
+    every: Every = False,
+    as_json: AsJson = False,
+    fail_on_regression: FailOnRegression = False,
     min_effect: Annotated[
         float | None,
         typer.Option(
@@ -80,9 +83,7 @@ def compare(
 
     if len(runs) < 2:
         raise UsageError("compare needs two runs or more; name them: kickbench compare BASE RUN")
-    if min_effect is not None and not 0 <= min_effect <= MAX_MIN_EFFECT:
-        raise UsageError(f"--min-effect must be between 0 and {MAX_MIN_EFFECT:g} per cent")
-    least = None if min_effect is None else min_effect / 100
+    least = None if min_effect is None else as_part(min_effect)
     given = [_named(run) for run in runs]
     names = _names([name for name, _ in given])
     base, *others = [RunData.load(find_run(path)) for _, path in given]
@@ -102,8 +103,19 @@ def compare(
             if comparison is not found[0]:
                 print_lines([("", "", "")])
             print_lines(lines(comparison, base.reader.path, other.reader.path, every))
-    if not fail_on_regression:
-        return
+    if fail_on_regression:
+        fail_if_slower(found)
+
+
+def as_part(min_effect: float) -> float:
+    """The percentage of ``--min-effect`` as a part of the base's level."""
+    if not 0 <= min_effect <= _MAX_MIN_EFFECT:
+        raise UsageError(f"--min-effect must be between 0 and {_MAX_MIN_EFFECT:g} per cent")
+    return min_effect / 100
+
+
+def fail_if_slower(found: Sequence[Comparison]) -> None:
+    """``--fail-on-regression``. Raises ResultsError if there is none because none can be found."""
     if any(comparison.regressions for comparison in found):
         raise typer.Exit(EXIT_REGRESSION)
     for comparison in found:
