@@ -116,6 +116,20 @@ def test_boots_of_another_scenario_are_not_comparable(measured: Summary) -> None
     assert level(found).verdict == "not comparable"
 
 
+def test_a_figure_that_changed_its_meaning_in_a_plan_is_not_comparable(tmp_path: Path) -> None:
+    """Whichever pair it was: kickbench was upgraded between two boots."""
+    run = synthetic_run.build(tmp_path, cases=[synthetic_run.case(2), synthetic_run.kick_case()])
+    new = summarise(RunReader(run))
+    old = copy.deepcopy(new) | {"run_schema": 1}
+    found = compare_boots([(old, old), (new, new)])
+    verdicts = {
+        kind: {(j.verdict, j.differs_in) for j in found.judged if j.base.kind == kind}
+        for kind in ("exits", "kick")
+    }
+    assert verdicts["exits"] == {("same", ())}
+    assert ("not comparable", ("schema",)) in verdicts["kick"]
+
+
 def test_the_words_say_that_the_unit_is_the_boot(measured: Summary) -> None:
     found = compared(measured, [1000, 1100, 950, 1020], [1031, 1130, 980, 1049])
     assert words.who(found) == ("4 boots", "4 boots")

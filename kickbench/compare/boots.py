@@ -27,6 +27,7 @@ from kickbench.compare.runs import (
     Loss,
     Summary,
     are_exact,
+    changed_metrics,
     compare,
     differs_in,
     level_of,
@@ -152,14 +153,16 @@ def _interval(values: Iterable[float], confidence: float) -> Difference:
 def _differing(
     keys: Iterable[Key], pairs: Sequence[tuple[Summary, Summary]]
 ) -> dict[Key, tuple[str, ...]]:
-    """What forbids the comparison of each figure: parameters in which any two boots differ."""
+    """What forbids the comparison of each figure: parameters in which any two boots differ, or that
+    it means different things in them."""
     (base, _), *_ = pairs
     others = [run for pair in pairs for run in pair]
     by_case = {
         case: tuple(dict.fromkeys(what for run in others for what in differs_in(base, run, case)))
         for case in {key[0] for key in keys}
     }
-    return {key: by_case[key[0]] for key in keys}
+    changed = {metric for run in others for metric in changed_metrics(base, run)}
+    return {key: by_case[key[0]] + (("schema",) if key[-1] in changed else ()) for key in keys}
 
 
 def _changes(compared: Sequence[Comparison]) -> tuple[Change, ...]:

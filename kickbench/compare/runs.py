@@ -287,7 +287,7 @@ def compare(
             )
         )
     by_case = {case: differs_in(base, other, case) for case in {one.case for one, _ in pairs}}
-    changed = _changed_metrics(base, other)
+    changed = changed_metrics(base, other)
     differing = {
         one.key: (*by_case[one.case], *(("schema",) if one.metric in changed else ()))
         for one, _ in pairs
@@ -456,7 +456,7 @@ def _shares(ways: Sequence[Summary]) -> dict[tuple[Any, ...], float]:
 _WAY = ("reason", "write", "size", "address")
 
 
-def _changed_metrics(base: Summary, other: Summary) -> set[str]:
+def changed_metrics(base: Summary, other: Summary) -> set[str]:
     """The metrics that mean different things in the two runs."""
     schemas = base["run_schema"], other["run_schema"]
     return {name for name, metric in METRICS.items() if metric.changed_between(*schemas)}
