@@ -49,7 +49,7 @@ def build(file: Path) -> str:
         raise UsageError(f"{place(file)}: cannot be read: {what}") from None
     for words in _WORDS:
         if found := words.search(data):
-            release, version = found[1], found[2][:_UTS_BYTES].rstrip()
+            release, version = found[1], found[2][:_UTS_BYTES]
             return f"{release.decode()} {version.decode('ascii', 'replace')}"
     raise UsageError(
         f"{place(file)}: is no kernel that says its version, so kickbench could not tell whether "
