@@ -247,8 +247,9 @@ def test_a_host_on_which_nothing_would_go_on_is_refused(
     stand_in("systemctl", "ExecStart=of-one-user ab continue %f")
     with pytest.raises(HostError, match="services find no of-one-user"):
         hosts.check(tmp_path, kernels("a", "b"))
-    stand_in("systemctl", f"ExecStart={tmp_path}/of-one-user ab continue %f")
-    hosts.check(tmp_path, kernels("a", "b"))
+    for prefix in ("", "-", "+:"):  # systemd.service(5), "Command lines"
+        stand_in("systemctl", f"ExecStart={prefix}{tmp_path}/of-one-user ab continue %f")
+        hosts.check(tmp_path, kernels("a", "b"))
 
 
 @pytest.mark.usefixtures("as_root")

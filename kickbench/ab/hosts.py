@@ -308,7 +308,7 @@ def _check_unit(folder: Path) -> None:
             f"nothing would go on after the first reboot: {unit} is not enabled\n"
             f"install {UNIT} (docs/recipes.md), then: systemctl enable '{unit}'"
         ) from None
-    starts = re.findall(r"^ExecStart=(\S+)", _told("systemctl", "cat", unit), re.MULTILINE)
+    starts = re.findall(r"^ExecStart=[-@:+!|]*(\S+)", _told("systemctl", "cat", unit), re.MULTILINE)
     if starts and not shutil.which(starts[-1], path=_PATH_OF_SERVICES):
         raise HostError(
             f"nothing would go on after the first reboot: services find no {starts[-1]}\n"
