@@ -56,6 +56,14 @@ def test_debhelper_is_told_of_each_unit() -> None:
     assert {*names} == {path.stem.removesuffix("@") for path in units}
 
 
+def test_a_clean_tree_is_without_the_wheels_of_the_build_and_with_those_of_the_user() -> None:
+    """README.source has the user fetch some to build without a network."""
+    (made,) = re.findall(r"^wheels := (\S+)$", (DEBIAN / "rules").read_text(), re.MULTILINE)
+    (fetched,) = re.findall(r"--wheel-dir (\S+)", (DEBIAN / "README.source").read_text())
+    assert (DEBIAN / "clean").read_text().split() == [f"{made}/"]
+    assert fetched != made
+
+
 def test_the_file_of_the_job_is_where_the_service_looks() -> None:
     source, folder = (DEBIAN / "kickbench.install").read_text().split()
     assert (ROOT / source).is_file()
