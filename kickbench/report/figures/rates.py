@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -45,12 +45,29 @@ if TYPE_CHECKING:
 
 def draw_exit_rates(data: RunData) -> list[Plot]:
     """Exits by their rate, if it varies: for each series what a method costs, and the times."""
-    rows = paced_cases(data.summary, data.oversubscribed)
-    compared = [row for row in rows if sum(bool(contrasts(case)) for case in row) > 1]
-    times = [row for row in rows if sum(bool(_means(case)) for case in row) > 1]
-    plots = draw_each(compared, lambda row: _rate_cost_plot(data, row))
-    plots += draw_each(times, lambda row: _rate_time_plot(data, row))
+    plots = draw_each(exit_rate_cost_groups(data), lambda row: _rate_cost_plot(data, row))
+    plots += draw_each(exit_rate_time_groups(data), lambda row: _rate_time_plot(data, row))
     return plots
+
+
+def exit_rate_cost_groups(data: RunData) -> list[list[Summary]]:
+    """The cases with differences, at several rates of exits, those of a plot together."""
+    return _several(paced_cases(data.summary, data.oversubscribed), contrasts)
+
+
+def exit_rate_time_groups(data: RunData) -> list[list[Summary]]:
+    """The cases with times, at several rates of exits, those of a plot together."""
+    return _several(paced_cases(data.summary, data.oversubscribed), _means)
+
+
+def exit_rate_cost_title(data: RunData, row: Sequence[Summary]) -> str:
+    """What distinguishes the plot from the others of the figure."""
+    return _rate_title(data, row, "what a method costs")
+
+
+def exit_rate_time_title(data: RunData, row: Sequence[Summary]) -> str:
+    """What distinguishes the plot from the others of the figure."""
+    return _rate_title(data, row, "time per exit")
 
 
 def _rate_title(data: RunData, row: Sequence[Summary], what: str) -> str:
@@ -59,13 +76,23 @@ def _rate_title(data: RunData, row: Sequence[Summary], what: str) -> str:
     return titled(data, f"{what}, {with_crowd(data, row[-1], text)}")
 
 
-def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
+def _rate_cost_plot(data: RunData, row: Sequence[Summary]) -> Plot:
+    title = exit_rate_cost_title(data, row)
+    canvas, axes = new_plot(title)
+    draw_exit_rate_cost_on(axes, data, row)
     unit = nanoseconds(data.summary)
-    row = [case for case in every if contrasts(case)]
+    found = [
+        f"{rate_name(case['exit_rate_hz'])}: "
+        + "; ".join(cost(contrast, unit) for contrast in costs(case).values())
+        for case in row
+    ]
+    return Plot(title, f"{'. '.join(found)}.", canvas)
+
+
+def draw_exit_rate_cost_on(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
+    """Draw a group of :func:`exit_rate_cost_groups`."""
     methods = cost_names(row)
     baseline = str(row[-1]["baseline"])
-    title = _rate_title(data, row, "what a method costs")
-    canvas, axes = new_plot(title)
     _rate_axis(axes, data, row)
     band = draw_control(axes, list(enumerate(row)))
     axes.axhline(0, color=INK, linewidth=0.8)
@@ -80,20 +107,14 @@ def _rate_cost_plot(data: RunData, every: Sequence[Summary]) -> Plot:
         draw_intervals(axes, at, [c["ci95"] for _, c in points], colour)
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
-    axes.set_ylabel(f"{difference_name('method', baseline)}\n[{unit} {per_headline(row[-1])}]")
+    unit = f"{nanoseconds(data.summary)} {per_headline(row[-1])}"
+    axes.set_ylabel(f"{difference_name('method', baseline)}\n[{unit}]")
     draw_legend(axes, [*handles, *band], [*methods, *(["A/A control"] * len(band))])
-    found = [
-        f"{rate_name(case['exit_rate_hz'])}: "
-        + "; ".join(cost(contrast, unit) for contrast in costs(case).values())
-        for case in row
-    ]
-    return Plot(title, f"{'. '.join(found)}.", canvas)
 
 
-def _rate_time_plot(data: RunData, every: Sequence[Summary]) -> Plot:
+def _rate_time_plot(data: RunData, row: Sequence[Summary]) -> Plot:
     unit = nanoseconds(data.summary)
-    row = [case for case in every if _means(case)]
-    title = _rate_title(data, row, "time per exit")
+    title = exit_rate_time_title(data, row)
     findings = []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
         shown = [
@@ -103,12 +124,19 @@ def _rate_time_plot(data: RunData, every: Sequence[Summary]) -> Plot:
         ]
         findings.append(f"{method}: {listed(shown)}.")
 
-    def draw(axes: Axes, scale: str) -> None:
-        _rate_axis(axes, data, row)
-        _draw_means(axes, data, row, scale)
-        axes.set_ylabel(f"time per exit [{unit}]")
+    return on_both(
+        title,
+        " ".join(findings),
+        lambda axes, scale: draw_exit_rate_time_on(axes, data, row, scale),
+        LINEAR,
+        LOGARITHMIC,
+    )
 
-    return on_both(title, " ".join(findings), draw, LINEAR, LOGARITHMIC)
+
+def draw_exit_rate_time_on(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -> None:
+    """Draw a group of :func:`exit_rate_time_groups`, on an axis of time with this scale."""
+    _rate_axis(axes, data, row)
+    _draw_means(axes, data, row, scale)
 
 
 def _rate_axis(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
@@ -122,15 +150,22 @@ def _rate_axis(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
 
 def draw_kick_rates(data: RunData) -> list[Plot]:
     """Mean time per exit by the rate of kicks: a plot per series in which the rates differ."""
-    rows = kicked_cases(data.summary, data.oversubscribed)
-    drawn = [[case for case in row if _means(case)] for row in rows]
-    drawn = [row for row in drawn if len(row) > 1]
-    return draw_each(drawn, lambda row: _kick_rate_plot(data, row))
+    return draw_each(kick_rate_groups(data), lambda row: _kick_rate_plot(data, row))
+
+
+def kick_rate_groups(data: RunData) -> list[list[Summary]]:
+    """The cases with times, at several rates of kicks, those of a plot together."""
+    return _several(kicked_cases(data.summary, data.oversubscribed), _means)
+
+
+def kick_rate_title(data: RunData, row: Sequence[Summary]) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, f"{plural(row[0]['vcpus'], 'vCPU')}, {row[0]['placement']}")
 
 
 def _kick_rate_plot(data: RunData, row: Sequence[Summary]) -> Plot:
     unit = nanoseconds(data.summary)
-    title = titled(data, f"{plural(row[0]['vcpus'], 'vCPU')}, {row[0]['placement']}")
+    title = kick_rate_title(data, row)
     rates = [kick_rate_name(case["kick_rate_hz"]) for case in row]
     findings = []
     for method in dict.fromkeys(method for case in row for method in _means(case)):
@@ -141,14 +176,26 @@ def _kick_rate_plot(data: RunData, row: Sequence[Summary]) -> Plot:
         ]
         findings.append(f"{method}: {listed(shown)}.")
     canvas, axes = new_plot(title)
-    _category_axis(axes, [engineering(case["kick_rate_hz"] or 0) for case in row])
-    _draw_means(axes, data, row, LINEAR)
-    axes.set_xlabel(f"kicks per {'emulated ' if data.summary['emulated'] else ''}second and vCPU")
-    axes.set_ylabel(f"time per exit [{unit}]")
+    draw_kick_rates_on(axes, data, row)
     return Plot(title, " ".join(findings), canvas)
 
 
+def draw_kick_rates_on(axes: Axes, data: RunData, row: Sequence[Summary]) -> None:
+    """Draw a group of :func:`kick_rate_groups`."""
+    _category_axis(axes, [engineering(case["kick_rate_hz"] or 0) for case in row])
+    _draw_means(axes, data, row, LINEAR)
+    axes.set_xlabel(f"kicks per {'emulated ' if data.summary['emulated'] else ''}second and vCPU")
+
+
 # --- both --------------------------------------------------------------------------------------
+
+
+def _several(
+    rows: Iterable[Iterable[Summary]], has: Callable[[Summary], object]
+) -> list[list[Summary]]:
+    """The rows without the cases that have nothing to draw, if several are left."""
+    drawn = [[case for case in row if has(case)] for row in rows]
+    return [row for row in drawn if len(row) > 1]
 
 
 def _means(case: Summary) -> dict[str, tuple[float, list[float] | None]]:
@@ -179,6 +226,7 @@ def _draw_means(axes: Axes, data: RunData, row: Sequence[Summary], scale: str) -
     else:
         axes.margins(y=0.12)
         round_ticks(axes, "y", tick_time)
+    axes.set_ylabel(f"time per exit [{nanoseconds(data.summary)}]")
     for at, ends, colour in intervals:
         draw_cut_ends(axes, at, ends, colour)
     draw_legend(axes, handles, methods)
