@@ -23,7 +23,9 @@ import kickbench
 
 PARAMETERS = {
     "compare": "base, other, *, min_effect=None",
+    "plot.contention": "run, case=None, ax=None, *, scale='linear'",
     "plot.cost": "run, case=None, ax=None",
+    "plot.cost_by_exit_rate": "run, case=None, ax=None",
     "plot.ecdf": "run, case=None, ax=None, *, scale='logarithmic'",
     "plot.kick_latency": "run, case=None, ax=None",
     "plot.pauses": "run, case=None, ax=None, *, scale='logarithmic'",
@@ -32,6 +34,8 @@ PARAMETERS = {
     "plot.shift": "run, case=None, ax=None",
     "plot.throughput": "run, case=None, ax=None, *, scale='logarithmic'",
     "plot.throughput_per_vcpu": "run, case=None, ax=None, *, scale='linear'",
+    "plot.time_by_exit_rate": "run, case=None, ax=None, *, scale='linear'",
+    "plot.time_by_kick_rate": "run, case=None, ax=None",
     "query": "store, sql, *, say=print",
     "read": "path",
     "run": "scenario, *, results='results', progress=None, quick=False, strict=False, wait=False",

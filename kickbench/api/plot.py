@@ -22,9 +22,11 @@ from kickbench.errors import UsageError
 from kickbench.text import did_you_mean, printable, shorten
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
-    from kickbench.report.figures import exits, kicks, races
+    from kickbench.report.figures import contention as contentions
+    from kickbench.report.figures import exits, kicks, races, rates
     from kickbench.report.figures import shift as shifts
     from kickbench.report.figures.plots import case_title, draw_title
+    from kickbench.report.words.contention import series_of_kickers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +37,13 @@ _T = TypeVar("_T")
 Scale = Literal["logarithmic", "linear"]
 
 __all__ = [
-    *("cost", "ecdf", "kick_latency", "pauses", "percentiles"),
-    *("race", "shift", "throughput", "throughput_per_vcpu"),
+    *("contention", "cost", "cost_by_exit_rate", "ecdf", "kick_latency", "pauses", "percentiles"),
+    *("race", "shift", "throughput", "throughput_per_vcpu", "time_by_exit_rate"),
+    "time_by_kick_rate",
 ]
+
+
+# --- exits -------------------------------------------------------------------------------------
 
 
 def cost(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
@@ -47,6 +53,30 @@ def cost(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
         run, case, "costs of exits", groups, lambda group: [c for one in group for c in one.cases]
     )
     return _drawn(run, group, ax, exits.cost_title, exits.draw_cost_on)
+
+
+def cost_by_exit_rate(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """What a method costs more per exit than the baseline, by the rate of exits."""
+    several = "costs of exits at several rates"
+    group = _chosen(run, case, several, rates.exit_rate_cost_groups(run._data), list)
+    return _drawn(run, group, ax, rates.exit_rate_cost_title, rates.draw_exit_rate_cost_on)
+
+
+def time_by_exit_rate(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "linear"
+) -> Axes:
+    """The time per exit, on an axis with this scale, by the rate of exits."""
+    draw = _scaled(rates.draw_exit_rate_time_on, scale)
+    several = "times of exits at several rates"
+    group = _chosen(run, case, several, rates.exit_rate_time_groups(run._data), list)
+    return _drawn(run, group, ax, rates.exit_rate_time_title, draw)
+
+
+def time_by_kick_rate(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The time per exit while kicks arrive, by their rate."""
+    several = "times of exits at several rates of kicks"
+    group = _chosen(run, case, several, rates.kick_rate_groups(run._data), list)
+    return _drawn(run, group, ax, rates.kick_rate_title, rates.draw_kick_rates_on)
 
 
 def ecdf(
@@ -61,28 +91,6 @@ def percentiles(
 ) -> Axes:
     """The slowest exits of one case: their time, on an axis with this scale, by percentile."""
     return _distribution(run, case, ax, _scaled(exits.draw_percentiles_on, scale))
-
-
-def kick_latency(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
-    """The latency of kicks with its phases, by the state of the vCPU."""
-    cases = _chosen(run, case, "kick latency", kicks.latency_groups(run._data), list)
-    return _drawn(run, cases, ax, kicks.latency_title, kicks.draw_latency_on)
-
-
-def pauses(
-    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
-) -> Axes:
-    """The time to pause all vCPUs against their number, on axes with this scale."""
-    draw = _scaled(kicks.draw_pauses_on, scale)
-    several = "pauses at several numbers of vCPUs"
-    group = _chosen(run, case, several, kicks.pause_groups(run._data), itemgetter(1))
-    return _drawn(run, group, ax, kicks.pause_title, draw)
-
-
-def race(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
-    """The share of kicks that each method lost, with 95 % intervals, by window."""
-    cases = _chosen(run, case, "races with enough kicks", races.race_groups(run._data), list)
-    return _drawn(run, cases, ax, races.race_title, races.draw_race_on)
 
 
 def shift(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
@@ -104,6 +112,41 @@ def throughput_per_vcpu(
 ) -> Axes:
     """Exits per second and vCPU, on an axis with this scale, against the number of vCPUs."""
     return _scaling(run, case, ax, _scaled(exits.draw_per_vcpu_on, scale))
+
+
+# --- kicks -------------------------------------------------------------------------------------
+
+
+def kick_latency(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The latency of kicks with its phases, by the state of the vCPU."""
+    cases = _chosen(run, case, "kick latency", kicks.latency_groups(run._data), list)
+    return _drawn(run, cases, ax, kicks.latency_title, kicks.draw_latency_on)
+
+
+def contention(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "linear"
+) -> Axes:
+    """What a kick costs its sender, on an axis with this scale, by the number of kickers."""
+    draw = _scaled(contentions.draw_contention_on, scale)
+    several = "kicks by several numbers of kickers"
+    cases = _chosen(run, case, several, series_of_kickers(run.summary), list)
+    return _drawn(run, cases, ax, contentions.contention_title, draw)
+
+
+def pauses(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
+) -> Axes:
+    """The time to pause all vCPUs against their number, on axes with this scale."""
+    draw = _scaled(kicks.draw_pauses_on, scale)
+    several = "pauses at several numbers of vCPUs"
+    group = _chosen(run, case, several, kicks.pause_groups(run._data), itemgetter(1))
+    return _drawn(run, group, ax, kicks.pause_title, draw)
+
+
+def race(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The share of kicks that each method lost, with 95 % intervals, by window."""
+    cases = _chosen(run, case, "races with enough kicks", races.race_groups(run._data), list)
+    return _drawn(run, cases, ax, races.race_title, races.draw_race_on)
 
 
 # --- what several of them do -------------------------------------------------------------------
