@@ -18,6 +18,7 @@ from kickbench.fleet.judge.found import (
     Host,
     Odd,
     Other,
+    Track,
 )
 
 MODELS = (
@@ -210,7 +211,17 @@ def found(hosts: int = 24, figure_count: int = 12, day_count: int = 60, mark: st
             f"{known[3].name} is odd among its like.",
         ),
         notes=("1 run of 2,160 was left out: its file is damaged." + mark,),
+        tracks=(_track(known[3].name, dates, random),),
     )
+
+
+def _track(host: str, dates: tuple[str, ...], random: np.random.Generator) -> Track:
+    """Of a host whose first figure got 8 % dearer when it moved, and whose second did not."""
+    value = random.normal(0, 0.001, (2, len(dates))).astype(np.float32)
+    at = len(dates) * 4 // 5
+    value[0, at:] += 0.08
+    moves = ((dates[at], "kernel", NEW), (dates[at], "microcode", "0xa101148"))
+    return Track(host, (0, 1), value, ((0, dates[at], 0.08),), moves)
 
 
 def _group(

@@ -276,6 +276,25 @@ def test_exact_counts_of_one_host_each_are_enough() -> None:
 # --- anything -----------------------------------------------------------------------------------
 
 
+def test_a_host_is_followed_over_time_with_its_own_changes_and_moves() -> None:
+    world = World(hosts=20, days=60, figures=8)
+    world.step(np.array([3]), 30, 0.05, figures=[5])
+    world.move(np.array([3]), 30, "kernel", "new")
+    world.move(np.array([3]), 40, "microcode", "newer")
+    found = told(world)
+    assert len(found.tracks) == 20
+    (track,) = [one for one in found.tracks if one.host == "host003"]
+    days = world.panel().days
+    assert track.figures[0] == 5
+    assert track.moves == ((days[30], "kernel", "new"), (days[40], "microcode", "newer"))
+    ((figure, day, share),) = track.changes
+    assert (figure, day) == (5, days[30])
+    assert share == pytest.approx(0.05, abs=0.01)
+    assert np.nanmedian(track.value[0, 30:]) - np.nanmedian(track.value[0, :30]) == pytest.approx(
+        0.05, abs=0.01
+    )
+
+
 @given(
     hosts=st.integers(0, 12),
     days=st.integers(1, 50),

@@ -26,6 +26,7 @@ from matplotlib import image
 
 from kickbench.errors import UsageError
 from kickbench.fleet.judge.found import (
+    MOST_TRACKS,
     Cohort,
     Contrast,
     Effect,
@@ -36,9 +37,10 @@ from kickbench.fleet.judge.found import (
     Host,
     Odd,
     Other,
+    Track,
 )
 from kickbench.fleet.pages import heat, index, words
-from kickbench.fleet.pages.links import MOST_HOSTS, links_of
+from kickbench.fleet.pages.links import links_of
 from kickbench.fleet.pages.markdown import to_markdown
 from kickbench.fleet.pages.site import pages, write
 
@@ -249,12 +251,31 @@ def test_a_group_shows_what_changed_first_and_when(site: dict[str, str]) -> None
     assert len(re.findall(r"<svg", document)) == len(captions)
 
 
+def test_a_host_is_shown_over_time_with_its_changes_and_moves(site: dict[str, str]) -> None:
+    document = site["host-rack00-box03.html"]
+    (time,) = re.findall(r'<section aria-labelledby="time">.*?</section>', document, re.S)
+    captions = [text_of(one) for one in re.findall(r"<figcaption>(.*?)</figcaption>", time)]
+    assert len(captions) == time.count("<svg") == 2
+    assert re.fullmatch(
+        r"time per quiet exit, immediate_exit: the latest night is \+8.\d % from the level\. "
+        r"It changed by \+8\.0 % on 2026-10-19\.",
+        captions[0],
+    )
+    text = text_of(time)
+    assert "On 2026-10-19 the host moved to kernel 6.12.9-cloud and microcode 0xa101148." in text
+    assert captions[1].endswith("No lasting change is seen.")
+
+
+def test_a_host_that_is_not_followed_says_nothing_over_time(site: dict[str, str]) -> None:
+    assert 'id="time"' not in site["host-rack00-box05.html"]
+
+
 def test_a_large_fleet_has_pages_of_odd_hosts_first(found: Found) -> None:
-    many = synthetic_found.found(hosts=MOST_HOSTS + 40, figure_count=3)
+    many = synthetic_found.found(hosts=MOST_TRACKS + 40, figure_count=3)
     links = links_of(many)
-    assert len(links.hosts) == MOST_HOSTS
+    assert len(links.hosts) == MOST_TRACKS
     assert [*links.hosts][:3] == [odd.host for odd in many.odd]
-    assert f"{MOST_HOSTS} hosts have a page of their own" in text_of(index.page(many, links))
+    assert f"{MOST_TRACKS} hosts have a page of their own" in text_of(index.page(many, links))
 
 
 def test_hosts_of_like_names_have_pages_of_their_own(found: Found) -> None:
@@ -465,6 +486,14 @@ def anything(draw: st.DrawFn) -> Found:
         over_time,
         st.lists(st.tuples(figure, st.sampled_from(dates), numbers), max_size=2).map(tuple),
     )
+    track = st.builds(
+        Track,
+        names,
+        st.just(tuple(range(len(figures)))),
+        over_time,
+        st.lists(st.tuples(figure, st.sampled_from(dates), numbers), max_size=2).map(tuple),
+        st.lists(st.tuples(days, texts, texts), max_size=2).map(tuple),
+    )
     return Found(
         store=draw(texts),
         days=dates,
@@ -477,6 +506,11 @@ def anything(draw: st.DrawFn) -> Found:
         map=draw(arrays(np.float32, (len(hosts), len(figures)), elements=wide)),
         answer=draw(st.lists(texts, max_size=2).map(tuple)),
         notes=draw(st.lists(texts, max_size=2)),
+        tracks=tuple(
+            dataclasses.replace(draw(track), host=host.name)
+            for host in hosts
+            if draw(st.booleans())
+        ),
     )
 
 

@@ -74,6 +74,15 @@ class Histories:
                 found[fact, self._panel.names[fact][code]] = places
         return found
 
+    def moves_of(self, host: int) -> list[tuple[int, str, str]]:
+        """All moves of a host, oldest first: the day, the fact, and its new value."""
+        found = []
+        for fact, codes in self.codes.items():
+            own = codes[host]
+            days = np.flatnonzero((own[1:] != own[:-1]) & (own[:-1] >= 0)) + 1
+            found += [(int(day), *self.fact(fact, own[day])) for day in days]
+        return sorted(found, key=lambda move: move[0])
+
     def before(self, hosts: Hosts) -> tuple[str, ...]:
         """What the hosts were before they moved, the most frequent first."""
         if hosts.moved is None or hosts.day is None:

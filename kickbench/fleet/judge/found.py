@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 SCHEMA = 1
 
+MOST_TRACKS = 50
+"""Hosts that are looked at one by one. Odd ones come first, then those of findings, then others."""
+
 Verdict = Literal["regression", "improvement", "moved", "gone"]
 """``moved``: what one figure gained, another one of the same hosts lost. ``gone``: the change went
 away by itself."""
@@ -168,12 +171,27 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Track:
+    """A host over time, in a few of its ``figures``: how far each is from its own level.
+
+    ``value`` (figures, days) has shares of the level, and ``changes`` are as those of a group.
+    ``moves`` are the days on which the host got another fact: (day, fact, new value).
+    """
+
+    host: str
+    figures: tuple[int, ...]
+    value: NDArray[np.float32]
+    changes: tuple[tuple[int, str, float], ...]
+    moves: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything that the report says.
 
     ``days`` are those of the period. ``map`` (hosts, figures) is how far each host's latest nights
     are from the median of its like, as a share. ``answer`` is what to read first, a sentence each.
-    ``notes`` say what was left out, and why.
+    ``notes`` say what was left out, and why. ``tracks`` are those of the :attr:`foremost` hosts.
     """
 
     store: str
@@ -187,6 +205,16 @@ class Found:
     map: NDArray[np.float32]
     answer: tuple[str, ...]
     notes: Sequence[str]
+    tracks: tuple[Track, ...] = ()
+
+    @property
+    def foremost(self) -> tuple[str, ...]:
+        """The hosts to look at one by one, the oddest first."""
+        known = dict.fromkeys(host.name for host in self.hosts)
+        wanted = [odd.host for odd in self.odd]
+        wanted += [name for finding in self.findings for name in finding.cohort.hosts]
+        chosen = [name for name in dict.fromkeys([*wanted, *known]) if name in known]
+        return tuple(chosen[:MOST_TRACKS])
 
     @property
     def regressed(self) -> bool:

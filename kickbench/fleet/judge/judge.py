@@ -28,6 +28,7 @@ from kickbench.fleet.judge.odd import odd_hosts
 from kickbench.fleet.judge.panel import Panel
 from kickbench.fleet.judge.robust import quartiles
 from kickbench.fleet.judge.steps import steps
+from kickbench.fleet.judge.tracks import tracks
 from kickbench.fleet.judge.trends import level_changes
 
 SHIFTED = 0.25
@@ -54,7 +55,7 @@ def judge(panel: Panel, store: str, settings: Settings | None = None) -> Found:
         replace(one, words=words.contrast(one, panel.figures))
         for one in contrasts(panel, histories, settings.min_effect)
     ]
-    return Found(
+    found = Found(
         store=store,
         days=panel.days,
         figures=panel.figures,
@@ -67,6 +68,7 @@ def judge(panel: Panel, store: str, settings: Settings | None = None) -> Found:
         answer=words.answer(findings, sides, odd, len(panel.hosts), panel.days),
         notes=panel.notes,
     )
+    return replace(found, tracks=tuple(tracks(panel, histories, fleet.steps, found)))
 
 
 def _nothing(panel: Panel, store: str) -> Found:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of a host: what was found of it, and its place in its group."""
+"""The page of a host: what was found of it, its figures over time, and its place in its group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from kickbench.fleet.judge.found import Found
+from kickbench.fleet.judge.found import Found, Track
 from kickbench.fleet.pages import plots, tables, words
 from kickbench.fleet.pages.links import Links
 from kickbench.numbers import NOTHING
@@ -20,12 +21,19 @@ MOST_FIGURES = 12
 """Figures in the plot."""
 
 
-def page(found: Found, name: str, links: Links) -> str:
+def page(found: Found, name: str, links: Links, most_plots: int) -> str:
     """The whole HTML document of the host with this name."""
     host = next(index for index, host in enumerate(found.hosts) if host.name == name)
     one = found.hosts[host]
     group = next((g for g, some in enumerate(found.groups) if name in some.hosts), None)
     peers = _peers(found, group, host)
+    track = next((track for track in found.tracks if track.host == name), None)
+    of_group = None if group is None else found.groups[group]
+    over_time = [
+        plots.host_over_time(found, one, of_group, figure)
+        for one in ([track] if track else [])
+        for figure in one.figures[:most_plots]
+    ]
     plot = plots.among_its_like(found, host, peers, _furthest(found, host))
     return render(
         "fleet_host.html.j2",
@@ -39,6 +47,11 @@ def page(found: Found, name: str, links: Links) -> str:
             (number, links.finding(number), words.finding_title(found, finding))
             for number, finding in enumerate(found.findings, 1)
             if name in finding.cohort.hosts
+        ],
+        moves=list(_moves(track)),
+        plots=[
+            (plot.finding, Markup(inline(plot, f"over-time-{number}")))  # noqa: S704 (our own)
+            for number, plot in enumerate(over_time)
         ],
         plot=(plot.finding, Markup(inline(plot, "place"))),  # noqa: S704 (our own)
         table=_table(found, host, peers),
@@ -67,6 +80,13 @@ def _said(found: Found, name: str) -> Iterator[str]:
     for odd in found.odd:
         if odd.host == name:
             yield odd.words or f"{words.ODDITY[odd.oddity].capitalize()}."
+
+
+def _moves(track: Track | None) -> Iterator[str]:
+    """E.g. "On 2026-10-19 the host moved to kernel 6.12.9 and microcode 0x12.", oldest first."""
+    for day, of_day in groupby(track.moves if track else (), key=lambda move: move[0]):
+        to = " and ".join(words.facts({fact: value}) for _, fact, value in of_day)
+        yield f"On {day} the host moved to {to}."
 
 
 def _furthest(found: Found, host: int) -> list[int]:

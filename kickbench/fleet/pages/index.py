@@ -8,7 +8,7 @@ from typing import Any
 
 from kickbench.fleet.judge.found import Effect, Finding, Found, Group
 from kickbench.fleet.pages import heat, tables, words
-from kickbench.fleet.pages.links import MOST_HOSTS, MOST_TOLD, Links
+from kickbench.fleet.pages.links import MOST_TOLD, Links
 from kickbench.numbers import fixed, plural, significant
 from kickbench.report.pages.html import MAPS, TABLES, Head, Rows, render
 from kickbench.text import shorten
@@ -56,7 +56,7 @@ def page(found: Found, links: Links) -> str:
         odd_words=[one.words for one in found.odd[:MOST_TOLD] if one.words],
         hosts=_hosts_table(found, links),
         links=links,
-        paged=len(links.hosts) if len(found.hosts) > MOST_HOSTS else 0,
+        paged=len(links.hosts) if len(found.hosts) > len(links.hosts) else 0,
         notes=list(found.notes[:MOST_NOTES]),
         unnoted=max(len(found.notes) - MOST_NOTES, 0),
     )

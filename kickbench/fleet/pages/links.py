@@ -17,8 +17,6 @@ from kickbench.report.pages.html import safe
 from kickbench.results.schema import safe_name
 
 MOST_GROUPS = 40
-MOST_HOSTS = 50
-"""Hosts that have a page. Odd ones come first, then those of findings, then all others."""
 MOST_TOLD = 40
 """Findings that have a section on the first page. The table there has more."""
 INDEX = "index.html"
@@ -48,12 +46,8 @@ class Links:
 
 def links_of(found: Found) -> Links:
     """Choose the pages of groups and hosts."""
-    known = dict.fromkeys(host.name for host in found.hosts)
-    wanted = [odd.host for odd in found.odd]
-    wanted += [name for finding in found.findings for name in finding.cohort.hosts]
-    chosen = [name for name in dict.fromkeys([*wanted, *known]) if name in known][:MOST_HOSTS]
     groups = {index: f"group-{index + 1}.html" for index in range(len(found.groups))[:MOST_GROUPS]}
-    return Links(groups, {name: _file(name) for name in chosen})
+    return Links(groups, {name: _file(name) for name in found.foremost})
 
 
 def _file(name: str) -> str:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of a fleet's pages: a group's figure over time, and a host among its like."""
+"""The plots of a fleet's pages: a group or a host over time, and a host among its like."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib import dates
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from kickbench.fleet.judge.found import Found, Group
+from kickbench.fleet.judge.found import Found, Group, Track
 from kickbench.fleet.pages.words import case_name, metric_name, percent
 from kickbench.numbers import plural
 from kickbench.report.figures.plots import INK, STYLES, Plot, draw_strokes, new_plot, plain
@@ -24,6 +24,7 @@ _ROW_INCHES = 0.36
 _LONGEST_LABEL = 62
 _COLOUR = STYLES["immediate_exit"][0]
 _HOST = STYLES["sigmask"][0]
+_MOVE = STYLES["user_exit"][0]
 _DATES: Any = dates  # which has no types
 
 Floats = NDArray[np.float64]
@@ -31,21 +32,52 @@ Floats = NDArray[np.float64]
 
 def over_time(found: Found, group: Group, figure: int) -> Plot:
     """A figure of a group: the median of its hosts, and the quartiles as a band."""
+    series = (some[figure] for some in (group.middle, group.low, group.high))
+    changes = changes_of(group, figure)
+    return _over_time(found, figure, "median", _COLOUR, changes, *series)
+
+
+def host_over_time(found: Found, track: Track, group: Group | None, figure: int) -> Plot:
+    """A figure of a host, with the quartiles of its group as a band, and with its moves."""
+    own = track.value[track.figures.index(figure)]
+    none = np.full_like(own, np.nan)
+    low, high = (none, none) if group is None else (group.low[figure], group.high[figure])
+    changes = changes_of(track, figure)
+    days = {day for day, _, _ in track.moves}
+    return _over_time(found, figure, "night", _HOST, changes, own, low, high, moves=days)
+
+
+def _over_time(
+    found: Found,
+    figure: int,
+    what: str,
+    colour: str,
+    changes: Sequence[tuple[int, str, float]],
+    *series: NDArray[np.float32],
+    moves: Collection[str] = (),
+) -> Plot:
+    """A line and a band (middle, low, high), with the days of changes and of moves."""
     one = found.figures[figure]
     title = f"{case_name(found, one)}: {metric_name(one)}"
     canvas, axes = new_plot(title)
-    middle, low, high = (_percent(some[figure]) for some in (group.middle, group.low, group.high))
+    middle, low, high = map(_percent, series)
     at = np.array(
         [_DATES.date2num(datetime.datetime.fromisoformat(day)) for day in found.days], dtype=float
     )
     known = np.isfinite(middle)
     axes.fill_between(at, low, high, color=_COLOUR, alpha=0.2, linewidth=0)
     few: dict[str, Any] = {"marker": "o", "markersize": 3} if known.sum() <= 60 else {}
-    axes.plot(at[known], middle[known], color=_COLOUR, linewidth=1.2, **few)
-    for _, day, _ in changes_of(group, figure):
+    axes.plot(at[known], middle[known], color=colour, linewidth=1.2, **few)
+    for _, day, _ in changes:
         if day in found.days:
             where = at[found.days.index(day)]
             axes.axvline(where, color=INK, alpha=0.6, linewidth=1, linestyle="--")
+    moved = [at[found.days.index(day)] for day in moves if day in found.days]
+    # Above the axes, where no line can hide them.
+    top = axes.get_xaxis_transform()
+    axes.plot(
+        moved, [1.0] * len(moved), "v", color=_MOVE, markersize=7, transform=top, clip_on=False
+    )
     if known.any():
         _limit(axes, middle, low, high)
     locator = _DATES.AutoDateLocator(minticks=3, maxticks=6)
@@ -54,7 +86,7 @@ def over_time(found: Found, group: Group, figure: int) -> Plot:
     axes.xaxis.get_offset_text().set(color=INK, fontsize=9)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.set_ylabel("% from the level")
-    return Plot(title, _of_time(found, group, figure), canvas)
+    return Plot(title, _of_time(metric_name(one), what, middle, changes), canvas)
 
 
 def _percent(shares: NDArray[np.float32]) -> Floats:
@@ -72,19 +104,18 @@ def _limit(axes: Any, middle: Floats, low: Floats, high: Floats) -> None:
     axes.set_ylim(float(line.min()) - room, float(line.max()) + room)
 
 
-def changes_of(group: Group, figure: int) -> list[tuple[int, str, float]]:
+def changes_of(of: Group | Track, figure: int) -> list[tuple[int, str, float]]:
     """The change points of one figure, oldest first."""
-    return sorted((one for one in group.changes if one[0] == figure), key=lambda one: one[1])
+    return sorted((one for one in of.changes if one[0] == figure), key=lambda one: one[1])
 
 
-def _of_time(found: Found, group: Group, figure: int) -> str:
-    name = metric_name(found.figures[figure])
-    changes = changes_of(group, figure)
-    latest = np.asarray(group.middle[figure], dtype=float)
-    latest = latest[np.isfinite(latest)]
+def _of_time(
+    name: str, what: str, middle: Floats, changes: Sequence[tuple[int, str, float]]
+) -> str:
+    latest = middle[np.isfinite(middle)]
     if not len(latest):
         return f"{name}: nothing was measured."
-    words = f"{name}: the latest median is {percent(latest[-1])} from the level."
+    words = f"{name}: the latest {what} is {percent(latest[-1] / 100)} from the level."
     if not changes:
         return f"{words} No lasting change is seen."
     told = ", ".join(f"{percent(share)} on {day}" for _, day, share in changes[-MOST_NAMED:])
