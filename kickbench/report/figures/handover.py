@@ -55,35 +55,60 @@ Entries = list[tuple[Any, str]]
 
 def draw_handovers(data: RunData) -> list[Plot]:
     """The hand-over time of each pair of CPUs: a plot per case."""
-    cases = [case for case in finished(data.summary, "handover") if timed_pairs(case)]
-    return draw_each(cases, lambda case: _map(data, case))
+    return draw_each(handover_cases(data), lambda case: _map(data, case))
+
+
+def handover_cases(data: RunData) -> list[Summary]:
+    """The cases with pairs that were timed."""
+    return [case for case in finished(data.summary, "handover") if timed_pairs(case)]
+
+
+def handover_title(data: RunData, case: Summary) -> str:
+    """What distinguishes the plot from those of other cases."""
+    return titled(data, f"hand-over [{nanoseconds(data.summary)}], {label(data.summary, case)}")
 
 
 def _map(data: RunData, case: Summary) -> Plot:
     pairs = timed_pairs(case)
-    node_of = {
-        cpu: node for pair in pairs for cpu, node in zip(pair["cpus"], pair["nodes"], strict=True)
-    }
-    cpus = sorted(node_of, key=lambda cpu: (node_of[cpu] is None, node_of[cpu], cpu))
-    at = {cpu: index for index, cpu in enumerate(cpus)}
-    unit = nanoseconds(data.summary)
-    title = titled(data, f"hand-over [{unit}], {label(data.summary, case)}")
+    cpus = len(_nodes(pairs))
+    title = handover_title(data, case)
     low, high = _MAP_INCHES
-    canvas, axes = new_plot(title, 1.2 + min(max(_INCHES_PER_CPU * len(cpus), low), high))
-    entries = _draw_shades(axes, pairs, at, unit)
-    _draw_times(axes, pairs, at)
-    missing = math.comb(len(at), 2) - len({frozenset(pair["cpus"]) for pair in pairs})
-    if missing and len(at) <= _MOST_HATCHED:
-        entries += _draw_missing(axes, pairs, at)
-    entries += _draw_siblings(axes, pairs, at)
-    _mark_nodes(axes, [node_of[cpu] for cpu in cpus])
-    _cpu_axes(axes, cpus)
-    draw_legend(axes, [handle for handle, _ in entries], [name for _, name in entries])
+    canvas, axes = new_plot(title, 1.2 + min(max(_INCHES_PER_CPU * cpus, low), high))
+    draw_handover_on(axes, data, case)
     said = " ".join(answer_handover({**data.summary, "cases": [case]}, ()))
-    if missing:
-        look = "hatched" if len(at) <= _MOST_HATCHED else "blank"
+    if missing := _missing(pairs, cpus):
+        look = "hatched" if cpus <= _MOST_HATCHED else "blank"
         said += f" {plural(missing, 'pair')} of CPUs had no turn ({look})."
     return Plot(title, said, canvas)
+
+
+def draw_handover_on(axes: Axes, data: RunData, case: Summary) -> None:
+    """Draw one of :func:`handover_cases`."""
+    pairs = timed_pairs(case)
+    node_of = _nodes(pairs)
+    cpus = list(node_of)
+    at = {cpu: index for index, cpu in enumerate(cpus)}
+    entries = _draw_shades(axes, pairs, at, nanoseconds(data.summary))
+    _draw_times(axes, pairs, at)
+    if _missing(pairs, len(cpus)) and len(cpus) <= _MOST_HATCHED:
+        entries += _draw_missing(axes, pairs, at)
+    entries += _draw_siblings(axes, pairs, at)
+    _mark_nodes(axes, list(node_of.values()))
+    _cpu_axes(axes, cpus)
+    draw_legend(axes, [handle for handle, _ in entries], [name for _, name in entries])
+
+
+def _nodes(pairs: Iterable[Summary]) -> dict[int, int | None]:
+    """The CPUs in the order of the map, each with its node."""
+    found = {
+        cpu: node for pair in pairs for cpu, node in zip(pair["cpus"], pair["nodes"], strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda one: (one[1] is None, one[1], one[0])))
+
+
+def _missing(pairs: Iterable[Summary], cpus: int) -> int:
+    """The number of pairs of these CPUs that were not timed."""
+    return math.comb(cpus, 2) - len({frozenset(pair["cpus"]) for pair in pairs})
 
 
 def _cpu_axes(axes: Axes, cpus: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator
@@ -42,11 +43,21 @@ _LEAST = 1.5
 
 def draw_lifecycle(data: RunData) -> list[Plot]:
     """The shares of all kicks by what became of them: a plot per vCPUs, placement and transport."""
+    return draw_each(lifecycle_groups(data), lambda cases: _plot(data, cases))
+
+
+def lifecycle_groups(data: RunData) -> list[list[Summary]]:
+    """The cases with kicks, those of a plot together."""
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for case in finished(data.summary, "lifecycle"):
         if _kicked(case):
             groups.setdefault(tuple(case[key] for key in _KEYS), []).append(case)
-    return draw_each(list(groups.values()), lambda cases: _plot(data, cases))
+    return list(groups.values())
+
+
+def lifecycle_title(data: RunData, cases: Sequence[Summary]) -> str:
+    """What distinguishes the plot from those of other groups."""
+    return titled(data, label(data.summary, cases[0], of_kind=False))
 
 
 def _kicked(case: Summary) -> dict[str, Summary]:
@@ -55,8 +66,15 @@ def _kicked(case: Summary) -> dict[str, Summary]:
 
 def _plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     rows = sum(len(_kicked(case)) for case in cases)
-    title = titled(data, label(data.summary, cases[0], of_kind=False))
+    title = lifecycle_title(data, cases)
     canvas, axes = new_plot(title, 1.0 + 0.21 * rows + 0.36 * len(cases))
+    draw_lifecycle_on(axes, data, cases)
+    said = answer_lifecycle({**data.summary, "cases": cases}, data.oversubscribed)[0]
+    return Plot(title, said, canvas)
+
+
+def draw_lifecycle_on(axes: Axes, data: RunData, cases: Sequence[Summary]) -> None:
+    """Draw a group of :func:`lifecycle_groups`."""
     y, places = 0.0, []
     for case in cases:
         axes.annotate(
@@ -88,8 +106,6 @@ def _plot(data: RunData, cases: Sequence[Summary]) -> Plot:
     names = ["killed the VMM" if fate == "killed" else fate for fate in shown]
     handles.append(Line2D([], [], color=INK, marker="v", linestyle="none", markersize=4))
     draw_legend(axes, handles, [*names, "sent in time"])
-    said = answer_lifecycle({**data.summary, "cases": cases}, data.oversubscribed)[0]
-    return Plot(title, said, canvas)
 
 
 def _count(case: Summary, fate: str) -> int:
@@ -107,7 +123,7 @@ def _look(fate: str, colour: str) -> dict[str, Any]:
     }
 
 
-def _draw_row(axes: Any, y: float, colour: str, figures: Mapping[str, Any]) -> None:
+def _draw_row(axes: Axes, y: float, colour: str, figures: Mapping[str, Any]) -> None:
     """A bar of all kicks of a method at a moment, a mark at those in time, and how many failed."""
     sent = figures["sent"]
     widths = {fault: max(100 * figures[fault] / sent, _LEAST) for fault in FAULTS if figures[fault]}

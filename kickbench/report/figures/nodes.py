@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -39,7 +40,7 @@ Nodes = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Map:
+class NodeMap:
     """The cost of a method, or a part of it, by nodes. ``series`` is any of those drawn."""
 
     method: str
@@ -47,13 +48,25 @@ class _Map:
     cells: Mapping[Nodes, Summary]
     """By nodes, the case."""
 
+    @property
+    def costs(self) -> dict[Nodes, Summary]:
+        """By nodes, the difference."""
+        return {nodes: costs(case)[self.method] for nodes, case in self.cells.items()}
+
+    @property
+    def sides(self) -> tuple[list[int], list[int]]:
+        """The nodes of the creators, from above, and of the vCPUs, from the left."""
+        creators, homes = (sorted({nodes[i] for nodes in self.cells})[:_MOST_NODES] for i in (0, 1))
+        return creators, homes
+
 
 def draw_nodes(data: RunData) -> list[Plot]:
     """The difference from the baseline by the creator's node and the vCPUs': a plot per method."""
-    return draw_each(_maps(data), lambda found: _node_plot(data, found))
+    return draw_each(node_maps(data), lambda found: _node_plot(data, found))
 
 
-def _maps(data: RunData) -> list[_Map]:
+def node_maps(data: RunData) -> list[NodeMap]:
+    """The maps with several pairs of nodes, by method or part."""
     groups: dict[Series, list[Series]] = {}
     for series in series_of(data.summary):
         if _nodes(series.cases[0]) is not None:
@@ -63,7 +76,7 @@ def _maps(data: RunData) -> list[_Map]:
         for method in cost_names(case for series in group for case in series.cases):
             cells = _cells(data, group, method)
             if len(cells) > 1:
-                found.append(_Map(method, group[0], cells))
+                found.append(NodeMap(method, group[0], cells))
     return found
 
 
@@ -104,18 +117,31 @@ def _difference(name: str, case: Summary) -> str:
     return f"{name} - {case['baseline']}" if name in case["methods"] else name
 
 
-def _node_plot(data: RunData, found: _Map) -> Plot:
-    unit = nanoseconds(data.summary)
+def node_title(data: RunData, found: NodeMap) -> str:
+    """What distinguishes the plot from those of other maps."""
     case = next(iter(found.cells.values()))
-    found_costs = {nodes: costs(case)[found.method] for nodes, case in found.cells.items()}
-    title = titled(
+    unit = f"{nanoseconds(data.summary)} {per_headline(case)}"
+    return titled(
         data,
-        f"{plain(_difference(found.method, case))} [{unit} {per_headline(case)}], "
+        f"{plain(_difference(found.method, case))} [{unit}], "
         + with_crowd(data, case, plural(case["vcpus"], "vCPU"))
         + f", {apart_from_placement(data, found.series)}",
     )
-    creators, homes = (sorted({nodes[i] for nodes in found_costs})[:_MOST_NODES] for i in (0, 1))
+
+
+def _node_plot(data: RunData, found: NodeMap) -> Plot:
+    title = node_title(data, found)
+    creators, homes = found.sides
     canvas, axes = new_plot(title, 1.5 + min(0.62 * len(creators), 3.4))
+    draw_nodes_on(axes, data, found)
+    unit, cells = nanoseconds(data.summary), len(creators) * len(homes)
+    return Plot(title, _finding(found.costs, unit, cells), canvas)
+
+
+def draw_nodes_on(axes: Axes, data: RunData, found: NodeMap) -> None:
+    """Draw one of :func:`node_maps`."""
+    found_costs = found.costs
+    creators, homes = found.sides
     colour, _ = style(data, found.method)
     least, most = (f(contrast["diff"] for contrast in found_costs.values()) for f in (min, max))
     low = min(least, 0.0)
@@ -153,7 +179,6 @@ def _node_plot(data: RunData, found: _Map) -> Plot:
     axes.tick_params(length=0)
     axes.set_xlabel("node of the vCPUs [number]")
     axes.set_ylabel("node of the creator\n[number]")
-    return Plot(title, _finding(found_costs, unit, len(creators) * len(homes)), canvas)
 
 
 def _finding(costs: Mapping[Nodes, Summary], unit: str, cells: int) -> str:
