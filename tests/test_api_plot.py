@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 import kickbench
 from kickbench.errors import UsageError
+from kickbench.report.figures import prediction as predictions
 from kickbench.report.figures.table import FIGURES
 
 OTHER_NAMES = {
@@ -27,29 +28,45 @@ OTHER_NAMES = {
 }
 """By figure of the report, its functions, if they have other names than the figure."""
 ELSEWHERE = {
-    *("differences", "handover", "lifecycle", "nested-round-trips", "nested-work", "nodes"),
-    *("observed-kicks", "observed-over-time", "observed-times", "observed-ways", "over-time"),
-    "prediction",
+    *("differences", "nested-round-trips", "nested-work", "observed-kicks", "observed-over-time"),
+    *("observed-times", "observed-ways", "over-time"),
 }
 """Figures of the report that no function draws."""
+
+
+METHODS = ("sigmask", "sigmask_same", "immediate_exit")
+PARTS = ("sigmask", "sigmask_same", "siglock")
+"""What has a cost: the methods, and the part that their difference isolates."""
 
 
 def functions_of(figure: str) -> tuple[str, ...]:
     return OTHER_NAMES.get(figure, (figure.replace("-", "_"),))
 
 
+def takes(name: str, parameter: str) -> bool:
+    return parameter in inspect.signature(draw(name)).parameters
+
+
+def draw(name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(kickbench.plot, name)
+    return found
+
+
 DRAWN = [figure.name for figure in FIGURES if figure.name not in ELSEWHERE]
 NAMES = [name for figure in DRAWN for name in functions_of(figure)]
-SCALED = [
-    name for name in NAMES if "scale" in inspect.signature(getattr(kickbench.plot, name)).parameters
-]
+SCALED = [name for name in NAMES if takes(name, "scale")]
+BY_METHOD = [name for name in NAMES if takes(name, "method")]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> kickbench.Run:
     """A run of all kinds."""
     cases = [
-        *(synthetic_run.case(n, placement=p) for p in synthetic_run.PLACEMENTS for n in (1, 2)),
+        *(
+            synthetic_run.case(n, placement=p, methods=METHODS)
+            for p in synthetic_run.PLACEMENTS
+            for n in (1, 2)
+        ),
         synthetic_run.case(2, rate=1000.0),
         synthetic_run.case(2, id="exits-kicked", kick_rate_hz=1000.0),
         synthetic_run.kick_case(),
@@ -57,19 +74,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> kickbench.Run:
         synthetic_run.kick_case(id="kick-contended", kickers=2),
         *(synthetic_run.pause_case(n) for n in (2, 4)),
         synthetic_run.race_case(),
+        synthetic_run.lifecycle_case(),
+        synthetic_run.handover_case(processes=2),
     ]
     folder = tmp_path_factory.mktemp("runs")
-    return kickbench.read(synthetic_run.build(folder, cases=cases, rounds=12, paced=True))
+    return kickbench.read(
+        synthetic_run.build(
+            folder, cases=cases, rounds=12, paced=True, handover={"cpus": 4, "nodes": 2}
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def few_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many vCPUs take long to simulate."""
+    monkeypatch.setattr(predictions, "VCPUS", (1, 2, 4))
 
 
 @pytest.fixture
 def axes() -> Any:
     return Figure().add_subplot()
-
-
-def draw(name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(kickbench.plot, name)
-    return found
 
 
 def test_every_figure_of_the_report_is_here() -> None:
@@ -94,7 +118,8 @@ def test_the_plots_of_the_report_are_those_of_the_cases(figure: str, run: kickbe
         axes.get_title(loc="left"): axes
         for name in functions_of(figure)
         for case in run.cases
-        if (axes := drawn(name, run, case)) is not None
+        for choice in ([{"method": one} for one in PARTS] if name in BY_METHOD else [{}])
+        if (axes := drawn(name, run, case, **choice)) is not None
     }
     (draw_all,) = [one.draw for one in FIGURES if one.name == figure]
     for plot in draw_all(run._data):
@@ -102,10 +127,10 @@ def test_the_plots_of_the_report_are_those_of_the_cases(figure: str, run: kickbe
         assert looks(plots[wanted.get_title(loc="left")]) == looks(wanted)
 
 
-def drawn(name: str, run: kickbench.Run, case: str) -> Any:
+def drawn(name: str, run: kickbench.Run, case: str, **choice: str) -> Any:
     """The axes with the plot of a case, or None if the figure has none."""
     try:
-        return draw(name)(run, case, Figure().add_subplot())
+        return draw(name)(run, case, Figure().add_subplot(), **choice)
     except UsageError as error:
         assert f"the case {case} has no" in str(error)  # noqa: PT017 (both are right)
         return None
@@ -180,6 +205,14 @@ def test_what_cannot_be_drawn_is_an_error(run: kickbench.Run, axes: Any, tmp_pat
     kicks = kickbench.read(synthetic_run.build(tmp_path, cases=[synthetic_run.kick_case()]))
     with pytest.raises(UsageError, match="the run has no costs of exits"):
         kickbench.plot.cost(kicks, ax=axes)
+
+
+@pytest.mark.parametrize("name", BY_METHOD)
+def test_a_method_chooses_its_plot(name: str, run: kickbench.Run, axes: Any) -> None:
+    draw(name)(run, ax=axes, method="sigmask_same")
+    assert "sigmask_same" in axes.get_title(loc="left")
+    with pytest.raises(UsageError, match=r"the run has no .* of nothing"):
+        draw(name)(run, ax=axes, method="nothing")
 
 
 def test_emulated_times_are_called_that(tmp_path: Path, axes: Any) -> None:

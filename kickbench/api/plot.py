@@ -24,9 +24,14 @@ from kickbench.text import did_you_mean, printable, shorten
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
     from kickbench.report.figures import contention as contentions
     from kickbench.report.figures import exits, kicks, races, rates
+    from kickbench.report.figures import handover as handovers
+    from kickbench.report.figures import lifecycle as lives
+    from kickbench.report.figures import nodes as maps
+    from kickbench.report.figures import prediction as predictions
     from kickbench.report.figures import shift as shifts
     from kickbench.report.figures.plots import case_title, draw_title
     from kickbench.report.words.contention import series_of_kickers
+    from kickbench.summary.prediction import bases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +42,9 @@ _T = TypeVar("_T")
 Scale = Literal["logarithmic", "linear"]
 
 __all__ = [
-    *("contention", "cost", "cost_by_exit_rate", "ecdf", "kick_latency", "pauses", "percentiles"),
-    *("race", "shift", "throughput", "throughput_per_vcpu", "time_by_exit_rate"),
-    "time_by_kick_rate",
+    *("contention", "cost", "cost_by_exit_rate", "ecdf", "handover", "kick_latency", "lifecycle"),
+    *("nodes", "pauses", "percentiles", "prediction", "race", "shift"),
+    *("throughput", "throughput_per_vcpu", "time_by_exit_rate", "time_by_kick_rate"),
 ]
 
 
@@ -60,6 +65,24 @@ def cost_by_exit_rate(run: Run, case: str | None = None, ax: Axes | None = None)
     several = "costs of exits at several rates"
     group = _chosen(run, case, several, rates.exit_rate_cost_groups(run._data), list)
     return _drawn(run, group, ax, rates.exit_rate_cost_title, rates.draw_exit_rate_cost_on)
+
+
+def nodes(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, method: str | None = None
+) -> Axes:
+    """What a method costs more per exit than the baseline, by NUMA nodes.
+
+    ``method`` chooses the method, or the part of a cost, such as "siglock"; by default it is the
+    first.
+    """
+    found = [
+        one
+        for one in maps.node_maps(run._data)
+        if method in (None, one.method.partition(":")[0])  # "siglock: sigmask - sigmask_same"
+    ]
+    what = f"costs of {method or 'exits'} on several nodes"
+    chosen = _chosen(run, case, what, found, lambda one: one.cells.values())
+    return _drawn(run, chosen, ax, maps.node_title, maps.draw_nodes_on)
 
 
 def time_by_exit_rate(
@@ -114,6 +137,19 @@ def throughput_per_vcpu(
     return _scaling(run, case, ax, _scaled(exits.draw_per_vcpu_on, scale))
 
 
+def prediction(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
+) -> Axes:
+    """What a lock would cost with more vCPUs and nodes, on an axis of time with this scale.
+
+    The run needs exits with one vCPU, and hand-overs. ``case`` is one of those exits.
+    """
+    draw = _scaled(predictions.draw_prediction_on, scale)
+    what = "prediction of a lock's cost"
+    basis = _chosen(run, case, what, bases(run.summary), lambda basis: [{"id": basis.case}])
+    return _drawn(run, predictions.predicted(basis), ax, predictions.prediction_title, draw)
+
+
 # --- kicks -------------------------------------------------------------------------------------
 
 
@@ -147,6 +183,22 @@ def race(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
     """The share of kicks that each method lost, with 95 % intervals, by window."""
     cases = _chosen(run, case, "races with enough kicks", races.race_groups(run._data), list)
     return _drawn(run, cases, ax, races.race_title, races.draw_race_on)
+
+
+def lifecycle(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """What became of the kicks of fresh VMs, by the moment of the vCPU's life."""
+    cases = _chosen(run, case, "kicks of fresh VMs", lives.lifecycle_groups(run._data), list)
+    return _drawn(run, cases, ax, lives.lifecycle_title, lives.draw_lifecycle_on)
+
+
+# --- other kinds -------------------------------------------------------------------------------
+
+
+def handover(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """What handing a cache line over takes, by pair of CPUs."""
+    known = handovers.handover_cases(run._data)
+    chosen = _chosen(run, case, "timed hand-overs", known, _alone)
+    return _drawn(run, chosen, ax, handovers.handover_title, handovers.draw_handover_on)
 
 
 # --- what several of them do -------------------------------------------------------------------
