@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import guest_program
 import pytest
 from blocks_until import until
-from command import KICKBENCH
-from own_protocol import CPUS
+from guest_program import PACED, all_pass_in_the_lab
 from test_run_plan import CAPABLE, case, planned
 
-from kickbench.engine.engine import Clock, Engine, Kickers, Plan
+from kickbench.engine.engine import Engine, Plan
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe
 from kickbench.kvm import Kvm, KvmError, Vm, abi
@@ -30,30 +29,16 @@ from kickbench.run.progress import PlainProgress
 from kickbench.scenario.files import load
 
 MS = 1_000_000
-PACED = {"gaps_cycles": [1000], "first_gaps": [0], "ring_entries": 1024}
 IN_LAB = "KICKBENCH_TEST_HYPERCALL"
 """Set in the lab: the guest must get past a hypercall there."""
 
 
 @contextmanager
-def running(**pacing: object) -> Iterator[tuple[Guest, Engine]]:
+def running(**pacing: Any) -> Iterator[tuple[Guest, Engine]]:
     if not probe().hypercall_exits:
         pytest.skip("this KVM hands no hypercalls to user space")
-    clock = Clock.choose(counter_usable=True)
-    with (
-        Kvm() as kvm,
-        Guest(kvm, "hypercall", 1, **pacing) as guest,  # type: ignore[arg-type]
-        Engine(
-            guest,
-            "hypercall",
-            clock,
-            [[CPUS[0]]],
-            n_entries=1,
-            samples_capacity=1 << 16,
-            kickers=Kickers(1, [CPUS[-1]]),
-        ) as engine,
-    ):
-        yield guest, engine
+    with guest_program.running("hypercall", **pacing) as both:
+        yield both
 
 
 def made(guest: Guest) -> int:
@@ -69,7 +54,7 @@ def skip_unless_made(guest: Guest) -> None:
 @pytest.mark.kvm
 @pytest.mark.parametrize("pacing", [{}, PACED], ids=["max", "paced"])
 @pytest.mark.parametrize("method", ["immediate_exit", "sigmask", "flag_signal"])
-def test_every_hypercall_leaves_to_user_space_once(method: str, pacing: dict[str, object]) -> None:
+def test_every_hypercall_leaves_to_user_space_once(method: str, pacing: dict[str, Any]) -> None:
     with running(**pacing) as (guest, engine):
         engine.blocks([(method, 0)], warmup_ns=MS, block_ns=100 * MS)
         skip_unless_made(guest)
@@ -99,19 +84,8 @@ def test_a_kick_is_taken_when_the_hypercall_is_complete() -> None:
 
 
 @pytest.mark.lab
-def test_the_lab_has_hypercalls(tmp_path: Path) -> None:
-    # -P: the installed package, and not the folder that this is started in.
-    pytest_there = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-q"]
-    tests = [*pytest_there, "-m", "kvm", __file__]
-    done = subprocess.run(
-        [*KICKBENCH, "lab", "shell", "--machine", "amd-numa", "--", "env", f"{IN_LAB}=1", *tests],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" not in done.stdout
+def test_the_lab_has_hypercalls() -> None:
+    all_pass_in_the_lab(__file__, IN_LAB)
 
 
 SCENARIO = """

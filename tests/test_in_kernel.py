@@ -6,21 +6,18 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from blocks_until import until
-from own_protocol import CPUS
+from guest_program import PACED, running
 from test_run_kicks import SPLIT, run
 from test_run_plan import CAPABLE, case, planned
 
-from kickbench.engine.engine import Clock, Engine, Kickers, Plan
-from kickbench.guest.loader import Guest
+from kickbench.engine.engine import Plan
 from kickbench.guest.programs import PROGRAMS, stays_in_kernel
-from kickbench.kvm import Kvm, Vcpu
+from kickbench.kvm import Vcpu
 from kickbench.report.words.exits import answer_exits
 from kickbench.run import runner
 from kickbench.run.progress import PlainProgress
@@ -29,27 +26,6 @@ from kickbench.scenario.files import load
 IN_KERNEL = [name for name in PROGRAMS if stays_in_kernel(name)]
 # Not every CPU and KVM leaves the guest for a split lock, or gets past a hypercall.
 SURE = [name for name in IN_KERNEL if name not in ("split_lock", "vmcall")]
-
-
-@contextmanager
-def running(program: str, n_vcpus: int = 1) -> Iterator[tuple[Guest, Engine]]:
-    clock = Clock.choose(counter_usable=True)
-    with (
-        Kvm() as kvm,
-        Guest(
-            kvm, program, n_vcpus, gaps_cycles=[1000], first_gaps=[0] * n_vcpus, ring_entries=1024
-        ) as guest,
-        Engine(
-            guest,
-            program,
-            clock,
-            [[CPUS[0]]] * n_vcpus,
-            n_entries=1,
-            samples_capacity=1 << 16,
-            kickers=Kickers(1, [CPUS[-1]]),
-        ) as engine,
-    ):
-        yield guest, engine
 
 
 def exits_of_kvm(vcpu: Vcpu) -> int:
@@ -62,7 +38,7 @@ def exits_of_kvm(vcpu: Vcpu) -> int:
 @pytest.mark.parametrize("plan", [Plan(), Plan(kicking="volleys", gap_ns=500_000)], ids=str)
 @pytest.mark.parametrize("program", SURE)
 def test_the_guest_times_its_exits_and_kvm_counts_as_many(program: str, plan: Plan) -> None:
-    with running(program) as (guest, engine):
+    with running(program, **PACED) as (guest, engine):
         before = exits_of_kvm(guest.vcpus[0])
         left = until(
             engine,
@@ -82,7 +58,7 @@ def test_the_guest_times_its_exits_and_kvm_counts_as_many(program: str, plan: Pl
 
 @pytest.mark.kvm
 def test_every_write_to_the_ioeventfd_is_counted_there() -> None:
-    with running("ioeventfd") as (guest, engine):
+    with running("ioeventfd", **PACED) as (guest, engine):
         until(engine, lambda left: left.results["exits"].any(), [("sigmask", 0)], ms=20)
         counted = int.from_bytes(os.read(guest.eventfd, 8), "little")
         made = guest.params(0).head
@@ -91,7 +67,7 @@ def test_every_write_to_the_ioeventfd_is_counted_there() -> None:
 
 @pytest.mark.kvm
 def test_a_split_lock_adds_to_two_cache_lines() -> None:
-    with running("split_lock") as (guest, engine):
+    with running("split_lock", **PACED) as (guest, engine):
         until(engine, lambda left: left.results["exits"].any(), [("immediate_exit", 0)], ms=20)
         at = guest.params_address(0) + 0x7E
         made = guest.params(0).head
@@ -155,14 +131,7 @@ def test_other_kinds_and_arm64_skip_these_programs_with_the_reason(program: str)
 @pytest.mark.kvm
 @pytest.mark.parametrize("method", ["immediate_exit", "sigmask", "flag_signal"])
 def test_a_bounce_is_in_and_out_without_a_guest(method: str) -> None:
-    clock = Clock.choose(counter_usable=True)
-    with (
-        Kvm() as kvm,
-        Guest(kvm, "bounce", 1) as guest,
-        Engine(
-            guest, "bounce", clock, [[CPUS[0]]], n_entries=1, samples_capacity=1 << 16
-        ) as engine,
-    ):
+    with running("bounce") as (guest, engine):
         before = guest.vcpus[0].stats()
         left = until(engine, lambda left: left.results["exits"].all(), [(method, 0)] * 2, ms=5)
         after = guest.vcpus[0].stats()

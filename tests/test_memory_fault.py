@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import guest_program
 import pytest
-from command import KICKBENCH
-from own_protocol import CPUS
+from guest_program import all_pass_in_the_lab
 from test_run_plan import CAPABLE, case, planned
 
-from kickbench.engine.engine import Clock, Engine, Kickers, Plan
-from kickbench.guest.loader import PAGE, PRIVATE, Guest
+from kickbench.engine.engine import Engine, Plan
+from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe
-from kickbench.kvm import Kvm, KvmError, abi
+from kickbench.kvm import KvmError, abi
 from kickbench.lab import build as builder
 from kickbench.run import runner
 from kickbench.run.progress import PlainProgress
@@ -34,25 +32,16 @@ IN_LAB = "KICKBENCH_TEST_MEMORY_FAULT"
 """Set in the lab: its kernel has what these tests need."""
 
 
-@contextmanager
-def running() -> Iterator[tuple[Guest, Engine]]:
+def need_private_memory() -> None:
     if IN_LAB not in os.environ and not probe().private_memory:
         pytest.skip("this KVM has no VMs with private memory")
-    clock = Clock.choose(counter_usable=True)
-    with (
-        Kvm() as kvm,
-        Guest(kvm, "memory_fault", 1) as guest,
-        Engine(
-            guest,
-            "memory_fault",
-            clock,
-            [[CPUS[0]]],
-            n_entries=1,
-            samples_capacity=1 << 16,
-            kickers=Kickers(1, [CPUS[-1]]),
-        ) as engine,
-    ):
-        yield guest, engine
+
+
+@contextmanager
+def running() -> Iterator[tuple[Guest, Engine]]:
+    need_private_memory()
+    with guest_program.running("memory_fault") as both:
+        yield both
 
 
 @pytest.mark.kvm
@@ -64,10 +53,6 @@ def test_kvm_run_fails_at_the_private_page_for_each_exit() -> None:
                 vcpu.run_once()
             assert failed.value.errno == errno.EFAULT
             assert vcpu.run.exit_reason == abi.KVM_EXIT_MEMORY_FAULT
-        # The guest reads its page in vain until the page is no longer private.
-        guest.vm.make_private(PRIVATE + PAGE, PAGE)
-        with pytest.raises(KvmError):
-            vcpu.run_once()
 
 
 @pytest.mark.kvm
@@ -105,8 +90,7 @@ max_seconds = 1
 
 @pytest.mark.kvm
 def test_a_run_measures_it_and_its_kicks(tmp_path: Path) -> None:
-    if not probe().private_memory:
-        pytest.skip("this KVM has no VMs with private memory")
+    need_private_memory()
     path = tmp_path / "memory_fault.toml"
     path.write_text(SCENARIO)
     outcome = runner.run(load(path), tmp_path / "results", PlainProgress())
@@ -115,20 +99,8 @@ def test_a_run_measures_it_and_its_kicks(tmp_path: Path) -> None:
 
 @pytest.mark.lab("amd-numa", "private-memory")
 def test_the_lab_has_private_memory() -> None:
-    # -P: the installed package, and not the folder that this is started in.
-    pytest_there = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-q"]
-    tests = [*pytest_there, "-m", "kvm", __file__]
     kernel = str(builder.built(config="private-memory"))
-    machine = ["--machine", "amd-numa", "--kernel", kernel]
-    done = subprocess.run(
-        [*KICKBENCH, "lab", "shell", *machine, "--", "env", f"{IN_LAB}=1", *tests],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" not in done.stdout
+    all_pass_in_the_lab(__file__, IN_LAB, "--kernel", kernel)
 
 
 # --- as planned -----------------------------------------------------------------------------------
