@@ -10,22 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tiny import tiny
+
 from kickbench.fleet.files import Files
 from kickbench.fleet.query import ask
-
-SCENARIO = """
-name = "tiny"
-[vm]
-vcpus = [1]
-[guest]
-program = "pm_timer"
-[measure]
-kinds = ["exits"]
-methods = ["sigmask", "immediate_exit"]
-processes = 2
-max_seconds = {seconds}
-precision = 1e-6
-"""
 
 SOON = """
 from kickbench.entry import main
@@ -33,6 +21,10 @@ from kickbench.fleet import run
 run.GONE_SECONDS = 5
 main()
 """
+
+
+def scenario(seconds: float) -> str:
+    return tiny(processes=2, max_seconds=seconds, precision=1e-6)
 
 
 def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
@@ -65,7 +57,7 @@ class Begun:
 def beginning(host: str, state: Path, words: list[str], tmp_path: Path) -> Iterator[Begun]:
     """Measure as ``words`` say, and go on when ``host`` does. It keeps its fleets in ``state``."""
     path = tmp_path / "long.toml"
-    path.write_text(SCENARIO.format(seconds=8))
+    path.write_text(scenario(8))
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", SOON, "fleet", "run", str(path), *words],
         stdout=subprocess.PIPE,

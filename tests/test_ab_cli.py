@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import synthetic_run
 from command import kickbench_captured
+from tiny import tiny
 
 from kickbench.ab import hosts, state
 from kickbench.ab.order import order
@@ -184,22 +185,11 @@ def playing(monkeypatch: pytest.MonkeyPatch) -> Playing:
     return host
 
 
-TINY = """
-name = "tiny"
-[vm]
-vcpus = [1]
-[guest]
-program = "pm_timer"
-[measure]
-methods = ["immediate_exit"]
-"""
-
-
 @pytest.fixture
 def begun(playing: Playing, tmp_path: Path) -> Path:
     """A plan whose host came up in its first kernel. Its scenario's file is gone."""
     file, plan = tmp_path / "tiny.toml", tmp_path / "plan"
-    file.write_text(TINY)
+    file.write_text(tiny())
     words = ["--by", "kexec", "--kernel", "a", "--kernel", "b", "--settle", 0, "--yes"]
     done = kickbench_captured("ab", "start", file, "--state", plan, *words)
     assert (done.returncode, len(playing.boots)) == (EXIT_OK, 1), done.stderr
@@ -210,7 +200,7 @@ def begun(playing: Playing, tmp_path: Path) -> Path:
 def test_all_boots_measure_what_the_scenario_was_when_the_plan_began(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "again.toml").write_text(TINY)
+    (tmp_path / "again.toml").write_text(tiny())
     measured = []
 
     def run(scenario: Scenario, *_: object, **__: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sshd
 from command import kickbench_captured
-from fleets import SCENARIO, Begun, beginning, stored
+from fleets import Begun, beginning, scenario, stored
 from watching import wait_for
 
 from kickbench.fleet.versions import differing, versions
@@ -58,7 +58,7 @@ def test_hosts_of_a_file_measure_and_others_are_said(box: sshd.Sshd, tmp_path: P
     for name, (begins, _) in OTHERS.items():
         path = python(tmp_path / name, begins)
         lines.append(f"{name} ansible_host=box ansible_python_interpreter={path}")
-    (tmp_path / "tiny.toml").write_text(SCENARIO.format(seconds=1))
+    (tmp_path / "tiny.toml").write_text(scenario(1))
     options = words(tmp_path, *lines)
     done = kickbench_captured("fleet", "run", tmp_path / "tiny.toml", *options)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ import pytest
 import sshd
 from command import kickbench_captured
 from dask_hosts import Cluster
-from fleets import SCENARIO, Begun, beginning, stored
+from fleets import Begun, beginning, scenario, stored
 from hypothesis import given
 from hypothesis import strategies as st
 from watching import wait_for
@@ -45,7 +45,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def fleet(cluster: Cluster, tmp_path: Path) -> list[object]:
     """The words of a command that measures for a second."""
     path = tmp_path / "tiny.toml"
-    path.write_text(SCENARIO.format(seconds=1))
+    path.write_text(scenario(1))
     return ["fleet", "run", path, "--scheduler", cluster.address, "--store", tmp_path / "store"]
 
 
@@ -116,7 +116,7 @@ def test_only_some_hosts(cluster: Cluster, fleet: list[object], tmp_path: Path) 
 def test_a_nightly_job_s_scenarios_are_measured_on_each_host(
     cluster: Cluster, fleet: list[object], tmp_path: Path
 ) -> None:
-    text = SCENARIO.format(seconds=1)
+    text = scenario(1)
     (tmp_path / "other.toml").write_text(text.replace('"tiny"', '"other"'))
     # One vCPU on a CPU that no host has: no case can run.
     (tmp_path / "none.toml").write_text(
@@ -256,7 +256,7 @@ def test_a_host_that_is_stopped_at_once_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    text = SCENARIO.format(seconds=600)
+    text = scenario(600)
     store = Files(str(tmp_path / "store"))
     store.write(order_name("fleet"), b"{}")
     order = Order("fleet", {"tiny": text}, (), store.url)
@@ -352,7 +352,7 @@ def test_what_cannot_be_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
 ) -> None:
     (tmp_path / "mine.c").write_text("")
-    text = SCENARIO.format(seconds=1).replace('"sigmask"', '"./mine.c"')
+    text = scenario(1).replace('"sigmask"', '"./mine.c"')
     (tmp_path / "own.toml").write_text(text)
     monkeypatch.setattr(fleet_run, "CONNECT_SECONDS", 1)
     done = kickbench_captured("fleet", "run", *(word.format(tmp=tmp_path) for word in words))

@@ -11,20 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import tiny
 
 from kickbench.host.turn import taken
 
-TINY = """
-name = "tiny"
-[vm]
-vcpus = [1]
-[guest]
-program = "pm_timer"
-[measure]
-methods = ["immediate_exit"]
-processes = 1
-max_seconds = 0.2
-"""
 WAIT = """
 from kickbench.host.turn import taken
 with taken("pid 2, two", wait=True, say=lambda text: print(text, flush=True)) as other:
@@ -130,7 +120,7 @@ def test_a_file_that_cannot_be_had_keeps_nobody_from_measuring(
 @pytest.mark.kvm
 def test_a_run_beside_another_says_so_and_keeps_it(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
+    path.write_text(tiny(methods=["immediate_exit"], max_seconds=0.2))
     results = tmp_path / "results"
     with taken("pid 1, results/one", wait=False, say=print):
         done = subprocess.run(

@@ -19,6 +19,7 @@ import pytest
 from blocks_until import until
 from guest_program import PACED, all_pass_in_the_lab
 from test_run_plan import CAPABLE, case, planned
+from tiny import tiny
 
 from kickbench.engine.engine import Engine, Plan
 from kickbench.guest.loader import Guest
@@ -88,24 +89,11 @@ def test_the_lab_has_hypercalls() -> None:
     all_pass_in_the_lab(__file__, IN_LAB)
 
 
-SCENARIO = """
-name = "hypercall"
-[vm]
-vcpus = [1]
-[guest]
-program = "hypercall"
-[measure]
-kinds = ["exits", "pause_all"]
-methods = ["immediate_exit"]
-processes = 1
-max_seconds = 1
-"""
-
-
 @pytest.mark.kvm
 def test_a_run_measures_it_or_says_that_this_kvm_cannot(tmp_path: Path) -> None:
     path = tmp_path / "hypercall.toml"
-    path.write_text(SCENARIO)
+    measured = {"kinds": ["exits", "pause_all"], "methods": ["immediate_exit"]}
+    path.write_text(tiny(program="hypercall", **measured))
     outcome = runner.run(load(path), tmp_path / "results", PlainProgress())
     if IN_LAB in os.environ:
         assert not outcome.failed

@@ -17,8 +17,10 @@ import guest_program
 import pytest
 from guest_program import all_pass_in_the_lab
 from test_run_plan import CAPABLE, case, planned
+from tiny import tiny
 
 from kickbench.engine.engine import Engine, Plan
+from kickbench.errors import ScenarioError
 from kickbench.guest.loader import Guest
 from kickbench.host.capabilities import probe
 from kickbench.kvm import KvmError, abi
@@ -74,25 +76,11 @@ def test_kicks_are_taken() -> None:
     assert all(results["kicked"])
 
 
-SCENARIO = """
-name = "memory_fault"
-[vm]
-vcpus = [1]
-[guest]
-program = "memory_fault"
-[measure]
-kinds = ["exits", "kick"]
-methods = ["immediate_exit", "sigmask"]
-processes = 1
-max_seconds = 1
-"""
-
-
 @pytest.mark.kvm
 def test_a_run_measures_it_and_its_kicks(tmp_path: Path) -> None:
     need_private_memory()
     path = tmp_path / "memory_fault.toml"
-    path.write_text(SCENARIO)
+    path.write_text(tiny(program="memory_fault", kinds=["exits", "kick"]))
     outcome = runner.run(load(path), tmp_path / "results", PlainProgress())
     assert not outcome.failed
 
@@ -118,6 +106,7 @@ def test_without_the_type_or_on_arm64_it_is_skipped_with_the_reason() -> None:
 
 def test_it_cannot_pace_itself(tmp_path: Path) -> None:
     path = tmp_path / "paced.toml"
-    path.write_text(SCENARIO.replace('fault"\n[measure]', 'fault"\nexit_rate_hz = 1000\n[measure]'))
-    with pytest.raises(Exception, match="memory_fault"):
+    text = tiny(program="memory_fault")
+    path.write_text(text.replace("[measure]", "exit_rate_hz = 1000\n[measure]"))
+    with pytest.raises(ScenarioError, match="the program memory_fault cannot be paced"):
         load(path)

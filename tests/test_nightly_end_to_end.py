@@ -21,22 +21,11 @@ from typing import Any
 
 import pytest
 from command import KICKBENCH
+from tiny import tiny
 
 SLOW_SYSCALLS = [sys.executable, str(Path(__file__).with_name("slow_syscalls.py"))]
 MOST_INSTRUCTIONS = 30_000
 
-SCENARIO = """
-name = "tiny"
-[vm]
-vcpus = 1
-[guest]
-program = "pm_timer"
-[measure]
-methods = ["immediate_exit"]
-processes = 3
-max_seconds = 1
-precision = 0.000001
-"""
 CASE = "exits-pm_timer-1vcpu-max-any"
 
 JOB = """
@@ -160,7 +149,9 @@ def test_a_command_below_the_filter_runs_as_it_would_without() -> None:
 
 @pytest.mark.kvm
 def test_slower_system_calls_are_found_and_quiet_nights_are_no_alarm(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(SCENARIO)
+    (tmp_path / "tiny.toml").write_text(
+        tiny(methods=["immediate_exit"], processes=3, precision=1e-6)
+    )
     (tmp_path / "nightly.toml").write_text(JOB)
 
     # Five nights make a baseline, and two are judged together.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tiny import tiny
 
 from kickbench.arch import ARCHS
 
@@ -125,19 +126,6 @@ def test_the_sdist_builds_without_a_network_what_the_checkout_builds(
     assert names(package) == names(wheel(packages))
 
 
-TINY = """\
-name = "tiny"
-[vm]
-vcpus = [1]
-[guest]
-program = "pm_timer"
-[measure]
-methods = ["sigmask", "immediate_exit"]
-processes = 1
-max_seconds = 1
-"""
-
-
 @dataclass(frozen=True)
 class Installed:
     """kickbench in the home of a user who has nothing else."""
@@ -204,7 +192,7 @@ def test_an_installer_gives_the_command_its_manual_pages_and_completions(
 
 @pytest.mark.kvm
 def test_what_an_installer_installed_measures_and_reports(installed: Installed) -> None:
-    (installed.home / "tiny.toml").write_text(TINY)
+    (installed.home / "tiny.toml").write_text(tiny())
     installed.run("kickbench", "run", "tiny.toml")
     assert "immediate_exit" in installed.run("kickbench", "show", "results")
     installed.run("kickbench", "report", "results")

@@ -15,20 +15,8 @@ from pathlib import Path
 import pytest
 import sshd
 from command import KICKBENCH, kickbench_captured
+from tiny import tiny
 from watching import only_run, statuses, wait_for
-
-SCENARIO = """
-name = "tiny"
-[vm]
-vcpus = [1, 2]
-[guest]
-program = "pm_timer"
-[measure]
-methods = ["sigmask", "immediate_exit"]
-processes = {processes}
-max_seconds = {seconds}
-precision = 1e-6
-"""
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -37,7 +25,7 @@ pytestmark = pytest.mark.kvm
 
 def scenario(folder: Path, processes: int = 2, seconds: float = 1.0) -> Path:
     path = folder / "tiny.toml"
-    path.write_text(SCENARIO.format(processes=processes, seconds=seconds))
+    path.write_text(tiny([1, 2], processes=processes, max_seconds=seconds, precision=1e-6))
     return path
 
 

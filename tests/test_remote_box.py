@@ -30,6 +30,7 @@ import pytest
 from command import KICKBENCH, kickbench_captured
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny
 from watching import only_run, statuses, wait_for
 
 import kickbench.agent
@@ -430,10 +431,7 @@ def test_several_boxes_measure_at_once_and_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KICKBENCH_SSH", " ".join(script(tmp_path, 'exec sh -c "$4"')))
-    (tmp_path / "tiny.toml").write_text(
-        'name = "tiny"\n[vm]\nvcpus = 1\n[guest]\nprogram = "pm_timer"\n[measure]\n'
-        'methods = ["sigmask", "immediate_exit"]\nprocesses = 1\nmax_seconds = 0.5\n'
-    )
+    (tmp_path / "tiny.toml").write_text(tiny(max_seconds=0.5))
     hosts = ["--host", "one", "--host", "two"]
     done = kickbench_captured("run", tmp_path / "tiny.toml", *hosts, "--results", tmp_path / "r")
     assert done.returncode == 0, done.stderr
