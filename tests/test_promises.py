@@ -306,7 +306,7 @@ OURS = {"KICKBENCH_LAB", "KICKBENCH_MACHINE"}
 """What kickbench says to itself, or to the shell in a machine of the lab."""
 
 
-def test_the_page_has_every_variable_of_the_environment() -> None:
+def test_the_page_and_the_manual_have_every_variable_of_the_environment() -> None:
     modules = (ROOT / "kickbench").rglob("*.py")
     found = {
         name
@@ -314,6 +314,8 @@ def test_the_page_has_every_variable_of_the_environment() -> None:
         for name in re.findall(r"\"(KICKBENCH_[A-Z_]+)\"", module.read_text(encoding="utf-8"))
     }
     assert found - OURS == set(rows(PAGE, "variable"))
+    manual = (ROOT / "packaging/man/kickbench.1").read_text(encoding="utf-8")
+    assert found - OURS == set(re.findall(r"^\\fB(KICKBENCH_\w+)\\fP$", manual, re.MULTILINE))
 
 
 def options(command: Any, name: str = "") -> Iterator[str]:

@@ -63,14 +63,6 @@ def test_what_formats_manual_pages_has_nothing_to_warn_of(check: list[str]) -> N
     assert [line for line in found if "missing date" not in line] == []
 
 
-def test_the_main_manual_page_names_every_variable_that_users_set() -> None:
-    text = "".join(path.read_text() for path in (ROOT / "kickbench").rglob("*.py"))
-    inside = {"KICKBENCH_LAB", "KICKBENCH_MACHINE"}  # what a machine of the lab finds there
-    users = set(re.findall(r'"(KICKBENCH_[A-Z]+)"', text)) - inside
-    page = (ROOT / man_pages.MAN / "kickbench.1").read_text(encoding="utf-8")
-    assert users == set(re.findall(r"^\\fB(KICKBENCH_\w+)\\fP$", page, re.MULTILINE))
-
-
 def test_exit_code_1_names_every_command_that_can_be_asked_for_it() -> None:
     asked = {
         f"{context.command_path.removeprefix('kickbench ')} {option}"
