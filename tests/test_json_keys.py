@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import synthetic_explanation
 import synthetic_run
+from test_ab_cli import a_plan
 from typer.testing import CliRunner
 
 from kickbench.cli import app
@@ -55,6 +56,10 @@ def compare(folder: Path) -> Any:
     return printed("compare", "--json", *runs)
 
 
+def ab_report(folder: Path) -> Any:
+    return printed("ab", "report", "--json", a_plan(folder / "plan"))
+
+
 def counts(folder: Path) -> Any:
     run = synthetic_run.build(
         folder, cases=[synthetic_run.case(1)], rounds=4, emulated=True, count_step=1
@@ -76,6 +81,7 @@ def predict(folder: Path) -> Any:
 DOCUMENTS: dict[str, Callable[[Path], Any]] = {
     "show": show,
     "compare": compare,
+    "ab report": ab_report,
     "predict": predict,
     "doctor": lambda _: printed("doctor", "--json"),
     "methods": lambda _: printed("methods", "--json"),
