@@ -43,14 +43,26 @@ _POINTS = 400
 _SLOWEST = 0.99
 """The axis of round trips ends at this quantile. One preemption would press all into one line."""
 
+RoundTrips = tuple[Summary, dict[str, Floats]]
+"""A case, and by way all its round trips in ns, the shortest first."""
+
 
 # --- work --------------------------------------------------------------------------------------
 
 
 def draw_work(data: RunData) -> list[Plot]:
     """The work of L2 by way, on an axis that shows both 0 and millions: a plot per case."""
-    cases = [case for case in finished(data.summary, "nested") if _measured(case)]
-    return draw_each(cases, lambda case: _work_plot(data, case))
+    return draw_each(work_cases(data), lambda case: _work_plot(data, case))
+
+
+def work_cases(data: RunData) -> list[Summary]:
+    """The cases that measured a way of entering L2."""
+    return [case for case in finished(data.summary, "nested") if _measured(case)]
+
+
+def nested_title(data: RunData, case: Summary) -> str:
+    """What distinguishes the plot from those of other cases."""
+    return titled(data, label(data.summary, case))
 
 
 def _measured(case: Summary) -> list[str]:
@@ -58,9 +70,16 @@ def _measured(case: Summary) -> list[str]:
 
 
 def _work_plot(data: RunData, case: Summary) -> Plot:
+    title = nested_title(data, case)
+    canvas, axes = new_plot(title, 1.0 + 0.5 * len(_measured(case)))
+    draw_work_on(axes, data, case)
+    said = answer_nested({**data.summary, "cases": [case]}, ())
+    return Plot(title, said[0], canvas)
+
+
+def draw_work_on(axes: Axes, data: RunData, case: Summary) -> None:
+    """Draw one of :func:`work_cases`."""
     methods = _measured(case)
-    title = titled(data, label(data.summary, case))
-    canvas, axes = new_plot(title, 1.0 + 0.5 * len(methods))
     for y, method in enumerate(methods):
         work = case["methods"][method]["work"]
         colour, marker = style(data, method)
@@ -94,8 +113,6 @@ def _work_plot(data: RunData, case: Summary) -> Plot:
         axes.axvline(limit, color=BAND, linestyle="--", linewidth=1.4)
         handle = Line2D([], [], color=BAND, linestyle="--", linewidth=1.4)
         draw_legend(axes, [handle], [f"late beyond {engineering(limit)} turns"])
-    said = answer_nested({**data.summary, "cases": [case]}, ())
-    return Plot(title, said[0], canvas)
 
 
 # --- round trips -------------------------------------------------------------------------------
@@ -103,16 +120,25 @@ def _work_plot(data: RunData, case: Summary) -> Plot:
 
 def draw_round_trips(data: RunData) -> list[Plot]:
     """The share of round trips that took no longer, by way: a plot per case that has its table."""
-    found = [
+    return draw_each(round_trip_groups(data), lambda group: _round_trip_plot(data, group))
+
+
+def round_trip_groups(data: RunData) -> list[RoundTrips]:
+    """The cases with round trips that are compared, and still have their table."""
+    return [
         (case, times)
         for case in finished(data.summary, "nested")
         if case["id"] not in data.without_tables and (times := _round_trips(data, case))
     ]
-    return draw_each(found, lambda one: _round_trip_plot(data, *one))
+
+
+def round_trip_title(data: RunData, group: RoundTrips) -> str:
+    """What distinguishes the plot from those of other cases."""
+    return nested_title(data, group[0])
 
 
 def _round_trips(data: RunData, case: Summary) -> dict[str, Floats]:
-    """By way, for those that are compared: all round trips in ns, the shortest first."""
+    """As in :data:`RoundTrips`, for the ways that are compared."""
     every = read_nested(data.reader, case["id"])
     found = {}
     for index, method in enumerate(case["methods"]):
@@ -122,30 +148,10 @@ def _round_trips(data: RunData, case: Summary) -> dict[str, Floats]:
     return found
 
 
-def _round_trip_plot(data: RunData, case: Summary, times: dict[str, Floats]) -> Plot:
+def _round_trip_plot(data: RunData, group: RoundTrips) -> Plot:
+    case, times = group
     unit = nanoseconds(data.summary)
-    title = titled(data, label(data.summary, case))
-    low = min(float(ns[0]) for ns in times.values())
-    high = max(float(np.quantile(ns, _SLOWEST)) for ns in times.values())
-    high = max(high, 1.02 * low)
-
-    def draw(axes: Axes, scale: str) -> None:
-        handles = [
-            _draw_line(axes, data, method, index, ns)
-            for index, (method, ns) in enumerate(times.items())
-        ]
-        if scale == LOGARITHMIC:
-            axes.set_xscale("log")
-            log_ticks(axes, [low, high], "x", tick_time)
-        else:
-            room = 0.05 * (high - low)
-            axes.set_xlim(low - room, high + room)
-            round_ticks(axes, "x", tick_time)
-        axes.set_xlabel(f"round trip [{unit}]")
-        axes.set_ylabel("round trips that took no longer [%]")
-        axes.set_ylim(0, 102)
-        draw_legend(axes, handles, list(times))
-
+    _, high = _bulk(times)
     medians = [
         f"{method} {significant(case['methods'][method]['round_trip_ns']['p50'])} {unit}"
         for method in times
@@ -158,7 +164,41 @@ def _round_trip_plot(data: RunData, case: Summary, times: dict[str, Floats]) -> 
     ]
     if shares:
         finding += f" The slowest, {listed(shares)}, are beyond the axis."
-    return on_both(title, finding, draw, LOGARITHMIC, LINEAR)
+    return on_both(
+        round_trip_title(data, group),
+        finding,
+        lambda axes, scale: draw_round_trips_on(axes, data, group, scale),
+        LOGARITHMIC,
+        LINEAR,
+    )
+
+
+def draw_round_trips_on(axes: Axes, data: RunData, group: RoundTrips, scale: str) -> None:
+    """Draw one of :func:`round_trip_groups`, on an axis of time with this scale."""
+    _, times = group
+    handles = [
+        _draw_line(axes, data, method, index, ns)
+        for index, (method, ns) in enumerate(times.items())
+    ]
+    low, high = _bulk(times)
+    if scale == LOGARITHMIC:
+        axes.set_xscale("log")
+        log_ticks(axes, [low, high], "x", tick_time)
+    else:
+        room = 0.05 * (high - low)
+        axes.set_xlim(low - room, high + room)
+        round_ticks(axes, "x", tick_time)
+    axes.set_xlabel(f"round trip [{nanoseconds(data.summary)}]")
+    axes.set_ylabel("round trips that took no longer [%]")
+    axes.set_ylim(0, 102)
+    draw_legend(axes, handles, list(times))
+
+
+def _bulk(times: dict[str, Floats]) -> tuple[float, float]:
+    """The range of all but the slowest round trips."""
+    low = min(float(ns[0]) for ns in times.values())
+    high = max(float(np.quantile(ns, _SLOWEST)) for ns in times.values())
+    return low, max(high, 1.02 * low)
 
 
 def _draw_line(axes: Axes, data: RunData, method: str, index: int, ns: Floats) -> Any:

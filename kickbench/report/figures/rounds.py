@@ -35,7 +35,7 @@ from kickbench.report.figures.plots import (
     where,
 )
 from kickbench.report.words.differences import amount, contrasts, cost, interval, per
-from kickbench.report.words.names import Summary, nanoseconds, series_of
+from kickbench.report.words.names import Summary, finished, nanoseconds, series_of
 from kickbench.summary.data import RunData
 from kickbench.summary.exits import Rounds, read_disturbances, read_pairs, read_rounds
 from kickbench.summary.shared import Floats, Ints, Paired
@@ -70,6 +70,8 @@ _DISTURBED = {
     "rescues": ("rescued", "kicks repeated to end a block"),
 }
 
+CaseAndMethod = tuple[Summary, str]
+
 
 # --- cost over time ----------------------------------------------------------------------------
 
@@ -77,6 +79,11 @@ _DISTURBED = {
 def draw_over_time(data: RunData) -> list[Plot]:
     """Time per exit round by round, a line per method: a plot per series, of :func:`telling`."""
     return draw_each(_telling_cases(data), lambda case: _over_time_plot(data, case))
+
+
+def round_cases(data: RunData) -> list[Summary]:
+    """The cases whose rounds can be drawn."""
+    return [case for case in finished(data.summary, "exits") if _has_rounds(data, case)]
 
 
 def _telling_cases(data: RunData) -> list[Summary]:
@@ -95,14 +102,18 @@ def _has_rounds(data: RunData, case: Summary) -> bool:
 
 
 def _over_time_plot(data: RunData, case: Summary) -> Plot:
-    unit = nanoseconds(data.summary)
+    title = case_title(data, case)
+    canvas, axes = new_plot(title, _HEIGHT_INCHES)
+    return Plot(title, draw_over_time_on(axes, data, case), canvas)
+
+
+def draw_over_time_on(axes: Axes, data: RunData, case: Summary) -> str:
+    """Draw one of :func:`round_cases`. Returns what the plot shows, in sentences."""
     rounds = read_rounds(data.reader, case["id"])
     methods = list(case["methods"])
     values = rounds.ns_per_exit[:, : len(methods)]
     each = -(-len(values) // MOST_POINTS)
     lines = _grouped(rounds.process, values, each)
-    title = case_title(data, case)
-    canvas, axes = new_plot(title, _HEIGHT_INCHES)
     low, high = _bulk(lines.median)
     handles: list[Any] = []
     for index, method in enumerate(methods):
@@ -135,9 +146,9 @@ def _over_time_plot(data: RunData, case: Summary) -> Plot:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_time(value)))
     axes.set_xlabel("round [number], one process after the other")
-    axes.set_ylabel(f"time per exit [{unit}]")
+    axes.set_ylabel(f"time per exit [{nanoseconds(data.summary)}]")
     draw_legend(axes, handles, methods, split=(len(methods) + 1) // 2)
-    return Plot(title, _over_time_finding(data, case, rounds, disturbed, each), canvas)
+    return _over_time_finding(data, case, rounds, disturbed, each)
 
 
 @dataclass(frozen=True)
@@ -282,10 +293,29 @@ def _over_time_finding(
 def draw_differences(data: RunData) -> list[Plot]:
     """Method - baseline round by round, beside the A/A control: a plot per series and method."""
     pairs = [(case, method) for case in _telling_cases(data) for method in contrasts(case)]
-    return draw_each(pairs, lambda pair: _differences_plot(data, *pair))
+    return draw_each(pairs, lambda pair: _differences_plot(data, pair))
 
 
-def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
+def difference_pairs(data: RunData) -> list[CaseAndMethod]:
+    """The cases whose rounds can be drawn, each with the methods that are compared."""
+    return [(case, method) for case in round_cases(data) for method in contrasts(case)]
+
+
+def difference_title(data: RunData, pair: CaseAndMethod) -> str:
+    """What distinguishes the plot from those of other cases and methods."""
+    case, method = pair
+    return titled(data, f"{plain(method)} - {plain(str(case['baseline']))}, {where(data, case)}")
+
+
+def _differences_plot(data: RunData, pair: CaseAndMethod) -> Plot:
+    title = difference_title(data, pair)
+    canvas, axes = new_plot(title, _HEIGHT_INCHES)
+    return Plot(title, draw_differences_on(axes, data, pair), canvas)
+
+
+def draw_differences_on(axes: Axes, data: RunData, pair: CaseAndMethod) -> str:
+    """Draw one of :func:`difference_pairs`. Returns what the plot shows, in sentences."""
+    case, method = pair
     unit = nanoseconds(data.summary)
     contrast, control, baseline = contrasts(case)[method], case["control"], str(case["baseline"])
     found = read_pairs(data.reader, case["id"], contrast["metric"])
@@ -296,8 +326,6 @@ def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     means = [mean for paired, _, _ in sides for mean in paired.processes()]
     ends = [end for _, summary, _ in sides for end in summary["ci95"]]
     limits = _bulk(every, 0.0, *means, *ends)
-    title = titled(data, f"{plain(method)} - {plain(baseline)}, {where(data, case)}")
-    canvas, axes = new_plot(title, _HEIGHT_INCHES)
     longest = max(paired.count for paired, _, _ in sides)
     each = -(-longest // MOST_DOTS)
     for index, (paired, summary, colour) in enumerate(sides):
@@ -331,7 +359,7 @@ def _differences_plot(data: RunData, case: Summary, method: str) -> Plot:
     text = sentence("; ".join(finding))
     if beyond:
         text += f" {plural(beyond, 'dot lies', 'dots lie')} beyond the axis, marked at its edge."
-    return Plot(title, text, canvas)
+    return text
 
 
 def _draw_side(
