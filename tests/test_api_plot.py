@@ -28,8 +28,7 @@ OTHER_NAMES = {
 }
 """By figure of the report, its functions, if they have other names than the figure."""
 ELSEWHERE = {
-    *("differences", "nested-round-trips", "nested-work", "observed-kicks", "observed-over-time"),
-    *("observed-times", "observed-ways", "over-time"),
+    *("observed-kicks", "observed-over-time", "observed-times", "observed-ways"),
 }
 """Figures of the report that no function draws."""
 
@@ -76,6 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> kickbench.Run:
         synthetic_run.race_case(),
         synthetic_run.lifecycle_case(),
         synthetic_run.handover_case(processes=2),
+        synthetic_run.nested_case(),
     ]
     folder = tmp_path_factory.mktemp("runs")
     return kickbench.read(

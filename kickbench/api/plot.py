@@ -23,7 +23,7 @@ from kickbench.text import did_you_mean, printable, shorten
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
     from kickbench.report.figures import contention as contentions
-    from kickbench.report.figures import exits, kicks, races, rates
+    from kickbench.report.figures import exits, kicks, nested, races, rates, rounds
     from kickbench.report.figures import handover as handovers
     from kickbench.report.figures import lifecycle as lives
     from kickbench.report.figures import nodes as maps
@@ -42,9 +42,10 @@ _T = TypeVar("_T")
 Scale = Literal["logarithmic", "linear"]
 
 __all__ = [
-    *("contention", "cost", "cost_by_exit_rate", "ecdf", "handover", "kick_latency", "lifecycle"),
-    *("nodes", "pauses", "percentiles", "prediction", "race", "shift"),
-    *("throughput", "throughput_per_vcpu", "time_by_exit_rate", "time_by_kick_rate"),
+    *("contention", "cost", "cost_by_exit_rate", "differences", "ecdf", "handover", "kick_latency"),
+    *("lifecycle", "nested_round_trips", "nested_work", "nodes", "over_time", "pauses"),
+    *("percentiles", "prediction", "race", "shift", "throughput", "throughput_per_vcpu"),
+    *("time_by_exit_rate", "time_by_kick_rate"),
 ]
 
 
@@ -83,6 +84,25 @@ def nodes(
     what = f"costs of {method or 'exits'} on several nodes"
     chosen = _chosen(run, case, what, found, lambda one: one.cells.values())
     return _drawn(run, chosen, ax, maps.node_title, maps.draw_nodes_on)
+
+
+def differences(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, method: str | None = None
+) -> Axes:
+    """The differences of a method from the baseline, round by round, beside the A/A control.
+
+    ``method`` chooses the method; by default it is the first that is compared.
+    """
+    pairs = [pair for pair in rounds.difference_pairs(run._data) if method in (None, pair[1])]
+    what = f"differences by round{f' of {method}' if method else ''}"
+    pair = _chosen(run, case, what, pairs, lambda pair: [pair[0]])
+    return _drawn(run, pair, ax, rounds.difference_title, rounds.draw_differences_on)
+
+
+def over_time(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The time per exit of one case, round by round, and what disturbed the rounds."""
+    chosen = _chosen(run, case, "rounds of exits", rounds.round_cases(run._data), _alone)
+    return _drawn(run, chosen, ax, case_title, rounds.draw_over_time_on)
 
 
 def time_by_exit_rate(
@@ -199,6 +219,25 @@ def handover(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
     known = handovers.handover_cases(run._data)
     chosen = _chosen(run, case, "timed hand-overs", known, _alone)
     return _drawn(run, chosen, ax, handovers.handover_title, handovers.draw_handover_on)
+
+
+def nested_work(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The work that L2 gets done before L1 has its event, by the way of entering L2."""
+    chosen = _chosen(run, case, "work of L2", nested.work_cases(run._data), _alone)
+    return _drawn(run, chosen, ax, nested.nested_title, nested.draw_work_on)
+
+
+def nested_round_trips(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "logarithmic"
+) -> Axes:
+    """The share of a guest hypervisor's round trips that took no longer.
+
+    The time is on an axis with this scale.
+    """
+    draw = _scaled(nested.draw_round_trips_on, scale)
+    known = nested.round_trip_groups(run._data)
+    group = _chosen(run, case, "round trips", known, lambda group: [group[0]])
+    return _drawn(run, group, ax, nested.round_trip_title, draw)
 
 
 # --- what several of them do -------------------------------------------------------------------
