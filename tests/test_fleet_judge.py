@@ -242,6 +242,15 @@ def test_odd_hosts_are_told_by_what_is_odd() -> None:
     assert all(host in one.words for host, one in found.items())
 
 
+def test_a_host_that_moved_a_week_before_it_changed_alone_changed_on_its_day() -> None:
+    world = World(days=80)
+    world.move(np.arange(60), 36, "kernel", "new")
+    world.step(np.array([11]), 46, 0.05)
+    (one,) = told(world).odd
+    days = world.panel().days
+    assert (one.host, one.oddity, one.since) == ("host011", "step", days[46])
+
+
 def test_a_fleet_like_itself_has_no_odd_hosts() -> None:
     assert [told(World(seed=seed)).odd for seed in range(4)] == [()] * 4
 

@@ -166,6 +166,21 @@ def _stepped(
             tuple(int(figure) for figure in figures),
             float(together[host, day]),
             float(z[host, day]),
-            panel.days[day],
+            panel.days[_begin(fleet.steps.field[1], int(host), day, float(together[host, day]))],
             "",
         )
+
+
+def _begin(night: Floats, host: int, day: int, size: float) -> int:
+    """The first night of a step that was seen on a day.
+
+    A host that moved shortly before it stepped is not looked at until the move is past.
+    """
+    for at in range(day - 1, max(day - AFTER[0], 0), -1):
+        alone = night[:, host, at] - median(night[:, :, at], 1)
+        size_then = float(median(alone))
+        if size_then / size > 0.5:
+            day = at
+        elif np.isfinite(size_then):
+            break
+    return day
