@@ -32,42 +32,46 @@ Floats = NDArray[np.float64]
 
 def over_time(found: Found, group: Group, figure: int) -> Plot:
     """A figure of a group: the median of its hosts, and the quartiles as a band."""
-    series = (some[figure] for some in (group.middle, group.low, group.high))
     changes = changes_of(group, figure)
-    return _over_time(found, figure, "median", _COLOUR, changes, *series)
+    return _over_time(found, figure, ("median", _COLOUR), group.middle[figure], group, changes)
 
 
 def host_over_time(found: Found, track: Track, group: Group | None, figure: int) -> Plot:
     """A figure of a host, with the quartiles of its group as a band, and with its moves."""
     own = track.value[track.figures.index(figure)]
-    none = np.full_like(own, np.nan)
-    low, high = (none, none) if group is None else (group.low[figure], group.high[figure])
-    changes = changes_of(track, figure)
-    days = {day for day, _, _ in track.moves}
-    return _over_time(found, figure, "night", _HOST, changes, own, low, high, moves=days)
+    changes, days = changes_of(track, figure), {day for day, _, _ in track.moves}
+    return _over_time(found, figure, ("night", _HOST), own, group, changes, days)
 
 
 def _over_time(
     found: Found,
     figure: int,
-    what: str,
-    colour: str,
+    look: tuple[str, str],
+    line: NDArray[np.float32],
+    group: Group | None,
     changes: Sequence[tuple[int, str, float]],
-    *series: NDArray[np.float32],
     moves: Collection[str] = (),
 ) -> Plot:
-    """A line and a band (middle, low, high), with the days of changes and of moves."""
+    """A line before the band of a group, with the days of changes and of moves.
+
+    ``look`` says what a point of the line is, and its colour.
+    """
     one = found.figures[figure]
+    what, colour = look
     title = f"{case_name(found, one)}: {metric_name(one)}"
     canvas, axes = new_plot(title)
-    middle, low, high = map(_percent, series)
+    own = _percent(line)
+    middle, low, high = (
+        np.full_like(own, np.nan) if some is None else _percent(some[figure])
+        for some in ((group.middle, group.low, group.high) if group else (None,) * 3)
+    )
     at = np.array(
         [_DATES.date2num(datetime.datetime.fromisoformat(day)) for day in found.days], dtype=float
     )
-    known = np.isfinite(middle)
+    known = np.isfinite(own)
     axes.fill_between(at, low, high, color=_COLOUR, alpha=0.2, linewidth=0)
     few: dict[str, Any] = {"marker": "o", "markersize": 3} if known.sum() <= 60 else {}
-    axes.plot(at[known], middle[known], color=colour, linewidth=1.2, **few)
+    axes.plot(at[known], own[known], color=colour, linewidth=1.2, **few)
     for _, day, _ in changes:
         if day in found.days:
             where = at[found.days.index(day)]
@@ -79,14 +83,14 @@ def _over_time(
         moved, [1.0] * len(moved), "v", color=_MOVE, markersize=7, transform=top, clip_on=False
     )
     if known.any():
-        _limit(axes, middle, low, high)
+        _limit(axes, np.concatenate([own, middle]), low, high)
     locator = _DATES.AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(_DATES.ConciseDateFormatter(locator))
     axes.xaxis.get_offset_text().set(color=INK, fontsize=9)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.set_ylabel("% from the level")
-    return Plot(title, _of_time(metric_name(one), what, middle, changes), canvas)
+    return Plot(title, _of_time(metric_name(one), what, own, changes), canvas)
 
 
 def _percent(shares: NDArray[np.float32]) -> Floats:
@@ -95,9 +99,9 @@ def _percent(shares: NDArray[np.float32]) -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _limit(axes: Any, middle: Floats, low: Floats, high: Floats) -> None:
+def _limit(axes: Any, values: Floats, low: Floats, high: Floats) -> None:
     """Make room for the line, and for the band unless it would dwarf the line."""
-    line = middle[np.isfinite(middle)]
+    line = values[np.isfinite(values)]
     ends = [some[np.isfinite(some)] for some in (low, high)]
     wide = float(np.median(ends[1]) - np.median(ends[0])) if all(map(len, ends)) else 0.0
     room = max(0.15 * float(np.ptp(line)), abs(wide), 0.05, 1e-3 * float(np.abs(line).max()))
@@ -130,18 +134,18 @@ def among_its_like(
     name = found.hosts[host].name
     others = peers[peers != host]
     title = f"{name} and {plural(len(others), 'other host')} of its group"
-    canvas, axes = new_plot(title, 0.9 + _ROW_INCHES * max(len(figures), 1))
+    labels = [_label(found, figure) for figure in figures]
+    row_inches = _ROW_INCHES * (1.4 if any("\n" in label for label in labels) else 1)
+    canvas, axes = new_plot(title, 0.9 + row_inches * max(len(figures), 1))
     values = _percent(found.map)
     rows = -np.arange(len(figures), dtype=float)
     for colour, ends, width in ((_COLOUR, (5, 95), 1.2), (_COLOUR, (25, 75), 4.0)):
         spans = np.array([_span(values[others, figure], ends) for figure in figures]).reshape(-1, 2)
         draw_strokes(axes, (spans[:, 0], rows), (spans[:, 1], rows), colour, linewidth=width)
     axes.plot(values[host, list(figures)], rows, "o", color=_HOST, markersize=6, clip_on=False)
-    for row, figure in zip(rows, figures, strict=True):
-        one = found.figures[figure]
-        label = f"{metric_name(one)}, {case_name(found, one)}"
+    for row, label in zip(rows, labels, strict=True):
         axes.annotate(
-            shorten(plain(label, 200), _LONGEST_LABEL),
+            label,
             (0, row),
             xycoords=("axes fraction", "data"),
             xytext=(2, 5),
@@ -164,6 +168,14 @@ def among_its_like(
     else:
         finding = f"Nothing was measured on {name}."
     return Plot(title, finding, canvas)
+
+
+def _label(found: Found, figure: int) -> str:
+    """The name of a figure, on two lines if one is too short for it."""
+    one = found.figures[figure]
+    words = [plain(text, 200) for text in (metric_name(one), case_name(found, one))]
+    between = ", " if len(", ".join(words)) <= _LONGEST_LABEL else ",\n"
+    return between.join(shorten(text, _LONGEST_LABEL) for text in words)
 
 
 def _span(values: Floats, ends: tuple[int, int]) -> tuple[float, float]:

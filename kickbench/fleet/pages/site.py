@@ -12,8 +12,8 @@ from kickbench.fleet.pages import group, host, index
 from kickbench.fleet.pages.links import INDEX, PAGE, links_of
 from kickbench.results.files import make_folder, replace_file
 
-_MOST_PLOTS = 60
-"""Plots over time, of all groups together, and of all hosts. A plot takes a tenth of a second."""
+_GROUP_PLOTS, _HOST_PLOTS = 60, 120
+"""Plots over time of all groups, and of all hosts. A plot takes a tenth of a second."""
 _MARK = b'<meta name="kickbench-fleet"'
 _HEAD_BYTES = 2000
 
@@ -50,13 +50,14 @@ def _is_ours(path: Path) -> bool:
 def pages(found: Found) -> Iterator[tuple[str, str]]:
     """Each page: its file and its HTML. The first page comes last, when all that it names exist."""
     links = links_of(found)
-    plots = min(group.MOST_PLOTS, _plots_of_each(len(links.groups)))
+    plots = min(group.MOST_PLOTS, _each(_GROUP_PLOTS, len(links.groups)))
     for number, name in links.groups.items():
         yield name, group.page(found, number, links, plots)
     for host_name, name in links.hosts.items():
-        yield name, host.page(found, host_name, links, _plots_of_each(len(found.tracks)))
+        yield name, host.page(found, host_name, links, _each(_HOST_PLOTS, len(found.tracks)))
     yield INDEX, index.page(found, links)
 
 
-def _plots_of_each(pages: int) -> int:
-    return max(1, _MOST_PLOTS // max(pages, 1))
+def _each(plots: int, pages: int) -> int:
+    """How many of the plots each page has."""
+    return max(1, plots // max(pages, 1))
