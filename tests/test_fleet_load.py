@@ -115,7 +115,7 @@ def test_a_wrong_clock_costs_its_own_run(files: Files, wrong: dict[str, datetime
     write(files, "wrong", 1, {"sigmask": 2}, **wrong)
     panel = loaded(files)
     assert panel.days == ("2026-03-01",)
-    assert panel.notes == ("1 run left out, because the clock was wrong, of 1 host: wrong",)
+    assert panel.notes == ("1 run left out, because the host's clock was wrong: wrong",)
     assert [host.remark for host in panel.hosts] == [
         "",
         (

@@ -156,7 +156,7 @@ class Odd:
 class Group:
     """Hosts of one CPU model over time: the median of the hosts' figures.
 
-    It is told by how far it is from the figure's level, as a share of the level: 0 is that level.
+    It is told by how far it is from each host's own level, as a share of the level.
     Arrays are (figures, days), NaN where nothing was measured. ``low`` and ``high`` are the
     quartiles of the hosts. ``changes`` are the days on which a figure's level changed: (figure,
     day, share).

@@ -174,8 +174,8 @@ def _hosts(
     if wrong := [host.host for host in seen if host.wrong_clock]:
         count = sum(host.wrong_clock for host in seen)
         notes.append(
-            f"{plural(count, 'run')} left out, because the clock was wrong, of "
-            f"{plural(len(wrong), 'host')}: {', '.join(_few(wrong))}"
+            f"{plural(count, 'run')} left out, because the host's clock was wrong: "
+            f"{', '.join(_few(wrong))}"
         )
     return seen
 

@@ -31,6 +31,7 @@ FACT = {
 """What a fact is called."""
 
 _LONGEST = 60
+_MOST_SIBLINGS = 3
 
 
 def day(text: str) -> str:
@@ -109,8 +110,9 @@ def finding(found: Finding, figures: Sequence[Figure]) -> str:
     if found.cohort.also:
         also = " and ".join(f"{FACT.get(f, f)} {value(v)}" for f, v in found.cohort.also)
         told.append(f"The same hosts moved to {also} on the same days, so which it is is not told.")
-    told += _siblings(found.others, "unchanged", "did not change")
-    told += _siblings(found.others, "unclear", "may have changed or not")
+    told += _siblings(found.others, "unchanged", "Hosts with", "did not change")
+    unclear = "It cannot be told whether hosts with"
+    told += _siblings(found.others, "unclear", unclear, "changed, too")
     return " ".join(told)
 
 
@@ -126,12 +128,15 @@ def _changed(effects: Sequence[Effect], first: Figure) -> str:
     return f"{plural(len(sizes), 'figure')} {verb} {ends} {how}"
 
 
-def _siblings(others: Sequence[Other], verdict: Sibling, what: str) -> list[str]:
+def _siblings(others: Sequence[Other], verdict: Sibling, before: str, after: str) -> list[str]:
     names = [facts(other.cohort.where) for other in others if other.verdict == verdict]
     if not names:
         return []
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [f"Hosts with {shown} {what}."]
+    if len(names) > _MOST_SIBLINGS:
+        names = [*names[:_MOST_SIBLINGS], f"{len(names) - _MOST_SIBLINGS} more"]
+    *most, last = names
+    shown = f"{', '.join(most)} or {last}" if most else last
+    return [f"{before} {shown} {after}."]
 
 
 def contrast(found: Contrast, figures: Sequence[Figure]) -> str:
@@ -155,19 +160,22 @@ def odd(found: Odd, figures: Sequence[Figure]) -> str:
     """What is odd about a host."""
     first = figure_name(figures[found.figures[0]])
     count = plural(len(found.figures), "figure")
-    peers = f"{plural(found.peers, 'host')} with {facts(found.like)}"
+    like = f"its like, {plural(found.peers, 'host')} with {facts(found.like)}"
     host = printable(found.host)
     match found.oddity:
         case "level":
             way = "above" if found.relative > 0 else "below"
-            return f"{host}: {count} off the {peers}; {first} is {percent(found.relative)} {way}."
+            most = f"{first}, {percent(found.relative)} {way}"
+            return f"{host} differs in {count} from {like}. The most: {most}."
         case "scatter":
             times = significant(1 + found.relative, 2)
-            return f"{host}: its nights differ more than those of the {peers}; {first}: {times} x."
+            most = f"{first}, {times} times as much"
+            return f"The nights of {host} differ more than those of {like}. The most: {most}."
         case "step":
             way = "rose" if found.relative > 0 else "fell"
             size = percent(found.relative)
-            return f"{host}: {count} {way} on {day(found.since)}, by {size} in the middle, alone."
+            when = day(found.since)
+            return f"{host} changed alone: {count} {way} on {when}, by a median of {size}."
 
 
 def answer(
