@@ -406,6 +406,16 @@ def test_a_fleet_of_an_earlier_order_is_not_resumed(store: Files) -> None:
         begun(store, "f")
 
 
+@pytest.mark.parametrize(
+    "kept", [b'{"fleet": ', b"[]", b'{"scenarios": {}}', b'{"scenarios": [1], "options": []}']
+)
+def test_a_fleet_of_a_damaged_order_is_refused_in_a_line(store: Files, kept: bytes) -> None:
+    store.write("fleets/f.json", kept)
+    with pytest.raises(ResultsError, match=r"fleets/f\.json: is damaged") as caught:
+        begun(store, "f")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_fleet_of_a_later_order_is_resumed(store: Files) -> None:
     """Of the same schema: what it has more may be left out."""
     kept = {"fleet": "f", "scenarios": {"n": ""}, "options": ["--quick"], "store": "s", "new": 1}

@@ -43,7 +43,7 @@ from kickbench.fleet.versions import differing, versions
 from kickbench.methods import is_protocol_file
 from kickbench.nightly import config as nightly
 from kickbench.numbers import plural
-from kickbench.results.schema import is_safe_name, one_line, place
+from kickbench.results.schema import Model, check_model, is_safe_name, one_line, parse_json, place
 from kickbench.scenario.files import load, read_toml
 from kickbench.scenario.shipped import resolve
 
@@ -84,6 +84,13 @@ class Outcome:
         return EXIT_OK if self.ok else EXIT_HOST
 
 
+class _Kept(Model):
+    """What the store has of an order, and any host may have written."""
+
+    scenarios: dict[str, str]
+    options: list[str]
+
+
 def new_order(files: Files, measured: str, options: Sequence[str]) -> Order:
     """The order for a scenario or the file of a nightly job. The store keeps it.
 
@@ -118,15 +125,19 @@ def _scenarios(path: Path) -> list[tuple[Path, Scenario]]:
 def begun(files: Files, fleet: str) -> tuple[Order, dict[str, set[str]]]:
     """The order of a fleet that was begun, and which of its scenarios each host has finished.
 
-    Raises UsageError, in one line, if the store has no such fleet, or one of an earlier version.
+    Raises UsageError, in one line, if the store has no such fleet, or one of an earlier version, or
+    a damaged one.
     """
     check_schema(files)
-    if not is_safe_name(fleet) or not files.list(on_host.order_name(fleet), ""):
+    name = on_host.order_name(fleet)
+    if not is_safe_name(fleet) or not files.list(name, ""):
         raise UsageError(f"{place(files.url)} has no fleet {one_line(fleet)[:80]!r} to resume")
-    kept = json.loads(files.read(on_host.order_name(fleet)))
-    if "scenarios" not in kept:
+    where = f"{files.url}/{name}"
+    kept = parse_json(files.read(name), where)
+    if "scenario" in kept:
         raise UsageError(f"fleet {fleet} was begun by an earlier kickbench; start a new one")
-    order = Order(fleet, kept["scenarios"], tuple(kept["options"]), files.absolute_url)
+    sound = check_model(_Kept, kept, where)
+    order = Order(fleet, sound.scenarios, tuple(sound.options), files.absolute_url)
     answer = ask(files, "SELECT host, scenario, fleet FROM runs WHERE failed = 0", lambda _: None)
     done: dict[str, set[str]] = {}
     for host, scenario, of in answer.rows:
