@@ -187,9 +187,11 @@ def kernels(*builds: str) -> list[Kernel]:
 
 
 @pytest.fixture
-def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(hosts, "has_systemd", lambda: False)
+    (emptied := tmp_path / "emptied").mkdir()
+    monkeypatch.setattr(hosts, "_EMPTIED", emptied)
     own = Path("/proc/self/ns/pid").stat().st_ino
     monkeypatch.setattr(hosts, "_FIRST_PID_NAMESPACE", own)
 
@@ -257,6 +259,23 @@ def test_a_plan_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "_told", lambda *_, **__: "tmpfs\n")
     with pytest.raises(UsageError, match="is in memory"):
         hosts.check(Path("/dev/shm/no/plan"), kernels("a", "b"))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_plan_that_a_boot_deletes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a boot empties; choose another --state"):
+        hosts.check(tmp_path / "emptied" / "plan", kernels("a", "b"))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_another_file_system_below_that_folder_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_EMPTIED", Path("/"))
+    monkeypatch.setattr(hosts, "_told", lambda *_, **__: "ext4\n")
+    hosts.check(Path("/proc/self"), kernels("a", "b"))
+    with pytest.raises(UsageError):
+        hosts.check(Path("/none"), kernels("a", "b"))
 
 
 @pytest.mark.usefixtures("tools")

@@ -43,6 +43,8 @@ _REBOOT, _BOOT_LOADED = 0x01234567, 0x45584543
 """LINUX_REBOOT_CMD_RESTART and LINUX_REBOOT_CMD_KEXEC of linux/reboot.h."""
 _TOOL_SECONDS = 60
 _IN_MEMORY = ("tmpfs", "ramfs")
+_EMPTIED = Path("/tmp")  # noqa: S108 (nothing is written there)
+"""Debian's systemd deletes what is in it at each boot: /usr/lib/tmpfiles.d/tmp.conf."""
 _PATH_OF_SERVICES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where systemd looks for the command of a service (systemd.exec(5), PATH)."""
 
@@ -282,8 +284,11 @@ def check(folder: Path, kernels: Sequence[Kernel], why_no_kvm: str | None = None
 def _check_disk(folder: Path) -> None:
     there = next(one for one in (folder, *folder.parents) if one.is_dir())
     kind = _told("stat", "--file-system", "--format=%T", str(there)).strip()
+    advice = "; choose another --state, such as /var/lib/ab"
     if kind in _IN_MEMORY:
-        raise UsageError(f"{place(folder)} is in memory ({kind}), which a reboot empties")
+        raise UsageError(f"{place(folder)} is in memory ({kind}), which a reboot empties{advice}")
+    if folder.is_relative_to(_EMPTIED) and there.stat().st_dev == _EMPTIED.stat().st_dev:
+        raise UsageError(f"{place(folder)} is in {_EMPTIED}, which a boot empties{advice}")
 
 
 def _is_in_container() -> bool:
