@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -82,23 +83,57 @@ _MOST_POINTS = 400
 
 def draw_ways(data: RunData) -> list[Plot]:
     """The most frequent ways to leave: a plot per VM."""
-    cases = [
+    return draw_each(way_cases(data), lambda case: _ways_plot(data, case))
+
+
+def way_cases(data: RunData) -> list[Summary]:
+    """The VMs that left."""
+    return [
         case
         for case in finished(data.summary, "observed")
         if any(way["share"] > 0 for way in case["exits"]["ways"])
     ]
-    return draw_each(cases, lambda case: _ways_plot(data, case))
+
+
+def vm_title(data: RunData, case: Summary) -> str:
+    """What distinguishes the plot from those of other VMs."""
+    return titled(data, vm_name(case))
 
 
 def _ways_plot(data: RunData, case: Summary) -> Plot:
     exits = case["exits"]
     ways = exits["ways"][:MOST_WAYS]
-    title = titled(data, vm_name(case))
-    texts = [textwrap.wrap(_times_of(data, case, way), _LONGEST_LINE) for way in ways]
-    lines = max(map(len, texts))
-    row_inches = _BAR_INCHES + _LINE_INCHES * (1 + lines) + 0.1
-    bar = _BAR_INCHES / row_inches
-    canvas, axes = new_plot(title, 0.9 + row_inches * len(ways))
+    title = vm_title(data, case)
+    canvas, axes = new_plot(title, 0.9 + _row_inches(_way_texts(data, case)) * len(ways))
+    draw_ways_on(axes, data, case)
+    most = ways[0]
+    said = (
+        f"Most often it leaves {way_name(most)}: {percent(most['share'])} of the "
+        f"exits.{_mean_times(data, most)}"
+    )
+    if (missing := exits["n_ways"] - len(ways)) > 0:
+        said += f" {plural(missing, 'rarer way', 'rarer ways')} to leave " + (
+            "is not drawn." if missing == 1 else "are not drawn."
+        )
+    return Plot(title, said, canvas)
+
+
+def _way_texts(data: RunData, case: Summary) -> list[list[str]]:
+    """The lines above the bar of each way that is drawn, without its name."""
+    ways = case["exits"]["ways"][:MOST_WAYS]
+    return [textwrap.wrap(_times_of(data, case, way), _LONGEST_LINE) for way in ways]
+
+
+def _row_inches(texts: Sequence[Sequence[str]]) -> float:
+    """The height of a bar with its lines."""
+    return _BAR_INCHES + _LINE_INCHES * (1 + max(map(len, texts))) + 0.1
+
+
+def draw_ways_on(axes: Axes, data: RunData, case: Summary) -> None:
+    """Draw one of :func:`way_cases`."""
+    ways = case["exits"]["ways"][:MOST_WAYS]
+    texts = _way_texts(data, case)
+    bar = _BAR_INCHES / _row_inches(texts)
     largest = max(100 * way["share"] for way in ways)
     for y, (way, text) in enumerate(zip(ways, texts, strict=True)):
         axes.barh(y, 100 * way["share"], height=bar, color=_COLOUR, linewidth=0)
@@ -114,16 +149,6 @@ def _ways_plot(data: RunData, case: Summary) -> Plot:
     round_ticks(axes, "x", lambda value: f"{value:.6g}")
     axes.set_xlabel("share of the exits [%]")
     axes.set_ylabel("way to leave")
-    most = ways[0]
-    said = (
-        f"Most often it leaves {way_name(most)}: {percent(most['share'])} of the "
-        f"exits.{_mean_times(data, most)}"
-    )
-    if (missing := exits["n_ways"] - len(ways)) > 0:
-        said += f" {plural(missing, 'rarer way', 'rarer ways')} to leave " + (
-            "is not drawn." if missing == 1 else "are not drawn."
-        )
-    return Plot(title, said, canvas)
 
 
 def _capital(text: str) -> str:
@@ -156,17 +181,31 @@ def _mean_times(data: RunData, way: Summary) -> str:
 
 def draw_exit_times(data: RunData) -> list[Plot]:
     """The distributions of the gap, and of the times in and outside KVM_RUN: a plot per VM."""
-    found = []
-    for case in _with_tables(data):
-        rows = read_columns(data.reader, case["id"], "observed_times")
-        if any(case["times"][figure]["n"] for figure in FIGURES):
-            found.append((case, rows))
-    return draw_each(found, lambda one: _times_plot(data, *one))
+    return draw_each(time_cases(data), lambda case: _times_plot(data, case))
 
 
-def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
-    title = titled(data, vm_name(case))
+def time_cases(data: RunData) -> list[Summary]:
+    """The VMs of which exits were looked at closely."""
+    cases = _with_tables(data)
+    return [case for case in cases if any(case["times"][figure]["n"] for figure in FIGURES)]
+
+
+def _times_plot(data: RunData, case: Summary) -> Plot:
+    title = vm_title(data, case)
     canvas, axes = new_plot(title)
+    draw_exit_times_on(axes, data, case)
+    times = case["times"]
+    said = [
+        f"{duration(data.summary, times[key]['p50'])} {name}"
+        for key, name in _TIMES.items()
+        if times[key]["p50"] is not None
+    ]
+    return Plot(title, f"At p50 it took {listed(said)}." if said else "", canvas)
+
+
+def draw_exit_times_on(axes: Axes, data: RunData, case: Summary) -> None:
+    """Draw one of :func:`time_cases`."""
+    rows = read_columns(data.reader, case["id"], "observed_times")
     axes.set_xscale("log")
     handles, names, drawn = [], [], []
     for (key, name), (colour, dashes) in zip(_TIMES.items(), _LOOKS, strict=False):
@@ -184,13 +223,6 @@ def _times_plot(data: RunData, case: Summary, rows: Rows) -> Plot:
         axes, drawn, f"time [{microseconds(data.summary)}]", "exits that took no longer [%]"
     )
     draw_legend(axes, handles, names)
-    times = case["times"]
-    said = [
-        f"{duration(data.summary, times[key]['p50'])} {name}"
-        for key, name in _TIMES.items()
-        if times[key]["p50"] is not None
-    ]
-    return Plot(title, f"At p50 it took {listed(said)}." if said else "", canvas)
 
 
 def _share_axes(axes: Axes, times: Sequence[float], below: str, beside: str) -> None:
@@ -203,49 +235,76 @@ def _share_axes(axes: Axes, times: Sequence[float], below: str, beside: str) -> 
 # --- how often, over time ----------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Turns:
+    """What a VM did in the turns of its observation."""
+
+    case: Summary
+    turns: Rows
+    kicks: Rows
+
+
 def draw_exits_over_time(data: RunData) -> list[Plot]:
     """Exits per second over the observation, by vCPU, with kicks and pauses: a plot per VM."""
+    return draw_each(turn_groups(data), lambda group: _over_time_plot(data, group))
+
+
+def turn_groups(data: RunData) -> list[Turns]:
+    """The VMs that were observed for a turn."""
     found = []
     for case in _with_tables(data):
         turns = read_columns(data.reader, case["id"], "observed_turns")
         if len(turns["turn"]):
-            found.append((case, turns))
-    return draw_each(found, lambda one: _over_time_plot(data, *one))
+            kicks = read_columns(data.reader, case["id"], "observed_kicks")
+            found.append(Turns(case, turns, kicks))
+    return found
 
 
-def _over_time_plot(data: RunData, case: Summary, turns: Rows) -> Plot:
-    kicks = read_columns(data.reader, case["id"], "observed_kicks")
-    pauses = find_pauses(kicks, case["vcpus"])
-    lines, total = _lines(case, turns)
-    title = titled(data, vm_name(case))
-    rates = np.concatenate([rate for _, _, rate in lines])
+def turn_title(data: RunData, group: Turns) -> str:
+    """What distinguishes the plot from those of other VMs."""
+    return vm_title(data, group.case)
 
-    def draw(axes: Axes, scale: str) -> None:
-        handles = []
-        for (_, at, rate), (colour, dashes) in zip(lines, _LOOKS, strict=False):
-            if scale == LOGARITHMIC:
-                rate = np.maximum(rate, max(float(rates.max()) / 1e6, 0.1))
-            marker = "o" if len(at) == 1 else ""
-            handles += axes.plot(at, rate, dashes, color=colour, marker=marker, linewidth=1.6)
-        _rate_axis(axes, rates, scale)
-        axes.set_xlim(0, max(case["seconds"], 1e-3))
-        axes.set_xlabel(f"time [{seconds(data.summary)}]")
-        axes.set_ylabel(f"exits per {second_name(data.summary)}")
-        marks = _draw_marks(axes, {"kick": kicks["at_ns"], "pause": pauses["at"]})
-        draw_legend(
-            axes,
-            [*handles, *(handle for handle, _ in marks)],
-            [*(name for name, _, _ in lines), *(name for _, name in marks)],
-        )
 
+def _over_time_plot(data: RunData, group: Turns) -> Plot:
+    _, total = _lines(group)
     low, high = (significant(end, 3) for end in (total.min(), total.max()))
     said = f"All vCPUs together left {low} times {a_second(data.summary)}"
     said += "." if low == high else f" in the quietest turn, and {high} in the busiest one."
-    return on_both(title, said, draw, LINEAR, LOGARITHMIC)
+    return on_both(
+        turn_title(data, group),
+        said,
+        lambda axes, scale: draw_exits_over_time_on(axes, data, group, scale),
+        LINEAR,
+        LOGARITHMIC,
+    )
 
 
-def _lines(case: Summary, turns: Rows) -> tuple[list[_Line], NDArray[Any]]:
+def draw_exits_over_time_on(axes: Axes, data: RunData, group: Turns, scale: str) -> None:
+    """Draw one of :func:`turn_groups`, on an axis of rates with this scale."""
+    lines, _ = _lines(group)
+    rates = np.concatenate([rate for _, _, rate in lines])
+    handles = []
+    for (_, at, rate), (colour, dashes) in zip(lines, _LOOKS, strict=False):
+        if scale == LOGARITHMIC:
+            rate = np.maximum(rate, max(float(rates.max()) / 1e6, 0.1))
+        marker = "o" if len(at) == 1 else ""
+        handles += axes.plot(at, rate, dashes, color=colour, marker=marker, linewidth=1.6)
+    _rate_axis(axes, rates, scale)
+    axes.set_xlim(0, max(group.case["seconds"], 1e-3))
+    axes.set_xlabel(f"time [{seconds(data.summary)}]")
+    axes.set_ylabel(f"exits per {second_name(data.summary)}")
+    pauses = find_pauses(group.kicks, group.case["vcpus"])
+    marks = _draw_marks(axes, {"kick": group.kicks["at_ns"], "pause": pauses["at"]})
+    draw_legend(
+        axes,
+        [*handles, *(handle for handle, _ in marks)],
+        [*(name for name, _, _ in lines), *(name for _, name in marks)],
+    )
+
+
+def _lines(group: Turns) -> tuple[list[_Line], NDArray[Any]]:
     """The lines of the busiest vCPUs and of the mean of the others, and the rate of them all."""
+    case, turns = group.case, group.turns
     numbers, first, turn = np.unique(turns["turn"], return_index=True, return_inverse=True)
     n_points = min(len(numbers), _MOST_POINTS)
     point_of = np.arange(len(numbers)) * n_points // len(numbers)
@@ -304,15 +363,29 @@ def _draw_marks(axes: Axes, times_ns: dict[str, NDArray[Any]]) -> list[tuple[Lin
 # --- kicks -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Events:
+    """The kicks or the pauses of a VM, and by their names what they took in ns."""
+
+    kind: Literal["kicks", "pauses"]
+    case: Summary
+    times: dict[str, NDArray[Any]]
+
+
 def draw_observed_kicks(data: RunData) -> list[Plot]:
     """How long kicks took by what the vCPU did, and how long pauses: two plots per VM."""
-    drawn = []
+    return draw_each(event_groups(data), lambda group: _events_plot(data, group))
+
+
+def event_groups(data: RunData) -> list[Events]:
+    """The kicks and the pauses of each VM, if there were any."""
+    found = []
     for case in _with_tables(data):
         rows = read_columns(data.reader, case["id"], "observed_kicks")
         latencies = _latencies(rows)
         pauses = find_pauses(rows, case["vcpus"])
         if latencies:
-            drawn.append((_kicks_finding, case, latencies, "kick latency", "kicks"))
+            found.append(Events("kicks", case, latencies))
         if len(pauses["last"]):
             # Of two vCPUs, the median one is the first.
             ends = {
@@ -320,8 +393,14 @@ def draw_observed_kicks(data: RunData) -> list[Plot]:
                 for name in PAUSE_ENDS
                 if name != "median" or case["vcpus"] > 2
             }
-            drawn.append((_pauses_finding, case, ends, "pauses", "pauses"))
-    return draw_each(drawn, lambda one: _events_plot(data, *one))
+            found.append(Events("pauses", case, ends))
+    return found
+
+
+def event_title(data: RunData, group: Events) -> str:
+    """What distinguishes the plot from those of other VMs and of other events."""
+    what = "kick latency" if group.kind == "kicks" else "pauses"
+    return titled(data, f"{what}, {vm_name(group.case)}")
 
 
 def _latencies(rows: Rows) -> dict[str, NDArray[Any]]:
@@ -335,27 +414,31 @@ def _latencies(rows: Rows) -> dict[str, NDArray[Any]]:
     return {name: times for name, times in found.items() if len(times)}
 
 
-def _events_plot(
-    data: RunData, finding: Any, case: Summary, times: dict[str, NDArray[Any]], what: str, unit: str
-) -> Plot:
-    title = titled(data, f"{what}, {vm_name(case)}")
+def _events_plot(data: RunData, group: Events) -> Plot:
+    title = event_title(data, group)
     canvas, axes = new_plot(title)
+    draw_events_on(axes, data, group)
+    finding = _kicks_finding if group.kind == "kicks" else _pauses_finding
+    return Plot(title, finding(data, group.times), canvas)
+
+
+def draw_events_on(axes: Axes, data: RunData, group: Events) -> None:
+    """Draw one of :func:`event_groups`."""
     axes.set_xscale("log")
     looks = iter(_LOOKS)
     handles, drawn = [], []
-    for name, values in times.items():
+    for name, values in group.times.items():
         colour, dashes = (INK, (0, (1, 1))) if name.startswith("until") else next(looks)
         x, share = _steps(values)
         handles += axes.plot(
             x, 100 * share, linestyle=dashes, color=colour, linewidth=1.6, drawstyle="steps-post"
         )
         drawn += [x[0], x[-1]]
-    below = (
-        f"time since the {'first ' if unit == 'pauses' else ''}kick [{microseconds(data.summary)}]"
-    )
-    _share_axes(axes, drawn, below, f"{unit} that took no longer [%]")
-    draw_legend(axes, handles, [f"{name} ({len(values):,})" for name, values in times.items()])
-    return Plot(title, finding(data, times), canvas)
+    which = "first kick" if group.kind == "pauses" else "kick"
+    below = f"time since the {which} [{microseconds(data.summary)}]"
+    _share_axes(axes, drawn, below, f"{group.kind} that took no longer [%]")
+    names = [f"{name} ({len(values):,})" for name, values in group.times.items()]
+    draw_legend(axes, handles, names)
 
 
 def _steps(values_ns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
