@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+import synthetic_observed
 import synthetic_run
 from matplotlib.figure import Figure
 
@@ -24,13 +25,10 @@ from kickbench.report.figures.table import FIGURES
 OTHER_NAMES = {
     "exit-rates": ("cost_by_exit_rate", "time_by_exit_rate"),
     "kick-rates": ("time_by_kick_rate",),
+    "observed-kicks": ("observed_kicks", "observed_pauses"),
     "pause-all": ("pauses",),
 }
 """By figure of the report, its functions, if they have other names than the figure."""
-ELSEWHERE = {
-    *("observed-kicks", "observed-over-time", "observed-times", "observed-ways"),
-}
-"""Figures of the report that no function draws."""
 
 
 METHODS = ("sigmask", "sigmask_same", "immediate_exit")
@@ -51,8 +49,7 @@ def draw(name: str) -> Callable[..., Any]:
     return found
 
 
-DRAWN = [figure.name for figure in FIGURES if figure.name not in ELSEWHERE]
-NAMES = [name for figure in DRAWN for name in functions_of(figure)]
+NAMES = [name for figure in FIGURES for name in functions_of(figure.name)]
 SCALED = [name for name in NAMES if takes(name, "scale")]
 BY_METHOD = [name for name in NAMES if takes(name, "method")]
 
@@ -85,6 +82,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> kickbench.Run:
     )
 
 
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> kickbench.Run:
+    return kickbench.read(synthetic_observed.build(tmp_path_factory.mktemp("observed")))
+
+
+@pytest.fixture
+def having(name: str, run: kickbench.Run, observed: kickbench.Run) -> kickbench.Run:
+    """A run that has the figure."""
+    return observed if name.startswith("observed") else run
+
+
+@pytest.fixture
+def lacking(name: str, run: kickbench.Run, observed: kickbench.Run) -> kickbench.Run:
+    """A run that does not have the figure."""
+    return run if name.startswith("observed") else observed
+
+
 @pytest.fixture(autouse=True)
 def few_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many vCPUs take long to simulate."""
@@ -97,14 +111,15 @@ def axes() -> Any:
 
 
 def test_every_figure_of_the_report_is_here() -> None:
-    assert {figure.name for figure in FIGURES} >= ELSEWHERE
     assert sorted(NAMES) == kickbench.plot.__all__
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_figure_draws_on_the_axes_that_it_gets(name: str, run: kickbench.Run, axes: Any) -> None:
+def test_a_figure_draws_on_the_axes_that_it_gets(
+    name: str, having: kickbench.Run, axes: Any
+) -> None:
     before = tuple(axes.figure.get_size_inches())
-    assert draw(name)(run, ax=axes) is axes
+    assert draw(name)(having, ax=axes) is axes
     assert axes.has_data()
     assert axes.get_xlabel()
     assert axes.get_title(loc="left")
@@ -112,17 +127,17 @@ def test_a_figure_draws_on_the_axes_that_it_gets(name: str, run: kickbench.Run, 
     assert not axes.figure.legends
 
 
-@pytest.mark.parametrize("figure", DRAWN)
-def test_the_plots_of_the_report_are_those_of_the_cases(figure: str, run: kickbench.Run) -> None:
+@pytest.mark.parametrize("name", [figure.name for figure in FIGURES])
+def test_the_plots_of_the_report_are_those_of_the_cases(name: str, having: kickbench.Run) -> None:
+    (draw_all,) = [figure.draw for figure in FIGURES if figure.name == name]
     plots = {
         axes.get_title(loc="left"): axes
-        for name in functions_of(figure)
-        for case in run.cases
-        for choice in ([{"method": one} for one in PARTS] if name in BY_METHOD else [{}])
-        if (axes := drawn(name, run, case, **choice)) is not None
+        for function in functions_of(name)
+        for case in having.cases
+        for choice in ([{"method": one} for one in PARTS] if function in BY_METHOD else [{}])
+        if (axes := drawn(function, having, case, **choice)) is not None
     }
-    (draw_all,) = [one.draw for one in FIGURES if one.name == figure]
-    for plot in draw_all(run._data):
+    for plot in draw_all(having._data):
         (wanted,) = plot.canvas.axes
         assert looks(plots[wanted.get_title(loc="left")]) == looks(wanted)
 
@@ -158,29 +173,31 @@ def looks(axes: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_axes_there_is_a_new_figure_of_pyplot(name: str, run: kickbench.Run) -> None:
+def test_without_axes_there_is_a_new_figure_of_pyplot(name: str, having: kickbench.Run) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    ax = draw(name)(run)
+    ax = draw(name)(having)
     assert plt.gcf() is ax.figure
     plt.close(ax.figure)
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_a_scale_can_be_chosen(name: str, run: kickbench.Run) -> None:
+def test_a_scale_can_be_chosen(name: str, having: kickbench.Run) -> None:
     scales = []
     for scale in ("logarithmic", "linear"):
-        axes = draw(name)(run, ax=Figure().add_subplot(), scale=scale)
+        axes = draw(name)(having, ax=Figure().add_subplot(), scale=scale)
         scales.append([axes.get_xscale(), axes.get_yscale()].count("log"))
     assert scales[0] > scales[1]
 
 
 @pytest.mark.parametrize("scale", ["log", "cubic", "", None, 5, math.nan, ["linear"]])
 @pytest.mark.parametrize("name", SCALED)
-def test_another_scale_is_an_error(name: str, scale: object, run: kickbench.Run, axes: Any) -> None:
+def test_another_scale_is_an_error(
+    name: str, scale: object, having: kickbench.Run, axes: Any
+) -> None:
     with pytest.raises(UsageError, match="logarithmic or linear") as error:
-        draw(name)(run, ax=axes, scale=scale)
+        draw(name)(having, ax=axes, scale=scale)
     assert "\n" not in str(error.value)
     assert not axes.has_data()
 
@@ -196,15 +213,19 @@ def test_a_case_chooses_its_plot(run: kickbench.Run, axes: Any) -> None:
     assert "remote_siglock" in axes.get_title(loc="left")
 
 
-def test_what_cannot_be_drawn_is_an_error(run: kickbench.Run, axes: Any, tmp_path: Path) -> None:
-    first = next(iter(run.cases))
-    with pytest.raises(UsageError, match=f"case {first} has no kick latency"):
-        kickbench.plot.kick_latency(run, first, axes)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_be_drawn_is_an_error(
+    name: str, having: kickbench.Run, lacking: kickbench.Run, axes: Any
+) -> None:
     with pytest.raises(UsageError, match="the run has no case nothing"):
-        kickbench.plot.cost(run, "nothing", axes)
-    kicks = kickbench.read(synthetic_run.build(tmp_path, cases=[synthetic_run.kick_case()]))
-    with pytest.raises(UsageError, match="the run has no costs of exits"):
-        kickbench.plot.cost(kicks, ax=axes)
+        draw(name)(having, "nothing", axes)
+    with pytest.raises(UsageError, match="the run has no "):
+        draw(name)(lacking, ax=axes)
+    first = next(iter(lacking.cases))
+    with pytest.raises(UsageError, match=f"the case {first} has no "):
+        draw(name)(lacking, first, axes)
+    assert not axes.has_data()
+    assert not axes.get_title(loc="left")
 
 
 @pytest.mark.parametrize("name", BY_METHOD)

@@ -23,7 +23,7 @@ from kickbench.text import did_you_mean, printable, shorten
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
     from kickbench.report.figures import contention as contentions
-    from kickbench.report.figures import exits, kicks, nested, races, rates, rounds
+    from kickbench.report.figures import exits, kicks, nested, observed, races, rates, rounds
     from kickbench.report.figures import handover as handovers
     from kickbench.report.figures import lifecycle as lives
     from kickbench.report.figures import nodes as maps
@@ -43,8 +43,9 @@ Scale = Literal["logarithmic", "linear"]
 
 __all__ = [
     *("contention", "cost", "cost_by_exit_rate", "differences", "ecdf", "handover", "kick_latency"),
-    *("lifecycle", "nested_round_trips", "nested_work", "nodes", "over_time", "pauses"),
-    *("percentiles", "prediction", "race", "shift", "throughput", "throughput_per_vcpu"),
+    *("lifecycle", "nested_round_trips", "nested_work", "nodes", "observed_kicks"),
+    *("observed_over_time", "observed_pauses", "observed_times", "observed_ways", "over_time"),
+    *("pauses", "percentiles", "prediction", "race", "shift", "throughput", "throughput_per_vcpu"),
     *("time_by_exit_rate", "time_by_kick_rate"),
 ]
 
@@ -240,6 +241,41 @@ def nested_round_trips(
     return _drawn(run, group, ax, nested.round_trip_title, draw)
 
 
+# --- a VM that was observed --------------------------------------------------------------------
+
+
+def observed_ways(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The most frequent ways in which a VM leaves, with their rates and times."""
+    chosen = _chosen(run, case, "ways to leave", observed.way_cases(run._data), _alone)
+    return _drawn(run, chosen, ax, observed.vm_title, observed.draw_ways_on)
+
+
+def observed_times(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The share of exits that were in KVM_RUN, or outside, no longer than a time."""
+    chosen = _chosen(run, case, "times of exits", observed.time_cases(run._data), _alone)
+    return _drawn(run, chosen, ax, observed.vm_title, observed.draw_exit_times_on)
+
+
+def observed_over_time(
+    run: Run, case: str | None = None, ax: Axes | None = None, *, scale: Scale = "linear"
+) -> Axes:
+    """Exits per second, on an axis with this scale, over the observation, with its kicks."""
+    draw = _scaled(observed.draw_exits_over_time_on, scale)
+    known = observed.turn_groups(run._data)
+    group = _chosen(run, case, "turns of an observation", known, lambda group: [group.case])
+    return _drawn(run, group, ax, observed.turn_title, draw)
+
+
+def observed_kicks(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The share of kicks of a VM that took no longer, by what the vCPU did."""
+    return _events(run, case, ax, "kicks")
+
+
+def observed_pauses(run: Run, case: str | None = None, ax: Axes | None = None) -> Axes:
+    """The share of pauses of a VM that took no longer, until the first and the last vCPU."""
+    return _events(run, case, ax, "pauses")
+
+
 # --- what several of them do -------------------------------------------------------------------
 
 
@@ -256,6 +292,13 @@ def _distribution(run: Run, case: str | None, ax: Axes | None, draw: Callable[..
     if not found:
         raise UsageError(f"the case {chosen['id']} has no timed exits, or has lost its tables")
     return _drawn(run, chosen, ax, case_title, lambda axes, data, _: draw(axes, data, found))
+
+
+def _events(run: Run, case: str | None, ax: Axes | None, kind: str) -> Axes:
+    known = [group for group in observed.event_groups(run._data) if group.kind == kind]
+    what = f"{kind} that were observed"
+    group = _chosen(run, case, what, known, lambda group: [group.case])
+    return _drawn(run, group, ax, observed.event_title, observed.draw_events_on)
 
 
 def _alone(case: Mapping[str, Any]) -> list[Mapping[str, Any]]:
