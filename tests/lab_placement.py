@@ -50,10 +50,16 @@ def worker_of(runner: int) -> int:
 
 
 def nodes_of_threads(worker: int) -> dict[str, list[int]]:
-    """By what a thread may use: the nodes that its thread was seen on."""
+    """By what a thread may use: the nodes that its thread was seen on.
+
+    Without the main thread. It stands on a new thread's CPUs while it makes that thread
+    (kickbench/engine/src/cpus.c), so it may move between a look at its CPU and one at its mask.
+    """
     seen: dict[str, set[int]] = {}
     for _ in range(LOOKS):
         for task in Path(f"/proc/{worker}/task").iterdir():
+            if int(task.name) == worker:
+                continue
             stat = (task / "stat").read_text().rpartition(")")[2].split()
             status = (task / "status").read_text()
             allowed = re.search(r"Cpus_allowed_list:\s*(\S+)", status)
