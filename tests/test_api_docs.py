@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+import sshd
 import synthetic_run
 
 import kickbench
@@ -54,12 +55,17 @@ def test_the_examples_run_as_they_are(results: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.kvm
-def test_the_example_that_measures_does(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = filter(measures, examples())
+def test_the_examples_that_measure_do(
+    box: sshd.Sshd, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = filter(measures, examples())
     names: dict[str, Any] = {"kickbench": kickbench}
-    exec(compile(example, "docs/python.md", "exec"), names)  # noqa: S102 (our own)
+    exec(compile(here, "docs/python.md", "exec"), names)  # noqa: S102 (our own)
     assert "1 of 1" in capsys.readouterr().out
     assert names["run"].path.is_relative_to("results/two-vcpus")
+    exec(compile(there, "docs/python.md", "exec"), names)  # noqa: S102 (our own)
+    assert names["run"].path.is_relative_to("results/two-vcpus")
+    assert any((box.cache / "kickbench/agent").iterdir())
 
 
 def test_the_cells_of_the_notebook_run(monkeypatch: pytest.MonkeyPatch) -> None:

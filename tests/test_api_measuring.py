@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sshd
 
 import kickbench
-from kickbench.errors import HostError, ScenarioError
+from kickbench.errors import HostError, ScenarioError, UsageError
 
 SCENARIO: dict[str, Any] = {
     "name": "tiny",
@@ -108,6 +109,53 @@ def test_an_interrupted_run_says_how_it_is_continued_and_leaves_signals_as_they_
     with pytest.raises(KeyboardInterrupt, match="continue with kickbench run --resume"):
         kickbench.run(SCENARIO, results=tmp_path, progress=progress)
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_another_host_measures_and_the_run_is_here(
+    box: sshd.Sshd, tmp_path: Path, in_thread: bool
+) -> None:
+    seen: list[kickbench.Progress] = []
+    runs: list[kickbench.Run] = []
+
+    def measure() -> None:
+        options: dict[str, Any] = {"quick": True, "progress": seen.append}
+        runs.append(kickbench.run(SCENARIO, results=tmp_path, host="box", **options))
+
+    if in_thread:
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join()
+    else:
+        measure()
+    (run,) = runs
+    assert run.path.parent.parent == tmp_path
+    assert [case["status"] for case in run.cases.values()] == ["ok", "ok"]
+    assert [one.case for one in seen if one.state == "stored"] == list(run.cases)
+    assert any((box.cache / "kickbench/agent").iterdir())  # an agent measured
+    assert not box.runs  # nothing is left there
+
+
+@pytest.mark.kvm
+def test_a_run_on_another_host_is_continued_there(box: sshd.Sshd, tmp_path: Path) -> None:
+    def progress(now: kickbench.Progress) -> None:
+        if now.state == "advances":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"run --resume .* --host box"):
+        kickbench.run(SCENARIO, results=tmp_path, host=box.host, progress=progress)
+
+
+def test_a_host_that_cannot_be_reached_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="is no host"):
+        kickbench.run(SCENARIO, results=tmp_path, host="-oProxyCommand=true")
+    monkeypatch.setenv("KICKBENCH_SSH", "false")
+    with pytest.raises(HostError, match="box"):
+        kickbench.run(SCENARIO, results=tmp_path, host="box")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.kvm

@@ -51,7 +51,10 @@ PARAMETERS = {
     "plot.time_by_kick_rate": "run, case=None, ax=None",
     "query": "store, sql, *, say=print",
     "read": "path",
-    "run": "scenario, *, results='results', progress=None, quick=False, strict=False, wait=False",
+    "run": (
+        "scenario, *, results='results', progress=None, "
+        "quick=False, strict=False, wait=False, host=None"
+    ),
     "Run.arrow": "self, table, case=None",
     "Run.blocks": "self, case=None",
     "Run.exits": "self, case=None",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures a scenario on this host's KVM, and hands over the run."""
+"""Measures a scenario on the KVM of this host or another, and hands over the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from kickbench.api.reading import Run, read
 from kickbench.errors import MeasurementError
+from kickbench.remote.machines import machine_of
 from kickbench.run import runner
 from kickbench.run.plan import Planned
 from kickbench.scenario.cases import Case
@@ -52,27 +53,38 @@ def run(
     quick: bool = False,
     strict: bool = False,
     wait: bool = False,
+    host: str | None = None,
 ) -> Run:
-    """Measure a scenario on this host. It takes as long as ``kickbench run``.
+    """Measure a scenario on this host, or on another. It takes as long as ``kickbench run``.
 
     ``scenario`` is a file, the name of a shipped scenario, or the keys of such a file. The run's
     folder is made in ``results``. ``progress`` is called with a :class:`Progress` now and then.
-    ``quick`` takes some 12 seconds in all. ``strict``: a case that this host cannot run is an
-    error, and is not skipped. ``wait``: wait while another kickbench measures on this host.
+    ``quick`` takes some 12 seconds in all. ``strict``: a case that the host cannot run is an
+    error, and is not skipped. ``wait``: wait while another kickbench measures on the host.
+    ``host`` names another machine as ``kickbench run --host`` does, such as "user@box". It measures
+    by an agent that ssh brings there, and the run's folder is made here.
 
     A case that was skipped or has failed says so in its ``status``, with the ``reason``. Raises
-    ScenarioError for a scenario that is wrong, HostError if this host can run nothing of it, and
-    MeasurementError if no case could be measured, or if results cannot be stored. After Ctrl-C it
-    raises KeyboardInterrupt, with the command that finishes the run. An exception of ``progress``
-    ends the run in the same way, and is raised.
+    ScenarioError for a scenario that is wrong, HostError if the host can run nothing of it or
+    cannot be reached, and MeasurementError if no case could be measured, if results cannot be
+    stored, or if the connection to another host breaks. After Ctrl-C it raises
+    KeyboardInterrupt, with the command that finishes the run. An exception of ``progress`` ends the
+    run in the same way, and is raised.
     """
     wanted = _scenario(scenario)
     observer = _Observer(progress or (lambda _: None))
     with _own_signals():
         try:
-            outcome = runner.run(
-                wanted, Path(results), observer, quick=quick, strict=strict, wait=wait
-            )
+            with machine_of(host) as machine:
+                outcome = runner.run(
+                    wanted,
+                    Path(results),
+                    observer,
+                    quick=quick,
+                    strict=strict,
+                    wait=wait,
+                    machine=machine,
+                )
         except runner.RunInterruptedError as interrupted:
             if observer.fault:
                 raise observer.fault from None

@@ -273,7 +273,7 @@ measured in one piece."""
 
 def _measure(state: State, folder: Path) -> None:
     """Run the plan's scenario as ``kickbench run`` does, into a folder."""
-    from kickbench.cli.machines import machine_of
+    from kickbench.remote.machines import machine_of
     from kickbench.run import runner
     from kickbench.run.progress import observer
     from kickbench.scenario.model import Scenario

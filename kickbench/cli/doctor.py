@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kickbench.cli.machines import machine_of
 from kickbench.cli.run import Host
 from kickbench.errors import EXIT_HOST
+from kickbench.remote.machines import machine_of
 
 if TYPE_CHECKING:
     from kickbench.host.doctor import Finding

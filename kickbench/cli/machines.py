@@ -7,26 +7,16 @@ Each entry opens a machine (:mod:`kickbench.run.machine`), and the runner does n
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kickbench.remote.machines import machine_of
 
 if TYPE_CHECKING:
     from kickbench.lab.emulator import Limits
     from kickbench.run.machine import Machine
-
-
-def _this_host() -> AbstractContextManager[Machine]:
-    from kickbench.run.this_host import ThisHost
-
-    return nullcontext(ThisHost())
-
-
-def _by_ssh(host: str) -> AbstractContextManager[Machine]:
-    from kickbench.remote.box import Box
-    from kickbench.remote.ssh import Ssh
-
-    return Box(Ssh(host))
 
 
 def _emulated(name: str, kernel: Path | None, limits: Limits) -> AbstractContextManager[Machine]:
@@ -38,14 +28,9 @@ def _emulated(name: str, kernel: Path | None, limits: Limits) -> AbstractContext
 
 
 MACHINES: dict[str, Callable[..., AbstractContextManager[Machine]]] = {
-    "this host": _this_host,
-    "ssh": _by_ssh,
+    "this host": partial(machine_of, None),
+    "ssh": machine_of,
     "lab": _emulated,
 }
 """How to open a machine of each kind: this host; one by ssh, from what ``--host`` names; one that
 the lab emulates, from its name, its kernel (None: the lab's) and its limits."""
-
-
-def machine_of(host: str | None) -> AbstractContextManager[Machine]:
-    """The machine to measure on: what ``--host`` names, or this one."""
-    return MACHINES["this host"]() if host is None else MACHINES["ssh"](host)

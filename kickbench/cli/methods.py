@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from kickbench.cli.machines import machine_of
 from kickbench.cli.run import Host
+from kickbench.remote.machines import machine_of
 
 
 def methods(

@@ -77,8 +77,8 @@ def _measure(scenario: Scenario, results: Path, host: str, *, several: bool) -> 
 
     With ``several`` hosts, a line before it says which one it is.
     """
-    from kickbench.cli.machines import machine_of
     from kickbench.nightly.config import THIS_HOST
+    from kickbench.remote.machines import machine_of
     from kickbench.run import runner
     from kickbench.run.progress import observer
 

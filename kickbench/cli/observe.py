@@ -12,9 +12,9 @@ import typer
 
 from kickbench import interrupts
 from kickbench.cli.folders import folder
-from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, EXIT_USAGE, MeasurementError, UsageError
 from kickbench.numbers import plural
+from kickbench.remote.machines import machine_of
 
 if TYPE_CHECKING:
     from kickbench.watch.process import Vmm

@@ -11,8 +11,8 @@ import typer
 
 from kickbench import interrupts
 from kickbench.cli.folders import folder
-from kickbench.cli.machines import machine_of
 from kickbench.errors import EXIT_INTERRUPTED, MeasurementError, UsageError
+from kickbench.remote.machines import machine_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
