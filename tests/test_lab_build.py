@@ -230,6 +230,27 @@ def test_a_removal_is_applied_last_and_another_kernel_from_the_same_objects(lab:
     assert builder.built(tree) == whole
 
 
+def test_another_configuration_begins_with_a_copy_of_the_labs_objects(lab: Path) -> None:
+    tree = source(lab)
+    builder.build(tree)
+    (first,) = (lab / "cache").rglob("objects-lab")
+    (first / "main.o").write_text("compiled")
+    (first / "source").symlink_to(tree)
+    os.utime(first / "main.o", ns=(1_000_000_001, 2_000_000_003))
+    (left := first.parent / ".copying").mkdir()  # by a build that was killed
+    (left / "half").write_text("")
+    builder.build(tree, "debug")
+    copied = first.parent / "objects-lab-debug"
+    assert not left.exists()
+    assert not (copied / "half").exists()
+    assert (copied / "source").readlink() == tree
+    assert (copied / "main.o").stat().st_mtime_ns == 2_000_000_003
+    (copied / "main.o").write_text("compiled otherwise")
+    assert (first / "main.o").read_text() == "compiled"
+    builder.build(tree)  # that of lab is there, and its objects are not taken from another
+    assert {path.name for path in first.parent.glob("objects-*")} == {first.name, copied.name}
+
+
 def test_without_the_patches_any_source_is_built_as_it_is(lab: Path) -> None:
     tree = source(lab)
     patched, plain = builder.build(tree), builder.build(tree, patched=False)

@@ -9,7 +9,8 @@ A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab
     kernels/<hash>/inputs.json   what went into it, for people
     trees/<source>/source/       the source with the patches applied
     trees/<source>/originals/    the files that the patches change, as they were before
-    trees/<source>/objects-*/    make's objects: a changed patch recompiles only what it changes
+    trees/<source>/objects-*/    make's objects: a changed patch recompiles only what it changes.
+                                 Those of other configurations begin as a copy of those of lab
     lock                         one build at a time
 
 You may delete all but ``kernels`` while nothing builds. A build never changes the user's own source
@@ -26,7 +27,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +143,12 @@ class Inputs:
     @property
     def objects(self) -> str:
         """The name of the folder of objects, which kernels with the same fragments share."""
-        return "-".join(["objects", *(name.removesuffix(".config") for name in self.fragments)])
+        return _objects(self.fragments)
+
+    @property
+    def first_objects(self) -> str:
+        """The name of the folder that this one may begin as a copy of: that of lab."""
+        return _objects((_BASE, *ARCHS[self.arch].fragments))
 
     def facts(self) -> dict[str, object]:
         """The inputs as a JSON object."""
@@ -180,6 +186,10 @@ def inputs(
         compiler(arch),
         arch,
     )
+
+
+def _objects(fragments: Iterable[str]) -> str:
+    return "-".join(["objects", *(name.removesuffix(".config") for name in fragments)])
 
 
 def _config(name: str, arch: str) -> Config:
@@ -318,6 +328,7 @@ class _Build:
         self._restore()
         for name, text in self._inputs.patches.items():
             self._apply(name, text)
+        self._begin_objects()
         tree = Tree(self._source, self._objects, self._jobs, self._lock, self._arch.target)
         tree.configure(self._inputs.fragments.values(), f"-kickbench-{self._inputs.key}")
         tree.compile()
@@ -352,6 +363,21 @@ class _Build:
                 )
         fresh.rename(self._source)
         work.rmdir()
+
+    def _begin_objects(self) -> None:
+        """Begin with the objects of lab, if they are there.
+
+        make compiles what depends on an option that differs (scripts/basic/fixdep.c). So the times
+        of the files have to be kept, and no file may be shared.
+        """
+        first = self._tree / self._inputs.first_objects
+        if self._objects.exists() or not first.exists():
+            return
+        # The name is not that of a folder of objects, and a killed copy is removed.
+        work = self._tree / ".copying"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(first, work, symlinks=True)
+        work.rename(self._objects)
 
     def _restore(self) -> None:
         """Undo earlier patches. make then compiles only what depends on their files."""
