@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import signal
 import subprocess
@@ -405,6 +406,43 @@ def test_what_goes_wrong_is_one_line(
     assert done.returncode == code, done.stderr
     line = done.stderr.splitlines()[-1]
     assert words.format(**places) in line
+
+
+RUN_FILE = "runs/host=a/month=2026-03/x.parquet"
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["pipe", "link to a pipe"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("store.json", ["query", "SELECT 1"]),
+        ("store.json", ["report"]),
+        ("store.json", ["compact"]),
+        ("store.json", ["add", "{run}"]),
+        (RUN_FILE, ["query", "SELECT 1"]),
+        (RUN_FILE, ["compact"]),
+    ],
+)
+def test_a_pipe_in_a_store_is_refused(
+    tmp_path: Path, run: Path, name: str, words: list[str], link: bool
+) -> None:
+    path = tmp_path / "store" / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe" if link else path)
+    if link:
+        path.symlink_to(tmp_path / "pipe")
+    command, *more = (word.format(run=run) for word in words)
+    done = kickbench_captured("fleet", command, tmp_path / "store", *more)
+    assert (done.returncode, done.stdout) == (4, "")
+    (line,) = done.stderr.splitlines()
+    assert f"cannot be read: {name} is not a regular file" in line
+
+
+def test_a_file_of_a_store_may_be_a_link(tmp_path: Path, run: Path) -> None:
+    store.add_run(Files(str(tmp_path / "store")), RunData.load(run))
+    (tmp_path / "store/store.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "store/store.json").symlink_to(tmp_path / "elsewhere.json")
+    assert answer(str(tmp_path / "store"), "SELECT count(*) FROM runs") == [(1,)]
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: str, run: Path) -> None:

@@ -87,17 +87,23 @@ class Files:
                 self.write(f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def list(self, name: str, suffix: str) -> list[str]:
-        """The names below ``name`` that end so, sorted; none if there is nothing."""
+        """The names below ``name`` that end so, sorted; none if there is nothing.
+
+        Raises MeasurementError, too, for what is not a regular file. Reading a pipe never ends.
+        """
         with self._told("read"):
             self._system.invalidate_cache()
-            found = self._system.find(self._path(name)) if self._exists(name) else []
-        prefix = len(self._root.rstrip("/")) + 1
-        # A writer's own file, before it has its name, begins with a dot.
-        return sorted(
-            path[prefix:]
-            for path in found
-            if path.endswith(suffix) and not path.rpartition("/")[2].startswith(".")
-        )
+            found = self._system.find(self._path(name), detail=True) if self._exists(name) else {}
+            prefix = len(self._root.rstrip("/")) + 1
+            names = []
+            for path, what in found.items():
+                # A writer's own file, before it has its name, begins with a dot.
+                if path.endswith(suffix) and not path.rpartition("/")[2].startswith("."):
+                    names.append(path[prefix:])
+                    # A link is called so, too.
+                    if what.get("type") == "other" and not Path(path).is_file():
+                        raise OSError(f"{one_line(names[-1])} is not a regular file; remove it")
+        return sorted(names)
 
     def read(self, name: str) -> bytes:
         """The contents of a file."""
