@@ -17,8 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kickbench.engine.engine import quantile_levels
+from kickbench.engine.engine import KB_BOUNCE, quantile_levels
 from kickbench.engine.engine import quantiles as quantiles_of
+from kickbench.kvm import abi
 from kickbench.results.tables import QUANTILES
 
 UNITS = Path(__file__).resolve().parent / "units"
@@ -91,6 +92,41 @@ def test_a_hand_over_ends_whatever_becomes_of_its_threads(
     assert found[:3] == ["on", "5", "back"]  # where the caller was
     assert int(found[3]) == error
     assert (found[4] == "3") is (what not in ("silent", "refused"))
+
+
+# --- exits -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_exit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("own_exit", tmp_path_factory.mktemp("own_exit"))
+
+
+IO, MMIO, FAULT, BOUNCE = abi.KVM_EXIT_IO, abi.KVM_EXIT_MMIO, abi.KVM_EXIT_MEMORY_FAULT, KB_BOUNCE
+
+
+@pytest.mark.parametrize(
+    ("program", "left", "error", "is_own"),
+    [
+        ((IO, 0), IO, 0, True),
+        ((IO, 0), MMIO, 0, False),
+        ((IO, 0), IO, errno.EINTR, False),
+        ((IO, MMIO), MMIO, 0, True),
+        ((IO, MMIO), MMIO, errno.EINTR, False),
+        ((BOUNCE, 0), IO, errno.EINTR, True),
+        ((BOUNCE, 0), IO, 0, False),
+        ((FAULT, 0), FAULT, errno.EFAULT, True),
+        # The host's own memory is not there: that is no exit of the guest.
+        ((FAULT, 0), IO, errno.EFAULT, False),
+        ((FAULT, 0), FAULT, errno.EINTR, False),
+        ((IO, 0), FAULT, errno.EFAULT, False),
+    ],
+)
+def test_an_exit_is_the_programs_own(
+    own_exit: Path, program: tuple[int, int], left: int, error: int, is_own: bool
+) -> None:
+    found = output(own_exit, *map(str, (*program, left, error)))
+    assert found.split() == ["own" if is_own else "other"]
 
 
 # --- steal -------------------------------------------------------------------------------------
