@@ -241,8 +241,7 @@ static bool guest_ran(const struct vcpu_thread *t, int error)
 	case KVM_EXIT_HLT:
 		return !error || kb_kick_requested(&t->v);
 	default:
-		return (!error && t->v.run->exit_reason == t->v.expected_exit) ||
-		       kb_is_other_exit(&t->v, error);
+		return kb_is_own_exit(&t->v, error);
 	}
 }
 
