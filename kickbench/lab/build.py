@@ -10,7 +10,7 @@ A kernel is kept under the hash of its inputs, in ``XDG_CACHE_HOME/kickbench/lab
     trees/<source>/source/       the source with the patches applied
     trees/<source>/originals/    the files that the patches change, as they were before
     trees/<source>/objects-*/    make's objects: a changed patch recompiles only what it changes.
-                                 Those of other configurations begin as a copy of those of lab
+                                 Those of most configurations begin as a copy of those of lab
     lock                         one build at a time
 
 You may delete all but ``kernels`` while nothing builds. A build never changes the user's own source
@@ -75,13 +75,15 @@ class Config:
     lab.config is merged over ``make tinyconfig``, then the fragments of the architecture, and then
     ``fragments``. Later ones win. ``removals`` are patches
     that are applied after the lab's own. Each takes a feature away. Without ``portable``, the
-    configuration is of x86_64 alone.
+    configuration is of x86_64 alone. ``afresh`` says that its options change how every file is
+    compiled, so that the objects of another configuration are of no use.
     """
 
     doc: str
     fragments: tuple[str, ...] = ()
     removals: tuple[str, ...] = ()
     portable: bool = False
+    afresh: bool = False
 
     def texts(self, arch: str = "x86_64") -> dict[str, str]:
         """The fragments for an architecture, by file name."""
@@ -91,11 +93,11 @@ class Config:
 
 CONFIGS: dict[str, Config] = {
     "lab": Config("the kernel to measure in", portable=True),
-    "debug": Config("KASAN, lockdep and kmemleak", ("debug.config",), portable=True),
+    "debug": Config("KASAN, lockdep and kmemleak", ("debug.config",), portable=True, afresh=True),
     "no-immediate-exit": Config(
         "KVM does not leave a nested guest at once", removals=("no-immediate-exit.patch",)
     ),
-    "observe": Config("BTF and BPF, for kickbench observe", ("observe.config",)),
+    "observe": Config("BTF and BPF, for kickbench observe", ("observe.config",), afresh=True),
     "private-memory": Config(
         "VMs with private memory, for the program memory_fault", ("private-memory.config",)
     ),
@@ -371,7 +373,8 @@ class _Build:
         of the files have to be kept, and no file may be shared.
         """
         first = self._tree / self._inputs.first_objects
-        if self._objects.exists() or not first.exists():
+        afresh = CONFIGS[self._inputs.config].afresh
+        if afresh or self._objects.exists() or not first.exists():
             return
         # The name is not that of a folder of objects, and a killed copy is removed.
         work = self._tree / ".copying"
