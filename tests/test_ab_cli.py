@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,12 +142,10 @@ def test_a_host_that_cannot_boot_a_kernel_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no kernel")
     words = ["--kernel", tmp_path / "a", "--kernel", tmp_path / "b", "--yes"]
     code, error = start("--by", "kexec", *words)
-    assert (code, "kexec" in error or "is no kernel" in error) in (
-        (EXIT_HOST, True),
-        (EXIT_USAGE, True),
-    )
+    assert code in (EXIT_HOST, EXIT_USAGE)
+    assert "kexec" in error or "is no kernel" in error
     assert not Path("/nonexistent").exists()
-    if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112
+    if not hosts.has_systemd():
         assert start("--by", "systemd", *words)[0] == EXIT_HOST
 
 

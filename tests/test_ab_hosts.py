@@ -136,8 +136,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for tool in ("bootctl", "systemctl"):
         path = tmp_path / tool
         path.write_text(
-            f'#!/bin/sh\\necho {tool} "$@" >> {tmp_path}/calls\\n'
-            f'[ "$1" = list ] && cat {tmp_path}/entries\\nexit 0\\n'.replace("\\n", "\n")
+            f'#!/bin/sh\necho {tool} "$@" >> {tmp_path}/calls\n'
+            f'[ "$1" = list ] && cat {tmp_path}/entries\nexit 0\n'
         )
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
