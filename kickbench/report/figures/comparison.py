@@ -51,6 +51,7 @@ _ROOM = 1.25
 class _Bar:
     """A difference in per cent of the base's level."""
 
+    case: str
     text: str
     value: float
     low: float
@@ -58,8 +59,46 @@ class _Bar:
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class Bars:
+    """The differences of a plot: those of levels, or paired ones, of a kind of measurement."""
+
+    kind: str
+    paired: bool
+    every: Sequence[_Bar]
+
+    @property
+    def name(self) -> str:
+        """What is compared."""
+        return f"{TABLES[self.kind].title}{', method - baseline' if self.paired else ''}"
+
+    @property
+    def cases(self) -> list[str]:
+        """The ids of the cases, one for each difference."""
+        return [bar.case for bar in self.every]
+
+    @property
+    def shown(self) -> Sequence[_Bar]:
+        """Those that are drawn."""
+        if len(self.every) <= MOST_ROWS:
+            return self.every
+        largest = sorted(self.every, key=lambda bar: -abs(bar.value))[:MOST_ROWS]
+        return [bar for bar in self.every if bar in largest][:MOST_ROWS]
+
+    @property
+    def row_inches(self) -> float:
+        """The height of a row: a bar, and the text above it."""
+        more = max(_label(bar.text).count("\n") for bar in self.shown)
+        return _ROW_INCHES + _LINE_INCHES * more
+
+
 def draw_differences(comparison: Comparison) -> list[Plot]:
     """By kind of measurement, a plot of the levels and one of the paired differences."""
+    return [_plot(comparison, bars) for bars in difference_bars(comparison)]
+
+
+def difference_bars(comparison: Comparison) -> list[Bars]:
+    """What is drawn, by plot."""
     plots = []
     kinds = {judged.base.kind for judged in comparison.comparable}
     for kind in (kind for kind in TABLES if kind in kinds):
@@ -71,9 +110,15 @@ def draw_differences(comparison: Comparison) -> list[Plot]:
             ]
             bars = [bar for judged in found if (bar := _bar(comparison, judged)) is not None]
             if bars:
-                title = f"{TABLES[kind].title}{', method - baseline' if paired else ''}"
-                plots.append(_draw(comparison, title, bars, paired=paired))
+                plots.append(Bars(kind, paired, bars))
     return plots
+
+
+def bars_title(comparison: Comparison, bars: Bars) -> str:
+    """What distinguishes the plot from the others of the comparison."""
+    # Every figure of an emulated run says so, although this axis has no times.
+    by = emulation(comparison.base) or emulation(comparison.other)
+    return ": ".join(filter(None, [by, bars.name]))
 
 
 def _bar(comparison: Comparison, judged: Judged) -> _Bar | None:
@@ -87,34 +132,32 @@ def _bar(comparison: Comparison, judged: Judged) -> _Bar | None:
     text = f"{METRICS[base.metric].title}: {base.method}, {label(comparison.base, case)}"
     verdict: Verdict = "worse" if judged.alarm else judged.verdict
     value, low, high = (100 * end / level for end in (found.value, found.low, found.high))
-    return _Bar(text, value, low, high, verdict)
+    return _Bar(base.case, text, value, low, high, verdict)
 
 
-def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: bool) -> Plot:
-    shown = bars
-    if len(bars) > MOST_ROWS:
-        largest = sorted(bars, key=lambda bar: -abs(bar.value))[:MOST_ROWS]
-        shown = [bar for bar in bars if bar in largest][:MOST_ROWS]
-    # Every figure of an emulated run says so, although this axis has no times.
-    by = emulation(comparison.base) or emulation(comparison.other)
-    full = ": ".join(filter(None, [by, title]))
-    labels = [_label(bar.text) for bar in shown]
-    more = max(text.count("\n") for text in labels)
-    row_inches = _ROW_INCHES + _LINE_INCHES * more
-    canvas, axes = new_plot(full, height_inches=0.9 + row_inches * len(shown))
-    limit = _limit(comparison, shown, paired=paired)
+def _plot(comparison: Comparison, bars: Bars) -> Plot:
+    title = bars_title(comparison, bars)
+    canvas, axes = new_plot(title, height_inches=0.9 + bars.row_inches * len(bars.shown))
+    draw_bars_on(axes, comparison, bars)
+    return Plot(title, _finding(bars), canvas)
+
+
+def draw_bars_on(axes: Axes, comparison: Comparison, bars: Bars) -> None:
+    """Draw one of :func:`difference_bars`."""
+    shown = bars.shown
+    limit = _limit(comparison, bars)
     axes.set_xlim(-limit, limit)
     axes.set_ylim(len(shown) - 0.35, -0.75)
     axes.axvline(0, color=INK, linewidth=1, alpha=0.7)
-    if not paired:
+    if not bars.paired:
         effect = 100 * comparison.min_effect
         axes.axvspan(-effect, effect, color=BAND, alpha=0.15, linewidth=0)
-    for row, (bar, text) in enumerate(zip(shown, labels, strict=True)):
+    for row, bar in enumerate(shown):
         _draw_bar(axes, row, bar, limit)
         axes.text(
             0.0,
-            row - 0.13 / row_inches,
-            text,
+            row - 0.13 / bars.row_inches,
+            _label(bar.text),
             transform=axes.get_yaxis_transform(),
             color=INK,
             fontsize=8.5,
@@ -127,10 +170,9 @@ def _draw(comparison: Comparison, title: str, bars: Sequence[_Bar], *, paired: b
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-    of = "of the baseline's level" if paired else "of the base"
+    of = "of the baseline's level" if bars.paired else "of the base"
     first, second = compared.names(comparison)
     axes.set_xlabel(plain(f"{second} - {first}", 60) + f" [% {of}]", parse_math=False)
-    return Plot(full, _finding(title, bars, shown), canvas)
 
 
 def _draw_bar(axes: Axes, row: int, bar: _Bar, limit: float) -> None:
@@ -157,31 +199,33 @@ def _label(text: str) -> str:
     return "\n".join(lines[:2])
 
 
-def _limit(comparison: Comparison, bars: Sequence[_Bar], *, paired: bool) -> float:
+def _limit(comparison: Comparison, bars: Bars) -> float:
     """Where the axis ends: it shows most differences, and a few huge ones do not stretch it."""
-    sizes = [abs(bar.value) for bar in bars]
-    ends = [max(abs(bar.low), abs(bar.high)) for bar in bars]
+    sizes = [abs(bar.value) for bar in bars.shown]
+    ends = [max(abs(bar.low), abs(bar.high)) for bar in bars.shown]
     wanted = max(float(np.quantile(sizes, 0.9)), float(np.median(ends)))
-    least = 0.0 if paired else 100 * comparison.min_effect
+    least = 0.0 if bars.paired else 100 * comparison.min_effect
     return _ROOM * max(wanted, least, 1e-6)
 
 
-def _finding(title: str, bars: Sequence[_Bar], shown: Sequence[_Bar]) -> str:
-    counts = Counter(bar.verdict for bar in bars)
+def _finding(bars: Bars) -> str:
+    counts = Counter(bar.verdict for bar in bars.every)
     order: tuple[Verdict, ...] = ("worse", "maybe worse", "better", "maybe better")
     seen = [verdict for verdict in order if counts[verdict]]
-    of = plural(len(bars), "figure")
+    of = plural(len(bars.every), "figure")
     if seen:
-        largest = max((b for b in bars if b.verdict == seen[0]), key=lambda bar: abs(bar.value))
+        largest = max(
+            (b for b in bars.every if b.verdict == seen[0]), key=lambda bar: abs(bar.value)
+        )
         value, low, high = measured(largest.value, (largest.low, largest.high))
         sign = "+" if largest.value > 0 else ""
         said = (
-            f"{title}: of {of}, {listed([f'{counts[verdict]} {verdict}' for verdict in seen])}; "
+            f"{bars.name}: of {of}, {listed([f'{counts[one]} {one}' for one in seen])}; "
             f"the largest {'' if len(seen) == 1 else f'({seen[0]}) '}is {largest.text}, "
             f"{sign}{value} % ({low} to {high})."
         )
     else:
-        said = f"{title}: no difference seen in {of}."
-    if len(shown) < len(bars):
-        said += f" The {len(shown)} largest are drawn."
+        said = f"{bars.name}: no difference seen in {of}."
+    if len(bars.shown) < len(bars.every):
+        said += f" The {len(bars.shown)} largest are drawn."
     return said
