@@ -23,6 +23,7 @@ import kickbench
 
 PARAMETERS = {
     "compare": "base, other, *, min_effect=None",
+    "plot.comparison": "comparison, case=None, ax=None, *, paired=False",
     "plot.contention": "run, case=None, ax=None, *, scale='linear'",
     "plot.cost": "run, case=None, ax=None",
     "plot.cost_by_exit_rate": "run, case=None, ax=None",

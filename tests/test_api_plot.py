@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 import kickbench
 from kickbench.errors import UsageError
 from kickbench.report.figures import prediction as predictions
+from kickbench.report.figures.comparison import draw_differences
 from kickbench.report.figures.table import FIGURES
 
 OTHER_NAMES = {
@@ -111,7 +112,7 @@ def axes() -> Any:
 
 
 def test_every_figure_of_the_report_is_here() -> None:
-    assert sorted(NAMES) == kickbench.plot.__all__
+    assert sorted([*NAMES, "comparison"]) == kickbench.plot.__all__
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -234,6 +235,35 @@ def test_a_method_chooses_its_plot(name: str, run: kickbench.Run, axes: Any) -> 
     assert "sigmask_same" in axes.get_title(loc="left")
     with pytest.raises(UsageError, match=r"the run has no .* of nothing"):
         draw(name)(run, ax=axes, method="nothing")
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_comparison_is_drawn_as_on_its_page(paired: bool, run: kickbench.Run, axes: Any) -> None:
+    comparison = kickbench.compare(run, run)
+    plots = {}
+    for case in run.cases:
+        try:
+            ax = kickbench.plot.comparison(comparison, case, Figure().add_subplot(), paired=paired)
+        except UsageError as error:
+            assert f"the case {case} has no" in str(error)  # noqa: PT017 (both are right)
+        else:
+            plots[ax.get_title(loc="left")] = looks(ax)
+    wanted = {
+        plot.canvas.axes[0].get_title(loc="left"): looks(plot.canvas.axes[0])
+        for plot in draw_differences(comparison)
+        if paired == plot.title.endswith("method - baseline")
+    }
+    assert plots == wanted != {}
+    assert kickbench.plot.comparison(comparison, ax=axes, paired=paired) is axes
+    assert axes.get_title(loc="left") == next(iter(wanted))
+    with pytest.raises(UsageError, match="the comparison has no case nothing"):
+        kickbench.plot.comparison(comparison, "nothing")
+
+
+def test_a_comparison_without_differences_is_an_error(observed: kickbench.Run) -> None:
+    comparison = kickbench.compare(observed, observed)
+    with pytest.raises(UsageError, match="the comparison has no paired differences"):
+        kickbench.plot.comparison(comparison, paired=True)
 
 
 def test_emulated_times_are_called_that(tmp_path: Path, axes: Any) -> None:

@@ -10,7 +10,7 @@ nothing to draw, and ResultsError if a table is damaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -22,6 +22,7 @@ from kickbench.errors import UsageError
 from kickbench.text import did_you_mean, printable, shorten
 
 with mpl.rc_context():  # pages have settings of their own; yours stay as they are
+    from kickbench.report.figures import comparison as compared
     from kickbench.report.figures import contention as contentions
     from kickbench.report.figures import exits, kicks, nested, observed, races, rates, rounds
     from kickbench.report.figures import handover as handovers
@@ -36,14 +37,15 @@ with mpl.rc_context():  # pages have settings of their own; yours stay as they a
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from kickbench.compare.runs import Comparison
     from kickbench.summary.data import RunData
 
 _T = TypeVar("_T")
 Scale = Literal["logarithmic", "linear"]
 
 __all__ = [
-    *("contention", "cost", "cost_by_exit_rate", "differences", "ecdf", "handover", "kick_latency"),
-    *("lifecycle", "nested_round_trips", "nested_work", "nodes", "observed_kicks"),
+    *("comparison", "contention", "cost", "cost_by_exit_rate", "differences", "ecdf", "handover"),
+    *("kick_latency", "lifecycle", "nested_round_trips", "nested_work", "nodes", "observed_kicks"),
     *("observed_over_time", "observed_pauses", "observed_times", "observed_ways", "over_time"),
     *("pauses", "percentiles", "prediction", "race", "shift", "throughput", "throughput_per_vcpu"),
     *("time_by_exit_rate", "time_by_kick_rate"),
@@ -276,6 +278,25 @@ def observed_pauses(run: Run, case: str | None = None, ax: Axes | None = None) -
     return _events(run, case, ax, "pauses")
 
 
+# --- two runs ----------------------------------------------------------------------------------
+
+
+def comparison(
+    comparison: Comparison, case: str | None = None, ax: Axes | None = None, *, paired: bool = False
+) -> Axes:
+    """The differences that :func:`kickbench.compare` judged, in per cent of the base.
+
+    They are those of all cases that are of one kind. ``paired`` chooses between the levels and the
+    differences of methods from their baseline.
+    """
+    known = [bars for bars in compared.difference_bars(comparison) if bars.paired == paired]
+    cases = [one["id"] for one in comparison.base["cases"]]
+    what = "paired differences" if paired else "levels"
+    bars = _choice("comparison", cases, case, what, known, lambda bars: bars.cases)
+    title = compared.bars_title(comparison, bars)
+    return _on(ax, title, lambda axes: compared.draw_bars_on(axes, comparison, bars))
+
+
 # --- what several of them do -------------------------------------------------------------------
 
 
@@ -322,12 +343,23 @@ def _chosen(
     cases: Callable[[_T], Iterable[Mapping[str, Any]]],
 ) -> _T:
     """The group that has the case, or the first one. A plot is of a group."""
-    if case is not None and case not in run.cases:
-        raise UsageError(f"the run has no case {case}{did_you_mean(case, run.cases)}")
+    return _choice("run", run.cases, case, what, groups, lambda one: [c["id"] for c in cases(one)])
+
+
+def _choice(
+    whole: str,
+    known: Collection[str],
+    case: str | None,
+    what: str,
+    groups: Sequence[_T],
+    ids: Callable[[_T], Sequence[str]],
+) -> _T:
+    if case is not None and case not in known:
+        raise UsageError(f"the {whole} has no case {case}{did_you_mean(case, known)}")
     for group in groups:
-        if case is None or case in [one["id"] for one in cases(group)]:
+        if case is None or case in ids(group):
             return group
-    raise UsageError(f"{'the run' if case is None else f'the case {case}'} has no {what}")
+    raise UsageError(f"the {whole if case is None else f'case {case}'} has no {what}")
 
 
 def _drawn(
@@ -337,10 +369,15 @@ def _drawn(
     title: Callable[[RunData, _T], str],
     draw: Callable[[Axes, RunData, _T], object],
 ) -> Axes:
+    data = run._data
+    return _on(ax, title(data, group), lambda axes: draw(axes, data, group))
+
+
+def _on(ax: Axes | None, title: str, draw: Callable[[Axes], object]) -> Axes:
     if ax is None:
         from matplotlib import pyplot as plt  # it looks for a screen
 
         _, ax = plt.subplots(layout="constrained")
-    draw_title(ax, title(run._data, group))
-    draw(ax, run._data, group)
+    draw_title(ax, title)
+    draw(ax)
     return ax
