@@ -274,6 +274,15 @@ def test_a_signal_that_comes_before_the_guest_runs_is_no_halt(
     assert not probe(device).halts_inside
 
 
+def test_a_halt_that_a_signal_does_not_end_is_of_no_use(
+    kernel: PlayedKernel, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.extensions[x86_64.KVM_CAP_X86_DISABLE_EXITS] = 0b1110
+    kernel.keeps_halted_guests = True
+    monkeypatch.setattr(probing, "LATE_SECONDS", probing.HALT_SECONDS)
+    assert not probe(device).halts_inside
+
+
 def test_how_long_to_poll_can_be_set_if_the_kernel_says_so(
     kernel: PlayedKernel, device: Path
 ) -> None:

@@ -282,7 +282,10 @@ UNSTARTED = abi.KVM_MP_STATE_UNINITIALIZED
 """What a vCPU is that waits for INIT and SIPI. It needs the local APIC in the kernel."""
 
 
-WHY_HALTS_LEAVE = "HLT leaves the guest here in any case (KVM_CAP_X86_DISABLE_EXITS)"
+WHY_HALTS_LEAVE = (
+    "HLT leaves the guest here in any case, or no kick reaches the guest in it "
+    "(KVM_CAP_X86_DISABLE_EXITS)"
+)
 
 
 def halt_inside(vm: Vm) -> None:
