@@ -6,6 +6,7 @@ Ctrl-C ends it tidily even while it is being loaded, and while Python ends.
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -15,6 +16,10 @@ from kickbench.errors import EXIT_INTERRUPTED
 
 def main() -> None:
     """Load the command line and run it."""
+    for stream in (sys.stdout, sys.stderr):
+        # A path or a name may have letters that the locale's encoding, such as latin-1, has not.
+        if isinstance(stream, io.TextIOWrapper):  # it is None if it was closed
+            stream.reconfigure(errors="backslashreplace")
     try:
         if interrupts.is_heeded(signal.SIGINT):  # not ignored, as it is in a shell's background
             interrupts.heed(signal.SIGINT)

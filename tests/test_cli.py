@@ -399,6 +399,18 @@ def test_a_reader_that_leaves_changes_neither_the_work_nor_its_outcome(
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize(("encoding", "dash"), [("latin-1", "\\u2014"), ("utf-8", "\u2014")])
+def test_letters_that_the_locale_has_not_are_escaped(
+    tmp_path: Path, encoding: str, dash: str
+) -> None:
+    command = ["env", f"PYTHONIOENCODING={encoding}", *KICKBENCH]
+    query = ["fleet", "query", str(tmp_path), 'SELECT 1 AS "\u2014"']
+    done = run([*command, *query], encoding="utf-8")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, dash)
+    done = run([*command, "show", "\u2014"], encoding="utf-8")
+    assert (done.returncode, done.stderr) == (2, f"kickbench: {dash}: does not exist\n")
+
+
 def test_output_that_cannot_be_written_is_4_in_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
