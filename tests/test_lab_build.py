@@ -210,6 +210,20 @@ def test_changed_patches_replace_the_earlier_ones_in_the_same_tree(lab: Path) ->
     assert len(kernels(lab)) == 2
 
 
+def test_make_sees_no_change_where_the_patches_are_the_same(lab: Path) -> None:
+    path = tarball(lab)
+    builder.build(path)
+    (built,) = (lab / "cache/kickbench/lab/trees").glob("*/source")
+    files = built / "init/main.c", built / "init/new.c"
+    for file in files:
+        os.utime(file, ns=(1_000_000_001, 2_000_000_003))
+    builder.build(path, "debug")
+    assert [file.stat().st_mtime_ns for file in files] == [2_000_000_003] * 2
+    patch(lab, "deux")
+    builder.build(path)
+    assert [file.stat().st_mtime_ns == 2_000_000_003 for file in files] == [False, True]
+
+
 REMOVAL = """\
 --- a/init/main.c
 +++ b/init/main.c

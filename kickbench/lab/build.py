@@ -327,9 +327,7 @@ class _Build:
         begun = time.monotonic()
         if not self._source.is_dir():
             self._unpack()
-        self._restore()
-        for name, text in self._inputs.patches.items():
-            self._apply(name, text)
+        self._patch()
         self._begin_objects()
         tree = Tree(self._source, self._objects, self._jobs, self._lock, self._arch.target)
         tree.configure(self._inputs.fragments.values(), f"-kickbench-{self._inputs.key}")
@@ -382,12 +380,34 @@ class _Build:
         shutil.copytree(first, work, symlinks=True)
         work.rename(self._objects)
 
+    def _patch(self) -> None:
+        """Apply the patches in place of earlier ones.
+
+        A file that ends as it was keeps its time: make compiles nothing for it.
+        """
+        before = {path: (path.read_bytes(), path.stat()) for path in self._patched()}
+        self._restore()
+        for name, text in self._inputs.patches.items():
+            self._apply(name, text)
+        for path, (data, was) in before.items():
+            if path.exists() and path.read_bytes() == data:
+                os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    def _patched(self) -> list[Path]:
+        """The files of the source that earlier patches changed or added."""
+        changed = [path.relative_to(self._originals) for path in self._originals.rglob("*")]
+        paths = [self._source / name for name in (*changed, *self._added())]
+        return [path for path in paths if path.is_file()]
+
+    def _added(self) -> list[str]:
+        file = self._tree / "added.json"
+        names: list[str] = json.loads(file.read_text()) if file.exists() else []
+        return names
+
     def _restore(self) -> None:
-        """Undo earlier patches. make then compiles only what depends on their files."""
-        added = self._tree / "added.json"
-        if added.exists():
-            for name in json.loads(added.read_text()):
-                (self._source / name).unlink(missing_ok=True)
+        """Undo earlier patches."""
+        for name in self._added():
+            (self._source / name).unlink(missing_ok=True)
         for original in [path for path in self._originals.rglob("*") if path.is_file()]:
             target = self._source / original.relative_to(self._originals)
             shutil.copyfile(original, target)
@@ -412,8 +432,7 @@ class _Build:
             )
 
     def _save_originals(self, names: list[str]) -> None:
-        added_file = self._tree / "added.json"
-        added = json.loads(added_file.read_text()) if added_file.exists() else []
+        added = self._added()
         for name in names:
             path, original = self._source / name, self._originals / name
             if original.exists() or name in added:
@@ -425,7 +444,7 @@ class _Build:
                 part.rename(original)
             else:
                 added.append(name)
-        added_file.write_text(json.dumps(added))
+        (self._tree / "added.json").write_text(json.dumps(added))
 
     def _keep(self, image: Path) -> None:
         folder = image.parent.parent
