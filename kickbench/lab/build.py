@@ -395,8 +395,8 @@ class _Build:
 
     def _patched(self) -> list[Path]:
         """The files of the source that earlier patches changed or added."""
-        changed = [path.relative_to(self._originals) for path in self._originals.rglob("*")]
-        paths = [self._source / name for name in (*changed, *self._added())]
+        changed = [str(path.relative_to(self._originals)) for path in self._originals.rglob("*")]
+        paths = [self._source / name for name in changed + self._added()]
         return [path for path in paths if path.is_file()]
 
     def _added(self) -> list[str]:
