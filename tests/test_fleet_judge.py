@@ -221,6 +221,27 @@ def test_a_slow_drift_that_all_hosts_share_is_no_finding(seed: int) -> None:
     assert told(world).findings == ()
 
 
+@pytest.mark.parametrize("nights", [20, 40, 60])
+def test_a_change_of_a_move_that_goes_away_later_is_one_change(nights: int) -> None:
+    world = World(hosts=40, days=120, figures=6)
+    world.move(world.of(0), 35, "kernel", "new")
+    world.step(world.of(0), 35, 0.02, end=35 + nights)
+    (finding,) = told(world).findings
+    days = world.panel().days
+    assert finding.verdict == "gone"
+    assert finding.cohort.moved == ("kernel", "new")
+    assert (finding.cohort.first_day, finding.cohort.last_day) == (days[35], days[34 + nights])
+    assert len(finding.effects) == 6
+
+
+def test_another_change_of_hosts_that_moved_is_a_change_of_its_own() -> None:
+    world = World(hosts=40, days=120, figures=6)
+    world.move(world.of(0), 35, "kernel", "new")
+    world.step(world.of(0), 35, 0.02)
+    world.step(world.of(0), 75, -0.05)
+    assert len(told(world).findings) == 2
+
+
 # --- hosts --------------------------------------------------------------------------------------
 
 

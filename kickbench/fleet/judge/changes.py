@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kickbench.fleet.judge.cohorts import Hosts
+from kickbench.fleet.judge.cohorts import SAME_DAYS, Hosts
 from kickbench.fleet.judge.effects import Effects, Fleet
 from kickbench.fleet.judge.robust import median, trimmed
 from kickbench.nightly.evidence import adjust
@@ -62,8 +62,32 @@ def changes(
         figures = judge.found(effects)
         day = int(effects.hosts.day.min())
         found.append(_settle(fleet, Change(effects, figures, judge.q(effects), day, None)))
-    found += _of_days(fleet, stood, judge_of_days)
-    return found
+    return _with_ends(found, _of_days(fleet, stood, judge_of_days))
+
+
+def _with_ends(moved: Sequence[Change], of_days: Sequence[Change]) -> list[Change]:
+    """All changes, but what took back the change of a move is its end, and no change."""
+    found, others = [*moved], []
+    for back in of_days:
+        at = next((at for at, change in enumerate(found) if _took_back(back, change)), None)
+        if at is None:
+            others.append(back)
+        else:
+            found[at] = replace(found[at], end=back.day - 1)
+    return [*found, *others]
+
+
+def _took_back(back: Change, change: Change) -> bool:
+    """Whether the figures of hosts that moved, and went back, did so by this change."""
+    if change.end is None or back.end is not None or change.hosts.day is None:
+        return False
+    hosts = np.isin(back.hosts.place, change.hosts.place).mean() >= SAME_DAYS
+    figures = np.isin(back.figures, change.figures).all()
+    if back.day <= change.hosts.day.max() or not hosts or not figures:
+        return False
+    then = change.effects.value[back.figures]
+    left = np.abs(then + back.effects.value[back.figures]) < np.abs(then) / 2
+    return bool(left.mean() > 0.5)
 
 
 class _Judge:
