@@ -129,6 +129,24 @@ def test_moves_of_the_same_hosts_on_the_same_day_are_not_told_apart() -> None:
     assert "cheaper" in finding.words
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("apart", [2, 5, 9])
+@pytest.mark.parametrize("dearer", ["6.12.8", "6.12.9"])
+def test_a_kernel_is_not_blamed_for_another_one_of_these_weeks(
+    dearer: str, apart: int, seed: int
+) -> None:
+    world = World(seed=seed)
+    hosts = world.of(0)
+    day = 30 + np.arange(len(hosts)) % 4
+    for kernel, at in (("6.12.8", day), ("6.12.9", day + apart)):
+        world.move(hosts, at, "kernel", kernel)
+        if kernel == dearer:
+            world.step(hosts, at, 0.02)
+    (finding,) = told(world).findings
+    assert finding.cohort.moved == ("kernel", dearer)
+    assert set(finding.cohort.hosts) == names(world, hosts)
+
+
 def test_two_changes_are_two_findings_the_worst_first() -> None:
     world = World(hosts=90)
     world.move(world.of(0), 40, "kernel", "6.12.9")

@@ -43,11 +43,13 @@ class Hosts:
 
     def without(self, places: NDArray[np.intp]) -> Hosts | None:
         """The other hosts; None if they are too few."""
-        kept = ~np.isin(self.place, places)
-        if kept.sum() < FEWEST:
-            return None
-        day = None if self.day is None else self.day[kept]
-        return Hosts(self.where, self.moved, self.place[kept], day)
+        kept = self.only(~np.isin(self.place, places))
+        return None if len(kept.place) < FEWEST else kept
+
+    def only(self, some: NDArray[np.bool_]) -> Hosts:
+        """Those of them, however few."""
+        day = None if self.day is None else self.day[some]
+        return Hosts(self.where, self.moved, self.place[some], day)
 
 
 class Histories:
@@ -66,10 +68,10 @@ class Histories:
         """For each fact that hosts have got: the hosts, and the day on which each last got it."""
         found: dict[Fact, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
         for fact, codes in self.codes.items():
-            host, day = np.nonzero((codes[:, 1:] != codes[:, :-1]) & (codes[:, :-1] >= 0))
-            to = codes[host, day + 1]
+            host, day = np.nonzero(_moves(codes))
+            to = codes[host, day]
             for code in np.unique(to):
-                latest = dict(zip(host[to == code], day[to == code] + 1, strict=True))
+                latest = dict(zip(host[to == code], day[to == code], strict=True))
                 places = np.array([*latest], np.intp), np.array([*latest.values()], np.intp)
                 found[fact, self._panel.names[fact][code]] = places
         return found
@@ -78,10 +80,22 @@ class Histories:
         """All moves of a host, oldest first: the day, the fact, and its new value."""
         found = []
         for fact, codes in self.codes.items():
-            own = codes[host]
-            days = np.flatnonzero((own[1:] != own[:-1]) & (own[:-1] >= 0)) + 1
-            found += [(int(day), *self.fact(fact, own[day])) for day in days]
+            (days,) = np.nonzero(_moves(codes[[host]])[0])
+            found += [(int(day), *self.fact(fact, codes[host, day])) for day in days]
         return sorted(found, key=lambda move: move[0])
+
+    def nights_apart(self, hosts: Hosts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The nights between each host's last move, of any fact, and this one, and until its next.
+
+        A host that never moved before, or since, has more than there are days.
+        """
+        assert hosts.day is not None
+        moves = np.any([_moves(codes) for codes in self.codes.values()], axis=0)[hosts.place]
+        days = moves.shape[1]
+        day, at = hosts.day[:, None], np.arange(days)
+        since = day - np.where(moves & (at < day), at, -days).max(1, keepdims=True)
+        until = np.where(moves & (at > day), at, 2 * days).min(1, keepdims=True) - day
+        return since[:, 0], until[:, 0]
 
     def before(self, hosts: Hosts) -> tuple[str, ...]:
         """What the hosts were before they moved, the most frequent first."""
@@ -151,6 +165,13 @@ def _distinct(cohorts: Iterable[Hosts]) -> list[Hosts]:
             key = hosts.place.tobytes(), b"" if hosts.day is None else hosts.day.tobytes()
             found.setdefault(key, hosts)
     return [*found.values()]
+
+
+def _moves(codes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """(hosts, days): whether a fact is another one than on the day before."""
+    found = np.zeros(codes.shape, np.bool_)
+    found[:, 1:] = (codes[:, 1:] != codes[:, :-1]) & (codes[:, :-1] >= 0)
+    return found
 
 
 def _filled(codes: NDArray[np.int32]) -> NDArray[np.int32]:

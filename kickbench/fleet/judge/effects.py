@@ -82,7 +82,7 @@ class Fleet:
         """The mean step ``back`` days before the hosts moved, less the control's, by figure."""
         assert hosts.day is not None
         day = np.maximum(hosts.day - back, 0)
-        steps = self.steps.field[nights][:, hosts.place, day].astype(np.float64)
+        steps = self._own(hosts, nights) if back == 0 else self._field(hosts, day, nights)
         steps[:, hosts.day < back] = np.nan
         if alone:
             return trimmed(steps)
@@ -93,12 +93,34 @@ class Fleet:
         error = np.hypot(mean.error, median(control.error[:, day].astype(np.float32)))
         return Mean(mean.value, error, mean.df)
 
-    def moved(self, hosts: Hosts) -> Effects | None:
-        """The effects of a move; None if too few of its hosts have been measured since."""
+    def _field(self, hosts: Hosts, day: NDArray[np.intp], nights: int) -> Floats:
+        return self.steps.field[nights][:, hosts.place, day].astype(np.float64)
+
+    def _own(self, hosts: Hosts, nights: int) -> Floats:
+        """The steps (figures, hosts) on the days of the moves.
+
+        Nights before a host's last move are no past of this one.
+        """
         assert hosts.day is not None
+        steps = self._field(hosts, hosts.day, nights)
+        since, _ = self._histories.nights_apart(hosts)
+        for short in np.unique(since[since < BEFORE]):
+            some = since == short
+            place, day = hosts.place[some], hosts.day[some]
+            past = self.steps.value[:, place[:, None], day[:, None] - np.arange(1, short + 1)]
+            steps[:, some] += self.steps.before[:, place, day] - median(past)
+        return steps
+
+    def moved(self, hosts: Hosts) -> Effects | None:
+        """The effects of a move; None if too few of its hosts have been measured since.
+
+        Nights after a host's next move are no nights of this one.
+        """
+        everyone = hosts
+        _, until = self._histories.nights_apart(hosts)
         for nights in AFTER:
-            steps = self.steps.field[nights][:, hosts.place, hosts.day]
-            if np.isfinite(steps).any(0).sum() > len(hosts.place) / 2:
+            hosts = everyone.only(until >= nights)
+            if np.isfinite(self._own(hosts, nights)).any(0).sum() > len(everyone.place) / 2:
                 break
         else:
             return None
@@ -111,7 +133,7 @@ class Fleet:
         ]
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios = np.stack([(one.value / one.error) ** 2 for one in placebo])
-        return _effects(hosts, nights, mean, *_inflation(ratios, mean.df))
+        return _effects(everyone, nights, mean, *_inflation(ratios, mean.df))
 
     def settled(self, hosts: Hosts) -> Effects | None:
         """The largest step of each figure of hosts that did not move; None if there is no day."""
