@@ -136,6 +136,12 @@ def test_what_cannot_work_is_refused_before_anything_is_done(words: list[str], w
     assert error.count("\n") <= 2
 
 
+def test_a_plan_that_is_there_is_said_before_the_host_is_looked_at(plan: Path) -> None:
+    code, error = start("--by", "kexec", "--kernel", "a", "--kernel", "b", "--state", plan)
+    assert code == EXIT_USAGE
+    assert "has a plan already" in error
+
+
 def test_a_host_that_cannot_boot_a_kernel_is_refused(tmp_path: Path) -> None:
     """Nowhere do these tests reboot: the kernels are no kernels."""
     for name in ("a", "b"):

@@ -146,12 +146,17 @@ def made(kind: type[_M], **words: Any) -> _M:
 
 def create(folder: Path, state: State) -> None:
     """Make the folder of a plan. Raises UsageError if it cannot be made, or has a plan."""
+    check_new(folder)
     make_folder(folder / RUNS, "choose another --state")
+    state.save(folder)
+
+
+def check_new(folder: Path) -> None:
+    """Raise UsageError if the folder has a plan."""
     if (folder / STATE).exists() or is_stopped(folder):
         raise UsageError(
             f"{place(folder)} has a plan already; choose another --state, or delete that folder"
         )
-    state.save(folder)
 
 
 def is_stopped(folder: Path) -> bool:

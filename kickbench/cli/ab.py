@@ -95,7 +95,7 @@ def start(
     from kickbench.ab import hosts
     from kickbench.ab.job import go_on
     from kickbench.ab.order import FEWEST_BOOTS, MOST_BOOTS, order
-    from kickbench.ab.state import Boot, State, create, made
+    from kickbench.ab.state import Boot, State, check_new, create, made
     from kickbench.host.capabilities import probe
     from kickbench.scenario.files import load
     from kickbench.scenario.shipped import resolve
@@ -110,11 +110,12 @@ def start(
         raise UsageError(f"--settle is from 0 to {_LONGEST_SETTLE:g} seconds")
     if seed is not None and not 0 <= seed < _SEEDS:
         raise UsageError(f"--seed is from 0 to {_SEEDS - 1}")
+    state = state.absolute()
+    check_new(state)
     wanted = load(resolve(scenario))
     host = hosts.HOSTS[by]()
     host.check()
     kernels = [host.kernel(given, append) for given in kernel]
-    state = state.absolute()
     found = probe()
     hosts.check(state, kernels, None if found.usable else str(found.reason))
     seed = secrets.randbits(32) if seed is None else seed
