@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,17 @@ def test_a_run_says_how_it_advances_and_gives_its_figures(tmp_path: Path) -> Non
 @pytest.mark.kvm
 def test_a_run_needs_no_main_thread(tmp_path: Path) -> None:
     runs: list[kickbench.Run] = []
-    thread = threading.Thread(
-        target=lambda: runs.append(kickbench.run(SCENARIO, results=tmp_path, quick=True))
-    )
-    thread.start()
-    thread.join()
+    _call(lambda: runs.append(kickbench.run(SCENARIO, results=tmp_path, quick=True)), True)
     assert [case["status"] for case in runs[0].cases.values()] == ["ok", "ok"]
+
+
+def _call(measure: Callable[[], None], in_thread: bool) -> None:
+    if in_thread:
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join()
+    else:
+        measure()
 
 
 class _EnoughError(Exception):
@@ -84,12 +90,7 @@ def test_an_exception_of_progress_ends_the_run_and_keeps_what_is_finished(
             found.append(error)
 
     before = signal.getsignal(signal.SIGINT)
-    if in_thread:
-        thread = threading.Thread(target=measure)
-        thread.start()
-        thread.join()
-    else:
-        measure()
+    _call(measure, in_thread)
     assert len(found) == 1
     assert signal.getsignal(signal.SIGINT) is before
     run = kickbench.read(next(tmp_path.glob("tiny/*")))
@@ -123,12 +124,7 @@ def test_another_host_measures_and_the_run_is_here(
         options: dict[str, Any] = {"quick": True, "progress": seen.append}
         runs.append(kickbench.run(SCENARIO, results=tmp_path, host="box", **options))
 
-    if in_thread:
-        thread = threading.Thread(target=measure)
-        thread.start()
-        thread.join()
-    else:
-        measure()
+    _call(measure, in_thread)
     (run,) = runs
     assert run.path.parent.parent == tmp_path
     assert [case["status"] for case in run.cases.values()] == ["ok", "ok"]
