@@ -263,6 +263,15 @@ def test_another_change_of_hosts_that_moved_is_a_change_of_its_own() -> None:
 # --- hosts --------------------------------------------------------------------------------------
 
 
+def test_one_day_is_not_told_as_one_without_a_change() -> None:
+    found = told(World(hosts=1, days=1, noise=0))
+    assert found.answer == (
+        "One day cannot tell what changed: the store has 1 host on 1 August 2026 only.",
+    )
+    assert not found.regressed
+    assert "No group of hosts got dearer" in told(World(days=2)).answer[0]
+
+
 def test_odd_hosts_are_told_by_what_is_odd() -> None:
     world = World()
     random = np.random.default_rng(3)

@@ -190,7 +190,10 @@ def answer(
         return ("The store has no runs in this period.",)
     told = [found.words for found in findings if found.verdict == "regression"]
     period = f"{plural(hosts, 'host')} from {day(days[0])} to {day(days[-1])}"
-    if not told:
+    if len(days) == 1:
+        measured = f"{plural(hosts, 'host')} on {day(days[0])}"
+        told.append(f"One day cannot tell what changed: the store has {measured} only.")
+    elif not told:
         told.append(f"No group of hosts got dearer: {period}.")
     told += [found.words for found in findings if found.verdict == "improvement"]
     told += [found.words for found in contrasts[:3]]
